@@ -9,9 +9,9 @@ FROM python:3.11-slim
 COPY --from=build /install /usr/local
 # Kernels are compiled into Numba's cache now, not at the first query.
 ENV NUMBA_CACHE_DIR=/var/cache/numba PYTHONUNBUFFERED=1
-RUN useradd --create-home lsr && mkdir -p /var/cache/numba && lsr warmup && chown -R lsr /var/cache/numba
-USER lsr
+RUN useradd --uid 1000 --create-home lsr && mkdir -p /var/cache/numba && lsr warmup && chown -R lsr /var/cache/numba
+USER 1000
 EXPOSE 8000
-HEALTHCHECK CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/ready', timeout=5)"
+HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/ready', timeout=5)"]
 ENTRYPOINT ["lsr", "serve"]
 CMD ["/index", "--host", "0.0.0.0"]

@@ -3,12 +3,12 @@
     python examples/shipped_models.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC  # makes the data
     python benchmarks/ablations.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC [--steps 400]
 
-Each is a short run of the recipe of lsr-tiny at several weights; data, order of
-examples, steps and rates are the same. IDF-aware FLOPS is plain FLOPS where the queries bring the IDF, so what it buys
-shows beside queries whose terms all weigh 1; the recipe's own queries learn their weights, from the IDF on. Document
-lengths come out as they do, so weights are tried until the runs of a method enclose all lengths of the second table,
-which has nDCG@10 at the same length: between the two runs that enclose it, linear in the logarithm of the length. Runs
-are kept in WORK/ablations and not made twice.
+Each method is trained with several weights of its regularizer, in short runs of the recipe of lsr-tiny with the same
+data, order of examples, steps and learning rates. IDF-aware FLOPS equals plain FLOPS if the query weights already are
+the IDF, so compare it with "queries of 1", whose query weights are all 1; the recipe's own query weights are learned,
+starting from the IDF. Methods are compared at equal document lengths: weights are tried until the runs of a method
+bracket all lengths of the second table, and nDCG@10 is interpolated, linearly in the logarithm of the length. Runs are
+kept in WORK/ablations and reused.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from lsr.train.settings import TrainSettings, ValidationSettings
 PRESETS = Path(__file__).parents[1] / "configs" / "train"
 SETS = ("cacm", "cranfield", "climate-fever-evidence")
 LENGTHS = (85, 120, 160)
-_SLOPE = -0.4  # of the logarithm of the length over that of the weight, before two runs have shown it
-_MOST_RUNS = 5  # of a method: the first weights are guesses
+_SLOPE = -0.4  # d log(length) / d log(weight), until two runs give a better estimate
+_MOST_RUNS = 5  # runs per method: the first weights are guesses
 _DOUBLE = "model.saturation=log1p_log1p"
-# Each method's own settings and its first weight: the weights of different methods are not of a size.
+# Settings and first weight of each method: the weights of different methods aren't comparable.
 VARIANTS: dict[str, tuple[list[str], float]] = {
     "FLOPS": ([], 0.02),
     "FLOPS, double log": ([_DOUBLE], 0.05),
@@ -46,19 +46,19 @@ VARIANTS: dict[str, tuple[list[str], float]] = {
         0.05,
     ),
     "FLOPS, queries of 1": (["queries.kind=tokens"], 0.008),
-    # Documents weigh less beside an IDF with a mean of about 8 than beside a table with a mean of 1.
+    # An IDF averages about 8 and a learned table 1, so documents get smaller weights.
     "IDF-aware FLOPS, queries of IDF": (["queries.kind=idf", "documents_regularizer.kind=idf_flops"], 0.4),
 }
 
 
 def train(name: str, weight: float, how: list[str], places: list[str], steps: int, work: Path) -> Path:
-    """The encoder of one run, in 8 bits."""
+    """Train unless the run exists; returns its encoder, quantized to 8 bits."""
     folder = work / f"{_stem(name)}-{weight:g}-{steps}"
     made = folder / "8-bit"
     if not made.is_dir():
         note(f"{name}, weight {weight:g}")
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "cache").exists():  # the backbone's states are the same for all
+        if not (folder / "cache").exists():  # all runs share the backbone's cached states
             (folder / "cache").symlink_to((work.parent / "cache").resolve())
         short = [
             f"optimizer.steps={steps}",
@@ -73,11 +73,11 @@ def train(name: str, weight: float, how: list[str], places: list[str], steps: in
 
 
 def kept(name: str, steps: int, work: Path) -> list[dict[str, Any]]:
-    """Runs of a method that are there already."""
+    """Finished runs of a method."""
     found = []
     for file in sorted(work.glob(f"{_stem(name)}-*-{steps}/quality.json")):
         weight = file.parent.name.removeprefix(f"{_stem(name)}-").removesuffix(f"-{steps}")
-        with suppress(ValueError):  # of another method whose name begins alike
+        with suppress(ValueError):  # a method whose name starts with this one's
             found.append({"variant": name, "weight": float(weight), **json.loads(file.read_text())})
     return found
 
@@ -87,7 +87,7 @@ def _stem(name: str) -> str:
 
 
 def next_weight(runs: list[dict[str, Any]]) -> float:
-    """The weight to try next, rounded to two digits; 0 once the runs enclose all lengths."""
+    """The weight to try next, rounded to two digits; 0 once the runs bracket all lengths."""
     shortest, longest = (pick(runs, key=lambda run: run["terms"]) for pick in (min, max))
     if longest["terms"] < LENGTHS[-1]:
         run, aim = longest, LENGTHS[-1] * 1.1
@@ -102,19 +102,19 @@ def next_weight(runs: list[dict[str, Any]]) -> float:
 
 
 def at_length(runs: list[dict[str, Any]], length: float) -> float | None:
-    """nDCG at a length between those of two runs; None beyond them."""
+    """nDCG@10 interpolated at a length; None outside of the runs' lengths."""
     points = sorted((math.log(run["terms"]), run["nDCG@10"]) for run in runs)
     x, y = zip(*points, strict=True)
     return float(np.interp(math.log(length), x, y)) if x[0] <= math.log(length) <= x[-1] else None
 
 
 def main() -> None:
-    """Train what isn't there yet, and print two tables."""
+    """Train missing runs, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="that of examples/shipped_models.py")
-    parser.add_argument("--sparse", type=Path, required=True, help="as of examples/shipped_models.py")
-    parser.add_argument("--dense", type=Path, required=True, help="likewise")
+    parser.add_argument("--work", type=Path, required=True, help="work folder of examples/shipped_models.py")
+    parser.add_argument("--sparse", type=Path, required=True, help="as for examples/shipped_models.py")
+    parser.add_argument("--dense", type=Path, required=True, help="as for examples/shipped_models.py")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     args = parser.parse_args()
@@ -127,7 +127,7 @@ def main() -> None:
     ]
     work = args.work / "ablations"
     for name in args.sets:
-        open_dataset(str(args.data / name))  # complains now, not after hours
+        open_dataset(str(args.data / name))  # fail now, not after hours of training
     validate = validator(ValidationSettings(tuple(str(args.data / name) for name in args.sets)))
     rows = []
     for name, (how, weight) in VARIANTS.items():
@@ -147,7 +147,7 @@ def main() -> None:
         for r in rows
     ]
     print(table(lines, ("regularizer", "weight", "terms", *measures), "<" + ">" * (2 + len(measures))))
-    print(f"\nnDCG@10, mean of {len(args.sets)} sets, at the same mean length of a document in terms\n")
+    print(f"\nnDCG@10, mean of {len(args.sets)} sets, at equal mean document length in terms\n")
     same = []
     for name in VARIANTS:
         found = [at_length([r for r in rows if r["variant"] == name], length) for length in LENGTHS]

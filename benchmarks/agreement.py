@@ -1,13 +1,13 @@
-"""Check the metrics against a reference: bm25s' run of each judged collection, scored by lsr and by pytrec_eval.
+"""Check lsr's measures against pytrec_eval and ir-measures, on a bm25s run of each judged collection.
 
     pip install bm25s
     python benchmarks/agreement.py --data FOLDER [--sets scifact cranfield]
 
 FOLDER holds collections in BEIR layout. bm25s (Lucene's variant, k1 0.9, b 0.4; title and text joined, English stop
-words, Snowball stems) searches each; its run is written as a TREC file, read back, checked and measured here, and
-measured by pytrec_eval and ir-measures from the results as bm25s gave them. The last column is the nDCG@10 that was
-published with the collections; which of two equal scores comes first is worth 0.00003 on mtrag-clapnq-pool, whose
-0.311 is 0.31050 in one order and 0.31048 in trec_eval's.
+words, Snowball stems) searches each. lsr writes the run as a TREC file, reads it back, checks and measures it;
+pytrec_eval and ir-measures measure the same results from memory. The last column is the nDCG@10 published with the
+collection. Ties matter: on mtrag-clapnq-pool, published as 0.311, nDCG@10 is 0.31050 in one order of equal scores and
+0.31048 in trec_eval's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lsr.eval.evaluate import evaluate_run
 from lsr.io.corpus import open_corpus
 from lsr.io.runs import Run, as_run, run_lines
 
-# Collection: its judged split, and the nDCG@10 published with it.
+# {collection: (judged split, nDCG@10 published with it)}
 SETS = {
     "scifact": ("test", 0.676),
     "msmarco-dl19-pool": ("test", 0.443),
@@ -40,7 +40,7 @@ SETS = {
     "pubmedqa": ("train", 0.976),
 }
 DEPTH = 100
-# As lsr and ir-measures call a measure, and pytrec_eval.
+# {name in lsr and ir-measures: name in pytrec_eval}
 MEASURES = {"nDCG@10": "ndcg_cut_10", "AP@100": "map_cut_100", "R@100": "recall_100", "P@10": "P_10"}
 
 
@@ -68,10 +68,10 @@ def bm25s_run(dataset: Dataset) -> Run:
 
 
 def agreement(dataset: Dataset, work: Path) -> dict[str, float]:
-    """Measure bm25s' run here, from a file, and elsewhere, from memory.
+    """Measure a bm25s run with lsr, from a file, and with the other libraries, from memory.
 
     Returns:
-        The measures, and "difference", the largest of any query between here and elsewhere.
+        The measures, and "difference", the largest difference of any query between lsr and the others.
     """
     run = bm25s_run(dataset)
     path = work / "bm25s.trec"
@@ -93,7 +93,7 @@ def agreement(dataset: Dataset, work: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run all sets that are there and print one table."""
+    """Run all available sets and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), metavar="NAME")

@@ -1,15 +1,15 @@
-"""BM25's analyzer and weights: judged collections, questions in which function words mean something, ten scripts.
+"""Measure BM25's analyzer and weights on judged collections, on developers' questions and in eleven scripts.
 
     python benchmarks/bm25.py --data FOLDER [--setting stop_words=drop] [--setting pivot=50]
 
-FOLDER holds collections in BEIR layout. Four tables:
+FOLDER holds collections in BEIR layout. Three tables:
 
-    nDCG@10 over the judged collections
-    nDCG@10 of questions.tsv over docs-open: developers' questions, each with the passages that answer it
-    of 200 words drawn from texts of a script, how many find a passage that has them among the first ten. The texts are
-    messages of programs in that language, as this machine has them in /usr/share/locale (GLib, GTK and others: LGPL
-    and GPL; read in place, nothing is copied); of scripts without spaces the words are runs of two to five characters
-    nDCG@10 over collections that nothing here was chosen on, and with other choices
+    judged     nDCG@10 on the judged collections, and on docs-open with the questions of questions.tsv, where function
+               words such as "not" often matter
+    scripts    how many of 200 random words of a script find a passage that contains them, among the first ten. The
+               texts are translated messages of the programs installed on this machine (/usr/share/locale; read in
+               place, not copied). In scripts without spaces, words are runs of two to five characters.
+    held out   nDCG@10 on collections that were not used to choose any constant, also with other settings
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LANGUAGES = {
     "ru": "Russian", "el": "Greek", "bn": "Bengali", "ta": "Tamil",
 }  # fmt: skip
 WITHOUT_SPACES = ("zh_CN", "ja", "th")
-# No constant of BM25Encoder and no weight of the analyzer was chosen on these, given with their splits.
+# Collections and splits that were not used to choose BM25Encoder's constants or the analyzer's weights.
 HELD_OUT = {"stackexchange-small": "train", "covid-qa": "train", "docs-business-central": "train", "squadshifts": "dev"}
 OTHER_CHOICES: tuple[dict[str, Any], ...] = (
     {},
@@ -55,7 +55,7 @@ _WORDS, _PASSAGES, _SHORTEST = 200, 3000, 25
 
 
 def judged(dataset: Dataset, settings: dict[str, Any], work: Path) -> float:
-    """The measure over a collection."""
+    """nDCG@10 on a collection."""
     index = Index.build(work, dataset.corpus(), encoder=load_encoder("bm25", **settings), store_text=False)
     queries = read_queries(dataset.query_source, index).only(dataset.qrels)
     run = search_run(index, dataset, queries.ids, queries.encoded(index), 10)
@@ -63,7 +63,7 @@ def judged(dataset: Dataset, settings: dict[str, Any], work: Path) -> float:
 
 
 def held_out(data: Path, work: Path) -> list[dict[str, Any]]:
-    """The measure over the collections held out, by what is chosen otherwise than by default."""
+    """nDCG@10 on the held-out collections, for the defaults and for other settings."""
     rows = []
     for choice in OTHER_CHOICES:
         said = ", ".join(f"{name}={value}" for name, value in choice.items()) or "default"
@@ -77,7 +77,7 @@ def held_out(data: Path, work: Path) -> list[dict[str, Any]]:
 
 
 def questions(data: Path, work: Path) -> Dataset:
-    """The questions of questions.tsv as a collection."""
+    """docs-open with the questions of questions.tsv."""
     lines = (Path(__file__).parent / "questions.tsv").read_text(encoding="utf-8").splitlines()
     asked = {f"q{i}": line.split("\t") for i, line in enumerate(lines)}
     path = work / "questions.jsonl"
@@ -88,10 +88,10 @@ def questions(data: Path, work: Path) -> Dataset:
 
 
 def messages(language: str) -> list[str]:
-    """Messages in a language, of the programs that are installed here."""
+    """Messages of installed programs in a language."""
     found: dict[str, None] = {}
     for path in sorted((LOCALES / language / "LC_MESSAGES").glob("*.mo")):
-        if path.name.startswith("iso_"):  # names, no sentences
+        if path.name.startswith("iso_"):  # names of countries and languages, not sentences
             continue
         with path.open("rb") as file:
             catalog: dict[Any, str] = vars(gettext.GNUTranslations(file))["_catalog"]
@@ -101,7 +101,7 @@ def messages(language: str) -> list[str]:
 
 
 def drawn(texts: list[str], language: str) -> list[str]:
-    """Words of a language, or runs of characters of its script, drawn at random."""
+    """Random words of a language, or runs of characters if its script has no spaces."""
     chance, words = random.Random(1), set[str]()
     while len(words) < _WORDS:
         text = normalized(chance.choice(texts))
@@ -118,7 +118,7 @@ def drawn(texts: list[str], language: str) -> list[str]:
 
 
 def finds(language: str, settings: dict[str, Any], work: Path) -> tuple[int, int, int]:
-    """How many passages and words there are, and how many of these find a passage that has them."""
+    """Numbers of passages, of words, and of words that find a passage containing them."""
     texts = messages(language)
     rows = [{"_id": str(i), "text": text} for i, text in enumerate(texts)]
     index = Index.build(work, rows, encoder=load_encoder("bm25", **settings))
@@ -134,7 +134,7 @@ def main() -> None:
     """Print three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of the encoder")
+    parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="setting of the encoder")
     args = parser.parse_args()
     given = dict(setting.split("=", 1) for setting in args.setting)
     settings: dict[str, Any] = {name: float(v) if v[:1].isdigit() else v for name, v in given.items()}

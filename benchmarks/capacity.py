@@ -2,20 +2,20 @@
 
     NUMBA_NUM_THREADS=1 python benchmarks/capacity.py --peers FOLDER [--documents 8841823] [--shards 8] [--work FOLDER]
 
-Nothing of the table is from anywhere but the figures that are measured first, on this machine, and the assumptions that
-are printed with it. Measured, on the documents of benchmarks/scale.py (whose work folder may be named, with its index):
+The estimates follow from measurements on this machine and from the assumptions that are printed with them. Measured on
+the documents of benchmarks/scale.py (--work may be its work folder, whose index is then reused):
 
-* of an index of all documents, and of so many shards of it: bytes a document, and the latency of every query on every
-  shard, one at a time on one thread, several rounds, none of them averaged;
-* the build's documents a second (or that of benchmarks/results/scale-8841823.json; encoding's are those of
+* bytes per document and latency, of one index of all documents and of --shards shards. Every query runs on every shard,
+  one at a time on one thread; all rounds are kept, not averaged;
+* documents per second of the build (or from benchmarks/results/scale-8841823.json), and of encoding (from
   encoding-cranfield.json);
-* merging the answers of S shards, by the code that does it;
-* blocks and postings that are scored, counted: by one wave of requests, and by two, where the k-th score of the first
-  shard is passed on to the others.
+* time to merge the results of S shards;
+* postings and blocks scored, with one wave of requests and with two. In the second wave the other shards get the k-th
+  score of the first shard as their threshold.
 
-Simulated: a query's latency over S shards is the largest of S draws. "same query": from what its shards took for the
-same query, since a heavy query is heavy for all; "independent": from all queries, which is the worse case. Replicas are
-asked after the 95th percentile of a shard's latency; stragglers are an assumption.
+Simulated: a query's latency over S shards is the maximum of S draws. "same query" draws from the latencies of one
+query, because an expensive query is expensive on all shards; "independent" draws from those of all queries, which is
+the worse case. A replica is asked after the 95th percentile of a shard's latency. The rate of stragglers is assumed.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.sharding.manifest import Shards
 
 COLLECTIONS = {"MS MARCO": 8_841_823, "MS MARCO v2": 138_364_198, "a billion": 1_000_000_000}
-# What is assumed, and printed: machines to rent, and what isn't measured here.
-CORES, MEMORY_GB, KEPT_IN_MEMORY = 16, 64, 0.7  # of a machine; the share of its memory for mapped indexes
-NETWORK_MS = 0.5  # there and back, with (de)serialising
+# Assumptions, which are printed.
+CORES, MEMORY_GB, KEPT_IN_MEMORY = 16, 64, 0.7  # of a machine, and the share of its memory for mapped indexes
+NETWORK_MS = 0.5  # round trip with serialization
 STRAGGLERS, TIMES = 1e-3, 20  # one request in a thousand takes twenty times as long
 MERGED = 1, 10, 100, 1000
 DRAWS = 5000
 ASSUMPTIONS = {
     "a machine": f"{CORES} cores like those here, {MEMORY_GB} GB, {KEPT_IN_MEMORY:.0%} of it for indexes",
-    "network": f"{NETWORK_MS} ms there and back",
+    "network": f"{NETWORK_MS} ms round trip",
     "stragglers": f"{STRAGGLERS:.1%} of the requests take {TIMES} times as long",
-    "queries": "vectors, one at a time: waiting behind other queries is not in the latencies",
-    "hours": "shared out evenly over cores; encoding texts of 169 tokens with lsr-mini in 8 bit (encoding.py)",
-    "larger collections": "more shards, each as those that were measured",
+    "queries": "vectors, one at a time; latencies exclude queueing",
+    "hours": "work divided evenly over cores; texts of 169 tokens are encoded with lsr-mini in 8 bits (encoding.py)",
+    "larger collections": "more shards of the measured size",
 }
 CAPACITY = (
     "queries", "k", "collection", "a shard", "shards", "machines, 1 / 2 replicas", "memory", "encode h", "build h",
@@ -64,7 +64,7 @@ WAVES = tuple(f"{wave}: {what}" for wave in ("one wave", "two") for what in ("po
 
 
 def latencies(shards: list[Index], queries: SparseMatrix, k: int, rounds: int) -> NDArray[np.float64]:
-    """(n_queries, n_shards * rounds) ms, one query at a time on one thread; a round before doesn't count."""
+    """(n_queries, n_shards * rounds) ms, one query at a time on one thread, after a warm-up round."""
     rows, taken = [queries[i] for i in range(len(queries))], np.empty((len(queries), rounds + 1, len(shards)))
     for r in range(rounds + 1):
         for i, row in enumerate(rows):
@@ -76,7 +76,7 @@ def latencies(shards: list[Index], queries: SparseMatrix, k: int, rounds: int) -
 
 
 def merging(answer: ShardHits, k: int, shards: int) -> float:
-    """ms (median) to merge the answers of so many shards."""
+    """Median ms to merge the results of some shards."""
     answers, times = dict.fromkeys(range(shards), answer), []
     for _ in range(21):
         start = time.perf_counter_ns()
@@ -86,7 +86,7 @@ def merging(answer: ShardHits, k: int, shards: int) -> float:
 
 
 def waves(shards: list[Index], queries: SparseMatrix, k: int) -> dict[str, float]:
-    """Postings and blocks that are scored, a query, and postings on the longest way, by one wave and by two."""
+    """Per query, with one wave and with two: postings and blocks scored, and postings on the critical path."""
     counts = np.zeros((2, 3))
     for i in range(len(queries)):
         terms, weights = queries.row(i)
@@ -106,14 +106,14 @@ def waves(shards: list[Index], queries: SparseMatrix, k: int) -> dict[str, float
 def simulate(
     measured: NDArray[np.float64], shards: int, *, same_query: bool, hedged: bool, seed: int = 0
 ) -> dict[str, float]:
-    """Percentiles of a query's latency over some shards in ms, without network and merging, and the requests a shard.
+    """Latency percentiles of a query over some shards, in ms without network and merging, and requests per shard.
 
     Args:
         measured: (n_queries, n) ms of single shards.
-        shards: How many.
-        same_query: Draw from what shards took for one query, else from all queries.
-        hedged: Ask a replica after the 95th percentile.
-        seed: Of the draws.
+        shards: Number of shards.
+        same_query: Draw all of a query's latencies from those of one query, not from those of all queries.
+        hedged: Ask a replica, too, after the 95th percentile.
+        seed: Seed of the draws.
     """
     rng, after = np.random.default_rng(seed), float(np.percentile(measured, 95))
     draws = max(500, min(DRAWS, 5_000_000 // shards))
@@ -139,7 +139,7 @@ def simulate(
 
 
 def encoding_rate() -> float:
-    """Documents a second on one core by the model that ships, as benchmarks/encoding.py measured it."""
+    """Documents per second and core that lsr-mini encodes, as measured by benchmarks/encoding.py."""
     facts = json.loads((RESULTS / "encoding-cranfield.json").read_text())
     (rate,) = (row["documents_s"] for row in facts["rows"] if row["system"] == "lsr, 8 bit")
     return float(rate / facts["cores"])
@@ -148,14 +148,14 @@ def encoding_rate() -> float:
 def capacity(
     name: str, n_docs: int, shard: dict[str, Any], measured: NDArray[np.float64], merge_ms: dict[int, float]
 ) -> list[str]:
-    """A line of the table: what a collection takes with shards as one that was measured."""
+    """A line of the table: estimates for a collection in shards like the measured one."""
     shards = -(-n_docs // shard["documents"])
     gigabytes = n_docs * shard["bytes_per_document"] / 1e9
     machines = max(-(-shards // CORES), int(np.ceil(gigabytes / (MEMORY_GB * KEPT_IN_MEMORY))))
     work, encoding = n_docs / 3600 / machines / CORES, encoding_rate()
     hours = f"{work / encoding:,.1f}", f"{work / (shard['documents_per_second'] / shard['build_cores']):.2f}"
     alone, hedged = (simulate(measured, shards, same_query=True, hedged=hedged) for hedged in (False, True))
-    waits = -(-shards // (machines * CORES))  # a core searches its shards one after the other
+    waits = -(-shards // (machines * CORES))  # a core searches its shards one after another
     own = NETWORK_MS + float(np.interp(shards, list(merge_ms), list(merge_ms.values())))
     latency = [waits * found[p] + own for found in (alone, hedged) for p in ("p50", "p99")]
     per_second = machines * CORES / shards / measured.mean() * 1000
@@ -164,11 +164,11 @@ def capacity(
 
 
 def prepare(args: argparse.Namespace) -> tuple[list[tuple[str, list[Index]]], dict[str, Any]]:
-    """Documents, an index of all of them, and shards of it; and how fast it was built."""
+    """Make what doesn't exist yet: documents, their index, and its shards. Returns these and the build's rate."""
     args.work.mkdir(parents=True, exist_ok=True)
     if not (args.work / "indptr.npy").exists():
         if args.peers is None:
-            raise SystemExit("--peers FOLDER (or LSR_PEERS) names the peer harness, whose generator is used")
+            raise SystemExit("give the peer harness, whose generator is used: --peers FOLDER or LSR_PEERS")
         generate(args.peers, args.work, args.documents)
     index, folder = args.work / "index", args.work / f"shards-{args.shards}"
     build = {"build_cores": os.cpu_count() or 1, "built by": "this run"}
@@ -181,7 +181,7 @@ def prepare(args: argparse.Namespace) -> tuple[list[tuple[str, list[Index]]], di
         (args.work / "capacity-build.json").write_text(json.dumps(build))
     elif (args.work / "capacity-build.json").exists():
         build = json.loads((args.work / "capacity-build.json").read_text())
-    else:  # the index of benchmarks/scale.py, and its time
+    else:  # the index is from benchmarks/scale.py, which has also timed its build
         kept = RESULTS / "scale-8841823.json"
         facts = json.loads(kept.read_text())
         build = {"build_cores": 2, "built by": f"{kept.name}, {facts['machine']}"}
@@ -200,7 +200,7 @@ def measure(
     args: argparse.Namespace,
     build: dict[str, Any],
 ) -> dict[str, tuple[dict[str, Any], NDArray[np.float64]]]:
-    """{layout: what a shard of it is, and the latencies that were measured}."""
+    """{layout: (figures of a shard, measured latencies)}."""
     found = {}
     for layout, indexes in layouts:
         measured = latencies(indexes, queries, k, args.rounds)
@@ -213,7 +213,7 @@ def measure(
 
 
 def tails(layout: str, measured: NDArray[np.float64]) -> list[list[str]]:
-    """Lines of the table of simulated latencies."""
+    """Rows of the table of simulated latencies."""
     rows = []
     for shards in (1, 10, 100, 1000):
         for same_query in (True, False):
@@ -225,7 +225,7 @@ def tails(layout: str, measured: NDArray[np.float64]) -> list[list[str]]:
 
 
 def main() -> None:
-    """Measure, simulate, compute, print."""
+    """Measure, simulate, estimate and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, default=os.environ.get("LSR_PEERS"))
     parser.add_argument("--documents", type=int, default=8_841_823)

@@ -1,17 +1,17 @@
-"""Ray cluster that loses machines: builds have the same bytes, and results are right or say what is missing.
+"""Kill nodes of a Ray cluster: builds must give the same bytes, and results must be right or name missing shards.
 
     python benchmarks/cluster.py --work WORK [--rounds 5] [--seconds 60] [--copies 60] [--shards 8]
 
-Starts a cluster on this machine, a head and three nodes of two cores; a node is lost by killing its processes.
+Starts a cluster on this machine: a head and three nodes of two cores. A node is lost by killing its processes.
 
-* Building: so many rounds of `lsr encode --ray` and `lsr index --ray`. When half of the parts, and of the shards, are
-  there, a node is killed. Every file has to have the bytes that one worker, and a build without a cluster, have made.
-* Searching: threads hold each answer of a ShardedIndex to that of one index, for so many seconds a line: while all is
-  well; while a replica of one shard is slow (its process is stopped four fifths of the time), with another one asked
-  after a tenth of a second and without; while every ten seconds a node is killed and replaced, with two replicas and
-  with one. An answer is right; or it names what it lacks, and the rest of it is right; or it is wrong.
+* Building: --rounds rounds of `lsr encode --ray` and `lsr index --ray`. A node is killed when half of the parts, or of
+  the shards, exist. Every file must have the same bytes as with one worker, and as without a cluster.
+* Searching: threads compare each result of a ShardedIndex with that of a single index, for --seconds per condition: all
+  is well; one replica is slow (its process is stopped four fifths of the time), with and without asking another replica
+  after 0.1 s; a node is killed and replaced every ten seconds, with two replicas and with one. A result counts as
+  right, as naming its missing shards (the rest of it must be right), or as wrong.
 
-Documents and queries are those of the Cranfield collection, the documents many times over, so that there are ties.
+Documents and queries are those of the Cranfield collection. The documents are repeated, so that there are ties.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from lsr.index.storage.manifest import digest_file
 from lsr.index.warmup import compile_kernels
 
 NODE = {"num_cpus": 2, "memory": 4 << 30, "object_store_memory": 80 << 20, "include_dashboard": False}
-SURROUNDINGS = {
+ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_memory_monitor_refresh_ms": "0",  # a busy machine is no reason to end workers
+    "RAY_memory_monitor_refresh_ms": "0",  # else Ray kills workers when other programs fill the memory
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_AUTH_MODE": "disabled",  # whatever tokens this machine may have
+    "RAY_AUTH_MODE": "disabled",  # ignore tokens of this machine
 }
 K, QUERIES, THREADS = 10, 50, 2
-EVERY = 10.0  # seconds from one kill to the next
-PAUSE, BETWEEN = 0.2, 0.05  # seconds for which a slow replica is stopped, and runs
+EVERY = 10.0  # seconds between kills
+PAUSE, BETWEEN = 0.2, 0.05  # seconds for which a slow replica is stopped, and then runs
 BUILT = ("round", "command", "done at the kill", "workers lost", "files", "same bytes")
 SEARCHED = (
     "while", "replicas", "asks another after", "nodes killed", "answers", "right", "named what is missing", "wrong",
@@ -67,8 +67,8 @@ SEARCHED = (
 
 @contextmanager
 def several_nodes(nodes: int = 3) -> Iterator[Any]:
-    """A head without cores, and so many nodes of two, as Ray's own tests have them: `add_node`, `remove_node`."""
-    with patch.dict(os.environ, SURROUNDINGS), warnings.catch_warnings():
+    """Ray's test cluster: a head without cores, and nodes of two cores each."""
+    with patch.dict(os.environ, ENVIRONMENT), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # while Ray is imported and started
         import ray
         from ray.cluster_utils import Cluster
@@ -85,7 +85,7 @@ def several_nodes(nodes: int = 3) -> Iterator[Any]:
 
 
 def kill_a_node(cluster: Any) -> None:
-    """End any node but the head, at once."""
+    """Kill a random node other than the head."""
     cluster.remove_node(random.choice(list(cluster.worker_nodes)), allow_graceful=False)
 
 
@@ -93,10 +93,10 @@ def kill_a_node(cluster: Any) -> None:
 
 
 def lsr(*args: Any, kill_in: Any = None, when: int = 0, there: Callable[[], int] = lambda: 0) -> tuple[str, int]:
-    """Run a command, and kill a node of a cluster when so much is there.
+    """Run a command, and kill a node of a cluster once there() reaches `when`.
 
     Returns:
-        What it printed on stderr; and what was there at the kill, 0 if it had ended before.
+        Its stderr, and the value of there() at the kill; 0 if the command ended before.
     """
     command, at = [sys.executable, "-m", "lsr", *map(str, args)], 0
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -112,7 +112,7 @@ def lsr(*args: Any, kill_in: Any = None, when: int = 0, there: Callable[[], int]
 
 
 def contents(folder: Path) -> list[tuple[str, str]]:
-    """(name, SHA-256) of the parts of a folder of vectors, or of the files of all shards, without what is random."""
+    """(name, SHA-256) of the parts of a folder of vectors, or of all shards' files without random parts of names."""
     if not (folder / SHARDS).exists():
         return [(path.name, digest_file(path)) for path in sorted(folder.glob("part-*"))]
     manifests = read_manifests(Shards.read(folder)).values()
@@ -124,7 +124,7 @@ def contents(folder: Path) -> list[tuple[str, str]]:
 
 
 def build(cluster: Any, work: Path, rounds: int, copies: int, shards: int) -> list[dict[str, Any]]:
-    """Build with a node killed half-way, again and again; leaves `one`, an index of all, and `shards` in `work`."""
+    """Build repeatedly, killing a node half-way. Leaves `one`, a single index, and `shards` in `work`."""
     source, vectors, one = work / "docs.jsonl", work / "vectors", work / "one"
     for path in (vectors, one, work / "shards", work / "many", *work.glob("*.partial")):
         shutil.rmtree(path, ignore_errors=True)
@@ -157,20 +157,20 @@ def build(cluster: Any, work: Path, rounds: int, copies: int, shards: int) -> li
 
 
 class Searches:
-    """Threads that search, and hold each answer to what one index finds, until they are told to stop.
+    """Threads that search until the `with` ends, and compare each result with that of a single index.
 
     Attributes:
-        right: Answers that are those of one index.
-        missing: Those that name what they lack, and are right otherwise; errors that name it.
-        wrong: All others, and all other errors.
-        milliseconds: What each answer took.
+        right: Number of results that equal those of the single index.
+        missing: Number of results, or errors, that name missing shards and are otherwise right.
+        wrong: Descriptions of all other results and errors.
+        milliseconds: Time of each search.
 
     Args:
-        index: Who is asked.
-        one: An index of the same documents.
-        queries: What is asked.
-        k: Documents.
-        threads: How many.
+        index: The index to test.
+        one: A single index of the same documents.
+        queries: Query vectors.
+        k: Number of documents.
+        threads: Number of threads.
     """
 
     def __init__(
@@ -198,17 +198,17 @@ class Searches:
 
     @property
     def answers(self) -> int:
-        """How many there are."""
+        """Number of results so far."""
         return len(self.milliseconds)
 
     def wait_for(self, answers: int) -> None:
-        """Return when there are so many more, or a wrong one."""
+        """Wait for a number of further results, or for a wrong one."""
         enough = self.answers + answers
         while self.answers < enough and not self.wrong:
             time.sleep(0.01)
 
     def expected(self, number: int, missing: Sequence[str] = ()) -> list[tuple[str, float]]:
-        """What is to be found by a query, without some shards."""
+        """The expected ids and scores of a query, without some shards."""
         docs, scores = self._rankings[number]
         kept = np.ones(len(docs), bool)
         for path in missing:
@@ -233,7 +233,7 @@ class Searches:
             except ClusterError as error:
                 missing = int(any(path in str(error) for path in self._ranges))
                 wrong = "" if missing else str(error)
-            except Exception as error:  # whatever it is, it is what we are looking for
+            except Exception as error:  # any error is a finding
                 wrong = f"{type(error).__name__}: {error}"
             with self._lock:
                 self.milliseconds.append((time.perf_counter() - began) * 1e3)
@@ -242,7 +242,7 @@ class Searches:
 
 
 def processes(index: ShardedIndex, shard: int) -> list[int]:
-    """Those of the replicas of a shard."""
+    """Process ids of a shard's replicas."""
     import ray
 
     def own(_: object) -> int:
@@ -252,7 +252,7 @@ def processes(index: ShardedIndex, shard: int) -> list[int]:
 
 
 def replace_a_node(cluster: Any) -> None:
-    """Kill a node, and later start another one."""
+    """Kill a node, and start another one half a period later."""
     time.sleep(EVERY / 2)
     kill_a_node(cluster)
     time.sleep(EVERY / 2)
@@ -260,7 +260,7 @@ def replace_a_node(cluster: Any) -> None:
 
 
 def slow_down(process: int) -> None:
-    """Stop a process for a while."""
+    """Stop a process briefly, then let it run."""
     with suppress(ProcessLookupError):
         os.kill(process, signal.SIGSTOP)
         time.sleep(PAUSE)
@@ -269,7 +269,7 @@ def slow_down(process: int) -> None:
 
 
 def search(cluster: Any, work: Path, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
-    """Search while things go wrong; lines of the table, and what was wrong."""
+    """Search under each condition; rows of the table, and descriptions of wrong results."""
     one, rows, wrong = Index.open(work / "one"), [], list[str]()
     queries = [one.query_vector(line["text"], "search") for line in cranfield("queries")[:QUERIES]]
     for what, replicas, hedge_after in (
@@ -302,12 +302,12 @@ def search(cluster: Any, work: Path, seconds: float) -> tuple[list[dict[str, Any
 
 
 def main() -> None:
-    """Run, print and keep."""
+    """Build, search, print and store the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=5, help="Of building.")
-    parser.add_argument("--seconds", type=float, default=60, help="Of searching, each line of the table.")
-    parser.add_argument("--copies", type=int, default=60, help="Of the 1,400 documents.")
+    parser.add_argument("--rounds", type=int, default=5, help="Rounds of building.")
+    parser.add_argument("--seconds", type=float, default=60, help="Seconds of searching per condition.")
+    parser.add_argument("--copies", type=int, default=60, help="Copies of the 1,400 documents.")
     parser.add_argument("--shards", type=int, default=8)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,8 @@
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/device.py --data FOLDER [--device cuda] [--queries 1000]
 
-Postings are brought to the device before it is timed; queries are repeated where there are fewer. Texts of hits aren't
-read.
+Postings are copied to the device before the timing starts. Queries are repeated if there are fewer than --queries.
+Texts of hits aren't read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KS, ROUNDS = (10, 100, 1000), 3
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """The median of some rounds, after one that doesn't count."""
+    """The median of several rounds, after a warm-up round."""
     times = []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
@@ -38,7 +38,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Build, compare, time, print, keep."""
+    """Build, compare, time, print and store the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--device", default="cuda")

@@ -2,10 +2,10 @@
 
     python benchmarks/encoders.py [--data FOLDER] [--encoder lsr-mini --encoder "lsr-mini, both vectors"] [--rounds 3]
 
-FOLDER is a collection in BEIR layout; Cranfield as the package brings it where none is given. "NAME, both vectors"
-gives the dense ones, too. Each encoder has read a few texts before; rounds are interleaved, the median counts.
-Documents go to all cores that the process may run on, queries come one by one. BM25's part of an encoder is left out:
-it takes as long beside any model.
+FOLDER is a collection in BEIR layout; the default is the Cranfield collection of the package. "NAME, both vectors"
+makes the dense vectors, too. Each encoder is warmed up on a few texts; rounds are interleaved, and the median counts.
+Documents are encoded on all available cores, queries one by one. BM25 is left out: it takes the same time with any
+model.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _documents(encoder: Encoder, texts: list[str], *, both: bool) -> float:
-    """Encode documents; gives how many terms they have on average."""
+    """Encode documents; returns their mean number of terms."""
     vectors = encoder.encode_both(texts)[0] if both else encoder.encode_document(texts)
     return float(vectors.lengths().mean())
 

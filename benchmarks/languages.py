@@ -1,11 +1,11 @@
-"""BM25 over a collection in several languages: one language for all, each document's told by hand, or by itself.
+"""BM25 on collections in two languages: one language for all documents, known languages, or detected ones.
 
     python benchmarks/languages.py --data FOLDER
 
-FOLDER has XQuAD's files, xquad.en.json and so on.
+FOLDER holds XQuAD's files: xquad.en.json and so on.
 
 XQuAD (Artetxe, Ruder & Yogatama 2020) has the same 240 paragraphs and 1,190 questions in 12 languages, translated by
-people. A collection here is the paragraphs of two languages; each question asks for its paragraph in its own language.
+people. A collection here is the paragraphs in two languages; the relevant paragraph is that in the question's language.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PAIRS = ("en de", "en es", "en ru", "en ar", "en hi", "en tr", "en zh", "de tr")
 
 
 class Known(MixedAnalyzer):
-    """Documents in languages that are known; questions are searched in their own alone."""
+    """Analyze texts in known languages; a question is analyzed in its own language only."""
 
     language_by_text: dict[str, str]
 
@@ -47,7 +47,7 @@ def read(folder, code):
 
 
 def ndcg(encoder, paragraphs, questions):
-    """(n,) nDCG@10 of each question; paragraphs with equal scores count as on the mean of their ranks."""
+    """(n,) nDCG@10 of each question; paragraphs with equal scores all get their mean rank."""
     encoder.fit(paragraphs)
     documents, asked = encoder.encode_document(paragraphs), encoder.encode_query([text for text, _ in questions])
     dense = np.zeros((len(paragraphs), encoder.n_terms), np.float32)
@@ -64,7 +64,7 @@ def ndcg(encoder, paragraphs, questions):
 
 
 def compared(folder, codes):
-    """{how: nDCG@10 of each question} of a collection in some languages."""
+    """{method: nDCG@10 of each question} on the collection in some languages."""
     paragraphs, questions, language_by_text = [], [], {}
     for code in codes:
         texts, asked = read(folder, code)
@@ -82,9 +82,9 @@ def compared(folder, codes):
 
 
 def main() -> None:
-    """Print a row for each pair of languages, and keep all in results/languages.json."""
+    """Print a row for each pair of languages, and store all rows in results/languages.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of XQuAD's files")
+    parser.add_argument("--data", type=Path, required=True, help="folder of XQuAD's files")
     folder = parser.parse_args().data
     rows = {}
     for pair in PAIRS:

@@ -4,10 +4,10 @@
     pip install qdrant-client                                  # the rival for filters
     NUMBA_NUM_THREADS=1 python benchmarks/living.py --data FOLDER --work WORK [--queries 200]
 
-One query at a time on one thread, rounds interleaved between what is compared. Documents are vectors made beforehand:
-what encoding costs comes on top. Filters are on a number that has nothing to do with the vectors, "n" below a share of
-the documents; the plain scan is scipy's CSC product over all documents, then the filter, then the best k. Qdrant's
-local mode gets the first 20,000 documents, and so does lsr beside it.
+One query at a time on one thread, with interleaved rounds. Documents are given as vectors, so times exclude encoding.
+Filters are conditions on a number "n" that is independent of the vectors and selects a share of the documents. The
+baseline is scipy's CSC product over all documents, then the filter, then the best k. Qdrant's local mode is compared on
+the first 20,000 documents.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lsr.io.vectors import VectorBatch, Vectors
 K = 10
 N_TERMS = 30_522
 SHARES = (0.0001, 0.001, 0.01, 0.1, 0.5, 1.0)
-# How many documents a segment has, in shares; the second is what commits leave behind of many small additions.
+# Relative sizes of the segments; the second entry is typical after many small commits.
 SEGMENTS = {
     "1 segment": (1,),
     "10 segments, as commits leave them": (64, 8, 8, 8, 8, 8, 8, 8, 1, 1),
@@ -47,13 +47,13 @@ RIVAL_DOCUMENTS = 20_000
 
 
 def load(folder: Path, name: str) -> NDArray[Any]:
-    """One of the arrays that the harness wrote."""
+    """An array of the harness's data."""
     array: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r")
     return array
 
 
 def vectors_of(matrix: SparseMatrix, numbers: NDArray[np.int64], first: int = 0) -> Vectors:
-    """Documents with their number to filter by, as a file would give them."""
+    """Vectors of documents with the number to filter by, read in batches like a file."""
 
     def read(_: Vectors) -> Iterator[VectorBatch]:
         for start in range(0, len(matrix), 4096):
@@ -65,14 +65,14 @@ def vectors_of(matrix: SparseMatrix, numbers: NDArray[np.int64], first: int = 0)
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """How long a call takes."""
+    """Time of a call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def additions(index: Index, matrix: SparseMatrix, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Documents added to a large index, until another reader sees them."""
+    """Time to add documents to a large index until another reader sees them."""
     reader = Index.open(index.path)
     rows, first = [], len(numbers) - sum(ADDS) * 5
     for count in ADDS:
@@ -95,7 +95,7 @@ def additions(index: Index, matrix: SparseMatrix, numbers: NDArray[np.int64]) ->
 
 
 def segments(work: Path, matrix: SparseMatrix, numbers: NDArray[np.int64], queries: list[SparseMatrix]) -> Any:
-    """The same documents in one segment, in many, and merged again."""
+    """Latency of the same documents in one segment, in many, and after merging; all results must be equal."""
     indexes: dict[str, Index] = {}
     for number, (name, shares) in enumerate(SEGMENTS.items()):
         ends = (np.cumsum([0, *shares]) / sum(shares) * len(matrix)).astype(int)
@@ -121,7 +121,7 @@ def segments(work: Path, matrix: SparseMatrix, numbers: NDArray[np.int64], queri
 
 
 def filters(index: Index, matrix: SparseMatrix, numbers: NDArray[np.int64], queries: list[SparseMatrix]) -> Any:
-    """Search by the share of documents that a filter lets be found, beside a scan of all and then the filter."""
+    """Latency by the share of documents that pass a filter, compared with a full scan followed by the filter."""
     columns = matrix.to_scipy().tocsc()
     rows = []
     for share in SHARES:
@@ -150,14 +150,14 @@ def filters(index: Index, matrix: SparseMatrix, numbers: NDArray[np.int64], quer
 
 
 def rival(work: Path, matrix: SparseMatrix, numbers: NDArray[np.int64], queries: list[SparseMatrix]) -> Any:
-    """The same beside Qdrant's local mode, on fewer documents; None where it isn't installed."""
+    """The same compared with Qdrant's local mode, on fewer documents; None if it isn't installed."""
     try:
         from qdrant_client import QdrantClient, models
     except ImportError:
         return None
     n = min(RIVAL_DOCUMENTS, len(matrix))
     index = Index.build(work / "rival", vectors_of(matrix[:n], numbers), overwrite=True)
-    warnings.simplefilter("ignore")  # it says that it is for small collections
+    warnings.simplefilter("ignore")  # it warns that it is for small collections
     client = QdrantClient(":memory:")
     client.create_collection("c", vectors_config={}, sparse_vectors_config={"s": models.SparseVectorParams()})
 
@@ -194,16 +194,16 @@ def rival(work: Path, matrix: SparseMatrix, numbers: NDArray[np.int64], queries:
 
 
 def resident(path: Path, queries: Path) -> dict[str, Any]:
-    """In a process of its own: how long opening takes, and what the process holds before, after, and after queries."""
+    """In a new process: time to open, and memory before opening, after it, and after queries."""
     command = [sys.executable, __file__, "--resident", str(path), str(queries)]
     return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
 
 
 def measure_resident(path: Path, queries: Path) -> None:
-    """The part of `resident` that runs in that process."""
+    """The part of `resident` that runs in the new process."""
     rows = load_matrix(queries)
     toy = Path(str(path) + "-toy")
-    Index.build(toy, rows[:50], overwrite=True).search(rows[0])  # what Python, Numba and compiled kernels hold
+    Index.build(toy, rows[:50], overwrite=True).search(rows[0])  # so that `before` includes the compiled kernels
     before = held()
     opening = time_each(lambda _: Index.open(path), 10)
     index = Index.open(path)
@@ -222,7 +222,7 @@ def measure_resident(path: Path, queries: Path) -> None:
 
 
 def held() -> float:
-    """Megabytes of memory that this process holds, pages of mapped files apart, where the system tells."""
+    """Megabytes of memory of this process, on Linux without pages of mapped files."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             kinds = dict(line.split(":", 1) for line in file if line.startswith("Rss"))
@@ -232,9 +232,9 @@ def held() -> float:
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print and store the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="what the harness's make_data.py wrote")
+    parser.add_argument("--data", type=Path, help="output of the harness's make_data.py")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--resident", nargs=2, type=Path, help=argparse.SUPPRESS)
@@ -263,7 +263,7 @@ def main() -> None:
 
     whole = Index.open(args.work / "segments-0")
     facts["filters"] = filters(whole, matrix, numbers, queries)
-    print("\nfilters: median ms by the share of documents that may be found; the first query makes the mask\n")
+    print("\nfilters: median ms by the share of documents that pass; the first query computes the mask\n")
     lines = [
         (f"{r['share']:.2%}", f"{r['lsr_ms']['p50']:.3f}", f"{r['lsr_ms']['p99']:.3f}", f"{r['scan_ms']['p50']:.1f}",
          f"{r['times']:.0f}x", f"{r['first_ms']:.1f}")
@@ -273,7 +273,7 @@ def main() -> None:
 
     facts["rival"] = rival(args.work, matrix, numbers, queries)
     if facts["rival"]:
-        print(f"\n{RIVAL_DOCUMENTS:,} documents, beside Qdrant's local mode, median ms\n")
+        print(f"\n{RIVAL_DOCUMENTS:,} documents, compared with Qdrant's local mode, median ms\n")
         lines = [
             (f"{r['share']:.2%}", f"{r['lsr_ms']:.3f}", f"{r['qdrant_ms']:.1f}", f"{r['times']:.0f}x")
             for r in facts["rival"]
@@ -281,13 +281,13 @@ def main() -> None:
         print(table(lines, ("share", "lsr", "qdrant", "times"), ">>>>"))
 
     facts["memory"] = resident(args.work / "segments-0", args.work / "queries.parquet")
-    print("\nmemory of a process of its own, MB, and opening, ms\n")
+    print("\na new process: memory in MB, and time to open in ms\n")
     print(table([(key, f"{value:.1f}") for key, value in facts["memory"].items()], ("", ""), "<>"))
 
     some = n - sum(ADDS) * 5
     living = Index.build(args.work / "living", vectors_of(matrix[:some], numbers), overwrite=True)
     facts["adds"] = additions(living, matrix, numbers)
-    print("\nadded to that index one commit at a time, until another reader has them\n")
+    print("\nadded to that index in one commit, until another reader sees them\n")
     lines = [(str(r["documents"]), f"{r['visible_ms']:.1f}", f"{r['documents_per_second']:.0f}") for r in facts["adds"]]
     print(table(lines, ("documents", "ms", "documents/s"), ">>>"))
     for key, value in conditions().items():

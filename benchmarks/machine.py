@@ -28,7 +28,7 @@ def conditions() -> dict[str, str]:
 
 
 def peak_memory() -> float:
-    """Megabytes of memory that this process held at most; pages of mapped files count while they are mapped."""
+    """Peak memory of this process in megabytes, including pages of mapped files."""
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
 

@@ -2,11 +2,10 @@
 
     python benchmarks/million.py [--documents 1000000] [--work FOLDER]
 
-Terms are drawn by a Zipf-Mandelbrot law as in learned sparse vectors, weights log-normally, each document for itself:
-there is nothing to skip and no order to find, the worst case for both. Queries have 24 terms. The vectors are written
-to Parquet first; the build reads them in a process of its own, so that its peak memory is its own. The rival is a scipy
-CSC matrix times the query and numpy's argpartition: what one gets without an index. Search is compared with it before
-anything is timed.
+Terms follow a Zipf-Mandelbrot law as in learned sparse vectors, weights are log-normal, and documents are independent:
+the worst case both for skipping and for finding a better order of the documents. Queries have 24 terms. The vectors are
+written to Parquet, and a separate process builds the index, so that its peak memory can be measured. The baseline is
+search without an index: a scipy CSC matrix times the query, then numpy's argpartition. Its results must equal lsr's.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def random_rows(rng: np.random.Generator, n: int, terms: int, popularity: np.nda
 
 
 def write_vectors(path: Path, n: int, seed: int) -> tuple[np.ndarray, np.random.Generator]:
-    """The documents, in Parquet."""
+    """Write the documents to Parquet; returns popularities for queries, and the generator."""
     rng = np.random.default_rng(seed)
     popularity = 1 / (np.arange(N_TERMS) + 10.0) ** 0.75
     popularity = rng.permutation(popularity / popularity.sum())
@@ -61,7 +60,7 @@ def write_vectors(path: Path, n: int, seed: int) -> tuple[np.ndarray, np.random.
 
 def build(vectors: str, out: str, memory: int) -> None:
     """Build in this process and print seconds and peak memory as JSON."""
-    # Kernels are compiled on a toy first: that happens once per machine, not once per index.
+    # Compile the kernels on a toy index first: that happens once per machine, not per index.
     toy = SparseMatrix.from_dicts([{i % 100: 1.0, i % 99 + 100: 0.5} for i in range(400)], N_TERMS)
     Index.build(out, toy, overwrite=True, order="bisection").search(toy[0])
     before = peak_memory()
@@ -76,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=300)
-    parser.add_argument("--memory", type=int, default=512, help="what building may hold, MB")
+    parser.add_argument("--memory", type=int, default=512, help="memory for building, MB")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lsr-million")
     parser.add_argument("--build", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -4,9 +4,9 @@ bytes each file takes for a posting.
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/order.py --data FOLDER [--queries 40]
 
-For documents in random order, ordered by graph bisection alone, in our order (clusters, bisection), and in the
-generator's own (topic, cluster), an oracle that real vectors don't have: the blocks whose upper bound reaches the k-th
-best score, and the same for runs of blocks, which is what superblocks would have to open.
+Compares random order, graph bisection alone, lsr's order (clusters, then bisection), and the generator's own order
+(topic, cluster), an oracle that real vectors lack. Counts the blocks whose upper bound reaches the k-th best score, and
+the same for runs of blocks, as superblocks would need it.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from lsr.index.kernels.layout import (
 from lsr.index.segment import reorder
 from lsr.index.segment.quantize import query_integers
 
-RUNS = (1, 4, 8, 16)  # blocks of a run
+RUNS = (1, 4, 8, 16)  # blocks per run
 
 
 @kernel
 def bounds_of(files: Any, query: Any, run: int, row: Any, out: Any) -> int:
-    """Bounds of all runs of so many blocks; returns how many there are."""
+    """Write the upper bounds of all runs of `run` blocks to `out`; returns the number of runs."""
     at = 0
     out[:] = 0
     for w in range(len(files.windows)):
@@ -68,7 +68,7 @@ def bounds_of(files: Any, query: Any, run: int, row: Any, out: Any) -> int:
 
 
 def left(index: Index, queries: SparseMatrix, ks: tuple[int, ...]) -> dict[str, dict[str, float]]:
-    """Of runs of blocks, how many there are and how many are left on average and in the median."""
+    """Numbers of runs of blocks: all, and those to score, as mean and median over the queries."""
     searcher = index.searcher
     (group,), every = searcher._groups, np.empty(0, np.uint8)
     counts: dict[tuple[int, int], list[int]] = {}
@@ -101,9 +101,9 @@ def left(index: Index, queries: SparseMatrix, ks: tuple[int, ...]) -> dict[str, 
 
 
 def main() -> None:
-    """Build in each order, count, print."""
+    """Build in each order, count, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="what the harness's make_data.py wrote")
+    parser.add_argument("--data", type=Path, required=True, help="output of the harness's make_data.py")
     parser.add_argument("--queries", type=int, default=40)
     args = parser.parse_args()
 

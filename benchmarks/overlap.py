@@ -1,11 +1,11 @@
-"""Check the training data of the shipped encoders for texts of the judged collections that they are evaluated on.
+"""Check the training data of the shipped encoders for texts of the collections that they are evaluated on.
 
     python benchmarks/overlap.py --data FOLDER --work FOLDER
 
-FOLDER of --data has the collections, that of --work what the recipe of the models prepared: documents.jsonl.gz and
-train/. Texts are compared as words, lower-cased, without punctuation. A query overlaps that is one of training, or
-words are nearly the same (Jaccard of at least 0.8, of queries of four words or more); a document that has a run of 20
-words in common with one of training. Relevant documents are counted apart: they are what judgments are about.
+--data has the collections, --work the output of examples/shipped_models.py: documents.jsonl.gz and train/. Texts are
+compared as sequences of lower-case words without punctuation. A query overlaps if it is also a training query, or, with
+four words or more, if its set of words is nearly that of a training query (Jaccard similarity of at least 0.8). A
+document overlaps if it shares a run of 20 words with a training document. Relevant documents are also counted apart.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def runs(text: str) -> Iterator[int]:
-    """Hashes of all runs of words of a text; of a shorter one the whole."""
+    """Hashes of all runs of 20 words of a text; of the whole text if it is shorter."""
     found = words(text)
     for i in range(max(1, len(found) - _RUN + 1)):
         if found:
@@ -43,13 +43,13 @@ def runs(text: str) -> Iterator[int]:
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a packed JSONL file."""
+    """The objects of a compressed JSONL file."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         yield from map(json.loads, file)
 
 
 def training(work: Path) -> tuple[set[tuple[str, ...]], set[int]]:
-    """The queries of training, and the runs of words of its documents."""
+    """The training queries, and the runs of words of the training documents."""
     queries = {words(row["query"]) for path in sorted((work / "train").glob("*.jsonl.gz")) for row in rows(path)}
     known: set[int] = set()
     with progress(None, "documents of training") as bar:
@@ -60,7 +60,7 @@ def training(work: Path) -> tuple[set[tuple[str, ...]], set[int]]:
 
 
 def nearly_same(query: tuple[str, ...], others: dict[str, list[frozenset[str]]]) -> bool:
-    """Whether a query has nearly the words of another, which are found by each of their words."""
+    """Whether a query has nearly the same words as a training query; `others` lists these by word."""
     mine = frozenset(query)
     if len(mine) < _SHORT:
         return False
@@ -69,7 +69,7 @@ def nearly_same(query: tuple[str, ...], others: dict[str, list[frozenset[str]]])
 
 
 def main() -> None:
-    """Compare all sets that are there and print one table."""
+    """Compare all available sets and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)

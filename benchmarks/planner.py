@@ -1,11 +1,11 @@
-"""How well a search chooses between scanning and skipping: time of "auto" and of each, by collection and k.
+"""How well algorithm="auto" chooses between scanning all postings and skipping blocks, by collection and k.
 
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/vectors.py --data COLLECTIONS --out REAL --encoder ENCODER
     NUMBA_NUM_THREADS=1 python benchmarks/planner.py --data FOLDER REAL [--queries 100]
 
-Each collection in random order, in one segment and in ten as commits leave them. One query at a time on one thread, the
-three in turn. "Regret" is the mean time of auto beside that of the better of the other two, for all queries.
+Each collection is in random order, in one segment and in ten of typical sizes. One query at a time on one thread; the
+three algorithms take turns. "Regret" is the mean time of "auto" divided by that of the better of the other two.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def matrix_of(folder: Path, name: str) -> SparseMatrix:
 
 
 def build(folder: Path, matrix: SparseMatrix, shares: tuple[int, ...]) -> Index:
-    """An index of segments of so many documents, in shares."""
+    """An index with segments of the given relative sizes."""
     ends = (np.cumsum([0, *shares]) / sum(shares) * len(matrix)).astype(int).tolist()
     numbers = np.arange(len(matrix))
     index = Index.build(folder, vectors_of(matrix[: ends[1]], numbers))
@@ -51,14 +51,14 @@ def build(folder: Path, matrix: SparseMatrix, shares: tuple[int, ...]) -> Index:
 
 
 def compare(index: Index, queries: SparseMatrix, k: int) -> dict[str, Any]:
-    """Latencies of the three ways, whose results must be the same."""
+    """Latencies of the three algorithms, whose results must be equal."""
     searcher, rows = index.searcher, [queries.row(i) for i in range(len(queries))]
     rows = [(terms.astype(np.uint32), weights) for terms, weights in rows]
     ways = [SearchSettings(algorithm=name) for name in WAYS]  # type: ignore[arg-type]
     for row in rows[:20]:
         found = [searcher.search(*row, k, way) for way in ways]
         if any(docs.tolist() != found[0][0].tolist() for docs, _ in found):
-            raise SystemExit(f"k = {k}: the ways don't find the same")
+            raise SystemExit(f"k = {k}: the algorithms give different results")
     calls = [lambda i, way=way: searcher.search(*rows[i], k, way) for way in ways]
     times = time_together(calls, len(rows))
     means = dict(zip(WAYS, times.mean(axis=1).tolist(), strict=True))
@@ -71,7 +71,7 @@ def compare(index: Index, queries: SparseMatrix, k: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Build, compare, print, keep."""
+    """Build, compare, print and store the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--queries", type=int, default=100)

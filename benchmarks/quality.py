@@ -1,19 +1,19 @@
-"""Quality and latency on judged collections: the encoders that ship, BM25 here and in bm25s, real SPLADE-v3 vectors.
+"""Quality and latency on judged collections: shipped encoders, BM25 of lsr and of bm25s, real SPLADE-v3 vectors.
 
-    pip install bm25s                     # the rival
+    pip install bm25s                     # to compare with
     NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER [--sets scifact cranfield]
         [--encoder PATH] [--encoder "lsr-mini, hybrid"] [--encoder "lsr-mini, learned half"]
 
-FOLDER holds collections in BEIR layout (scifact/, cranfield/) and nfcorpus-splade-v3/ (vectors as JSONL). Each row is
-made in this one process, one query at a time, on one thread: the rival's figures stand on the same data and machine.
-Both BM25s read title and text, use k1 = 0.9, b = 0.4, Lucene's idf and Snowball stems; the stop words are each one's
-own English list.
+FOLDER holds collections in BEIR layout (scifact/, cranfield/) and nfcorpus-splade-v3/ (vectors as JSONL). All rows are
+measured in this process, one query at a time on one thread, with the same data. Both BM25 implementations read title
+and text with k1 = 0.9, b = 0.4, Lucene's idf and Snowball stems; each has its own list of English stop words.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,57 @@ from lsr.eval.datasets import Dataset, open_dataset
 from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate_index
 from lsr.eval.latency import Latency, time_each
 from lsr.eval.measures import DEFAULT_MEASURES, parse_measures, score_run
+from lsr.eval.significance import bootstrap_interval, compare
 from lsr.index.search.query_file import QuerySet, read_queries
 from lsr.io.runs import read_qrels
 
 SETS = ("scifact", "cranfield", "cacm", "climate-fever-evidence", "mtrag-clapnq-pool", "msmarco-dl19-pool")
 SYSTEMS = ("lsr-mini, hybrid", "lsr-mini", "lsr-tiny", "bm25")
 PARTS = ("lsr-mini, dense", "lsr-mini, learned half", "lsr-tiny, learned half")
-Row = tuple[str, str, dict[str, float], Latency]
+BASELINE = "lsr bm25"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system on a collection.
+
+    Attributes:
+        collection: Its name.
+        system: "lsr" and what searched, or the rival's name.
+        means: {measure: mean}.
+        values: {query_id: nDCG@10}.
+        latency: Of a search, k = 10, one thread.
+    """
+
+    collection: str
+    system: str
+    means: dict[str, float]
+    values: dict[str, float]
+    latency: Latency
+
+    def to_json(self, baseline: Row | None) -> dict[str, Any]:
+        """With the 95 % bootstrap interval of nDCG@10, and of its difference from the baseline's."""
+        found = {
+            "collection": self.collection,
+            "system": self.system,
+            **self.means,
+            "interval": [round(end, 4) for end in bootstrap_interval(self.values)],
+            "search_ms": self.latency.to_json(),
+        }
+        if baseline is not None and baseline is not self:
+            away = compare(self.values, baseline.values)
+            found["beside_bm25"] = {key: round(getattr(away, key), 4) for key in ("difference", "low", "high", "p")}
+        return found
 
 
 def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
-    """An encoder through encode, index, search, evaluate.
+    """Encode, index, search and evaluate with an encoder.
 
     Args:
         dataset: The collection.
-        work: Folder for indexes, which are kept: what differs in how it is searched shares one.
-        encoder: Its name or path; with ", hybrid" or ", dense" searched so, with ", learned half" without the query's
-            words of BM25.
+        work: Folder for indexes. Rows that differ only in the search share an index.
+        encoder: Its name or path; ", hybrid" or ", dense" after it sets the search mode, ", learned half" drops BM25's
+            terms from the query.
     """
     name, _, how = encoder.partition(", ")
     made = load_encoder(name)
@@ -60,8 +94,8 @@ def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
     return evaluate_index(index, dataset, DEFAULT_MEASURES, mode=mode)
 
 
-def theirs(dataset: Dataset) -> tuple[dict[str, float], Latency] | None:
-    """The same with bm25s; None where it isn't installed."""
+def theirs(dataset: Dataset) -> tuple[dict[str, float], dict[str, float], Latency] | None:
+    """The same with bm25s; None if it isn't installed."""
     try:
         import bm25s
         import Stemmer
@@ -86,8 +120,13 @@ def theirs(dataset: Dataset) -> tuple[dict[str, float], Latency] | None:
     for i, (query_id, _) in enumerate(queries):
         docs, scores = search(i, min(100, len(ids)))
         run[query_id] = {ids[d]: float(s) for d, s in zip(docs[0], scores[0], strict=True) if s > 0}
-    means, _ = score_run(dataset.qrels, run, parse_measures(DEFAULT_MEASURES))
-    return means, time_each(lambda i: search(i, LATENCY_K), len(queries))
+    means, values = score_run(dataset.qrels, run, parse_measures(DEFAULT_MEASURES))
+    return means, values["nDCG@10"], time_each(lambda i: search(i, LATENCY_K), len(queries))
+
+
+def row_of(collection: str, system: str, found: Evaluation) -> Row:
+    """An evaluation as a row."""
+    return Row(collection, system, found.measures, found.per_query["nDCG@10"], found.search)
 
 
 def _queries(dataset: Dataset) -> list[tuple[str, str]]:
@@ -97,7 +136,7 @@ def _queries(dataset: Dataset) -> list[tuple[str, str]]:
 
 
 def splade(folder: Path, work: Path) -> list[Row]:
-    """Real SPLADE-v3 vectors, in both widths of impacts; the rival is scipy's product with the float weights."""
+    """SPLADE-v3 vectors with 8-bit and float32 impacts, compared with scipy's product of the float weights."""
     rows: list[Row] = []
     source = folder / "corpus.splade-v3.jsonl.gz"
     dataset = Dataset("nfcorpus", "test", str(folder), read_qrels(folder / "qrels" / "test.tsv"))
@@ -105,7 +144,7 @@ def splade(folder: Path, work: Path) -> list[Row]:
         index = Index.build(work / impacts, read_vectors(source), impacts=impacts)  # type: ignore[arg-type]
         queries = read_queries(folder / "queries.splade-v3.jsonl.gz", index)
         result = evaluate_index(index, dataset, DEFAULT_MEASURES, queries)
-        rows.append(("nfcorpus, SPLADE-v3", f"lsr, {impacts}", result.measures, result.search))
+        rows.append(row_of("nfcorpus, SPLADE-v3", f"lsr, {impacts}", result))
     vectors = read_vectors(source)
     matrix = SparseMatrix.vstack([batch.vectors for batch in vectors])
     matrix = SparseMatrix(matrix.indptr, matrix.indices, matrix.data, (len(matrix), vectors.n_terms), check=False)
@@ -122,18 +161,18 @@ def splade(folder: Path, work: Path) -> list[Row]:
     for i, query_id in enumerate(queries.ids):
         docs, scores = search(i, 100)
         run[query_id] = {ids[d]: float(scores[d]) for d in docs if scores[d] > 0}
-    means, _ = score_run(dataset.qrels, run, parse_measures(DEFAULT_MEASURES))
+    means, values = score_run(dataset.qrels, run, parse_measures(DEFAULT_MEASURES))
     latency = time_each(lambda i: search(i, LATENCY_K), len(queries.ids))
-    return [*rows, ("nfcorpus, SPLADE-v3", "scipy CSC", means, latency)]
+    return [*rows, Row("nfcorpus, SPLADE-v3", "scipy CSC", means, values["nDCG@10"], latency)]
 
 
 def main() -> None:
-    """Run all sets that are there and print one table."""
+    """Run all available sets and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="NAME")
     parser.add_argument(
-        "--encoder", action="append", default=[], metavar="NAME|PATH", help="instead of those that ship"
+        "--encoder", action="append", default=[], metavar="NAME|PATH", help="instead of the shipped encoders"
     )
     args = parser.parse_args()
     rows: list[Row] = []
@@ -143,10 +182,9 @@ def main() -> None:
                 continue
             dataset = open_dataset(str(args.data / name))
             for encoder in args.encoder or (*SYSTEMS, *PARTS):
-                mine = ours(dataset, Path(work), encoder)
-                rows.append((name, f"lsr {encoder}", mine.measures, mine.search))
+                rows.append(row_of(name, f"lsr {encoder}", ours(dataset, Path(work), encoder)))
             if rival := theirs(dataset):
-                rows.append((name, "bm25s", *rival))
+                rows.append(Row(name, "bm25s", *rival))
         if args.sets == list(SETS) and (args.data / "nfcorpus-splade-v3").is_dir():
             rows += splade(args.data / "nfcorpus-splade-v3", Path(work))
     if not rows:
@@ -154,16 +192,22 @@ def main() -> None:
     for key, value in conditions().items():
         print(f"{key}: {value}")
     print(f"\nms per query: search only, k = {LATENCY_K}, one thread\n")
+    measures = list(rows[0].means)
     lines = [
-        (name, system, *(f"{v:.4f}" for v in means.values()), f"{t.p50:.3f}", f"{t.mean:.3f}", f"{t.p99:.3f}")
-        for name, system, means, t in rows
+        (
+            row.collection,
+            row.system,
+            *(f"{value:.4f}" for value in row.means.values()),
+            *(f"{getattr(row.latency, part):.3f}" for part in ("p50", "mean", "p99")),
+        )
+        for row in rows
     ]
-    print(table(lines, ("collection", "system", *rows[0][2], "p50", "mean", "p99"), "<<" + ">" * (len(rows[0][2]) + 3)))
-    measure = next(iter(rows[0][2]))
-    for system in dict.fromkeys(system for name, system, _, _ in rows if name in args.sets):
-        found = [means[measure] for name, its, means, _ in rows if its == system and name in args.sets]
-        print(f"{system}: {measure} {np.mean(found):.4f}, mean of {len(found)} collections")
-    kept = [{"collection": n, "system": s, **m, "search_ms": t.to_json()} for n, s, m, t in rows]
+    print(table(lines, ("collection", "system", *measures, "p50", "mean", "p99"), "<<" + ">" * (len(measures) + 3)))
+    for system in dict.fromkeys(row.system for row in rows if row.collection in args.sets):
+        found = [row.means[measures[0]] for row in rows if row.system == system and row.collection in args.sets]
+        print(f"{system}: {measures[0]} {np.mean(found):.4f}, mean of {len(found)} collections")
+    baselines = {row.collection: row for row in rows if row.system == BASELINE}
+    kept = [row.to_json(baselines.get(row.collection)) for row in rows]
     if args.sets == list(SETS) and not args.encoder:
         keep("quality", {"rows": kept})
 

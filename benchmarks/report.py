@@ -1,9 +1,9 @@
-"""The report over the judged collections: BM25, the encoder that ships, hybrids, exact and approximate.
+"""Make the report over the judged collections: BM25, lsr-mini, hybrids, exact and approximate search.
 
     NUMBA_NUM_THREADS=1 python benchmarks/report.py --data FOLDER --work WORK
 
-FOLDER holds collections in BEIR layout. WORK keeps the vectors, so that another run takes minutes; the report and its
-figures are copied to benchmarks/results/report/, with the seconds that it took.
+FOLDER holds collections in BEIR layout. WORK caches the vectors, so another run takes minutes. The report and its
+figures are copied to benchmarks/results/report/, with the time that it took.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "eval" / "hybrid.yaml"
 
 
 def main() -> None:
-    """Run the experiment and keep its report."""
+    """Run the experiment and copy its report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)

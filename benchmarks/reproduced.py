@@ -1,8 +1,8 @@
-"""Compare published figures with ours, on the collections that are available in full.
+"""Compare published figures with lsr's, on collections that are available in full.
 
     python benchmarks/reproduced.py --data FOLDER
 
-FOLDER holds `scifact` in BEIR layout and `nfcorpus-splade-v3`, vectors that SPLADE-v3 made.
+FOLDER holds `scifact` in BEIR layout, and `nfcorpus-splade-v3` with SPLADE-v3 vectors.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ WITHIN = 0.002
 
 
 def lucene(dataset: Dataset) -> BM25Encoder:
-    """BM25 as Anserini has it: the pivot is the mean length, which Lucene does not round."""
+    """Anserini's BM25: the pivot is the mean length, which Lucene doesn't round."""
     words = Analyzer("lucene")
     lengths = [sum(1 for _ in words.spans(document.content)) for document in dataset.corpus()]
     return BM25Encoder(language="lucene", pivot=float(np.mean(lengths)))
 
 
 def measured(dataset: Dataset, source: Any, encoder: Encoder | None, measures: str) -> dict[str, float]:
-    """The measures of exact search with weights as they are."""
+    """Measures of exact search with float32 weights."""
     with tempfile.TemporaryDirectory() as work:
         index = Index.build(Path(work) / "idx", source, encoder=encoder, impacts="float32", store_text=False)
         queries = read_queries(dataset.query_source, index).only(dataset.qrels)
@@ -64,7 +64,7 @@ def rows(what: str, published: dict[str, float], found: dict[str, float], why: s
 
 
 def main() -> None:
-    """Measure, print and keep."""
+    """Measure, print and store the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     data = parser.parse_args().data

@@ -2,11 +2,10 @@
 
     python benchmarks/scale.py --peers FOLDER [--documents 8841823] [--work FOLDER]
 
-The generator is that of the peer harness (FOLDER holds its make_data.py), called so that documents go to the disk chunk
-by chunk; they come in random order, and the index finds its own. Queries are fitted to real SPLADE-v3 queries (24
-terms); "inference-free" are the 7 heaviest terms of the same queries with inverse document frequencies as weights.
-Block search is compared with exhaustive search, result by result, before anything is timed; both are timed in turn, one
-query at a time, on one thread. Needs 20 GB of disk.
+Uses the generator of the peer harness (make_data.py in FOLDER), writing documents to disk in chunks and in random
+order. Queries resemble SPLADE-v3's (24 terms); "inference-free" queries are the 7 heaviest terms of the same queries,
+weighted by inverse document frequency. The results of block-max search must equal those of exhaustive search; then both
+are timed in turns, one query at a time on one thread. Needs 20 GB of disk.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ ALGORITHMS = {
 
 
 def generate(peers: Path, folder: Path, n: int) -> None:
-    """Documents and queries as the harness' make_data.py makes them, in bounded memory."""
+    """Generate documents and queries with the harness's make_data.py, in bounded memory."""
     sys.path.insert(0, str(peers))
     import make_data as peer
 
@@ -99,7 +98,7 @@ def generate(peers: Path, folder: Path, n: int) -> None:
 
 
 def documents(folder: Path) -> Vectors:
-    """What `generate` wrote, as vectors that are read batch by batch."""
+    """The generated documents as vectors, read in batches."""
     indptr = np.load(folder / "indptr.npy")
     terms, impacts = np.memmap(folder / "terms", np.uint16, "r"), np.memmap(folder / "impacts", np.uint8, "r")
     n = len(indptr) - 1
@@ -141,7 +140,7 @@ def build(folder: str, out: str, memory: int) -> None:
 
 
 def search(index: Index, queries: SparseMatrix, k: int, rounds: int) -> dict[str, Any]:
-    """Latency of each algorithm in ms, rounds interleaved, and its recall against exhaustive search."""
+    """Latency of each algorithm in ms, with interleaved rounds, and its recall against exhaustive search."""
     rows = [queries.row(i) for i in range(len(queries))]
     settings = {name: SearchSettings(**given) for name, given in ALGORITHMS.items()}
     recall = dict.fromkeys(ALGORITHMS, 0.0)
@@ -150,7 +149,7 @@ def search(index: Index, queries: SparseMatrix, k: int, rounds: int) -> dict[str
         for name, chosen in settings.items():
             found, values = index.searcher.search(terms, weights, k, chosen)
             if chosen.exact and (found.tolist() != docs.tolist() or values.tolist() != scores.tolist()):
-                raise SystemExit(f"{name}: another result than exhaustive search")
+                raise SystemExit(f"{name}: the results differ from those of exhaustive search")
             recall[name] += float((values >= scores[-1]).sum() / len(docs)) / len(rows)
     times: dict[str, list[list[float]]] = {name: [] for name in ALGORITHMS}
     for _ in range(rounds):
@@ -174,9 +173,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=8_841_823)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=int, default=2048, help="what building may hold, MB")
+    parser.add_argument("--memory", type=int, default=2048, help="memory for building, MB")
     parser.add_argument("--work", type=Path, default=Path("scale"))
-    parser.add_argument("--keep-index", action="store_true", help="search the index that is there already")
+    parser.add_argument("--keep-index", action="store_true", help="search the existing index")
     parser.add_argument("--build", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.build:
@@ -185,7 +184,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     if not (args.work / "indptr.npy").exists():
         if args.peers is None:
-            raise SystemExit("--peers FOLDER (or LSR_PEERS) names the peer harness, whose generator is used")
+            raise SystemExit("give the peer harness, whose generator is used: --peers FOLDER or LSR_PEERS")
         generate(args.peers, args.work, args.documents)
     out, facts_file = args.work / "index", args.work / "built.json"
     if not args.keep_index:

@@ -1,12 +1,12 @@
-"""A server under load during writes: no partial commit is visible, no commit is lost; latency and throughput.
+"""Put a server under load during writes: latency and throughput; no partial commit is visible, no commit is lost.
 
     python benchmarks/serve.py --work WORK [--seconds 60] [--connections 64] [--encoder lsr-mini]
 
-Serves the Cranfield collection on loopback, in its own process, and sends it the collection's 225 queries with
-Debian's `wrk` (apt install wrk). Without `wrk`, Python threads send them, and their speed limits the figures. Meanwhile
-a writer adds a pair of documents with every commit and deletes the pair before. Readers check every answer: both
-documents of a pair or neither, and nothing older than the last commit before the request. Memory is the server's own,
-without pages of mapped files. The same queries from Python, without a server, are the baseline.
+`lsr serve` serves the Cranfield collection on loopback. `wrk` (apt install wrk) sends the collection's 225 queries;
+without it Python threads do, and their speed limits the figures. Meanwhile a writer adds a pair of documents with every
+commit and deletes the previous pair. Readers check that every result has both documents of a pair or neither, and that
+it is no older than the last commit before the request. Memory is the server's, without pages of mapped files. The
+baseline is the same queries from Python, without a server.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lsr.console import table
 from lsr.index.serve.client import Client
 
 K = 10
-PAIR = "slipstream wing experiment"  # what the pairs' documents say, and what finds them
+PAIR = "slipstream wing experiment"  # text of the pairs' documents, and the query that finds them
 LUA = """
 local bodies, number = {}, 0
 for line in io.lines(os.getenv("LSR_BODIES")) do bodies[#bodies + 1] = line end
@@ -63,17 +63,17 @@ def cranfield(name: str) -> list[dict[str, Any]]:
 
 
 def queries() -> list[str]:
-    """The collection's own."""
+    """The collection's queries."""
     return [line["text"] for line in cranfield("queries")]
 
 
 def build(path: Path, encoder: str) -> None:
-    """The collection."""
+    """Index the collection."""
     Index.build(path, [{**document, "pair": -1} for document in cranfield("corpus")], encoder=encoder)
 
 
 def begin(path: Path) -> None:
-    """A first pair, and none that an earlier run left."""
+    """Add the first pair; delete those of an earlier run."""
     index = Index.open(path)
     index.delete(where={"pair": {">=": 0}})
     index.add(pair(0))
@@ -81,12 +81,12 @@ def begin(path: Path) -> None:
 
 
 def pair(number: int) -> list[dict[str, Any]]:
-    """The two documents of a commit."""
+    """The pair of documents of a commit."""
     return [{"_id": f"pair-{number}-{half}", "text": PAIR, "pair": number} for half in ("left", "right")]
 
 
 class Served:
-    """`lsr serve` as a process of its own."""
+    """`lsr serve` in a process of its own."""
 
     def __init__(self, path: Path) -> None:
         command = [sys.executable, "-m", "lsr", "serve", f"cranfield={path}", "--port", "0", "--writable"]
@@ -104,7 +104,7 @@ class Served:
         self._reading.start()
 
     def memory(self) -> float:
-        """Megabytes of its own; 0 where the system doesn't tell."""
+        """Megabytes of private memory; 0 on systems other than Linux."""
         try:
             status = Path(f"/proc/{self._process.pid}/status").read_text()
         except OSError:
@@ -112,7 +112,7 @@ class Served:
         return int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) / 1024
 
     def stop(self) -> int:
-        """Have it stop; its exit code."""
+        """Stop it; returns the exit code."""
         self._process.send_signal(signal.SIGTERM)
         code = self._process.wait(60)
         self._reading.join()
@@ -122,13 +122,13 @@ class Served:
 
 
 class Traffic:
-    """Threads that write and check until they are told to stop.
+    """Threads that write and check until `stop`.
 
     Attributes:
-        failures: Whatever went wrong.
-        committed: Pairs that were added.
-        checked: Answers that were held to what may be seen.
-        memory: (seconds, megabytes) of the server.
+        failures: Descriptions of all failures.
+        committed: Number of pairs added.
+        checked: Number of results checked.
+        memory: (seconds, megabytes of the server) samples.
     """
 
     def __init__(self, served: Served, readers: int) -> None:
@@ -145,7 +145,7 @@ class Traffic:
         try:
             while not (self._stop.is_set() or self.failures):
                 work(client)
-        except Exception as error:  # whatever it is, it is what we are looking for
+        except Exception as error:  # any error is a finding
             self.failures.append(f"{work.__name__}: {type(error).__name__}: {error}")
 
     def _write(self, client: Client) -> None:
@@ -158,9 +158,9 @@ class Traffic:
         self._stop.wait(0.05)
 
     def _check(self, client: Client) -> None:
-        least = self.committed  # what was committed before we asked has to be seen
+        least = self.committed  # commits before the request must be visible
         hits = client.search(PAIR, K, where={"pair": {">=": 0}})
-        most = self.committed + 1  # and nothing beyond what is being written
+        most = self.committed + 1  # the commit in progress may be
         seen: dict[int, set[str]] = {}
         for hit in hits:
             seen.setdefault(hit.metadata["pair"], set()).add(hit.id)
@@ -178,14 +178,14 @@ class Traffic:
         self._stop.wait(0.5)
 
     def stop(self) -> None:
-        """Have them stop."""
+        """Stop all threads."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
 
 def wrk(url: str, asked: list[str], seconds: float, connections: int, work: Path) -> dict[str, Any]:
-    """Ask with wrk."""
+    """Send queries with wrk."""
     script, bodies = work / "wrk.lua", work / "wrk.bodies"
     script.write_text(LUA)
     bodies.write_text("".join(json.dumps({"query": text, "k": K}) + "\n" for text in asked))
@@ -199,7 +199,7 @@ def wrk(url: str, asked: list[str], seconds: float, connections: int, work: Path
 
 
 def threads(url: str, asked: list[str], seconds: float, connections: int) -> dict[str, Any]:
-    """Ask with threads of this process."""
+    """Send queries from threads of this process."""
     until, times, errors = time.perf_counter() + seconds, list[float](), list[str]()
 
     def ask(first: int) -> None:
@@ -224,7 +224,7 @@ def threads(url: str, asked: list[str], seconds: float, connections: int) -> dic
 
 
 def own(path: Path, asked: list[str], seconds: float) -> dict[str, float]:
-    """The same queries from Python, one at a time, texts of the hits read as a server reads them."""
+    """The baseline: the same queries from Python, one at a time, reading the hits' texts as a server does."""
     index, times = Index.open(path), list[float]()
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or not times:
@@ -240,14 +240,14 @@ def own(path: Path, asked: list[str], seconds: float) -> dict[str, float]:
 def load(
     path: Path, seconds: float, connections: int, encoder: str = "lsr-mini", *, use_wrk: bool = False
 ) -> dict[str, Any]:
-    """Run it; gives figures, and every failure.
+    """Run the load test; returns its figures and failures.
 
     Args:
-        path: The index' folder; built if it isn't there.
-        seconds: How long.
-        connections: At once.
-        encoder: Of the index.
-        use_wrk: Ask with wrk.
+        path: The index; built if it doesn't exist.
+        seconds: Duration.
+        connections: Number of connections.
+        encoder: Encoder of a new index.
+        use_wrk: Send the queries with wrk.
     """
     if not path.exists():
         build(path, encoder)
@@ -255,7 +255,7 @@ def load(
     asked = queries()
     figures = own(path, asked, min(seconds, 5))
     served = Served(path)
-    begun = threads(served.url, asked, min(seconds / 4, 5), connections)  # caches fill and pools grow before it counts
+    begun = threads(served.url, asked, min(seconds / 4, 5), connections)  # warm up caches and pools
     traffic = Traffic(served, readers=4)
     if use_wrk:
         told = wrk(served.url, asked, seconds, connections, path.parent)
@@ -288,7 +288,7 @@ def load(
 
 
 def main() -> None:
-    """Run and print."""
+    """Run, print and store the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=60)

@@ -1,13 +1,13 @@
-"""Kill a writer again and again, while readers check every answer against the committed documents.
+"""Kill a writer repeatedly, while readers compare every result with the committed documents.
 
     python benchmarks/soak.py --work WORK [--seconds 3600] [--readers 8]
     python benchmarks/soak.py --work WORK --kills 1000 --readers 1
 
-The writer, a process of its own, adds, updates, deletes, commits and merges at random, but each generation's changes
-follow from its number; a document carries that number, so whoever opens the index knows what has to be in it. The
-writer is killed (-9) at random moments and started again. Readers, each a process with two threads, refresh, list all
-documents, search and filter: no document may be lost, doubled, of another generation or half-visible, and no call may
-fail.
+The writer is a process of its own that adds, updates, deletes, commits and merges. A generation's changes follow from
+its number, which one document of the index stores, so readers know what the index must contain. The writer is killed
+(SIGKILL) at random times and restarted. Each reader is a process with two threads that refresh, list all documents,
+search and filter. No document may be lost, duplicated or from another generation, no commit may be partly visible, and
+no call may fail.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from machine import keep
 from lsr import Index
 from lsr.console import table
 
-STATE = "generation"  # the document that tells which generation was committed
-ANCHOR = "anchor"  # a word of every document but the first
+STATE = "generation"  # id of the document that stores the committed generation
+ANCHOR = "anchor"  # a word of all documents
 WORDS = [f"w{i}" for i in range(50)]
-BETWEEN = 0.1  # seconds between two looks of a reader: on few cores sixteen of them would leave the writer no time
+BETWEEN = 0.1  # seconds between a reader's checks, so that many readers on few cores leave time for the writer
 
 
 def text_of(rng: random.Random) -> str:
-    """Some words, and the one that finds every document."""
+    """Random words, and the anchor, which finds every document."""
     return " ".join([ANCHOR, *rng.choices(WORDS, k=8)])
 
 
 def changes(generation: int, there: dict[str, int]) -> tuple[list[dict[str, Any]], list[str]]:
-    """What a generation puts and deletes, as its number and what is there decide."""
+    """The documents that a generation adds or replaces, and the ids that it deletes."""
     rng = random.Random(generation)
     known = sorted(there)
     gone = rng.sample(known, min(len(known), rng.randint(0, 12)))
@@ -55,13 +55,13 @@ def changes(generation: int, there: dict[str, int]) -> tuple[list[dict[str, Any]
 
 
 class Replay:
-    """What has to be there: the generation that put each document, generation by generation."""
+    """The expected content of the index: {id: generation that wrote the document}."""
 
     def __init__(self) -> None:
         self.generation, self.there = 0, dict[str, int]()
 
     def to(self, generation: int) -> dict[str, int]:
-        """The documents of a generation not before the last one asked for."""
+        """Advance to a generation and return its documents."""
         while self.generation < generation:
             self.generation += 1
             docs, gone = changes(self.generation, self.there)
@@ -72,14 +72,14 @@ class Replay:
 
 
 def generation_of(index: Index) -> int:
-    """The generation that was committed last."""
+    """The last committed generation."""
     doc = index.documents.find(STATE)
-    assert doc is not None, "the document that tells the generation is gone"
+    assert doc is not None, "the document that stores the generation is gone"
     return int(index.documents.fields(doc)[2]["g"])
 
 
 def write(path: Path) -> None:
-    """Write one generation after the other, for ever; prints a line for each."""
+    """Write generations until killed; prints a line for each."""
     index, replay = Index.open(path), Replay()
     print("writing", flush=True)
     while True:
@@ -95,7 +95,7 @@ def write(path: Path) -> None:
 
 
 def read(path: Path) -> None:
-    """Check one snapshot after the other, until stdin ends; prints how many there were."""
+    """Check snapshots until stdin ends; prints their number and the failures."""
     index, checked, failures = Index.open(path), [0, 0], list[str]()
     over = threading.Event()
 
@@ -123,7 +123,7 @@ def read(path: Path) -> None:
                     failures.append(f"generation {generation}: {len(found)} documents, {len(expected)} expected")
                 checked[number] += 1
                 over.wait(BETWEEN)
-            except Exception as error:  # whatever it is, it is what we are looking for
+            except Exception as error:  # any error is a finding
                 failures.append(f"{type(error).__name__}: {error}")
 
     threads = [threading.Thread(target=check, args=(number,)) for number in range(2)]
@@ -137,46 +137,46 @@ def read(path: Path) -> None:
 
 
 def start(*args: str) -> subprocess.Popen[str]:
-    """This script as another process."""
+    """Start this script in another process."""
     environment = {**os.environ, "NUMBA_NUM_THREADS": "1"}
     command, pipe = [sys.executable, __file__, *args], subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
 
 def kills(path: Path, until: float, most: int) -> Iterator[int]:
-    """Kill the writer at random moments, and look each time whether the index opens; the generations found."""
+    """Kill the writer at random times; yields the generation that the index then has."""
     rng = random.Random(0)
     while time.time() < until and most:
         with start("--work", str(path), "--write") as writer:
             assert writer.stdout is not None
-            for _ in range(1 + rng.randrange(20)):  # however long a busy machine takes to start it, and to write
+            for _ in range(1 + rng.randrange(20)):  # wait for lines, not for seconds: the machine may be busy
                 writer.stdout.readline()
             time.sleep(rng.uniform(0, 0.2))
             if writer.poll() is not None:
-                raise SystemExit(f"the writer ended by itself, with {writer.returncode}")
+                raise SystemExit(f"the writer ended before it was killed, with exit code {writer.returncode}")
             writer.send_signal(signal.SIGKILL)
         most -= 1
         yield generation_of(Index.open(path))
 
 
 def soak(path: Path, seconds: float, readers: int, most_kills: int = -1) -> dict[str, Any]:
-    """Run it; gives what was done, and every failure.
+    """Run the soak test; returns its figures and failures.
 
     Args:
-        path: The index' folder.
-        seconds: How long.
-        readers: Processes that read.
-        most_kills: End after so many, whatever the time; -1 for no limit.
+        path: The index to build.
+        seconds: Duration.
+        readers: Number of reading processes.
+        most_kills: End after this many kills; -1 for no limit.
     """
     Index.build(path, [{"_id": STATE, "text": " ".join(["state", ANCHOR, *WORDS]), "g": 0}], encoder="bm25")
     until = time.time() + seconds
     running = [start("--work", str(path), "--read") for _ in range(readers)]
     generations = list(kills(path, until, most_kills))
-    outputs = [reader.communicate()[0] for reader in running]  # which ends their stdin, and so them
+    outputs = [reader.communicate()[0] for reader in running]  # closes stdin, which ends the readers
     reports = [json.loads(output) if output else {"checked": 0, "failures": ["a reader died"]} for output in outputs]
     failures = [failure for report in reports for failure in report["failures"]]
     if generations != sorted(generations):
-        failures.append("a generation that was committed is gone")
+        failures.append("a committed generation is gone")
     if damaged := Index.open(path).verify():
         failures += damaged
     left = {child.name for child in path.iterdir()}
@@ -193,7 +193,7 @@ def soak(path: Path, seconds: float, readers: int, most_kills: int = -1) -> dict
 
 
 def main() -> None:
-    """Run and print, or be one of the processes."""
+    """Run, print and store the figures; or run as one of the processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=3600)

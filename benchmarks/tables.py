@@ -1,9 +1,9 @@
-"""Write the tables of README.md and docs/ from benchmarks/results/, each with its command, machine and date.
+"""Write the tables of README.md, docs/ and the model cards from benchmarks/results/, with command, machine and date.
 
     python benchmarks/tables.py [--check]
 
-A page says where a table goes: everything between `<!-- table: NAME -->` and `<!-- end of table -->` is written by this
-script. Run it after a benchmark has written new results. --check changes nothing and fails if a page is out of date.
+The script replaces everything between `<!-- table: NAME -->` and `<!-- end of table -->`. Run it after a benchmark has
+written new results. --check changes nothing and fails if a page is out of date.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def caption(command: str, found: dict[str, Any]) -> str:
-    """How the figures were made."""
+    """Command, machine and date."""
     return f"\n`{command}` · {found['machine']} · {found['date']}\n"
 
 
 def quality() -> str:
-    """Every collection and system."""
+    """All systems on all collections."""
     found = result("quality")
     rows = [
         (
@@ -71,7 +71,7 @@ def quality() -> str:
 
 
 def quality_means(systems: Mapping[str, str] = _SYSTEMS) -> str:
-    """nDCG@10 of each collection, and the mean: a line a system."""
+    """nDCG@10 of each system on each collection, and the mean."""
     found = result("quality")
     values: dict[str, dict[str, float]] = {}
     for row in found["rows"]:
@@ -85,15 +85,48 @@ def quality_means(systems: Mapping[str, str] = _SYSTEMS) -> str:
     return table(("nDCG@10", *map(_short, sets), "mean"), rows) + caption(QUALITY, found)
 
 
+def card(systems: Mapping[str, str]) -> str:
+    """Quality of a model on each collection, with its 95 % intervals and its difference from BM25."""
+    found = result("quality")
+    own = {(row["collection"], row["system"]): row for row in found["rows"]}
+    sets = list(dict.fromkeys(name for name, system in own if system == "bm25s"))
+
+    def cells(name: str, system: str) -> list[str]:
+        row = own[name, system]
+        value = f"{row['nDCG@10']:.3f} ({row['interval'][0]:.3f} to {row['interval'][1]:.3f})"
+        away = row["beside_bm25"]
+        return [value, f"{away['difference']:+.3f} ({away['low']:+.3f} to {away['high']:+.3f})"]
+
+    rows = [
+        (
+            name,
+            *(cell for system in systems for cell in cells(name, system)),
+            *(f"{own[name, system]['R@100']:.3f}" for system in (*systems, "lsr bm25")),
+        )
+        for name in sets
+    ]
+    means = [
+        [_mean(own[name, system][measure] for name in sets) for system in (*systems, "lsr bm25")]
+        for measure in ("nDCG@10", "R@100")
+    ]
+    bm25 = means[0].pop()
+    quality = [cell for mean in means[0] for cell in (f"**{mean:.3f}**", f"{mean - bm25:+.3f}")]
+    rows.append(("mean", *quality, *(f"{mean:.3f}" for mean in means[1])))
+    header = [cell for name in systems.values() for cell in (f"nDCG@10, {name}", "beside BM25")]
+    recalls = [f"R@100, {name}" for name in (*systems.values(), "BM25")]
+    return table(("collection", *header, *recalls), rows) + caption(QUALITY, found)
+
+
 def bm25_held_out() -> str:
-    """BM25 with other choices, over collections that none was made on."""
+    """BM25 with other settings, on collections that weren't used to choose the defaults."""
     found = result("bm25")
     rows = [[f"{v:.3f}" if isinstance(v, float) else f"`{v}`" for v in row.values()] for row in found["held_out"]]
-    return table([*found["held_out"][0]], rows) + caption("python benchmarks/bm25.py --data FOLDER", found)
+    header = ("setting", *list(found["held_out"][0])[1:])
+    return table(header, rows) + caption("python benchmarks/bm25.py --data FOLDER", found)
 
 
 def languages() -> str:
-    """Collections in two languages: what the choice of the language comes to."""
+    """Collections in two languages, by how the language of a text is chosen."""
     found = result("languages")
     rows = []
     for pair, row in found["pairs"].items():
@@ -101,18 +134,18 @@ def languages() -> str:
         rows.append([pair.replace(" ", ", "), *(f"{mean:.3f}" for mean in row["means"]), away])
     header = (
         "nDCG@10",
-        "all as the first",
-        "all as the second",
+        "only the first",
+        "only the second",
         "by hand",
-        "of the two",
+        "either",
         "auto",
-        "auto beside by hand",
+        "auto minus by hand",
     )
     return table(header, rows) + caption("python benchmarks/languages.py --data FOLDER", found)
 
 
 def encoders() -> str:
-    """Texts a second."""
+    """Texts per second."""
     found = result("encoders")
     header, rows = (
         ["encoder", "texts/s"],
@@ -125,7 +158,7 @@ def encoders() -> str:
 
 
 def encoding() -> str:
-    """Beside sentence-transformers on the same weights."""
+    """Compared with sentence-transformers on the same weights."""
     found = result("encoding-cranfield")
     rows = [
         (
@@ -152,13 +185,13 @@ def segments() -> str:
 
 
 def additions() -> str:
-    """How fast additions are seen."""
+    """Time until additions are visible."""
     found = result("living")
     rows = [
         (f"{row['documents']:,}", f"{row['visible_ms']:.0f}", f"{row['documents_per_second']:,.0f}")
         for row in found["adds"]
     ]
-    header = ("documents added and committed", "ms until another reader has them", "documents/s")
+    header = ("documents added and committed", "ms until another reader sees them", "documents/s")
     return table(header, rows) + caption(LIVING, found)
 
 
@@ -175,12 +208,12 @@ def filters() -> str:
         )
         for row in found["filters"]
     ]
-    header = ("a filter leaves", "p50, ms", "p99", "scipy's product over all, then the filter", "times")
+    header = ("a filter leaves", "p50, ms", "p99", "scipy's product, then the filter", "times")
     return table(header, rows) + caption(LIVING, found)
 
 
 def _engine_rows(found: dict[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
-    """{engine: {k: search}} of those that are exact, or as exact as they get."""
+    """{engine: {k: search}} for exact search, or the most exact that an engine has."""
     rows: dict[str, dict[int, dict[str, Any]]] = {}
     for row in found["searches"]:
         if row["exact"]:
@@ -219,7 +252,7 @@ def engines() -> str:
 
 
 def engines_short() -> str:
-    """The same at a million, for the README."""
+    """Exact search of engines on a million documents, for the README."""
     large = result("engines-1000000-topic")
     rows = []
     for key, name in _EXACT.items():
@@ -250,14 +283,14 @@ def engines_real() -> str:
 
 
 def planner() -> str:
-    """What the choice of an algorithm costs."""
+    """The cost of choosing an algorithm."""
     found = result("planner")
     rows = []
     for row in found["rows"]:
         means = (f"{_digits(row['ms'][way]['mean'])}" for way in ("exhaustive", "blocks", "auto"))
         what = (row["collection"], f"{row['documents']:,}", row["index"], str(row["k"]))
         rows.append((*what, *means, f"{row['regret']:.2f}", f"{row['beside_scan']:.2f}"))
-    header = ("collection", "documents", "index", "k", "scan, ms", "blocks", "auto", "regret", "beside the scan")
+    header = ("collection", "documents", "index", "k", "scan, ms", "blocks", "auto", "regret", "auto / scan")
     return table(header, rows) + caption("NUMBA_NUM_THREADS=1 python benchmarks/planner.py --data FOLDER", found)
 
 
@@ -287,7 +320,7 @@ def scale() -> str:
 
 
 def capacity() -> str:
-    """What large collections take, k = 10."""
+    """Machines and latency for large collections, k = 10."""
     found = result("capacity-8841823")
     columns = [name for name in found["capacity"][0] if name != "k"]
     rows = [[str(row[name]) for name in columns] for row in found["capacity"] if int(row["k"]) == 10]
@@ -296,7 +329,7 @@ def capacity() -> str:
 
 
 def report() -> str:
-    """Every system of the report, and where it is significantly better or worse than the baseline."""
+    """All systems of the report, with marks where they differ significantly from the baseline."""
     found = result("report/experiment")
     measure, sets = found["measures"][0], [one["name"] for one in found["datasets"]]
     marks = {
@@ -352,7 +385,7 @@ def approximate() -> str:
 
 
 def reproduced() -> str:
-    """Published figures beside those of here."""
+    """Published figures and lsr's."""
     found = result("reproduced")
     rows = [
         (
@@ -369,7 +402,7 @@ def reproduced() -> str:
 
 
 def million() -> str:
-    """A million documents drawn at random."""
+    """A million random documents."""
     found = result("million-1000000")
 
     def search(k: str) -> str:
@@ -394,13 +427,13 @@ def million() -> str:
         ("open", f"{found['open_ms']['p50']:.1f} ms"),
         ("search, k = 10", search("k=10")),
         ("search, k = 1000", search("k=1000")),
-        ("queries with brute force's scores", found["queries_equal_to_brute_force"]),
+        ("queries with the same scores as brute force", found["queries_equal_to_brute_force"]),
     ]
     return table(("", ""), rows) + caption("python benchmarks/million.py", found)
 
 
 def killed_writers() -> str:
-    """Writers that were killed while readers compared."""
+    """Killed writers, while readers checked every snapshot."""
     rows = [
         (
             *(f"{found[key]:,}" for key in ("kills", "survived", "generations", "snapshots_checked")),
@@ -433,7 +466,7 @@ def served() -> str:
             "in the last",
         ),
         (
-            "the same queries from Python, one after the other",
+            "the same queries from Python, one at a time",
             f"{found['python_p50_ms']:.2f} ms (p99 {found['python_p99_ms']:.2f}), "
             f"{found['python_queries_per_second']:.0f} a second",
         ),
@@ -450,15 +483,15 @@ def cluster() -> str:
     well, killed = two["all is well"]["p50, ms"], two["nodes are killed"]["p50, ms"]
     rows = [
         (
-            "builds that lost a node and had the same bytes",
+            "builds that lost a node and gave the same bytes",
             f"{sum(row['same bytes'] for row in builds)} of {len(builds)}",
         ),
         (
-            f"answers, while {sum(row['nodes killed'] for row in searches)} nodes were killed and one shard was slow",
+            f"results, while {sum(row['nodes killed'] for row in searches)} nodes were killed and one shard was slow",
             f"{total['answers']:,}",
         ),
         (
-            "right; named what they lacked; wrong",
+            "right; right but for shards they named; wrong",
             f"{total['right']:,}; {total['named what is missing']}; {total['wrong']}",
         ),
         ("p50 with two replicas, all well; while nodes were killed", f"{well:.0f} ms; {killed:.0f} ms"),
@@ -468,11 +501,11 @@ def cluster() -> str:
 
 
 def ablations() -> str:
-    """What each regularizer reaches at the same length of documents: interpolated between its runs."""
+    """nDCG@10 of each regularizer at equal document lengths, interpolated between its runs."""
     found, lengths = result("ablations"), (85, 120, 160)
     queries = {
         "IDF-aware FLOPS, queries of IDF": ("IDF-aware FLOPS", "IDF"),
-        "FLOPS": ("FLOPS", "learned, from the IDF on"),
+        "FLOPS": ("FLOPS", "learned, starting from the IDF"),
         "FLOPS, queries of 1": ("FLOPS", "all 1"),
         "l0 mask, double log": ("l0 mask, double log", "learned"),
         "FLOPS, double log": ("FLOPS, double log", "learned"),
@@ -512,15 +545,27 @@ def rivals() -> str:
     for row in found["rows"]:
         library, _, rest = row["system"].partition(",")
         of = f" {found['rivals'][names[library]]}" if library in names else ""
-        values = [f"{row[measure]:.3f}" for measure in ("nDCG@10", "RR@10", "Success@1", "Success@5")]
+        values = [f"{row['nDCG@10']:.3f}", f"{row['RR(rel=2)@10']:.3f}"]
+        values += [f"{row[f'Success(rel=2)@{n}']:.0%}" for n in (1, 5)]
         p = "" if row["p"] is None else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
         build = f"{row['build_cpu_s']:.0f} s" if row["build_cpu_s"] >= 1.0 else "" if library == "lsr" else "< 1 s"
         system = f"{library}{of}" + f",{rest}" * bool(rest)
         size = f"{row['size_mb']:.0f} MB" if row["size_mb"] else ""
         rows.append((system, *values, p, str(row["lines"]), build, size))
-    header = ("", "nDCG@10", "RR@10", "first is right", "one of five is", "p", "lines of code", "build, CPU", "on disk")
+    header = ("", "nDCG@10", "RR@10", "first answers", "one of five", "p", "lines of code", "build, CPU", "on disk")
     command = "python benchmarks/rivals.py --sdists SDISTS --dense MODEL --work WORK"
     return table(header, rows) + caption(command, found)
+
+
+def first_index() -> str:
+    """Whole builds from files."""
+    found = result("first-index")
+    rows = [
+        (row["encoder"], f"{row['passages']:,}", f"{row['seconds']:.0f} s", f"{row['passages'] / row['seconds']:.0f}")
+        for row in found["rows"]
+    ]
+    header = ("", "passages", "time", "passages a second")
+    return table(header, rows) + caption("python benchmarks/first_index.py --sdists SDISTS", found)
 
 
 def rivals_install() -> str:
@@ -534,13 +579,32 @@ def rivals_install() -> str:
     return table(header, rows) + caption("python benchmarks/rivals.py --install", found)
 
 
+def literature() -> str:
+    """The systems of the literature: nDCG@10 and R@100 on three collections."""
+    found = result("literature")
+    rows = [(row["system"], *(f"{value:.3f}" for value in row["values"])) for row in found["rows"]]
+    command = "NUMBA_NUM_THREADS=1 python benchmarks/literature.py --data FOLDER --work FOLDER"
+    return table(found["header"], rows) + caption(command, found)
+
+
+def feedback() -> str:
+    """The best settings of feedback on training queries."""
+    found = result("feedback")
+    return table(found["header"], found["rows"]) + caption(
+        "NUMBA_NUM_THREADS=1 python benchmarks/feedback.py --data FOLDER", found
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rivals": rivals,
     "rivals-install": rivals_install,
+    "first-index": first_index,
     "quality": quality,
     "bm25-held-out": bm25_held_out,
     "quality-means": quality_means,
     "quality-parts": lambda: quality_means(_PARTS),
+    "card-lsr-mini": lambda: card({"lsr lsr-mini, hybrid": "hybrid", "lsr lsr-mini": "sparse"}),
+    "card-lsr-tiny": lambda: card({"lsr lsr-tiny": "sparse"}),
     "languages": languages,
     "encoders": encoders,
     "encoding": encoding,
@@ -562,21 +626,24 @@ TABLES: dict[str, Callable[[], str]] = {
     "cluster": cluster,
     "ablations": ablations,
     "order": order,
+    "literature": literature,
+    "feedback": feedback,
 }
 
 
 def filled(text: str) -> str:
-    """A page with its tables as the results have them."""
+    """A page with its tables updated from the results."""
     return _PLACE.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
 
 
 def main() -> None:
-    """Fill in all pages, or say which are out of date."""
+    """Update all pages, or say which are out of date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     old = []
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+    cards = sorted((ROOT / "lsr" / "data").glob("*/README.md"))
+    for path in (ROOT / "README.md", *cards, *sorted((ROOT / "docs").rglob("*.md"))):
         text = path.read_text(encoding="utf-8")
         if filled(text) != text:
             old.append(path.relative_to(ROOT).as_posix())

@@ -1,13 +1,12 @@
-"""Encode documents and queries of every collection in a folder, into one set of vectors for comparing engines.
+"""Encode the documents and queries of all collections in a folder into one set of vectors, to compare engines on.
 
     lsr publish CHECKPOINT --onnx --out ENCODER
     python benchmarks/vectors.py --data FOLDER --out VECTORS --encoder ENCODER [--queries 200]
     python benchmarks/engines.py --data VECTORS
 
-FOLDER holds collections in BEIR layout. Each is encoded into VECTORS/NAME.parquet, and so are at most so many of its
-queries; what is there already is left as it is, and a run that was killed goes on where it stopped. Then all of them
-become the arrays that `engines.py`, `living.py` and `order.py` read; documents collection by collection, the queries
-shuffled.
+FOLDER holds collections in BEIR layout. Each collection, with at most --queries of its queries, is encoded into
+VECTORS/NAME.parquet. Existing files are kept, and an interrupted run is resumed. Then all vectors are joined into the
+arrays that `engines.py`, `living.py` and `order.py` read: documents by collection, queries shuffled.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from lsr.io.corpus import open_corpus
 
 
 def encode(source: Path, out: Path, encoder: str, *options: str) -> None:
-    """Encode what isn't encoded yet."""
+    """Encode a file unless its vectors exist."""
     if out.exists():
         return
     command = [sys.executable, "-m", "lsr", "encode", str(source), "--out", str(out), "--encoder", encoder, *options]
     started = time.perf_counter()
     if subprocess.run(command).returncode:
-        raise SystemExit(f"{source}: encoding failed; what it said is above")
+        raise SystemExit(f"{source}: encoding failed; its output is above")
     note(f"{source.name}: {time.perf_counter() - started:.0f} s")
 
 
@@ -48,14 +47,14 @@ def write_queries(folder: Path, path: Path, n: int) -> None:
 
 
 def read(paths: list[Path], n_terms: int | None = None) -> SparseMatrix:
-    """The vectors of some files, one below the other, as wide as given or as the widest."""
+    """Concatenate the vectors of files, with the given width or that of the widest."""
     parts = [batch.vectors for path in paths for batch in read_vectors(path)]
     width = n_terms or max(part.shape[1] for part in parts)
     return SparseMatrix.vstack([part.within(width) for part in parts])
 
 
 def save(folder: Path, name: str, matrix: SparseMatrix) -> None:
-    """Write a matrix as the arrays that the peer harness reads, its weights in 8 bits, too."""
+    """Write a matrix as the arrays that the peer harness reads, also with 8-bit weights."""
     integers = np.clip(np.ceil(matrix.data * (255 / matrix.data.max())), 1, 255).astype(np.uint8)
     columns = {"indptr": matrix.indptr, "indices": matrix.indices.astype(np.int32), "data": matrix.data, "u8": integers}
     for column, values in columns.items():
@@ -63,13 +62,13 @@ def save(folder: Path, name: str, matrix: SparseMatrix) -> None:
 
 
 def main() -> None:
-    """Encode, then lay out."""
+    """Encode all collections, then write the arrays."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--encoder", default="lsr-mini")
-    parser.add_argument("--queries", type=int, default=200, help="of a collection at most")
-    parser.add_argument("--sets", help="names of collections, by commas (default: all)")
+    parser.add_argument("--queries", type=int, default=200, help="largest number per collection")
+    parser.add_argument("--sets", help="names of collections, separated by commas (default: all)")
     args = parser.parse_args()
     found = sorted(path.parent for path in args.data.glob("*/corpus.jsonl.gz"))
     names = args.sets.split(",") if args.sets else [path.name for path in found]
@@ -88,7 +87,7 @@ def main() -> None:
     asked = read(queries, matrix.shape[1])
     asked = asked[np.random.default_rng(0).permutation(len(asked))]
     asked = asked[np.flatnonzero(asked.lengths())]
-    for path in args.out.glob("truth_*.npy"):  # what the harness kept of former arrays
+    for path in args.out.glob("truth_*.npy"):  # the harness's cache for earlier arrays
         path.unlink()
     for path in args.out.glob("order_*"):
         shutil.rmtree(path)

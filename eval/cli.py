@@ -147,7 +147,7 @@ def _tell(findings: Findings) -> None:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html", help="Not in the folder.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html", help="Path of the page.")
 def report(folder: Path, out: Path | None) -> None:
     """Write an experiment's results as one self-contained HTML page, as Markdown, and every table as LaTeX and CSV.
 
@@ -167,13 +167,14 @@ def report(folder: Path, out: Path | None) -> None:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--out", type=click.Path(path_type=Path), help="Where it goes. [default: again, in the folder]")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+@click.option("--out", type=click.Path(path_type=Path), help="Result folder. [default: FOLDER/again]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal, too.")
 def reproduce(folder: Path, out: Path | None, as_json: bool) -> None:
-    """Run an experiment again from its result folder, and tell what differs.
+    """Run an experiment again from its result folder, and report what differs.
 
-    Everything is made anew with the recorded settings; relative paths in them are as they were, so run this where the
-    experiment was run. Versions, machine, checksums and measures are compared. The exit code is 1 if a measure differs.
+    Nothing is taken from the cache. Relative paths in the recorded settings must still be valid, so run this in the
+    folder in which the experiment was run. Versions, machine, checksums and measures are compared. The exit code is 1
+    if a measure differs.
 
     \b
     Examples:
@@ -222,7 +223,7 @@ def demo(encoder: str, out: Path) -> None:
 @click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="Another collection.")
 @click.option("--split", default="test", show_default=True, help="Split of --dataset's judgments.")
 @click.option("--suite", metavar="NAME|FILE", help="A list of collections: beir, beir-small, or a YAML file.")
-@click.option("--encoder", "encoders", multiple=True, metavar="NAME|PATH", help="Without CONFIG: beside BM25.")
+@click.option("--encoder", "encoders", multiple=True, metavar="NAME|PATH", help="Compared with BM25; without CONFIG.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Overrides a key of the file.")
 @list_option("eval")
 def experiment(

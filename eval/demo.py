@@ -19,7 +19,7 @@ from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate_index
 from lsr.eval.latency import machine
 from lsr.eval.measures import DEFAULT_MEASURES, parse_measures
 from lsr.index.index import Index
-from lsr.index.search.query_file import read_queries
+from lsr.index.search.query_file import QuerySet, read_queries
 
 _SHOWN_QUERIES = 3
 _MARK = "made-by-lsr-demo"
@@ -45,19 +45,20 @@ def run_demo(out: Path, encoder: str = DEFAULT_ENCODER) -> None:
     with as_file(files("lsr.data") / "cranfield") as folder:
         dataset = open_dataset(str(folder))
         click.echo("Cranfield: 1,400 abstracts on aerodynamics, 225 queries with human judgments.\n")
-        wanted = {encoder: (Path(encoder).name, load_encoder(encoder))}
-        if isinstance(wanted[encoder][1], HybridEncoder):
-            wanted[f"{encoder}, learned half"] = "learned-half", load_encoder(encoder, lexical=0)
-        wanted["bm25"] = "bm25", load_encoder("bm25")
         results = {}
-        for name, (folder_name, made) in wanted.items():
-            started = time.perf_counter()
-            hybrid = name == encoder and made.dense_width > 0
-            index = Index.build(out / folder_name, dataset.corpus(), encoder=made, hybrid=hybrid, passages=None)
+        for name in dict.fromkeys((encoder, "bm25")):
+            started, made = time.perf_counter(), load_encoder(name)
+            hybrid = made.dense_width > 0
+            index = Index.build(out / Path(name).name, dataset.corpus(), encoder=made, hybrid=hybrid, passages=None)
             note(f"{name}: {len(index)} documents encoded and indexed in {time.perf_counter() - started:.1f} s")
             results[name] = evaluate_index(index, dataset, DEFAULT_MEASURES)
             if hybrid:
                 results[f"{name}, hybrid"] = evaluate_index(index, dataset, DEFAULT_MEASURES, mode="hybrid")
+            if isinstance(index.encoder, HybridEncoder):
+                queries = read_queries(dataset.query_source, index)
+                learned, _ = index.encoder.split_by_encoder(queries.encoded(index))
+                half = QuerySet(queries.ids, None, learned)
+                results[f"{name}, learned half"] = evaluate_index(index, dataset, DEFAULT_MEASURES, half)
         click.echo(_quality_table(results))
         click.echo(f"\nLatency in ms per query, k = {LATENCY_K}, one thread, on {machine()}.\n")
         first = Index.open(out / Path(encoder).name)

@@ -1,4 +1,4 @@
-"""How alike two rankings are, without judgments: rank-biased overlap, and Kendall's tau."""
+"""Similarity of two rankings, without judgments: rank-biased overlap and Kendall's tau."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 
 
 def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 0.9) -> float:
-    """RBO, extrapolated from lists that end (Webber, Moffat and Zobel 2010, equation 32).
+    """Rank-biased overlap, extrapolated from finite lists (Webber, Moffat and Zobel 2010, equation 32).
 
     Args:
-        first: Ids, best first, none twice.
-        second: The same of another ranking; it may be longer or shorter.
-        p: How far down readers look: with 0.9 the first ten places have 86 % of the weight.
+        first: Ids, best first, without duplicates.
+        second: The other ranking; its length may differ.
+        p: Persistence of the reader: with 0.9 the first ten ranks have 86 % of the weight.
 
     Returns:
-        1 for the same ranking, 0 where nothing is shared.
+        1 for equal rankings, 0 for disjoint ones.
 
     Raises:
         ValueError: p is not between 0 and 1.
@@ -31,7 +31,7 @@ def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 
     if not short:
         return float(not long)
     seen_short, seen_long = set[str](), set[str]()
-    shared = 0  # of the first `depth` of both
+    shared = 0  # ids that are in the first `depth` of both
     at_short, total = 0, 0.0
     for depth, document in enumerate(long, start=1):
         seen_long.add(document)
@@ -48,11 +48,11 @@ def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 
 
 
 def kendall_tau(first: Sequence[str], second: Sequence[str]) -> float | None:
-    """Kendall's tau over the documents that both rankings have; None where these are fewer than two.
+    """Kendall's tau over the documents that both rankings have; None if there are fewer than two.
 
     Args:
-        first: Ids, best first, none twice.
-        second: The same of another ranking.
+        first: Ids, best first, without duplicates.
+        second: The other ranking.
 
     Examples:
         >>> kendall_tau(["a", "b", "c"], ["c", "b", "a"])

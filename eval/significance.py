@@ -93,20 +93,20 @@ def compare(
 
 
 def compare_seeds(values: Sequence[Values], baseline: Sequence[Values]) -> Comparison:
-    """Compare systems of which at least one was trained with several seeds, two-sided.
+    """Compare two systems, at least one of them trained with several seeds; two-sided.
 
-    A t test that asks whether the difference would be seen with other queries and other seeds. It counts what a seed
-    does to a single query twice, so it finds too few differences rather than too many.
+    A t test of whether the difference generalizes to other queries and other seeds. It counts the interaction of query
+    and seed twice, so it is conservative: it finds too few differences rather than too many.
 
     Args:
-        values: For each seed {query_id: value} of a system; of a system without seeds one.
-        baseline: The same of another; its seeds are others, whatever they are called.
+        values: {query_id: value} for each seed of a system; one for a system without seeds.
+        baseline: The same for the baseline. Its seeds are independent of the system's, even if they are equal numbers.
 
     Returns:
-        Its wins, ties and losses are of the queries' means over the seeds, its interval is that of the test.
+        Wins, ties and losses compare each query's mean over the seeds; the interval is that of the test.
 
     Raises:
-        DataError: Other queries than the baseline's, none at all, or a value that is not a finite number.
+        DataError: The queries differ from the baseline's, there are none, or a value is not finite.
         MissingExtra: scipy is not installed.
     """
     pairs = _paired(_mean_of(values), _mean_of(baseline))
@@ -120,7 +120,7 @@ def compare_seeds(values: Sequence[Values], baseline: Sequence[Values]) -> Compa
 
 
 def seeds_interval(values: Sequence[Values]) -> tuple[float, float]:
-    """95 % interval of a mean over queries and seeds, both being samples; otherwise as `compare_seeds`."""
+    """95 % interval of a mean over queries and seeds, which are both samples; raises as `compare_seeds`."""
     by_query = _mean_of(values)
     array = np.array([value for _, value, _ in _paired(by_query, by_query)])
     half, _ = _over_seeds(array, [values])
@@ -130,14 +130,14 @@ def seeds_interval(values: Sequence[Values]) -> tuple[float, float]:
 def _mean_of(seeds: Sequence[Values]) -> dict[str, float]:
     """{query: mean over the seeds}."""
     if not seeds:
-        raise DataError("no seed, nothing to compare")
+        raise DataError("a comparison over seeds needs at least one seed")
     for other in seeds[1:]:
         _paired(other, seeds[0])  # the same queries
     return {query: sum(one[query] for one in seeds) / len(seeds) for query in seeds[0]}
 
 
 def _over_seeds(by_query: NDArray[np.float64], systems: Sequence[Sequence[Values]]) -> tuple[float, float]:
-    """Half of the 95 % interval of the mean of (n,) values that are means over seeds, and its p-value against 0."""
+    """Half-width of the 95 % interval of the mean of (n,) values, and its two-sided p-value against 0."""
     try:
         from scipy.stats import t
     except ImportError:

@@ -1,8 +1,8 @@
-"""RAG over a folder: answers questions with citations, and indexes what has changed since the last run.
+"""RAG over a folder: index files changed since the last run, and answer a question with citations.
 
 python examples/rag.py docs/ "a question"
 
-Reads Markdown, HTML, reStructuredText, notebooks, source code and more; with the extra `files` PDF and Word, too.
+Reads Markdown, HTML, reStructuredText, notebooks, source code and more; with the extra `files` also PDF and Word.
 """
 
 import sys
@@ -17,7 +17,7 @@ def llm(prompt):
 
 
 def refresh(folder, path, url=""):
-    """Bring the index up to date: cut what is new or changed along its headings, encode it, and drop what is gone."""
+    """Update the index: encode new and changed files, cut at their headings, and delete files that are gone."""
     documents = read_documents(folder, url=url)
     if not Path(path).exists():
         Index.build(path, [], encoder="lsr-mini", hybrid=True)
@@ -26,9 +26,7 @@ def refresh(folder, path, url=""):
 
 
 def passages(index, question, k=5):
-    """The best passage of each of the k best files, with what stands around it: sparse and dense vectors of one model
-    decide together.
-    """
+    """The best passage of each of the k best files, by hybrid search, with the passages around it."""
     return [
         {"title": hit.title, "text": around(index, hit), "link": link(hit.metadata)}
         for hit in index.search(question, k=k, mode="hybrid")
@@ -36,19 +34,19 @@ def passages(index, question, k=5):
 
 
 def around(index, hit):
-    """A passage, and those before and after it in its file."""
+    """The text of a passage with those before and after it in its file."""
     numbers = index.documents.passages(hit.id) or [hit.doc]
     at = numbers.index(hit.doc)
     return "\n\n".join(index.documents.fields(number)[1] for number in numbers[max(0, at - 1) : at + 2])
 
 
 def link(about):
-    """Where a passage is: on the web, or in which section of which file."""
+    """A link to a passage: its URL, or its file and section."""
     return about.get("url") or about["source"] + about.get("anchor", "")
 
 
 def answer(index, question):
-    """Ask the language model, with the best passages in the prompt and their links below the answer."""
+    """Ask the language model with the best passages in the prompt; returns the answer, then their links."""
     found = passages(index, question)
     context = "\n\n".join(f"[{n}] {one['title']}\n{one['text']}" for n, one in enumerate(found, 1))
     told = llm(

@@ -1,15 +1,15 @@
-"""The recipe of the encoders that ship: data, teachers, training, 8 bits, the share of BM25.
+"""The recipe of the shipped encoders: data, teachers, training, 8-bit quantization, the weight of BM25.
 
     python examples/shipped_models.py --data FOLDER --work FOLDER --sparse FOLDER --dense FOLDER [--model lsr-tiny]
 
-FOLDER of --data has one BEIR folder for each collection named below, and the work folder gets everything else:
-documents, queries cut from them and candidates (`train/`, `documents.jsonl.gz`), caches, the runs, the encoders. Every
-step that is done is skipped, so the command goes on where it was.
+--data is a folder with a BEIR folder for each collection named below. --work gets everything else: documents, queries
+made from them and candidates (`documents.jsonl.gz`, `train/`), caches, training runs and encoders. Finished steps are
+skipped, so an interrupted command can be repeated.
 
-    --sparse    rasyosef/splade-tiny: where lsr-tiny starts from, and a teacher
-    --dense     Snowflake/snowflake-arctic-embed-xs: a teacher of both, and the backbone of lsr-mini
+    --sparse    rasyosef/splade-tiny: the initial weights of lsr-tiny, and a teacher
+    --dense     Snowflake/snowflake-arctic-embed-xs: a teacher of both models, and the backbone of lsr-mini
 
-lsr-mini imitates lsr-tiny, so that is made first.
+lsr-tiny is a teacher of lsr-mini, so train it first.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ from lsr.train.settings import TrainSettings
 from lsr.train.teachers import DenseTeacher, SparseTeacher
 
 PRESETS = Path(__file__).parents[1] / "configs" / "train"
-_CANDIDATES = 40  # of a query
-_DEPTH = 48  # of each of the three that find them
-_LENGTH = 160  # tokens that are read in training
-_NEAR = 0.002  # nDCG@10 that is noise on the held-out sets
+_CANDIDATES = 40  # candidates of a query
+_DEPTH = 48  # search depth of each of the three systems that find candidates
+_LENGTH = 160  # tokens of a text that training reads
+_NEAR = 0.002  # differences in nDCG@10 that are noise on the held-out sets
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What is taken of a collection.
+    """The part of a collection that is used.
 
     Attributes:
         name: Its folder.
-        title: Whether documents are read with their titles: not where titles or headings are the queries.
-        limit: Documents, None for all; judged ones first.
-        sentences: Whether sentences of its documents become queries.
-        share: How often its queries come up, beside those of others: less where there are many of a kind.
-        split: Its judgments.
+        title: Whether a document's text includes its title; not if titles or headings are the queries.
+        limit: Number of documents, judged ones first; None for all.
+        sentences: Whether sentences of its documents are also used as queries.
+        share: Relative frequency of its queries in training; lower for collections with many similar queries.
+        split: Split of its judgments.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Collection:
     split: str = "train"
 
 
-# Only what may be shared again with weights made of it; the model card names licences.
+# Only collections whose licence permits to publish weights trained on them; the model card lists the licences.
 COLLECTIONS = (
     Collection("squadshifts", title=True, share=0.5),
     Collection("nq-qed", title=True),
@@ -87,7 +87,7 @@ COLLECTIONS = (
     Collection("world-factbook", limit=1500),
     Collection("wordnet-glosses", limit=4000, sentences=False, share=0.3),
 )
-# Nothing of them is trained on; of squadshifts other queries are. The share of BM25 is chosen on them.
+# Held out from training, to choose the weight of BM25; squadshifts is trained on with other queries.
 HELD_OUT = (
     Collection("stackexchange-small"),
     Collection("covid-qa", title=True),
@@ -95,8 +95,8 @@ HELD_OUT = (
     Collection("squadshifts", title=True, split="dev"),
 )
 SHARES = (0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.5)
-_SENTENCES = 0.4  # the share of those cut from documents
-_JUDGED = 0.85  # of a limit, at most so much for judged documents
+_SENTENCES = 0.4  # the `share` of queries that are sentences of documents
+_JUDGED = 0.85  # largest share of judged documents within a limit
 
 
 def read_collection(folder: Path, collection: Collection) -> tuple[dict[str, str], dict[str, tuple[str, list[str]]]]:
@@ -128,7 +128,7 @@ def read_collection(folder: Path, collection: Collection) -> tuple[dict[str, str
 
 
 def sentences(documents: dict[str, str], rng: random.Random) -> Iterator[tuple[str, str, list[str]]]:
-    """A sentence of most documents, as a query for it."""
+    """Draw a sentence from most documents, as a query for the document."""
     for key, text in documents.items():
         if rng.random() > 0.62:
             continue
@@ -138,7 +138,7 @@ def sentences(documents: dict[str, str], rng: random.Random) -> Iterator[tuple[s
 
 
 def prepare(data: Path, work: Path, dense: DenseTeacher, sparse: SparseTeacher) -> None:
-    """Documents, queries and their candidates: what BM25 and both teachers find."""
+    """Write documents, and queries with candidates, which BM25 and both teachers find."""
     if (work / "sources.json").is_file():
         return
     documents: dict[str, str] = {}
@@ -208,13 +208,13 @@ def prepare(data: Path, work: Path, dense: DenseTeacher, sparse: SparseTeacher) 
 
 
 def share_of_bm25(encoder: InferenceFreeEncoder, data: Path, limit: int = 3000, n_queries: int = 400) -> float:
-    """What BM25's score is multiplied by: the smallest whose mean nDCG@10 over what was held out is near the best.
+    """Choose BM25's weight: the smallest whose mean nDCG@10 over the held-out collections is nearly the best.
 
     Args:
-        encoder: The learned one.
+        encoder: The learned encoder.
         data: Folder of BEIR folders.
-        limit: Documents of a collection, judged ones first.
-        n_queries: Queries of a collection.
+        limit: Number of documents per collection, judged ones first.
+        n_queries: Number of queries per collection.
     """
     found: dict[float, list[float]] = {share: [] for share in (0.0, *SHARES)}
     for collection in HELD_OUT:
@@ -241,10 +241,10 @@ def share_of_bm25(encoder: InferenceFreeEncoder, data: Path, limit: int = 3000, 
 
 
 def main() -> None:
-    """Make an encoder."""
+    """Train an encoder."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of BEIR folders")
-    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
+    parser.add_argument("--work", type=Path, required=True, help="folder for all output")
     parser.add_argument("--sparse", type=Path, required=True, help="splade-tiny")
     parser.add_argument("--dense", type=Path, required=True, help="arctic-embed-xs")
     parser.add_argument("--model", choices=("lsr-tiny", "lsr-mini"), default="lsr-tiny")
@@ -257,12 +257,12 @@ def main() -> None:
     dense = DenseTeacher(str(given.dense), max_length=_LENGTH, cache=work / "cache", device="cpu", half=True)
     sparse = SparseTeacher(load_encoder(work / "teacher"), cache=work / "cache")
     prepare(given.data, work, dense, sparse)
-    tiny = work / "learned" / "lsr-tiny"  # an encoder is called after its folder
+    tiny = work / "learned" / "lsr-tiny"  # an encoder is named after its folder
     places = [f"data.sources={(work / 'sources.json').read_text()}"]
     checkpoint, teacher = (given.sparse, work / "teacher") if given.model == "lsr-tiny" else (given.dense, tiny)
     if given.model == "lsr-mini":
         if not tiny.is_dir():
-            parser.error(f"{tiny} is missing: lsr-tiny is made first")
+            parser.error(f"{tiny} doesn't exist: train lsr-tiny first")
         words = load_encoder(tiny)
         table = {token: float(w) for token, w in zip(words.vocabulary, words.table, strict=True) if w > 0}
         (work / "table.json").write_text(json.dumps(table))
@@ -276,10 +276,10 @@ def main() -> None:
     run = work / f"{given.model}-run"
     run.mkdir(exist_ok=True)
     if not (run / "cache").exists():
-        (run / "cache").symlink_to("../cache")  # what the teachers made of the texts is there already
+        (run / "cache").symlink_to("../cache")  # it has the teachers' scores already
     trained = run_training(settings, run)
     (work / "learned").mkdir(exist_ok=True)
-    if given.model == "lsr-mini":  # its lower layers are the dense model's: the rest of that comes along
+    if given.model == "lsr-mini":  # it shares its lower layers with the dense model, whose other layers are added
         how = dense.settings
         compress(load_encoder(trained), work / "learned" / given.model, how.model, how.query_prompt)
     else:
@@ -287,7 +287,7 @@ def main() -> None:
     learned = load_encoder(work / "learned" / given.model, max_length=512)
     share = share_of_bm25(learned, given.data)
     HybridEncoder(learned, BM25Encoder(), share).save(work / given.model)
-    note(f"BM25's share is {share:g}; the encoder is in {work / given.model}")
+    note(f"BM25's weight is {share:g}; the encoder is in {work / given.model}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from lsr.cli import run_command
 
 
 def query_body(index, text, k=10, field="vector"):
-    """The body of a search in OpenSearch that scores as this index does: its query, encoded here."""
+    """The body of an OpenSearch query, encoded here, that scores documents as this index does."""
     return {"size": k, "query": {"neural_sparse": {field: {"query_tokens": encoded(index, text)}}}}
 
 
@@ -30,7 +30,7 @@ def encoded(index, text):
 
 
 def export(index, out):
-    """Write the bulk file and its mapping; every document has to come back with the same terms."""
+    """Write the bulk file and its mapping, and check that reading them gives the same documents and terms."""
     run_command("export", [str(index.path), "--out", str(out), "--overwrite"])
     with tempfile.TemporaryDirectory() as folder:
         again = Index.build(Path(folder) / "again", str(out))

@@ -2,8 +2,9 @@
 
 python examples/train_splade.py --out runs/small [--checkpoint distilbert/distilbert-base-uncased] [--steps 40]
 
-The collection is Cranfield, which comes with the package; a third of its queries is held out. Without --checkpoint the
-model is a random BERT of one layer, which trains in seconds on a CPU and shows how the parts fit, not good quality.
+The collection is Cranfield, which is part of the package; a third of its queries is held out. Without --checkpoint the
+model is a random one-layer BERT, which trains in seconds on a CPU. It shows how the parts fit together; don't expect
+good results.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def write_random_bert(folder, texts):
         initializer_range=0.15,
     )
     model = BertForMaskedLM(config)
-    with torch.no_grad():  # a token's state begins near its own embedding, as in a trained model
+    with torch.no_grad():  # as in a trained model, a token's state stays close to its own embedding
         model.bert.embeddings.position_embeddings.weight.zero_()
         model.bert.embeddings.token_type_embeddings.weight.zero_()
         for layer in model.bert.encoder.layer:
@@ -92,7 +93,7 @@ def main(args=None):
         "checkpoint_every": 1000,
     }
     (out / "run.yaml").write_text(yaml.safe_dump(settings))
-    best = run_training(read_config(out / "run.yaml", TrainSettings), out / "run")
+    best = run_training(read_config(out / "run.yaml", TrainSettings), out / "run", watch=True)
     index = Index.build(out / "idx", str(data), encoder=load_encoder(best), overwrite=True)
     for hit in index.search("boundary layer transition", k=3):
         print(hit.id, hit.title, "because of", hit.explain(origins=False).words(3))

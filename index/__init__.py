@@ -1,4 +1,4 @@
-"""lsr.index: the inverted index, its kernels, and search over it. Names are filled in on first use."""
+"""lsr.index: the inverted index, its kernels, and search; public names are imported on first use."""
 
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,10 @@ _HOMES = {
     "Hits": "lsr.index.search.hits",
     "Hybrid": "lsr.index.hybrid.hybrid",
     "Index": "lsr.index.index",
+    "ListwiseReranker": "lsr.index.search.rerank",
     "Moved": "lsr.index.search.rerank",
     "Options": "lsr.index.search.options",
+    "PairwiseReranker": "lsr.index.search.rerank",
     "Plan": "lsr.index.search.settings",
     "QuerySet": "lsr.index.search.query_file",
     "Reader": "lsr.index.search.reader",
@@ -39,6 +41,7 @@ _HOMES = {
     "build_shards": "lsr.index.distributed.build",
     "compile_kernels": "lsr.index.warmup",
     "download_index": "lsr.index.sharding.remote",
+    "expand_dense": "lsr.index.search.feedback",
     "expand_query": "lsr.index.search.feedback",
     "interpolate": "lsr.index.hybrid.fusion",
     "parse_where": "lsr.index.segment.parse_filters",
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from lsr.index.search.duplicates import Duplicate as Duplicate
     from lsr.index.search.explain import Contribution as Contribution
     from lsr.index.search.explain import Explanation as Explanation
+    from lsr.index.search.feedback import expand_dense as expand_dense
     from lsr.index.search.feedback import expand_query as expand_query
     from lsr.index.search.hits import Hit as Hit
     from lsr.index.search.hits import Hits as Hits
@@ -73,7 +77,9 @@ if TYPE_CHECKING:
     from lsr.index.search.query_file import read_queries as read_queries
     from lsr.index.search.reader import Reader as Reader
     from lsr.index.search.rerank import CrossEncoderReranker as CrossEncoderReranker
+    from lsr.index.search.rerank import ListwiseReranker as ListwiseReranker
     from lsr.index.search.rerank import Moved as Moved
+    from lsr.index.search.rerank import PairwiseReranker as PairwiseReranker
     from lsr.index.search.rerank import Reranker as Reranker
     from lsr.index.search.settings import Plan as Plan
     from lsr.index.search.settings import SearchOptions as SearchOptions

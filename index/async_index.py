@@ -1,4 +1,4 @@
-"""An index for asyncio: every call runs in a thread, and searching lets go of the GIL.
+"""AsyncIndex: an index for asyncio; calls run in threads, and searching releases the GIL.
 
 index = AsyncIndex(Index.open("idx"))
 hits = await index.search("a question", k=10)
@@ -29,16 +29,16 @@ from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
 T = TypeVar("T")
-_AT_ONCE = 256  # documents that are read at a time
+_AT_ONCE = 256  # documents read per call
 
 
 class AsyncIndex:
-    """The calls of an index that take time, to be awaited; arguments, results and errors are those of `Index`.
+    """Awaitable versions of the calls of an `Index` that take time; arguments, results and errors are the same.
 
-    Changes are made one after the other, in the order in which they were awaited.
+    Changes run one after the other, in the order in which they were awaited.
 
     Attributes:
-        index: The index itself, for everything else.
+        index: The underlying index, for everything else.
     """
 
     def __init__(self, index: Index) -> None:
@@ -119,14 +119,14 @@ class AsyncIndex:
         return await asyncio.to_thread(self.index.get_many, doc_ids)
 
     async def stored(self, where: Where | Filter | None = None) -> AsyncIterator[Document]:
-        """See `Index.stored`; for `async for`."""
+        """See `Index.stored`; use it with `async for`."""
         documents = await asyncio.to_thread(self.index.stored, where)
         while some := await asyncio.to_thread(lambda: list(islice(documents, _AT_ONCE))):
             for document in some:
                 yield document
 
     def __aiter__(self) -> AsyncIterator[Document]:
-        """All documents, of passages each, in the order of addition."""
+        """Iterate over all documents (or passages) in the order in which they were added."""
         return self.stored()
 
     async def count(self, where: Where | Filter | None = None) -> int:
@@ -166,7 +166,7 @@ class AsyncIndex:
         await self._change(partial(self.index.close, wait=wait))
 
     async def __aenter__(self) -> Self:
-        """A block that commits its changes at the end; after an exception it rolls them back. Then it closes."""
+        """Enter a block that commits on a clean exit and rolls back on an exception; then it closes the index."""
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -3,8 +3,8 @@
     def best(index: Searchable, question: str) -> list[str]:
         return [hit.id for hit in index.search(question, k=3)]
 
-`Index`, `ShardedIndex` and `Client` are both; what `Index.pinned` gives is a `Searchable`. `AsyncIndex` has the same
-calls, to be awaited. docs/reference/calls.md says what else each of them has, what it lacks, and why.
+`Index`, `ShardedIndex` and `Client` implement both; `Index.pinned` returns a `Searchable`. `AsyncIndex` has the same
+calls, to be awaited. docs/reference/calls.md lists the differences and their reasons.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ AnySource = Iterable[Mapping[str, Any] | Document] | Vectors | str | PathLike[st
 
 @runtime_checkable
 class Searchable(Protocol):
-    """Documents that can be searched. `Index` tells what arguments, results and errors are."""
+    """Documents that can be searched. See `Index` for arguments, results and errors."""
 
     def search(
         self,
@@ -42,7 +42,7 @@ class Searchable(Protocol):
         dense: ArrayLike | None = None,
         **settings: Unpack[SearchOptions],
     ) -> Hits:
-        """The k best documents; see `Index.search`."""
+        """Return the k best documents; see `Index.search`."""
         ...
 
     def search_batch(
@@ -54,7 +54,7 @@ class Searchable(Protocol):
         dense: Sequence[ArrayLike] | None = None,
         **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
-        """The k best documents of many queries; see `Index.search_batch`."""
+        """Search for many queries; see `Index.search_batch`."""
         ...
 
     def similar(
@@ -65,78 +65,78 @@ class Searchable(Protocol):
         where: Where | Filter | None = None,
         **settings: Unpack[SearchOptions],
     ) -> Hits:
-        """The k documents that are most like one of them; see `Index.similar`."""
+        """Return the k most similar documents; see `Index.similar`."""
         ...
 
     def explain(self, query: AnyQuery, doc_id: str | int, *, origins: bool = True) -> Explanation:
-        """Why a document has its score for a query; see `Index.explain`."""
+        """Explain a document's score for a query; see `Index.explain`."""
         ...
 
     def explain_plan(
         self, query: AnyQuery, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
     ) -> Plan:
-        """Search, and tell what that touched; see `Index.explain_plan`."""
+        """Run a search and report what it did; see `Index.explain_plan`."""
         ...
 
     def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
-        """What somebody who types may go on to; see `Index.suggest`."""
+        """Suggest completions while a user types; see `Index.suggest`."""
         ...
 
     def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
-        """Words of a query that no document has, each with the nearest; see `Index.corrections`."""
+        """Suggest corrections for unknown words of a query; see `Index.corrections`."""
         ...
 
     def did_you_mean(self, text: str) -> str | None:
-        """A query with its words that no document has replaced by the nearest; see `Index.did_you_mean`."""
+        """Return the query with unknown words corrected; see `Index.did_you_mean`."""
         ...
 
     def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
-        """All pairs of documents that are alike; see `Index.duplicates`."""
+        """Find all pairs of near-duplicates; see `Index.duplicates`."""
         ...
 
     def get(self, doc_id: str | int) -> Document | None:
-        """A document as it is stored; see `Index.get`."""
+        """Return a stored document; see `Index.get`."""
         ...
 
     def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
-        """Documents as they are stored; see `Index.get_many`."""
+        """Return the stored document for each id; see `Index.get_many`."""
         ...
 
     def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
-        """The documents that meet a filter, in the order of addition; see `Index.stored`."""
+        """Iterate over the documents that match a filter; see `Index.stored`."""
         ...
 
     def count(self, where: Where | Filter | None = None) -> int:
-        """How many documents there are, or meet a filter; see `Index.count`."""
+        """Count the documents, or those that match a filter; see `Index.count`."""
         ...
 
     def __len__(self) -> int:
-        """How many documents there are, of passages each."""
+        """Number of live documents (or passages)."""
         ...
 
     def __contains__(self, doc_id: object) -> bool:
-        """Whether there is a document, or a passage, of this id."""
+        """Whether a document or passage has this id."""
         ...
 
     def __iter__(self) -> Iterator[Document]:
-        """All documents, in the order of addition."""
+        """Iterate over all documents in the order in which they were added."""
         ...
 
 
 @runtime_checkable
 class SearchIndex(Searchable, Protocol):
-    """An index that can be searched and changed. `Index` tells what arguments, results and errors are."""
+    """An index that can be searched and changed. See `Index` for arguments, results and errors."""
 
     def add(self, source: AnySource, *, skip_bad: bool = False) -> Change:
-        """Add documents; they are found after `commit`. See `Index.add`."""
+        """Add documents; searches find them after `commit`. See `Index.add`."""
         ...
 
     def upsert(self, source: AnySource, *, skip_bad: bool = False) -> Change:
-        """Put documents in the place of those of the same ids; where there are none, add them."""
+        """Add documents, replacing those with the same ids; see `Index.upsert`."""
         ...
 
     def update(self, source: AnySource, *, skip_bad: bool = False) -> Change:
-        """The same as `upsert`."""
+        """Same as `upsert`."""
         ...
 
     def delete(self, ids: str | Iterable[str] = (), *, where: Where | Filter | None = None) -> Change:
@@ -148,7 +148,7 @@ class SearchIndex(Searchable, Protocol):
         ...
 
     def rollback(self) -> None:
-        """Forget the changes since the last commit."""
+        """Discard the changes since the last commit."""
         ...
 
     def merge(self, *, everything: bool = True) -> bool:
@@ -156,11 +156,11 @@ class SearchIndex(Searchable, Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what is open; see `Index.close`."""
+        """Release resources; see `Index.close`."""
         ...
 
     def __enter__(self) -> Self:
-        """A block that closes the index at its end."""
+        """Enter a block that closes the index at its end."""
         ...
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Everything that is compiled, run once on a toy: half a minute on a new machine, then read from a cache."""
+"""Compile all kernels by running them on a toy index: half a minute on a new machine, then read from a cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lsr.sparse import SparseMatrix
 
 @cache
 def compile_kernels() -> None:
-    """Compile what builds, searches, deletes and merges, or load it where it is compiled already; once a process."""
+    """Compile the kernels for building, searching, deleting and merging, or load them from the cache."""
     edit_distances(np.zeros(1, np.int32), np.array([0, 1]), np.zeros(1, np.int32), 1, np.zeros(1, np.uint8))
     inner_products(np.ones((1, 8), np.int8), np.ones(8, np.int16), np.zeros(1, np.int32))
     toy = SparseMatrix.from_dicts([{i % 100: 1.0, i % 99 + 100: 0.5} for i in range(400)], 200)

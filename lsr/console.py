@@ -120,7 +120,7 @@ def counted(n: int, what: str) -> str:
 
 
 def note(message: str) -> None:
-    """Print a line on stderr, also when piped: nobody should miss what was skipped or cut."""
+    """Print a line on stderr, also when piped: so skipped or cut documents are noticed."""
     click.echo(message, err=True)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of several wings share: the command line in this process, and where real data may lie."""
+"""Fixtures for all tests: the command line in this process, forks, S3, Ray, real data."""
 
 from __future__ import annotations
 
@@ -19,27 +19,30 @@ from hypothesis import settings
 
 from lsr.cli import main
 
-# The first example of a kernel's test compiles the kernel: time says nothing about the example.
+# No deadline: the first example of a kernel's test compiles the kernel.
 settings.register_profile("lsr", deadline=None, max_examples=40)
 settings.register_profile("long", deadline=None, max_examples=400)
 settings.load_profile("long" if os.environ.get("LSR_LONG_TESTS") else "lsr")
 
 
+LONGEST = ("test_writer", "test_workers", "test_storage", "test_ray", "test_shard_builder", "test_demo")
+
+
 def pytest_collection_modifyitems(items):
-    """First those of the encoders: one that mostly waits for a cluster isn't to be the last, with none beside it."""
-    items.sort(key=lambda item: item.path.parent.name != "lsr")
+    """Run the longest files first: one process runs a file, and would run it alone at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def no_progress_in_logs():
-    """On a slow machine lines of progress would stand between what commands say."""
+    """No lines of progress, which a slow machine would mix into the output of commands."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lsr.console._LOG_SECONDS", math.inf)
         yield
 
 
 class Ran(NamedTuple):
-    """What a command left: its exit code and what it printed."""
+    """A command's exit code and output."""
 
     code: int
     out: str
@@ -66,15 +69,15 @@ def lsr_command(capsys):
 
 @pytest.fixture
 def forked():
-    """Runs something in a forked child, which is killed when it hangs; gives what it returned, as JSON has it."""
+    """Runs a function in a forked child, which is killed if it hangs; returns the function's result through JSON."""
 
     def run(work, seconds=120):
         reading, writing = os.pipe()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 on: that is what is tested
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns about forks with threads
             pid = os.fork()
         if not pid:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills, whatever the child waits for
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills the child, whatever it waits for
             signal.alarm(seconds)
             code = 1
             try:
@@ -97,9 +100,9 @@ def forked():
 
 @pytest.fixture(scope="session")
 def s3_server():
-    """The address of an S3 server in this process; skips where there is none to be had."""
+    """The address of an S3 server in this process; skips without moto."""
     server = pytest.importorskip("moto.server", reason="the package moto[server], which speaks S3, isn't installed")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells of every request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
@@ -109,7 +112,7 @@ def s3_server():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_power_cut():
-    """In this process nothing waits for the disk: no test cuts the power."""
+    """Make fsync do nothing: no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
@@ -117,14 +120,14 @@ def no_power_cut():
 
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
-    """A cache for this test alone."""
+    """A cache folder for one test."""
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def bucket(s3_server, own_cache, monkeypatch):
-    """Gives URIs in a new bucket."""
+    """Returns URIs in a new bucket."""
     from pyarrow.fs import S3FileSystem
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -137,7 +140,7 @@ def bucket(s3_server, own_cache, monkeypatch):
 
 @pytest.fixture
 def real_data():
-    """Gives the folder of a real collection, or skips the test."""
+    """Returns the folder of a real collection, or skips the test."""
     root = Path(os.environ.get("LSR_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
     def folder(name):
@@ -149,8 +152,8 @@ def real_data():
 
 
 @pytest.fixture(scope="module")
-def training_surroundings(tmp_path_factory):
-    """A cache of its own; and one thread, since several wait for each other longer than small models take."""
+def training_environment(tmp_path_factory):
+    """A separate cache, and one thread: with small models, several threads mostly wait for each other."""
     import torch
 
     threads, cache = torch.get_num_threads(), tmp_path_factory.mktemp("cache")
@@ -170,17 +173,25 @@ def cluster_benchmark():
 
 
 @pytest.fixture(scope="module")
-def ray_cluster(cluster_benchmark):
-    """A Ray cluster of several nodes on this machine: a head without cores, and three nodes of two; or skips the test.
+def ray_nodes():
+    """Nodes of `ray_cluster`; a module that needs fewer overrides this, because each takes time to start."""
+    return 3
 
-    Nothing of it is left afterwards.
+
+@pytest.fixture(scope="module")
+def ray_cluster(cluster_benchmark, ray_nodes):
+    """A Ray cluster on this machine, with a head without cores and some nodes of two cores; skips without Ray.
+
+    Checks that no process is left afterwards.
     """
     pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
     psutil = pytest.importorskip("psutil", reason="psutil tells whether processes are left over")
-    # Ray looks every 3 s whether machines are there: a test that loses one would wait for half a minute.
+    # By default Ray begins to check a node after 5 s and then every 3 s, so a test that kills one would wait for half a
+    # minute.
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_health_check_initial_delay_ms", "500")
         patch.setenv("RAY_health_check_period_ms", "1000")
-        with cluster_benchmark.several_nodes() as cluster:
+        with cluster_benchmark.several_nodes(ray_nodes) as cluster:
             yield cluster
     left = [child for child in psutil.Process().children(recursive=True) if "ray" in " ".join(child.cmdline())]
     _, left = psutil.wait_procs(left, timeout=20)

@@ -1,4 +1,4 @@
-"""The floors of the house: who may import whom. Imports within functions and for type checkers count too."""
+"""Layers: which folder may import which. Imports within functions and for type checkers count, too."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CHECKOUT = (ROOT / "pyproject.toml").is_file() and (ROOT / "index").is_dir()
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="needs the source checkout")
 
-# From the lowest to the highest; a file or folder imports its own floor and those before it.
-FLOORS = (
+# From the lowest layer to the highest; a file or folder may import its own layer and lower ones.
+LAYERS = (
     "lsr",
     "lsr/io",
     "lsr/files",
@@ -38,7 +38,7 @@ FLOORS = (
     "eval/compare.py",
     "eval/cli.py",
 )
-# They fetch names of higher floors when somebody asks for one.
+# They import names of higher layers on access.
 FACES = ("lsr/__init__.py", "index/__init__.py", "eval/__init__.py", "lsr/encode/__init__.py", "lsr/train/__init__.py")
 
 
@@ -76,14 +76,14 @@ def graph(modules):
     }
 
 
-def floor(path):
-    """The number of a file's floor: that of the longest entry that is the file or a folder above it."""
-    fits = [entry for entry in FLOORS if path == entry or path.startswith(f"{entry}/")]
-    return FLOORS.index(max(fits, key=len))
+def layer(path):
+    """The number of a file's layer: that of the longest entry that is the file or one of its folders."""
+    fits = [entry for entry in LAYERS if path == entry or path.startswith(f"{entry}/")]
+    return LAYERS.index(max(fits, key=len))
 
 
-def circle(edges):
-    """A circle, as a list of modules; empty if there is none."""
+def cycle(edges):
+    """A cycle as a list of modules; empty if there is none."""
     done, path = set(), []
 
     def visit(name):
@@ -105,36 +105,36 @@ def upward(modules, edges):
         f"{modules[name]}:{line} imports {other}"
         for name, others in edges.items()
         for other, line in others.items()
-        if modules[other] not in FACES and floor(modules[other]) > floor(modules[name])
+        if modules[other] not in FACES and layer(modules[other]) > layer(modules[name])
     ]
 
 
-def test_imports_run_in_no_circle():
-    assert circle(graph(sources())) == []
+def test_imports_have_no_cycle():
+    assert cycle(graph(sources())) == []
 
 
-def test_no_import_leads_to_a_higher_floor():
+def test_no_import_leads_to_a_higher_layer():
     modules = sources()
     assert upward(modules, graph(modules)) == []
 
 
-def test_every_folder_is_a_floor():
+def test_every_folder_is_a_layer():
     folders = {Path(path).parent.as_posix() for path in sources().values()}
-    assert folders - {"lsr/data"} <= set(FLOORS)
+    assert folders - {"lsr/data"} <= set(LAYERS)
 
 
-def test_wrong_imports_would_be_seen():
+def test_wrong_imports_would_be_found():
     modules = sources()
     edges = graph(modules)
     edges["lsr.sparse"] = {"lsr.io.vectors": 1}
-    assert {"lsr.sparse", "lsr.io.vectors"} <= set(circle(edges))
+    assert {"lsr.sparse", "lsr.io.vectors"} <= set(cycle(edges))
     assert upward(modules, edges) == ["lsr/sparse.py:1 imports lsr.io.vectors"]
     assert upward(modules, {"lsr.encode.base": {"lsr.index.index": 7}}) == [
         "lsr/encode/base.py:7 imports lsr.index.index"
     ]
 
 
-def test_private_names_stay_in_their_folder():
+def test_private_names_are_not_imported_from_other_folders():
     modules = sources()
     wrong = [
         f"{path}:{line} imports {other}.{one}"
@@ -150,7 +150,7 @@ def test_private_names_stay_in_their_folder():
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "shards.json", "lsr.index."])
-def test_the_ground_knows_nothing_of_the_index(file):
+def test_lsr_knows_nothing_of_the_index_files(file):
     above = ("lsr/__init__.py", "lsr/_moved.py", "lsr/cli.py")
     told = [
         f"{path}:{node.lineno}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 FACES = ("lsr", "lsr.encode", "lsr.index", "lsr.train", "lsr.eval")
-# What README and docs import; a name that goes breaks somebody's program.
+# Names that README and docs import.
 PROMISED = {
     "lsr": "Client Document Encoder Hit Hybrid Index LsrError Passages SearchSettings SparseMatrix load_encoder "
     "load_matrix open_corpus read_vectors save_matrix",
@@ -33,7 +33,7 @@ def homes(face):
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_every_public_name_is_where_the_table_says(face):
+def test_every_public_name_is_exported(face):
     module = importlib.import_module(face)
     assert sorted({*module.__all__} - {"__version__"}) == sorted(homes(face))
     for name, home in homes(face).items():
@@ -44,7 +44,7 @@ def test_every_public_name_is_where_the_table_says(face):
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_what_was_promised_is_there(face):
+def test_documented_names_are_exported(face):
     assert {*PROMISED[face].split()} <= {*importlib.import_module(face).__all__}
 
 
@@ -82,7 +82,7 @@ def signatures(face):
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_no_public_signature_takes_just_anything(face):
+def test_no_public_signature_takes_arbitrary_keywords(face):
     """Keywords complete in an editor, and a type checker sees a wrong one."""
     free = [
         f"{name}: {parameter}"
@@ -94,10 +94,10 @@ def test_no_public_signature_takes_just_anything(face):
     assert free == []
 
 
-def test_options_are_those_that_are_taken():
+def test_declared_options_equal_the_accepted_ones():
     """Keyword arguments that are handed down are described twice, alike."""
     from lsr.encode.bm25 import BM25Encoder
-    from lsr.encode.load import _BM25_SETTINGS, _MODEL_SETTINGS, EncoderOptions
+    from lsr.encode.load import _BM25_SETTINGS, _CODE_SETTINGS, _MODEL_SETTINGS, EncoderOptions
     from lsr.encode.splade import SpladeEncoder
     from lsr.encode.tower import ModelOptions, ReadingOptions, Tower, TowerOptions
     from lsr.index import Index, SearchSettings
@@ -115,16 +115,16 @@ def test_options_are_those_that_are_taken():
     assert {*BuildOptions.__annotations__} == keywords(Index.build) - {"ids"}  # of a matrix alone
     assert {*TowerOptions.__annotations__} == {f.name for f in dataclasses.fields(Tower)} - {"checkpoint", "subfolder"}
     assert {*ModelOptions.__annotations__} - {*ReadingOptions.__annotations__} <= keywords(SpladeEncoder)
-    assert {*EncoderOptions.__annotations__} == {*_MODEL_SETTINGS, *_BM25_SETTINGS}
+    assert {*EncoderOptions.__annotations__} == {*_MODEL_SETTINGS, *_BM25_SETTINGS, *_CODE_SETTINGS}
     assert {*_BM25_SETTINGS} == {*inspect.signature(BM25Encoder).parameters}
 
 
-def test_a_face_brings_in_nothing_heavy():
+def test_public_packages_import_nothing_heavy():
     code = f"import json, sys\nfor name in {FACES!r}: __import__(name)\nprint(json.dumps(sorted(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numba", "numpy", "pyarrow", "transformers", "click"} & {*json.loads(ran.stdout)}
 
 
-def test_a_name_that_is_not_there_is_missing():
+def test_a_missing_name_is_an_attribute_error():
     with pytest.raises(ImportError, match="cannot import name 'Indexx'"):
         from lsr import Indexx  # noqa: F401

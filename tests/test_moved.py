@@ -1,4 +1,4 @@
-"""Import paths of the release before: they work, and name the new ones."""
+"""Import paths of the previous release work, and warn with the new ones."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_old_path_is_found_and_every_new_one_exists():
             assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_a_module_that_never_was_is_missing():
+def test_a_module_that_never_existed_is_missing():
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'lsr\.nothing'"):
         importlib.import_module("lsr.nothing")
     for module in ("lsr.index.hybrid", "lsr.index.plan", "lsr.eval.evaluate"):
@@ -66,7 +66,7 @@ def test_a_module_that_never_was_is_missing():
             exec(f"from {module} import nothing")
 
 
-def test_modules_of_packages_that_were_modules_are_found_without_a_word():
+def test_submodules_of_former_modules_are_found_without_a_warning():
     code = (
         "from lsr.eval.report import tables; from lsr.index.storage import manifest; import lsr.index.segment.columns"
     )

@@ -1,4 +1,4 @@
-"""The house itself: what the wheel holds, which wing may import which, and that importing lsr is quick."""
+"""The package: content of the wheel, direction of imports, and quick imports."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_all_packages_on_disk_are_in_the_wheel():
     }
 
 
-def test_a_checkout_called_lsr_is_no_obstacle_beside_it(tmp_path):
-    """Python takes the folder where it is started for a package of that name, before the one that is installed."""
+def test_a_checkout_called_lsr_beside_it_does_no_harm(tmp_path):
+    """Python prefers a folder of that name in the current folder to the installed package."""
     (tmp_path / "lsr").symlink_to(ROOT)
     said = python(
         "import lsr, lsr.index.index; from lsr import Index; print(lsr.__version__, Index.__module__)", tmp_path
@@ -80,7 +80,7 @@ def test_all_data_files_are_in_the_wheel():
     assert {p for g in data["lsr.configs"] for p in (ROOT / "configs").glob(g)} == {*(ROOT / "configs").rglob("*.yaml")}
 
 
-def test_no_module_is_known_by_two_names():
+def test_no_module_has_two_names():
     names = [*modules("index"), *modules("eval")]
     names = [name for name in names if ".integrations." not in name]  # slow to import, if they can be
     loaded = python(f"import importlib, sys\nfor m in {names!r}: importlib.import_module(m)\nprint(*sys.modules)")
@@ -88,12 +88,12 @@ def test_no_module_is_known_by_two_names():
     assert not {"index", "eval"} & {name.split(".")[0] for name in loaded}
 
 
-def test_importing_the_package_brings_in_nothing_heavy():
+def test_importing_the_package_imports_nothing_heavy():
     heavy = {"torch", "numba", "numpy", "pyarrow", "transformers", "click"}
     assert not heavy & set(python("import sys, lsr\nprint(*sys.modules)"))
 
 
-def test_listing_the_commands_brings_in_nothing_heavy():
+def test_listing_the_commands_imports_nothing_heavy():
     code = "import sys\nfrom lsr.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
     assert not {"torch", "numba", "numpy", "pyarrow"} & set(python(code))
 
@@ -125,7 +125,7 @@ def wing_of(name):
 
 
 @pytest.mark.parametrize("wing", WINGS)
-def test_wings_depend_one_way(wing):
+def test_packages_depend_in_one_direction(wing):
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in sorted((ROOT / wing).rglob("*.py"))
@@ -147,18 +147,18 @@ def test_wings_depend_one_way(wing):
         ("import evaluate_something", False),
     ],
 )
-def test_wrong_imports_would_be_seen(tmp_path, monkeypatch, text, refused):
+def test_wrong_imports_would_be_found(tmp_path, monkeypatch, text, refused):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "module.py").write_text(text)
     if not refused:
-        test_wings_depend_one_way("index")
+        test_packages_depend_in_one_direction("index")
         return
     with pytest.raises(AssertionError, match=r"module\.py:\d+ imports"):
-        test_wings_depend_one_way("index")
+        test_packages_depend_in_one_direction("index")
 
 
-def test_relative_imports_stay_within_their_wing():
+def test_relative_imports_stay_within_their_package():
     for path in (p for wing in ("index", "eval") for p in (ROOT / wing).glob("*.py")):
         climbing = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level > 1]
         assert not climbing, f"{path}: on disk there is nothing above this folder"

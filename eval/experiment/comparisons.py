@@ -1,4 +1,4 @@
-"""Systems of an experiment held against each other on a dataset: by their values, and by what they found."""
+"""Compare the systems of an experiment on a dataset: their values, and their rankings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lsr.eval.overlap import kendall_tau, rank_biased_overlap
 from lsr.eval.significance import Comparison, compare, compare_seeds, holm
 from lsr.io.runs import Run
 
-_ALIKE_DEPTH = 100  # documents of a ranking that are compared
+_ALIKE_DEPTH = 100  # ranks that are compared
 
 
 def with_baseline(
     settings: ExperimentSettings, name: str, per_query: Mapping[str, Sequence[Scores]]
 ) -> list[dict[str, Any]]:
-    """Every system against the baseline, corrected over the systems."""
+    """Compare every system with the baseline; p-values are corrected over the systems."""
     baseline = settings.baseline or settings.systems[0].name
     others = [system.name for system in settings.systems if system.name != baseline]
     rows = []
@@ -41,7 +41,7 @@ def with_baseline(
 def _compare(
     values: list[dict[str, float]], baseline: list[dict[str, float]], settings: ExperimentSettings
 ) -> Comparison | None:
-    """A measure may not be defined for all queries: those count that all have a value of; None where none has."""
+    """Compare on the queries for which every seed of both systems has a value; None if there are none."""
     both = shared(*values, *baseline)
     if not both[0]:
         return None
@@ -52,7 +52,7 @@ def _compare(
 
 
 def shared(*values: Mapping[str, float]) -> list[dict[str, float]]:
-    """The values of those queries that all have."""
+    """The values, without queries that one of them lacks."""
     both = [query for query in values[0] if all(query in others for others in values)]
     return [{query: one[query] for query in both} for one in values]
 
@@ -60,11 +60,11 @@ def shared(*values: Mapping[str, float]) -> list[dict[str, float]]:
 def of_pairs(
     settings: ExperimentSettings, per_query: Mapping[str, Mapping[str, Sequence[Scores]]], measure: str
 ) -> list[dict[str, Any]]:
-    """Every system against every other by one measure, corrected over all pairs and datasets.
+    """Compare every pair of systems by one measure; p-values are corrected over all pairs and datasets.
 
     Args:
         settings: The systems.
-        per_query: By dataset and system, seed by seed.
+        per_query: {dataset: {system: the scores of each seed}}.
         measure: Its name.
     """
     names = [system.name for system in settings.systems]
@@ -81,14 +81,14 @@ def of_pairs(
 
 
 def alike(dataset: str, runs: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
-    """How alike the rankings of each two systems are, means over queries and seeds.
+    """Similarity of the rankings of each pair of systems: means over queries and seeds.
 
     Args:
         dataset: Its name.
-        runs: By system, seed by seed.
+        runs: {system: the run of each seed}.
 
     Returns:
-        {"dataset", "system", "other", "rbo", "tau"} for each pair; tau is None where it is not defined for any query.
+        {"dataset", "system", "other", "rbo", "tau"} for each pair; tau is None if it is undefined for all queries.
     """
     ranked = {name: [_ranked(run) for run in seeds] for name, seeds in runs.items()}
     rows = []
@@ -114,4 +114,4 @@ def _ranked(run: Run) -> dict[str, list[str]]:
 
 
 def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(sorted(values)))  # sorted, as sets of queries have no order
+    return float(np.mean(sorted(values)))  # a set of queries has no fixed order, and rounding depends on the order

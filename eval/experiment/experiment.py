@@ -1,11 +1,11 @@
 """An experiment: datasets x systems, encoded, indexed, searched, measured and timed, with a cache of all artifacts.
 
     OUT/experiment.json     settings, conditions, a result for each dataset and system, comparisons with the baseline
-    OUT/per-query.parquet   dataset, system, query, measure, value; of systems with several seeds the mean over them
-    OUT/per-seed.parquet    dataset, system, seed, query, measure, value; of systems with several seeds
+    OUT/per-query.parquet   dataset, system, query, measure, value; means over the seeds of systems with several
+    OUT/per-seed.parquet    dataset, system, seed, query, measure, value; only systems with several seeds
     OUT/latencies.parquet   dataset, system, query, search_ms
     OUT/queries.parquet     dataset, query, text
-    OUT/runs/               a TREC run for each dataset and system, whose scores decrease strictly
+    OUT/runs/               a TREC run for each dataset and system, with strictly decreasing scores
     OUT/cache/              vectors, indexes, queries, runs and latencies (`artifact_cache`)
 
 `lsr.eval.report.report` writes the report.
@@ -245,7 +245,7 @@ def _check_datasets(
     return unjudged
 
 
-# --- what is written --------------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
 def _scored(
@@ -290,10 +290,10 @@ def _result(
     dataset: Dataset,
     k: int,
 ) -> dict[str, Any]:
-    """What a system reached on a dataset, of several seeds the mean."""
+    """The result of a system on a dataset; a mean if it has several seeds."""
     names = (
         "encode_ms", "recall", "index_bytes", "index_parts", "build_seconds", "encode_seconds", "peak_bytes",
-        "document_terms", "query_terms", "flops", "lengths",
+        "encode_joules", "build_joules", "document_terms", "query_terms", "flops", "lengths",
     )  # fmt: skip
     by_seed = [means for means, _ in scored]
     per_query = [values for _, values in scored]
@@ -313,6 +313,7 @@ def _result(
         "recall_at": _recall_at(runs, dataset),
         "search_ms": Latency.of(timed.times.tolist()).to_json() if timed else None,
         "queries_per_second": timed.per_second if timed else None,
+        "query_joules": timed.joules if timed else None,
         **{name: facts.get(name) for name in names},
     }
 
@@ -341,7 +342,7 @@ def _describe(name: str, dataset: Dataset) -> dict[str, Any]:
 
 
 def _texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
-    """Ids and texts of the judged queries; none where they are vectors."""
+    """Ids and texts of the judged queries; nothing if the queries are vectors."""
     if not holds_vectors(dataset.query_source):
         for query in open_corpus(dataset.query_source, queries=True):
             if query.id in dataset.qrels:
@@ -349,7 +350,7 @@ def _texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
 
 
 def _recall_at(runs: Sequence[System], dataset: Dataset) -> dict[str, float]:
-    """Recall at several depths, as far down as the runs go; of several seeds the mean."""
+    """Recall at several depths, as far down as the runs go; a mean if there are several seeds."""
     longest = max((len(hits) for run in runs for hits in run.run.values()), default=0)
     depths = [k for k in _DEPTHS if k <= longest]
     if not depths:
@@ -360,7 +361,7 @@ def _recall_at(runs: Sequence[System], dataset: Dataset) -> dict[str, float]:
 
 
 def _checksums_of(dataset: Dataset) -> dict[str, str]:
-    """SHA-256 of a dataset's files and judgments; what ir-datasets brings that package checks itself."""
+    """SHA-256 of a dataset's files and judgments; ir-datasets checks its own downloads."""
     identity = identity_of(dataset)
     paths = {"documents": Path(dataset.source), "queries": Path(dataset.query_source)}
     judged = sorted((query, *pair) for query, docs in dataset.qrels.items() for pair in docs.items())
@@ -369,7 +370,7 @@ def _checksums_of(dataset: Dataset) -> dict[str, str]:
 
 
 def _as_given(dataset: Dataset) -> DatasetSettings:
-    """A dataset as a YAML file has it, so that it can be opened again."""
+    """The settings of a dataset, as in a YAML file, so that it can be opened again."""
     folder = Path(dataset.name).is_dir()
     qrels = None if folder or dataset.qrels_path is None else str(dataset.qrels_path)
     parts = (dataset.source, dataset.query_source)
@@ -412,7 +413,7 @@ def _append(columns: dict[str, list[Any]], *row: Any) -> None:
 
 
 def _write_run(path: Path, system: System) -> str:
-    """Write a run; gives the SHA-256 of its lines."""
+    """Write a run; returns the SHA-256 of its lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tag, digest = file_name(system.settings.name), hashlib.sha256()
     with new_text(path) as file:
@@ -424,7 +425,7 @@ def _write_run(path: Path, system: System) -> str:
 
 
 def _checksums(runs: Sequence[System], sums: Sequence[str], seeds: Sequence[int]) -> dict[str, str]:
-    """SHA-256 of a system's runs and of what they are made of, seed by seed where there are several."""
+    """SHA-256 of a system's runs and of their inputs, for each seed if there are several."""
     found: dict[str, str] = {}
     for i, (run, digest) in enumerate(zip(runs, sums, strict=True)):
         of_seed = f", seed {seeds[i]}" if len(runs) > 1 else ""

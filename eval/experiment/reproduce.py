@@ -1,4 +1,4 @@
-"""An experiment once more, from what its result folder says, and what of it comes out otherwise."""
+"""Run an experiment again from the record in its result folder, and report what differs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lsr.eval.datasets import open_datasets
 from lsr.eval.experiment.experiment import RECORD, named, run_experiment
 from lsr.eval.experiment.settings import ExperimentSettings
 
-_EQUAL = 1e-9  # measures that close are the same: sums of the same numbers round differently
+_EQUAL = 1e-9  # measures this close count as equal: rounding of a sum depends on its order
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that isn't as it was.
+    """A difference between two runs of an experiment.
 
     Attributes:
-        what: What it is.
-        then: What the record says of it.
-        now: What it is now; "" for nothing.
-        measured: Whether it is a measure's value, the others being what may have made it another.
+        what: What differs, such as "machine" or "scifact, BM25, nDCG@10".
+        then: The recorded value.
+        now: The new value; "" if there is none.
+        measured: Whether it is a measure. The other differences are possible causes.
     """
 
     what: str
@@ -36,20 +36,20 @@ class Difference:
 
 
 def reproduce(folder: Path, out: Path) -> list[Difference]:
-    """Run an experiment again, everything anew, with the settings in its record.
+    """Run an experiment again from its recorded settings, without its cache.
 
-    Relative paths in these are those of the folder that the experiment was run in: this has to be run there, too.
+    Relative paths in the settings must still be valid: call this in the folder in which the experiment was run.
 
     Args:
-        folder: What the experiment left.
-        out: Where the second one goes; one that was cut off is gone on with.
+        folder: The experiment's result folder.
+        out: Result folder of the new run; an interrupted run is resumed.
 
     Returns:
-        What differs: versions, machine, checksums, measures. Times always do, and aren't compared.
+        Differences in versions, machine, checksums and measures. Times always differ, so they aren't compared.
 
     Raises:
-        DataError: No record, or one without settings; or what the experiment needs isn't there any more.
-        OutputExists: There is a second one already.
+        DataError: The record or its settings are missing, or an input of the experiment no longer exists.
+        OutputExists: `out` already holds a finished experiment.
     """
     if (out / RECORD).exists():
         raise OutputExists(f"{out}: there is an experiment already; delete it or name another folder")
@@ -68,11 +68,11 @@ def _record(path: Path) -> dict[str, Any]:
         raise DataError("no such file: is this the result folder of an experiment?", str(path)) from None
     except ValueError as error:
         raise DataError(f"not JSON: {error}", str(path)) from None
-    raise DataError("it holds no settings to run again", str(path))
+    raise DataError("it has no settings to run again with", str(path))
 
 
 def _settings(record: Mapping[str, Any], where: Path) -> ExperimentSettings:
-    """Those of a record; older ones don't name datasets there, but tell of them elsewhere."""
+    """The settings of a record; in older records the datasets are listed outside of the settings."""
     given = dict(record["settings"])
     if not given.get("datasets"):
         given["datasets"] = [{"name": d["source"], "split": d["split"]} for d in record.get("datasets", ())]
@@ -82,11 +82,11 @@ def _settings(record: Mapping[str, Any], where: Path) -> ExperimentSettings:
         try:
             return read_config(path, ExperimentSettings)
         except DataError as error:
-            raise DataError(f"its settings aren't those of this version: {error}", str(where)) from None
+            raise DataError(f"this version of lsr can't read its settings: {error}", str(where)) from None
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
-    """What two records of one experiment don't have in common, but for times."""
+    """Differences between two records of an experiment, except times."""
     for what in ("lsr", "machine"):
         yield from _changed(what, then.get(what), now.get(what))
     yield from _of_each("version of ", then.get("versions"), now.get("versions"))
@@ -104,7 +104,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Dif
 
 
 def _pairs(then: Mapping[str, Any], now: Mapping[str, Any], part: str, *keys: str) -> Iterator[tuple[str, Any, Any]]:
-    """(name, old, new) of what both records have; of what one lacks there is nothing to compare."""
+    """(name, old, new) for the entries that both records have."""
     new = {tuple(one[key] for key in keys): one for one in now[part]}
     for one in then[part]:
         name = tuple(one[key] for key in keys)
@@ -113,7 +113,7 @@ def _pairs(then: Mapping[str, Any], now: Mapping[str, Any], part: str, *keys: st
 
 
 def _of_each(prefix: str, then: Any, now: Any) -> Iterator[Difference]:
-    for key, value in (then or {}).items():  # what an older record doesn't have isn't compared
+    for key, value in (then or {}).items():  # an older record may lack keys of the new one
         yield from _changed(f"{prefix}{key}", value, (now or {}).get(key))
 
 

@@ -1,4 +1,4 @@
-"""Systems of several seeds: each seed runs by itself, and what they reached becomes one line of the tables."""
+"""Systems with several seeds: each seed runs as a system of its own, and the tables show means over them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Scores = dict[str, dict[str, float]]  # {measure: {query: value}}
 
 
 def one_of_each_seed(settings: ExperimentSettings) -> tuple[ExperimentSettings, dict[str, list[str]]]:
-    """The settings with a system for each seed.
+    """Replace each system that has several seeds by one system per seed.
 
     Returns:
-        Them, and by name of a system the names of those that took its place, one for each seed.
+        The new settings, and {system: the names of the systems that replace it, one per seed}.
 
     Raises:
-        ValueError: A system has the name that another gets.
+        ValueError: A new name is already that of another system.
     """
     systems: list[SystemSettings] = []
     members: dict[str, list[str]] = {}
@@ -42,7 +42,7 @@ def one_of_each_seed(settings: ExperimentSettings) -> tuple[ExperimentSettings, 
 
 
 def mean_scores(seeds: Sequence[Scores]) -> Scores:
-    """Means over the seeds, of the queries that all of them have a value of."""
+    """Means over the seeds, for the queries for which every seed has a value."""
     found: Scores = {}
     for measure in seeds[0]:
         of_each = [one[measure] for one in seeds]
@@ -57,11 +57,13 @@ def mean_times(seeds: Sequence[Timed | None]) -> Timed | None:
     if not known or len(known) == 1:
         return known[0] if known else None
     times = np.mean([one.times for one in known], axis=0)
-    return Timed(known[0].queries, times, float(np.mean([one.per_second for one in known])))
+    joules = [one.joules for one in known if one.joules is not None]
+    per_second = float(np.mean([one.per_second for one in known]))
+    return Timed(known[0].queries, times, per_second, float(np.mean(joules)) if joules else None)
 
 
 def mean_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was measured: means of numbers, also within sections; of what is no number the first."""
+    """Measurements averaged over the seeds, also within sections; of other values the first seed's."""
     if len(facts) == 1:
         return dict(facts[0])
     found: dict[str, Any] = {}

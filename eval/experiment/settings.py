@@ -11,6 +11,7 @@ from lsr.eval.datasets import DatasetSettings
 from lsr.eval.latency import ROUNDS
 from lsr.eval.measures import DEFAULT_MEASURES
 from lsr.index.hybrid.fusion import RRF_K, Normalization
+from lsr.index.search.feedback import DENSE_WEIGHT, DOCUMENTS, TERMS, WEIGHT
 from lsr.index.search.settings import Mode, SearchSettings
 from lsr.index.segment.clusters import SUMMARY_MASS
 from lsr.index.segment.postings import ImpactType
@@ -50,8 +51,69 @@ class IndexSettings(Settings):
 
 
 @dataclass(frozen=True)
+class FeedbackSettings(Settings):
+    """Pseudo-relevance feedback; see `expand_query` and `expand_dense`.
+
+    Attributes:
+        documents: Documents that give feedback.
+        terms: Terms kept of the documents' mean.
+        weight: Weight of the documents relative to the query.
+        dense_weight: The same for the dense vectors.
+        source: Name of an earlier system whose first documents give feedback; by default this system's own. If that is
+            a fusion, interpolation comes before feedback; a fusion of systems with feedback interpolates after it.
+    """
+
+    documents: int = field(default=DOCUMENTS, metadata=within(at_least=1))
+    terms: int = field(default=TERMS, metadata=within(at_least=1))
+    weight: float = field(default=WEIGHT, metadata=within(at_least=0))
+    dense_weight: float = field(default=DENSE_WEIGHT, metadata=within(at_least=0))
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class DensifySettings(Settings):
+    """Search of densified vectors instead of an index; see `lsr.densified` and `lsr.dense_export`.
+
+    Attributes:
+        width: Number of slices, or of a projection's dimensions.
+        by: "coloured", "random" or "striped" slices, or "projection".
+        threshold: With slices, query terms of at most this weight are left out at first; 0 is exact.
+        dense_weight: Weight of the encoder's dense vectors; 0 to leave them out.
+    """
+
+    width: int = field(default=768, metadata=within(at_least=1))
+    by: Literal["coloured", "random", "striped", "projection"] = "coloured"
+    threshold: float = field(default=0.0, metadata=within(at_least=0))
+    dense_weight: float = field(default=0.0, metadata=within(at_least=0))
+
+
+@dataclass(frozen=True)
+class ComparisonSettings(Settings):
+    """An earlier system's first documents, re-ranked by pairwise comparisons; see `lsr.pairwise`.
+
+    The probability that one document belongs before another is the logistic function of 10 times the difference of
+    their scores in a second system. Scores are scaled to 0 to 1 per query; a document not found scores 0.
+
+    Attributes:
+        of: Name of the system that is re-ranked.
+        judge: Name of the system whose scores decide.
+        depth: Documents that are compared.
+        sampler: Which pairs are compared.
+        share: Share of all pairs that are compared.
+        aggregator: How comparisons become scores.
+    """
+
+    of: str
+    judge: str
+    depth: int = field(default=50, metadata=within(at_least=1))
+    sampler: Literal["random", "windows", "skipping windows", "near", "groups"] = "skipping windows"
+    share: float = field(default=1 / 3, metadata=within(above=0, at_most=1))
+    aggregator: Literal["additive", "bradley-terry", "greedy", "pagerank", "kwiksort"] = "greedy"
+
+
+@dataclass(frozen=True)
 class SystemSettings(Settings):
-    """A system, which is a line of the tables. It has one of encoder, documents, run and fuse.
+    """A system: one line of the tables. It has exactly one of encoder, documents, run, fuse and compare.
 
     {dataset} in paths stands for the dataset's name. A system with {seed} in its encoder, documents, queries or run
     becomes one system for each seed of the experiment, and so does a fusion of such systems.
@@ -67,7 +129,8 @@ class SystemSettings(Settings):
         b: BM25's b.
         language: BM25's language.
         stop_words: BM25's stop words.
-        pivot: BM25's pivot: the length of a document that is neither short nor long.
+        pivot: BM25's pivot: the document length that is neither rewarded nor penalized.
+        latents: Number of latents of an encoder of codes.
         documents: Vectors of documents by any engine, in a format of `lsr encode`; needs `queries`.
         queries: Vectors of the queries.
         index: How the vectors are indexed.
@@ -79,6 +142,9 @@ class SystemSettings(Settings):
         normalization: Normalization of interpolated scores.
         weights: One for each fused system; by default all 1.
         rrf_k: Smoothing constant of "rrf".
+        feedback: Pseudo-relevance feedback; its latency is that of the second search.
+        densify: Densified vectors are searched; no latency is measured.
+        compare: A system re-ranked by comparisons.
     """
 
     name: str
@@ -92,6 +158,7 @@ class SystemSettings(Settings):
     language: str | None = None
     stop_words: str | None = None
     pivot: float | None = None
+    latents: int | None = None
     documents: str | None = None
     queries: str | None = None
     index: IndexSettings = field(default_factory=IndexSettings)
@@ -103,14 +170,28 @@ class SystemSettings(Settings):
     normalization: Normalization = "min-max"
     weights: tuple[float, ...] = ()
     rrf_k: int = RRF_K
+    feedback: FeedbackSettings | None = None
+    densify: DensifySettings | None = None
+    compare: ComparisonSettings | None = None
 
     def conflicts(self) -> list[str]:
         """Exactly one kind of system, and settings that fit it."""
         found = []
-        given = [name for name in ("encoder", "documents", "run", "fuse") if getattr(self, name)]
+        given = [name for name in ("encoder", "documents", "run", "fuse", "compare") if getattr(self, name)]
         if len(given) != 1:
             found.append(
-                f"the system {self.name!r} needs one of encoder, documents, run and fuse, has {given or 'none'}"
+                f"the system {self.name!r} needs one of encoder, documents, run, fuse and compare, has "
+                f"{given or 'none'}"
+            )
+        if self.kind != "index" and (self.feedback or self.densify):
+            found.append(f"the system {self.name!r}: feedback and densify need an encoder or vectors")
+        if self.densify and not (self.search.exact and not self.feedback):
+            found.append(f"the system {self.name!r}: densified vectors are searched without feedback and algorithm")
+        if self.densify and self.densify.by == "projection" and self.densify.threshold:
+            found.append(f"the system {self.name!r}: densify.threshold is for slices, not for a projection")
+        if self.densify and bool(self.densify.dense_weight) != (self.mode == "hybrid"):
+            found.append(
+                f"the system {self.name!r}: densify.dense_weight goes with mode: hybrid, and the other way round"
             )
         if bool(self.documents) != bool(self.queries):
             found.append(f"the system {self.name!r} needs vectors of both documents and queries")
@@ -125,16 +206,16 @@ class SystemSettings(Settings):
     @property
     def encoder_settings(self) -> dict[str, float | str]:
         """The given settings of the encoder."""
-        names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words", "pivot")
+        names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words", "pivot", "latents")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def seeded(self) -> bool:
-        """Whether it names a seed itself."""
+        """Whether {seed} is in its own settings, rather than in those of systems that it fuses."""
         return any("{seed}" in (path or "") for path in (self.encoder, self.documents, self.queries, self.run))
 
     def of_seed(self, seed: int) -> SystemSettings:
-        """The same with a seed in place of {seed}."""
+        """A copy with a seed in place of {seed}."""
         paths = {name: getattr(self, name) for name in ("encoder", "documents", "queries", "run")}
         filled = {name: path and path.replace("{seed}", str(seed)) for name, path in paths.items()}
         return replace(self, name=f"{self.name}, seed {seed}", **filled)
@@ -142,7 +223,17 @@ class SystemSettings(Settings):
     @property
     def kind(self) -> str:
         """Its kind: "index", "run" or "fusion"."""
-        return "fusion" if self.fuse else "run" if self.run else "index"
+        return "fusion" if self.fuse or self.compare else "run" if self.run else "index"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of earlier systems that it takes the runs of."""
+        source = self.feedback.source if self.feedback else None
+        return (
+            *self.fuse,
+            *((source,) if source else ()),
+            *((self.compare.of, self.compare.judge) if self.compare else ()),
+        )
 
 
 @dataclass(frozen=True)
@@ -171,7 +262,7 @@ class ExperimentSettings(Settings):
         suite: More collections: a name in `lsr.eval.datasets.SUITES`, or a YAML file.
         measures: Names of ir-measures; the first is used in headlines.
         depth: Documents to search for, and to fuse; raised to the depth of the measures.
-        seeds: Seeds of trained systems, see `SystemSettings`; tables have mean and spread over them.
+        seeds: Seeds of trained systems, see `SystemSettings`; tables show mean and standard deviation over them.
         baseline: The system with which the others are compared; by default the first.
         test: "randomization" or "t"; paired, two-sided, corrected by Holm over the systems of a dataset. Systems with
             several seeds are tested over queries and seeds, see `lsr.eval.significance.compare_seeds`.
@@ -205,9 +296,15 @@ class ExperimentSettings(Settings):
         if self.baseline is not None and self.baseline not in names:
             wrong.append(f"the baseline {self.baseline!r} is not one of the systems {', '.join(names)}")
         for at, system in enumerate(self.systems):
-            for fused in system.fuse:
-                if fused not in names[:at]:
-                    wrong.append(f"the system {system.name!r} fuses {fused!r}, which must come before it")
+            for needed in system.needs:
+                if needed not in names[:at]:
+                    wrong.append(f"the system {system.name!r} needs {needed!r}, which must come before it")
+        several: set[str] = set()
+        for system in self.systems:
+            if system.seeded or several & {*system.fuse}:
+                several.add(system.name)
+            for needed in sorted(several & ({*system.needs} - {*system.fuse})):
+                wrong.append(f"the system {system.name!r} needs one ranking of {needed!r}, which has one for each seed")
         unseeded = [system.name for system in self.systems if system.seeded]
         if unseeded and not self.seeds:
             wrong.append(f"{', '.join(unseeded)}: {{seed}} needs seeds, as in seeds: [1, 2, 3]")

@@ -22,8 +22,9 @@ from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.eval.checks import check_run
 from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.artifact_cache import Artifacts, Facts, content_digest, remove
+from lsr.eval.experiment.literature import compared_run, densified_search, with_feedback
 from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
-from lsr.eval.latency import PeakMemory, encode_latency, machine, throughput, time_together
+from lsr.eval.latency import Energy, PeakMemory, encode_latency, machine, throughput, time_together
 from lsr.index.hybrid.fusion import interpolate, reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.index.search.query_file import QuerySet, read_queries
@@ -144,9 +145,13 @@ def run_systems(
             path = Path(_filled(system.run, name))
             run = dataset.kept(read_run(path))
             done[system.name] = System(system, run, {}, inputs={"run that was given": content_digest(path)})
+        elif system.compare:
+            first, judge = done[system.compare.of].run, done[system.compare.judge].run
+            done[system.name] = System(system, compared_run(system.compare, first, judge, depth), {})
         else:
             k = settings.latency.k
-            done[system.name] = _search_system(system, name, dataset, identity, artifacts, depth, cutoffs, k)
+            source = done[system.feedback.source].run if system.feedback and system.feedback.source else None
+            done[system.name] = _search_system(system, name, dataset, identity, artifacts, depth, cutoffs, k, source)
     return list(done.values())
 
 
@@ -193,6 +198,7 @@ def _search_system(
     depth: int,
     cutoffs: Collection[int],
     k: int,
+    source_run: Run | None,
 ) -> System:
     path, built, index_key, inputs = _index(system, name, dataset, identity, artifacts)
     index = Index.open(path)
@@ -215,6 +221,13 @@ def _search_system(
     path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
     matrix = load_matrix(path)
     dense = _dense_queries(index, queries, key, artifacts) if system.mode != "sparse" else None
+    if system.densify:
+        key = {"index": index_key, "queries": queries_key, "densify": asdict(system.densify), "k": depth}
+        run = _densified(system, index, queries.ids, matrix, dense, dataset, depth, key, artifacts)
+        return System(system, run, facts | {"index_bytes": None}, inputs=inputs)
+    if system.feedback:
+        given = queries.ids, matrix, dense, queries_key
+        matrix, dense, queries_key = _expanded(system, index, *given, source_run, artifacts)
     search = asdict(system.search) | ({"mode": system.mode} if system.mode != "sparse" else {})
 
     def find(deep: int) -> tuple[Run, Facts, str]:
@@ -249,7 +262,7 @@ def _search_system(
 def _index(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Path, Facts, str, dict[str, str]]:
-    """A system's index: of vectors that are kept, or of texts where dense vectors belong to it."""
+    """A system's index: built from cached vectors, or from texts if it needs dense vectors, too."""
     if system.mode == "sparse":
         vectors, encoded, vectors_key, inputs = _vectors(system, name, dataset, identity, artifacts)
         key = {"format": FORMAT, "vectors": vectors_key, "index": asdict(system.index)}
@@ -271,7 +284,7 @@ def _index(
 
 
 def _dense_queries(index: Index, queries: QuerySet, key: Facts, artifacts: Artifacts) -> NDArray[np.float32]:
-    """(n_queries, width) their dense vectors."""
+    """(n_queries, width) dense vectors of the queries."""
 
     def encode(path: Path) -> Facts:
         remove(path)
@@ -283,10 +296,67 @@ def _dense_queries(index: Index, queries: QuerySet, key: Facts, artifacts: Artif
     return np.asarray(np.load(path), np.float32)
 
 
+def _expanded(
+    system: SystemSettings,
+    index: Index,
+    ids: list[str],
+    matrix: SparseMatrix,
+    dense: NDArray[np.float32] | None,
+    queries_key: str,
+    source: Run | None,
+    artifacts: Artifacts,
+) -> tuple[SparseMatrix, NDArray[np.float32] | None, str]:
+    """Queries with feedback, their dense vectors, and the digest of both."""
+    assert system.feedback is not None
+    how, first = asdict(system.feedback), asdict(system.search) | ({"mode": system.mode} if dense is not None else {})
+    best = None if source is None else [list(source.get(query, {}))[: how["documents"]] for query in ids]
+    key = {"lsr": __version__, "queries": queries_key, "feedback": how, "search": first, "best": best}
+
+    def expand(path: Path) -> Facts:
+        remove(path)
+        path.mkdir()
+        sparse, near = with_feedback(index, matrix, dense, best, system.feedback, first)
+        save_matrix(path / "queries.parquet", sparse, ids)
+        if near is not None:
+            np.save(path / "dense.npy", near)
+        return {}
+
+    path, _, digest = artifacts.get("feedback", key, expand)
+    near = None if dense is None else np.asarray(np.load(path / "dense.npy"), np.float32)
+    return load_matrix(path / "queries.parquet"), near, digest
+
+
+def _densified(
+    system: SystemSettings,
+    index: Index,
+    ids: list[str],
+    matrix: SparseMatrix,
+    dense: NDArray[np.float32] | None,
+    dataset: Dataset,
+    depth: int,
+    key: Facts,
+    artifacts: Artifacts,
+) -> Run:
+    """The run of densified vectors."""
+    assert system.densify is not None
+    how, wanted = system.densify, depth + dataset.most_dropped
+
+    def search(path: Path) -> Facts:
+        remove(path)
+        with new_text(path) as file:
+            for query, hits in zip(ids, densified_search(how, index, matrix, dense, wanted), strict=True):
+                file.writelines(f"{line}\n" for line in run_lines(query, hits, "lsr", keep_ties=True))
+        return {}
+
+    path, _, _ = artifacts.get("run", {"lsr": __version__, **key}, search, ".trec.gz")
+    run = dataset.kept(read_run(path))
+    return {query: dict(list(hits.items())[:depth]) for query, hits in run.items()}
+
+
 def _vectors(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Vectors, Facts, str, dict[str, str]]:
-    """The vectors of a system's documents, from a file or encoded here; their digest, and those of their inputs."""
+    """A system's document vectors, given or encoded here; measurements; their digest; digests of their inputs."""
     if system.documents:
         path, _ = _their_vectors(system, name)
         digest = content_digest(path)
@@ -296,17 +366,19 @@ def _vectors(
 
     def encode(path: Path) -> Facts:
         started, fresh = time.perf_counter(), not path.with_name(path.name + ".partial").exists()
-        encode_to(
-            dataset.corpus(),
-            lambda: encoder,
-            path,
-            settings=json.dumps(key),
-            passages=passages,
-            with_text=False,
-            overwrite=True,
-        )
-        # The total time is unknown if the work was resumed after a kill.
-        return {"encode_seconds": time.perf_counter() - started if fresh else None}
+        with Energy() as energy:
+            encode_to(
+                dataset.corpus(),
+                lambda: encoder,
+                path,
+                settings=json.dumps(key),
+                passages=passages,
+                with_text=False,
+                overwrite=True,
+            )
+        # The totals are unknown if the work was resumed after a kill.
+        seconds = time.perf_counter() - started
+        return {"encode_seconds": seconds, "encode_joules": energy.joules} if fresh else {"encode_seconds": None}
 
     path, facts, digest = artifacts.get("vectors", key, encode)
     return read_vectors(path), facts, digest, inputs
@@ -317,14 +389,14 @@ def _passages(system: SystemSettings) -> Passages | None:
 
 
 def _encoder(system: SystemSettings, identity: Mapping[str, str]) -> tuple[Encoder, dict[str, Any], dict[str, str]]:
-    """A system's encoder; what it makes of the documents depends on this; its digest."""
+    """A system's encoder, the key of its document vectors in the cache, and its digest."""
     from lsr.index.cli.encode import open_encoder
 
     encoder = open_encoder(system.encoder, system.encoder_settings)
     passages = _passages(system)
     key = {
         "documents": identity["documents"],
-        "encoder": encoder.fingerprint.to_json(),  # of one that is still to be fitted: what it is before
+        "encoder": encoder.fingerprint.to_json(),  # before fitting, if it needs that
         "settings": system.encoder_settings,
         "passages": asdict(passages) if passages else None,
     }
@@ -336,7 +408,7 @@ def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
     remove(path)
     how = system.index
     started = time.perf_counter()
-    with PeakMemory() as memory:
+    with PeakMemory() as memory, Energy() as energy:
         index = Index.build(
             path,
             vectors,
@@ -352,6 +424,7 @@ def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
     counts, edges = np.histogram(lengths, bins=_edges(lengths))
     return {
         "build_seconds": seconds,
+        "build_joules": energy.joules,
         "peak_bytes": memory.peak,
         "document_terms": float(lengths.mean()) if len(lengths) else 0.0,
         "lengths": {"edges": edges.tolist(), "counts": counts.tolist()},
@@ -385,11 +458,12 @@ def _term_facts(index: Index, queries: SparseMatrix) -> Facts:
 
 @dataclass(frozen=True)
 class Timed:
-    """(n,) milliseconds of each query of a system, and queries per second on all cores."""
+    """(n,) milliseconds of each query of a system, queries per second on all cores, and the joules of one there."""
 
     queries: list[str]
     times: NDArray[np.float64]
     per_second: float
+    joules: float | None = None
 
 
 def time_systems(settings: ExperimentSettings, systems: Sequence[System], artifacts: Artifacts) -> dict[str, Timed]:
@@ -410,16 +484,21 @@ def time_systems(settings: ExperimentSettings, systems: Sequence[System], artifa
 
     def measure(path: Path) -> Facts:
         times = time_together([call(one) for one in found.values()], len(some), how.rounds)
-        per_second = [
-            throughput(one.index, one.vectors, how.k, dense=one.dense, **one.options) for one in found.values()
-        ]
+        rates = [throughput(one.index, one.vectors, how.k, dense=one.dense, **one.options) for one in found.values()]
+        joules = [np.nan if rate.joules is None else rate.joules for rate in rates]
         remove(path)
         with path.open("wb") as file:
-            np.savez(file, times=times, per_second=np.array(per_second))
+            np.savez(
+                file, times=times, per_second=np.array([rate.per_second for rate in rates]), joules=np.array(joules)
+            )
         return {}
 
     key = {"runs": [searched.key for searched in found.values()], "how": asdict(how), "machine": machine()}
     path, _, _ = artifacts.get("latency", key, measure, ".npz")
     with np.load(path) as kept:
         times, per_second = kept["times"], kept["per_second"]
-    return {name: Timed(some, times[i], float(per_second[i])) for i, name in enumerate(found)}
+        joules = kept.get("joules", np.full(len(found), np.nan))  # earlier versions measured none
+    return {
+        name: Timed(some, times[i], float(per_second[i]), None if np.isnan(joules[i]) else float(joules[i]))
+        for i, name in enumerate(found)
+    }

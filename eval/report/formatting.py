@@ -149,7 +149,7 @@ def escape_markdown(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """A table as CSV: numbers with all their digits; what stands beside them, marks say, in a column of its own."""
+    """A table as CSV: numbers with all digits, marks and intervals in columns of their own."""
     rows = (*table.rows, *table.published)
     beside = [any(row[i].mark or row[i].aside for row in rows) for i in range(len(table.columns))]
     file = io.StringIO()
@@ -177,7 +177,7 @@ _TEX = {
 
 
 def to_latex(table: Table) -> str:
-    """A table as LaTeX with the rules of the package booktabs, to be put into a `table` of one's own by \\input."""
+    """A table as LaTeX with the rules of booktabs, for \\input within your own `table` environment."""
     lines = [
         f"% {' '.join(table.caption.split())}; needs \\usepackage{{booktabs}}",
         rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in table.numeric)}}}",
@@ -201,5 +201,5 @@ def _tex_cell(cell: Cell) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX takes for nothing else."""
+    """Escape text for LaTeX."""
     return "".join(_TEX.get(letter, letter) for letter in " ".join(text.split()))

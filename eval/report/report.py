@@ -279,9 +279,9 @@ def _each_other(results: Results) -> Iterator[Section]:
         if results.experiment.alike:
             text.append(
                 "Rank-biased overlap (p = 0.9) is 1 for rankings that are the same and 0 for those that share nothing; "
-                "Kendall's τ is of the documents that both systems found among their first 100."
+                "Kendall's τ compares the order of the documents that both systems have among their first 100."
             )
-        yield Section("Each against each", tuple(text), tables=found)
+        yield Section("All pairs of systems", tuple(text), tables=found)
 
 
 def _per_query(results: Results) -> Iterator[Section]:

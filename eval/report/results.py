@@ -69,7 +69,7 @@ class Ties:
 class Result:
     """A system on a dataset: sizes in bytes, times in seconds unless their names say ms.
 
-    With several seeds all are means over them, and `seeds` has each measure's values, seed by seed.
+    With several seeds all values are means over them, and `seeds` has each measure's value for every seed.
     """
 
     dataset: str
@@ -93,6 +93,9 @@ class Result:
     seeds: dict[str, tuple[float, ...]] | None = None
     checksums: dict[str, str] | None = None
     recall_at: dict[str, float] | None = None
+    encode_joules: float | None = None
+    build_joules: float | None = None
+    query_joules: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Tested(Comparison):
 
 @dataclass(frozen=True)
 class Alike:
-    """How alike the rankings of two systems are, means over queries: rank-biased overlap, and Kendall's tau."""
+    """Similarity of the rankings of two systems: rank-biased overlap and Kendall's tau, means over queries."""
 
     dataset: str
     system: str

@@ -131,7 +131,7 @@ def comparisons(results: Results) -> Table | None:
 
 
 def pairs(results: Results) -> Table | None:
-    """Every system against every other, dataset by dataset."""
+    """Comparisons of all pairs of systems, by dataset."""
     tests = {(t.baseline, t.system, t.dataset): t for t in results.experiment.pairs}
     rows = []
     for other, name in dict.fromkeys((t.baseline, t.system) for t in results.experiment.pairs):
@@ -145,7 +145,7 @@ def pairs(results: Results) -> Table | None:
 
 
 def alike(results: Results) -> Table | None:
-    """How alike the systems' rankings are, means over the datasets."""
+    """Similarity of the systems' rankings, means over the datasets."""
     found: dict[tuple[str, str], list[tuple[float, float | None]]] = {}
     for one in results.experiment.alike:
         found.setdefault((one.other, one.system), []).append((one.rbo, one.tau))
@@ -257,7 +257,7 @@ def ties(results: Results) -> Table | None:
 
 
 def costs(results: Results) -> Table:
-    """Time and space for building an index."""
+    """Time, space and energy for building an index."""
     documents = {dataset.name: dataset.documents for dataset in results.experiment.datasets}
 
     def row(result: Result) -> list[Cell]:
@@ -271,10 +271,14 @@ def costs(results: Results) -> Table:
             number(result.document_terms),
             number(result.query_terms),
             number(result.flops),
+            number(result.encode_joules),
+            number(result.build_joules),
+            number(result.query_joules),
         ]
 
     columns = ["encoding", "build", "peak memory of the process", "index size", "bytes a document", "terms a document"]
-    return _by_result("Costs", [*columns, "terms a query", "FLOPS"], results, row)
+    columns += ["terms a query", "FLOPS", "encoding, J", "build, J", "search, J a query"]
+    return _by_result("Costs", columns, results, row)
 
 
 def parts(results: Results) -> Table | None:
@@ -334,7 +338,7 @@ def systems(results: Results) -> Table:
 
 
 def checksums(results: Results) -> Table | None:
-    """Of collections, of what systems were given, and of runs."""
+    """Checksums of collections, of given vectors and runs, and of the runs measured."""
     experiment = results.experiment
     of_datasets = ((d.name, "", d.checksums) for d in experiment.datasets)
     of_results = ((r.dataset, r.system, r.checksums) for r in experiment.results)

@@ -1,4 +1,4 @@
-"""A judged collection as training data for a preset: `lsr train splade-pp --set data=FOLDER`."""
+"""Use a judged collection as the training data of a preset: `lsr train splade-pp --set data=FOLDER`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lsr.index.search.query_file import read_queries
 from lsr.io.text_files import new_text
 from lsr.train.mining import MiningReport, MiningSettings, mine_negatives, mined_line
 
-_DEPTH = 100  # BM25's hits of a query, of which negatives are taken
+_DEPTH = 100  # BM25 hits per query from which negatives are drawn
 
 
 def of_folder(overrides: Sequence[str]) -> tuple[list[str], str | None]:
-    """Overrides without data=FOLDER, and the folder; None where no override has this form.
+    """Split overrides into those other than data=FOLDER, and the folder; None if there is no data=FOLDER.
 
     Raises:
-        DataError: Two of them.
+        DataError: data=FOLDER is given twice.
     """
     given = [one.partition("=")[2] for one in overrides if one.startswith("data=")]
     if len(given) > 1:
@@ -32,13 +32,14 @@ def of_folder(overrides: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def as_overrides(folder: str, out: Path, *, negatives: bool, validates: bool) -> list[str]:
-    """What of a preset becomes something else with a collection in place of its data.
+    """Overrides that replace a preset's data by a collection.
 
     Args:
-        folder: A BEIR folder with judgments `train`, or an ir-datasets name.
-        out: The run's folder, which gets `negatives.jsonl`, mined with BM25 the first time.
-        negatives: Whether the preset draws negatives.
-        validates: Whether it validates: on the collection's dev queries, or not at all where there are none.
+        folder: A BEIR folder with `train` judgments, or an ir-datasets name.
+        out: The run's folder. `negatives.jsonl` is written there if it doesn't exist.
+        negatives: Whether the preset needs negatives.
+        validates: Whether the preset validates. If so, the collection's dev queries are used; without dev judgments
+            validation is turned off.
 
     Returns:
         Overrides as `lsr.config.read_config` takes them.
@@ -51,17 +52,17 @@ def as_overrides(folder: str, out: Path, *, negatives: bool, validates: bool) ->
     if validates and any((Path(folder) / "qrels").glob("dev.*")):
         found.append(f"validation.sets={json.dumps([f'{folder}:dev'])}")
     elif validates:
-        note(f"without validation: {folder} has no judgments dev")
+        note(f"training without validation: {folder} has no dev judgments")
         found.append("validation=null")
     return found
 
 
 def bm25_negatives(folder: str, path: Path) -> Path:
-    """Write BM25's best documents of each training query that are no positives and score clearly less than those.
+    """Mine negatives: for each training query the best BM25 hits, without positives and near-positives.
 
     Args:
-        folder: A BEIR folder with judgments `train`, or an ir-datasets name.
-        path: Where to, .jsonl; what is there stays.
+        folder: A BEIR folder with `train` judgments, or an ir-datasets name.
+        path: The .jsonl file to write; an existing file is kept.
 
     Returns:
         `path`.
@@ -79,5 +80,5 @@ def bm25_negatives(folder: str, path: Path) -> Path:
     with new_text(path) as file:
         for mined in mine_negatives([run], relevant, MiningSettings(), report):
             file.write(mined_line(mined, texts[mined.query_id]))
-    note(f"mined {report.negatives:,} negatives of BM25 for {report.queries:,} queries: {path}")
+    note(f"mined {report.negatives:,} BM25 negatives for {report.queries:,} queries: {path}")
     return path

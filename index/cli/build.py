@@ -23,13 +23,13 @@ from lsr.index.cli.encode import (
 
 @click.command()
 @click.argument("source")
-@click.option("--out", required=True, type=PathOrURI(), help="The index' folder, or a URI.")
+@click.option("--out", required=True, type=PathOrURI(), help="The index's folder, or a URI.")
 @click.option(
     "--impacts",
     type=click.Choice(["uint8", "float32"]),
     default="uint8",
     show_default=True,
-    help="How weights are stored; float32 keeps them as they are.",
+    help="How to store weights; float32 keeps them unchanged.",
 )
 @click.option(
     "--memory",
@@ -37,28 +37,28 @@ from lsr.index.cli.encode import (
     default=1024,
     show_default=True,
     metavar="MB",
-    help="What building may hold, roughly.",
+    help="Approximate memory limit for building.",
 )
 @click.option(
     "--order",
     type=click.Choice(["auto", "given", "bisection"]),
     default="auto",
     show_default=True,
-    help="bisection stores similar documents side by side: slower to build, faster to search, the same results. "
+    help="bisection stores similar documents next to each other: slower to build, faster to search, same results. "
     "auto does so from 20,000 documents on.",
 )
-@click.option("--clusters", is_flag=True, help="Write clusters too, for search with --algorithm clusters.")
+@click.option("--clusters", is_flag=True, help="Also write clusters, for search with --algorithm clusters.")
 @click.option(
     "--summary-mass",
     type=float,
-    help="Share of a cluster's largest impacts that its summary holds: more is slower and finds more. [default: 0.6]",
+    help="Share of a cluster's largest impacts in its summary: more is slower and finds more. [default: 0.6]",
 )
 @click.option(
     "--hybrid",
     is_flag=True,
-    help="Keep the encoder's dense vectors, too, for search with --mode hybrid: a third more time, 8 bits a number.",
+    help="Also store the encoder's dense vectors, in 8 bits, for search with --mode hybrid: takes a third more time.",
 )
-@click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Make N indexes that are searched as one.")
+@click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Make N shards that are searched as one index.")
 @url_option
 @worker_options
 @encoder_options
@@ -83,8 +83,8 @@ def index(
 
     SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder
     of documents (Markdown, HTML, PDF and more) or one of them, a folder of vectors, "-" for JSONL on standard input, or
-    an ir-datasets name; files and folders may be URIs. With --ray the machines of a cluster encode, and build the
-    shards; OUT is on a disk that all of them share, or a URI. After a kill the same command resumes.
+    an ir-datasets name; files and folders may be URIs. With --ray, the machines of a cluster encode the documents and
+    build the shards; OUT is on a disk that all of them share, or a URI. After a kill, the same command resumes.
 
     \b
     Examples:
@@ -111,7 +111,7 @@ def index(
     settings = given_settings(options)
     if hybrid and (ray or shards):
         raise click.UsageError(
-            "--hybrid makes one index here: leave --shards and --ray out; lsr reshard cuts it into shards"
+            "--hybrid makes a single index: leave --shards and --ray out; lsr reshard cuts it into shards"
         )
     if ray or shards:
         mass = (summary_mass or SUMMARY_MASS) if clusters else None
@@ -122,7 +122,7 @@ def index(
     read: Any = texts
     if texts is None:
         if hybrid:
-            raise click.UsageError("--hybrid makes dense vectors of texts; these are sparse vectors already")
+            raise click.UsageError("--hybrid makes dense vectors from texts; these are sparse vectors already")
         if options["passages"]:
             raise click.UsageError("--passages cuts texts; these are vectors already")
         model = open_encoder(encoder, settings) if encoder else None
@@ -152,7 +152,7 @@ def index(
     if clusters:
         note(
             f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} of exact search, for documents cut to their "
-            "heaviest terms as queries; a larger --cut, a lower --heap-factor raise it"
+            "heaviest terms as queries; a larger --cut or a lower --heap-factor raises it"
         )
 
 

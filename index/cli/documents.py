@@ -17,7 +17,7 @@ from lsr.index.cli.search import print_hits, where_option
 @click.argument("doc_ids", metavar="ID...", nargs=-1)
 @where_option
 def get(index_path: Path | str, doc_ids: tuple[str, ...], where: tuple[str, ...]) -> None:
-    """Print documents as they are stored, as JSON lines: those of some ids, those that meet a filter, or all.
+    """Print stored documents as JSON lines: by id, by filter, or all.
 
     \b
     Examples:
@@ -42,19 +42,19 @@ def get(index_path: Path | str, doc_ids: tuple[str, ...], where: tuple[str, ...]
         row = {"_id": document.id, "title": document.title, "text": document.text, "parent": document.parent}
         emit_json({key: value for key, value in row.items() if value} | dict(document.metadata or {}))
     if missing:
-        note(f"{counted(len(missing), 'id')} not there: {', '.join(missing[:10])}")
+        note(f"{counted(len(missing), 'id')} not found: {', '.join(missing[:10])}")
         raise SystemExit(1)
 
 
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("doc_id", metavar="ID")
-@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many documents.")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Number of documents.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal, too.")
 @where_option
 @result_options
 def similar(index_path: Path | str, doc_id: str, k: int, as_json: bool, where: tuple[str, ...], **options: Any) -> None:
-    """Find the documents that are most like one of them, by their stored vectors.
+    """Find the documents most similar to a given one, by stored vectors.
 
     \b
     Example:
@@ -78,11 +78,11 @@ def similar(index_path: Path | str, doc_id: str, k: int, as_json: bool, where: t
     type=click.FloatRange(0, 1, min_open=True),
     default=0.9,
     show_default=True,
-    help="The least cosine of two vectors.",
+    help="Minimum cosine of two vectors.",
 )
 @where_option
 def duplicates(index_path: Path | str, threshold: float, where: tuple[str, ...]) -> None:
-    """Print all pairs of documents that are nearly the same, as JSON lines, the most alike first.
+    """Print all pairs of near-duplicates as JSON lines, most similar first.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""lsr encode, and the options that all commands share which encode texts."""
+"""lsr encode and publish, and the options of all commands that encode texts."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ _SETTINGS = (
 
 
 def encoder_options(command: F) -> F:
-    """--encoder and its settings. The command gets `encoder` and `settings`, without those that were not given."""
+    """Add --encoder and its settings. The command gets `encoder` and, if given, the settings."""
     options = [
         click.option(
             "--encoder",
             metavar="NAME|PATH",
             help=f"lsr-mini, bm25, a checkpoint's folder or hub name, or an index or vectors whose encoder to use. "
-            f"[default: {DEFAULT_ENCODER}; of an index that is there, the one that it carries]",
+            f"[default: {DEFAULT_ENCODER}; for an existing index, its own]",
         ),
-        click.option("--pooling", type=click.Choice(["max", "sum"]), help="Of a masked-LM checkpoint."),
-        click.option("--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="Of a masked-LM checkpoint."),
-        click.option("--max-length", type=click.IntRange(min=2), help="Tokens of a text that are read."),
+        click.option("--pooling", type=click.Choice(["max", "sum"]), help="For masked-LM checkpoints."),
+        click.option("--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="For masked-LM checkpoints."),
+        click.option("--max-length", type=click.IntRange(min=2), help="Maximum number of tokens read of a text."),
         click.option("--top-k", type=click.IntRange(min=1), help="Keep the k heaviest terms of a document."),
         click.option("--max-ratio", type=click.FloatRange(0, 1), help="Drop weights below this share of the largest."),
         click.option(
             "--lexical", type=click.FloatRange(min=0), metavar="W", help="Add W times BM25's score to a model's."
         ),
-        click.option("--k1", type=click.FloatRange(min=0), help="Of bm25: saturation of frequencies. [default: 0.9]"),
-        click.option("--b", type=click.FloatRange(0, 1), help="Of bm25: normalisation of lengths. [default: 0.4]"),
+        click.option("--k1", type=click.FloatRange(min=0), help="For bm25: term frequency saturation. [default: 0.9]"),
+        click.option("--b", type=click.FloatRange(0, 1), help="For bm25: length normalization. [default: 0.4]"),
         click.option(
             "--language",
             metavar="NAME",
-            help="Of bm25: english, de, ja, …; de,en or auto: each document's own; none; lucene. [default: english]",
+            help="For bm25: english, de, ja, …; de,en or auto: each document's own; none; lucene. [default: english]",
         ),
         click.option(
             "--stop-words",
             type=click.Choice(STOP_WORDS),
-            help="Of bm25: count little in queries, are dropped, Lucene's dropped, or are words. [default: light]",
+            help="For bm25: stop words weigh little in queries, are dropped, or count as words. [default: light]",
         ),
         click.option("--query-model", metavar="NAME|PATH", help="Another checkpoint for the queries."),
-        click.option("--device", help="Where the model runs: cpu, cuda, cuda:1. [default: cuda if there]"),
+        click.option("--device", help="Device of the model: cpu, cuda, cuda:1. [default: cuda if available]"),
     ]
     for option in reversed(options):
         command = option(command)
@@ -60,18 +60,18 @@ def encoder_options(command: F) -> F:
 
 
 def text_options(command: F) -> F:
-    """Options of commands that read texts."""
+    """Add the options of commands that read texts."""
     options = [
         click.option(
             "--passages",
             type=click.IntRange(min=1),
             metavar="N",
-            help="Cut documents into N-token passages. [default: only long ones, and those of files]",
+            help="Cut documents into N-token passages. [default: only long ones, and those from files]",
         ),
-        click.option("--overlap", type=click.IntRange(min=0), default=0, help="Tokens that passages share."),
-        click.option("--whole", is_flag=True, help="Cut no document: what the encoder doesn't read of it is lost."),
+        click.option("--overlap", type=click.IntRange(min=0), default=0, help="Number of tokens that passages share."),
+        click.option("--whole", is_flag=True, help="Don't cut documents: text beyond the encoder's limit is ignored."),
         click.option("--no-text", is_flag=True, help="Don't store texts, titles and metadata."),
-        click.option("--skip-bad", is_flag=True, help="Count bad documents and go on."),
+        click.option("--skip-bad", is_flag=True, help="Skip bad documents and count them."),
         click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
     ]
     for option in reversed(options):
@@ -83,30 +83,28 @@ url_option = click.option(
     "--url",
     default="",
     metavar="URL",
-    help="Of a folder of documents, where it is on the web: what stands before their paths, or with {path} or {stem}.",
+    help="For a folder of documents, its URL: a prefix of their paths, or a pattern with {path} or {stem}.",
 )
 
 
 class PathOrURI(click.ParamType[Any]):
-    """A path of this machine, as a Path, or a URI, as it is."""
+    """A local path, converted to a Path, or a URI, unchanged."""
 
     name = "path"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Paths would lose one of a URI's slashes."""
+        """Convert paths; a Path would lose one of a URI's slashes."""
         from lsr.io.object_store import is_remote
 
         return value if is_remote(value) else Path(value)
 
 
 def worker_options(command: F) -> F:
-    """--ray and --workers; `workers_of` makes one thing of them."""
+    """Add --ray and --workers; `workers_of` converts them."""
     options = [
+        click.option("--ray", metavar="ADDRESS", help="Use a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT."),
         click.option(
-            "--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT."
-        ),
-        click.option(
-            "--workers", type=click.IntRange(min=1), help="Of a Ray cluster. [default: as many as it has room for]"
+            "--workers", type=click.IntRange(min=1), help="Number of workers with --ray. [default: all free cores]"
         ),
     ]
     for option in reversed(options):
@@ -115,7 +113,7 @@ def worker_options(command: F) -> F:
 
 
 def workers_of(ray: str | None, workers: int | None, device: str | None) -> Any:
-    """--ray, --workers and --device as what `lsr.distributed.pool` takes."""
+    """Convert --ray, --workers and --device to workers of `lsr.distributed.pool`."""
     from lsr.distributed.pool import Workers
 
     if ray is None and workers is not None:
@@ -124,12 +122,12 @@ def workers_of(ray: str | None, workers: int | None, device: str | None) -> Any:
 
 
 def given_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The encoder settings among a command's options that were given."""
+    """Return the encoder settings that were given."""
     return {name: options[name] for name in _SETTINGS if options.get(name) is not None}
 
 
 def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
-    """An encoder by name or path; also the one that an index or a file of vectors carries."""
+    """Open an encoder by name or path, or the one stored in an index or a file of vectors."""
     from lsr.encode.load import load_encoder, load_encoder_files
 
     if name is None:
@@ -141,7 +139,7 @@ def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
 
         files = read_vectors(path).encoder_files
         if not files:
-            raise EncoderError(f"{path}: these vectors carry no encoder; name the one that made them")
+            raise EncoderError(f"{path}: these vectors carry no encoder: name the one that made them")
         return load_encoder_files(files)
     from lsr.index.sharding.manifest import is_sharded
     from lsr.index.storage.manifest import MANIFEST
@@ -154,17 +152,17 @@ def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
 
 
 def document_encoder(name: str | None, settings: dict[str, Any]) -> Any:
-    """An encoder as of `open_encoder`, for new documents: it learns their words, not those of what carries it."""
+    """Open an encoder for new documents: like `open_encoder`, but BM25 forgets the words that it learned elsewhere."""
     encoder = open_encoder(name, settings)
     return encoder.over(None)
 
 
 def passages_of(size: int | None, overlap: int, whole: bool) -> Any:
-    """--passages, --overlap and --whole as what the stream takes."""
+    """Convert --passages, --overlap and --whole."""
     from lsr.encode.passages import AS_NEEDED, Passages
 
     if whole and size is not None:
-        raise click.UsageError("--whole cuts nothing: leave --passages out")
+        raise click.UsageError("--whole doesn't cut documents: leave --passages out")
     if size is None:
         if overlap:
             raise click.UsageError("--overlap needs --passages")
@@ -182,8 +180,8 @@ def passages_of(size: int | None, overlap: int, whole: bool) -> Any:
     type=PathOrURI(),
     help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz); a folder may be a URI.",
 )
-@click.option("--queries", is_flag=True, help="Encode queries; of a folder or dataset, read its queries.")
-@click.option("--anserini", is_flag=True, help="Write JSONL in Anserini's shape.")
+@click.option("--queries", is_flag=True, help="Encode queries; reads those of a folder or dataset.")
+@click.option("--anserini", is_flag=True, help="Write Anserini's JSONL.")
 @worker_options
 @encoder_options
 @text_options
@@ -197,12 +195,12 @@ def encode(
     encoder: str | None,
     **options: Any,
 ) -> None:
-    """Turn texts into sparse vectors; a SOURCE of vectors is converted.
+    """Encode texts as sparse vectors, or convert a SOURCE of vectors.
 
     SOURCE is a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder of documents or one of them,
-    "-" for JSONL on standard input, or an ir-datasets name. After a kill the same command resumes. Files and folders
-    may be URIs (s3://bucket/docs.jsonl). With --ray the machines of a cluster encode part by part; the result doesn't
-    depend on their number. It goes to a folder that all of them share, or to object storage.
+    "-" for JSONL on standard input, or an ir-datasets name. Files and folders may be URIs (s3://bucket/docs.jsonl).
+    After a kill, the same command resumes. With --ray, the machines of a cluster encode the documents in parts; OUT is
+    a folder that all of them share, or a URI. The result doesn't depend on the number of machines.
 
     \b
     Examples:
@@ -226,7 +224,7 @@ def encode(
         if unused := [name for name in ("encoder", "passages", "whole", "no_text", *_SETTINGS) if given[name]]:
             raise click.UsageError(f"--{unused[0].replace('_', '-')}: {source} holds vectors, which are only converted")
         if ray or isinstance(out, str):
-            raise click.UsageError(f"{source} holds vectors, which are only converted, here and into a file")
+            raise click.UsageError(f"{source} holds vectors, which can only be converted here, to a file")
         form = Form("anserini" if anserini else None)
         check_out(out, options["overwrite"], form)
         vectors = read_vectors(source, skip_bad=options["skip_bad"])
@@ -254,7 +252,7 @@ def _query_encoder(name: str | None, settings: dict[str, Any]) -> Any:
     encoder = open_encoder(name, settings)
     if encoder.needs_fit:
         raise click.UsageError(
-            f"{encoder.type} learns from the documents: name the index or the vectors whose queries these are "
+            f"{encoder.type} learns from the documents: name the index or the vectors that the queries are for "
             "(--encoder INDEX or --encoder VECTORS)"
         )
     return encoder
@@ -262,17 +260,16 @@ def _query_encoder(name: str | None, settings: dict[str, Any]) -> Any:
 
 @click.command()
 @click.argument("encoder")
-@click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where to write it.")
-@click.option("--push", metavar="ORG/NAME", help="Where to put it on the Hugging Face hub.")
-@click.option("--private", is_flag=True, help="A hub repository that nobody else sees, if --push makes one.")
-@click.option("--onnx", is_flag=True, help="The documents' model as an 8-bit graph for CPUs, which lsr alone opens.")
+@click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="The folder to write.")
+@click.option("--push", metavar="ORG/NAME", help="The repository on the Hugging Face hub.")
+@click.option("--private", is_flag=True, help="If --push creates the repository, make it private.")
+@click.option("--onnx", is_flag=True, help="Write the models as 8-bit graphs for CPUs; only lsr can open them.")
 @click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
 def publish(encoder: str, out: Path | None, push: str | None, private: bool, onnx: bool, overwrite: bool) -> None:
-    """Write an encoder so that others can use it, with a model card.
+    """Write an encoder for others to use, with a model card.
 
-    Masked language models open in sentence-transformers as they do here; inference-free ones have OpenSearch's idf.json
-    beside the model, too. What `lsr train` writes is of this form already. Log in to the hub with `hf auth login`
-    first.
+    Masked language models open in sentence-transformers with the same results; inference-free models also get
+    OpenSearch's idf.json. What `lsr train` writes already has this form. Log in to the hub first: `hf auth login`.
 
     \b
     Examples:
@@ -307,7 +304,7 @@ def publish(encoder: str, out: Path | None, push: str | None, private: bool, onn
         else:
             opened.save(folder)
             own = Path(encoder) / portable.CARD
-            if own.is_file():  # what its author, or the training, says of it
+            if own.is_file():  # written by its author or by training
                 shutil.copyfile(own, folder / portable.CARD)
         if push is not None:
             note(f"pushed: {portable.push(folder, push, private)}")

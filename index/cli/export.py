@@ -1,4 +1,4 @@
-"""An index as vectors, to write it in any form that lsr.io.convert knows; and `lsr export`."""
+"""lsr export, and reading an index as vectors for any format of lsr.io.convert."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from lsr.io.vectors import VectorBatch, Vectors
 
 
 def index_vectors(index: Index) -> Vectors:
-    """The documents of an index in their order, with the weights that are stored, in bounded memory.
+    """Read the documents of an index, in order, with their stored weights, in bounded memory.
 
     Raises:
-        CorruptIndex: The postings are damaged; told while they are read, or at once where terms are counted.
+        CorruptIndex: The postings are damaged; raised while reading, or at once if terms have to be counted.
     """
     snapshot = index.snapshot
     scales = {part.segment.scale for part in snapshot.parts}
@@ -41,12 +41,12 @@ def index_vectors(index: Index) -> Vectors:
 
 
 def _encoder_files(index: Index) -> dict[str, bytes]:
-    """What encodes queries as they are encoded now: of one that lives with the terms and counts of the index."""
+    """Return the files of the query encoder, with the current vocabulary and counts if it is a living one."""
     files = index.shared.encoder_files
     if not files or not index.encoder.living:
         return files
     for part in index.snapshot.parts:
-        part.require_whole()  # of what is damaged no counts are handed on
+        part.require_whole()  # don't export counts of damaged postings
     return index.encoder.query_files()
 
 
@@ -61,16 +61,16 @@ def _read(snapshot: Snapshot, n_terms: int) -> Iterator[VectorBatch]:
 
 @click.command()
 @click.argument("source", type=PathOrURI())
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file; its ending names the format.")
-@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), help="Where the ending isn't enough.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file; its extension sets the format.")
+@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), help="If the extension isn't enough.")
 @click.option(
     "--levels",
     type=click.IntRange(min=1, max=65535),
-    help="CIFF: the largest impact. [default: as stored; 255 for other weights]",
+    help="CIFF: the largest impact. [default: as stored; 255 for float weights]",
 )
-@click.option("--name", metavar="NAME", help="OpenSearch: the index. [default: the file's name]")
-@click.option("--field", default="vector", show_default=True, help="OpenSearch: the field of the vector.")
-@click.option("--skip-bad", is_flag=True, help="Count bad lines and go on.")
+@click.option("--name", metavar="NAME", help="OpenSearch: the index's name. [default: the file's name]")
+@click.option("--field", default="vector", show_default=True, help="OpenSearch: the field for vectors.")
+@click.option("--skip-bad", is_flag=True, help="Skip bad lines and count them.")
 @damaged_option
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 def export(
@@ -84,16 +84,16 @@ def export(
     skip_damaged: bool,
     overwrite: bool,
 ) -> None:
-    """Write an index, or vectors, as a file that another engine reads.
+    """Write an index, or vectors, as a file for another engine.
 
     \b
-    .parquet                everything: ids, texts, weights, tokens, the encoder of queries
+    .parquet                everything: ids, texts, weights, tokens, the query encoder
     .jsonl(.gz)             {"_id", "vector"}, or Anserini's with --format anserini
     .ndjson(.gz)            OpenSearch's bulk requests, with NAME.mapping.json to create the index: a field of
                             rank_features, or with --format opensearch-ann of sparse_vector, whose keys are term ids
     .ciff(.gz)              Common Index File Format, for PISA, BMP, JASS, Terrier and others
 
-    `lsr index` and `lsr encode` read all of them. Temporary files take up to 36 bytes a weight (in TMPDIR).
+    `lsr index` and `lsr encode` read all of these. Temporary files take up to 36 bytes per weight (in TMPDIR).
 
     \b
     Examples:

@@ -16,11 +16,11 @@ from lsr.index.cli.search import open_index, where_option
 
 @contextmanager
 def committed(index: Any) -> Iterator[None]:
-    """Commit what was changed within, or leave nothing of it behind."""
+    """Commit the changes made in the block, or roll them back."""
     try:
         yield
         index.commit(merge=False)
-        index.merge(everything=False)  # within the command, which is over when all is done
+        index.merge(everything=False)  # in the foreground, so that the command ends when all is done
     finally:
         index.rollback()
 
@@ -34,14 +34,14 @@ def _size(index: Any) -> str:
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("source")
-@click.option("--update", is_flag=True, help="Replace documents of the same ids instead of refusing them.")
-@click.option("--skip-bad", is_flag=True, help="Leave bad documents out, list them, and go on.")
+@click.option("--update", is_flag=True, help="Replace documents with the same ids instead of refusing them.")
+@click.option("--skip-bad", is_flag=True, help="Skip bad documents and list them.")
 @encoder_options
 def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encoder: str | None, **options: Any) -> None:
     """Add documents to an index: all of them, or none if one is bad.
 
-    SOURCE is what `lsr index` takes. Texts are encoded by the encoder that the index carries, and cut and stored as its
-    documents are. Open readers keep their snapshot.
+    SOURCE is as for `lsr index`. Texts are encoded by the index's own encoder, and cut and stored like its documents.
+    Open readers keep their snapshot.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encod
     index = open_index(index_path, encoder, options)
     with committed(index):
         change = index.update(source, skip_bad=skip_bad) if update else index.add(source, skip_bad=skip_bad)
-    change.report.bad = []  # told here, together with those whose ids are there already
+    change.report.bad = []  # reported below, together with existing ids
     change.report.tell()
     for message in change.bad[:10]:
         note(f"left out: {message}")
@@ -66,13 +66,13 @@ def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encod
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
 @url_option
-@click.option("--watch", is_flag=True, help="Go on whenever a file changes, until it is interrupted.")
+@click.option("--watch", is_flag=True, help="Keep watching, and sync whenever a file changes, until interrupted.")
 @encoder_options
 def sync(source: Path, index_path: Path, url: str, watch: bool, encoder: str | None, **options: Any) -> None:
-    """Bring an index up to date with a folder of documents, by what its files hold; where there is none, make it.
+    """Bring an index up to date with a folder of documents, by file content; creates the index if there is none.
 
-    Files that are new or have changed are read and encoded, those that are gone are deleted. Documents that were added
-    in another way stay. Should it be killed, the next one goes on from its latest commit.
+    New and changed files are read and encoded, documents of deleted files are deleted. Documents that were added
+    otherwise stay. After a kill, the next run resumes from the latest commit.
 
     \b
     Examples:
@@ -106,11 +106,11 @@ def sync(source: Path, index_path: Path, url: str, watch: bool, encoder: str | N
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("doc_ids", metavar="ID...", nargs=-1)
 @click.option(
-    "--ids", metavar="FILE", type=click.File(encoding="utf-8"), help='Ids, one a line; "-" for standard input.'
+    "--ids", metavar="FILE", type=click.File(encoding="utf-8"), help='File with an id per line; "-" for standard input.'
 )
 @where_option
 def delete(index_path: Path | str, doc_ids: tuple[str, ...], ids: IO[str] | None, where: tuple[str, ...]) -> None:
-    """Delete documents from an index, with their passages, by their ids or their metadata. Unknown ids are counted.
+    """Delete documents and their passages, by id or by metadata. Unknown ids are counted.
 
     \b
     Examples:
@@ -135,10 +135,10 @@ def delete(index_path: Path | str, doc_ids: tuple[str, ...], ids: IO[str] | None
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 def merge(index_path: Path | str) -> None:
-    """Merge all segments of an index into one: this frees the space of deleted documents and makes search a little
-    faster.
+    """Merge all segments of an index into one, which frees the space of deleted documents and speeds search up a
+    little.
 
-    `lsr add` and `lsr delete` merge enough by themselves to keep segments few.
+    `lsr add` and `lsr delete` merge enough to keep the number of segments small.
 
     \b
     Example:
@@ -156,13 +156,13 @@ def merge(index_path: Path | str) -> None:
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The new sharded folder.")
-@click.option("--shards", "n_shards", required=True, type=click.IntRange(min=1), help="How many shards.")
+@click.option("--shards", "n_shards", required=True, type=click.IntRange(min=1), help="Number of shards.")
 def reshard(index_path: Path, out: Path, n_shards: int) -> None:
-    """Write the documents of an index as shards of equal size: to split it, to even out shards, or to change their
+    """Write the documents of an index as shards of equal size: to split it, to balance shards, or to change their
     number.
 
-    INDEX is an index or a sharded folder; it isn't changed. Results are the same, from one process (lsr search) or many
-    (lsr search --ray ADDRESS).
+    INDEX is an index or a sharded folder and stays unchanged. Searches return the same results, in one process
+    (lsr search) or many (lsr search --ray ADDRESS).
 
     \b
     Examples:
@@ -180,8 +180,7 @@ def reshard(index_path: Path, out: Path, n_shards: int) -> None:
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 def verify(index_path: Path | str) -> None:
-    """Check every byte of an index, or of a folder of dense vectors, against its checksums; names each file that is
-    damaged.
+    """Check an index, or a folder of dense vectors, against its checksums; names each damaged file.
 
     \b
     Example:
@@ -199,11 +198,11 @@ def verify(index_path: Path | str) -> None:
         record = read_record(path)
         if damaged := damaged_files(path, record, every_byte=True):
             raise CorruptIndex("\n".join(damaged))
-        click.echo(f"{path}: {len(record['files'])} files, all as they were written")
+        click.echo(f"{path}: {len(record['files'])} files, all intact")
         return
     manifests = read_manifests(Shards.read(path)) if is_sharded(path) else {str(path): read_manifest(path)}
     wrong = [check_files(folder_of(where), manifest, every_byte=True).values() for where, manifest in manifests.items()]
     if messages := list(chain.from_iterable(wrong)):
         raise CorruptIndex("\n".join(messages))
     n_files = sum(len(manifest["files"]) for manifest in manifests.values())
-    click.echo(f"{index_path}: {n_files} files, all as they were written")
+    click.echo(f"{index_path}: {n_files} files, all intact")

@@ -1,4 +1,4 @@
-"""Options of `lsr search` and `lsr similar` that shape results, as `lsr.index.search.options` has them."""
+"""The options of `lsr search` and `lsr similar` for `lsr.index.search.options`."""
 
 from __future__ import annotations
 
@@ -18,38 +18,78 @@ _NAMES = (
     "total",
     "diversity",
     "rerank",
+    "rerank_unit",
     "depth",
+    "passages",
+    "fields",
 )
 
 
+rerank_option = click.option(
+    "--rerank", metavar="MODEL", help="A CrossEncoder of sentence-transformers scores the best documents anew."
+)
+
+
+def reranker_of(model: str | None) -> dict[str, Any]:
+    """The re-ranker of `rerank_option`, if there is one, by its name among the settings of a search or a server."""
+    from lsr.index.search.rerank import CrossEncoderReranker
+
+    return {} if model is None else {"rerank": CrossEncoderReranker(model)}
+
+
 def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options, by their names; those not given are None or empty."""
+    """Add the options by name; those not given are None or empty."""
     for option in reversed(
         [
-            click.option("--offset", type=click.IntRange(min=0), help="Pass over so many of the best. [default: 0]"),
+            click.option("--offset", type=click.IntRange(min=0), help="Number of best documents to skip. [default: 0]"),
             click.option("--min-score", type=click.FloatRange(min=0), help="Leave out documents that score less."),
             click.option("--group-by", metavar="COLUMN", help="Find K groups of documents with the same value."),
-            click.option("--per-group", type=click.IntRange(min=1), help="Documents of each group. [default: 1]"),
+            click.option("--per-group", type=click.IntRange(min=1), help="Documents per group. [default: 1]"),
             click.option(
-                "--sort", multiple=True, metavar="COLUMN", help='Sort by a column; "-year" descends. Several: then by.'
+                "--sort",
+                multiple=True,
+                metavar="COLUMN",
+                help='Sort by a column, "-year" descending. Repeat for further keys.',
             ),
             click.option(
                 "--boost",
                 multiple=True,
                 metavar="COLUMN=WEIGHT[,HALF_LIFE[,ORIGIN]]",
                 help="Multiply scores by 1 + WEIGHT * value; with a half-life by 1 + WEIGHT * 0.5 ** (distance / "
-                "HALF_LIFE). Of dates and times in days, from now unless told.",
+                "HALF_LIFE), measured from ORIGIN; for dates and times in days, by default from now.",
             ),
             click.option(
-                "--facet", "facets", multiple=True, metavar="COLUMN", help="Count values in all documents that match."
+                "--facet",
+                "facets",
+                multiple=True,
+                metavar="COLUMN",
+                help="Count a column's values in all matching documents.",
             ),
-            click.option("--total", is_flag=True, help="Tell how many documents match."),
+            click.option("--total", is_flag=True, help="Count the matching documents."),
             click.option(
-                "--diversity", type=click.FloatRange(0, 1), help="Prefer documents unlike those before. [default: 0]"
+                "--diversity",
+                type=click.FloatRange(0, 1),
+                help="Prefer documents unlike those before them. [default: 0]",
             ),
-            click.option("--rerank", metavar="MODEL", help="A CrossEncoder of sentence-transformers scores anew."),
+            rerank_option,
             click.option(
-                "--depth", type=click.IntRange(min=1), help="How many are re-ranked or made diverse. [default: 100]"
+                "--rerank-unit",
+                metavar="UNIT",
+                help="What it scores: text, or each sentence, of which the best one counts. [default: text]",
+            ),
+            click.option(
+                "--depth", type=click.IntRange(min=1), help="Documents to re-rank or diversify. [default: 100]"
+            ),
+            click.option(
+                "--passages",
+                is_flag=True,
+                help="Find passages, several of one document, too; --group-by _id groups them.",
+            ),
+            click.option(
+                "--fields",
+                multiple=True,
+                metavar="FIELD",
+                help="Print of each hit only title, text, metadata or a column of it. Several: all of them.",
             ),
         ]
     ):
@@ -58,24 +98,21 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def given_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Those that were given, taken out of a command's options, as `Index.search` takes them.
+    """Take the options that were given out of a command's options, as arguments of `Index.search`.
 
     Raises:
-        UsageError: Values that make no sense.
+        UsageError: Invalid values.
     """
     from lsr.index.search.options import Options
-    from lsr.index.search.rerank import CrossEncoderReranker
 
     given = {name: value for name in _NAMES if (value := options.pop(name)) not in (None, (), False)}
     if "boost" in given:
         given["boost"] = dict(map(_boost, given["boost"]))
     try:
-        if "rerank" in given:
-            given["rerank"] = CrossEncoderReranker(given["rerank"])
-        Options(**given)
+        Options(**given | ({"rerank": len} if "rerank" in given else {}))  # told before the model is loaded
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    return given
+    return given | reranker_of(given.get("rerank"))
 
 
 def _boost(text: str) -> tuple[str, Any]:
@@ -101,7 +138,7 @@ def _number_or_text(text: str) -> float | str:
 
 
 def tell_facets(hits: Any, *, as_json: bool) -> None:
-    """Print the facets of hits, if there are any: a line a column, or one of JSON."""
+    """Print the facets of hits, if there are any: a line for each column, or one line of JSON."""
     from lsr.console import emit_json
     from lsr.index.search.hits import facet_rows
 

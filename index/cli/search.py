@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,32 +13,32 @@ import click
 from lsr.index.cli.encode import PathOrURI, encoder_options, given_settings, open_encoder
 from lsr.index.cli.result_options import given_options, result_options, tell_facets
 
-_PREVIEW = 90  # characters of a text in a table
+_PREVIEW = 90  # characters of text in a table
 
 
 where_option = click.option(
     "--where",
     multiple=True,
     metavar="CONDITION",
-    help='Documents with such metadata: "year>=2020", "lang=en,de", "day<2024-05-17", \'author="Smith, John"\', '
-    '"path^=docs/" (begins with), "path*=api" (contains), or a filter in JSON. Several: all of them.',
+    help='Filter by metadata: "year>=2020", "lang=en,de", "day<2024-05-17", \'author="Smith, John"\', '
+    '"path^=docs/" (begins with), "path*=api" (contains), or a JSON filter. Repeat to combine filters.',
 )
 
 
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The settings of a search, by the names of `SearchSettings`; those not given are None."""
+    """Add the settings of a search, by the names of `SearchSettings`; those not given are None."""
     for option in reversed(
         [
             click.option(
-                "--mode", metavar="NAME", help="sparse, or of an index built with --hybrid: hybrid or dense. [sparse]"
+                "--mode", metavar="NAME", help="sparse; or, for an index built with --hybrid, hybrid or dense. [sparse]"
             ),
-            click.option("--dense-weight", type=float, help="Of the dense score in a hybrid one. [default: 1]"),
+            click.option("--dense-weight", type=float, help="Weight of the dense score in hybrid mode. [default: 1]"),
             click.option("--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore or clusters. [auto]"),
             click.option("--alpha", type=float, help="Below 1: skip more, perhaps miss some. [default: 1, exact]"),
             click.option("--beta", type=float, help="Share of the query's terms to use. [default: 1]"),
-            click.option("--guaranteed", type=int, help="Best blocks to score whatever alpha says. [default: 0]"),
+            click.option("--guaranteed", type=int, help="Best blocks to score regardless of alpha. [default: 0]"),
             click.option("--cut", type=int, help="Heaviest terms that choose clusters. [default: 8]"),
-            click.option("--heap-factor", type=float, help="Lower: look into more clusters. [default: 1]"),
+            click.option("--heap-factor", type=float, help="Lower: search more clusters. [default: 1]"),
             click.option("--best-passages", type=int, help="Passages whose mean is a document's score. [default: 1]"),
         ]
     ):
@@ -47,7 +47,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def given_search_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Those of `search_options` that were given, taken out of a command's options."""
+    """Take the options of `search_options` that were given out of a command's options."""
     from lsr.index.search.settings import SearchSettings
 
     names = tuple(field.name for field in fields(SearchSettings))
@@ -62,7 +62,7 @@ def given_search_settings(options: dict[str, Any]) -> dict[str, Any]:
 damaged_option = click.option(
     "--skip-damaged",
     is_flag=True,
-    help="Verify every byte, leave damaged segments out, name them, and go on with the rest.",
+    help="Verify every byte, leave out damaged segments, name them, and continue with the rest.",
 )
 
 
@@ -75,15 +75,16 @@ def open_index(
     cpus: float = 1.0,
     skip_damaged: bool = False,
 ) -> Any:
-    """The index of a command's --encoder and its settings, here or on a Ray cluster; what was left out as it is
-    damaged is told.
+    """Open an index, with the encoder of --encoder and its settings, here or on a Ray cluster.
+
+    Reports segments that are left out as damaged.
     """
     from lsr.console import counted, note
 
     settings = given_settings(options)
     if settings and not encoder:
         raise click.UsageError(
-            f"--{next(iter(settings)).replace('_', '-')} goes with --encoder: an index carries its own"
+            f"--{next(iter(settings)).replace('_', '-')} goes with --encoder: an index has its own encoder"
         )
     model = open_encoder(encoder, settings) if encoder else None
     if ray is not None:
@@ -104,34 +105,34 @@ def open_index(
 
 def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> str:
     if tag.split() != [tag]:
-        raise click.BadParameter(f"a run's tag is one word without white space, got {tag!r}")
+        raise click.BadParameter(f"a run's tag is one word without whitespace, got {tag!r}")
     return tag
 
 
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("text", required=False)
-@click.option("--queries", metavar="FILE", help="Many queries: texts or encoded vectors, .jsonl(.gz) or .parquet.")
+@click.option("--queries", metavar="FILE", help="A file of queries: texts or vectors, .jsonl(.gz) or .parquet.")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Hits per query.")
 @click.option(
     "--run",
     "run_path",
     type=click.Path(path_type=Path),
     metavar="OUT.trec",
-    help="Write a TREC run. Of equal scores the next ones are written a trace lower: trec_eval keeps their order.",
+    help="Write a TREC run. Ties get slightly decreasing scores, so that trec_eval keeps their order.",
 )
 @click.option("--tag", default="lsr", show_default=True, callback=_one_word, help="Last column of the run.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Cores for --queries. [default: all]")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
-@click.option("--skip-bad", is_flag=True, help="Count bad queries and go on.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads for --queries. [default: all cores]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal, too.")
+@click.option("--skip-bad", is_flag=True, help="Skip bad queries and count them.")
 @click.option(
     "--highlight",
     type=click.IntRange(min=1),
     metavar="N",
-    help='Characters of a text that are shown, those that count most; in JSON under "highlights", if it is given. '
+    help='Characters of text to show, those that match best; in JSON under "highlights", if given. '
     f"[default: {_PREVIEW}]",
 )
-@click.option("--plan", is_flag=True, help="Print what the search touches instead of what it finds.")
+@click.option("--plan", is_flag=True, help="Print what the search touches instead of its results.")
 @click.option(
     "--ray",
     metavar="ADDRESS",
@@ -140,10 +141,10 @@ def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> st
 @click.option(
     "--cpus",
     type=click.FloatRange(min=0, min_open=True),
-    help="Cores that each shard gets of a Ray cluster; below 1 several share one. [default: 1]",
+    help="Cores of each shard on a Ray cluster; below 1, shards share one. [default: 1]",
 )
 @where_option
-@click.option("--operators", is_flag=True, help='Take "exact phrase", +must and -not out of the query.')
+@click.option("--operators", is_flag=True, help='Parse "exact phrase", +must and -not in the query.')
 @damaged_option
 @result_options
 @search_options
@@ -170,7 +171,7 @@ def search(
 ) -> None:
     """Search an index with a text or a file of queries.
 
-    Prints a table on a terminal and JSON lines when piped; with --run a TREC run.
+    Prints a table on a terminal and JSON lines when piped; --run writes a TREC run.
 
     \b
     Examples:
@@ -196,9 +197,11 @@ def search(
     given = given_options(options) | ({"syntax": "operators"} if operators else {})
     settings = given_search_settings(options) | {"where": parse_where_text(where)}
     if given and plan:
-        raise click.UsageError(f"--plan is of a search without --{next(iter(given)).replace('_', '-')}")
+        raise click.UsageError(f"--plan doesn't go with --{next(iter(given)).replace('_', '-')}")
     if {"facets", "total"} & given.keys() and (queries is not None or run_path):
         raise click.UsageError("--facet and --total take a text, and no --run")
+    if "passages" in given and run_path:
+        raise click.UsageError("--passages doesn't go with --run: a run has a document once")
     settings |= given
     if ray and skip_damaged:
         raise click.UsageError("--skip-damaged is for a search in this process: leave --ray out")
@@ -230,8 +233,8 @@ def search(
 
 def _nothing_found(settings: dict[str, Any], given: dict[str, Any]) -> str:
     if {"offset", "min_score", "syntax"} & given.keys():
-        return "no document meets all that is asked for"
-    some = "no document that meets --where" if settings["where"] else "no document"
+        return "no document meets all conditions"
+    some = "no document that matches --where" if settings["where"] else "no document"
     return f"{some} shares a term with this query"
 
 
@@ -239,10 +242,10 @@ def print_hits(hits: Any, *, as_json: bool, first: int = 1, highlight: int | Non
     """Print hits as a table, or as JSON lines.
 
     Args:
-        hits: As a search gives them.
-        as_json: Which of both.
-        first: Rank of the first.
-        highlight: Characters of a text that are shown.
+        hits: The hits.
+        as_json: Print JSON lines.
+        first: Rank of the first hit.
+        highlight: Maximum number of characters of text.
     """
     if as_json:
         _print_json(None, hits, highlight, first)
@@ -294,14 +297,14 @@ def _search_file(
 
 
 def _tell_filter(index: Any, where: Any) -> bool:
-    """Say on stderr if a filter left no document; tells whether it did. Of shards on other machines nobody knows."""
+    """Report on stderr if no document matches a filter, and return whether it did; not for remote shards."""
     from lsr.console import note
     from lsr.index.search.reader import Reader
 
     mask = index.snapshot.mask(where) if isinstance(index, Reader) else None
     if mask is None or mask.share:
         return False
-    note(f"the filter left nothing: none of the {len(index)} documents meets --where")
+    note(f"none of the {len(index)} documents matches --where")
     for hint in where.hints(index.documents.columns):
         note(hint)
     return True
@@ -329,6 +332,8 @@ def _print_json(query_id: str | None, hits: Any, highlight: int | None, first: i
         values |= {"rank": rank, "_id": hit.id, "score": hit.score}
         if hit.passage != hit.id:
             values["passage"] = hit.passage
+        if hit.moved is not None:
+            values["moved"] = asdict(hit.moved)
         values |= {key: value for key in ("title", "text", "metadata") if (value := getattr(hit, key))}
         if highlight:
             values["highlights"] = hit.highlight(highlight)
@@ -341,7 +346,7 @@ def _print_table(hits: Any, highlight: int, first: int) -> None:
     before, after = click.style("", bold=True, reset=False), click.style("")
     rows = []
     for rank, hit in enumerate(hits, start=first):
-        why = hit.explain(origins=False)  # without waiting for the documents' model
+        why = hit.explain(origins=False)  # without loading the document encoder
         text = " ".join(why.highlight(highlight, before=before, after=after, between=" — ").split())
         rows.append((str(rank), f"{hit.score:.3f}", hit.passage, text, why.words(3)))
     click.echo(table(rows, ("", "score", "id", "text", "because of"), ">><<<"))
@@ -351,7 +356,7 @@ def _print_table(hits: Any, highlight: int, first: int) -> None:
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("text")
 @click.argument("doc_id")
-@click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on a terminal, too.")
 @damaged_option
 @encoder_options
 def explain(
@@ -363,7 +368,7 @@ def explain(
     encoder: str | None,
     **options: Any,
 ) -> None:
-    """Show why a document scores as it does for a query, term by term.
+    """Show what each term adds to a document's score for a query.
 
     \b
     Example:
@@ -381,7 +386,7 @@ def explain(
 
 @click.command()
 def warmup() -> None:
-    """Compile the search kernels now, once per machine, so that no first query has to wait for it.
+    """Compile the search kernels, once per machine, so that the first query doesn't have to wait.
 
     \b
     Example:
@@ -396,6 +401,6 @@ def warmup() -> None:
     compile_kernels()
     seconds = time.perf_counter() - start
     if cache_folder is None:
-        click.echo(f"compiled in {seconds:.1f} s, but there is no folder to keep that in: set NUMBA_CACHE_DIR")
+        click.echo(f"compiled in {seconds:.1f} s, but there is no folder to keep the result in: set NUMBA_CACHE_DIR")
     else:
         click.echo(f"compiled in {seconds:.1f} s, kept in {cache_folder}")

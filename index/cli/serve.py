@@ -1,4 +1,4 @@
-"""lsr serve, mcp."""
+"""lsr serve and mcp."""
 
 from __future__ import annotations
 
@@ -8,36 +8,43 @@ from typing import Any
 import click
 
 from lsr.index.cli.encode import PathOrURI
+from lsr.index.cli.result_options import rerank_option, reranker_of
 from lsr.index.cli.search import damaged_option, given_search_settings, open_index, search_options
 from lsr.io.object_store import is_remote
 
 
 @click.command()
 @click.argument("indexes", metavar="INDEX...", nargs=-1, required=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for any that is free.")
-@click.option("--writable", is_flag=True, help="Let documents be added, updated and deleted.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for any free port.")
+@click.option("--writable", is_flag=True, help="Allow adding, updating and deleting documents.")
 @click.option(
     "--keys",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Keys that clients need, a line each: reader KEY, or writer KEY. Without it those of the variable LSR_KEYS.",
+    help="File with a key per line: reader KEY, or writer KEY. [default: the variable LSR_KEYS, if set]",
 )
-@click.option("--without-keys", is_flag=True, help="Listen beyond this machine without keys.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads that search. [default: one a core]")
-@click.option("--waiting", type=int, help="Searches that may wait for a thread. [default: 256]")
+@click.option("--without-keys", is_flag=True, help="Allow access from other machines without keys.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Search threads. [default: one per core]")
+@click.option("--waiting", type=int, help="Maximum number of searches waiting for a thread. [default: 256]")
 @click.option("--seconds", type=float, help="Time limit of a search. [default: 10]")
-@click.option("--max-k", type=int, help="Documents that a query may ask for. [default: 1000]")
-@click.option("--max-body", type=click.IntRange(min=1), metavar="MB", help="Size of a request. [default: 8]")
+@click.option("--max-k", type=int, help="Maximum number of documents per query. [default: 1000]")
+@click.option("--max-body", type=click.IntRange(min=1), metavar="MB", help="Maximum size of a request. [default: 8]")
 @click.option("--refresh", type=float, help="Seconds between checks for commits of other processes. [default: 1]")
+@rerank_option
 @damaged_option
 def serve(
-    indexes: tuple[str, ...], keys: Path | None, max_body: int | None, skip_damaged: bool, **options: Any
+    indexes: tuple[str, ...],
+    keys: Path | None,
+    max_body: int | None,
+    rerank: str | None,
+    skip_damaged: bool,
+    **options: Any,
 ) -> None:
-    """Serve indexes over HTTP: a page to search in, and a JSON API that /openapi.json describes.
+    """Serve indexes over HTTP: a search page, and a JSON API described by /openapi.json.
 
-    An INDEX is a folder or a URI, or NAME=FOLDER. The first one is searched unless a request names another. By default
-    only this machine can reach it, and nothing can be changed.
+    An INDEX is a folder or a URI, or NAME=FOLDER. Requests search the first one unless they name another. By default,
+    only this machine can reach the server, and nothing can be changed.
 
     \b
     Examples:
@@ -62,9 +69,9 @@ def serve(
     named: dict[str, Index] = {}
     for name, path in map(_named, indexes):
         if name in named:
-            raise click.UsageError(f"two indexes are called {name!r}: give them names, as in papers=idx")
+            raise click.UsageError(f"two indexes have the name {name!r}: give them different names, as in papers=idx")
         named[name] = open_index(path, None, {}, skip_damaged=skip_damaged)
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None} | reranker_of(rerank)
     if max_body is not None:
         given["max_body"] = max_body << 20
     try:
@@ -74,7 +81,7 @@ def serve(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("lsr.serve").setLevel(logging.INFO)
     if settings.writable and (fixed := [name for name, index in named.items() if index.uri]):
-        raise click.UsageError(f"--writable: indexes in object storage aren't changed in place: {', '.join(fixed)}")
+        raise click.UsageError(f"--writable: indexes in object storage can't be changed in place: {', '.join(fixed)}")
     for name, index in named.items():
         note(f"{name}: {counted(len(index), 'document')}, {index.fingerprint}")
     server = Server(named, settings)
@@ -86,20 +93,21 @@ def serve(
 
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
-@click.option("--writable", is_flag=True, help="Let agents add and delete documents.")
+@click.option("--writable", is_flag=True, help="Allow agents to add and delete documents.")
 @click.option(
     "--http",
     metavar="[HOST:]PORT",
-    help="Speak HTTP there instead of using stdin and stdout; port 0 is any that is free.",
+    help="Serve HTTP there instead of using stdin and stdout; port 0 is any free one.",
 )
 @click.option(
     "--keys",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --http: keys that clients need, as of lsr serve; a writer's with --writable.",
+    help="With --http: file of keys, as for lsr serve; with --writable, clients need a writer's key.",
 )
-@click.option("--without-keys", is_flag=True, help="With --http: listen beyond this machine without keys.")
+@click.option("--without-keys", is_flag=True, help="With --http: allow access from other machines without keys.")
 @search_options
+@rerank_option
 @damaged_option
 def mcp(
     index_path: Path | str,
@@ -107,13 +115,14 @@ def mcp(
     http: str | None,
     keys: Path | None,
     without_keys: bool,
+    rerank: str | None,
     skip_damaged: bool,
     **options: Any,
 ) -> None:
     """Serve an index to agents, as tools of the Model Context Protocol: search, get_document, explain, list_columns.
 
-    An agent starts this command and speaks to it over stdin and stdout; with --http it finds it at /mcp. Nothing can
-    be changed unless --writable says so. Texts of documents come marked as quotations.
+    An agent starts this command and talks to it over stdin and stdout; with --http, it connects to /mcp. Nothing can be
+    changed without --writable. Texts of documents are marked as quotations.
 
     \b
     Examples:
@@ -126,10 +135,10 @@ def mcp(
 
     if http is None and (keys or without_keys):
         raise click.UsageError("--keys and --without-keys go with --http")
-    searching = given_search_settings(options)
+    searching = given_search_settings(options) | reranker_of(rerank)
     index = open_index(index_path, None, {}, skip_damaged=skip_damaged)
     if writable and index.uri:
-        raise click.UsageError("--writable: an index in object storage isn't changed in place")
+        raise click.UsageError("--writable: an index in object storage can't be changed in place")
     with index:
         server = mcp_server(index, writable=writable, **searching)
         if http is None:
@@ -155,7 +164,7 @@ def mcp(
 
 
 def _named(index: str) -> tuple[str, Path | str]:
-    """Name and folder, or URI, of an argument; a folder may have = in its name, a URI in its options."""
+    """Split an argument into name and folder or URI; a folder may contain = in its name, a URI in its options."""
     name, equals, path = index.partition("=")
     if not (equals and name) or is_remote(index) or Path(index).exists():
         name, path = "", index

@@ -1,1 +1,1 @@
-"""lsr.index.distributed: shards built and searched by many processes or machines."""
+"""lsr.index.distributed: build and search shards with many processes or machines."""

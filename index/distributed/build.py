@@ -1,9 +1,9 @@
-"""Building a sharded index: a collection encoded part by part, then an index for each range of its vectors.
+"""Build a sharded index: encode a collection in parts, then build an index from each range of its vectors.
 
-Ranges are cut by the number of vectors alone, and impacts have one scale, as of `lsr.sparse.usual_largest`, so a shard
-is what it is whoever builds it, and all together find what one index finds. Shards are built where they stay, each
-under a name that follows from what it is made of, and shards.json names them last: what isn't finished goes on after a
-kill, and what was there before stays until then.
+Ranges depend only on the number of vectors, and impacts have one scale, from `lsr.sparse.usual_largest`. So the shards
+are the same whichever workers build them, and together they find what one index finds. Each shard is built in place,
+under a name derived from its input, and shards.json names them in the end: after a kill, the same call continues, and
+an index that is being replaced stays usable until then.
 """
 
 from __future__ import annotations
@@ -52,37 +52,37 @@ def build_shards(
     memory: int = DEFAULT_MEMORY,
     overwrite: bool = False,
 ) -> tuple[Shards, Report]:
-    """Build a sharded index, on many machines if there are.
+    """Build a sharded index, on many machines if workers are given.
 
     Args:
         out: The folder, on a disk that all workers share, or a URI. Vectors are kept in OUT.partial meanwhile.
-        source: Documents; or vectors, a Parquet file or a folder of them that all workers reach, or a URI.
-        shards: How many indexes.
+        source: Documents; or vectors: a Parquet file or a folder of them that all workers can read, or a URI.
+        shards: Number of shards.
         encoder: For documents.
         settings: How indexes are written.
-        identity: What decides the vectors besides the documents, as text: work that was cut off goes on only under
-            the same.
-        device: Where the workers' models run.
-        workers: Who works; by default this process.
-        memory: Bytes that building a shard holds, roughly.
-        overwrite: Replace the index that is there, once the new one is whole; drop unfinished work of other settings.
+        identity: Describes what determines the vectors besides the documents; unfinished work continues only with the
+            same identity.
+        device: Device of the workers' models.
+        workers: The workers; by default this process.
+        memory: Approximate memory limit for building a shard, in bytes.
+        overwrite: Replace an existing index when the new one is complete; drop unfinished work with other settings.
 
     Returns:
-        The shards, and what was met on the way.
+        The shards, and the encoding counts.
 
     Raises:
-        OutputExists: There is something at `out`, or unfinished work of another kind.
-        DataError: A bad document or vector, a doubled id, fewer vectors than shards.
-        ClusterError: As of `lsr.distributed.pool.do_jobs`.
-        StorageError: A place can't be read or written.
+        OutputExists: `out` exists, or has unfinished work of another kind.
+        DataError: A bad document or vector, a repeated id, or fewer vectors than shards.
+        ClusterError: As for `lsr.distributed.pool.do_jobs`.
+        StorageError: A location can't be read or written.
     """
     settings, workers = settings or BuildSettings(), workers or Workers()
-    out = str(out) if is_remote(out) else str(Path(out).absolute())  # workers are at home elsewhere
+    out = str(out) if is_remote(out) else str(Path(out).absolute())  # workers have other working directories
     place, work = Place(out), with_suffix(out, ".partial")
     _refuse_others(place, overwrite=overwrite)
     builders = replace(workers, gpus=0, memory=memory)
     with ExitStack() as stack:
-        stack.enter_context(ready(builders, _WHAT))  # before everything is encoded
+        stack.enter_context(ready(builders, _WHAT))  # fail before encoding everything
         if isinstance(source, Corpus):
             assert encoder is not None
             if not is_remote(out):
@@ -110,7 +110,7 @@ def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, w
     if n < shards:
         raise DataError(f"{n} vectors are too few for {shards} shards: make fewer", place.name)
     quantizer = (quantizer_of(found.fingerprint) or Quantizer.of)(found.largest, found.whole)
-    # Shards of an index that is to be replaced aren't taken for those of the new one, however alike they are.
+    # Include the index to be replaced, so that its shards aren't taken for new ones, however similar.
     before = place.read(SHARDS)
     made_of = f"{found.identity} | {n} {quantizer} | {settings} | {shards} | {before!r}"
     tag = hashlib.sha256(made_of.encode()).hexdigest()[:8]
@@ -124,7 +124,7 @@ def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, w
     ]
     done = shards - len(jobs)
     if done:
-        note(f"{place.name}: going on, {done} of {shards} shards are built already")
+        note(f"{place.name}: continuing, {done} of {shards} shards are already built")
     task = ShardTask(place.name, found.stretches, settings, workers.memory, quantizer)
     with progress(shards, "building", "shards") as bar:
         bar.update(done)
@@ -139,11 +139,11 @@ def _refuse_others(place: Place, *, overwrite: bool) -> None:
         raise OutputExists(f"{place.name}: a sharded index exists already (--overwrite replaces it)")
     tops = {PurePosixPath(name).parts[0] for name in there}
     if strange := sorted(top for top in tops if top != SHARDS and not SHARD_NAME.fullmatch(top) and not is_ours(top)):
-        raise OutputExists(f"{place.name}: something else than shards is here ({strange[0]}); name a new folder")
+        raise OutputExists(f"{place.name}: something other than shards is here ({strange[0]}); name a new folder")
 
 
 def _finish(place: Place, names: Sequence[str]) -> Shards:
-    """Let shards.json name the shards, then remove what it doesn't name."""
+    """Write shards.json, then remove what it doesn't name."""
     manifests = {}
     for name in names:
         content = place.read(f"{name}/{MANIFEST}")

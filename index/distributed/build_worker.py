@@ -1,4 +1,4 @@
-"""Building one shard: the index of a range of vectors, with the scale of all."""
+"""Build one shard: an index of a range of the vectors, with the scale of all."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class ShardTask:
         out: The sharded folder, a path or a URI.
         stretches: All vectors, in order; the first file has the tokens.
         settings: How indexes are written.
-        memory: Bytes to hold, roughly.
-        quantizer: What makes impacts of all weights.
+        memory: Approximate memory limit in bytes.
+        quantizer: The quantizer for all weights.
     """
 
     out: str
@@ -40,11 +40,11 @@ def build_shard(task: ShardTask, job: tuple[str, int, int]) -> str:
     """Build a shard.
 
     Args:
-        task: How.
-        job: Its name, the number of its first vector, and the one behind its last.
+        task: How shards are built.
+        job: The shard's name, the number of its first vector, and the end (exclusive).
 
     Returns:
-        Its name.
+        The shard's name.
     """
     name, first, end = job
     with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:
@@ -58,7 +58,7 @@ def build_shard(task: ShardTask, job: tuple[str, int, int]) -> str:
             encoder_files=head.encoder_files,
             count=end - first,
         )
-        # What a killed worker left has no manifest, so nothing that counts is replaced.
+        # Leftovers of a killed worker have no manifest, so overwriting replaces nothing that counts.
         with folder_for(with_suffix(task.out, f"/{name}"), overwrite=True) as folder:
             build_index(
                 folder,

@@ -1,8 +1,8 @@
-"""Asking shards that have replicas: the first answer counts, a slow replica is overtaken, a lost one replaced.
+"""Ask replicas of shards: the first answer counts; slow replicas are hedged, failed ones replaced.
 
-A request goes to one replica of each shard. Who fails is passed over at once, who is slow after a while (a hedged
-request: Dean, Barroso, "The Tail at Scale", 2013), until there is an answer, no replica is left, or time is up.
-What a replica refuses because the request itself is wrong, all would refuse: that isn't tried again.
+A request goes to one replica of each shard. If it fails, the next one is asked immediately; if it is slow, another one
+is asked as well (a hedged request: Dean & Barroso, "The Tail at Scale", 2013), until there is an answer, no replica is
+left, or time is up. A request that a replica refuses as invalid isn't retried, as all would refuse it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, Protocol
 
 from lsr.errors import CorruptIndex, EncoderError, IndexFormatError
 
-_AVOIDED = 10.0  # seconds for which a replica that failed or was overtaken isn't the first to be asked
+_AVOIDED = 10.0  # seconds for which a replica that failed or was overtaken isn't asked first
 _REFUSALS = (EncoderError, IndexFormatError, ValueError, TypeError)  # a DataError is a ValueError
 
 
 class Replica(Protocol):
-    """Somebody who answers for a shard."""
+    """A process or thread that answers for a shard."""
 
     def ask(self, method: str, *args: Any) -> Future[Any]:
-        """Call a method of `lsr.index.distributed.shard_server.Shard`; returns at once."""
+        """Call a method of `lsr.index.distributed.shard_server.Shard`; returns immediately."""
 
     def close(self) -> None:
-        """End it."""
+        """Stop the replica."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Patience:
     """How long to wait.
 
     Attributes:
-        hedge_after: Seconds after which another replica is asked too.
+        hedge_after: Seconds after which another replica is asked, too.
         time_limit: Seconds after which a shard counts as lost.
 
     Raises:
-        ValueError: Values that make no sense.
+        ValueError: A value isn't a positive number.
     """
 
     hedge_after: float = 0.1
@@ -52,20 +52,20 @@ class Patience:
                 raise ValueError(f"{name} must be a number of seconds above 0, got {value!r}")
 
     def times(self, factor: float) -> Patience:
-        """For a request that takes so many times as long."""
+        """Scale both times, for a request that takes longer."""
         return Patience(self.hedge_after * factor, self.time_limit * factor)
 
 
 @dataclass
 class Outcome:
-    """What became of a request to some shards.
+    """The result of a request to some shards.
 
     Attributes:
         answers: {shard: answer}.
-        refused: {shard: what it found wrong with the request}.
-        lost: {shard: why nobody answered}.
-        hedged: Replicas that were asked because another was slow.
-        retried: Replicas that were asked because another had failed.
+        refused: {shard: the error that it found in the request}.
+        lost: {shard: why there is no answer}.
+        hedged: Number of replicas asked because another one was slow.
+        retried: Number of replicas asked because another one had failed.
     """
 
     answers: dict[int, Any] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Outcome:
 
 
 class ReplicaSet:
-    """The replicas of one shard, the better ones first.
+    """The replicas of one shard, with the time until which each is avoided.
 
     Args:
         replicas: At least one.
@@ -85,23 +85,23 @@ class ReplicaSet:
     def __init__(self, replicas: Sequence[Replica]) -> None:
         self.replicas = tuple(replicas)
         self._turn = 0
-        self._avoided = [0.0] * len(self.replicas)  # until when
+        self._avoided = [0.0] * len(self.replicas)  # until which time
 
     def order(self) -> list[int]:
-        """Whom to ask, one after the other: by turns, those last that are to be avoided."""
+        """Return the order in which to ask: round robin, with avoided replicas last."""
         self._turn += 1
         now, n = time.monotonic(), len(self.replicas)
         by_turns = [(self._turn + i) % n for i in range(n)]
         return sorted(by_turns, key=lambda i: max(self._avoided[i] - now, 0.0))
 
     def avoid(self, replica: int) -> None:
-        """Ask others first for a while."""
+        """Ask other replicas first for a while."""
         self._avoided[replica] = time.monotonic() + _AVOIDED
 
 
 @dataclass
 class _Asked:
-    """A shard that is still to answer: whom to ask next, who is asked, when to ask another, and what went wrong."""
+    """A shard without an answer: replicas still to ask, those asked, when to ask another, and the last failure."""
 
     order: list[int]
     waiting: list[int] = field(default_factory=list)
@@ -110,19 +110,19 @@ class _Asked:
 
 
 def ask(sets: Mapping[int, ReplicaSet], method: str, args: Mapping[int, Sequence[Any]], patience: Patience) -> Outcome:
-    """Ask some shards, and wait.
+    """Ask some shards and wait for their answers.
 
     Args:
         sets: {shard: its replicas}.
-        method: Of `lsr.index.distributed.shard_server.Shard`.
-        args: {shard: arguments}; who isn't here isn't asked.
+        method: Method of `lsr.index.distributed.shard_server.Shard`.
+        args: {shard: arguments}; other shards aren't asked.
         patience: How long to wait.
     """
     return _Request(sets, method, args, patience).run()
 
 
 class _Request:
-    """A request on its way."""
+    """A request in progress."""
 
     def __init__(
         self, sets: Mapping[int, ReplicaSet], method: str, args: Mapping[int, Sequence[Any]], patience: Patience
@@ -130,7 +130,7 @@ class _Request:
         self._sets, self._method, self._args, self._patience = sets, method, args, patience
         self._outcome, self._done = Outcome(), SimpleQueue[tuple[int, int, Future[Any]]]()
         self._over_at = time.monotonic() + patience.time_limit
-        self._wake_at = self._over_at  # when there may be something to do without an answer
+        self._wake_at = self._over_at  # when to act even without an answer
         self._open = {shard: _Asked(sets[shard].order()) for shard in args}
 
     def run(self) -> Outcome:
@@ -156,25 +156,25 @@ class _Request:
             self._wake_at = min(self._wake_at, asked.next_at)
         try:
             future = self._sets[shard].replicas[replica].ask(self._method, *self._args[shard])
-        except Exception as error:  # some transports tell at once that nobody is there
+        except Exception as error:  # some transports fail at once if the replica is gone
             future = Future()
             future.set_exception(error)
         future.add_done_callback(lambda future: self._done.put((shard, replica, future)))
 
     def _take(self, shard: int, replica: int, future: Future[Any]) -> None:
-        """Take what a replica says; the first answer settles its shard."""
+        """Process a replica's answer; the first answer settles its shard."""
         asked, replicas = self._open[shard], self._sets[shard]
         asked_before = asked.waiting[: asked.waiting.index(replica)]
         asked.waiting.remove(replica)
         error = CancelledError() if future.cancelled() else future.exception()
-        error = getattr(error, "cause", None) or error  # what Ray has wrapped
+        error = getattr(error, "cause", None) or error  # unwrap Ray's errors
         if error is None:
             self._outcome.answers[shard] = future.result()
             for slow in asked_before:
                 replicas.avoid(slow)
             del self._open[shard]
         elif isinstance(error, _REFUSALS) and not isinstance(error, CorruptIndex):
-            self._outcome.refused[shard] = error  # the request is to blame
+            self._outcome.refused[shard] = error  # the request is invalid
             del self._open[shard]
         else:
             replicas.avoid(replica)
@@ -189,7 +189,7 @@ class _Request:
                 del self._open[shard]
 
     def _overdue(self) -> None:
-        """Ask others for shards that are slow; give those up whose time is over."""
+        """Hedge requests to slow shards, and give up those whose time is over."""
         now = time.monotonic()
         for shard, asked in list(self._open.items()):
             if now >= self._over_at:

@@ -1,8 +1,8 @@
-"""Replicas of shards as actors of a Ray cluster: where they go, and how they are asked.
+"""Replicas of shards as actors of a Ray cluster: where they run and how they are asked.
 
-Every actor is tied softly to a machine: the replicas of a shard are spread over different ones as far as there are
-enough, and when a machine is lost its actors are started again where there is room. Ray's own retries are off, since
-a request that failed is better sent to another replica.
+Each actor has a soft affinity to a machine: the replicas of a shard are spread over different machines as far as
+possible, and when a machine is lost, its actors are restarted wherever there is room. Ray's own retries are off, as a
+failed request is better sent to another replica.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from lsr.index.distributed.hedging import ReplicaSet
 from lsr.index.distributed.shard_server import Shard
 from lsr.index.sharding.manifest import Shards
 
-_PROCESS = 1 << 28  # bytes of an actor besides its index, which is mapped
-CONCURRENT = 4  # requests that an actor answers at a time
+_PROCESS = 1 << 28  # memory of an actor in bytes, besides its mapped index
+CONCURRENT = 4  # requests that an actor handles at a time
 
 
 class RayReplica:
     """An actor that answers for a shard.
 
     Args:
-        ray: The module.
-        actor: Its handle.
+        ray: The ray module.
+        actor: The actor's handle.
     """
 
     def __init__(self, ray: Any, actor: Any) -> None:
         self._ray, self._actor, self._owner = ray, actor, os.getpid()
 
     def ask(self, method: str, *args: Any) -> Future[Any]:
-        """Call a method of the shard; returns at once."""
-        if os.getpid() != self._owner:  # Ray would wait for ever
+        """Call a method of the shard; returns immediately."""
+        if os.getpid() != self._owner:  # Ray would wait forever
             future: Future[Any] = Future()
             future.set_exception(
                 ClusterError("a forked child has no connection to Ray: call ShardedIndex.open after the fork")
@@ -45,10 +45,10 @@ class RayReplica:
         return future
 
     def close(self) -> None:
-        """End the actor; nothing in a forked child."""
+        """Kill the actor; does nothing in a forked child."""
         if os.getpid() != self._owner:
             return
-        with suppress(Exception):  # the cluster may be gone already
+        with suppress(Exception):  # the cluster may already be gone
             self._ray.kill(self._actor)
 
 
@@ -56,13 +56,13 @@ def start(address: str, shards: Shards, replicas: int, cpus: float) -> list[Repl
     """Start actors for all shards.
 
     Args:
-        address: Of the cluster.
+        address: Address of the cluster.
         shards: The shards.
-        replicas: How many actors for each.
+        replicas: Number of actors for each shard.
         cpus: Cores of each actor.
 
     Raises:
-        ClusterError: The cluster doesn't answer, or has too little for so many actors.
+        ClusterError: The cluster doesn't answer, or lacks resources for so many actors.
         MissingExtra: ray isn't installed.
     """
     ray = connect(address)
@@ -93,16 +93,16 @@ def start(address: str, shards: Shards, replicas: int, cpus: float) -> list[Repl
 
 
 def place(shards: int, replicas: int, nodes: dict[str, float]) -> list[list[str]]:
-    """On which machine each replica of each shard is to be.
+    """Assign the replicas of each shard to machines.
 
     Args:
-        shards: How many.
-        replicas: How many of each.
+        shards: Number of shards.
+        replicas: Number of replicas of each.
         nodes: {machine: its cores}.
 
     Returns:
-        For each shard the machines of its replicas: different ones as far as there are enough, and each machine as
-        many as its cores allow.
+        For each shard the machines of its replicas: different ones as far as possible, with each machine used in
+        proportion to its cores.
     """
     load = dict.fromkeys(nodes, 0)
     placed = []

@@ -1,7 +1,7 @@
-"""Sharding anew: the documents of an index, or of a sharded folder, as so many shards of one size.
+"""Reshard: write the documents of an index, or of a sharded folder, as a given number of equal shards.
 
-Documents keep their order and impacts stay what they are, so results don't change. It reads what is committed and
-writes a new folder: searching and changing the old one goes on meanwhile, but what is changed then is not in the new.
+Documents keep their order and impacts their values, so results don't change. It reads the latest commit and writes a
+new folder; the old one stays usable meanwhile, but later changes to it aren't in the new one.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from lsr.io.vectors import VectorBatch
 
 
 def reshard_index(source: str | Path, out: str | Path, n_shards: int, *, memory: int = DEFAULT_MEMORY) -> Shards:
-    """Write the documents of an index as shards of one size.
+    """Write the documents of an index as shards of equal size.
 
     Args:
         source: An index, or a sharded folder.
         out: The new sharded folder.
-        n_shards: How many shards; passages of a document stay together.
-        memory: Bytes to hold, roughly.
+        n_shards: Number of shards; passages of a document stay together.
+        memory: Approximate memory limit in bytes.
 
     Raises:
         ValueError: Fewer than one shard.
-        IndexFormatError: No index, or one of fewer documents.
-        OutputExists: There is something at `out`.
+        IndexFormatError: Not an index, or it has fewer documents than shards.
+        OutputExists: `out` exists.
     """
     if isinstance(n_shards, bool) or not isinstance(n_shards, int) or n_shards < 1:
         raise ValueError(f"the number of shards must be a whole number of at least 1, got {n_shards!r}")
     snapshot, out = Index.open(source).snapshot, Path(out).absolute()
     require_name(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        left = "" if is_sharded(out) else f" (without a {SHARDS}, as a run that was cut off leaves it: then remove it)"
+        left = "" if is_sharded(out) else f" (without {SHARDS}, perhaps from an interrupted run: then remove it)"
         raise OutputExists(f"{out}: exists already{left}; name a new folder")
     n_docs = sum(int(part.entry["n_alive"]) for part in snapshot.parts)
     if n_docs < n_shards:
@@ -60,7 +60,7 @@ def reshard_index(source: str | Path, out: str | Path, n_shards: int, *, memory:
             rows, names = _Rows(snapshot, Path(scratch)), list[str]()
             for number in range(n_shards):
                 end = (number + 1) * n_docs // n_shards
-                if end > rows.at:  # a document of many passages may have taken all of them
+                if end > rows.at:  # the passages of one document may have filled this shard, too
                     names.append(shard_name(len(names)))
                     _write_shard(out / names[-1], snapshot, rows, end, settings, memory)
                 bar.update(rows.at - bar.n)
@@ -74,7 +74,7 @@ def _write_shard(folder: Path, snapshot: Snapshot, rows: _Rows, end: int, settin
     with Transaction(folder) as transaction:
         shared, segments = known.write(transaction), []
         while (scale := rows.scale_until(end)) is not None:
-            # What is written are impacts: weights in units of their scale.
+            # The stored weights are impacts, in units of their scale.
             segment = write_segment(
                 transaction, rows.until(end), settings, memory, quantizer=lambda *_: Quantizer(1.0, True)
             )
@@ -86,17 +86,17 @@ def _write_shard(folder: Path, snapshot: Snapshot, rows: _Rows, end: int, settin
 
 
 class _Rows:
-    """The documents of a snapshot as a stream that can be cut between any two, but not between a document's passages.
+    """The documents of a snapshot as a stream that can be cut between documents, but not within one.
 
     Attributes:
-        at: How many were taken.
+        at: Number of documents taken so far.
     """
 
     def __init__(self, snapshot: Snapshot, scratch: Path) -> None:
         self.at = 0
         self._stream = self._read(snapshot, scratch)
         self._next = next(self._stream, None)
-        self._parent: str | None = None  # of what was taken last
+        self._parent: str | None = None  # of the last document taken
 
     @staticmethod
     def _read(snapshot: Snapshot, scratch: Path) -> Iterator[tuple[float, VectorBatch]]:
@@ -106,11 +106,11 @@ class _Rows:
                 yield part.entry["scale"], batch
 
     def scale_until(self, end: int) -> float | None:
-        """The scale of what `until` would give; None if that is nothing."""
+        """Return the scale of the documents that `until` would yield; None if there are none."""
         return None if self._next is None or not self._room(self._next[1], end) else self._next[0]
 
     def until(self, end: int) -> Iterator[VectorBatch]:
-        """Take documents of one scale, up to a number of all, and the passages that belong to the last of them."""
+        """Take documents of one scale, up to the end-th of all, with all passages of the last document."""
         scale = self.scale_until(end)
         while self._next is not None and self._next[0] == scale and (n := self._room(self._next[1], end)):
             batch = self._next[1]
@@ -125,7 +125,7 @@ class _Rows:
                 yield rows_of(batch, first)
 
     def _room(self, batch: VectorBatch, end: int) -> int:
-        """How many documents of a batch come before the end."""
+        """Return how many documents of a batch lie before the end, including all passages of the last one."""
         n, size = max(min(end - self.at, len(batch.vectors)), 0), len(batch.vectors)
         parents = batch.documents.column("parent")
         if parents.null_count == size:

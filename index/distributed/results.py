@@ -1,4 +1,4 @@
-"""What a search over shards found: hits whose texts are still with their shards."""
+"""The results of a search over shards; texts stay with the shards until they are read."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from lsr.forks import in_child
 from lsr.index.distributed.hedging import Outcome
 from lsr.index.distributed.shard_server import ShardHits
 from lsr.index.search.column_values import sorted_order
-from lsr.index.search.options import Sort
+from lsr.index.search.options import DOCUMENT, STORED, Sort
 from lsr.index.search.words import Titles, merged_titles
-from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
 
 @dataclass(frozen=True)
 class FoundDocument:
-    """Where a document is: its shard, its number there, its id, and of a passage its document's."""
+    """A document's shard, its number there, its id, and, for a passage, the id of its document."""
 
     shard: int
     doc: int
@@ -32,17 +31,18 @@ class FoundDocument:
 
 
 class FoundDocuments:
-    """The documents of a result, by their numbers in the whole; texts are fetched when the first is asked for.
+    """The documents of a result, numbered over all shards; all texts are fetched when the first one is read.
 
     Attributes:
-        versions: {shard: what was searched}.
-        places: {number: where it is}.
+        versions: {shard: the version that was searched}.
+        places: {number: shard, number there and ids}.
 
     Args:
         versions: As above.
         places: As above.
         fetch: Asks shards for titles, texts and metadata.
-        error: What to raise where a shard is lost.
+        error: Makes the exception for lost shards.
+        shown: The fields to show, as in `Options.shown`; others aren't fetched.
     """
 
     def __init__(
@@ -51,40 +51,41 @@ class FoundDocuments:
         places: Mapping[int, FoundDocument],
         fetch: Callable[[Mapping[int, Sequence[Any]]], Outcome],
         error: Callable[[Mapping[int, str]], ClusterError],
+        shown: Sequence[str] | None = None,
     ) -> None:
         self.versions, self.places = versions, places
-        self._ask, self._error = fetch, error
+        self._ask, self._error, self._shown = fetch, error, shown
         self._fetched: dict[int, tuple[str, str, dict[str, Any]]] = {}
         self._fetching = threading.Lock()
         in_child(self)
 
     def after_fork(self) -> None:
-        """See `lsr.forks`."""
+        """Replace the lock; see `lsr.forks`."""
         self._fetching = threading.Lock()
 
-    def only(self, docs: Sequence[int]) -> FoundDocuments:
-        """Some of them: texts of others aren't fetched."""
-        return FoundDocuments(self.versions, {doc: self.places[doc] for doc in docs}, self._ask, self._error)
+    def only(self, docs: Sequence[int], shown: Sequence[str] | None = None) -> FoundDocuments:
+        """Return a subset, whose texts are fetched without those of the others."""
+        return FoundDocuments(self.versions, {doc: self.places[doc] for doc in docs}, self._ask, self._error, shown)
 
     def id(self, doc: int) -> str:
-        """Its id."""
+        """Return a document's id."""
         return self.places[doc].id
 
     def parent(self, doc: int) -> str | None:
-        """The id of the document that it was cut from."""
+        """Return the id of the document that a passage was cut from; None if it isn't a passage."""
         return self.places[doc].parent
 
     def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
-        """The ids of some; with `parents` a passage has that of its document."""
+        """Return the ids of documents; with `parents`, a passage has the id of its document."""
         places = [self.places[doc] for doc in docs]
         return [place.parent or place.id if parents else place.id for place in places]
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
-        """Title, text and metadata.
+        """Return a document's title, text and metadata.
 
         Raises:
-            ClusterError: Its shard has been lost.
-            IndexFormatError: Its shard has changed since.
+            ClusterError: Its shard was lost.
+            IndexFormatError: Its shard has changed since the search.
         """
         with self._fetching:
             if doc not in self._fetched:
@@ -92,12 +93,12 @@ class FoundDocuments:
         return self._fetched[doc]
 
     def _fetch(self, wanted: int) -> None:
-        """Fetch what is still to be fetched, of all shards at once; of the one that is wanted, or fail."""
+        """Fetch missing texts from all shards at once; fails only if those of shard `wanted` can't be fetched."""
         of_shard: dict[int, list[int]] = {}
         for doc, place in self.places.items():
             if doc not in self._fetched:
                 of_shard.setdefault(place.shard, []).append(doc)
-        asked = {n: (self.versions[n], [self.places[d].doc for d in docs]) for n, docs in of_shard.items()}
+        asked = {n: (self.versions[n], [self.places[d].doc for d in docs], self._shown) for n, docs in of_shard.items()}
         outcome = self._ask(asked)
         for n, fields in outcome.answers.items():
             self._fetched |= zip(of_shard[n], fields, strict=True)
@@ -108,19 +109,19 @@ class FoundDocuments:
 
 
 def merge(answers: Mapping[int, ShardHits], k: int, sorts: Sequence[Sort] = ()) -> list[tuple[FoundDocument, float]]:
-    """The k best of what shards found, and their scores; equal ones by shard and number.
+    """Merge the results of shards: the k best documents with their scores; ties by shard and number.
 
     Args:
-        answers: {shard: its k best}; at least one.
-        k: How many.
-        sorts: What they are sorted by; by default their scores.
+        answers: {shard: its k best documents}, at least one.
+        k: Number of documents.
+        sorts: Sort keys; by default the score.
     """
     numbers = np.repeat(list(answers), [len(hits.docs) for hits in answers.values()])
     docs = np.concatenate([hits.docs for hits in answers.values()])
     scores = np.concatenate([hits.scores for hits in answers.values()])
     firsts = dict(zip(answers, np.cumsum([0, *(len(hits.docs) for hits in answers.values())]).tolist(), strict=False))
     least = np.partition(scores, -k)[-k] if len(scores) > k else -np.inf
-    high = np.flatnonzero(scores >= least)  # of a thousand shards a thousandth
+    high = np.flatnonzero(scores >= least)  # of a thousand shards' results, only a thousandth is left to sort
     order = high[np.lexsort((docs[high], numbers[high], -scores[high]))]
     if sorts:
         keys = [[key for hits in answers.values() for key in hits.keys[i]] for i in range(len(sorts))]
@@ -137,12 +138,12 @@ def merge(answers: Mapping[int, ShardHits], k: int, sorts: Sequence[Sort] = ()) 
 
 
 class Ranked(NamedTuple):
-    """What shards found for one query.
+    """The ranking of one query over all shards.
 
     Attributes:
-        documents: Knows them.
-        docs: Their numbers in the whole, best first.
-        scores: Of each.
+        documents: Reads the documents.
+        docs: Their numbers over all shards, best first.
+        scores: Their scores.
         vector: The query.
         missing: {shard: why it is missing}.
     """
@@ -155,15 +156,15 @@ class Ranked(NamedTuple):
 
 
 class ShardRanking:
-    """The documents of all shards that match, as `lsr.index.search.selection` asks for them.
+    """The matching documents of all shards, as `lsr.index.search.selection` expects them.
 
     Attributes:
-        ranked: What was found last.
+        ranked: The result of the last search.
 
     Args:
-        search: Gives the n best documents.
-        answers: Asks shards: a method, and {shard: arguments}.
-        compared: Weighs vectors of documents.
+        search: Returns the n best documents.
+        answers: Asks shards; takes a method and {shard: arguments}.
+        compared: Weights document vectors so that their products compare documents.
     """
 
     ranked: Ranked
@@ -177,29 +178,31 @@ class ShardRanking:
         self._search, self._answers, self._compared = search, answers, compared
 
     def top(self, n: int) -> tuple[list[int], list[float]]:
-        """The n best documents and their scores."""
+        """Return the n best documents and their scores."""
         self.ranked = self._search(n)
         return self.ranked.docs, self.ranked.scores
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Their values of a column."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        if column == DOCUMENT:
+            places = self.ranked.documents.places
+            return [places[doc].parent or places[doc].id for doc in docs]
         return self._of_each("values", docs, column)
 
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        """Their titles and texts."""
-        documents = self.ranked.documents.only(docs)
-        fields = [documents.fields(doc) for doc in docs]
-        return [Document("", text, title).content for title, text, _ in fields]
+    def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
+        """Return (title, text) of each document."""
+        documents = self.ranked.documents.only(docs, STORED[:2])
+        return [documents.fields(doc)[:2] for doc in docs]
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """Their vectors, weighed to be compared with each other."""
-        nothing = SparseMatrix.from_rows([([], [])], 1)  # of a shard that was lost meanwhile
+        """Return the documents' vectors, weighted for comparison."""
+        nothing = SparseMatrix.from_rows([([], [])], 1)  # for documents of a shard lost meanwhile
         rows = [nothing if row is None else row for row in self._of_each("vectors", docs)]
         n_terms = max((row.shape[1] for row in rows), default=1)
         return self._compared(SparseMatrix.from_rows([row.row(0) for row in rows], n_terms))
 
     def _of_each(self, method: str, docs: Sequence[int], *args: Any) -> list[Any]:
-        """What shards know of each of some documents, in their order."""
+        """Ask shards about each of some documents; returns the answers in their order."""
         places, versions = self.ranked.documents.places, self.ranked.documents.versions
         of_shard: dict[int, list[int]] = {}
         for doc in docs:
@@ -212,7 +215,7 @@ class ShardRanking:
 
 
 class ShardWords:
-    """The documents of all shards as a `WordSource`, whose attributes are the arguments; `titles` asks all shards."""
+    """The documents of all shards as a `WordSource`, whose methods are passed in; `titles` asks all shards."""
 
     def __init__(
         self,
@@ -226,5 +229,5 @@ class ShardWords:
         self._titles = titles
 
     def titles(self, typed: str, limit: int) -> Titles:
-        """The titles of all shards, in their order."""
+        """Return the titles of all shards, in their order."""
         return merged_titles(self._titles(typed, limit).values())

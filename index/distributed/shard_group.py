@@ -1,10 +1,10 @@
-"""ShardGroup: the shards of a folder as their replicas answer for them, asked together by what they hold."""
+"""ShardGroup: asks the shards of a folder, through their replicas, and knows what each of them holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +20,23 @@ from lsr.index.search.request import Criteria
 from lsr.index.segment.filters import Filter
 from lsr.index.sharding.manifest import Shards
 
-_START = 120.0  # seconds that opening may take, kernels compiled for the first time and all
+T = TypeVar("T")
+_START = 120.0  # seconds that opening may take, including the first compilation of kernels
 
 
 class ShardGroup:
-    """Shards, each with replicas that answer for it.
+    """The shards of a folder, each with replicas that answer for it.
 
     Attributes:
-        shards: What shards.json says.
-        sets: {number of a shard: its replicas}.
-        states: {number: what it holds}, of those that answered when they were asked last.
+        shards: The content of shards.json.
+        sets: {shard number: its replicas}.
+        states: {shard number: what it holds}, for shards that answered the last refresh.
         patience: How long to wait for a query.
-        allow_missing: Whether an answer may lack shards.
+        allow_missing: Whether answers may lack shards.
 
     Args:
         shards: As above.
-        sets: The replicas of each.
+        sets: The replicas of each shard.
         patience: As above.
         allow_missing: As above.
     """
@@ -44,23 +45,24 @@ class ShardGroup:
         self.shards, self.patience, self.allow_missing = shards, patience, allow_missing
         self.sets = dict(enumerate(sets))
         self.states: dict[int, ShardState] = {}
-        self._counted: dict[int, int] = {}  # how many documents have a term
+        self._made: tuple[object, dict[str, Any]] = None, {}  # cached values for the searched versions
+        self._counted: dict[int, int] = {}  # document frequency of each term, over all shards
         for replicas in sets:
             for replica in replicas.replicas:
-                replica.ask("state")  # so that none opens its index when a query waits for it
+                replica.ask("state")  # makes each replica open its index now rather than during a query
 
     def __len__(self) -> int:
         return sum(state.documents for state in self.states.values())
 
     def close(self) -> None:
-        """End those who answer."""
+        """Stop all replicas."""
         close_all(self.sets.values())
 
     def refresh(self) -> bool:
-        """Move on to what was committed last; tells whether there was anything new.
+        """Move to the latest commits; returns whether anything changed.
 
         Raises:
-            IndexFormatError: Shards are missing, damaged, or of another format; all of them are named.
+            IndexFormatError: Shards are missing, damaged, or of another format; names all of them.
             EncoderMismatch: Shards of another encoder.
             ClusterError: A shard is lost, and none may be missing.
         """
@@ -74,12 +76,22 @@ class ShardGroup:
         before = {n: state.version for n, state in self.states.items()}
         changed = before != {n: state.version for n, state in states.items()}
         if changed:
-            self._counted, self.states = {}, states  # a shard that is lost now is asked for what it has when it is back
+            self._counted, self.states = {}, states  # a shard that is lost now is asked for its latest commit later
         return changed
 
     def version(self, n: int) -> str:
-        """What is searched of a shard; a shard that didn't answer yet takes what it has."""
+        """Return the version to search of a shard; "" (its latest) if it hasn't answered yet."""
         return self.states[n].version if n in self.states else ""
+
+    def kept(self, name: str, make: Callable[[], T]) -> T:
+        """Return a value that is computed once for the versions that are searched."""
+        now, (states, made) = self.states, self._made
+        if states is not now:
+            made = {}
+            self._made = now, made
+        if name not in made:
+            made[name] = make()
+        return cast(T, made[name])
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -87,31 +99,31 @@ class ShardGroup:
         """Ask shards.
 
         Args:
-            method: Of `lsr.index.distributed.shard_server.Shard`.
-            args: {number of a shard: arguments}.
-            times: So many queries are one request, which may take as many times as long.
+            method: Method of `lsr.index.distributed.shard_server.Shard`.
+            args: {shard number: arguments}.
+            times: Number of queries in the request; time limits are multiplied by it.
         """
         return ask(self.sets, method, args, self.patience.times(times))
 
     def answers(self, method: str, args: Mapping[int, Sequence[Any]]) -> dict[int, Any]:
-        """What shards answer, in their order.
+        """Return the answers of shards, in shard order.
 
         Raises:
-            ClusterError: One is lost, and none may be missing.
+            ClusterError: A shard is lost, and none may be missing.
         """
         outcome = self.ask(method, args)
         self.missing(outcome)
         return dict(sorted(outcome.answers.items()))
 
     def every(self, method: str, *args: Any) -> dict[int, Any]:
-        """What all shards answer, each of what is searched of it; errors are those of `answers`."""
+        """Return the answers of all shards, each about its searched version; errors as for `answers`."""
         return self.answers(method, {n: (self.version(n), *args) for n in self.sets})
 
     def one(self, n: int, method: str, *args: Any) -> Any:
-        """What a shard answers.
+        """Return the answer of one shard.
 
         Raises:
-            ClusterError: It is lost.
+            ClusterError: The shard is lost.
         """
         outcome = self.ask(method, {n: args})
         if lost := self.lost(outcome):
@@ -119,7 +131,7 @@ class ShardGroup:
         return outcome.answers[n]
 
     def any(self, method: str) -> Any:
-        """What any shard knows, as all know the same."""
+        """Return the answer of any shard, for what is the same in all."""
         lost: dict[int, str] = {}
         for n in sorted(self.states):
             outcome = self.ask(method, {n: ()})
@@ -129,20 +141,20 @@ class ShardGroup:
         raise self.lost_error(lost)
 
     def lost(self, outcome: Outcome) -> dict[int, str]:
-        """{number of a shard: why nobody answered}.
+        """Return {shard number: why there is no answer}.
 
         Raises:
-            LsrError: The request was wrong.
+            LsrError: A shard refused the request.
         """
         for error in outcome.refused.values():
             raise error
         return outcome.lost
 
     def missing(self, outcome: Outcome) -> dict[int, str]:
-        """The same, of shards that an answer may lack.
+        """Return {shard number: why there is no answer} for shards that may be missing.
 
         Raises:
-            ClusterError: One is lost, and none may be missing.
+            ClusterError: A shard is lost, and none may be missing.
         """
         lost = self.lost(outcome)
         self._require_enough(outcome, lost)
@@ -153,7 +165,7 @@ class ShardGroup:
             raise self.lost_error(lost)
 
     def lost_error(self, lost: Mapping[int, str]) -> ClusterError:
-        """What to raise for {number of a shard: why nobody answered}."""
+        """Make the exception for lost shards, {shard number: why there is no answer}."""
         entries = self.shards.entries
         said = [f"{entries[n].path} ({entries[n].documents:,} documents): {why}" for n, why in sorted(lost.items())]
         return ClusterError(
@@ -161,17 +173,18 @@ class ShardGroup:
                 [
                     f"{self.shards.folder}: {len(lost)} of {len(entries)} shards can't be asked:",
                     *said,
-                    "see to their machines; replicas=2 has others ready, allow_missing=True takes what the rest has",
+                    "check their machines; replicas=2 keeps others ready, allow_missing=True searches the other shards",
                 ]
             )
         )
 
-    # --- what they hold ---------------------------------------------------------------------------------------------
+    # --- contents ---------------------------------------------------------------------------------------------------
 
     @property
     def counts(self) -> Counts:
-        """Gives, of (n,) terms, (n,) int64: how many documents of all shards have each, as of now; those of lost shards
-        don't count.
+        """Returns, for (n,) terms, (n,) int64: how many documents of all shards contain each.
+
+        Counts are of the current versions; lost shards don't count.
         """
         return partial(self._frequencies, self._counted)
 
@@ -189,7 +202,7 @@ class ShardGroup:
 
     @property
     def columns(self) -> list[ColumnKinds] | None:
-        """The columns of all shards; None where shards are lost, who may have some alone."""
+        """The columns of all shards; None if shards are lost, which may have others."""
         if len(self.states) < len(self.sets):
             return None
         return [columns for state in self.states.values() for columns in state.columns]
@@ -198,16 +211,16 @@ class ShardGroup:
         """Refuse a filter on columns that no shard has.
 
         Raises:
-            DataError: As of `Filter.require_known`.
+            DataError: As for `Filter.require_known`.
         """
         if where is not None and (columns := self.columns) is not None:
             where.require_known(columns)
 
     def require_possible(self, options: Options, criteria: Criteria) -> None:
-        """Refuse options on columns that no shard has, and conditions on texts where none are stored.
+        """Refuse options on columns that no shard has, and operators where no texts are stored.
 
         Raises:
-            DataError: Such options.
+            DataError: There are such options.
         """
         if (columns := self.columns) is not None:
             require_columns(options, columns)
@@ -216,7 +229,7 @@ class ShardGroup:
 
 
 def close_all(sets: Iterable[ReplicaSet]) -> None:
-    """End all replicas."""
+    """Stop all replicas."""
     for replicas in sets:
         for replica in replicas.replicas:
             replica.close()

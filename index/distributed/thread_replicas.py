@@ -8,14 +8,14 @@ from typing import Any
 from lsr.forks import in_child
 from lsr.index.distributed.shard_server import Shard
 
-_THREADS = 4  # requests that a replica of this process answers at a time
+_THREADS = 4  # requests that a replica handles at a time
 
 
 class ThreadReplica:
     """A shard searched by threads of this process.
 
     Args:
-        location: Its index, a path or a URI.
+        location: The shard's index, a path or a URI.
     """
 
     def __init__(self, location: str) -> None:
@@ -24,13 +24,13 @@ class ThreadReplica:
         in_child(self)
 
     def after_fork(self) -> None:
-        """See `lsr.forks`: new threads."""
+        """Start new threads; see `lsr.forks`."""
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lsr-shard")
 
     def ask(self, method: str, *args: Any) -> Future[Any]:
-        """Call a method of the shard; returns at once."""
+        """Call a method of the shard; returns immediately."""
         return self._pool.submit(getattr(self._shard, method), *args)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Vectors in many files, numbered through: what is in all of them, and those of a range."""
+"""Vectors in many files, numbered consecutively: scan all of them, and read ranges."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Stretch:
     """A Parquet file of vectors.
 
     Attributes:
-        path: A path that all workers reach, or a URI.
-        rows: Vectors in it.
-        wanted: {"bytes", "sha256"} of the file at a URI.
+        path: A path that all workers can read, or a URI.
+        rows: Number of vectors.
+        wanted: {"bytes", "sha256"} of a file at a URI.
     """
 
     path: str
@@ -41,10 +41,10 @@ class Stretch:
     wanted: Mapping[str, Any] | None = None
 
     def local(self, scratch: Path) -> Path:
-        """The file on this machine; one at a URI is copied into `scratch`.
+        """Return the local path; a file at a URI is copied into `scratch`.
 
         Raises:
-            DataError: There is none.
+            DataError: The file doesn't exist.
             StorageError: It can't be read.
         """
         if not is_remote(self.path):
@@ -64,13 +64,13 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Scanned:
-    """All vectors, and what is known of them.
+    """All vectors of a collection, and their common properties.
 
     Attributes:
         stretches: The files, in order; the first has the tokens.
-        largest: The weight that impacts are to have room for, as of `lsr.sparse.usual_largest`.
+        largest: The largest weight that impacts have to represent, from `lsr.sparse.usual_largest`.
         whole: Whether all weights are whole numbers.
-        identity: A text that changes when they do.
+        identity: A text that changes when the vectors do.
         fingerprint: Of the encoder that made them.
     """
 
@@ -85,8 +85,8 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
     """Read vectors once: a Parquet file or a folder of them, or a URI of either.
 
     Raises:
-        DataError: Other files, a bad vector, an id that occurs twice.
-        StorageError: A URI that can't be read.
+        DataError: Other files, a bad vector, or a repeated id.
+        StorageError: A URI can't be read.
     """
     copy = fetched_vectors(str(source)) if is_remote(source) else Path(source).absolute()
     if copy is None:
@@ -115,7 +115,7 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
     ordered = np.sort(np.concatenate(hashes))
     if len(again := ordered[1:][ordered[1:] == ordered[:-1]]):
         _refuse_doubled(files, vectors, again)
-    # Of a copy the path is new each time, of a file here its time of change tells.
+    # Copies get a new path each time; for a local file, the modification time shows changes.
     states = [str(s.wanted) if s.wanted else file_identity(Path(s.path)) for s in stretches]
     return Scanned(
         stretches, usual_largest(np.concatenate(largest)), whole, f"{source} {states}", vectors.fingerprint
@@ -123,7 +123,7 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
 
 
 def _refuse_doubled(files: Sequence[Path], vectors: Vectors, hashes: NDArray[np.uint64]) -> None:
-    """Refuse vectors of the same id among those of some hashes."""
+    """Refuse repeated ids among vectors with the same id hash."""
     first: dict[str, str] = {}
     for path in files:
         row = 0
@@ -140,18 +140,18 @@ def _refuse_doubled(files: Sequence[Path], vectors: Vectors, hashes: NDArray[np.
 def rows_between(
     stretches: Sequence[Stretch], first: int, end: int, vectors: Vectors, scratch: Path
 ) -> Iterator[VectorBatch]:
-    """The vectors of documents that begin from a number on and before another: passages of one are never parted.
+    """Yield the vectors of documents that begin at or after `first` and before `end`, with all their passages.
 
     Args:
         stretches: All files, in order.
-        first: Number of a vector,
-        end: and of another.
-        vectors: Tells what the files have in common.
-        scratch: For copies of files that lie elsewhere, one at a time.
+        first: Number of the first vector.
+        end: The end, exclusive.
+        vectors: Describes what the files have in common.
+        scratch: Folder for copies of remote files, one at a time.
     """
     at, begin, parent = 0, 0, None
     for stretch in stretches:
-        # The vector before the first tells whether that is the beginning of a document.
+        # The vector before `first` shows whether `first` begins a document.
         if at + stretch.rows < first or not stretch.rows:
             at = begin = at + stretch.rows
             continue
@@ -160,7 +160,7 @@ def rows_between(
             begins, parent = _begins(batch.documents.column("parent"), at, begin, parent)
             at, begin = at + len(begins), int(begins[-1])
             kept = np.flatnonzero((begins >= first) & (begins < end))
-            if len(kept):  # they follow each other
+            if len(kept):  # a consecutive run
                 low, high = int(kept[0]), int(kept[-1]) + 1
                 yield VectorBatch(batch.documents.slice(low, high - low), batch.vectors[low:high])
             if begin >= end:
@@ -170,16 +170,16 @@ def rows_between(
 
 
 def _begins(parents: Any, at: int, begin: int, before: str | None) -> tuple[NDArray[np.int64], str | None]:
-    """Where documents begin.
+    """Find where documents begin.
 
     Args:
-        parents: (n,) Arrow array, of each row the id of the document that it was cut from.
+        parents: (n,) Arrow array, for each row the id of the document that it was cut from.
         at: Number of the first row.
-        begin: Where the document of the row before begins.
+        begin: Where the document of the preceding row begins.
         before: The parent of that row.
 
     Returns:
-        (n,) the number of the first row of each row's document; and the parent of the last row.
+        (n,) int64, the number of the first row of each row's document; and the parent of the last row.
     """
     own = np.ones(len(parents), bool)
     if parents.null_count < len(parents):

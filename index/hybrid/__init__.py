@@ -1,4 +1,4 @@
-"""lsr.index.hybrid: several rankings of the same documents made into one; dense vectors beside an index."""
+"""lsr.index.hybrid: fuse several rankings of the same documents; dense vectors stored next to an index."""
 
 from lsr._moved import names_of
 

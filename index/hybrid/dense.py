@@ -1,7 +1,7 @@
-"""Vectors of a dense model beside an index: any function that turns texts into arrays, searched exactly or by usearch.
+"""Dense vectors for the documents of an index, from any function that embeds texts; searched exactly or with usearch.
 
-`DenseVectors.build` embeds what an index holds, and only what changed since the last time. The files are
-lsr.index.hybrid.dense_files' business.
+`DenseVectors.build` embeds the documents of an index, and on later calls only those that changed. See
+lsr.index.hybrid.dense_files for the files.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from lsr.index.search.query_encoder import as_queries, checked_k
 from lsr.index.segment.doc_store import Documents, hashes_of
 
 Embed = Callable[[list[str]], ArrayLike]
-# Gives the rows of the k nearest vectors, and their similarities.
+# Returns, for k, the rows of the k nearest vectors and their similarities.
 Nearest = Callable[[int], tuple[NDArray[np.int64], NDArray[np.float32]]]
-_AT_ONCE = 256  # texts that are embedded together
-_ROWS = 1 << 16  # vectors that are compared with a query at a time
+_AT_ONCE = 256  # texts embedded together
+_ROWS = 1 << 16  # vectors compared with a query at a time
 
 
 @dataclass(frozen=True)
 class DenseHit:
-    """A document found.
+    """A search result.
 
     Attributes:
-        id: Its id.
+        id: The document's id.
         score: Cosine or dot product.
     """
 
@@ -63,15 +63,15 @@ class DenseVectors:
     Attributes:
         path: The folder.
         embed: Embeds queries, and documents in `build`.
-        segments: Names of an index' segments that hold the documents with the very texts that were embedded.
+        segments: Names of the index's segments whose documents have exactly the texts that were embedded.
 
     Args:
         path: The folder.
-        embed: Texts to (n, dimensions) numbers.
+        embed: Maps n texts to (n, dimensions) numbers.
 
     Raises:
-        IndexFormatError: There are no vectors.
-        CorruptIndex: A file is missing, cut short or changed.
+        IndexFormatError: The folder has no vectors.
+        CorruptIndex: A file is missing, truncated or changed.
     """
 
     def __init__(self, path: str | PathLike[str], embed: Embed) -> None:
@@ -102,19 +102,19 @@ class DenseVectors:
         graph: bool = False,
         segments: Collection[str] = (),
     ) -> DenseVectors:
-        """Embed documents; vectors that are there already of a document of the same id and text are kept.
+        """Embed documents; existing vectors of documents with the same id and text are reused.
 
         Args:
-            path: The folder; made if it isn't there.
-            documents: (id, text) of all documents: those that it lacks are dropped.
-            embed: Texts to (n, dimensions) numbers.
-            similarity: "cosine", or "dot" for vectors whose lengths mean something.
-            graph: Write a graph of usearch too, for approximate search of large collections.
-            segments: Names of the index' segments that the documents are in, all of them.
+            path: The folder; created if needed.
+            documents: (id, text) of all documents; vectors of others are dropped.
+            embed: Maps n texts to (n, dimensions) numbers.
+            similarity: "cosine", or "dot" for vectors with meaningful lengths.
+            graph: Also write a usearch graph, for approximate search of large collections.
+            segments: Names of the index's segments that together contain exactly these documents.
 
         Raises:
-            DataError: An id twice, or vectors that aren't one row of finite numbers for each text.
-            MissingExtra: A graph is wanted, and usearch isn't installed.
+            DataError: An id is repeated, or `embed` doesn't return a row of finite numbers for each text.
+            MissingExtra: `graph` is set, but usearch isn't installed.
         """
         if similarity not in get_args(Similarity):
             raise ValueError(f"similarity must be one of {', '.join(get_args(Similarity))}, got {similarity!r}")
@@ -142,27 +142,27 @@ class DenseVectors:
         return cls(folder, embed)
 
     def search(self, query: str | ArrayLike, k: int = 10, *, exact: bool = False) -> list[DenseHit]:
-        """The k nearest documents.
+        """Return the k nearest documents.
 
         Args:
             query: A text, or its vector.
-            k: How many at most.
-            exact: Compare with every vector, also where there is a graph.
+            k: Maximum number of documents.
+            exact: Compare with every vector even if there is a graph.
 
         Returns:
-            Hits by descending similarity; of an exact search equal ones by the order of the documents.
+            Hits by descending similarity; in exact search, ties in document order.
         """
         return self.search_batch([query], k, exact=exact)[0]
 
     def search_batch(
         self, queries: Sequence[str | ArrayLike], k: int = 10, *, exact: bool = False
     ) -> list[list[DenseHit]]:
-        """The k nearest documents of each query.
+        """Return the k nearest documents for each query.
 
         Args:
             queries: Texts, or vectors.
-            k: How many at most for each.
-            exact: Compare with every vector, also where there is a graph.
+            k: Maximum number of documents for each query.
+            exact: Compare with every vector even if there is a graph.
         """
         checked_k(k)
         found = []
@@ -175,16 +175,33 @@ class DenseVectors:
     def rankings(
         self, queries: Sequence[str | ArrayLike], *, rows: NDArray[np.int64] | None = None, exact: bool = False
     ) -> Iterator[Nearest]:
-        """For each query what gives its k nearest vectors, for any k: their rows, and their similarities, descending.
+        """Yield, for each query, a function that maps k to the k nearest vectors: rows and similarities, descending.
 
         Args:
             queries: Texts, or vectors.
-            rows: (n,) ascending, the vectors that may be found; None for all. With some left out, search is exact.
-            exact: Compare with every vector, also where there is a graph.
+            rows: (n,) ascending, the vectors that may be found; None for all. A restriction makes the search exact.
+            exact: Compare with every vector even if there is a graph.
+        """
+        vectors = self.vectors_of_queries(queries)
+        rows = None if rows is not None and len(rows) == len(self) else rows
+        for vector in vectors:
+            if self._graph is not None and not exact and rows is None and len(self):
+                yield partial(self._near, self._graph, vector)
+            else:
+                yield self._exact(vector, rows)
+
+    def vectors_of_queries(self, queries: Sequence[str | ArrayLike]) -> NDArray[np.float32]:
+        """Return (n, dimensions) float32: the queries' vectors, scaled to length 1 for the cosine.
+
+        Args:
+            queries: Texts, or vectors.
+
+        Raises:
+            DataError: Vectors have another width or aren't finite.
         """
         queries = as_queries(queries)
         if not queries:
-            return
+            return np.zeros((0, self._vectors.shape[1]), np.float32)
         texts = [query for query in queries if isinstance(query, str)]
         embedded = iter(_checked(self.embed(texts), len(texts)) if texts else ())
         given = [next(embedded) if isinstance(query, str) else _vector(query) for query in queries]
@@ -194,21 +211,19 @@ class DenseVectors:
             if vector.shape != self._vectors.shape[1:]:
                 numbers = "x".join(map(str, vector.shape))
                 raise DataError(f"a query of {numbers} numbers, documents have {self._vectors.shape[1]}")
-        vectors = _scaled(_checked(given, len(given)), self.similarity)
-        rows = None if rows is not None and len(rows) == len(self) else rows
-        for vector in vectors:
-            if self._graph is not None and not exact and rows is None and len(self):
-                yield partial(self._near, self._graph, vector)
-            else:
-                yield self._exact(vector, rows)
+        return _scaled(_checked(given, len(given)), self.similarity)
+
+    def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return (n, dimensions) float32: the vectors of some rows."""
+        return np.asarray(self._vectors[np.array(rows, np.int64)], np.float32)
 
     def ids(self, rows: NDArray[np.int64]) -> list[str]:
-        """The ids of the documents that some vectors are of."""
+        """Return the document ids of some vectors."""
         ids: list[str] = self._ids.take(pa.array(rows)).to_pylist()
         return ids
 
     def rows_of(self, documents: Documents) -> NDArray[np.int64]:
-        """(n_docs,) int64, the vector of each document of a segment, found by its id; -1 where there is none."""
+        """Return (n_docs,) int64: the vector of each document of a segment, found by id; -1 if there is none."""
         if documents in self._rows:
             return self._rows[documents]
         found = np.full(len(documents), -1, np.int64)
@@ -223,14 +238,14 @@ class DenseVectors:
         same = pc.equal(documents.ids().take(pa.array(docs)), self._ids.take(pa.array(rows)))
         same = same.to_numpy(zero_copy_only=False).astype(bool) if len(docs) else np.zeros(0, bool)
         found[docs[same]] = rows[same]
-        for row in order[1:][mine[1:] == mine[:-1]].tolist():  # ids of one hash: all but the first are looked up
+        for row in order[1:][mine[1:] == mine[:-1]].tolist():  # ids with equal hashes, except for the first of each
             if (doc := documents.find(self._ids[row].as_py())) is not None:
                 found[doc] = row
         self._rows[documents] = found
         return found
 
     def is_of(self, row: int, text: str) -> bool:
-        """Whether a vector was made of this text."""
+        """Whether a vector was computed from this text."""
         return bool(self._digests[row].as_py() == _digest(text))
 
     @cached_property
@@ -241,7 +256,7 @@ class DenseVectors:
         return hashes[order], order
 
     def verify(self) -> list[str]:
-        """Check every byte; a message for each file that is damaged, none if all is well."""
+        """Check the checksum of every file; return a message for each damaged file."""
         return damaged_files(self.path, read_record(self.path), every_byte=True)
 
     def _exact(self, vector: NDArray[np.float32], rows: NDArray[np.int64] | None) -> Nearest:
@@ -272,7 +287,7 @@ def _embedded(
     similarity: Similarity,
     known: dict[tuple[str, bytes], NDArray[np.float32]],
 ) -> Iterator[tuple[str, bytes, NDArray[np.float32]]]:
-    """(id, digest of the text, vector) of each document."""
+    """Yield (id, digest of the text, vector) for each document."""
     iterator = iter(documents)
     while some := list(islice(iterator, _AT_ONCE)):
         digests = [_digest(text) for _, text in some]
@@ -293,7 +308,7 @@ def _checked(vectors: ArrayLike, n: int) -> NDArray[np.float32]:
     except (TypeError, ValueError):
         raise DataError(f"embedding {n} texts gave no array of numbers: one row of the same length for each") from None
     if array.ndim != 2 or len(array) != n:
-        raise DataError(f"embedding {n} texts gave an array of shape {array.shape}; one row for each is needed")
+        raise DataError(f"embedding {n} texts gave an array of shape {array.shape}; it needs one row for each text")
     if not np.isfinite(array).all():
         raise DataError("embedding gave numbers that are not finite")
     return array

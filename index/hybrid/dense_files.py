@@ -1,4 +1,4 @@
-"""The files of dense vectors: written whole before dense.json names them, checked before anything is read of them.
+"""The files of dense vectors: complete before dense.json names them, and validated before they are used.
 
 FOLDER/
   dense.json        number and length of the vectors, how they are compared, size and SHA-256 of the files
@@ -41,19 +41,19 @@ def write_dense(
     graph: bool,
     segments: Collection[str],
 ) -> None:
-    """Write vectors, in the place of those that are there.
+    """Write vectors, replacing existing ones.
 
     Args:
-        folder: Made if it isn't there.
-        ids: Of the documents.
-        digests: (n,) 16 bytes each, of their texts.
-        matrix: (n, dimensions).
+        folder: The folder; created if needed.
+        ids: The documents' ids.
+        digests: (n,) digests of their texts, 16 bytes each.
+        matrix: (n, dimensions) vectors.
         similarity: How vectors are compared.
-        graph: Whether to write a graph too.
-        segments: Names of the index' segments that hold the documents.
+        graph: Whether to write a graph, too.
+        segments: Names of the index's segments that contain the documents.
 
     Raises:
-        OutputError: The folder can't be written; what was there stays.
+        OutputError: The folder can't be written; its content is unchanged.
     """
     name = f"dense-{secrets.token_hex(8)}"
     with output_errors(folder, every=True):
@@ -91,16 +91,16 @@ def write_dense(
         sync(folder)
     for path in folder.iterdir():
         if _NAME.fullmatch(path.stem) and path.stem != name:
-            with suppress(OSError):  # somebody may have it open, on systems where that matters
+            with suppress(OSError):  # some systems refuse to delete files that are open elsewhere
                 path.unlink()
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What dense.json says.
+    """Read and validate dense.json.
 
     Raises:
-        IndexFormatError: There is none, or one of another format.
-        CorruptIndex: It makes no sense, or a file is missing, cut short or changed.
+        IndexFormatError: There is none, or it has another format.
+        CorruptIndex: It has invalid values, or a file is missing, truncated or changed.
     """
     path = folder / RECORD
     try:
@@ -125,14 +125,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
-        raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; {_EMBED}")
+        raise CorruptIndex(f"{path}: damaged: values are missing or invalid; {_EMBED}")
     if wrong := damaged_files(folder, record, every_byte=False):
         raise CorruptIndex("\n".join(wrong))
     return dict(record)
 
 
 def damaged_files(folder: Path, record: dict[str, Any], *, every_byte: bool) -> list[str]:
-    """A message for each file that isn't as it was written; of large ones only the size is looked at, unless told."""
+    """Return a message for each damaged file; large files are only hashed with `every_byte`."""
     wrong = []
     for name, entry in record["files"].items():
         path = folder / name
@@ -158,19 +158,19 @@ def _write_graph(path: Path, matrix: NDArray[np.float32]) -> None:
     graph.add(np.arange(len(matrix)), matrix)
     try:
         graph.save(str(path))
-    except RuntimeError as error:  # all that it tells of a full disk
+    except RuntimeError as error:  # the only sign of a full disk
         raise OutputError(f"{path}: can't be written: {error}; is there room on the disk?") from None
 
 
 def open_vectors(path: Path, record: dict[str, Any]) -> pa.RecordBatch:
-    """The ids, the digests and the vectors, mapped.
+    """Map the ids, digests and vectors.
 
     Args:
         path: The file.
-        record: What dense.json says.
+        record: The content of dense.json.
 
     Raises:
-        CorruptIndex: They make no sense; the numbers of the vectors may be any.
+        CorruptIndex: They are invalid; the numbers in vectors aren't checked.
     """
     vector = pa.list_(pa.float32(), record["dimensions"])
     schema = pa.schema([("id", pa.string()), ("digest", _DIGEST), ("vector", vector)])
@@ -182,14 +182,14 @@ def open_vectors(path: Path, record: dict[str, Any]) -> pa.RecordBatch:
 
 
 def open_graph(path: Path, record: dict[str, Any]) -> Any:
-    """The graph, mapped. All of it is hashed first: what follows its links doesn't look where they lead.
+    """Map the graph. All of it is hashed first, because usearch follows its links unchecked.
 
     Args:
         path: The file.
-        record: What dense.json says.
+        record: The content of dense.json.
 
     Raises:
-        CorruptIndex: It isn't as it was written, or of other vectors.
+        CorruptIndex: It has changed since it was written, or belongs to other vectors.
     """
     whole = digest_file(path) == record["files"][path.name]["sha256"]
     graph = _usearch().Index.restore(str(path), view=True) if whole else None

@@ -1,4 +1,4 @@
-"""Hybrid results: several runs over the same documents made into one."""
+"""Rank fusion: merge several runs over the same documents into one."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Literal
 from lsr.io.runs import Run
 
 Normalization = Literal["min-max", "none"]
-RRF_K = 60  # as the paper has it
+RRF_K = 60  # the paper's value
 _Hits = Mapping[str, float]
 
 
 def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = RRF_K, weights: Sequence[float] = ()) -> Run:
-    """Score by ranks alone: sum over the runs of weight / (k + rank), ranks from 1 (Cormack et al., SIGIR 2009).
+    """Fuse runs by rank: the sum over runs of weight / (k + rank), ranks from 1 (Cormack et al., SIGIR 2009).
 
     Args:
-        runs: Each {query: {document: score}}; equal scores are ranked in the order in which they stand.
-        k: How little the first places count more than those after them.
-        weights: One for each run; all 1 if none are given.
+        runs: Each {query: {document: score}}; ties are ranked in the order in which they are listed.
+        k: Smoothing constant; the larger, the less the top ranks stand out.
+        weights: One for each run; by default all 1.
 
     Returns:
-        A run over all queries of all runs, documents by descending score; equal ones by the best rank that any run gave
-        them, then by the order of the runs.
+        A run over all queries, documents by descending score; ties by the best rank in any run, then by the order of
+        the runs.
 
     Raises:
-        ValueError: No runs, k below 0, other than one weight for each, or scores and weights that aren't finite.
+        ValueError: No runs, k below 0, not one weight for each run, or scores or weights that aren't finite.
 
     Examples:
         >>> learned = {"q": {"a": 9.1, "b": 3.0}}
@@ -44,25 +44,25 @@ def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = RRF_K, weights: Sequ
 
 
 def interpolate(runs: Sequence[Run], *, weights: Sequence[float] = (), normalization: Normalization = "min-max") -> Run:
-    """Add scores up, weighted.
+    """Fuse runs by score: the weighted sum of their scores.
 
     Args:
-        runs: Each {query: {document: score}}. A document that a run lacks counts there as its last one does.
-        weights: One for each run; all 1 if none are given.
-        normalization: "min-max" brings the scores of each query to 0 to 1, run by run; "none" takes them as they are
-            (a missing document still counts as the last one of the run).
+        runs: Each {query: {document: score}}. A document missing from a run gets the lowest score in it.
+        weights: One for each run; by default all 1.
+        normalization: "min-max" scales the scores of each query and run to 0..1; "none" leaves them unchanged (a
+            missing document still gets the run's lowest score).
 
     Returns:
-        As `reciprocal_rank_fusion`.
+        As for `reciprocal_rank_fusion`.
 
     Raises:
-        ValueError: As `reciprocal_rank_fusion`; an unknown normalization.
+        ValueError: As for `reciprocal_rank_fusion`; or an unknown normalization.
     """
     if normalization not in ("min-max", "none"):
         raise ValueError(f"normalization must be min-max or none, got {normalization!r}")
 
     def scores(hits: _Hits) -> dict[str, float]:
-        # A document outside of the list scored at most as the last one in it, so that is where the scale begins.
+        # A document that isn't listed scored at most as much as the last one that is, so the scale starts there.
         low, high = min(hits.values(), default=0.0), max(hits.values(), default=0.0)
         scale = (high - low) if normalization == "min-max" else 1.0
         return {doc: (score - low) / scale if scale else 1.0 for doc, score in hits.items()}
@@ -73,7 +73,7 @@ def interpolate(runs: Sequence[Run], *, weights: Sequence[float] = (), normaliza
 def _summed(runs: Sequence[Run], weights: Sequence[float], scores: Callable[[_Hits], dict[str, float]]) -> Run:
     runs, weights = list(runs), list(weights)
     if not runs:
-        raise ValueError("there is no run to fuse")
+        raise ValueError("there are no runs to fuse")
     if weights and len(weights) != len(runs):
         raise ValueError(f"{len(weights)} weights for {len(runs)} runs; give one for each")
     if not all(map(math.isfinite, weights)):
@@ -85,7 +85,7 @@ def _summed(runs: Sequence[Run], weights: Sequence[float], scores: Callable[[_Hi
         for run, weight in zip(runs, weights or [1.0] * len(runs), strict=True):
             hits = run.get(query, {})
             if not all(map(math.isfinite, hits.values())):
-                raise ValueError(f"query {query!r} has a score that is no finite number: it has no place in an order")
+                raise ValueError(f"query {query!r} has a score that isn't a finite number, so it can't be ranked")
             for rank, doc in enumerate(_ranked(hits)):
                 best[doc] = min(best.get(doc, rank), rank)
             for doc, score in scores(hits).items():

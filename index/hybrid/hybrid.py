@@ -1,11 +1,11 @@
-"""Hybrid search: several rankings of the same documents made into one.
+"""Hybrid: fuses several rankings of the same documents.
 
-    hybrid = Hybrid(index)                               # of a hybrid encoder: its learned terms, and BM25's
+    hybrid = Hybrid(index)                               # with a hybrid encoder: learned terms and BM25
     hybrid = Hybrid(index, dense=build_dense(index, "vectors", embed), method="interpolation", weights={"dense": 0.5})
     hits = hybrid.search("a question", k=10, where={"lang": "en"})
 
-Of an index whose encoder is a `HybridEncoder` the learned terms and BM25's are searched one after the other. The sum
-of both scores, with the weight that the index was built with, is what `Index.search` gives, exactly and in one pass.
+If the index's encoder is a `HybridEncoder`, its learned terms and its BM25 terms are searched separately. Their sum,
+with the weight that the index was built with, is what `Index.search` computes exactly in one pass.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lsr.errors import EncoderError
 from lsr.index.hybrid.dense import DenseVectors, Embed, Nearest
 from lsr.index.hybrid.dense_files import Similarity
 from lsr.index.hybrid.fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
+from lsr.index.search.feedback import DENSE_WEIGHT, DOCUMENTS, best_documents, mixed, rocchio
 from lsr.index.search.hits import Hits
 from lsr.index.search.query_encoder import Query, as_queries, checked_k
 from lsr.index.search.reader import Reader
@@ -35,20 +36,21 @@ from lsr.io.runs import Run
 from lsr.sparse import SparseMatrix
 
 Method = Literal["rrf", "interpolation"]
+Feedback = Literal["none", "before", "after", "both"]
 Queries = Iterable[str | Mapping[str, Any]] | SparseMatrix
 
 
 def build_dense(
     index: Reader, path: str | PathLike[str], embed: Embed, *, similarity: Similarity = "cosine", graph: bool = False
 ) -> DenseVectors:
-    """Dense vectors of all documents of an index, of passages each; call it again when documents have changed.
+    """Embed all documents (or passages) of an index; call it again after documents have changed.
 
     Args:
-        index: What holds the texts.
-        path: The folder of the vectors.
-        embed: Texts to (n, dimensions) numbers.
-        similarity: "cosine", or "dot" for vectors whose lengths mean something.
-        graph: Write a graph of usearch too, for approximate search of large collections.
+        index: The index with the texts.
+        path: Folder for the vectors.
+        embed: Maps n texts to (n, dimensions) numbers.
+        similarity: "cosine", or "dot" for vectors with meaningful lengths.
+        graph: Also write a usearch graph, for approximate search of large collections.
     """
     index = index.pinned()
     names = [part.entry["name"] for part in index.snapshot.parts]
@@ -56,23 +58,27 @@ def build_dense(
 
 
 class Hybrid:
-    """Rankings of one index' documents, fused.
+    """Fuses rankings of an index's documents.
 
     Attributes:
         parts: Names of the rankings: "learned" and "lexical", or "sparse"; and "dense".
         weights: One for each part.
 
     Args:
-        index: What holds the documents.
+        index: The index.
         dense: Dense vectors of the same documents.
         method: "rrf" fuses ranks, "interpolation" scores.
-        weights: By part; 1 for those that aren't named.
-        depth: Documents of each ranking that are fused, at least as many as are wanted.
-        normalization: Of scores that are interpolated.
-        rrf_k: The constant of "rrf".
+        weights: {part: weight}; 1 for parts that aren't named.
+        depth: Number of documents of each ranking to fuse; never below k.
+        normalization: Of scores, for "interpolation".
+        rrf_k: The smoothing constant of "rrf".
+        feedback: Pseudo-relevance feedback (arXiv 2205.00235), with the defaults of `expand_query` and `expand_dense`.
+            "after": each ranking's first documents expand its own query, and the new rankings are fused. "both": the
+            fused ranking's first documents expand all queries, and the new rankings are fused. "before": the same, but
+            the result is the last part's new ranking alone.
 
     Raises:
-        ValueError: Weights of other parts, or negative ones; an unknown method; only one ranking.
+        ValueError: An unknown part, method or feedback, a negative weight, or only one ranking.
     """
 
     def __init__(
@@ -85,8 +91,10 @@ class Hybrid:
         depth: int = 100,
         normalization: Normalization = "min-max",
         rrf_k: int = RRF_K,
+        feedback: Feedback = "none",
     ) -> None:
         self._index, self._dense, self._method, self._depth = index, dense, method, depth
+        self._feedback = feedback
         self._normalization, self._rrf_k = normalization, rrf_k
         sparse = ("learned", "lexical") if _hybrid_encoder(index) else ("sparse",)
         self.parts: tuple[str, ...] = sparse + (("dense",) if dense is not None else ())
@@ -94,13 +102,15 @@ class Hybrid:
         if any(name not in self.parts or not weight >= 0 for name, weight in given.items()):
             raise ValueError(f"weights are numbers of at least 0 for {', '.join(self.parts)}, got {given}")
         if len(self.parts) < 2:
-            raise ValueError("there is only one ranking: give dense vectors, or an index of a hybrid encoder")
+            raise ValueError("there is only one ranking: pass dense vectors, or an index with a hybrid encoder")
         if method not in get_args(Method):
             raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
+        if feedback not in get_args(Feedback):
+            raise ValueError(f"feedback must be one of {', '.join(get_args(Feedback))}, got {feedback!r}")
         self.weights = {name: float(given.get(name, 1.0)) for name in self.parts}
 
     def with_weights(self, weights: Mapping[str, float]) -> Hybrid:
-        """The same with other weights."""
+        """Return a copy with other weights."""
         return Hybrid(
             self._index,
             self._dense,
@@ -109,18 +119,19 @@ class Hybrid:
             depth=self._depth,
             normalization=self._normalization,
             rrf_k=self._rrf_k,
+            feedback=self._feedback,
         )
 
     def search(
         self, query: Query, k: int = 10, *, dense: ArrayLike | None = None, **settings: Unpack[BatchOptions]
     ) -> Hits:
-        """The k best documents; their scores are the fused ones, their explanations those of the sparse vectors.
+        """Return the k best documents, with fused scores; explanations cover the sparse vectors.
 
         Args:
-            query: As of `Index.search`. Beside dense vectors one that is no text needs `dense`.
-            k: How many at most.
+            query: As for `Index.search`. With dense vectors, a query that isn't a text needs `dense`.
+            k: Maximum number of hits.
             dense: (dimensions,) the query's dense vector; by default its text is embedded.
-            settings: Of `Index.search`, for the sparse rankings; its `where` for all.
+            settings: Of `Index.search`, for the sparse rankings; `where` applies to all.
         """
         if isinstance(query, SparseMatrix) and len(query) != 1:
             raise ValueError(f"search takes one query, got {len(query)}; search_batch takes many")
@@ -135,25 +146,25 @@ class Hybrid:
         dense: Sequence[ArrayLike] | None = None,
         **settings: Unpack[BatchOptions],
     ) -> list[Hits]:
-        """The k best documents of each query; arguments are those of `search`, `dense` one vector for each."""
+        """Return the k best documents for each query; arguments as for `search`, with a vector for each in `dense`."""
         checked_k(k)
         index = self._index.pinned()
         queries = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         vectors, near = index.query_vectors(queries), self._dense_queries(queries, dense)
         names = [str(number) for number in range(len(vectors))]
         runs = self._rankings(index, names, vectors, near, max(k, self._depth), settings)
-        fused = self.fuse(runs)
+        fused = runs[self.parts[-1]] if self._feedback == "before" else self.fuse(runs)
         return [index.hits(vectors[i], dict(islice(fused[name].items(), k))) for i, name in enumerate(names)]
 
     def rankings(
         self, queries: Mapping[str, str], depth: int | None = None, **settings: Unpack[BatchOptions]
     ) -> dict[str, Run]:
-        """The run of each part.
+        """Return the run of each part, with feedback if there is any.
 
         Args:
             queries: {query id: text}.
-            depth: Documents of each ranking; by default that of the constructor.
-            settings: As of `search`.
+            depth: Number of documents in each ranking; by default that of the constructor.
+            settings: As for `search`.
         """
         index, texts = self._index.pinned(), list(queries.values())
         vectors, near = index.query_vectors(texts), self._dense_queries(texts, None)
@@ -162,10 +173,10 @@ class Hybrid:
     def _dense_queries(
         self, queries: list[Any] | SparseMatrix, dense: Sequence[ArrayLike] | None
     ) -> Sequence[str | ArrayLike]:
-        """What the dense vectors are searched with: texts, or their vectors."""
+        """Return what to search the dense vectors with: texts, or their vectors."""
         if self._dense is None:
             if dense is not None:
-                raise ValueError("this hybrid has no dense vectors that `dense` could be compared with")
+                raise ValueError("this hybrid has no dense vectors to compare `dense` with")
             return ()
         if dense is not None:
             if len(dense) != len(queries):
@@ -173,7 +184,7 @@ class Hybrid:
             return list(dense)
         texts = [] if isinstance(queries, SparseMatrix) else [query for query in queries if isinstance(query, str)]
         if len(texts) != len(queries):
-            raise TypeError("a query that is no text needs its dense vector, too: dense=...")
+            raise TypeError("a query that isn't a text needs its dense vector, too: dense=...")
         return texts
 
     def _rankings(
@@ -185,8 +196,53 @@ class Hybrid:
         depth: int,
         settings: BatchOptions,
     ) -> dict[str, Run]:
+        parts = dict(_sparse(index, vectors))
+        if self._feedback != "none" and self._dense is not None:
+            near = list(self._dense.vectors_of_queries(near))  # embedded once
+        found = self._searched(index, ids, parts, near, depth, settings)
+        if self._feedback == "none":
+            return found
+        first = dict.fromkeys(self.parts, self.fuse(found)) if self._feedback != "after" else found
+        best = {name: [[*islice(run[query], DOCUMENTS)] for query in ids] for name, run in first.items()}
+        wider = {
+            name: SparseMatrix.vstack(
+                [rocchio(index, part[i], self._documents(index, name, part[i], best[name][i])) for i in range(len(ids))]
+            )
+            for name, part in parts.items()
+            if ids
+        }
+        if self._dense is not None:
+            near = [self._expanded(index, vectors[i], np.asarray(near[i]), best["dense"][i]) for i in range(len(ids))]
+        return self._searched(index, ids, wider, near, depth, settings)
+
+    def _documents(self, index: Reader, name: str, vector: SparseMatrix, best: list[str]) -> SparseMatrix:
+        """Return the documents' vectors, restricted to the terms of one part."""
+        docs = best_documents(index, vector, DOCUMENTS, best, {})
+        return dict(_sparse(index, index.document_vectors(docs)))[name]
+
+    def _expanded(
+        self, index: Reader, vector: SparseMatrix, query: NDArray[np.float32], best: list[str]
+    ) -> NDArray[np.float32]:
+        """Expand a query's dense vector by feedback; its length stays the same."""
+        assert self._dense is not None
+        snapshot, rows = index.snapshot, []
+        for doc in best_documents(index, vector, DOCUMENTS, best, {}):
+            number, within = snapshot.searcher.locate(doc)
+            rows.append(int(self._dense.rows_of(snapshot.parts[number].documents)[within]))
+        found = mixed(query, self._dense.vectors([row for row in rows if row >= 0]), DENSE_WEIGHT)
+        return np.asarray(found * np.linalg.norm(query), np.float32)
+
+    def _searched(
+        self,
+        index: Reader,
+        ids: list[str],
+        parts: Mapping[str, SparseMatrix],
+        near: Sequence[str | ArrayLike],
+        depth: int,
+        settings: BatchOptions,
+    ) -> dict[str, Run]:
         found: dict[str, Run] = {}
-        for name, part in _sparse(index, vectors):
+        for name, part in parts.items():
             rows = index.search_batch(part, depth, **settings)
             found[name] = {
                 q: dict(zip(hits.ids, hits.scores.tolist(), strict=True)) for q, hits in zip(ids, rows, strict=True)
@@ -201,7 +257,7 @@ class Hybrid:
         return found
 
     def fuse(self, rankings: Mapping[str, Run]) -> Run:
-        """One run of those of the parts, as the weights say."""
+        """Fuse the runs of the parts, weighted."""
         named = [name for name in self.parts if self.weights[name]] or list(self.parts)
         runs, weights = [rankings[name] for name in named], [self.weights[name] for name in named]
         if self._method == "rrf":
@@ -210,7 +266,7 @@ class Hybrid:
 
 
 def _among(dense: DenseVectors, snapshot: Snapshot, where: Where | Filter | None) -> NDArray[np.int64] | None:
-    """(n,) ascending, the vectors of the documents that a filter lets be found; None for all."""
+    """Return (n,) ascending: the vectors of documents that match a filter; None for all."""
     if where is None:
         return None
     allowed, first = snapshot.documents.allowed(as_filter(where)), 0
@@ -224,7 +280,7 @@ def _among(dense: DenseVectors, snapshot: Snapshot, where: Where | Filter | None
 
 
 def _near(dense: DenseVectors, snapshot: Snapshot, nearest: Nearest, depth: int) -> dict[str, float]:
-    """The documents of the `depth` nearest vectors that are there still, with the very texts that were embedded."""
+    """Return the documents of the `depth` nearest vectors that still exist with the text that was embedded."""
     documents, wanted = snapshot.documents, depth
     while True:
         rows, scores = nearest(wanted)
@@ -243,7 +299,7 @@ def _near(dense: DenseVectors, snapshot: Snapshot, nearest: Nearest, depth: int)
 
 
 def _is_current(dense: DenseVectors, snapshot: Snapshot, row: int, doc: int) -> bool:
-    """Whether a vector was made of the text that a document has now."""
+    """Whether a vector was computed from a document's current text."""
     number, _ = snapshot.searcher.locate(doc)
     if snapshot.parts[number].entry["name"] in dense.segments:  # segments never change
         return True
@@ -251,7 +307,7 @@ def _is_current(dense: DenseVectors, snapshot: Snapshot, row: int, doc: int) -> 
 
 
 def _hybrid_encoder(index: Reader) -> HybridEncoder | None:
-    """The encoder, if it is one of two encoders; an index of vectors may have none."""
+    """Return the encoder if it is a hybrid one; an index of vectors may have none."""
     with suppress(EncoderError):
         if isinstance(encoder := index.encoder, HybridEncoder):
             return encoder
@@ -259,7 +315,7 @@ def _hybrid_encoder(index: Reader) -> HybridEncoder | None:
 
 
 def _sparse(index: Reader, vectors: SparseMatrix) -> Iterator[tuple[str, SparseMatrix]]:
-    """The vectors of each sparse part."""
+    """Yield the query vectors of each sparse part."""
     if encoder := _hybrid_encoder(index):
         yield from zip(("learned", "lexical"), encoder.split_by_encoder(vectors), strict=True)
     else:

@@ -1,1 +1,1 @@
-"""lsr.index.integrations: an index inside other libraries; each module needs the extra of its name."""
+"""lsr.index.integrations: adapters for other libraries; each module needs the extra of the same name."""

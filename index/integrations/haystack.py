@@ -1,4 +1,4 @@
-"""Haystack: an index as a document store, and the retriever for it. Needs the extra `haystack`.
+"""Haystack: an index as a document store, with a retriever. Needs the extra `haystack`.
 
 store = LsrDocumentStore("idx", encoder="lsr-mini")
 pipeline.add_component("retriever", LsrRetriever(store, top_k=5))
@@ -7,7 +7,7 @@ pipeline.add_component("retriever", LsrRetriever(store, top_k=5))
 import asyncio
 import os
 from dataclasses import replace
-from typing import Any  # no __future__ here: Haystack reads the types of `run`
+from typing import Any  # without __future__ annotations, as Haystack reads the types of `run`
 
 from lsr.errors import DataError, DoubledId, MissingExtra
 from lsr.index.index import Index
@@ -29,13 +29,13 @@ _EXISTING: dict[DuplicatePolicy, Existing] = {DuplicatePolicy.OVERWRITE: "replac
 
 
 class LsrDocumentStore:
-    """Haystack's documents in an index: id, content and meta; embeddings and blobs aren't kept.
+    """Stores Haystack documents in an index: id, content and meta; embeddings and blobs aren't stored.
 
-    Copies, pickled or not, open the index for themselves.
+    Copies, pickled or not, open the index again.
 
     Args:
-        path: The folder of the index; a relative one is one of the folder that the process is in now.
-        encoder: Makes the index where there is none, and encodes its documents; without it there has to be one.
+        path: The folder of the index; a relative path is resolved now.
+        encoder: Encoder for a new index, which is created if none exists; without it, the index has to exist.
     """
 
     def __init__(self, path: str, encoder: str | None = None) -> None:
@@ -49,17 +49,17 @@ class LsrDocumentStore:
 
     @property
     def index(self) -> Index:
-        """The index as it was committed last, opened or made on first use; see `lsr.index.integrations.store`."""
+        """The index at its latest commit, opened or created on first use; see `lsr.index.integrations.store`."""
         if self._index is None:
             self._index = opened(self._place) if self.encoder is None else opened_or_created(self._place, self.encoder)
         return current(self._index)
 
     def count_documents(self) -> int:
-        """How many documents there are."""
+        """Number of documents."""
         return len(self.index)
 
     def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
-        """All documents that match Haystack's filters; each document is looked at."""
+        """Return all documents that match Haystack filters; reads every document."""
         documents = (_document(*fields) for fields in stored(self.index))
         return [document for document in documents if _matches(filters, document)]
 
@@ -67,15 +67,15 @@ class LsrDocumentStore:
         """Add documents and commit, all or none.
 
         Args:
-            documents: What to add.
-            policy: What to do with one whose id is there already; NONE is FAIL.
+            documents: The documents.
+            policy: What to do if an id already exists; NONE means FAIL.
 
         Returns:
-            How many were written.
+            How many documents were written.
 
         Raises:
-            DuplicateDocumentError: An id is there already, and the policy is FAIL.
-            ValueError: Something else than documents, or one without content.
+            DuplicateDocumentError: An id already exists, and the policy is FAIL.
+            ValueError: Not a list of documents, or a document without content.
         """
         if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
             raise ValueError("write_documents takes a list of Haystack's Documents")
@@ -89,7 +89,7 @@ class LsrDocumentStore:
         return len(documents) if policy == DuplicatePolicy.OVERWRITE else change.added
 
     def delete_documents(self, document_ids: list[str]) -> None:
-        """Delete documents and commit; ids that no document has are passed over."""
+        """Delete documents and commit; unknown ids are ignored."""
         remove(self.index, document_ids)
 
     def delete_all_documents(self) -> None:
@@ -97,21 +97,21 @@ class LsrDocumentStore:
         remove(self.index, list(self.index.documents.all_ids()))
 
     def delete_by_filter(self, filters: dict[str, Any]) -> int:
-        """Delete the documents that match Haystack's filters, and commit; gives how many."""
+        """Delete the documents that match Haystack filters and commit; returns their number."""
         ids = [document.id for document in self.filter_documents(filters)]
         remove(self.index, ids)
         return len(ids)
 
     def update_by_filter(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
-        """Put some values into the meta of the documents that match Haystack's filters, and commit; gives how many.
+        """Update the meta of documents that match Haystack filters and commit; returns their number.
 
         Raises:
-            ValueError: The index cuts documents into passages, which don't tell what they were cut from.
+            ValueError: The index cuts documents into passages, from which the documents can't be restored.
         """
         index = self.index
         if index.has_passages:
             raise ValueError(
-                "documents that are cut into passages have no meta to change: add them again, with the new"
+                "documents that are cut into passages can't be updated in place: add them again, with the new"
             )
         ids = [document.id for document in self.filter_documents(filters)]
         stored = [document for document in index.get_many(ids) if document is not None]
@@ -120,65 +120,65 @@ class LsrDocumentStore:
         return len(stored)
 
     def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
-        """How many documents match Haystack's filters."""
+        """Return the number of documents that match Haystack filters."""
         return len(self.filter_documents(filters))
 
     async def count_documents_async(self) -> int:
-        """As `count_documents`."""
+        """See `count_documents`."""
         return await asyncio.to_thread(self.count_documents)
 
     async def filter_documents_async(self, filters: dict[str, Any] | None = None) -> list[Document]:
-        """As `filter_documents`."""
+        """See `filter_documents`."""
         return await asyncio.to_thread(self.filter_documents, filters)
 
     async def write_documents_async(
         self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
     ) -> int:
-        """As `write_documents`."""
+        """See `write_documents`."""
         return await asyncio.to_thread(self.write_documents, documents, policy)
 
     async def delete_documents_async(self, document_ids: list[str]) -> None:
-        """As `delete_documents`."""
+        """See `delete_documents`."""
         await asyncio.to_thread(self.delete_documents, document_ids)
 
     async def delete_all_documents_async(self) -> None:
-        """As `delete_all_documents`."""
+        """See `delete_all_documents`."""
         await asyncio.to_thread(self.delete_all_documents)
 
     async def delete_by_filter_async(self, filters: dict[str, Any]) -> int:
-        """As `delete_by_filter`."""
+        """See `delete_by_filter`."""
         return await asyncio.to_thread(self.delete_by_filter, filters)
 
     async def update_by_filter_async(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
-        """As `update_by_filter`."""
+        """See `update_by_filter`."""
         return await asyncio.to_thread(self.update_by_filter, filters, meta)
 
     async def count_documents_by_filter_async(self, filters: dict[str, Any]) -> int:
-        """As `count_documents_by_filter`."""
+        """See `count_documents_by_filter`."""
         return await asyncio.to_thread(self.count_documents_by_filter, filters)
 
     def to_dict(self) -> dict[str, Any]:
-        """What Haystack writes into a pipeline's file."""
+        """Serialize for a pipeline file."""
         data: dict[str, Any] = default_to_dict(self, path=self.path, encoder=self.encoder)
         return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "LsrDocumentStore":
-        """Make one of what `to_dict` gave."""
+        """Deserialize what `to_dict` returned."""
         store: LsrDocumentStore = default_from_dict(cls, data)
         return store
 
 
 @component
 class LsrRetriever:
-    """Finds documents in a store.
+    """Retrieves documents from a store.
 
     Args:
         document_store: The store.
-        top_k: How many documents at most.
-        filters: Haystack's filters.
+        top_k: Maximum number of documents.
+        filters: Haystack filters.
         settings: Of `Index.search`: alpha, algorithm, min_score and so on.
-        filter_policy: Whether filters given to `run` come instead of `filters`, or are merged with them.
+        filter_policy: Whether filters passed to `run` replace `filters` or are merged with them.
     """
 
     def __init__(
@@ -193,11 +193,11 @@ class LsrRetriever:
         self.top_k = top_k
         self.filters = filters
         self.settings = checked(settings or {})
-        self.filter_policy = str(FilterPolicy.from_str(str(filter_policy)))  # a text, as pipelines' files hold it
+        self.filter_policy = str(FilterPolicy.from_str(str(filter_policy)))  # a string, as in pipeline files
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The best documents that match the filters, by descending score: {"documents": [...]}."""
+        """Return {"documents": [...]}: the best documents that match the filters, by descending score."""
         index, k = self.document_store.index, self.top_k if top_k is None else top_k
         filters = apply_filter_policy(FilterPolicy.from_str(self.filter_policy), self.filters, filters)
         both = [self.settings.get("where"), _where(filters, index)]
@@ -210,13 +210,13 @@ class LsrRetriever:
             matching = [document for document in documents if _matches(filters, document)]
             if len(matching) >= k or len(hits) < depth:
                 return {"documents": matching[:k]}
-            depth *= 4  # what the filters leave of the best is too little: look further down
+            depth *= 4  # the filters left too few of the best documents
 
     @component.output_types(documents=list[Document])
     async def run_async(
         self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """As `run`."""
+        """See `run`."""
         return await asyncio.to_thread(self.run, query, top_k, filters)
 
 
@@ -224,15 +224,15 @@ def _matches(filters: dict[str, Any] | None, document: Document) -> bool:
     return not filters or bool(document_matches_filter(filters, document))
 
 
-# What Haystack's operators are called in a filter of ours, where both mean the same or ours leaves more.
+# Haystack operators whose counterpart here matches at least the same documents.
 _OPERATORS = {"==": "==", "in": "in", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
-_EXACT = 2**53  # whole numbers up to here are the same in a column of floats
+_EXACT = 2**53  # whole numbers up to here are exact in a column of floats
 
 
 def _where(filters: Any, index: Index) -> dict[str, Any] | None:
-    """A filter of the index that leaves all documents that Haystack's leave, perhaps more; None where there is none.
+    """Return an index filter that keeps at least the documents that Haystack's filters keep; None if there is none.
 
-    Haystack's look at one document after the other, so what a column can tell is not asked of them.
+    Haystack filters read documents one by one, so a filter on columns reduces how many they have to read.
     """
     if not isinstance(filters, dict):
         return None
@@ -252,13 +252,13 @@ def _where(filters: Any, index: Index) -> dict[str, Any] | None:
     where = {field.removeprefix("meta."): {_OPERATORS[operator]: values if operator == "in" else value}}
     try:
         as_filter(where).require_known(index.documents.columns)
-    except DataError:  # no column, or one of another kind: Haystack knows what to make of it
+    except DataError:  # unknown column or another kind: leave it to Haystack
         return None
     return where
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is compared alike here and there; Haystack's dates are equal however they are written."""
+    """Whether Haystack compares a value as the index does; Haystack's dates are equal in any notation."""
     if isinstance(value, str):
         return not value[:1].isdigit()
     return isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < _EXACT)

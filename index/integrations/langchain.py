@@ -16,6 +16,7 @@ from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
 from lsr.index.integrations.store import checked, current, opened, put, remove
 from lsr.index.search.options import Options
+from lsr.index.search.rerank import Unit
 from lsr.index.search.settings import Algorithm, FilteredOptions, Mode, SearchSettings
 from lsr.index.write.builder import BuildOptions
 
@@ -29,26 +30,28 @@ try:
 except ImportError:
     raise MissingExtra("langchain-core", "langchain", "a retriever for LangChain") from None
 
-# Fields of a retriever: what changes which documents are found, or their order; not what is told besides.
+# Fields of a retriever: options that change which documents are found or their order, but not counts.
+_LEFT_OUT = ("facets", "total", "fields")
 _SETTINGS = tuple(
-    field.name for one in (SearchSettings, Options) for field in fields(one) if field.name not in ("facets", "total")
+    field.name for one in (SearchSettings, Options) for field in fields(one) if field.name not in _LEFT_OUT
 )
 
 
 class LsrRetriever(BaseRetriever):
-    """Finds documents in an index; `ainvoke`, `batch` and `stream` are LangChain's own.
+    """Retrieves documents from an index; `ainvoke`, `batch` and `stream` are LangChain's own.
 
-    A document's metadata are its own and the hit's: `score`, and, unless its own have that name, `id`, `title` and
-    `passage`. Each search sees what was committed last, as of `current`.
+    A document's metadata are its own plus the hit's `score` and, unless it has keys of that name, `id`, `title` and
+    `passage`. Each search sees the latest commit, as for `current`.
 
     Attributes:
         index: An index or its folder.
-        k: How many documents at most.
-        where: Which documents may be found, by their metadata, as of `Index.search`.
-        algorithm: This and what follows are `SearchSettings`, then `Options`. Those of `invoke` come before these.
+        k: Maximum number of documents.
+        where: A filter on metadata, as for `Index.search`.
+        algorithm: This and the following fields are those of `SearchSettings` and `Options`; arguments of `invoke`
+            override them.
     """
 
-    # LangChain makes retrievers anew of their declared fields; what isn't one would be lost, so it is refused.
+    # LangChain copies retrievers from their declared fields, so an undeclared one would be lost and is refused.
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", validate_assignment=True)
 
     index: Index
@@ -72,7 +75,9 @@ class LsrRetriever(BaseRetriever):
     diversity: float = Options.diversity
     syntax: str = Options.syntax
     rerank: Any = Options.rerank
+    rerank_unit: Unit = Options.rerank_unit
     depth: int = Options.depth
+    passages: bool = Options.passages
 
     @field_validator("index", mode="before")
     @classmethod
@@ -91,12 +96,12 @@ class LsrRetriever(BaseRetriever):
     def from_documents(
         cls, documents: Iterable[Document], path: str | PathLike[str], *, k: int = 10, **build: Unpack[BuildOptions]
     ) -> LsrRetriever:
-        """Build an index of LangChain's documents.
+        """Build an index from LangChain documents.
 
         Args:
-            documents: Those without an id get a random one.
+            documents: The documents; those without an id get a random one.
             path: The folder of the index.
-            k: How many documents to find at most.
+            k: Maximum number of documents to retrieve.
             build: For `Index.build`: encoder, passages, overwrite and so on.
         """
         return cls(index=Index.build(path, (_document(document) for document in documents), **build), k=k)
@@ -112,11 +117,11 @@ class LsrRetriever(BaseRetriever):
         k: int = 10,
         **build: Unpack[BuildOptions],
     ) -> LsrRetriever:
-        """Build an index of texts; otherwise as `from_documents`."""
+        """Build an index from texts; otherwise as `from_documents`."""
         return cls.from_documents(_documents(texts, metadatas, ids), path, k=k, **build)
 
     def add_documents(self, documents: Iterable[Document]) -> list[str]:
-        """Add documents and commit; one whose id is there already takes that one's place. Gives their ids."""
+        """Add documents and commit, replacing those with the same ids; returns the ids."""
         mapped = [_document(document) for document in documents]
         put(self.index, mapped)
         return [document["_id"] for document in mapped]
@@ -131,7 +136,7 @@ class LsrRetriever(BaseRetriever):
         return self.add_documents(_documents(texts, metadatas, ids))
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete documents and commit; ids that no document has are passed over."""
+        """Delete documents and commit; unknown ids are ignored."""
         remove(self.index, ids)
 
     def _get_relevant_documents(self, query: str, *, run_manager: Any = None, **settings: Any) -> list[Document]:
@@ -144,15 +149,15 @@ class LsrRetriever(BaseRetriever):
 
 
 class LsrVectorStore(VectorStore):
-    """An index where LangChain wants a vector store: documents go in as texts, and the index encodes them.
+    """An index as a vector store: documents are added as texts, which the index encodes.
 
-    Documents come back as they were added; one with a title has it in its metadata. Unlike dense vectors, sparse ones
-    find no document that shares no term with the query, so there may be fewer than k. Scores have no upper bound: use
-    `min_score` in place of a relevance threshold, which only an index searched with mode="dense" has (its cosine).
+    Documents come back as they were added; a title becomes metadata. Unlike dense vectors, sparse vectors don't find
+    documents that share no term with the query, so there may be fewer than k. Scores have no upper bound: use
+    `min_score` instead of a relevance threshold, which requires mode="dense" (where the score is the cosine).
 
     Args:
         index: An index or its folder.
-        settings: Of `Index.search`, for all searches; those of a call come before them.
+        settings: Of `Index.search`, for all searches; arguments of a call override them.
     """
 
     def __init__(self, index: Index | str | PathLike[str], **settings: Unpack[FilteredOptions]) -> None:
@@ -170,13 +175,13 @@ class LsrVectorStore(VectorStore):
         path: str | PathLike[str] = "",
         **build: Any,
     ) -> LsrVectorStore:
-        """Build an index of texts.
+        """Build an index from texts.
 
         Args:
             texts: The texts.
-            embedding: None: the index has its own encoder.
+            embedding: None, as the index has its own encoder.
             metadatas: One for each text.
-            ids: One for each text; those without get a random one.
+            ids: One for each text; None for random ids.
             path: The folder of the index.
             build: For `Index.build`: encoder, passages, overwrite and so on.
         """
@@ -195,16 +200,16 @@ class LsrVectorStore(VectorStore):
         ids: list[str] | None = None,
         **_: Any,
     ) -> list[str]:
-        """Add texts and commit; one whose id is there already takes that one's place. Gives their ids."""
+        """Add texts and commit, replacing documents with the same ids; returns the ids."""
         mapped = [_document(document) for document in _documents(texts, metadatas, ids)]
         put(self.index, mapped)
         return [document["_id"] for document in mapped]
 
     def delete(self, ids: list[str] | None = None, **_: Any) -> bool:
-        """Delete documents and commit; ids that no document has are passed over.
+        """Delete documents and commit; unknown ids are ignored.
 
         Raises:
-            ValueError: No ids: all documents would go.
+            ValueError: No ids, which LangChain takes to mean all documents.
         """
         if ids is None:
             raise ValueError("delete takes ids")
@@ -212,16 +217,16 @@ class LsrVectorStore(VectorStore):
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The documents of some ids, without those that aren't there."""
+        """Return the documents with given ids, without unknown ones."""
         stored = current(self.index).get_many(ids)
         return [_plain(one.id, one.title, one.text, one.metadata or {}) for one in stored if one is not None]
 
     def similarity_search(self, query: str, k: int = 4, **settings: Any) -> list[Document]:
-        """The k best documents; `filter` or `where` chooses by metadata, as `Index.search` has it."""
+        """Return the k best documents; `filter` or `where` restricts them by metadata, as for `Index.search`."""
         return [document for document, _ in self.similarity_search_with_score(query, k, **settings)]
 
     def similarity_search_with_score(self, query: str, k: int = 4, **settings: Any) -> list[tuple[Document, float]]:
-        """The k best documents with their scores."""
+        """Return the k best documents with their scores."""
         chosen = settings.pop("filter", None)
         settings = {**self.settings, **settings} | ({} if chosen is None else {"where": chosen})
         hits = current(self.index).search(query, k, **settings)
@@ -230,7 +235,7 @@ class LsrVectorStore(VectorStore):
     def max_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **settings: Any
     ) -> list[Document]:
-        """Of the fetch_k best documents k that are unlike each other, the more so the smaller lambda_mult is."""
+        """Pick k diverse documents among the fetch_k best; the smaller lambda_mult, the more diverse."""
         return self.similarity_search(query, k, diversity=1 - lambda_mult, depth=fetch_k, **settings)
 
     def _select_relevance_score_fn(self) -> Any:
@@ -240,7 +245,7 @@ class LsrVectorStore(VectorStore):
 
 
 class LsrTranslator(Visitor):
-    """Filters of LangChain's structured queries as those of an index, for a SelfQueryRetriever.
+    """Translates LangChain structured queries into index filters, for a SelfQueryRetriever.
 
     `SelfQueryRetriever(..., vectorstore=store, structured_query_translator=LsrTranslator())`
     """
@@ -260,13 +265,13 @@ class LsrTranslator(Visitor):
     }
 
     def visit_operation(self, operation: Operation) -> dict[str, Any]:
-        """And, or, not."""
+        """Translate and, or, not."""
         self._validate_func(operation.operator)
         parts = [part.accept(self) for part in operation.arguments]
         return {"not": {"or": parts}} if operation.operator == Operator.NOT else {operation.operator.value: parts}
 
     def visit_comparison(self, comparison: Comparison) -> dict[str, Any]:
-        """A condition on a column; a date comes as {"date": "2024-05-17", "type": "date"}."""
+        """Translate a condition on a column; dates come as {"date": "2024-05-17", "type": "date"}."""
         self._validate_func(comparison.comparator)
         value = comparison.value
         if isinstance(value, Mapping) and value.get("type") in ("date", "datetime"):
@@ -274,7 +279,7 @@ class LsrTranslator(Visitor):
         return {comparison.attribute: {self._names[comparison.comparator]: value}}
 
     def visit_structured_query(self, structured_query: StructuredQuery) -> tuple[str, dict[str, Any]]:
-        """The query, and what goes to the store with it."""
+        """Return the query and the keyword arguments for the store."""
         chosen = structured_query.filter
         return structured_query.query, {} if chosen is None else {"filter": chosen.accept(self)}
 

@@ -28,17 +28,17 @@ try:
 except ImportError:
     raise MissingExtra("llama-index-core", "llamaindex", "a retriever for LlamaIndex") from None
 
-_NODE = "_node_content"  # the key under which LlamaIndex' stores keep what a node is besides its text
+_NODE = "_node_content"  # LlamaIndex's key for the serialized node without its text
 
 
 class LsrRetriever(BaseRetriever):
-    """Finds nodes in an index, whether it was built of nodes or of other documents.
+    """Retrieves nodes from an index, whether it was built from nodes or from other documents.
 
     Args:
         index: An index or its folder.
-        k: How many nodes at most.
-        filters: LlamaIndex' filters, or a filter as `Index.search` has them.
-        callback_manager: LlamaIndex' own.
+        k: Maximum number of nodes.
+        filters: LlamaIndex filters, or a filter as for `Index.search`.
+        callback_manager: Passed on to LlamaIndex.
         settings: Of `Index.search`: alpha, algorithm, rerank and so on.
     """
 
@@ -62,22 +62,22 @@ class LsrRetriever(BaseRetriever):
     def from_nodes(
         cls, nodes: Iterable[BaseNode], path: str | PathLike[str], *, k: int = 10, **build: Unpack[BuildOptions]
     ) -> LsrRetriever:
-        """Build an index of nodes: their text is encoded, without metadata; relationships and all else are kept.
+        """Build an index from nodes: their texts are encoded without metadata; relationships and all else are stored.
 
         Args:
-            nodes: What LlamaIndex' readers and parsers give.
+            nodes: Nodes from LlamaIndex readers and parsers.
             path: The folder of the index.
-            k: How many nodes to find at most.
+            k: Maximum number of nodes to retrieve.
             build: For `Index.build`: encoder, passages, overwrite and so on.
         """
         return cls(Index.build(path, (_document(node) for node in nodes), **build), k)
 
     def insert_nodes(self, nodes: Iterable[BaseNode]) -> None:
-        """Add nodes and commit; one whose id is there already takes that one's place."""
+        """Add nodes and commit, replacing those with the same ids."""
         put(self.index, [_document(node) for node in nodes])
 
     def delete_nodes(self, node_ids: Sequence[str]) -> None:
-        """Delete nodes and commit; ids that no node has are passed over."""
+        """Delete nodes and commit; unknown ids are ignored."""
         remove(self.index, node_ids)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
@@ -96,17 +96,17 @@ _PLAIN = {
     FilterOperator.LTE: "<=",
     FilterOperator.IN: "in",
     FilterOperator.ANY: "in",
-    FilterOperator.CONTAINS: "==",  # of a list, any of its items
+    FilterOperator.CONTAINS: "==",  # for a list, matches any of its items
     FilterOperator.TEXT_MATCH: "contains",
 }
-_NEGATED = {FilterOperator.NE: "==", FilterOperator.NIN: "in"}  # which nodes without the key meet, too
+_NEGATED = {FilterOperator.NE: "==", FilterOperator.NIN: "in"}  # these also match nodes without the key
 
 
 def where_of(filters: MetadataFilters) -> dict[str, Any]:
-    """LlamaIndex' filters as those of an index.
+    """Translate LlamaIndex filters into an index filter.
 
     Raises:
-        DataError: An operator that an index doesn't have.
+        DataError: The index lacks an operator.
     """
     parts = [where_of(one) if isinstance(one, MetadataFilters) else _condition(one) for one in filters.filters]
     if filters.condition == FilterCondition.NOT:

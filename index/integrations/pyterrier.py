@@ -31,19 +31,19 @@ except ImportError:
     raise MissingExtra("pyterrier", "pyterrier", "a transformer for PyTerrier") from None
 
 
-_QUERIES = 64  # that are scored together
+_QUERIES = 64  # queries scored together
 
 
 class LsrRetriever(pt.Transformer):
-    """Finds documents for topics: a frame of `qid` and `query` in, one with `docno`, `score`, `rank`, `text` out.
+    """Retrieves documents for topics: takes a frame of `qid` and `query`, adds `docno`, `score`, `rank` and `text`.
 
-    Topics with a column `query_toks` ({token: weight}, as learned sparse encoders of PyTerrier make it) are searched
-    with that instead of `query`.
+    Topics with a column `query_toks` ({token: weight}, from PyTerrier's learned sparse encoders) are searched with that
+    instead of `query`.
 
     Args:
         index: An index or its folder.
-        k: How many documents a query at most.
-        text: Whether to give the documents' texts.
+        k: Maximum number of documents per query.
+        text: Whether to return the documents' texts.
         settings: Of `Index.search`: alpha, algorithm and so on.
     """
 
@@ -57,7 +57,7 @@ class LsrRetriever(pt.Transformer):
         self.settings = settings
 
     def transform(self, topics: pd.DataFrame) -> pd.DataFrame:
-        """The documents found, query by query, best first; ranks start at 0, as all of PyTerrier's do."""
+        """Return the documents for each query, best first; ranks start at 0, as elsewhere in PyTerrier."""
         column = "query_toks" if "query_toks" in topics.columns else "query"
         pt.validate.query_frame(topics, extra_columns=[column])
         found = current(self.index).search_batch(topics[column].tolist(), self.k, **self.settings)
@@ -71,23 +71,23 @@ class LsrRetriever(pt.Transformer):
         return results
 
     def fuse_rank_cutoff(self, k: int) -> LsrRetriever:
-        """What `retriever % k` is compiled to: a search that is not deeper than needed."""
+        """Compile `retriever % k` to a search of depth k."""
         return LsrRetriever(self.index, k, text=self.text, **self.settings) if k < self.k else self
 
 
 class LsrReranker(pt.Transformer):
-    """Scores documents that something else found: frames of `qid`, `query`, `docno`, `text`, now with other scores.
+    """Rescores documents found by another system: a frame of `qid`, `query`, `docno` and `text` gets new scores.
 
     Args:
-        encoder: An encoder, what `lsr.load_encoder` takes, or an index for its encoder. One with a BM25 part, as
-            lsr-mini has it, counts words in a collection: give an index, or lexical=0.
+        encoder: An encoder, an argument of `lsr.load_encoder`, or an index whose encoder to use. A BM25 part, such as
+            lsr-mini's, needs a collection's word counts: pass an index, or lexical=0.
     """
 
     def __init__(self, encoder: Encoder | Index | str | PathLike[str]) -> None:
         self.encoder = _encoder_of(encoder)
 
     def transform(self, results: pd.DataFrame) -> pd.DataFrame:
-        """The same rows, best first by query; ranks start at 0."""
+        """Return the same rows, best first for each query; ranks start at 0."""
         pt.validate.columns(results, includes=["qid", "query", "docno", "text"])
         queries, texts = (list(dict.fromkeys(results[name])) for name in ("query", "text"))
         found = results.reset_index(drop=True)
@@ -112,7 +112,7 @@ def _encoder_of(encoder: Encoder | Index | str | PathLike[str]) -> Encoder:
 
 
 class LsrIndexer(pt.Indexer):
-    """Builds an index of documents ({"docno", "text"}, perhaps "title"; any other field becomes metadata).
+    """Builds an index of documents ({"docno", "text"} and optionally "title"; other fields become metadata).
 
     Args:
         path: The folder.
@@ -124,7 +124,7 @@ class LsrIndexer(pt.Indexer):
         self.build = build
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Unpack[BuildOptions]) -> Index:  # noqa: A002 - PyTerrier's name
-        """Build the index and open it; keyword arguments come before those of the indexer."""
+        """Build the index and open it; keyword arguments override those of the indexer."""
         documents = ({"_id": document["docno"], **_without_docno(document)} for document in iter)
         options: BuildOptions = {**self.build, **kwargs}
         return Index.build(self.path, documents, **options)

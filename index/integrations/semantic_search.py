@@ -1,4 +1,4 @@
-"""Search over sentence-transformers' embeddings, in the form that its `sparse_encoder.search_engines` has for others.
+"""Search over sentence-transformers embeddings, with the interface of its `sparse_encoder.search_engines` functions.
 
     results, seconds = semantic_search_lsr(model.encode_query(queries), model.encode_document(texts))
 
@@ -33,21 +33,21 @@ def semantic_search_lsr(
     index_kwargs: Mapping[str, Any] | None = None,
     search_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
-    """Search as `sentence_transformers.sparse_encoder.search_engines` has it for other engines; exact by default.
+    """Search like the functions in `sentence_transformers.sparse_encoder.search_engines`; exact by default.
 
     Args:
-        query_embeddings: (n_queries, n_terms), what `SparseEncoder.encode_query` gives.
-        corpus_embeddings: (n_texts, n_terms), what `encode_document` gives; unless there is an index.
+        query_embeddings: (n_queries, n_terms), from `SparseEncoder.encode_query`.
+        corpus_embeddings: (n_texts, n_terms), from `encode_document`; not needed with an index.
         corpus_index: An index or its folder.
-        top_k: How many documents a query at most.
-        output_index: Whether to give the index, too; one that was made here lies in a temporary folder and lives as
-            long as it is used.
+        top_k: Maximum number of documents per query.
+        output_index: Whether to return the index, too; one made here is in a temporary folder and exists as long as it
+            is used.
         index_kwargs: For `Index.build`.
         search_kwargs: For `Index.search_batch`: alpha, algorithm, threads and so on.
 
     Returns:
-        For each query its [{"corpus_id": row or document number, "score": float}, ...], the seconds that the search
-        took, and the index if it was asked for.
+        For each query [{"corpus_id": row or document number, "score": float}, ...]; the seconds that the search took;
+        and the index if `output_index` is set.
 
     Raises:
         ValueError: Neither embeddings nor an index.

@@ -1,10 +1,10 @@
-"""sentence-transformers: its SparseEncoder as an encoder of lsr.
+"""sentence-transformers: a SparseEncoder as an lsr encoder.
 
     encoder = SentenceTransformersEncoder(SparseEncoder("naver/splade-v3"))
     index = Index.build("idx", documents, encoder=encoder)  # and Index.open("idx", encoder=encoder)
 
-Needs the extra `sentence-transformers`. `load_encoder` reads SPLADE models by itself, and faster; this is for those
-that it refuses. Neither gives the other's fingerprint, so an index keeps to the one that made it.
+Needs the extra `sentence-transformers`. `load_encoder` reads SPLADE models itself, and faster; use this for models that
+it refuses. The two have different fingerprints, so an index needs the one that made it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ except ImportError:
 
 
 def matrix(embeddings: torch.Tensor) -> SparseMatrix:
-    """What `SparseEncoder.encode` gives, sparse or dense, as (n_texts, n_terms); a single embedding is one row.
+    """Convert the output of `SparseEncoder.encode`, sparse or dense, to (n_texts, n_terms); one embedding is one row.
 
     Raises:
-        TypeError: No tensor; decoded embeddings aren't needed here.
-        ValueError: A negative weight, or one that is no number.
+        TypeError: Not a tensor.
+        ValueError: A weight is negative or not a number.
     """
     if not isinstance(embeddings, torch.Tensor):
-        raise TypeError(f"embeddings are a tensor, as SparseEncoder.encode gives it, got {type(embeddings).__name__}")
+        raise TypeError(f"embeddings are a tensor, as from SparseEncoder.encode, got {type(embeddings).__name__}")
     rows = (embeddings.unsqueeze(0) if embeddings.ndim == 1 else embeddings).detach().cpu().to_sparse_coo().coalesce()
     numbers, terms = rows.indices().numpy()
     indptr = np.searchsorted(numbers, np.arange(rows.shape[0] + 1))
@@ -49,16 +49,16 @@ def matrix(embeddings: torch.Tensor) -> SparseMatrix:
 
 
 class SentenceTransformersEncoder(Encoder):
-    """A SparseEncoder behind the encoders' interface.
+    """Wraps a SparseEncoder as an encoder.
 
-    An index doesn't carry it: name it whenever you open one.
+    An index doesn't store it, so pass it whenever you open one.
 
     Args:
-        model: The model, loaded.
-        batch_size: Texts that it encodes at a time.
+        model: The loaded model.
+        batch_size: Texts per batch.
 
     Raises:
-        EncoderError: Its tokenizer is none of the library tokenizers.
+        EncoderError: Its tokenizer isn't from the tokenizers library.
     """
 
     type = "sentence-transformers"
@@ -69,25 +69,25 @@ class SentenceTransformersEncoder(Encoder):
         backend = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
         if not hasattr(backend, "to_str"):
             raise EncoderError(
-                f"a model with a {type(backend).__name__}; needed is a tokenizer of the library tokenizers"
+                f"the model has a {type(backend).__name__}; it needs a tokenizer of the tokenizers library"
             )
         self._tokenizer = TextTokenizer(backend.to_str())
         self._n_terms = matrix(model.encode_document([""], show_progress_bar=False)).shape[1]
         kinds = {type(module).__name__ for module in model.modules()}
-        # Of an autoencoder the terms are dimensions, whatever the tokenizer says.
+        # An autoencoder's terms are dimensions, whatever the tokenizer's vocabulary.
         self._terms_are_tokens = not kinds.isdisjoint({"SpladePooling", "SparseStaticEmbedding"})
         in_child(self)
 
     def after_fork(self) -> None:
-        """See `lsr.forks`: as of any model of PyTorch."""
+        """Handle a fork like any PyTorch model; see `lsr.forks`."""
         torch.set_num_threads(1)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """What the model's own `encode_query` gives, prompts included."""
+        """Encode with the model's `encode_query`, including prompts."""
         return self._encode(self.model.encode_query, as_texts(texts))
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
-        """What the model's own `encode_document` gives, prompts included."""
+        """Encode with the model's `encode_document`, including prompts."""
         return self._encode(self.model.encode_document, as_texts(texts))
 
     def _encode(self, encode: Any, texts: list[str]) -> SparseMatrix:
@@ -97,32 +97,32 @@ class SentenceTransformersEncoder(Encoder):
 
     @cached_property
     def vocabulary(self) -> Sequence[str]:
-        """The tokenizer's tokens; of an autoencoder, whose terms are no tokens, "[dim:0]" and so on."""
+        """The tokenizer's tokens; for an autoencoder, whose terms aren't tokens, "[dim:0]" and so on."""
         if self._terms_are_tokens:
             return self._tokenizer.vocabulary(self._n_terms)
         return [f"[dim:{term}]" for term in range(self._n_terms)]
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Where the tokens stand in a text; none where terms are no tokens."""
+        """Return where tokens occur in a text; empty if terms aren't tokens."""
         return self.tokens(text) if self._terms_are_tokens else []
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """The tokenizer's tokens, whatever the terms are."""
+        """Return the tokenizer's tokens, even if terms aren't tokens."""
         return self._tokenizer.spans(text)
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """How many tokens still fit behind each text."""
+        """Return how many more tokens fit after each text."""
         limit = self.model.max_seq_length
         if not limit or math.isinf(limit):
             return None
-        names = ("query",) if queries else ("document", "passage", "corpus")  # the first there is, as the model does
+        names = ("query",) if queries else ("document", "passage", "corpus")  # the first that exists, as in the model
         prompt = next((self.model.prompts[name] for name in names if name in self.model.prompts), None) or ""
         ids = self._tokenizer.ids([prompt + text for text in texts], None, special=True)
         return [int(limit) - len(row) for row in ids]
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """Digests of parameters, prompts and tokenizer, under no names that change with the library."""
+        """Made of hashes of parameters, prompts and tokenizer, which don't change with the library's version."""
         values = {digest([p.detach().cpu().flatten().view(torch.uint8).numpy()]) for p in self.model.parameters()}
         how = json.dumps([sorted(values), self.model.prompts, self.model.max_active_dims], sort_keys=True)
         length = self.model.max_seq_length
@@ -134,13 +134,13 @@ class SentenceTransformersEncoder(Encoder):
             vocabulary_size=self._n_terms,
             pooling="/".join(pooling.pooling_strategy for pooling in poolings) or None,
             saturation="/".join(pooling.activation_function for pooling in poolings) or None,
-            max_length=int(length) if length and length < math.inf else None,  # a table's is infinite
+            max_length=int(length) if length and length < math.inf else None,  # infinite for static embeddings
         )
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Always refused: lsr can't read the model's files.
+        """Refuse to save, as lsr can't load the model's files.
 
         Raises:
             EncoderError: Always.
         """
-        raise EncoderError("a SparseEncoder is saved by its own library: encoder.model.save_pretrained(folder)")
+        raise EncoderError("save a SparseEncoder with its own library: encoder.model.save_pretrained(folder)")

@@ -1,7 +1,7 @@
-"""What the adapters share: an index by its path, its documents listed, written and deleted.
+"""Functions that the adapters share: open an index by path; list, write and delete its documents.
 
-Every change is committed before the function returns, or taken back where it fails. What an adapter searches is what
-was committed last (`current`), also where it was given an index that was open: that one moves on with it.
+Every change is committed before the function returns, or rolled back if it fails. Adapters search the latest commit
+(`current`); an index object that was passed in is refreshed, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Existing = Literal["replace", "refuse", "skip"]
 
 
 def opened(index: Index | str | PathLike[str]) -> Index:
-    """An index that is open already, or the one in this folder.
+    """Return an index that is already open, or open the one in a folder.
 
     Raises:
         IndexFormatError: Not an index.
@@ -35,24 +35,24 @@ def opened(index: Index | str | PathLike[str]) -> Index:
 
 
 def opened_or_created(path: str | PathLike[str], encoder: str) -> Index:
-    """The index in this folder; an empty one is made where there is none.
+    """Open the index in a folder, or create an empty one.
 
     Args:
-        path: The folder, or a URI where there is an index.
-        encoder: What a new index encodes with.
+        path: The folder, or the URI of an existing index.
+        encoder: Encoder of a new index.
     """
     if is_remote(path) or is_sharded(path) or (Path(path) / MANIFEST).is_file():
         return Index.open(path)
     try:
         return Index.build(path, [], encoder=encoder)
-    except OutputExists:  # somebody else was faster, or it's something else, as opening it says
+    except OutputExists:  # another process created it, or it isn't an index, which opening reports
         return Index.open(path)
 
 
 def current(index: Index) -> Index:
-    """The same index, moved on to what was committed last, by whichever process; that costs a look at a file's date.
+    """Return the index, refreshed to the latest commit by any process; checks only a file's date.
 
-    One in object storage stays what it is until `Index.refresh`.
+    An index in object storage isn't refreshed; call `Index.refresh`.
     """
     if not index.uri and index.stale:
         index.refresh()
@@ -60,12 +60,12 @@ def current(index: Index) -> Index:
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings and options of `Index.search`, looked at now and not at the first query.
+    """Validate keyword arguments of `Index.search` now rather than at the first query.
 
     Raises:
-        TypeError: There is no such setting.
-        ValueError: A value out of range.
-        DataError: `where` is no filter.
+        TypeError: An unknown setting.
+        ValueError: A value is out of range.
+        DataError: `where` isn't a filter.
     """
     how = dict(settings)
     where = how.pop("where", None)
@@ -78,16 +78,16 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 def put(
     index: Index, documents: Iterable[Mapping[str, Any]] | Iterable[Document], existing: Existing = "replace"
 ) -> Change:
-    """Add documents ({"_id", "text", ...}) and commit; gives what that changed.
+    """Add documents ({"_id", "text", ...}) and commit; returns the change.
 
     Args:
-        index: Where to.
-        documents: What to add.
-        existing: What becomes of one whose id is there already, as it was committed last: it takes that one's place,
-            or refuses all of them, or is left out.
+        index: The index.
+        documents: The documents.
+        existing: What to do if an id exists at the latest commit: replace that document, refuse all documents, or skip
+            this one.
 
     Raises:
-        DoubledId: To be refused.
+        DoubledId: An id exists, and `existing` says to refuse.
         DataError: A bad document.
     """
     with _committed(index):
@@ -104,13 +104,13 @@ def put(
 
 
 def remove(index: Index, ids: Sequence[str]) -> None:
-    """Delete documents; ids that no document has are passed over."""
+    """Delete documents and commit; unknown ids are ignored."""
     with _committed(index):
         index.delete(ids)
 
 
 def stored(index: Index) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Id, title, text and metadata of every document, in the order of addition; of passages, each passage's."""
+    """Yield id, title, text and metadata of every document (or passage), in the order in which they were added."""
     documents = index.documents
     for doc in documents.numbers():
         yield (documents.id(doc), *documents.fields(doc))
@@ -118,7 +118,7 @@ def stored(index: Index) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
 
 @contextmanager
 def _committed(index: Index) -> Iterator[None]:
-    """Commit; what can't be is forgotten, but not what was pending before."""
+    """Commit on exit; on failure roll back, unless earlier changes are pending, too."""
     had = index.pending
     try:
         yield

@@ -5,12 +5,12 @@ lists of centres by term. A document's terms are sorted by weight, and the r-th 
 learned sparse vectors, so no weights are stored.
 
 Recursive graph bisection halves a run of documents and moves documents that fit the other half better, so that few
-terms are spread over both; then it halves each half. The cost of a term of degree d in a half of n documents is
-d * log2(n / (d + 1)), the bits of its gaps.
+terms are spread over both; then it halves each half. In a half of n documents, a term that d of them contain costs
+d * log2(n / (d + 1)): the bits of its gaps.
 
 Sources: Dhulipala et al. 2016 (arXiv 1602.08820); Mackenzie, Petri, Moffat 2021 for fast bisection. They sort both
 halves by gain and swap pairs that gain together. That equals splitting all documents at the median of one key, the
-extra cost on the right side, so selection is enough and no sort is needed.
+extra cost on the right side, so a selection replaces the sort.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def reduce_rows(indptr, terms, weights, number, keep, out_indptr, out_terms):
 
 @kernel
 def order_run(indptr, terms, places, begin, end, align, iterations, sides, degrees, prices, touched, keys, logs):
-    """Order a run of documents, down to runs of `align`.
+    """Order a run of documents, down to runs of `align` documents.
 
     Args:
         indptr: (n_docs + 1,) int64.
@@ -141,7 +141,7 @@ def halve(indptr, terms, places, begin, end, align, iterations, sides, degrees, 
 
 @kernel
 def _step(degree, n, logs):
-    """Cost of another document with a term that `degree` of n documents have."""
+    """Return the cost of another document with a term that `degree` of n documents contain."""
     degree = max(degree, 0)
     after = np.float32(degree + 1) * (logs[n] - logs[degree + 2])
     return after - np.float32(degree) * (logs[n] - logs[degree + 1])
@@ -185,7 +185,7 @@ def nearest(indptr, terms, docs, ends, centres, values, size, depth, out):
 
 @kernel
 def average(indptr, terms, docs, ends, n_terms, keep, out_indptr, out_terms, out_values):
-    """The mean of each cluster's documents, cut to its heaviest terms and normalized to length 1.
+    """Average each cluster's documents; the mean is cut to its heaviest terms and normalized to length 1.
 
     Args:
         indptr: (n_docs + 1,) int64.

@@ -1,26 +1,27 @@
-"""Exact search that skips: upper bounds of all blocks first, then only the blocks that can reach the top.
+"""Exact block-max search: compute upper bounds for all blocks, then score only blocks that can reach the top k.
 
-Longer lists keep the largest impact of each block of 128 documents beside their postings, so that the bounds of all
-blocks are sums of rows of bytes; of shorter lists the postings themselves are read, which are fewer. Then:
+Longer lists store the largest impact of each block of 128 documents, so the bounds of all blocks are sums of byte rows.
+Shorter lists store none, as reading their postings costs no more. Then:
 
-1. the blocks of the highest bounds are scored, which gives a score to reach that is near the final one;
-2. every other block whose bound reaches it is a candidate. Window by window the cheapest of three ways is taken:
-   - few candidates are scored term by term, the weightiest first, from the lists. After each term a block is dropped
-     whose best document so far, with all that its other terms can still add, falls short;
-   - many of them are scored as MaxScore does: the terms that together can't reach the score (long lists of little
-     weight) are left aside, the others' lists are scanned, and the first are looked up only in blocks where a
-     document, with the block's bound for these terms, can still reach it;
-   - else the window is scanned as by the exhaustive kernel.
+1. the blocks with the highest bounds ("seeds") are scored, which yields a threshold close to the final one;
+2. every other block whose bound reaches the threshold is a candidate. Each window is processed in the cheapest of three
+   ways:
+   - few candidates are scored term by term, heaviest first, by looking their postings up in the lists. After each
+     term, a block is dropped if its best document so far, plus the bounds of the other terms, is below the threshold;
+   - many candidates are scored as in MaxScore: terms that can't reach the threshold together (long lists with low
+     weights) are set aside, and the lists of the other terms are scanned. The terms set aside are then looked up in the
+     blocks where the best document so far, plus the bounds of these terms, reaches the threshold;
+   - otherwise, the whole window is scanned, as in the exhaustive kernel.
 
-Bounds and scores are sums of the same int32 products, so a bound never rounds below a score, and a block is dropped
-only if its bound is strictly below the k-th best score: ties are resolved as by the exhaustive kernel.
+Bounds and scores are sums of the same int32 products, so a bound is never rounded below a score. A block is dropped
+only if its bound is strictly below the k-th best score, so ties are broken as in the exhaustive kernel.
 
-What this costs is cache misses (a fifth of a microsecond each, here): so lists are looked up for many blocks at a
-time, and asked for well before they are read.
+Most of the time goes into cache misses (about 0.2 µs each). So lists are looked up for many blocks at a time and
+prefetched well before they are read.
 
-Sources: Block-Max Pruning (Mallia, Suel, Tonellotto 2024, arXiv 2405.01117) for bounds of blocks over the impacts of
-learned sparse vectors and for alpha; superblock pruning (arXiv 2504.17045, 2602.02883) for blocks that are scored
-whatever alpha says; MaxScore (Turtle, Flood 1995), and its windowed form in Lucene, for the split of the terms.
+Sources: Block-Max Pruning (Mallia, Suel, Tonellotto 2024, arXiv 2405.01117) for block bounds over learned impacts and
+for alpha; superblock pruning (arXiv 2504.17045, 2602.02883) for scoring a number of blocks regardless of alpha;
+MaxScore (Turtle, Flood 1995), and its windowed form in Lucene, for splitting the terms.
 """
 
 from __future__ import annotations
@@ -64,33 +65,34 @@ from lsr.index.kernels.layout import (
 )
 from lsr.index.kernels.topk import select, sort
 
-FOLD = 128  # the number of blocks is rounded up to a multiple of it, so that bounds can be gone through in vectors
-_CHUNK = 64  # blocks that are scored together: their accumulators just fit the first-level cache
-_AHEAD = 4  # rows of maxima between the one that is asked for and the one that is read
-_GROUP = 16  # windows whose bounds are summed up together: what they touch fits the second-level cache
-# Costs in postings: looking up a term in a block; passing over a window's accumulator. And how many of the candidates
-# are left, one in so many, once lists were scanned.
+FOLD = 128  # the number of blocks is rounded up to a multiple of this, so that loops over bounds vectorize
+_CHUNK = 64  # blocks scored together: their accumulators just fit the L1 cache
+_AHEAD = 4  # rows of maxima between the one being prefetched and the one being read
+_GROUP = 16  # windows whose bounds are computed together: their data fits the L2 cache
+# Costs in postings: looking up a term in a block (for candidates, for seeds), and clearing a window's accumulator; and
+# the divisor for the candidates that are expected to be left after scanning lists.
 _LOOKUP, _SEED_LOOKUP, _SCAN, _LEFT_OVER = 60, 250, 8192, 4
-# Rows of the scratch space: each block's bound; then of the chosen blocks the number within the window, the window,
+# Rows of the scratch space: the bound of each block; then, for each chosen block, its number within the window, the
+# window, the bound of its remaining terms, and its best score so far; and which of the blocks in process are alive.
 # what other terms can add and the best score so far; and which of those under way are alive.
 _BOUND, _BLOCK, _WINDOW, _REST, _BEST, _ALIVE = range(6)
 
 
 @kernel
 def search_blocks(files, query, space, k, alpha, seeds, threshold):
-    """The k best documents of one query; exact if alpha is 1.
+    """Find the k best documents for a query; exact if alpha is 1.
 
     Args:
         files: `Files` with 8-bit impacts.
-        query: `Query`, the weightiest term first.
-        space: `Space`; of it docs and scores hold the result, by descending score, equal ones by ascending number.
-        k: How many.
-        alpha: Blocks are dropped whose bound times alpha falls short; below 1 the search is approximate.
-        seeds: How many blocks of the highest bounds are scored whatever alpha says, at least 1.
-        threshold: The score to reach from the start, int32, at least 1.
+        query: `Query`, heaviest term first.
+        space: `Space`; docs and scores receive the results by descending score, ties by ascending number.
+        k: Number of documents.
+        alpha: Blocks are dropped if alpha times their bound is below the threshold; below 1, search is approximate.
+        seeds: Number of blocks with the highest bounds that are scored regardless of alpha, at least 1.
+        threshold: Initial threshold, int32, at least 1; lower scores are left out.
 
     Returns:
-        How many were found.
+        The number of results.
     """
     windows, scratch, bounds = files.windows, space.blocks, space.blocks[_BOUND]
     n_windows, n_terms = len(windows), len(query.weights)
@@ -99,17 +101,17 @@ def search_blocks(files, query, space, k, alpha, seeds, threshold):
     bounds[:] = 0
     for first in range(0, n_windows, _GROUP):
         add_bounds(files, query, first, min(first + _GROUP, n_windows), bounds)
-    for b in range(len(query.live)):  # blocks without a document that may be found are never candidates
+    for b in range(len(query.live)):  # blocks without an allowed document are never candidates
         bounds[b] *= query.live[b]
 
-    whole = np.zeros(n_windows, np.int64)  # what scanning each window costs
+    whole = np.zeros(n_windows, np.int64)  # cost of scanning each window
     for w in range(n_windows):
         for i in range(n_terms):
             whole[w] += cost(query, windows, i, w)
     space.counts[POSTINGS] = whole.sum()
     order = most_promising(windows, seeds, scratch)
     found, waiting = 0, 0
-    # For a large k, scanning the window of most of the blocks of high bounds is the cheaper beginning.
+    # For a large k, it is cheaper to start by scanning the window with most of the seeds.
     if n_windows and (alpha < 1 or seeds * n_terms * _SEED_LOOKUP < whole[order[0]]):
         waiting = choose_highest(windows, seeds, scratch)
     for at in range(0, waiting, _CHUNK):
@@ -152,7 +154,7 @@ def search_blocks(files, query, space, k, alpha, seeds, threshold):
             elif as_whole < as_blocks:
                 found, threshold = score_window(files, query, space, every, w, k, found, threshold)
                 waiting = before
-        # The candidates of several windows are scored together, and those left over looked at once more.
+        # Score the candidates of several windows together, and check the leftover ones against the new threshold.
         done = 0
         while waiting - done >= _CHUNK or (x == n_windows - 1 and done < waiting):
             n = min(_CHUNK, waiting - done)
@@ -180,7 +182,7 @@ def add_bounds(files, query, first, last, bounds):
         files: `Files`.
         query: `Query`.
         first: The first window.
-        last: The window behind the last.
+        last: The end of the windows, exclusive.
         bounds: (n_blocks,) int32, changed.
     """
     windows, lists = files.windows, query.lists
@@ -211,7 +213,7 @@ def add_bounds(files, query, first, last, bounds):
 
 @kernel
 def add_row(files, query, i, w, bounds):
-    """Add what a term can add to the blocks of a window, from its row of maxima; bounds: (n_blocks,) int32."""
+    """Add a term's bounds to the blocks of a window, from its row of maxima; bounds: (n_blocks,) int32."""
     at = files.windows[w, MAXIMA_AT] + np.int64(query.lists[i, w, ROW]) * ROW_UNIT
     weight, row = query.weights[i], files.maxima[at : at + len(bounds)]
     for x in range(len(bounds)):
@@ -220,11 +222,11 @@ def add_row(files, query, i, w, bounds):
 
 @kernel
 def add_list(files, query, i, w, bounds):
-    """Add what a term can add to the blocks of a window, from its postings; bounds: (n_blocks,) int32."""
+    """Add a term's bounds to the blocks of a window, from its postings; bounds: (n_blocks,) int32."""
     weight, docs, impacts = query.weights[i], files.docs, files.impacts
     docs_at, impacts_at = files.windows[w, DOCS_AT], files.windows[w, IMPACTS_AT]
     block, largest, last = -1, np.int32(0), len(bounds) - 1
-    for p in range(query.lists[i, w, BEGIN], query.lists[i, w, END]):  # without a branch
+    for p in range(query.lists[i, w, BEGIN], query.lists[i, w, END]):  # branch-free
         at = min(np.int64(docs[docs_at + p]) // BLOCK, last)
         before = largest if at == block else np.int32(0)
         largest = max(before, np.int32(impacts[impacts_at + p]))
@@ -234,12 +236,12 @@ def add_list(files, query, i, w, bounds):
 
 @kernel
 def highest(bounds, m, scratch):
-    """A bound that at least m blocks reach, or that is 1: the m-th of the maxima of groups of 8.
+    """Return a bound that at least m blocks reach, at least 1: the m-th largest of the maxima of groups of 8.
 
     Args:
-        bounds: (n_blocks,) int32, a multiple of FOLD of them.
-        m: How many, at least 1.
-        scratch: Of it two rows are overwritten.
+        bounds: (n_blocks,) int32; the number of blocks is a multiple of FOLD.
+        m: Number of blocks, at least 1.
+        scratch: The scratch space; two rows are overwritten.
     """
     place, largest = scratch[_ALIVE], scratch[_BEST]
     n = len(bounds) // FOLD * 16
@@ -259,7 +261,7 @@ def highest(bounds, m, scratch):
 
 @kernel
 def most_promising(windows, m, scratch):
-    """(n_windows,) int64, the windows in order: those of most of the m blocks of the highest bounds, or so, first."""
+    """Return (n_windows,) int64: the windows, ordered by how many of the (roughly) m highest bounds they hold."""
     bounds, required = scratch[_BOUND], highest(scratch[_BOUND], m, scratch)
     order, counts = np.arange(len(windows)), np.zeros(len(windows), np.int64)
     for w in range(len(windows)):
@@ -271,15 +273,15 @@ def most_promising(windows, m, scratch):
 
 @kernel
 def choose_highest(windows, m, scratch):
-    """Choose the m blocks of the highest bounds, and perhaps up to _CHUNK more; returns how many there are.
+    """Choose the m blocks with the highest bounds, or up to _CHUNK more; returns their number.
 
-    Blocks without a bound above zero aren't chosen. The bounds of those that are become -1: they are done with.
+    Blocks with a bound of zero aren't chosen. The bounds of chosen blocks are set to -1 to mark them as scored.
     """
     bounds, chosen = scratch[_BOUND], 0
     required, most = highest(bounds, m, scratch), min(m + _CHUNK, len(bounds))
     for w in range(len(windows)):
         chosen = choose(windows, w, required, chosen, len(bounds), scratch)
-    if chosen > most:  # so take those above the m-th of them, and of its equals as many as there is room for
+    if chosen > most:  # take those above the m-th bound, then those equal to it while there is room
         for c in range(chosen):
             scratch[_ALIVE, c], scratch[_BEST, c] = c, scratch[_REST, c]
         select(scratch[_ALIVE], scratch[_BEST], chosen, m)
@@ -295,14 +297,14 @@ def choose_highest(windows, m, scratch):
 
 @kernel
 def done_with(windows, chosen, scratch):
-    """Set the bounds of the chosen blocks to -1."""
+    """Mark the chosen blocks as scored: set their bounds to -1."""
     for c in range(chosen):
         scratch[_BOUND, windows[scratch[_WINDOW, c], FIRST_BLOCK] + scratch[_BLOCK, c]] = -1
 
 
 @kernel
 def choose(windows, w, required, chosen, most, scratch):
-    """Append those of a window's blocks whose bounds reach `required`, at most `most`; returns how many there are."""
+    """Append a window's blocks whose bounds reach `required`, up to a total of `most`; returns the new total."""
     bounds = scratch[_BOUND]
     begin = windows[w, FIRST_BLOCK]
     end = begin + count_blocks(windows, w)
@@ -326,7 +328,7 @@ def choose(windows, w, required, chosen, most, scratch):
 
 @kernel
 def by_cost(files, query, space):
-    """(n,) int64, a query's terms by what they can add for each posting that is to be scanned, the least first."""
+    """Return (n,) int64: the query's terms by upper bound per posting, lowest first."""
     values = np.empty(len(query.upper_bounds))
     for i in range(len(query.upper_bounds)):
         total = 1
@@ -340,7 +342,7 @@ def by_cost(files, query, space):
 
 @kernel
 def split(files, query, w, required, cheap_first, scanned, looked_up):
-    """Split a query's terms as MaxScore does: those that together can't reach `required` don't have to be scanned.
+    """Split a query's terms as MaxScore does: terms that can't reach `required` together needn't be scanned.
 
     Args:
         files: `Files`.
@@ -349,10 +351,10 @@ def split(files, query, w, required, cheap_first, scanned, looked_up):
         required: The score to reach.
         cheap_first: (n,) int64, from `by_cost`.
         scanned: (n,) int64, written: the terms whose lists are to be scanned.
-        looked_up: (n,) int64, written: the others, in the order of the query.
+        looked_up: (n,) int64, written: the other terms, in query order.
 
     Returns:
-        What scanning those costs, and how many they are.
+        The cost of the scans, and the number of terms to scan.
     """
     part, n_scanned, n_others = 0, 0, 0
     total = np.int64(0)
@@ -376,22 +378,22 @@ def split(files, query, w, required, cheap_first, scanned, looked_up):
 
 @kernel
 def score_blocks(files, query, space, terms, at, n, k, alpha, found, threshold):
-    """Score the chosen blocks at..at + n, at most _CHUNK, from the lists; append the documents that reach `threshold`.
+    """Score up to _CHUNK chosen blocks, at..at + n; append the documents that reach `threshold`.
 
     Args:
         files: `Files`.
         query: `Query`.
         space: `Space`.
-        terms: (n_terms,) int64, all places in the query.
+        terms: (n_terms,) int64, all positions in the query.
         at: The first of the blocks.
-        n: How many.
-        k: How many documents are wanted.
-        alpha: As in `search_blocks`.
-        found: How many there are so far.
+        n: Number of blocks.
+        k: Number of documents to find.
+        alpha: As for `search_blocks`.
+        found: Number of results so far.
         threshold: The score to reach.
 
     Returns:
-        How many there are now, and the score to reach.
+        The new number of results, and the new threshold.
     """
     space.blocks[_BEST, at : at + n] = 0
     found, threshold = look_up(files, query, space, terms, np.arange(n), at, n, k, alpha, found, threshold)
@@ -401,24 +403,24 @@ def score_blocks(files, query, space, terms, at, n, k, alpha, found, threshold):
 
 @kernel
 def score_split(files, query, space, scanned, looked_up, at, n, w, k, alpha, found, threshold):
-    """Score the chosen blocks at..at + n, all of window w: some lists are scanned, the others looked up.
+    """Score the chosen blocks at..at + n of window w: scan some lists and look up the others.
 
     Args:
         files: `Files`.
         query: `Query`.
         space: `Space`.
         scanned: (n_scanned,) int64, the terms whose lists are scanned.
-        looked_up: (n_others,) int64, the terms that are looked up in the blocks that can still reach `threshold`.
+        looked_up: (n_others,) int64, the terms that are looked up in blocks that can still reach `threshold`.
         at: The first of the blocks.
-        n: How many.
+        n: Number of blocks.
         w: The window.
-        k: How many documents are wanted.
-        alpha: As in `search_blocks`.
-        found: How many there are so far.
+        k: Number of documents to find.
+        alpha: As for `search_blocks`.
+        found: Number of results so far.
         threshold: The score to reach.
 
     Returns:
-        As `score_blocks`.
+        As for `score_blocks`.
     """
     scratch, accumulator = space.blocks, space.accumulator
     space.counts[POSTINGS_SCORED] += scatter(files, query, scanned, w, accumulator)
@@ -446,7 +448,7 @@ def score_split(files, query, space, scanned, looked_up, at, n, w, k, alpha, fou
 
 @kernel
 def score_window(files, query, space, terms, w, k, found, threshold):
-    """Scan window w, but for the blocks that are scored already; arguments and result as `score_blocks`."""
+    """Scan window w, except for blocks that are already scored; arguments and result as for `score_blocks`."""
     windows, bounds = files.windows, space.blocks[_BOUND]
     space.counts[POSTINGS_SCORED] += scatter(files, query, terms, w, space.accumulator)
     space.counts[WINDOWS_SCANNED] += 1
@@ -465,25 +467,25 @@ def score_window(files, query, space, terms, w, k, found, threshold):
 
 @kernel
 def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold):
-    """Add some terms to the scores of some blocks, drop those that fall short, and append what reaches `threshold`.
+    """Add some terms to the scores of some blocks, dropping blocks that fall short; append documents.
 
     Args:
         files: `Files`.
         query: `Query`.
-        space: `Space`; of its blocks those at..at + n, what the terms can add to each, and its best score so far.
-        terms: (n_terms,) int64, places in the query.
-        slots: (n,) int64, where in the accumulator the scores of each block are, in blocks.
+        space: `Space`; holds the blocks at..at + n, the terms' bound in each, and its best score so far.
+        terms: (n_terms,) int64, positions in the query.
+        slots: (n,) int64, where each block's scores are in the accumulator, in units of blocks.
         at: The first of the blocks.
-        n: How many, at most _CHUNK.
-        k: How many documents are wanted.
-        alpha: As in `search_blocks`.
-        found: How many there are so far.
+        n: Number of blocks, at most _CHUNK.
+        k: Number of documents to find.
+        alpha: As for `search_blocks`.
+        found: Number of results so far.
         threshold: The score to reach.
 
     Returns:
-        As `score_blocks`.
+        As for `score_blocks`.
     """
-    # Taken out of their tuples once: doing so counts references, which would cost more than the loops.
+    # Unpack the tuples once: each access counts references, which would cost more than the loops.
     docs, impacts, dense, gaps, maxima, skips, windows = (
         files.docs, files.impacts, files.dense, files.gaps, files.maxima, files.skips, files.windows,
     )  # fmt: skip
@@ -496,8 +498,8 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
         alive[c] = c
     counts[BLOCKS_SCORED] += n
     lookups = 0
-    # Three terms are under way at once: of one the postings are added up, of the next they are found and asked for,
-    # of the one after it the skips are asked for that tell where they are.
+    # A pipeline of three terms: add up the postings of the first; locate and prefetch those of the second; prefetch the
+    # skips that locate those of the third.
     for i in range(-2, len(terms)):
         kept = 0
         for j in range(n):
@@ -567,7 +569,7 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
 
 @inlined
 def ask(dense, gaps, skips, windows, lists, i, w, block):
-    """Prefetch what tells of term i in a block of window w: its dense row, or its skips."""
+    """Prefetch what `find` reads for term i in a block of window w: its skips, or its dense row."""
     if lists[i, w, DENSE] >= 0:
         row = windows[w, DENSE_AT] + lists[i, w, DENSE] * windows[w, N_DOCS] + np.int64(block) * BLOCK
         prefetch(dense, row)
@@ -583,10 +585,10 @@ def ask(dense, gaps, skips, windows, lists, i, w, block):
 
 @inlined
 def find(maxima, skips, windows, lists, i, w, block):
-    """Postings of term i among which those of a block of window w are; none if it has none or is dense.
+    """Locate the postings of term i in a block of window w; empty if there are none or the list is a dense row.
 
     Returns:
-        Begin and end, within the window's postings, or gaps, whatever the files say.
+        Begin and end of a range that contains them, within the window's postings or gaps, even if the file is damaged.
     """
     begin, end, row = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]), np.int64(lists[i, w, ROW])
     if row < 0 or begin == end:
@@ -603,28 +605,28 @@ def find(maxima, skips, windows, lists, i, w, block):
 
 @inlined
 def add_postings(docs, docs_at, impacts, impacts_at, begin, end, first, weight, scores, base):
-    """Add those of some postings that are a block's to its scores.
+    """Add a block's postings, out of a range of postings, to its scores.
 
     Args:
         docs: (file,) uint16.
-        docs_at: Where the window's begin.
+        docs_at: Where the window's postings begin in `docs`.
         impacts: (file,) uint8.
-        impacts_at: Where the window's begin.
-        begin: The first posting, within the window's.
-        end: The one behind the last.
+        impacts_at: Where the window's postings begin in `impacts`.
+        begin: The range's first posting, within the window's.
+        end: The range's end, exclusive.
         first: The block's first document.
-        weight: Of the term.
+        weight: The term's weight.
         scores: int32, changed.
-        base: Where the block's are.
+        base: Where the block's scores begin in `scores`.
 
     Returns:
-        The best of the scores changed, the largest impact, and how many postings there were.
+        The best score that changed, the largest impact, and the number of postings.
     """
     best, largest = np.int32(0), np.int32(0)
     if begin >= end:
         return best, largest, 0
     size = end - begin
-    while size > 1:  # without a branch that the processor could mispredict
+    while size > 1:  # binary search without a branch, which the processor would mispredict
         half = size >> 1
         begin += half * np.int64(docs[docs_at + begin + half - 1] < first)
         size -= half
@@ -645,7 +647,7 @@ def add_postings(docs, docs_at, impacts, impacts_at, begin, end, first, weight, 
 
 @inlined
 def add_dense(dense, row, size, weight, scores, base):
-    """Add `size` impacts of a dense row to a block's scores; returns the best of them."""
+    """Add `size` impacts of a dense row to a block's scores; returns the best of these scores."""
     best = np.int32(0)
     for x in range(size):
         score = scores[base + x] + weight * np.int32(dense[row + x])
@@ -659,16 +661,16 @@ def add_dense(dense, row, size, weight, scores, base):
 
 @kernel
 def summarize(docs, impacts, begins, ends, n_docs, maxima, skips):
-    """Block maxima and skips of a window's longer lists.
+    """Compute the block maxima and skips of a window's longer lists.
 
     Args:
         docs: (n,) uint16, the window's postings.
         impacts: (n,) uint8.
-        begins: (n_rows,) int64, where each list begins.
-        ends: (n_rows,) int64, where it ends.
-        n_docs: Documents of the window.
-        maxima: (n_rows, number of blocks, or more) uint8, all zero, written.
-        skips: (n_rows, number of skips, or more) uint16, written.
+        begins: (n_rows,) int64, begin of each list.
+        ends: (n_rows,) int64, end of each list.
+        n_docs: The window's documents.
+        maxima: (n_rows, at least the number of blocks) uint8, all zero, written.
+        skips: (n_rows, at least the number of skips) uint16, written.
     """
     for r in range(len(begins)):
         skip = 0

@@ -27,14 +27,14 @@ from lsr.index.kernels.jit import kernel, prefetch
 from lsr.index.kernels.layout import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_SCORED, run_of
 
 CLUSTER = 64  # documents of a cluster; at most 256, because a document within its cluster is a byte
-GROUP = 16  # entries of a group, a cache line: the begin of its postings, and 15 terms
-_FURTHEST = (1 << 16) - 2  # largest distance of a term from the first of its group; one more marks an unused place
-_BATCH = 8  # clusters that are scored together
+GROUP = 16  # entries of a group, which fills a cache line: the begin of its postings, and 15 terms
+_FURTHEST = (1 << 16) - 2  # largest distance of a term from its group's first; the next value marks an unused entry
+_BATCH = 8  # clusters scored together
 _SUM, _CHOSEN, _REACHED = range(3)  # rows of the scratch space; `highest` uses others
 
 
 class Clusters(NamedTuple):
-    """The files of clusters as arrays. Positions in them are checked when they are used.
+    """The files of clusters as arrays. Positions in them are checked before use.
 
     Attributes:
         doc_ends: (n_clusters,) uint64, end of each cluster's documents, in the order of storage.
@@ -290,11 +290,11 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
         begin, end = run_of(clusters.group_ends, 0, c, n_groups)
         for g in range(begin, end, 16):
             prefetch(firsts, g)
-    for x in range(len(chosen)):  # the group that may have a term: the last one that begins at or before it
+    for x in range(len(chosen)):  # the group that may contain a term: the last one that begins at or before it
         begin, end = run_of(clusters.group_ends, 0, chosen[x], n_groups)
         for i in range(len(ranks)):
             g, n = begin, end - begin
-            while n > 1:  # by halves, without a branch
+            while n > 1:  # branch-free binary search
                 half = n >> 1
                 g = g + half if firsts[g + half] <= ranks[i] else g
                 n -= half

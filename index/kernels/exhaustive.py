@@ -1,10 +1,10 @@
-"""The exhaustive kernel: every posting of the query's terms, window by window. What all other algorithms must equal.
+"""The exhaustive kernel: scans every posting of the query's terms, window by window; the reference for all others.
 
-Scores are exact: with 8-bit impacts, sums of int32 products that cannot overflow (lsr.index.segment.quantize scales the
-query so); with float weights, float64 sums in ascending term order.
+Scores are exact: with 8-bit impacts, sums of int32 products that can't overflow (lsr.index.segment.quantize scales the
+query accordingly); with float weights, float64 sums in ascending term order.
 
-The best documents are gathered by the numbers that users know, not by the places that they are stored at. Those that
-may not be found (deleted, or left out by a filter) get a score of 0 before anything looks at it.
+Results carry document numbers, not the places where documents are stored. Documents that may not be found (deleted, or
+filtered out) get a score of 0 before results are collected.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from lsr.index.kernels.layout import (
 )
 from lsr.index.kernels.topk import select, sort
 
-_SCANNED = 128  # accumulator entries that are passed over together where none is good enough
-_RUN = 32  # of which those are appended that are good enough: as many as `reaching` looks at
+_SCANNED = 128  # accumulator entries that are skipped together if none reaches the threshold
+_RUN = 32  # entries of which `reaching` finds those to append
 _STRIP = 4096  # documents whose scores are added up together from dense rows
-_ASKED = 512  # postings at the beginning of a list
-_SAMPLE = 256  # scores from which the first threshold is guessed
-_SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8  # for k from here on, where a window holds so many times k documents
+_ASKED = 512  # postings prefetched at the beginning of a list
+_SAMPLE = 256  # scores sampled to guess the first threshold
+_SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8  # guess it for k >= 128, in windows of at least 8 * k documents
 
 
 @kernel
 def search_windows(files, query, space, k, threshold):
-    """The k best documents of one query.
+    """Find the k best documents for a query.
 
     Args:
         files: `Files`.
         query: `Query`.
-        space: `Space`; of it docs and scores hold the result, by descending score, equal ones by ascending number.
-        k: How many.
-        threshold: The score to reach from the start, above zero, of the type of scores.
+        space: `Space`; docs and scores receive the results by descending score, ties by ascending number.
+        k: Number of documents.
+        threshold: Initial threshold, above zero, of the scores' type; lower scores are left out.
 
     Returns:
-        How many were found; only documents that share a term with the query count.
+        The number of results, all of which share a term with the query.
     """
     found, windows = 0, files.windows
     every = np.arange(len(query.weights))
@@ -78,8 +78,8 @@ def search_windows(files, query, space, k, threshold):
 
 @kernel
 def scatter(files, query, terms, w, accumulator):
-    """Add a window's postings of some of the query's terms to the accumulator; returns what that cost, in postings."""
-    # Taken out of their tuples once: doing so counts references.
+    """Add a window's postings of some query terms to the accumulator; returns the cost, in postings."""
+    # Unpack the tuples once: each access counts references.
     all_docs, all_impacts, dense, gaps, windows = files.docs, files.impacts, files.dense, files.gaps, files.windows
     lists, weights = query.lists, query.weights
     touched, n, n_dense = 0, windows[w, N_DOCS], 0
@@ -89,7 +89,7 @@ def scatter(files, query, terms, w, accumulator):
         if lists[i, w, DENSE] >= 0:
             places[n_dense] = i
             n_dense += 1
-    # Dense rows strip by strip, so that a strip's scores stay in the first-level cache; two at a time.
+    # Dense rows strip by strip, so that a strip's scores stay in the L1 cache, and two rows at a time.
     for first in range(0, n if n_dense else 0, _STRIP):
         scores = accumulator[first : min(first + _STRIP, n)]
         for j in range(0, n_dense, 2):
@@ -127,7 +127,7 @@ def scatter(files, query, terms, w, accumulator):
 
 @inlined
 def ask(docs, impacts, gaps, windows, lists, i, w):
-    """Prefetch where a list begins: the rest comes by itself, but its first lines are waited for."""
+    """Prefetch the beginning of a list; the hardware prefetches the rest."""
     begin, size = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]) - lists[i, w, BEGIN]
     if lists[i, w, DENSE] == GAPS:
         for p in range(0, min(size, _ASKED), 64):
@@ -142,16 +142,16 @@ def ask(docs, impacts, gaps, windows, lists, i, w):
 
 @kernel
 def seed(space, n, k, threshold):
-    """A score to begin with that at least k documents of the window reach, or `threshold`.
+    """Return a starting score that at least k documents of the window reach, or `threshold`.
 
-    Guessed from a sample, then checked by counting. Without it most of a large k's time goes into documents that
-    are soon thrown out again.
+    The score is guessed from a sample and checked by counting. Without it, a large k spends most of its time on
+    documents that are soon dropped again.
 
     Args:
         space: `Space`; docs and scores are overwritten.
-        n: The window's documents.
-        k: How many are wanted.
-        threshold: The smallest score above zero.
+        n: Number of documents in the window.
+        k: Number of documents to find.
+        threshold: The smallest allowed score, above zero.
     """
     if k < _SEEDED_K or n < _SEEDED_SHARE * k:
         return threshold
@@ -175,28 +175,28 @@ def seed(space, n, k, threshold):
 
 @kernel
 def collect(space, accumulator, order, windows, w, first, n, k, found, threshold):
-    """Append the documents whose scores reach `threshold` to the best so far, and clear the accumulator.
+    """Append the documents whose scores reach `threshold` to the results, and clear the accumulator.
 
-    Written so that the compiler makes vector instructions of it: of 128 scores, 8 runs of 16 are folded into one run
-    of maxima, which is compared at once. When there is no room left, only the k best are kept, and the k-th's score
-    becomes the threshold: a document that equals it may still win the tie by its number.
+    The loops are written to be vectorized: 128 scores are folded into 16 maxima, which are compared at once. When room
+    runs out, only the k best results are kept, and the k-th score becomes the threshold; a document with an equal score
+    can still win the tie by its number.
 
     Args:
-        space: `Space`; docs and scores are those found.
-        accumulator: Scores of consecutive documents, n rounded up to a multiple of 128; or more.
-        order: Of `Files`.
+        space: `Space`; docs and scores hold the results.
+        accumulator: Scores of consecutive documents; at least n, rounded up to a multiple of 128.
+        order: From `Files`.
         windows: The table of windows.
         w: The documents' window.
         first: The first document, within the window.
-        n: How many documents there are.
-        k: How many are wanted.
-        found: How many there are so far.
+        n: Number of documents.
+        k: Number of documents to find.
+        found: Number of results so far.
         threshold: The score to reach, above zero.
 
     Returns:
-        How many there are now, and the score to reach.
+        The new number of results, and the new threshold.
     """
-    docs, best, room = space.docs, space.scores, len(space.docs) - _RUN  # taken out of the tuple once, as in `scatter`
+    docs, best, room = space.docs, space.scores, len(space.docs) - _RUN  # unpacked once, as in `scatter`
     for block in range((n + _SCANNED - 1) // _SCANNED):
         scores = accumulator[block * _SCANNED : (block + 1) * _SCANNED]
         reached = np.int32(0)
@@ -223,14 +223,14 @@ def collect(space, accumulator, order, windows, w, first, n, k, found, threshold
 
 @kernel
 def thin_out(space, k, found, threshold):
-    """Keep the k best of at least k documents; returns k and the score to reach."""
+    """Keep the k best results out of at least k; returns k and the new threshold."""
     select(space.docs, space.scores, found, k)
     return k, max(threshold, space.scores[k - 1])
 
 
 @kernel
 def finish(space, k, found):
-    """Keep the k best and sort them; returns how many they are."""
+    """Keep the k best results and sort them; returns their number."""
     if found > k:
         select(space.docs, space.scores, found, k)
         found = k

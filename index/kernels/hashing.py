@@ -1,6 +1,4 @@
-"""Hashes of strings, the same in every process and on every machine; documents are looked up by the hash of their
-id.
-"""
+"""Hashes of strings, stable across processes and machines; documents are looked up by the hash of their id."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from lsr.index.kernels.jit import kernel
 
 @kernel
 def hash_strings(offsets, content, hashes):
-    """64-bit FNV-1a hashes, folded once.
+    """64-bit FNV-1a hashes, with the upper half folded in once.
 
     Args:
         offsets: (n + 1,) int32 or int64, begin of each string, and the end of the last.

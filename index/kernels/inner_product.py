@@ -9,7 +9,7 @@ from lsr.index.kernels.jit import kernel
 
 @kernel
 def inner_products(rows, query, found):
-    """The sum of products of each row with the query.
+    """Compute the inner product of each row with the query.
 
     Args:
         rows: (n, width) int8.

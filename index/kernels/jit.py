@@ -20,8 +20,8 @@ kernel, inlined, cache_folder = _compiler.kernel, _compiler.inlined, _compiler.c
 def prefetch(_: Any, array: Any, place: Any) -> Any:
     """Prefetch the cache line of array[place] (one-dimensional); any place is safe.
 
-    A search reads from random places of files much larger than any cache, and a miss costs as much as 300 additions.
-    With prefetches the processor has a dozen misses in flight at once.
+    Searches read random places of files much larger than any cache, and a miss costs as much as 300 additions. With
+    prefetches, the processor handles a dozen misses at once.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -31,7 +31,7 @@ def prefetch(_: Any, array: Any, place: Any) -> Any:
         ask = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer]), "llvm.prefetch.p0i8"
         )
-        builder.call(ask, [address, integer(0), integer(3), integer(1)])  # to read, into all caches, data
+        builder.call(ask, [address, integer(0), integer(3), integer(1)])  # for reading, into all cache levels, data
         return context.get_dummy_value()
 
     return numba.void(array, numba.int64), generate

@@ -1,8 +1,8 @@
-"""What kernels search: the mapped files of one segment or of many, and where the lists of a query's terms lie in them.
+"""The data that kernels search: the mapped files of one or many segments, and where a query's lists are in them.
 
-Segments are searched together, as if they were one. For that, an array stands for the same file of all of them: it
-begins where the first of these files is mapped and reaches to the end of the last, and tables tell where in it each
-segment's part begins. What lies between the parts is never touched.
+Segments are searched together as if they were one. For each kind of file, a single array spans all segments: it begins
+where the first of the files is mapped and ends with the last, and tables say where each segment's part begins. The gaps
+between the parts are never read.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 
 from lsr.index.kernels.jit import inlined, kernel, prefetch
 
-# A window is a run of at most so many consecutive documents: a document fits 16 bits, the accumulator the cache.
+# A window is a run of at most this many documents: document numbers fit 16 bits, and the accumulator fits the cache.
 WINDOW = 1 << 16
-# A block is a run of so many documents of a window, for which upper bounds are known.
+# A block is a run of this many documents of a window, with an upper bound.
 BLOCK = 128
-SKIP = 1024  # documents between two places that a list's skips name
-ROW_UNIT = 64  # rows of maxima begin at multiples of it, a cache line
+SKIP = 1024  # documents between two skips of a list
+ROW_UNIT = 64  # rows of maxima begin at multiples of this: a cache line
 SKIP_UNIT = ROW_UNIT * BLOCK // SKIP
-# Columns of the table of windows. Places count in entries of the arrays; FIRST_DOC is the place of a window's first
-# document among those of all segments, BASE the number of its segment's first document, ORDER_AT is -1 where documents
-# are stored as they came.
+# Columns of the table of windows. The …_AT columns are offsets in entries of the arrays. FIRST_DOC is the place of a
+# window's first document among those of all segments; BASE is the number of its segment's first document; ORDER_AT is
+# -1 if documents are stored in the order in which they were added.
 DOCS_AT, IMPACTS_AT, SIZE, DENSE_AT, N_DENSE, FIRST_DOC, N_DOCS, FIRST_BLOCK = range(8)
 MAXIMA_AT, SKIPS_AT, ORDER_AT, BASE, GAPS_AT, GAP_IMPACTS_AT, N_GAPS = range(8, 15)
 WINDOW_COLUMNS = 15
@@ -31,16 +31,16 @@ TERMS_AT, N_TERMS, TABLE_AT, TABLE_SIZE, MAX_IMPACTS_AT, ENDS_AT = range(6)
 ENTRY_WINDOW_AT, ENTRY_BEGIN_AT, ENTRY_SIZE_AT, ENTRY_ROW_AT, ENTRY_DENSE_AT = range(6, 11)
 N_ENTRIES, FIRST_WINDOW, N_WINDOWS, N_ROWS = range(11, 15)
 SEGMENT_COLUMNS = 15
-# Of a list within a window, (…, 4) int32: its postings are BEGIN..END of the window's, or, if DENSE is GAPS, of the
-# window's gaps, or, if DENSE isn't below zero, the window's dense row of this number; the maxima of its blocks begin at
-# MAXIMA_AT + ROW * ROW_UNIT, its skips at SKIPS_AT + ROW * SKIP_UNIT; it has neither if ROW is -1.
+# A list within a window, (…, 4) int32: its postings are BEGIN..END of the window's. If DENSE is GAPS, they are
+# BEGIN..END of the window's gaps; if it isn't negative, the list is the window's dense row of that number. Its block
+# maxima begin at MAXIMA_AT + ROW * ROW_UNIT, and its skips at SKIPS_AT + ROW * SKIP_UNIT; ROW is -1 if it has neither.
 BEGIN, END, ROW, DENSE = range(4)
 POSTINGS_LIST, GAPS = -1, -2
 LAST_DOC = np.uint64(WINDOW - 1)
-# Places of a search's counts.
+# Positions in `Space.counts`.
 BLOCKS_SCORED, WINDOWS_SCANNED, POSTINGS_SCORED, POSTINGS, LOOKUPS = range(5)
 N_COUNTS = 5
-_DENSE_COST = 8  # adding up so many documents of a dense row costs as much as one posting
+_DENSE_COST = 8  # adding up this many entries of a dense row costs as much as one posting
 
 
 class Files(NamedTuple):
@@ -53,9 +53,9 @@ class Files(NamedTuple):
         gaps: uint8, the files of gaps (`lsr.index.kernels.gaps`); window w's begin at windows[w, GAPS_AT], their
             impacts at windows[w, GAP_IMPACTS_AT].
         maxima: uint8, block maxima, row by row, rows by term.
-        skips: uint16: how many postings of a list come before each 1024th document.
+        skips: uint16, for each 1024th document of a window, how many postings of the list precede it.
         windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows.
-        order: uint32, of segments that store documents in another order, the number of each by place.
+        order: uint32, document numbers by place, for segments that store documents in another order.
     """
 
     docs: Any
@@ -74,11 +74,12 @@ class Lexicon(NamedTuple):
     Attributes:
         segments: (n_segments, SEGMENT_COLUMNS) int64, the table of segments.
         terms: uint32, the terms that occur, ascending within a segment.
-        table: int32, of each term its place among those of the segment, -1 for those that don't occur; for segments
-            with a TABLE_SIZE above 0. In others terms are searched for.
+        table: int32, the rank of each term among those of its segment, -1 for terms that don't occur; for segments
+            with a TABLE_SIZE above 0. In other segments, terms are found by binary search.
         max_impacts: float32, the largest impact of each term.
-        ends: uint64, where the entries of each term end.
-        entries: five arrays, of each list by term and window: window, begin and size uint32, row and dense int32.
+        ends: uint64, end of each term's entries.
+        entries: Five arrays with an entry for each list, by term and window: window, begin and size (uint32), row and
+            dense (int32).
     """
 
     segments: Any
@@ -93,11 +94,11 @@ class Query(NamedTuple):
     """A query's terms, and the documents that may be found.
 
     Attributes:
-        lists: (n, n_windows, 4) int32, their lists.
-        weights: (n,) int32, or float64 where impacts are float32.
-        upper_bounds: (n,) of the same type, the most that each can add to a score.
-        allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all may.
-        live: (n_blocks,) uint8, 0 for blocks without a document that may be found; empty if all may.
+        lists: (n, n_windows, 4) int32, the terms' lists.
+        weights: (n,) int32, or float64 if impacts are float32.
+        upper_bounds: (n,) of the same type, the largest contribution of each term to a score.
+        allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all may be.
+        live: (n_blocks,) uint8, 0 for blocks without an allowed document; empty if all documents are allowed.
     """
 
     lists: Any
@@ -108,16 +109,16 @@ class Query(NamedTuple):
 
 
 class Space(NamedTuple):
-    """What a search writes to.
+    """The buffers of a search.
 
     Attributes:
-        accumulator: (65536,) int32, or float64 where impacts are float32: all zero before and after a search.
+        accumulator: (65536,) int32, or float64 if impacts are float32; all zero before and after a search.
         blocks: (6, n_blocks rounded up) int32, of any content.
-        docs: (more than k,) int64: the documents found. The longer it is, the more rarely it is thinned out; twice k
+        docs: (more than k,) int64, the documents found. The longer it is, the more rarely results are pruned to k; 2k
             is a good length.
-        scores: (len(docs),) of the accumulator's type: their scores.
-        counts: (5,) int64: blocks scored one by one, windows scanned whole, what scoring cost in postings, what a scan
-            would have cost, and how often a term was looked up in a block.
+        scores: (len(docs),) of the accumulator's type, their scores.
+        counts: (5,) int64: blocks scored, windows scanned, postings scored, postings of a full scan, and look-ups of a
+            term in a block.
     """
 
     accumulator: Any
@@ -134,11 +135,11 @@ def find_terms(lexicon, terms, ranks, max_impacts):
     Args:
         lexicon: `Lexicon`.
         terms: (n,) uint32.
-        ranks: (n_segments, n) int64, written: the places of the terms among those of the segment, -1 for the unknown.
-        max_impacts: (n,) float64, written: the largest impact of each term in any segment, 0 for the unknown.
+        ranks: (n_segments, n) int64, written: the rank of each term among the segment's terms, -1 if it lacks the term.
+        max_impacts: (n,) float64, written: the largest impact of each term in any segment, 0 for unknown terms.
 
     Returns:
-        (n_known,) int64, which of the terms occur.
+        (n_known,) int64, the positions of terms that occur.
     """
     segments, used, table = lexicon.segments, lexicon.terms, lexicon.table
     known = np.zeros(len(terms), np.bool_)
@@ -161,15 +162,15 @@ def find_terms(lexicon, terms, ranks, max_impacts):
 
 @kernel
 def find_lists(lexicon, windows, ranks, chosen, lists):
-    """Find the lists of some terms in all windows; in each segment one look-up a term, then its entries in a row.
+    """Find the lists of some terms in all windows.
 
-    Whatever the files say, what is found lies within them.
+    The lists lie within the arrays even if a file is damaged.
 
     Args:
         lexicon: `Lexicon`.
         windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows.
         ranks: (n_segments, n) int64, from `find_terms`.
-        chosen: (m,) int64, which of the terms.
+        chosen: (m,) int64, positions of the terms.
         lists: (m, n_windows, 4) int32, written.
     """
     segments, ends = lexicon.segments, lexicon.ends
@@ -220,13 +221,13 @@ def find_lists(lexicon, windows, ranks, chosen, lists):
 
 @kernel
 def run_of(ends, at, number, size):
-    """Where a run begins and where it ends, both within 0..size whatever the file says.
+    """Return begin and end of a run, both within 0..size even if the file is damaged.
 
     Args:
-        ends: uint64, where runs end, those from `at` on.
-        at: The place of the first run's.
-        number: Which run.
-        size: Of what runs are runs of.
+        ends: uint64, ends of runs.
+        at: Position in `ends` of the first run.
+        number: The run.
+        size: Number of entries that the runs divide up.
     """
     begin = min(max(np.int64(ends[at + number - 1]), 0), size) if number else 0
     return begin, min(max(np.int64(ends[at + number]), begin), size)
@@ -234,7 +235,7 @@ def run_of(ends, at, number, size):
 
 @kernel
 def find_live(windows, allowed, live):
-    """Tell which blocks hold a document that may be found.
+    """Find the blocks that hold an allowed document.
 
     Args:
         windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows.
@@ -253,7 +254,7 @@ def find_live(windows, allowed, live):
 
 @kernel
 def is_live(query, windows, w):
-    """Whether a window holds a document that may be found."""
+    """Whether a window holds an allowed document."""
     if len(query.live) == 0:
         return True
     first = windows[w, FIRST_BLOCK]
@@ -262,29 +263,29 @@ def is_live(query, windows, w):
 
 @kernel
 def disallow(query, place, n, scores):
-    """Set the scores of those of some documents to 0 that may not be found.
+    """Set the scores of documents that aren't allowed to 0.
 
     Args:
         query: `Query`.
         place: The place of the first document.
-        n: How many there are.
+        n: Number of documents.
         scores: (at least n,), changed.
     """
     allowed = query.allowed[place : place + n]
-    for x in range(len(allowed)):  # with no mask there is nothing to go through
+    for x in range(len(allowed)):  # empty if all are allowed
         scores[x] *= allowed[x]
 
 
 @inlined
 def number_of(order, windows, w, doc):
-    """The number of a window's document."""
+    """Return the number of a window's document."""
     at = windows[w, ORDER_AT]
     return windows[w, BASE] + np.int64(order[at + doc]) if at >= 0 else windows[w, FIRST_DOC] + doc
 
 
 @kernel
 def cost(query, windows, i, w):
-    """What scanning a list costs, in postings; 0 if the window has none."""
+    """Return the cost of scanning a list, in postings; 0 if the window has none."""
     if query.lists[i, w, DENSE] >= 0:
         return windows[w, N_DOCS] // _DENSE_COST + 1
     return np.int64(query.lists[i, w, END]) - query.lists[i, w, BEGIN]
@@ -292,7 +293,7 @@ def cost(query, windows, i, w):
 
 @inlined
 def count_blocks(windows, w):
-    """Blocks of a window."""
+    """Return the number of blocks in a window."""
     return (windows[w, N_DOCS] + BLOCK - 1) // BLOCK
 
 

@@ -1,18 +1,18 @@
 """MaxScore, window by window. Exact, ties included, for 8-bit impacts.
 
-It splits a query's terms by their upper bounds, their largest contributions to a score. Terms whose bounds add up to
-less than the k-th best score so far can't bring a document to the top by themselves. So only the lists of the other,
-essential terms are scanned; the rest are looked up in the documents found there, while these can still reach the
-threshold.
+Query terms are split by their upper bounds, the largest contributions that they can make to a score. Terms whose bounds
+add up to less than the k-th best score so far can't lift a document into the top k by themselves. So only the lists of
+the other, essential terms are scanned; the rest are looked up in the documents found there, as long as these can still
+reach the threshold.
 
-Like Lucene's bulk scorer it adds up the essential lists of a window in the accumulator, one after the other, and then
-looks up the other terms, one by one, in the remaining documents.
+Like Lucene's bulk scorer, this adds up the essential lists of a window in the accumulator, one after the other, and
+then looks up the other terms, one by one, in the remaining documents.
 
-Integer sums are the same in any order, and a bound is never below a score. So a document is dropped only if it is below
-the k-th best; one that equals it may still win the tie by its number. Float sums have neither property.
+Integer sums don't depend on the order of additions, and a bound is never below a score. So a document is dropped only
+if it scores below the k-th best; on a tie it can still win by its number. Float sums have neither property.
 
 Sources: Turtle, Flood 1995 (Query Evaluation: Strategies and Optimizations); MaxScoreBulkScorer of Apache Lucene 9.9,
-also for the order in which terms become non-essential: by the smallest contribution for each posting.
+also for the order in which terms become non-essential: by the smallest contribution per posting.
 """
 
 from __future__ import annotations
@@ -43,19 +43,20 @@ from lsr.index.kernels.layout import (
     number_of,
 )
 
-# Terms are non-essential up to this fraction of the threshold. Lucene goes up to all of it; but then nearly every
-# document of the essential lists can still reach it, and look-ups cost more than scans.
+# Terms are non-essential while their bounds add up to less than this fraction of the threshold. Lucene uses the whole
+# threshold; but then nearly every document in the essential lists can still reach it, and look-ups cost more than
+# scans.
 _ASIDE = 4
 
 
 @kernel
 def search_maxscore(files, query, space, k):
-    """The k best documents of one query.
+    """Find the k best documents for a query.
 
     Args:
         files: `Files` with 8-bit impacts.
         query: `Query`.
-        space: `Space`; docs and scores get the results, by descending score, equal ones by ascending number.
+        space: `Space`; docs and scores receive the results by descending score, ties by ascending number.
         k: Number of documents.
 
     Returns:
@@ -141,7 +142,7 @@ def reaching(accumulator, n_docs, required, docs, scores):
 
 @kernel
 def complete(files, query, terms, rest, w, threshold, docs, scores, n, counts):
-    """Look up terms in documents, which ascend; drop documents that fall below the threshold.
+    """Look up terms in documents, which ascend; drop documents whose scores fall short of the threshold.
 
     Args:
         files: `Files`.
@@ -238,8 +239,9 @@ def append(space, order, windows, w, docs, scores, n, k, found, threshold):
 
 @inlined
 def seek(docs, at, end, doc):
-    """The first index of docs[at:end], which ascends, with a document of at least `doc`, else `end`; galloping
-    search.
+    """Return the index of the first document in docs[at:end] (ascending) that is at least `doc`, else `end`.
+
+    Uses galloping search.
     """
     step = 1
     while at + step <= end and docs[at + step - 1] < doc:

@@ -1,8 +1,8 @@
 """All pairs of rows of a matrix whose products reach a threshold.
 
-Rows are compared with earlier ones through an inverted index that grows meanwhile. It leaves out the beginning of each
-row, its most frequent terms, as long as these alone can't reach the threshold with any row. Two rows without a common
-term in the rest can't reach it either.
+Each row is compared with the rows before it through an inverted index that grows row by row. The index leaves out the
+beginning of each row, its most frequent terms, as far as these alone can't reach the threshold with any row. Two rows
+that share no term in the indexed rest can't reach it either.
 
 Source: All-Pairs (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search").
 """
@@ -18,7 +18,7 @@ _SLACK = 1e-9  # tolerance for rounding of sums
 
 @kernel
 def similar_pairs(indptr, terms, weights, counts, threshold):
-    """Find the pairs.
+    """Find all pairs of rows whose products reach the threshold.
 
     Args:
         indptr: (n + 1,) int64, begin of each row.
@@ -28,7 +28,7 @@ def similar_pairs(indptr, terms, weights, counts, threshold):
         threshold: Above 0.
 
     Returns:
-        (pairs, 2) int64 rows, the larger first, and (pairs,) float64 products, at least the threshold less a billionth.
+        (pairs, 2) int64 rows, the larger first, and (pairs,) float64 products of at least threshold - 1e-9.
     """
     n, n_terms = len(indptr) - 1, len(counts)
     largest = np.zeros(n_terms)

@@ -1,4 +1,4 @@
-"""Putting documents in order: by descending score, equal scores by ascending document. Arrays are changed in place."""
+"""Top-k selection and sorting, in place: by descending score, ties by ascending document."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 
 from lsr.index.kernels.jit import inlined, kernel
 
-_SMALL = 16  # runs up to here are sorted by insertion
+_SMALL = 16  # runs up to this length are sorted by insertion
+_MANY = 1000  # from this length, nine entries are compared to choose the pivot
 
 
 @inlined
@@ -21,20 +22,39 @@ def _swap(docs, scores, a, b):
     docs[b], scores[b] = doc, score
 
 
+@inlined
+def _order(docs, scores, a, b):
+    if _before(scores[b], docs[b], scores[a], docs[a]):
+        _swap(docs, scores, a, b)
+
+
+@inlined
+def _median(docs, scores, a, b, c):
+    """Put these three entries in order, so the median is at b."""
+    _order(docs, scores, a, b)
+    _order(docs, scores, b, c)
+    _order(docs, scores, a, b)
+
+
 @kernel
 def _partition(docs, scores, low, high):
-    """Partition low..high around the median of three; what comes before it stands before the returned place, its own.
+    """Partition low..high around a pivot, and return the pivot's position.
 
-    Each entry is swapped to the boundary whatever it is, and the boundary moved or not: so there is no branch that the
-    processor would mispredict every other time.
+    The pivot is the median of three entries, and in long runs the median of three such medians: a median of three takes
+    quadratic time if scores rise and then fall.
+
+    Every entry is swapped to the boundary, and the boundary moves or doesn't: this avoids a branch that the processor
+    would mispredict half of the time.
     """
     middle = (low + high) >> 1
-    if _before(scores[middle], docs[middle], scores[low], docs[low]):
-        _swap(docs, scores, middle, low)
-    if _before(scores[high], docs[high], scores[low], docs[low]):
-        _swap(docs, scores, high, low)
-    if _before(scores[high], docs[high], scores[middle], docs[middle]):
-        _swap(docs, scores, high, middle)
+    if high - low < _MANY:
+        _median(docs, scores, low, middle, high)
+    else:
+        step = (high - low) >> 3
+        _median(docs, scores, low, low + step, low + 2 * step)
+        _median(docs, scores, middle - step, middle, middle + step)
+        _median(docs, scores, high - 2 * step, high - step, high)
+        _median(docs, scores, low + step, middle, high - step)
     _swap(docs, scores, middle, high)
     score, doc, boundary = scores[high], docs[high], low
     for i in range(low, high):
@@ -48,12 +68,12 @@ def _partition(docs, scores, low, high):
 
 @kernel
 def select(docs, scores, n, k):
-    """Bring the k best of the first n to the front, the k-th of them to place k - 1; the others in any order.
+    """Move the k best of the first n entries to the front, with the k-th at position k - 1; the rest is unordered.
 
     Args:
         docs: (at least n,) int64.
-        scores: As many, of any type that compares.
-        n: How many to look at.
+        scores: (at least n,) of any comparable type.
+        n: Number of entries to consider.
         k: From 1 to n.
     """
     low, high, wanted = 0, n - 1, k - 1
@@ -69,7 +89,7 @@ def select(docs, scores, n, k):
 
 @kernel
 def sort(docs, scores, n):
-    """Sort the first n: quicksort, the shorter side first so that the stack stays small, insertion for short runs."""
+    """Sort the first n entries: quicksort with insertion sort for short runs; the stack stays logarithmic."""
     lows, highs = np.empty(64, np.int64), np.empty(64, np.int64)
     lows[0], highs[0] = 0, n - 1
     depth = 1

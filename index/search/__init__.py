@@ -1,1 +1,1 @@
-"""lsr.index.search: one snapshot of an index, searched and explained."""
+"""lsr.index.search: search and explain one snapshot of an index."""

@@ -1,4 +1,4 @@
-"""The values of columns by document: what groups, sort keys, boosts and facets are made of."""
+"""Column values by document, for grouping, sorting, boosts and facets."""
 
 from __future__ import annotations
 
@@ -13,25 +13,33 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lsr.errors import DataError
-from lsr.index.search.options import DAY, SCORE, Boost, Options, Sort
+from lsr.index.search.options import DAY, SCORE, STORED, Boost, Options, Sort
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.columns import Columns, Kinds, kinds_of, numbers_of
 from lsr.io.metadata import parse_time
 
-_LISTED = 50  # columns that a message has
-_MOST_BOOST = 1e100  # times
+_LISTED = 50  # column names that a message lists at most
+_MOST_BOOST = 1e100  # the largest factor
 
 
 def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
-    """Refuse columns that no document has, or that can't be used as asked.
+    """Refuse columns that no document has or whose kind doesn't fit the option.
 
     Raises:
-        DataError: All that is wrong.
+        DataError: Lists every problem.
     """
-    if not options.columns:
+    shown = [name for name in options.shown or () if name not in STORED]
+    if not options.columns and not shown:
         return
     kinds, mixed = kinds_of(segments)
-    wrong = dict.fromkeys(problem for name in options.columns if (problem := unknown_column(name, kinds, mixed)))
+    texts = options.boost.keys() & {"title", "text"} - kinds.keys()
+    names = [name for name in options.columns if name not in texts]
+    wrong = dict.fromkeys(problem for name in names if (problem := unknown_column(name, kinds, mixed)))
+    if texts:
+        wrong["boost is for columns: title and text are one text; a title counts more if the text repeats it"] = None
+    for name in shown:
+        if not any(key == name or key.startswith(f"{name}.") for key in (*kinds, *mixed)):
+            wrong[f"fields: {unknown_column(name, kinds, {})}; or title, text, metadata"] = None
     for sort in options.sorts:
         if kinds.get(sort.column, "").startswith("list of "):
             wrong[f"{sort.column} is a {kinds[sort.column]}, which can't be sorted by"] = None
@@ -49,7 +57,7 @@ def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
 
 
 def unknown_column(name: str, kinds: Mapping[str, str], mixed: Mapping[str, str]) -> str | None:
-    """Why there is no such column, with the nearest names; None if there is one."""
+    """Explain why a column doesn't exist and suggest similar names; None if it exists."""
     if name in kinds:
         return None
     if name in mixed:
@@ -63,12 +71,15 @@ def unknown_column(name: str, kinds: Mapping[str, str], mixed: Mapping[str, str]
 
 
 def values_of(snapshot: Snapshot, name: str, docs: NDArray[np.int64]) -> list[Any]:
-    """The values of a column in some documents: numbers, texts, truths, lists of them, None where one is missing.
+    """Return the values of a column in some documents; None where a document has no value.
 
     Args:
-        snapshot: What holds the documents.
-        name: The column; where a segment lacks it, all values are missing.
-        docs: (n,) their numbers, in any order.
+        snapshot: The snapshot that holds the documents.
+        name: The column.
+        docs: (n,) document numbers, in any order.
+
+    Returns:
+        n numbers, strings, booleans, or lists of these, in the order of `docs`.
     """
     found: list[Any] = [None] * len(docs)
     bases = snapshot.searcher.bases
@@ -85,7 +96,7 @@ def values_of(snapshot: Snapshot, name: str, docs: NDArray[np.int64]) -> list[An
 
 
 def _plain(values: list[Any], columns: Columns, name: str) -> list[Any]:
-    """Numbers that are stored as their JSON texts become numbers again."""
+    """Parse numbers that are stored as JSON strings."""
     column, kind = columns.column(name), columns.kinds[name]
     item = column.type.value_type if pa.types.is_list(column.type) else column.type
     if not kind.endswith("number") or not (pa.types.is_dictionary(item) or pa.types.is_string(item)):
@@ -97,7 +108,7 @@ def _plain(values: list[Any], columns: Columns, name: str) -> list[Any]:
 
 
 def boost_factors(snapshot: Snapshot, boosts: Iterable[Boost]) -> NDArray[np.float64]:
-    """(n_docs,) float64, what each document's score is multiplied with, at least 1."""
+    """Return (n_docs,) float64: the factor, at least 1, for each document's score."""
     factors = np.ones(snapshot.searcher.n_docs)
     for boost in boosts:
         parts = [_numbers(part.documents.columns, len(part.documents), boost) for part in snapshot.parts]
@@ -107,13 +118,13 @@ def boost_factors(snapshot: Snapshot, boosts: Iterable[Boost]) -> NDArray[np.flo
         else:
             distance = np.abs(values - boost.origin) / (boost.half_life * (DAY if boost.of_times else 1))
             added = 0.5**distance
-        with np.errstate(over="ignore"):  # scores stay numbers that JSON can hold
+        with np.errstate(over="ignore"):  # keep scores finite, as JSON has no infinity
             factors = np.minimum(factors * (1 + boost.weight * np.where(np.isnan(added), 0.0, added)), _MOST_BOOST)
     return factors
 
 
 def _numbers(columns: Columns | None, n_docs: int, boost: Boost) -> NDArray[np.float64]:
-    """(n_docs,) float64, the numbers or times of a column, NaN where one is missing."""
+    """Return (n_docs,) float64: the numbers or times of a column, NaN where a value is missing."""
     found = np.full(n_docs, np.nan)
     if columns is None or boost.column not in columns.kinds:
         return found
@@ -135,7 +146,7 @@ def _numbers(columns: Columns | None, n_docs: int, boost: Boost) -> NDArray[np.f
 
 
 def count_values(snapshot: Snapshot, names: Iterable[str], docs: NDArray[np.int64]) -> dict[str, Counter[Any]]:
-    """How many of some documents have each value of some columns; of a list each different item counts once."""
+    """Count the documents that have each value of each column; a list counts once for each distinct item."""
     counts = {}
     for name in names:
         counts[name] = Counter[Any]()
@@ -146,19 +157,19 @@ def count_values(snapshot: Snapshot, names: Iterable[str], docs: NDArray[np.int6
 
 
 def facet_order(counts: Mapping[Any, int]) -> dict[Any, int]:
-    """Values by their counts, the largest first; equal ones in their own order."""
+    """Order values by count, descending, then by value."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def sorted_order(
     keys: Sequence[Sequence[Any]], sorts: Sequence[Sort], scores: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """(n,) int64, the places of documents in the order of their values; equal ones by score, then as they come.
+    """Return (n,) int64: the positions of documents in sorted order; ties by score, then by position.
 
     Args:
-        keys: For each of `sorts` the values of all documents; of the score's nothing is looked at.
-        sorts: What to sort by. Documents without a value come last, also where the order descends.
-        scores: (n,) of all documents.
+        keys: For each of `sorts`, the values of all documents; ignored where the sort is by score.
+        sorts: The sort keys. Documents without a value come last in both directions.
+        scores: (n,) the scores.
     """
     columns = [-scores]
     for values, sort in zip(reversed(keys), reversed(sorts), strict=True):
@@ -172,7 +183,7 @@ def sorted_order(
 
 
 def _sort_key(value: Any) -> tuple[int, Any]:
-    """Times before other texts, by when they are."""
+    """Sort key that puts dates and times, in order, before other strings."""
     if not isinstance(value, str):
         return (0, value)
     time = parse_time(value)

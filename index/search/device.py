@@ -1,7 +1,7 @@
-"""Search on a GPU: the postings in its memory, batches of queries added up there by PyTorch. Exact, ties included.
+"""Exact search on a GPU: postings stay in its memory, and PyTorch scores queries in batches.
 
-Sums are whole numbers, the same in whatever order they are added, so documents, scores and order are those of the
-kernels. The postings take five bytes each in the device's memory, and a batch four bytes for each document and query.
+Scores are sums of integers, so the order of additions doesn't matter: documents, scores and ties equal those of the
+CPU kernels. In device memory, a posting takes 5 bytes, and a batch takes 4 bytes per document and query.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.segment.quantize import query_numbers
 from lsr.sparse import SparseMatrix
 
-_SCORES = 1 << 28  # bytes of scores that a batch of queries may take
+_SCORES = 1 << 28  # bytes of scores in a batch at most
 
 
 class DeviceSearcher:
-    """The postings of a searcher in a device's memory.
+    """The postings of a searcher, copied to a device.
 
     Args:
-        searcher: Whose they are.
-        device: As PyTorch names it: "cuda", "cuda:1", "cpu".
+        searcher: The searcher whose postings are copied.
+        device: PyTorch's name of the device: "cuda", "cuda:1", "cpu".
 
     Raises:
         MissingExtra: PyTorch isn't installed.
-        IndexFormatError: Weights are stored as float32, whose sums depend on the order.
+        IndexFormatError: Weights are stored as float32, whose sums depend on the order of additions.
         CorruptIndex: The postings are damaged.
-        ValueError: PyTorch can't use such a device.
+        ValueError: PyTorch can't use the device.
     """
 
     def __init__(self, searcher: Searcher, device: str) -> None:
@@ -44,7 +44,7 @@ class DeviceSearcher:
         self._searcher = searcher
         try:
             self._device = torch.empty(1, device=device).device
-        except (RuntimeError, AssertionError, NotImplementedError) as error:  # each device has its own way
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # backends fail differently
             raise ValueError(f"the device {device!r} can't be used: {str(error).splitlines()[0]}") from None
         if any(segment.impacts != "uint8" for segment in searcher.segments):
             raise IndexFormatError("weights stored as float32 can't be searched on a device; build with 8-bit impacts")
@@ -74,7 +74,7 @@ class DeviceSearcher:
     def search(
         self, rows: Sequence[SparseMatrix], k: int, mask: Mask | None
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """What `Searcher.search` finds for each of some queries, of one row each."""
+        """Search a batch of queries, each a matrix of one row, as `Searcher.search` does."""
         torch, n_docs = self._torch, self._searcher.n_docs
         if n_docs == 0:
             return [(np.empty(0, np.int64), np.empty(0)) for _ in rows]
@@ -91,7 +91,7 @@ class DeviceSearcher:
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         torch, n_docs = self._torch, self._searcher.n_docs
         numbers = [query_numbers(weights) for _, weights in queries]
-        wide = any(weights.dtype != np.int32 for weights, _ in numbers)  # whole numbers below 2^53
+        wide = any(weights.dtype != np.int32 for weights, _ in numbers)  # then float64: the integers are below 2^53
         kind = torch.float64 if wide else torch.int32
         scores = torch.zeros((len(queries), n_docs), dtype=kind, device=self._device)
         for (terms, _), (weights, _), sums in zip(queries, numbers, scores, strict=True):
@@ -109,7 +109,7 @@ class DeviceSearcher:
             scores[:, left_out] = 0
         if self._factors is not None:
             scores = scores.to(torch.float64) * self._factors
-        # The k-th best score, and all that reach it: which of those that equal it come first, their numbers tell.
+        # Keep every document that reaches the k-th best score, then break ties by document number.
         least = torch.topk(scores, k, dim=1).values[:, -1:]
         row, doc = torch.nonzero((scores >= least) & (scores > 0), as_tuple=True)
         values = scores[row, doc].to(torch.float64).cpu().numpy()
@@ -128,17 +128,17 @@ class DeviceSearcher:
 def _window(
     postings: tuple[Any, ...], numbers: NDArray[np.int64], terms: NDArray[np.uint32], at: int
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], int]:
-    """A window's postings, those of its dense rows at the end.
+    """Return the postings of a window, those of its dense rows last.
 
     Args:
         postings: From `Segment.postings_of`.
-        numbers: The documents' numbers, by place from the window's first on.
-        terms: The segment's.
-        at: How many postings come before.
+        numbers: Document numbers by place, starting at the window's first place.
+        terms: The segment's terms.
+        at: How many postings precede this window.
 
     Returns:
-        (n,) the number of each posting's document, (n,) its impact; (n_lists, 3) int64, the term of each list, where it
-        begins and how many postings it has; and how many documents the window has.
+        (n,) document number and (n,) impact of each posting; (n_lists, 3) int64 with the term, start and length of each
+        list; and the number of documents in the window.
     """
     ranks, lists, docs, impacts, dense, n_docs = postings
     is_row = lists[:, DENSE] >= 0

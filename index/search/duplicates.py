@@ -1,4 +1,4 @@
-"""Documents that are nearly the same: all pairs whose vectors have a cosine of at least a threshold, exactly."""
+"""Near-duplicates: all pairs of documents whose vectors have at least a given cosine, computed exactly."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lsr.sparse import SparseMatrix
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two documents that are alike, or two passages of different documents.
+    """Two near-duplicate documents, or passages of two documents.
 
     Attributes:
-        id: Of the one that was added later.
-        of: Of the one that it is like.
+        id: The one that was added later.
+        of: The one that was added earlier.
         similarity: The cosine of their vectors, at most 1.
     """
 
@@ -37,20 +37,20 @@ def duplicates(
     compared: Callable[[SparseMatrix], SparseMatrix],
     allowed: NDArray[np.bool_] | None = None,
 ) -> list[Duplicate]:
-    """All pairs of documents that are alike.
+    """Return all pairs of near-duplicates.
 
     Args:
-        snapshot: What holds them; all of their vectors are held in memory.
-        threshold: The least cosine, above 0 and at most 1; rounding may take a billionth of it.
-        compared: Weighs vectors to be compared with each other.
+        snapshot: The snapshot; all its vectors are loaded into memory.
+        threshold: The minimum cosine, above 0 and at most 1; rounding may miss it by 1e-9.
+        compared: Weights vectors so that their products compare documents.
         allowed: (n_docs,) bool, which documents are compared; None for all.
 
     Returns:
-        The most alike first, then by the order in which documents were added.
+        The most similar pairs first; ties in the order in which documents were added.
 
     Raises:
-        ValueError: A threshold out of range.
-        CorruptIndex: A file isn't as it was written.
+        ValueError: The threshold is out of range.
+        CorruptIndex: A file has changed since it was written.
     """
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold <= 1:
         raise ValueError(f"threshold must be a number above 0 and at most 1, got {threshold!r}")
@@ -72,7 +72,7 @@ def duplicates(
 
 
 def _vectors(snapshot: Snapshot, allowed: NDArray[np.bool_] | None) -> tuple[NDArray[np.int64], SparseMatrix]:
-    """The numbers of the documents that aren't deleted, ascending, and their vectors."""
+    """Return the numbers of the live documents, ascending, and their vectors."""
     n_terms = max((part.n_terms for part in snapshot.parts), default=1)
     matrices, numbers = [SparseMatrix.empty(n_terms)], np.fromiter(snapshot.documents.numbers(), np.int64)
     with tempfile.TemporaryDirectory(prefix="lsr-duplicates-") as folder:
@@ -89,7 +89,7 @@ def _vectors(snapshot: Snapshot, allowed: NDArray[np.bool_] | None) -> tuple[NDA
 
 
 def _normalized(matrix: SparseMatrix, labels: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-    """Rows of length 1, with their terms by their labels, ascending."""
+    """Scale rows to length 1 and order their terms by label; returns indptr, labels and weights."""
     terms, weights = labels[matrix.indices], matrix.data.astype(np.float64)
     rows = np.repeat(np.arange(len(matrix)), matrix.lengths())
     there = weights > 0

@@ -1,7 +1,7 @@
-"""A hit as a sum: what each term of the query adds to the score, where it stands in the text, or what brought it.
+"""Explanations: what each query term adds to a hit's score, and where it occurs in the text.
 
 explanation = hit.explain()
-print(explanation)                         a table, a word a line
+print(explanation)                         a table with a line for each word
 explanation.highlight(200)                 "… **wing** at **supersonic** _speeds_ …"
 explanation.highlight(html=True)           the whole text, escaped, with <mark>
 """
@@ -9,14 +9,8 @@ explanation.highlight(html=True)           the whole text, escaped, with <mark>
 from __future__ import annotations
 
 import re
-import unicodedata
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from html import escape as escaped
-from itertools import groupby
-from operator import itemgetter
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,44 +19,42 @@ from lsr.console import table
 from lsr.encode.base import Encoder
 from lsr.encode.hybrid import PREFIX
 from lsr.errors import EncoderError, EncoderMismatch
+from lsr.index.search.highlight import PLAIN, TAGS, best_part, highlight
 from lsr.index.search.rerank import Moved
 from lsr.index.search.snapshot import Snapshot
 from lsr.io.document import Document
 from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
-_LONGEST = 100  # characters of a word that are looked for before a place
-_LITTLE = 20  # a term that weighs so many times less than the query's heaviest isn't marked
-_EXPANSION, _MATCH = 1, 2  # what a character is part of; the larger one counts
-_PLAIN = ("**", "**"), ("_", "_")
-_TAGS = ("<mark>", "</mark>"), ('<mark class="expansion">', "</mark>")
-_KINDS = ("match", "expansion", "", "unweighted", "missing")  # of the terms of a word, the first counts
-# Scripts without spaces between words: there a term is a word.
+_LONGEST = 100  # characters before a span that are searched for the start of its word
+_LITTLE = 20  # highlights skip terms that weigh less than 1/20 of the query's heaviest
+_KINDS = ("match", "expansion", "", "unweighted", "missing")  # a word has the first kind that any of its terms has
+# Scripts written without spaces, where each term is a word of its own.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _LETTERS = re.compile(rf"(?:(?![{_UNSPACED}])[\w\u0300-\u036f])*")
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one term adds to a score.
+    """What one query term adds to a score.
 
     Attributes:
-        term: Its id.
-        token: Its token, or "term 123" where tokens aren't known.
+        term: The term's id.
+        token: Its token, or "term 123" if tokens aren't known.
         query_weight: Its weight in the query.
         impact: Its stored weight in the document; 0 if the document lacks it.
-        score: query_weight * impact, up to what a search rounds weights by (1 in 10 million).
-        share: Part of the whole score, 0 to 1.
-        kind: "match" if the term stands in the document's text, "expansion" if the encoder added it, "missing" if
-            the document lacks it, "unweighted" if it stands in the text and has no weight there (the encoder gave it
-            none, pruned it, or didn't read as far), "" where that can't be told (no text, or no encoder).
-        spans: Where it stands, (start, end) in characters of the document's content (title, a space, text).
-        origin: Of an expansion, the word that it comes from, as `Encoder.origins` has it: (start, end) likewise. None
-            where that isn't known.
-        marked: Whether highlights mark it. Stop words and terms of little weight in the query aren't marked beside
-            others.
-        word: The whole word that the term, which may be a stem or a piece of a word, belongs to: one of the query where
-            its text is known, else one of the document; where it stands in neither, the token as people read it.
+        score: query_weight * impact, within the 1e-7 to which a search rounds weights.
+        share: Its fraction of the document's score, 0 to 1.
+        kind: "match" if the term occurs in the document's text; "expansion" if the encoder added it; "missing" if the
+            document lacks it; "unweighted" if it occurs in the text but has no weight there (the encoder gave it none,
+            pruned it, or truncated the text before it); "" if unknown, for want of a stored text or an encoder.
+        spans: Where it occurs: (start, end) in characters of the document's content (title, a space, text).
+        origin: For an expansion, the (start, end) of the word that it comes from, from `Encoder.origins`; None if
+            unknown.
+        marked: Whether highlights mark it. Stop words and terms with little weight in the query are left unmarked if
+            other terms are marked.
+        word: The whole word that the term (perhaps a stem or a word piece) belongs to: from the query if its text is
+            known, else from the document; if it occurs in neither, the readable form of the token.
     """
 
     term: int
@@ -87,13 +79,13 @@ class Explanation:
     """Why a document has its score.
 
     Attributes:
-        id: The document.
-        score: Its score, that of an exact search; the sum of the contributions.
-        contributions: Heaviest first; terms of the query that the document lacks come last.
-        content: The text that the spans refer to; empty where it isn't stored.
-        title_length: Characters at its beginning that are the title; a space follows.
-        boost: What the search's boosts multiplied the score with; 1 without any.
-        moved: What a re-ranker did to the document; None if there was none.
+        id: The document's id.
+        score: The score of an exact search, which is the sum of the contributions.
+        contributions: Highest score first; query terms that the document lacks come last.
+        content: The text that spans refer to; empty if it isn't stored.
+        title_length: Length of the title, in characters, at the start of `content`; a space follows it.
+        boost: The factor by which the search's boosts multiplied the score; 1 without boosts.
+        moved: How a re-ranker moved the document; None without one.
     """
 
     id: str
@@ -108,7 +100,7 @@ class Explanation:
         return iter(self.contributions)
 
     def to_dict(self) -> dict[str, Any]:
-        """Id, score, terms, and what else changed the score or the rank, as JSON can hold them."""
+        """Return id, score, terms, and any boost or re-ranking as a JSON-serializable dict."""
         found = self.to_json()
         return {"id": found.pop("_id"), **found}
 
@@ -116,27 +108,27 @@ class Explanation:
         return f"Explanation(id={self.id!r}, score={self.score:.4f}, {self.words(3)})"
 
     def _repr_html_(self) -> str:
-        """The text with the words marked that count, and a table of the terms."""
+        """The text with the important words marked, and a table of words."""
         header, *rows = self._rows()
         text = f"<p>{self.highlight(html=True)}</p>" if self.content else ""
         return text + html_table([header, *rows], self._headline())
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Like `to_dict`, with the key "_id" in place of "id"."""
         found: dict[str, Any] = {"_id": self.id, "score": self.score, "terms": [asdict(c) for c in self.contributions]}
         found |= {"boost": self.boost} if self.boost != 1 else {}
         return found | ({"moved": asdict(self.moved)} if self.moved else {})
 
     def named(self, words: Mapping[int, str]) -> Explanation:
-        """The same, with words for terms, as `query_words` gives them."""
+        """Return a copy with words assigned to terms, as `query_words` returns them."""
         named = (replace(c, word=words.get(c.term, c.word)) for c in self.contributions)
         return replace(self, contributions=tuple(named))
 
     def by_word(self) -> list[Contribution]:
-        """What each word adds to the score, heaviest first: its terms added up.
+        """Sum the contributions of the terms of each word; highest score first.
 
-        The query's weight of a word is the sum of those of its terms, and its impact their mean, weighted by these: the
-        product is the score still. `term` and `token` are those of its heaviest term.
+        A word's `query_weight` is the sum over its terms, and its `impact` their mean weighted by query weight, so that
+        their product is still the score. `term` and `token` are those of the word's highest-scoring term.
         """
         words: dict[str, list[Contribution]] = {}
         for c in self.contributions:
@@ -144,9 +136,9 @@ class Explanation:
         return sorted(map(_added_up, words.values()), key=lambda c: -c.score)
 
     def words(self, limit: int = 5) -> str:
-        """The heaviest words in one line, as "wing 42%, flutter*(wing) 30%".
+        """Return the top words in one line, such as "wing 42%, flutter*(wing) 30%".
 
-        A star marks an expansion, with the word that it comes from, where that is known.
+        A star marks an expansion; the word that it comes from follows in parentheses, if known.
         """
         parts = []
         for c in self.by_word()[:limit]:
@@ -166,35 +158,36 @@ class Explanation:
         between: str = "\n",
         html: bool = False,
     ) -> str:
-        """The document's content with the words marked that count, or the part of it that counts most.
+        """Return the content, or its best part, with matching words marked.
 
-        Marks that the text itself has around such words, as Markdown has, give way to these.
+        Marks of the same kind that the text already has around such words (Markdown's "**", say) are replaced.
 
         Args:
-            length: Characters of the content at most, without marks and ellipses; None for all of it.
-            before: Put in front of words that match; by default "**", for HTML "<mark>".
-            after: Put behind them; by default "**", for HTML "</mark>".
-            expansion: Put around words that expansions come from; by default "_", for HTML '<mark class="expansion">'.
-            between: Put between title and text.
-            html: Escape the content.
+            length: Maximum length in characters, without marks and ellipses; None for the whole content.
+            before: Inserted before matches; by default "**", or "<mark>" for HTML.
+            after: Inserted after matches; by default "**", or "</mark>" for HTML.
+            expansion: Inserted before and after the origins of expansions; by default "_" on both sides, or
+                '<mark class="expansion">' and "</mark>" for HTML.
+            between: Inserted between title and text.
+            html: Escape the content for HTML.
 
         Raises:
-            ValueError: A length below 1.
+            ValueError: `length` is below 1.
         """
-        matched, expanded = _TAGS if html else _PLAIN
+        matched, expanded = TAGS if html else PLAIN
         matched = matched[0] if before is None else before, matched[1] if after is None else after
         expanded = expanded if expansion is None else expansion
         instead = {self.title_length: between} if self.title_length else {}
         return highlight(self.content, self, matched, expanded, length, html, instead)
 
     def best_part(self, length: int) -> tuple[int, int]:
-        """Where the part of the text is that counts most, without the title: (start, end) in characters of the text.
+        """Return (start, end) in characters of the text, without the title, of the part with the largest share.
 
         Args:
-            length: Characters at most.
+            length: Maximum length in characters.
 
         Raises:
-            ValueError: A length below 1.
+            ValueError: `length` is below 1.
         """
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
@@ -202,7 +195,7 @@ class Explanation:
         text = self.content[begin:]
         if length >= len(text):
             return 0, len(text)
-        return _best_part(text, (_moved(c, begin) for c in self.contributions), length)
+        return best_part(text, (_moved(c, begin) for c in self.contributions), length)
 
     def __str__(self) -> str:
         header, *rows = self._rows()
@@ -214,7 +207,7 @@ class Explanation:
         return f"{self.id}: score {self.score:.4f}{moved}"
 
     def _rows(self) -> list[tuple[str, ...]]:
-        """A table, its header first."""
+        """The rows of the table, starting with its header."""
         rows: list[tuple[str, ...]] = [("word", "query", "impact", "score", "share", "kind", "in the text")]
         for c in self.by_word():
             places = ", ".join(self._place(span) for span in c.spans[:3])
@@ -231,14 +224,14 @@ class Explanation:
 def explain_document(
     snapshot: Snapshot, encoder: Encoder | None, query: SparseMatrix, doc: int, *, origins: bool = True
 ) -> Explanation:
-    """Why a document has its score.
+    """Explain the score of one document.
 
     Args:
-        snapshot: Where it is.
-        encoder: Tells where terms stand in its text; None where there is none.
+        snapshot: The snapshot that holds the document.
+        encoder: Finds terms in the text; None if there is no encoder.
         query: One row.
-        doc: Its number.
-        origins: Whether to look for the words that expansions come from.
+        doc: The document's number.
+        origins: Whether to find the words that expansions come from, which runs the document encoder.
     """
     terms, weights = query.row(0)
     impacts, scores, total = snapshot.searcher.score_of(doc, terms, weights)
@@ -285,7 +278,7 @@ def explain_document(
 
 
 def _origins(encoder: Encoder | None, content: str, terms: list[int]) -> dict[int, tuple[int, int]]:
-    """Which word each expansion comes from; nothing where the documents' model is elsewhere or can't be run."""
+    """Find the word that each expansion comes from; empty if the document encoder isn't available or can't run."""
     try:
         return encoder.origins(content, terms) if encoder is not None and terms else {}
     except (EncoderError, EncoderMismatch):
@@ -296,7 +289,7 @@ def _origins(encoder: Encoder | None, content: str, terms: list[int]) -> dict[in
 
 
 def readable(token: str) -> str:
-    """A token as people read it, without the marks of BM25's terms and of tokenizers."""
+    """Strip the prefix of BM25 terms and the markers of tokenizers from a token."""
     bare = token.removeprefix(PREFIX)
     if bare.startswith("##"):
         return "…" + bare[2:] if bare[2:] else bare
@@ -304,14 +297,14 @@ def readable(token: str) -> str:
 
 
 def word_at(text: str, start: int, end: int) -> str:
-    """The whole word that a place in a text belongs to; of scripts without spaces the place itself."""
+    """Return the whole word around a span; in scripts without spaces, the span itself."""
     behind = _LETTERS.match(text, end)
     before = _LETTERS.match(text[max(0, start - _LONGEST) : start][::-1])
     return text[start - len(before[0]) if before else start : behind.end() if behind else end]
 
 
 def query_words(encoder: Encoder, query: Any) -> dict[int, str]:
-    """The words of a query that terms stand for, by term; none of a query that is no text."""
+    """Return {term: word of the query}; empty if the query isn't a text."""
     if isinstance(query, Mapping):
         query = query.get("text")
     if not isinstance(query, str) or encoder.needs_fit:
@@ -323,7 +316,7 @@ def query_words(encoder: Encoder, query: Any) -> dict[int, str]:
 
 
 def _added_up(terms: list[Contribution]) -> Contribution:
-    """The terms of one word as one."""
+    """Merge the contributions of one word's terms."""
     first = terms[0]
     if len(terms) == 1:
         return first
@@ -342,7 +335,7 @@ def _added_up(terms: list[Contribution]) -> Contribution:
 
 
 def _apart(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Places in order; those that overlap or touch as one."""
+    """Sort spans and merge those that overlap or touch."""
     found: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if found and start <= found[-1][1]:
@@ -352,119 +345,8 @@ def _apart(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-# --- marking ----------------------------------------------------------------------------------------------------------
-
-
-def highlight(
-    content: str,
-    contributions: Iterable[Contribution],
-    matched: tuple[str, str] = _PLAIN[0],
-    expanded: tuple[str, str] = _PLAIN[1],
-    length: int | None = None,
-    escape: bool = False,
-    instead: Mapping[int, str] = MappingProxyType({}),
-) -> str:
-    """A text with the places of terms marked.
-
-    Marks never nest: places that overlap or touch are marked as one, and an origin that overlaps a match is a match.
-
-    Args:
-        content: The text.
-        contributions: Terms, their places in the text and their shares.
-        matched: Put around places of terms.
-        expanded: Put around origins of expansions.
-        length: Characters of the text at most, without marks and ellipses: of all runs of whole words, the one whose
-            terms have the largest share; None for all of it.
-        escape: Escape the text for HTML.
-        instead: What to put instead of spaces at some places.
-
-    Raises:
-        ValueError: A length below 1.
-    """
-    if length is not None and length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
-    contributions = tuple(contributions)
-    kinds = _kinds(content, contributions)
-    start, end = 0, len(content)
-    if length is not None and length < len(content):
-        start, end = _best_part(content, contributions, length)
-    own = set() if escape else _own_marks(content, kinds, (_MATCH, *matched), (_EXPANSION, *expanded))
-    parts = ["… "] if content[:start].strip() else []
-    for kind, run in groupby((place for place in range(start, end) if place not in own), key=kinds.__getitem__):
-        part = "".join(instead.get(place, " ") if content[place] == " " else content[place] for place in run)
-        before, after = {_MATCH: matched, _EXPANSION: expanded}.get(kind, ("", ""))
-        parts.append(before + (escaped(part) if escape else part) + after)
-    return "".join(parts) + (" …" if content[end:].strip() else "")
-
-
-def _own_marks(content: str, kinds: bytearray, *marks: tuple[int, str, str]) -> set[int]:
-    """The characters of marks that the text itself has around what is marked now, given as (kind, before, after)."""
-    own: set[int] = set()
-    for kind, before, after in marks:
-        if not (before and after):
-            continue
-        # Of a mark that could be part of a word, "_" say, only those at its ends.
-        left, right = (r"(?<!\w)" if before[0] == "_" else ""), (r"(?!\w)" if after[-1] == "_" else "")
-        pair = rf"{left}({re.escape(before)})(?=\S)([^\n]+?)(?<=\S)({re.escape(after)}){right}"
-        for found in re.finditer(pair, content):
-            if kind in kinds[found.start(2) : found.end(2)]:
-                own.update(range(*found.span(1)), range(*found.span(3)))
-    return own
-
-
-def _kinds(content: str, contributions: Iterable[Contribution]) -> bytearray:
-    """What each character is part of: _MATCH, _EXPANSION or 0."""
-    matches = [_with_marks(content, *span) for c in contributions if c.marked for span in c.spans]
-    origins = [_with_marks(content, *c.origin) for c in contributions if c.marked and c.origin]
-    kinds = bytearray(len(content))
-    for kind, spans in ((_EXPANSION, origins), (_MATCH, matches)):
-        for start, end in spans:
-            kinds[start:end] = bytes([kind]) * (end - start)
-    of_matches = bytes(kinds)
-    for start, end in origins:
-        if _MATCH in of_matches[start:end]:
-            kinds[start:end] = bytes([_MATCH]) * (end - start)
-    return kinds
-
-
-def _with_marks(content: str, start: int, end: int) -> tuple[int, int]:
-    """A place, with the accents and the like that combine with its last letter."""
-    while end < len(content) and unicodedata.category(content[end]).startswith("M"):
-        end += 1
-    return start, end
-
-
 def _moved(term: Contribution, begin: int) -> Contribution:
-    """A term with its places in what follows the beginning."""
+    """Shift a term's spans by -begin and drop those before it."""
     places = tuple((start - begin, end - begin) for start, end in term.spans if start >= begin)
     origin = term.origin if term.origin and term.origin[0] >= begin else None
     return replace(term, spans=places, origin=origin and (origin[0] - begin, origin[1] - begin))
-
-
-def _best_part(content: str, contributions: Iterable[Contribution], length: int) -> tuple[int, int]:
-    """The run of whole words, of so many characters at most, whose terms have the largest share; (start, end)."""
-    words = [m.span() for m in re.finditer(rf"\S{{1,{length}}}", content)]  # a longer one is cut
-    if not words:
-        return 0, length
-    starts = [start for start, _ in words]
-    places = sorted((*span, c.term, c.share) for c in contributions for span in (*c.spans, *filter(None, [c.origin])))
-
-    def last_of(first: int) -> int:
-        """The last word of a part that begins with this one."""
-        return max(first, bisect_right(words, starts[first] + length, key=itemgetter(1)) - 1)
-
-    first = inner = 0
-    most = 0.0
-    for i, (start, *_) in enumerate(places):
-        word = min(bisect_right(words, start, key=itemgetter(1)), len(words) - 1)
-        end = words[last_of(word)][1]
-        within = [place for place in places[i:] if place[0] < end]
-        share = round(sum({term: share for *_, term, share in within}.values()), 9)  # a term counts once
-        if share > most:
-            first, most, inner = word, share, max(place[1] for place in within)
-    # What room is left goes to either side.
-    spare = length - (min(inner, words[last_of(first)][1]) - starts[first])
-    beyond = length - (words[-1][1] - starts[first])
-    least = starts[first] - max(spare // 2, beyond)
-    first = min(first, bisect_left(starts, least))
-    return starts[first], words[last_of(first)][1]

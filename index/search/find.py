@@ -1,10 +1,9 @@
-"""Finding the documents of a snapshot that a request asks for, as hits."""
+"""Run a request against a snapshot and return hits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,17 @@ from lsr.encode.base import Encoder
 from lsr.errors import DataError
 from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation
-from lsr.index.search.hits import Hits
-from lsr.index.search.hybrid_search import dense_width, hybrid_top
+from lsr.index.search.hits import Hits, ShownDocuments
+from lsr.index.search.hybrid_search import hybrid_top
 from lsr.index.search.matches import Matcher, SnapshotRanking
 from lsr.index.search.query_encoder import as_queries
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
-from lsr.index.search.selection import explained, select
+from lsr.index.search.selection import select
 from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.sparse import SparseMatrix
 
-Explain = Callable[..., Explanation]  # of an `EncodedQuery` and a document's number
+Explain = Callable[..., Explanation]  # takes an `EncodedQuery` and a document number
 
 
 def find(
@@ -36,14 +35,14 @@ def find(
     compared: Callable[[SparseMatrix], SparseMatrix],
     explain: Explain,
 ) -> Hits:
-    """The hits of one query.
+    """Search for one query.
 
     Args:
-        snapshot: What is searched.
+        snapshot: The snapshot to search.
         query: The query.
-        request: How many documents, and what is done with all that match.
-        criteria: What each of them has to meet.
-        compared: Weighs vectors of documents to be compared with each other.
+        request: k and the options that apply to the ranking as a whole.
+        criteria: The conditions that each document has to meet.
+        compared: Weights document vectors so that their products compare documents.
         explain: Explains a hit.
     """
     if request.options.plain and not criteria.conditions:
@@ -57,8 +56,8 @@ def find(
     if options.counts:
         total, counts = matcher.facets(options.faceted)
         facets = {name: facet_order(counted) for name, counted in counts.items()}
-    told = explained(partial(explain, query), found, boosted=bool(options.boost))
-    return Hits(snapshot.documents, found.docs, found.scores, told, facets=facets, total=total)
+    documents = snapshot.documents if options.shown is None else ShownDocuments(snapshot.documents, options.shown)
+    return found.hits(documents, partial(explain, query), boosted=bool(options.boost), facets=facets, total=total)
 
 
 def _top(
@@ -77,12 +76,12 @@ def hits_of(
     scores: ArrayLike,
     explain: Explain,
 ) -> Hits:
-    """Documents and their scores as hits of a query."""
+    """Wrap document numbers and scores as hits."""
     return Hits(snapshot.documents, docs, scores, partial(explain, query))
 
 
 def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, float], explain: Explain) -> Hits:
-    """Documents by {id: score} as hits of a query, one row, in their order; those that aren't there are left out."""
+    """Wrap {id: score} as hits of a query of one row, in the same order; unknown ids are skipped."""
     found = []
     for doc_id, score in scores.items():
         doc = snapshot.documents.find(doc_id)
@@ -95,44 +94,45 @@ def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, fl
 
 
 def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:
-    """The passage of a document that scores highest; the first of those that score the same."""
+    """Return the highest-scoring passage of a document; the first one on ties."""
     (terms, weights), searcher = query.row(0), snapshot.searcher
     passages = snapshot.documents.passages(doc_id)
     return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)
 
 
 def dense_queries(
-    snapshot: Snapshot,
-    path: str | PathLike[str],
+    width: Callable[[], int],
     encoder: Callable[[], Encoder],
     queries: Sequence[Any] | SparseMatrix,
     given: Sequence[ArrayLike] | None,
     settings: SearchSettings,
 ) -> Sequence[NDArray[np.float32] | None]:
-    """The dense vectors of queries, where a search wants them.
+    """Return the dense vectors of queries; None for each query of a sparse search.
 
     Args:
-        snapshot: What is searched.
-        path: The index, for messages.
-        encoder: Gives what encodes texts.
+        width: Returns the width of the index's dense vectors, 0 if it has no documents yet; raises if it keeps none.
+        encoder: Returns the encoder, called only if texts have to be encoded.
         queries: The queries.
-        given: Their vectors; None to encode them.
+        given: Their dense vectors; None to encode the texts.
         settings: How to search.
 
+    Returns:
+        For each query (width,) float32, or None.
+
     Raises:
-        DataError: No vectors for queries that aren't texts, vectors of another width, or an index that keeps none.
+        DataError: Queries that aren't texts come without vectors, vectors have another width, or the index has none.
     """
     if settings.mode == "sparse":
         if given is not None:
             raise ValueError('dense vectors of queries go with the modes "hybrid" and "dense"')
         return [None] * len(queries)
-    width = dense_width(snapshot, path)
+    wanted = width() or encoder().dense_width
     if given is None:
         texts = [] if isinstance(queries, SparseMatrix) else [q for q in as_queries(queries) if isinstance(q, str)]
         if len(texts) != len(queries):
             raise DataError(f'mode "{settings.mode}" takes texts, or a dense vector for each query', "query")
         given = list(encoder().encode_dense(texts, queries=True)) if texts else []
     vectors = [np.asarray(vector, np.float32) for vector in given]
-    if len(vectors) != len(queries) or any(v.shape != (width,) or not np.isfinite(v).all() for v in vectors):
-        raise DataError(f"a dense vector for each query is needed, of {width} finite numbers", "query")
+    if len(vectors) != len(queries) or any(v.shape != (wanted,) or not np.isfinite(v).all() for v in vectors):
+        raise DataError(f"a dense vector for each query is needed, of {wanted} finite numbers", "query")
     return vectors

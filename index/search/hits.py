@@ -1,4 +1,4 @@
-"""Hit: a document found, whose text is read when it is asked for; Hits: the hits of a search."""
+"""Hit: a search result whose text is read on access. Hits: the results of a search."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from lsr.errors import DataError, LsrError, MissingExtra
 from lsr.index.search.explain import Explanation
+from lsr.index.search.rerank import Moved
 
 _SHOWN = 300  # characters of a text in a notebook
 
 
 class Described(Protocol):
-    """What knows documents by their numbers."""
+    """Looks documents up by number."""
 
     def id(self, doc: int) -> str: ...
 
@@ -30,49 +31,98 @@ class Described(Protocol):
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]: ...
 
 
-class Hit:
-    """A document found.
+class ShownDocuments:
+    """Documents of which some fields are shown.
 
-    Attributes:
-        score: Its score.
-        doc: Its number within the index as it was when it was searched.
+    Args:
+        documents: The documents.
+        shown: The fields, as of `Options.shown`.
     """
 
-    __slots__ = ("_documents", "_explain", "doc", "score")
+    def __init__(self, documents: Described, shown: Sequence[str]) -> None:
+        self._documents, self._shown = documents, shown
+        self.id, self.parent, self.ids_of = documents.id, documents.parent, documents.ids_of
 
-    def __init__(self, documents: Described, doc: int, score: float, explain: Callable[..., Explanation]) -> None:
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
+        """Title, text and metadata; empty if they aren't shown."""
+        return shown_fields(self._documents.fields(doc), self._shown)
+
+
+def shown_fields(
+    fields: tuple[str, str, dict[str, Any]], shown: Sequence[str] | None
+) -> tuple[str, str, dict[str, Any]]:
+    """Title, text and metadata without what isn't shown; None shows everything."""
+    if shown is None:
+        return fields
+    title, text, metadata = fields
+    kept = metadata if "metadata" in shown else _columns(metadata, shown)
+    return title if "title" in shown else "", text if "text" in shown else "", kept
+
+
+def _columns(metadata: Mapping[str, Any], names: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """Metadata without other columns; a column of objects has all of their keys."""
+    kept: dict[str, Any] = {}
+    for key, value in metadata.items():
+        name = f"{prefix}{key}"
+        if name in names:
+            kept[key] = value
+        elif isinstance(value, Mapping) and (inner := _columns(value, names, f"{name}.")):
+            kept[key] = inner
+    return kept
+
+
+class Hit:
+    """A search result.
+
+    Attributes:
+        score: The document's score.
+        doc: The document's number in the snapshot that was searched.
+        moved: How a re-ranker moved it; None without one.
+    """
+
+    __slots__ = ("_documents", "_explain", "doc", "moved", "score")
+
+    def __init__(
+        self,
+        documents: Described,
+        doc: int,
+        score: float,
+        explain: Callable[..., Explanation],
+        moved: Moved | None = None,
+    ) -> None:
         self._documents = documents
         self._explain = explain
         self.doc = doc
         self.score = score
+        self.moved = moved
 
     @property
     def id(self) -> str:
-        """Its id; for a passage, the id of the document that it was cut from."""
+        """The document's id; for a passage, the id of the document that it belongs to."""
         return self._documents.parent(self.doc) or self.passage
 
     @property
     def passage(self) -> str:
-        """The id of what matched: the document itself, or the best of its passages."""
+        """The id of what matched: the document itself, or its best passage."""
         return self._documents.id(self.doc)
 
     @property
     def title(self) -> str:
-        """Its title, empty if none is stored."""
+        """The title; empty if none is stored."""
         return self._documents.fields(self.doc)[0]
 
     @property
     def text(self) -> str:
-        """Its text, of a passage the passage's, empty if none is stored."""
+        """The text, or the passage's text; empty if none is stored."""
         return self._documents.fields(self.doc)[1]
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Its metadata, empty if none is stored."""
+        """The metadata; empty if none is stored."""
         return self._documents.fields(self.doc)[2]
 
     def explain(self, *, origins: bool = True) -> Explanation:
-        """Why it has its score, term by term; as `Index.explain`."""
+        """Explain the score term by term; see `Index.explain`."""
         return self._explain(self.doc, origins=origins)
 
     def highlight(
@@ -85,16 +135,17 @@ class Hit:
         between: str = "\n",
         html: bool = False,
     ) -> str:
-        """Title and text with the words marked that count, or the best part of them; as `Explanation.highlight`."""
+        """Return title and text, or the best part of them, with matching words marked; see `Explanation.highlight`."""
         return self.explain().highlight(
             length, before=before, after=after, expansion=expansion, between=between, html=html
         )
 
     def __reduce__(self) -> Any:
-        return getitem, (Hits(self._documents, [self.doc], [self.score], self._explain), 0)
+        moved = {self.doc: self.moved} if self.moved is not None else None
+        return getitem, (Hits(self._documents, [self.doc], [self.score], self._explain, moved=moved), 0)
 
     def __eq__(self, other: object) -> bool:
-        """The same document, or passage, with the same score; whichever index found it."""
+        """Equal if the document (or passage) and the score are equal; the index doesn't matter."""
         if not isinstance(other, Hit):
             return NotImplemented
         return (self.id, self.passage, self.score) == (other.id, other.passage, other.score)
@@ -103,7 +154,7 @@ class Hit:
         return hash((self.passage, self.score))
 
     def to_dict(self) -> dict[str, Any]:
-        """Id, passage, score, title, text and metadata, as JSON can hold them; it can go to another process."""
+        """Return id, passage, score, title, text and metadata as a JSON-serializable dict."""
         title, text, metadata = self._documents.fields(self.doc)
         return {
             "id": self.id,
@@ -118,26 +169,26 @@ class Hit:
         return f"Hit(id={self.id!r}, score={self.score:.4f})"
 
     def _repr_html_(self) -> str:
-        """The title, and the best part of the text with the words marked that count."""
+        """The title, and the best part of the text with matching words marked."""
         title, text, _ = self._documents.fields(self.doc)
         shown = escape(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "")
-        with suppress(LsrError):  # without an encoder the text is shown as it begins
+        with suppress(LsrError):  # without an encoder, show the beginning of the text
             shown = self.explain(origins=False).highlight(_SHOWN, html=True) or shown
         return f"<p><b>{escape(title or self.passage)}</b> {self.score:.4f}<br>{shown}</p>"
 
 
 class Hits(Sequence[Hit]):
-    """The hits of a search, best first, and what else it was asked for. Unlike a list, it can't be changed.
+    """The hits of a search, best first, with counts if they were requested; immutable.
 
-    A `Hit` is made when it is asked for. Pickled, hits take their texts along, but can't be explained any more.
+    Each `Hit` is made on access. Pickled hits include their texts, but can't be explained.
 
     Attributes:
-        docs: (n,) int64, the numbers of the documents within the index as it was when it was searched.
+        docs: (n,) int64, the documents' numbers in the snapshot that was searched.
         scores: (n,) float64, their scores.
-        facets: Of each column {value: how many of all documents that match have it}, the most frequent first; empty
-            unless the search was asked for them.
-        total: How many documents match; None unless the search was asked for it, or for facets.
-        missing: Of a search over shards {shard: why it is missing}; empty where all answered.
+        facets: {column: {value: number of matching documents}}, most frequent values first; empty unless requested.
+        total: Number of matching documents; None unless `total` or `facets` was requested.
+        missing: For a search over shards, {shard: why it is missing}; empty if all shards answered.
+        moved: {document number: how a re-ranker moved it}; empty without one.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -152,21 +203,26 @@ class Hits(Sequence[Hit]):
         facets: Mapping[str, Mapping[Any, int]] | None = None,
         total: int | None = None,
         missing: Mapping[str, str] | None = None,
+        moved: Mapping[int, Moved] | None = None,
     ) -> None:
         self._documents, self._explain = documents, explain
         self.docs: NDArray[np.int64] = np.asarray(docs, np.int64)
         self.scores: NDArray[np.float64] = np.asarray(scores, np.float64)
         self.facets = {name: dict(counts) for name, counts in (facets or {}).items()}
-        self.total, self.missing = total, dict(missing or {})
+        self.total, self.missing, self.moved = total, dict(missing or {}), dict(moved or {})
+
+    @property
+    def _also(self) -> dict[str, Any]:
+        return {"facets": self.facets, "total": self.total, "missing": self.missing, "moved": self.moved}
 
     @property
     def ids(self) -> list[str]:
-        """Their ids, as `Hit.id`."""
+        """The documents' ids; see `Hit.id`."""
         return self._documents.ids_of(self.docs.tolist(), parents=True)
 
     @property
     def passages(self) -> list[str]:
-        """The ids of what matched, as `Hit.passage`."""
+        """The ids of what matched; see `Hit.passage`."""
         return self._documents.ids_of(self.docs.tolist())
 
     def __len__(self) -> int:
@@ -179,19 +235,19 @@ class Hits(Sequence[Hit]):
     def __getitem__(self, at: slice) -> Hits: ...
 
     def __getitem__(self, at: int | slice) -> Hit | Hits:
-        """A hit; or some of them, with the facets and the total of the whole search."""
+        """Return a hit; for a slice, hits with the facets and total of the whole search."""
         if isinstance(at, slice):
             docs, scores = self.docs[at], self.scores[at]
-            also = {"facets": self.facets, "total": self.total, "missing": self.missing}
-            return Hits(self._documents, docs, scores, self._explain, **also)
-        return Hit(self._documents, int(self.docs[at]), float(self.scores[at]), self._explain)
+            return Hits(self._documents, docs, scores, self._explain, **self._also)
+        doc = int(self.docs[at])
+        return Hit(self._documents, doc, float(self.scores[at]), self._explain, self.moved.get(doc))
 
     def __iter__(self) -> Iterator[Hit]:
         for doc, score in zip(self.docs.tolist(), self.scores.tolist(), strict=True):
-            yield Hit(self._documents, doc, score, self._explain)
+            yield Hit(self._documents, doc, score, self._explain, self.moved.get(doc))
 
     def __eq__(self, other: object) -> bool:
-        """The same hits in the same order, also of a list."""
+        """Equal if the hits and their order are equal; also compares with a list."""
         if isinstance(other, Hits):
             same = len(self) == len(other) and bool((self.scores == other.scores).all())
             return same and (self.ids, self.passages) == (other.ids, other.passages)
@@ -201,10 +257,14 @@ class Hits(Sequence[Hit]):
         return repr(list(self))
 
     def __reduce__(self) -> Any:
-        return _sent, (self.docs, self.scores, self.rows(), self.facets, self.total, self.missing)
+        return _sent, (self.docs, self.scores, self.rows(), self._also)
+
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
+        """Title, text and metadata of one of the documents, by its number."""
+        return self._documents.fields(doc)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Of each hit rank, id, passage, score, title, text and metadata."""
+        """Return a dict for each hit: rank, id, passage, score, title, text and metadata."""
         names = ("rank", "id", "passage", "score", "title", "text", "metadata")
         known = zip(self.ids, self.passages, self.scores.tolist(), self.docs.tolist(), strict=True)
         return [
@@ -216,15 +276,16 @@ class Hits(Sequence[Hit]):
         return "<ol>" + "".join(f"<li>{hit._repr_html_()}</li>" for hit in self) + "</ol>"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it: "hits", and "facets" and "total" where the search was asked for them."""
+        """Return a JSON-serializable dict: "hits", and "total" and "facets" if they were requested."""
         found: dict[str, Any] = {"hits": self.rows()}
         if self.total is not None:
             found |= {"total": self.total, "facets": facet_rows(self.facets)}
         return found
 
     def to_arrow(self) -> Any:
-        """A pyarrow.Table with a row for each hit: rank (int64), id, passage (string), score (float64), title, text
-        (string), and metadata, as JSON (string).
+        """Return a pyarrow.Table with a row for each hit.
+
+        Columns: rank (int64), id, passage (string), score (float64), title, text (string), metadata (JSON string).
         """
         import pyarrow as pa
 
@@ -234,8 +295,10 @@ class Hits(Sequence[Hit]):
         return pa.Table.from_pylist(rows, pa.schema(list(zip(names, types, strict=True))))
 
     def to_pandas(self) -> Any:
-        """A pandas.DataFrame with a row for each hit: rank, id, passage, score, title, text, and a column for each key
-        of the metadata; one that has the name of another column begins with "metadata.".
+        """Return a pandas.DataFrame with a row for each hit.
+
+        Columns: rank, id, passage, score, title, text, and one for each metadata key. A key that equals another name
+        is prefixed with "metadata.".
 
         Raises:
             MissingExtra: pandas isn't installed.
@@ -252,7 +315,7 @@ class Hits(Sequence[Hit]):
 
 
 class _SentDocuments:
-    """The documents of hits that came from another process, which brought what `Hits.rows` tells of them."""
+    """The documents of unpickled hits, from their `Hits.rows`."""
 
     def __init__(self, rows: Mapping[int, Mapping[str, Any]]) -> None:
         self._rows = rows
@@ -275,21 +338,18 @@ def _sent(
     docs: NDArray[np.int64],
     scores: NDArray[np.float64],
     rows: Sequence[Mapping[str, Any]],
-    facets: Mapping[str, Mapping[Any, int]],
-    total: int | None,
-    missing: Mapping[str, str],
+    also: Mapping[str, Any],
 ) -> Hits:
-    """Hits that were pickled."""
-    documents = _SentDocuments(dict(zip(docs.tolist(), rows, strict=True)))
-    return Hits(documents, docs, scores, _unexplained, facets=facets, total=total, missing=missing)
+    """Rebuild pickled hits."""
+    return Hits(_SentDocuments(dict(zip(docs.tolist(), rows, strict=True))), docs, scores, _unexplained, **also)
 
 
 def _unexplained(doc: int, *, origins: bool = True) -> Explanation:
-    raise DataError("hits that were pickled can't be explained: explain them before, or call Index.explain")
+    raise DataError("pickled hits can't be explained: explain them before, or call Index.explain")
 
 
 def facet_rows(facets: Mapping[str, Mapping[Any, int]]) -> dict[str, list[dict[str, Any]]]:
-    """Facets as JSON can hold them: of each column a list of {"value": ..., "count": ...}."""
+    """Convert facets to JSON: {column: [{"value": ..., "count": ...}, ...]}."""
     return {
         name: [{"value": value, "count": count} for value, count in counts.items()] for name, counts in facets.items()
     }

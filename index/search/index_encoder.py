@@ -1,4 +1,4 @@
-"""IndexEncoder: the encoder and the vocabulary that an index carries."""
+"""IndexEncoder: the encoder and vocabulary that an index stores."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
 
 
 class IndexEncoder:
-    """What the segments of an index share.
+    """The encoder and vocabulary that all segments of an index share.
 
     Attributes:
         fingerprint: Of the encoder that made the vectors.
-        encoder_files: What it takes to encode; empty where the index doesn't hold it.
-        damaged: Whether its files were left out as they are damaged.
+        encoder_files: The encoder's files, {name: content}; empty if the index doesn't store them.
+        damaged: Whether the files were skipped because they are damaged.
 
     Args:
         path: The index, for messages.
         fingerprint: As above.
         encoder_files: As above.
-        tokens: Reads the tokens; None where they aren't known.
+        tokens: Reads the tokens; None if they aren't known.
         damaged: As above.
-        base: What this has grown from, whose encoder it uses.
+        base: The IndexEncoder that this one extends by tokens, and whose encoder it uses.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class IndexEncoder:
         self.damaged = damaged
         self.base = base or self
         self._vocabulary: list[str] | None = None
-        self._before: tuple[list[str], dict[str, int]] | None = None  # of the same tokens, but for the last
+        self._before: tuple[list[str], dict[str, int]] | None = None  # a prefix of these tokens, already read
 
     @classmethod
     def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> IndexEncoder:
-        """What the segments of a manifest share; if it isn't whole, without the encoder, nor tokens that aren't."""
+        """Open what a manifest names; the encoder only if `whole`, the tokens only if `tokens_whole`."""
         folder = path / str(manifest["shared"])
-        # Everything is mapped or read by now: an index that is open stays whole when another one replaces it.
+        # Map or read everything now, so that an open index stays usable after it is replaced.
         has_vocabulary, has_encoder = tokens_whole and manifest["has_vocabulary"], whole and manifest["has_encoder"]
         tokens = None
         if has_vocabulary:
@@ -68,12 +68,12 @@ class IndexEncoder:
         return cls(str(path), fingerprint, files, tokens, damaged=not whole)
 
     def grown(self, path: Path, manifest: Mapping[str, Any], before: IndexEncoder | None = None) -> IndexEncoder:
-        """The same with the tokens that commits have appended.
+        """Return a copy with the tokens that later commits appended.
 
         Args:
             path: The index.
-            manifest: Says where they lie.
-            before: What an earlier commit shared, so that what is known of it isn't read again.
+            manifest: Names the files with the appended tokens.
+            before: The IndexEncoder of an earlier commit, whose tokens aren't read again.
         """
         if not (folders := [piece["name"] for piece in manifest.get("grown", ())]):
             return self
@@ -93,7 +93,7 @@ class IndexEncoder:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """What encodes queries and documents, of the files that the index carries."""
+        """The encoder, loaded from the index's files."""
         if self.base is not self:
             return self.base.encoder
         encoder = load_encoder_files(self.encoder_files)
@@ -102,15 +102,15 @@ class IndexEncoder:
 
     @property
     def vocabulary(self) -> list[str] | None:
-        """Token of each term, or None where the tokens aren't known."""
-        # No cached_property: one lock for all instances, and reading may wait for another one of this process.
+        """The token of each term; None if the tokens aren't known."""
+        # Not a cached_property: all instances share its lock, and reading one may have to wait for another.
         if self._vocabulary is None and self._tokens is not None:
             self._vocabulary = self._tokens()
         return self._vocabulary
 
     @cached_property
     def term_of(self) -> dict[str, int]:
-        """The term of each token."""
+        """{token: term}."""
         vocabulary = self.vocabulary or []
         before, self._before = self._before, None
         if before is None:
@@ -126,7 +126,7 @@ def _tokens_of(file: ArrowFile, wanted: str) -> list[str]:
 
 
 def _more_tokens(base: IndexEncoder, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
-    """The tokens of the base and of files, each with its checksum, of which the first may be known."""
+    """Return the base's tokens and those of (file, checksum) pairs; a known prefix isn't read again."""
     tokens = list(known if known is not None else base.vocabulary or ())
     at = len(base.vocabulary or ())
     for file, wanted in files:

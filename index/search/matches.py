@@ -1,4 +1,4 @@
-"""The documents of one snapshot that meet the conditions of a search, best first: exact at any depth."""
+"""Matches: the documents of one snapshot that meet a search's conditions, best first and exact at any depth."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from lsr.errors import DataError
 from lsr.index.search.column_values import boost_factors, count_values, sorted_order, values_of
-from lsr.index.search.hybrid_search import hybrid_top, one_of_each
+from lsr.index.search.hybrid_search import Candidates, Looked, candidates, hybrid_top, meeting, one_of_each
 from lsr.index.search.operators import TextCheck
-from lsr.index.search.options import SCORE
+from lsr.index.search.options import DOCUMENT, SCORE, Conditions
 from lsr.index.search.request import Criteria, EncodedQuery
 from lsr.index.search.searcher import Mask
 from lsr.index.search.snapshot import Snapshot
@@ -24,8 +24,7 @@ from lsr.sparse import SparseMatrix
 _UNSORTED = (
     'sort orders all documents that match, and every document is near a dense vector: leave it out, or mode="sparse"'
 )
-_BOOSTED = 4
-_DEEPER = 4  # so many times the depth is looked into where a first look leaves it open what is best
+_DEEPER = 4  # factor by which the depth grows when a search hasn't found enough to decide the top k
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,9 @@ class Matches:
     """Documents that meet the conditions, best first.
 
     Attributes:
-        docs: (n,) int64, their numbers.
-        scores: (n,) float64, boosted if there are boosts.
-        keys: For each column to sort by the values of all of them.
+        docs: (n,) int64, document numbers.
+        scores: (n,) float64, including boosts.
+        keys: For each column to sort by, the documents' values.
     """
 
     docs: NDArray[np.int64]
@@ -44,23 +43,23 @@ class Matches:
 
 
 class Matcher:
-    """Finds the documents of one query.
+    """Finds the documents that match one query.
 
     Args:
-        snapshot: What is searched.
+        snapshot: The snapshot to search.
         query: The query.
         criteria: What documents have to meet.
-        known: The filter's columns, and whether there are texts, have been looked for already.
+        known: Skip the checks of columns and stored texts, which were made already.
 
     Raises:
-        DataError: Conditions on texts, but none are stored; an order of all that match, in a search by dense vectors,
-            which all documents match.
+        DataError: Operators need stored texts and there are none; or `sort` in a dense search, where every document
+            matches.
     """
 
     def __init__(self, snapshot: Snapshot, query: EncodedQuery, criteria: Criteria, *, known: bool = False) -> None:
         conditions = criteria.conditions
-        if query.dense is not None and conditions.sort:
-            raise DataError(_UNSORTED, "search")
+        if query.dense is not None:
+            require_unsorted(conditions)
         self.snapshot, self._vector, self._dense = snapshot, query.vector, query.dense
         self._settings, self._conditions = criteria.settings, conditions
         self._mask = _mask(snapshot, criteria.where, conditions.without, known=known)
@@ -74,7 +73,7 @@ class Matcher:
             self._factors = boost_factors(snapshot, conditions.boosts)
 
     def top(self, k: int) -> Matches:
-        """The k best documents, or all that match if they are fewer."""
+        """Return the k best documents, or all matching ones if they are fewer."""
         if self._dense is not None:
             return self._by_both(k, self._dense)
         if self._conditions.sort:
@@ -84,32 +83,45 @@ class Matcher:
         return self._boosted(k, self._factors)
 
     def _found(self, k: int, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        return self.snapshot.top(self._vector, k, self._settings, self._mask, threshold=threshold, accept=self._accept)
+        return self.snapshot.top(
+            self._vector,
+            k,
+            self._settings,
+            self._mask,
+            threshold=threshold,
+            accept=self._accept,
+            passages=self._conditions.passages,
+        )
 
     def _least(self, docs: NDArray[np.int64], scores: NDArray[np.float64]) -> Matches:
         n = int(np.searchsorted(-scores, -self._conditions.min_score, side="right"))
         return Matches(docs[:n], scores[:n])
 
     def _by_both(self, k: int, dense: NDArray[np.float32]) -> Matches:
-        """Of a search by dense vectors: boosts are for the best `_BOOSTED * k` of the ranking, at least 100."""
-        depth, n_docs = k if self._factors is None else max(_BOOSTED * k, 100), self.snapshot.searcher.n_docs
-        while True:
-            docs, scores = hybrid_top(self.snapshot, self._vector, dense, depth, self._settings, self._mask)
-            last = len(docs) < depth or depth >= n_docs
-            if self._accept is not None:
-                accepted = self._accept(docs)
-                docs, scores = docs[accepted], scores[accepted]
-            if len(docs) >= k or last:
-                break
-            depth *= _DEEPER
-        if self._factors is not None:
-            scores = np.where(scores > 0, scores * self._factors[docs], scores)
-            order = np.lexsort((docs, -scores))
-            docs, scores = docs[order], scores[order]
-        return self._least(docs[:k], scores[:k]) if self._conditions.min_score else Matches(docs[:k], scores[:k])
+        conditions = self._conditions
+
+        def look(depth: int) -> Looked:
+            docs, scores = hybrid_top(
+                self.snapshot, self._vector, dense, depth, self._settings, self._mask, passages=conditions.passages
+            )
+            return Looked(docs, scores, *self.looked_at(docs))
+
+        boosted, n_docs = self._factors is not None, self.snapshot.searcher.n_docs
+        return Matches(*meeting(look, k, n_docs, boosted=boosted, min_score=conditions.min_score))
+
+    def looked_at(self, docs: NDArray[np.int64]) -> tuple[NDArray[np.bool_] | None, NDArray[np.float64] | None]:
+        """Whether each of some documents meets what texts must have, and what boosts multiply its score with."""
+        accepted = None if self._accept is None else self._accept(docs)
+        return accepted, None if self._factors is None else self._factors[docs]
+
+    def candidates(self, k: int) -> Candidates:
+        """What a search by dense vectors may find; the query's sparse vector is as `beside_dense` weighs it."""
+        assert self._dense is not None
+        passages = self._conditions.passages
+        return candidates(self.snapshot, self._vector, self._dense, k, self._settings, self._mask, passages=passages)
 
     def _boosted(self, k: int, factors: NDArray[np.float64]) -> Matches:
-        """No document that isn't found can be boosted above the last one found times the largest factor."""
+        """Search deeper until no other document, boosted by the largest factor, can reach the k-th best score."""
         most = float(factors.max(initial=1.0))
         threshold, depth, n_docs = self._conditions.min_score / most, k, max(1, self.snapshot.searcher.n_docs)
         while True:
@@ -119,7 +131,7 @@ class Matcher:
             least = float(boosted[best[-1]]) if len(best) == k else 0.0
             if len(docs) < depth or depth >= n_docs or (least and least > float(scores[-1]) * most):
                 return self._least(docs[best], boosted[best])
-            # What scores less than this is never among the k best, whatever its factor.
+            # A document below least / most can't reach the top k, whatever its boost.
             threshold, depth = max(threshold, least / most), depth * _DEEPER
 
     def _sorted(self, k: int) -> Matches:
@@ -132,7 +144,7 @@ class Matcher:
         )
 
     def every(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """All documents that match by their sparse vectors, in the order of addition, and their scores."""
+        """Return all documents that match by sparse vectors, ascending, and their scores."""
         threshold = 0.0 if self._factors is not None else self._conditions.min_score
         docs, scores = self._found(max(1, self.snapshot.searcher.n_docs), threshold)
         if self._factors is not None:
@@ -142,54 +154,70 @@ class Matcher:
         return docs[kept], scores[kept]
 
     def facets(self, names: Sequence[str]) -> tuple[int, dict[str, Counter[Any]]]:
-        """How many documents match, and how many of them have each value of some columns."""
+        """Count the matching documents, and for each column the documents that have each value."""
         docs = self.every()[0] if self._dense is None else self._near(self._dense)
         return len(docs), count_values(self.snapshot, names, docs)
 
     def _near(self, dense: NDArray[np.float32]) -> NDArray[np.int64]:
-        """All documents that a search by dense vectors finds: those that may be found at all."""
+        """Return all documents that a dense search finds: every document that may be found."""
         if self._conditions.min_score:
             return self._by_both(max(1, self.snapshot.searcher.n_docs), dense).docs
         allowed = self.snapshot.searcher.by_number(self._mask)
         docs = np.arange(self.snapshot.searcher.n_docs) if allowed is None else np.flatnonzero(allowed)
         if self._accept is not None:
             docs = docs[self._accept(docs)]
-        return np.array(one_of_each(self.snapshot, docs.tolist()), np.int64)
+        return docs if self._conditions.passages else np.array(one_of_each(self.snapshot, docs.tolist()), np.int64)
+
+
+def require_unsorted(conditions: Conditions) -> None:
+    """Refuse to sort in a search by dense vectors.
+
+    Raises:
+        DataError: An order of all documents that match.
+    """
+    if conditions.sort:
+        raise DataError(_UNSORTED, "search")
 
 
 def require_texts(segments: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse conditions on texts where none are stored.
+    """Refuse operators on an index without stored texts.
+
+    Args:
+        segments: Manifest entries of the segments.
 
     Raises:
-        DataError: No segment of some, as manifests tell of them, has any.
+        DataError: No segment stores texts.
     """
     if segments and not any(entry["has_text"] for entry in segments):
-        raise DataError("phrases, +must and -not are looked for in stored texts, and this index stores none", "query")
+        raise DataError("phrases, +must and -not need stored texts, and this index stores none", "query")
 
 
 class SnapshotRanking:
-    """The documents that a matcher finds, as `lsr.index.search.selection` asks for them.
+    """The ranking of a matcher, as `lsr.index.search.selection` expects it.
 
     Args:
-        matcher: Finds them.
-        vectors: Gives the vectors of documents.
+        matcher: Finds the documents.
+        vectors: Returns the vectors of documents, by number.
     """
 
     def __init__(self, matcher: Matcher, vectors: Callable[[Sequence[int]], SparseMatrix]) -> None:
         self._matcher, self.vectors = matcher, vectors
 
     def top(self, n: int) -> tuple[list[int], list[float]]:
-        """The n best documents and their scores."""
+        """Return the n best documents and their scores."""
         found = self._matcher.top(n)
         return found.docs.tolist(), found.scores.tolist()
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Their values of a column."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        documents = self._matcher.snapshot.documents
+        if column == DOCUMENT:
+            return [documents.parent(doc) or documents.id(doc) for doc in docs]
         return values_of(self._matcher.snapshot, column, np.array(docs, np.int64))
 
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        """Their titles and texts."""
-        return [self._matcher.snapshot.documents.content(doc) for doc in docs]
+    def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
+        """Return (title, text) of each document."""
+        return [self._matcher.snapshot.documents.fields(doc)[:2] for doc in docs]
 
 
 def _mask(snapshot: Snapshot, where: Filter | None, without: Sequence[str], *, known: bool) -> Mask | None:

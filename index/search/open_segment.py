@@ -1,4 +1,4 @@
-"""OpenSegment: a segment that a manifest names, mapped, and which of its documents are alive."""
+"""OpenSegment: a memory-mapped segment and the flags of its live documents."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from lsr.index.storage.manifest import CHANGED
 from lsr.io.vectors import VectorBatch
 
 _ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
-_ROWS = 4096  # documents that are read back at a time
+_ROWS = 4096  # documents per batch when vectors are read back
 
 
 class OpenSegment(NamedTuple):
     """A segment of a snapshot.
 
     Attributes:
-        entry: What the manifest says of it.
+        entry: The segment's entry in the manifest.
         segment: Its postings.
         documents: Its documents.
-        alive: (n_docs,) bool, False for the deleted ones; None if there are none.
-        files: What the manifest says of the index' files.
-        embeddings: Their dense vectors, if there are any.
+        alive: (n_docs,) bool, False for deleted documents; None if none are deleted.
+        files: The manifest's entries for the index's files.
+        embeddings: Its dense vectors, if it has any.
     """
 
     entry: Mapping[str, Any]
@@ -45,19 +45,19 @@ class OpenSegment(NamedTuple):
 
     @property
     def n_terms(self) -> int:
-        """One more than the largest term that occurs."""
+        """One more than the largest term id in the segment."""
         return 1 + int(self.segment.terms.max(initial=0))
 
     def batches(self, scratch: Path, n_terms: int) -> Iterator[VectorBatch]:
-        """The documents that aren't deleted, in their order, with their impacts, not yet multiplied with the scale.
+        """Yield the live documents, in order, with their 8-bit impacts, not yet multiplied by the scale.
 
         Args:
-            scratch: Where a temporary file goes, 8 bytes a weight.
+            scratch: Folder for a temporary file of 8 bytes per weight.
             n_terms: Size of the vocabulary.
 
         Raises:
-            CorruptIndex: A file isn't as it was written. All are hashed first: what is written of damage has checksums
-                that are right.
+            CorruptIndex: A file has changed since it was written. All files are hashed first, so that damage isn't
+                copied into new files with valid checksums.
         """
         self.require_whole()
         n_docs = len(self.documents)
@@ -71,10 +71,10 @@ class OpenSegment(NamedTuple):
                     yield VectorBatch(self.documents.rows(first, end).filter(here), rows(first, end)[here], dense)
 
     def require_whole(self) -> None:
-        """Hash what others are made of, as it is mapped.
+        """Hash the mapped files that merges and exports read.
 
         Raises:
-            CorruptIndex: It isn't as it was written; all such files are named.
+            CorruptIndex: Files have changed since they were written; names all of them.
         """
         wrong = []
         dense = () if self.embeddings is None else (self.embeddings.source,)
@@ -88,7 +88,7 @@ class OpenSegment(NamedTuple):
 def open_segment(
     path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: OpenSegment | None
 ) -> OpenSegment:
-    """A segment; what is open already isn't opened again."""
+    """Open a segment, reusing `opened` if it is already open."""
     folder, n_docs = path / entry["name"], entry["n_docs"]
     if opened is None:
         has_clusters = f"{entry['name']}/{CLUSTERS}" in manifest["files"]
@@ -111,7 +111,7 @@ def open_segment(
 
 
 def frequencies(parts: Sequence[OpenSegment], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:
-    """How many documents that aren't deleted have each term; what is counted once is kept."""
+    """Count the live documents that contain each term; counts are cached in `counted`."""
     if all(part.alive is None for part in parts):
         return sum((part.segment.count(terms) for part in parts), np.zeros(len(terms), np.int64))
     new = np.array([term for term in terms.tolist() if term not in counted], np.int64)
@@ -122,15 +122,15 @@ def frequencies(parts: Sequence[OpenSegment], counted: dict[int, int], terms: ND
 
 
 def read_alive(path: Path, n_docs: int, wanted: str | None = None) -> NDArray[np.bool_]:
-    """(n_docs,) bool, which documents of a segment are alive.
+    """Read (n_docs,) bool: which documents of a segment are live.
 
     Args:
         path: The file.
-        n_docs: Documents of the segment.
-        wanted: SHA-256 that the file must have.
+        n_docs: Number of documents in the segment.
+        wanted: The file's expected SHA-256; None to skip the check.
 
     Raises:
-        CorruptIndex: The file doesn't fit the segment, or isn't as it was written.
+        CorruptIndex: The file doesn't fit the segment or has changed since it was written.
     """
     file = ArrowFile(path, _ALIVE_SCHEMA)
     if wanted is not None and file.digest() != wanted:
@@ -142,5 +142,5 @@ def read_alive(path: Path, n_docs: int, wanted: str | None = None) -> NDArray[np
 
 
 def write_alive(path: Path, alive: NDArray[np.bool_]) -> None:
-    """Write which documents of a segment are alive."""
+    """Write the flags of a segment's live documents."""
     write_arrow(path, {"bits": np.packbits(alive, bitorder="little")})

@@ -1,9 +1,9 @@
-"""Words and phrases that a text must have or must not have, taken out of a query and checked in the stored text.
+"""Query operators: words and phrases that a text must or must not contain, checked against stored texts.
 
     "boundary layer" +transition -turbulent wing
 
-Words are compared as they are written, but for case and forms of Unicode: no stems. A phrase is a run of words within
-a title or a text. Of scripts without spaces each character is a word.
+Words are compared after case folding and Unicode normalization, without stemming. A phrase is a run of words within a
+title or a text. In scripts without spaces, each character is a word.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lsr.encode.analyzer import normalized
 from lsr.errors import DataError
 from lsr.index.segment.doc_store import AllDocuments
 
-# A character of a script without spaces (Chinese, Japanese, Thai, Lao, Burmese, Khmer), or a run of others.
+# One character of a script without spaces (Chinese, Japanese, Thai, Lao, Burmese, Khmer), or a run of other letters.
 _ALONE = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
@@ -32,18 +32,18 @@ _SEPARATOR = "\x00"
 
 @dataclass(frozen=True)
 class TextQuery:
-    """Phrases, each a tuple of words; a single word is a phrase of one.
+    """Required and excluded phrases. A phrase is a tuple of words; a single word is a phrase of one.
 
     Attributes:
-        must: All of them have to occur.
-        never: None of them may.
+        must: Phrases that have to occur.
+        never: Phrases that must not occur.
     """
 
     must: tuple[tuple[str, ...], ...] = ()
     never: tuple[tuple[str, ...], ...] = ()
 
     def matches(self, *texts: str) -> bool:
-        """Whether the texts of a document meet it; a phrase lies within one of them."""
+        """Whether a document's texts meet the conditions; a phrase has to lie within one text."""
         runs = ["".join(f"{_SEPARATOR}{word}" for word in words(text)) + _SEPARATOR for text in texts]
 
         def occurs(phrase: tuple[str, ...]) -> bool:
@@ -54,29 +54,29 @@ class TextQuery:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as they are compared."""
+    """Split a text into normalized words."""
     return _WORD.findall(normalized(text).casefold())
 
 
 def parse_operators(query: Any) -> tuple[str, TextQuery | None]:
-    """Take operators out of a query.
+    """Parse the operators of a query.
 
     Args:
-        query: A text with "phrases", +words and -words; a sign may stand before a phrase.
+        query: A text with "phrases", +words and -words; phrases take signs, too.
 
     Returns:
-        What is left to be searched for: all but what must not occur. And the operators; None if there are none.
+        The text to search for, without excluded phrases; and the operators, or None if there are none.
 
     Raises:
-        DataError: A quote that isn't closed, nothing behind a sign, or nothing but what must not occur.
+        DataError: A quote isn't closed, nothing follows a sign, or the query consists of exclusions only.
     """
     if not isinstance(query, str):
-        raise DataError('syntax="operators" is for queries that are texts', "query")
+        raise DataError('syntax="operators" needs queries that are texts', "query")
     must, never, left = [], [], []
     for sign, text in _parts(query):
         phrase = tuple(words(text))
         if sign and not phrase:
-            raise DataError(f"nothing to look for behind {sign[0]!r} in {query!r}", "query")
+            raise DataError(f"nothing follows {sign[0]!r} in {query!r}", "query")
         if sign == "-":
             never.append(phrase)
             continue
@@ -84,12 +84,12 @@ def parse_operators(query: Any) -> tuple[str, TextQuery | None]:
         if sign:
             must.append(phrase)
     if never and not any(map(words, left)):
-        raise DataError(f"{query!r} says only what must not occur: add what to look for", "query")
+        raise DataError(f"{query!r} only excludes words: add words to search for", "query")
     return " ".join(left), TextQuery(tuple(must), tuple(never)) if must or never else None
 
 
 def _parts(query: str) -> Iterator[tuple[str, str]]:
-    """Signs and texts: "+" for a phrase without one, too."""
+    """Yield (sign, text) pairs; a phrase without a sign has "+"."""
     for part in _PART.finditer(query):
         if part["open"]:
             raise DataError(f"a quote isn't closed in {query!r}", "query")
@@ -103,11 +103,11 @@ def _parts(query: str) -> Iterator[tuple[str, str]]:
 
 
 class TextCheck:
-    """Checks documents, each once.
+    """Checks documents against a text query; each document is read once.
 
     Args:
-        documents: With their texts.
-        query: What they have to meet.
+        documents: The documents with their texts.
+        query: The conditions.
     """
 
     def __init__(self, documents: AllDocuments, query: TextQuery) -> None:
@@ -115,8 +115,8 @@ class TextCheck:
         self._known: dict[int, bool] = {}
 
     def __call__(self, docs: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(n,) bool, which of (n,) documents meet it."""
+        """Return (n,) bool: which of (n,) documents meet the conditions."""
         numbers: Sequence[int] = docs.tolist()
-        for doc in sorted(doc for doc in numbers if doc not in self._known):  # neighbours are stored together
+        for doc in sorted(doc for doc in numbers if doc not in self._known):  # in storage order
             self._known[doc] = self._query.matches(*self._documents.fields(doc)[:2])
         return np.array([self._known[doc] for doc in numbers], bool)

@@ -1,7 +1,7 @@
-"""Options of a search: which documents count, how they are ordered, and what else is told of them.
+"""Search options: conditions, order, grouping, counts and re-ranking.
 
-What a document meets by itself (a least score, words and phrases, boosts, sort keys) is a `Conditions`: each shard
-checks its own documents. What needs several documents (groups, diversity, a re-ranker) is done where the results meet.
+`Conditions` (minimum score, operators, boosts, sort keys) apply to each document on its own, so each shard checks its
+own documents. Grouping, diversity and re-ranking need several documents and run where results are merged.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lsr.index.search.operators import TextQuery, parse_operators
 from lsr.index.search.query_encoder import search_settings
-from lsr.index.search.rerank import AnyReranker, as_reranker
+from lsr.index.search.rerank import AnyReranker, Unit, as_reranker
 from lsr.index.search.settings import SearchSettings
 from lsr.io.metadata import parse_time
 
-SCORE = "_score"  # stands for the score among the columns to sort by
+SCORE = "_score"  # name of the score among the columns to sort by
+DOCUMENT = "_id"  # name of the document among the columns to group by
+STORED = ("title", "text", "metadata")  # what a document has besides its columns
 DAY = 86_400_000_000  # microseconds
 _SYNTAXES = ("plain", "operators")
 _BOOST_KEYS = ("weight", "half_life", "origin")
@@ -26,7 +28,7 @@ _BOOST_KEYS = ("weight", "half_life", "origin")
 
 @dataclass(frozen=True)
 class Sort:
-    """A column to sort by; `SCORE` for the score."""
+    """A column to sort by, or `SCORE`."""
 
     column: str
     descending: bool = False
@@ -34,13 +36,14 @@ class Sort:
 
 @dataclass(frozen=True)
 class Boost:
-    """Multiplies scores by 1 + weight * value, or, with a half-life, by 1 + weight * 0.5 ** (distance / half_life).
+    """Multiplies scores by 1 + weight * value; with a half-life, by 1 + weight * 0.5 ** (distance / half_life).
 
     Attributes:
-        column: Of numbers; with a half-life also of dates and times.
-        weight: At least 0. Values below 0 count as 0. A document without a value keeps its score.
-        half_life: A distance from `origin` at which the boost is half as large; of times in days. None: no decay.
-        origin: Where the boost is largest; of times in microseconds since 1970.
+        column: A column of numbers; with a half-life, also of dates and times.
+        weight: At least 0. Values below 0 count as 0; documents without a value keep their score.
+        half_life: Distance from `origin` at which the boost is halved; in days for times. None for no decay.
+        origin: Where the boost is largest; for times, in microseconds since 1970.
+        of_times: Whether the column holds dates and times.
     """
 
     column: str
@@ -52,14 +55,15 @@ class Boost:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What decides about each document by itself.
+    """Conditions that apply to each document on its own.
 
     Attributes:
-        min_score: Documents that score less aren't found. With boosts, the boosted score counts.
-        text: Words and phrases that the text must have or must not have.
-        boosts: Applied one after the other.
-        sort: The order; empty for the score, descending.
-        without: Ids of documents that aren't found.
+        min_score: Documents that score less aren't found; applies to boosted scores.
+        text: Words and phrases that the text must or must not contain.
+        boosts: Boosts; their factors are multiplied.
+        sort: Sort keys; empty to sort by score, descending.
+        without: Ids of documents to leave out.
+        passages: Find passages instead of the documents that they were cut from.
     """
 
     min_score: float = 0.0
@@ -67,6 +71,7 @@ class Conditions:
     boosts: tuple[Boost, ...] = ()
     sort: tuple[Sort, ...] = ()
     without: tuple[str, ...] = ()
+    passages: bool = False
 
     def __bool__(self) -> bool:
         return self != _NONE
@@ -77,31 +82,37 @@ _NONE = Conditions()
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a search beside `SearchSettings`.
+    """Options of a search besides `SearchSettings`.
 
     Attributes:
-        offset: So many of the best documents (with `group_by`, groups) are passed over.
-        min_score: Documents that score less aren't found. A re-ranker's scores don't count here.
-        group_by: A column; k groups of documents with the same value are found. Documents without a value are groups
-            of their own.
-        per_group: How many documents of each group, the best; they follow one another.
-        sort: Columns to sort by, "-year" for descending; "_score" is the score. Documents without a value come last,
-            equal ones by score.
-        boost: {column: weight} multiplies scores by 1 + weight * value; {column: {"weight": 0.5, "half_life": 30}} by
-            1 + 0.5 * 0.5 ** (distance / 30), where the distance is that of a number from "origin", or, in days, that
-            of a date or time from "origin", by default from now.
-        facets: Columns of which the values are counted in all documents that match, as is how many these are.
-        total: Count the documents that match.
-        diversity: Above 0 and at most 1: of the `depth` best, documents are preferred that are unlike those before
-            them (maximal marginal relevance). 1 looks at unlikeness only.
-        syntax: "operators" takes "exact phrase", +must and -not out of the query; "plain" takes them as text.
-        rerank: Scores the `depth` best documents anew: a `Reranker`, a CrossEncoder of sentence-transformers, or a
-            function of the query and a list of texts.
-        depth: How many documents are re-ranked or made diverse; never fewer than are asked for.
+        offset: Number of best documents (or groups, with `group_by`) to skip.
+        min_score: Documents that score less aren't found. Applies to scores before re-ranking.
+        group_by: A column; k counts groups of documents with the same value. A document without a value is a group of
+            its own. "_id" groups passages by document.
+        per_group: Maximum number of documents in a group; they are listed together.
+        sort: Columns to sort by, with "-" in front for descending ("-year"); "_score" is the score. Documents without
+            a value come last; ties by score.
+        boost: {column: weight} multiplies scores by 1 + weight * value. {column: {"weight": 0.5, "half_life": 30}}
+            multiplies them by 1 + 0.5 * 0.5 ** (distance / 30); the distance is measured from "origin", for dates and
+            times in days and by default from now.
+        facets: Columns whose values are counted over all matching documents; sets `Hits.total`, too.
+        total: Count the matching documents.
+        diversity: Above 0 and at most 1: pick documents among the `depth` best that differ from those picked before
+            (maximal marginal relevance). At 1, only difference counts.
+        syntax: "operators" parses "exact phrase", +must and -not; "plain" treats them as text.
+        rerank: Rescores the `depth` best documents: a `Reranker`, a CrossEncoder of sentence-transformers, or a
+            function of the query and a list of texts. True, for a `Client`: the server's own re-ranker.
+        rerank_unit: "text" scores title and text of each document or passage; "sentence" scores each sentence, and a
+            document gets the score of its best one.
+        depth: Number of documents that are re-ranked or diversified; never below the number requested.
+        passages: If documents are cut into passages, find k passages, each by its own score; several may be of one
+            document. With group_by="_id" and `per_group`, find the best passages of k documents.
+        fields: What hits contain: "title", "text", "metadata", or columns of it; by default everything. The rest is
+            empty.
 
     Raises:
-        ValueError: Values out of range or that don't go together; all of them are named.
-        TypeError: A `rerank` that is no re-ranker.
+        ValueError: Values are out of range or don't go together; lists every problem.
+        TypeError: `rerank` isn't a re-ranker.
     """
 
     offset: int = 0
@@ -114,8 +125,11 @@ class Options:
     total: bool = False
     diversity: float = 0.0
     syntax: str = "plain"
-    rerank: AnyReranker | None = None
+    rerank: AnyReranker | Literal[True] | None = None
+    rerank_unit: Unit = "text"
     depth: int = 100
+    passages: bool = False
+    fields: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         wrong = []
@@ -134,34 +148,40 @@ class Options:
             wrong.append(f"group_by must be a column, got {self.group_by!r}")
         if self.per_group != 1 and self.group_by is None:
             wrong.append("per_group needs group_by")
-        total: Any = self.total
-        if not isinstance(total, bool):
-            wrong.append(f"total must be true or false, got {self.total!r}")
+        for name in ("total", "passages"):
+            if not isinstance(getattr(self, name), bool):
+                wrong.append(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.syntax not in _SYNTAXES:
             wrong.append(f"syntax must be one of {', '.join(_SYNTAXES)}, got {self.syntax!r}")
-        for name in ("sort", "facets"):
-            given = getattr(self, name)
-            if not isinstance(given, str) and not (
-                isinstance(given, Sequence) and all(isinstance(one, str) and one for one in given)
-            ):
+        for name, given in (("sort", self.sort), ("facets", self.facets), ("fields", self.fields or ())):
+            if not _are_names(given):
                 wrong.append(f"{name} takes columns, got {given!r}")
-        if self.sort and (self.diversity or self.rerank is not None):
-            wrong.append("sort goes with neither rerank nor diversity: each of them is an order of its own")
+        wrong += self._wrong_orders()
         _boosts(self.boost, wrong)
         if wrong:
             raise ValueError("; ".join(wrong))
-        if self.rerank is not None:
+        if self.rerank is not None and self.rerank is not True:
             as_reranker(self.rerank)
+
+    def _wrong_orders(self) -> list[str]:
+        wrong = []
+        if self.sort and (self.diversity or self.rerank is not None):
+            wrong.append("sort goes with neither rerank nor diversity: each of them is an order of its own")
+        if self.rerank_unit not in get_args(Unit):
+            wrong.append(f"rerank_unit must be one of {', '.join(get_args(Unit))}, got {self.rerank_unit!r}")
+        elif self.rerank_unit != "text" and self.rerank is None:
+            wrong.append("rerank_unit needs rerank")
+        return wrong
 
     @property
     def plain(self) -> bool:
-        """Whether the result is that of a search without options."""
-        return self is _PLAIN or self == _PLAIN
+        """Whether all options have their defaults."""
+        return self is PLAIN or self == PLAIN
 
     @property
     def columns(self) -> list[str]:
-        """All columns that it names."""
-        named = [self.group_by] if self.group_by else []
+        """All columns that the options name."""
+        named = [self.group_by] if self.group_by and self.group_by != DOCUMENT else []
         return [*named, *(s.column for s in self.sorts if s.column != SCORE), *self.boost, *self.faceted]
 
     @property
@@ -172,7 +192,7 @@ class Options:
 
     @property
     def counts(self) -> bool:
-        """Whether all documents that match are counted."""
+        """Whether all matching documents have to be counted."""
         return self.total or bool(self.facets)
 
     @property
@@ -180,28 +200,39 @@ class Options:
         """The columns whose values are counted."""
         return [self.facets] if isinstance(self.facets, str) else list(self.facets)
 
+    @property
+    def reranks_here(self) -> bool:
+        """Whether it brings a re-ranker, rather than asks for the server's."""
+        return self.rerank is not None and self.rerank is not True
+
+    @property
+    def shown(self) -> tuple[str, ...] | None:
+        """The fields that hits come with; None for all."""
+        return (self.fields,) if isinstance(self.fields, str) else None if self.fields is None else tuple(self.fields)
+
     def split(self, query: Any) -> tuple[Any, TextQuery | None]:
-        """What is encoded of a query, and what its operators demand.
+        """Split a query into the text to encode and its operators; None for no operators.
 
         Raises:
-            DataError: Operators that make no sense, or a query that is no text.
+            DataError: The operators are malformed, or the query isn't a text.
         """
         return parse_operators(query) if self.syntax == "operators" else (query, None)
 
     def conditions(self, text: TextQuery | None = None, without: Sequence[str] = ()) -> Conditions:
-        """What decides about each document by itself; "now" is the time of this call."""
-        return Conditions(float(self.min_score), text, tuple(_boosts(self.boost, [])), self.sorts, tuple(without))
+        """Return the conditions on each document; "now" in boosts is the time of this call."""
+        boosts = tuple(_boosts(self.boost, []))
+        return Conditions(float(self.min_score), text, boosts, self.sorts, tuple(without), self.passages)
 
 
 _NAMES = tuple(one.name for one in fields(Options))
 
 
 def split_options(given: Mapping[str, Any]) -> tuple[Options, SearchSettings]:
-    """Options and settings by their names.
+    """Split keyword arguments into options and settings.
 
     Raises:
-        TypeError: There is no such option or setting.
-        ValueError: A value out of range.
+        TypeError: An unknown name.
+        ValueError: A value is out of range.
     """
     mine = {name: value for name, value in given.items() if name in _NAMES}
     rest = {name: value for name, value in given.items() if name not in _NAMES}
@@ -209,11 +240,11 @@ def split_options(given: Mapping[str, Any]) -> tuple[Options, SearchSettings]:
         settings = search_settings(rest)
     except TypeError as error:
         raise TypeError(f"{error}; options are {', '.join(_NAMES)}") from None
-    return Options(**mine) if mine else _PLAIN, settings
+    return Options(**mine) if mine else PLAIN, settings
 
 
 def _boosts(given: Any, wrong: list[str]) -> list[Boost]:
-    """Boosts as they were given; appends what is wrong."""
+    """Parse boosts; problems are appended to `wrong`."""
     if not isinstance(given, Mapping):
         wrong.append(f"boost is a mapping of column to weight, got {given!r}")
         return []
@@ -226,7 +257,7 @@ def _boosts(given: Any, wrong: list[str]) -> list[Boost]:
             half_life = half_life.total_seconds() / 86_400
         at = parse_time(origin) if origin is not None and not _is_number(origin) else None
         if not isinstance(column, str) or not column:
-            wrong.append(f"boost: a column is a text, got {column!r}")
+            wrong.append(f"boost: a column is a string, got {column!r}")
         elif unknown:
             wrong.append(f"boost of {column}: unknown key {unknown[0]!r}; there are {', '.join(_BOOST_KEYS)}")
         elif not _is_number(weight) or weight < 0:
@@ -246,8 +277,13 @@ def _boosts(given: Any, wrong: list[str]) -> list[Boost]:
     return found
 
 
+def _are_names(given: Any) -> bool:
+    named = isinstance(given, Sequence) and all(isinstance(one, str) and one for one in given)
+    return isinstance(given, str) or named
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-_PLAIN = Options()
+PLAIN = Options()

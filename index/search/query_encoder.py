@@ -1,4 +1,4 @@
-"""Queries of any form as vectors: what an index and one over many machines have in common."""
+"""QueryEncoding: turns queries of any form into vectors; the base of indexes on one machine and on many."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Query = str | Mapping[str, Any] | SparseMatrix  # {token: weight}, or a mapping 
 
 
 class QueryEncoding:
-    """What encodes queries.
+    """Encodes queries for an index.
 
     Attributes:
         path: The index, for messages.
@@ -37,7 +37,7 @@ class QueryEncoding:
 
     @property
     def shared(self) -> IndexEncoder:
-        """What encodes queries, as the index carries it."""
+        """The encoder and vocabulary that the index stores."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -45,21 +45,21 @@ class QueryEncoding:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of the encoder that made the vectors."""
+        """The fingerprint of the encoder that made the index's vectors."""
         return self.shared.fingerprint
 
     @property
     def encoder(self) -> Encoder:
-        """What encodes queries and documents: the encoder given, or the one that the index carries.
+        """The encoder for queries and documents: the one given, else the one that the index stores.
 
         Raises:
-            EncoderError: There is none.
+            EncoderError: There is none, or it is damaged.
         """
         if self._given_encoder is not None:
             if self._given_encoder.living and self.shared.damaged and self.vocabulary is None:
                 raise EncoderError(
-                    f"{self.path}: the tokens that this index carries are damaged, and no {self.fingerprint} can do "
-                    "without them: search it with a SparseMatrix"
+                    f"{self.path}: this index's tokens are damaged, and {self.fingerprint} can't encode without them: "
+                    "search with a SparseMatrix"
                 )
             return self._over(self._given_encoder)
         if self.shared.damaged:
@@ -75,19 +75,19 @@ class QueryEncoding:
         return self._over(None)
 
     def _over(self, encoder: Encoder | None) -> Encoder:
-        """An encoder, or the one that the index carries, over the terms and counts of what is searched."""
+        """Bind an encoder (None for the stored one) to the vocabulary and counts of the documents searched."""
         raise NotImplementedError
 
     @property
     def vocabulary(self) -> list[str] | None:
-        """Token of each term, or None where the tokens aren't known."""
+        """The token of each term; None if the tokens aren't known."""
         return self.shared.vocabulary
 
     def query_vectors(self, queries: Iterable[str | Mapping[str, Any]] | SparseMatrix) -> SparseMatrix:
-        """Queries of any form as a matrix; tokens that the vocabulary lacks are left out, as no document has them.
+        """Convert queries of any form to a matrix, without tokens that the vocabulary lacks: no document has them.
 
         Raises:
-            DataError: A weight that is negative, infinite or not a number.
+            DataError: A weight is negative, infinite or not a number.
         """
         if isinstance(queries, SparseMatrix):
             size = self.fingerprint.vocabulary_size
@@ -95,12 +95,12 @@ class QueryEncoding:
                 size = len(self.vocabulary)
             if size is not None and queries.shape[1] > size and queries.nnz and int(queries.indices.max()) >= size:
                 raise DataError(
-                    f"the query has term {int(queries.indices.max())}, the index' vocabulary has {size} terms"
+                    f"the query has term {int(queries.indices.max())}, the index's vocabulary has {size} terms"
                 )
             return queries
         many = as_queries(queries)
         if many and all(isinstance(query, str) for query in many):
-            if self.encoder.needs_fit:  # no document has a word yet
+            if self.encoder.needs_fit:  # the index is still empty
                 return SparseMatrix.from_dicts([{} for _ in many], 1)
             vectors = self.encoder.encode_query(many)
             if cut := self.encoder.count_truncated(many, queries=True):
@@ -119,7 +119,7 @@ class QueryEncoding:
                     "query",
                 )
             if self.vocabulary is None:
-                raise DataError(f"{self.path}: this index doesn't know its tokens; search it with a SparseMatrix")
+                raise DataError(f"{self.path}: this index's tokens aren't known; search it with a SparseMatrix")
             rows.append({term_of[t]: w for t, w in query.items() if t in term_of})
         try:
             return SparseMatrix.from_dicts(rows, max(len(term_of), 1))
@@ -127,14 +127,14 @@ class QueryEncoding:
             raise DataError(str(error), "query") from None
 
     def query_vector(self, query: Query, call: str) -> SparseMatrix:
-        """One query as a matrix of one row.
+        """Convert one query to a matrix of one row.
 
         Args:
             query: A text, a {token: weight} mapping, or a matrix of one row.
-            call: Who takes it, for the message.
+            call: Name of the calling method, for the message.
 
         Raises:
-            ValueError: More or fewer than one.
+            ValueError: A matrix with more or fewer than one row.
             DataError: As for `query_vectors`.
         """
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
@@ -143,23 +143,25 @@ class QueryEncoding:
         return vector
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """(n,) float64, what a document's weights of (n,) terms are multiplied with to stand for a query: IDF, of an
-        encoder that has it in its queries.
+        """Return (n,) float64: factors that turn a document's weights of (n,) terms into query weights.
+
+        The factor is IDF for encoders that put it into their queries, else 1.
         """
         if self._given_encoder is None and not self.shared.encoder_files:
             return np.ones(len(terms))
         return self.encoder.query_factors(terms)
 
     def as_query(self, documents: SparseMatrix) -> SparseMatrix:
-        """The vectors of documents as one query, which finds what is like them."""
+        """Combine document vectors into one query that finds similar documents."""
         terms, places = np.unique(documents.indices, return_inverse=True)
         weights = np.bincount(places, weights=documents.data, minlength=len(terms)) * self.query_factors(terms)
         kept = weights > 0
         return SparseMatrix.from_rows([(terms[kept], weights[kept])], documents.shape[1])
 
     def compared(self, documents: SparseMatrix) -> SparseMatrix:
-        """The vectors of documents, weighed so that products compare them with each other: where queries carry IDF,
-        each side carries its square root.
+        """Weight document vectors so that their products compare documents.
+
+        Where queries carry IDF, each of the two vectors gets its square root.
         """
         terms, places = np.unique(documents.indices, return_inverse=True)
         weights = documents.data * np.sqrt(self.query_factors(terms)).astype(np.float32)[places]
@@ -167,10 +169,10 @@ class QueryEncoding:
 
 
 def as_queries(queries: Any) -> list[Any]:
-    """Queries as a list; of a mapping that has a text, as files of queries do, the text.
+    """Convert queries to a list; a mapping with a "text", as in query files, becomes that text.
 
     Raises:
-        TypeError: No iterable of queries in an order; a text is a query itself, not its letters.
+        TypeError: Not an ordered iterable of queries; a single text is a query, not a sequence of letters.
     """
     if isinstance(queries, str | Mapping):
         raise TypeError(f"queries are a list or a matrix, got a single one: [{str(queries)[:50]!r}]")
@@ -184,17 +186,17 @@ def as_queries(queries: Any) -> list[Any]:
 
 
 def checked_k(k: int) -> None:
-    """Refuse a number of documents that makes no sense."""
+    """Refuse a k that isn't a positive whole number."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
 
 
 def search_settings(given: Mapping[str, Any]) -> SearchSettings:
-    """Settings by their names.
+    """Build settings from keyword arguments.
 
     Raises:
-        TypeError: There is no such setting.
-        ValueError: A value out of range.
+        TypeError: An unknown setting.
+        ValueError: A value is out of range.
     """
     if not given:
         return EXACT

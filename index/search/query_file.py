@@ -1,4 +1,4 @@
-"""Query files for an index: texts or encoded vectors, of any form that `lsr encode` reads or writes."""
+"""Query files: texts or encoded vectors, in any form that `lsr encode` reads or writes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class QuerySet:
 
     Attributes:
         ids: Query ids.
-        texts: Their texts, or None for vectors.
-        vectors: One row each, or None for texts that are still to be encoded.
-        unknown: How many weights had tokens that the index doesn't know; no document has them.
+        texts: Query texts; None if the file holds vectors.
+        vectors: A row for each query; None if texts are yet to be encoded.
+        unknown: Number of weights that were dropped because the index doesn't know their tokens.
         bad: Messages about lines that were skipped.
     """
 
@@ -36,11 +36,11 @@ class QuerySet:
     bad: tuple[str, ...] = ()
 
     def encoded(self, index: QueryEncoding) -> SparseMatrix:
-        """The vectors, encoded by the index' encoder if they are texts still."""
+        """Return the vectors; texts are encoded with the index's encoder."""
         return index.query_vectors(self.texts or []) if self.vectors is None else self.vectors
 
     def only(self, keep: Mapping[str, Any]) -> QuerySet:
-        """The queries whose ids are in `keep`."""
+        """Return the queries whose ids are in `keep`."""
         places = [i for i, query_id in enumerate(self.ids) if query_id in keep]
         return QuerySet(
             [self.ids[i] for i in places],
@@ -55,13 +55,13 @@ def read_queries(source: str | Path, index: QueryEncoding, *, skip_bad: bool = F
     """Read queries for an index.
 
     Args:
-        source: A file of texts or vectors, a BEIR folder, an ir-datasets name, or "-".
-        index: What will be searched.
-        skip_bad: Count bad lines and go on.
+        source: A file of texts or vectors, a BEIR folder, an ir-datasets name, or "-" for standard input.
+        index: The index to search.
+        skip_bad: Skip bad lines and report them in `QuerySet.bad`.
 
     Raises:
-        EncoderMismatch: Vectors of another encoder than the index'.
-        DataError: Nothing to read, or bad queries.
+        EncoderMismatch: The vectors come from another encoder than the index's.
+        DataError: There is nothing to read, or a query is malformed.
     """
     if not holds_vectors(source):
         corpus = open_corpus(source, queries=True, skip_bad=skip_bad)
@@ -72,7 +72,7 @@ def read_queries(source: str | Path, index: QueryEncoding, *, skip_bad: bool = F
     vectors = read_vectors(path, vocabulary=tokens, skip_bad=skip_bad)
     index.fingerprint.require_same(vectors.fingerprint, f"the index {index.path}", f"the queries {path}")
     if tokens is None and vectors.vocabulary == []:
-        raise DataError(f"these queries have tokens, but the index {index.path} doesn't know its own", str(path))
+        raise DataError(f"these queries have tokens, but those of the index {index.path} aren't known", str(path))
     ids, matrices = [], []
     for batch in vectors:
         ids.extend(batch.ids)
@@ -81,7 +81,7 @@ def read_queries(source: str | Path, index: QueryEncoding, *, skip_bad: bool = F
     unknown = 0
     theirs = vectors.vocabulary
     if tokens is not None and theirs is not None and theirs[: len(tokens)] != tokens[: len(theirs)]:
-        # Of the same encoder, but one that has met other words.
+        # The same encoder, fitted on other words.
         term_of, first_free = index.shared.term_of, max(len(tokens), 1)
         there = np.array([term_of.get(token, first_free) for token in theirs], np.int64)
         known = there[matrix.indices] < first_free

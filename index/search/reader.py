@@ -1,9 +1,9 @@
-"""Reader: the documents of one commit, searched, looked up and explained; `Index` is built on it."""
+"""Reader: searches, looks up and explains the documents of one commit; the base of `Index`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document, query_words
 from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of
 from lsr.index.search.hits import Hits
+from lsr.index.search.hybrid_search import dense_width, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
@@ -27,21 +28,20 @@ from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
 from lsr.index.search.searcher import Searcher
 from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.snapshot import Snapshot
+from lsr.index.search.stored_documents import StoredDocuments
 from lsr.index.search.words import SnapshotWords, Suggestion, Words
-from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.segment.parse_filters import as_filter
-from lsr.index.storage.manifest import check_files
-from lsr.io.document import Document, require_id
+from lsr.io.document import require_id
 from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
 
-class Reader(QueryEncoding):
-    """Searches the documents of one commit, and knows what there is to know of them.
+class Reader(StoredDocuments, QueryEncoding):
+    """Searches the documents of one commit; `StoredDocuments` has the calls that look documents up.
 
     Attributes:
-        path: The folder.
+        path: The index's folder.
     """
 
     path: Path
@@ -52,18 +52,15 @@ class Reader(QueryEncoding):
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"{self.path}: what is pinned can't leave its process: send the index itself, which is opened there anew, "
-            "or its path"
+            f"{self.path}: a pinned reader can't be sent to another process: send the index itself, which is reopened "
+            "there, or its path"
         )
-
-    def __len__(self) -> int:
-        return len(self._snapshot)
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self)} documents, {self.fingerprint})"
 
     def to_dict(self) -> dict[str, Any]:
-        """What it is, as JSON can hold it."""
+        """Return path, sizes and features as a JSON-serializable dict."""
         return {
             "path": str(self.path),
             "documents": len(self),
@@ -79,74 +76,21 @@ class Reader(QueryEncoding):
         return html_table([("", ""), *((key, str(value)) for key, value in self.to_dict().items())])
 
     def pinned(self) -> Reader:
-        """The same documents, with the same numbers (`Hit.doc`), whatever is committed or merged meanwhile."""
+        """Return a reader of the current commit; its documents and their numbers (`Hit.doc`) never change."""
         return Reader(self.path, self._snapshot, self._given_encoder)
 
     @property
-    def documents(self) -> AllDocuments:
-        """Ids and texts."""
-        return self._snapshot.documents
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """What is searched now, as it was committed."""
-        return self._snapshot
-
-    @property
     def shared(self) -> IndexEncoder:
-        """What encodes queries, as the index carries it."""
+        """The encoder and vocabulary that the index stores."""
         return self._snapshot.shared
 
     def _over(self, encoder: Encoder | None) -> Encoder:
         return self._snapshot.encoder(encoder)
 
     @property
-    def has_passages(self) -> bool:
-        """Whether documents were cut into passages."""
-        return self._snapshot.has_passages
-
-    @property
     def searcher(self) -> Searcher:
-        """Postings."""
+        """The searcher over the postings."""
         return self._snapshot.searcher
-
-    @property
-    def has_clusters(self) -> bool:
-        """Whether it has clusters, for approximate search."""
-        return all(part.segment.clusters is not None for part in self._snapshot.parts)
-
-    @property
-    def max_error(self) -> float:
-        """The largest difference between a document's weight and what is stored for it."""
-        return max((float(part.entry["max_error"]) for part in self._snapshot.parts), default=0.0)
-
-    @property
-    def n_postings(self) -> int:
-        """Number of stored weights, those of deleted documents too as long as they aren't merged away."""
-        return sum(int(part.entry["n_postings"]) for part in self._snapshot.parts)
-
-    @property
-    def n_segments(self) -> int:
-        """Number of segments."""
-        return len(self._snapshot.parts)
-
-    @property
-    def damaged(self) -> list[str]:
-        """Messages about damaged files, of what was left out with `skip_damaged`."""
-        return list(self._snapshot.damaged)
-
-    def document_frequencies(self, terms: NDArray[Any]) -> NDArray[np.int64]:
-        """(n,) int64, how many documents that aren't deleted have each of (n,) terms; of passages each counts."""
-        return self._snapshot.frequencies(terms)
-
-    def file_sizes(self) -> dict[str, int]:
-        """Bytes of each kind of file."""
-        sizes: dict[str, int] = {}
-        for manifest in self._snapshot.manifests:
-            for name, entry in manifest["files"].items():
-                kind = name.partition("/")[2] or "alive.arrow"
-                sizes[kind] = sizes.get(kind, 0) + int(entry["bytes"])
-        return sizes
 
     # --- searching -------------------------------------------------------------------------------------------------
 
@@ -159,25 +103,25 @@ class Reader(QueryEncoding):
         dense: ArrayLike | None = None,
         **settings: Unpack[SearchOptions],
     ) -> Hits:
-        """The k best documents.
+        """Return the k best documents for a query.
 
         Args:
             query: A text, a {token: weight} mapping, a mapping with a "text", or a matrix of one row.
-            k: How many at most. Documents that share no term with the query are never among them.
-            where: Which documents may be found, by their metadata: `lsr.index.segment.filters` tells how.
-            dense: (width,) the query's dense vector, for the modes hybrid and dense; by default its text is encoded.
-            settings: Of `SearchSettings`: mode, algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages,
-                dense_weight. Without any the search is one of the sparse vectors, and exact. And of
-                `lsr.index.search.options.Options`: offset, min_score, group_by, per_group, sort, boost, facets,
-                total, diversity, syntax, rerank, depth.
+            k: Maximum number of hits. A sparse search finds no document that shares no term with the query.
+            where: A filter on metadata; see `lsr.index.segment.filters`.
+            dense: (width,) the query's dense vector, for modes "hybrid" and "dense"; by default the text is encoded.
+            settings: Fields of `SearchSettings` (mode, algorithm, alpha, beta, guaranteed, cut, heap_factor,
+                best_passages, dense_weight) and of `lsr.index.search.options.Options` (offset, min_score, group_by,
+                per_group, sort, boost, facets, total, diversity, syntax, rerank, rerank_unit, depth, passages,
+                fields). By default, the search is exact and uses sparse vectors.
 
         Returns:
-            Hits by descending score, if no option has another order; equal scores by the order in which the documents
-            were added.
+            Hits by descending score, unless an option sets another order; ties in the order in which documents were
+            added.
 
         Raises:
-            EncoderError: A text, but the index has no encoder.
-            DataError: A filter, or an option, on a column that no document has, or of another kind.
+            EncoderError: The query is a text, but the index has no encoder.
+            DataError: A filter or an option names a column that doesn't exist or has the wrong kind.
             RerankerError: A re-ranker fails.
         """
         request, reader = SearchRequest.of(k, where, settings), self.pinned()
@@ -198,25 +142,28 @@ class Reader(QueryEncoding):
         device: str | None = None,
         **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
-        """The k best documents of many queries, on all cores or on a GPU.
+        """Search for many queries, on all cores or on a GPU.
 
         Args:
             queries: Texts, {token: weight} mappings, or a matrix with a row for each.
-            k: How many at most for each.
-            threads: Cores to use; 0 for all.
+            k: Maximum number of hits for each query.
+            threads: Number of threads; 0 for one per core.
             where: As for `search`.
-            dense: As for `search`, one vector for each query.
-            device: Where PyTorch adds up the postings, "cuda" say; None for the processor's kernels. Of exact, sparse
-                searches; the results are the same. The first such search brings the postings into its memory.
+            dense: As for `search`, a vector for each query.
+            device: PyTorch device that scores the postings, such as "cuda"; None for the CPU kernels. For exact sparse
+                searches only, with the same results. The first search copies the postings into the device's memory.
             settings: As for `search`.
 
+        Returns:
+            For each query its hits.
+
         Raises:
-            ValueError: As of `search`; or a device for another kind of search, or one that can't be used.
-            MissingExtra: A device without PyTorch.
+            ValueError: As for `search`; or the device doesn't fit the search or can't be used.
+            MissingExtra: A device is given, but PyTorch isn't installed.
         """
         request, reader = SearchRequest.of(k, where, settings), self.pinned()
         if device is not None and (dense is not None or not request.plainly_sparse):
-            raise ValueError(f"device={device!r} is for exact, sparse searches without further options: leave it out")
+            raise ValueError(f"device={device!r} is for exact sparse searches without further options: leave it out")
         asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         texts: list[TextQuery | None] = [None] * len(asked)
         if request.options.syntax != "plain":
@@ -228,7 +175,7 @@ class Reader(QueryEncoding):
         encoded = [EncodedQuery(given[i], vectors[i], near[i]) for i in range(len(vectors))]
         if device is not None:
             return reader._find_on(device, encoded, request)
-        reader._snapshot.mask(request.where)  # once, before threads look for it
+        reader._snapshot.mask(request.where)  # compute it once, before the threads need it
 
         def one(i: int) -> Hits:
             return reader._find(encoded[i], request, request.criteria(texts[i]))
@@ -244,11 +191,13 @@ class Reader(QueryEncoding):
         where: Where | Filter | None = None,
         **settings: Unpack[SearchOptions],
     ) -> Hits:
-        """The k documents that are most like one of them, by their stored vectors; it isn't among them.
+        """Return the k documents most similar to a given one, by stored vectors, without that document.
+
+        The modes hybrid and dense use its dense vector.
 
         Args:
-            doc_id: The document's id, or that of a passage. Of a document that is cut into passages all count.
-            k: How many at most.
+            doc_id: Id of the document, or of a passage. For a document cut into passages, all passages are used.
+            k: Maximum number of hits.
             where: As for `search`.
             settings: As for `search`.
 
@@ -258,9 +207,12 @@ class Reader(QueryEncoding):
         request, reader, doc_id = SearchRequest.of(k, where, settings), self.pinned(), require_id(doc_id)
         if (like := reader._snapshot.like(doc_id)) is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        vectors, own, content = like
-        query = EncodedQuery(content, reader.as_query(vectors))
-        return reader._find(query, request, request.criteria(without=(own,)))
+        dense = None
+        if request.settings.mode != "sparse":
+            dense = like.dense
+            require_dense(dense_width(reader._snapshot), self.path)
+        query = EncodedQuery(like.content, reader.as_query(like.vectors), dense)
+        return reader._find(query, request, request.criteria(without=(like.id,)))
 
     def _find(self, query: EncodedQuery, request: SearchRequest, criteria: Criteria) -> Hits:
         return find(self._snapshot, query, request, criteria, compared=self.compared, explain=self._explain)
@@ -279,18 +231,21 @@ class Reader(QueryEncoding):
     def _dense_queries(
         self, queries: Sequence[Any] | SparseMatrix, given: Sequence[ArrayLike] | None, request: SearchRequest
     ) -> Sequence[NDArray[np.float32] | None]:
-        return dense_queries(self._snapshot, self.path, lambda: self.encoder, queries, given, request.settings)
+        def width() -> int:
+            return require_dense(dense_width(self._snapshot), self.path)
+
+        return dense_queries(width, lambda: self.encoder, queries, given, request.settings)
 
     def explain_plan(
         self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
     ) -> Plan:
-        """Search, and tell what ran and how many blocks, windows and postings it touched.
+        """Run a search and report which algorithm ran and how many blocks, windows and postings it touched.
 
         Args:
             query: As for `search`.
-            k: How many documents; for passages, what the first step toward k documents does.
+            k: Number of documents; with passages, the plan covers the first round of the search.
             where: As for `search`.
-            settings: Of `SearchSettings`.
+            settings: Fields of `SearchSettings`.
         """
         vector = self.query_vector(query, "explain_plan")
         checked_k(k)
@@ -302,17 +257,17 @@ class Reader(QueryEncoding):
         k: int = 10,
         **settings: Unpack[RankingOptions],
     ) -> float:
-        """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
+        """Measure the recall of approximate settings against exact search, to choose alpha, or cut and heap_factor.
 
         Args:
-            queries: As for `search_batch`. None takes `sample()`: that says more of how settings compare than of what
-                real queries would find.
-            k: How many documents; of an index of passages, how many passages.
-            settings: Of `SearchSettings`.
+            queries: As for `search_batch`. By default `sample()`, which compares settings better than it predicts the
+                recall of real queries.
+            k: Number of documents; of passages, if documents are cut.
+            settings: Fields of `SearchSettings`.
 
         Returns:
-            The share of the places of the exact results that hold documents whose scores reach the k-th best; 1.0
-            where nothing is to be found.
+            The number of returned documents whose scores reach the k-th best score, divided by the number of documents
+            that exact search returns; over all queries, 1.0 if exact search finds nothing.
 
         Raises:
             IndexFormatError: The index has no clusters.
@@ -323,7 +278,7 @@ class Reader(QueryEncoding):
         return recall(self._snapshot.searcher, vectors, k, chosen)
 
     def sample(self) -> SparseMatrix:
-        """200 documents, cut to their 24 heaviest terms, as queries: always the same ones.
+        """Return 200 documents, cut to their 24 heaviest terms, as queries; the same ones on every call.
 
         Raises:
             IndexFormatError: The index has no clusters.
@@ -331,21 +286,24 @@ class Reader(QueryEncoding):
         return sample_queries(self.searcher, self.query_factors)
 
     def hits(self, query: SparseMatrix, scores: Mapping[str, float]) -> Hits:
-        """Documents found otherwise as hits of a query; those that aren't there are left out.
+        """Wrap documents found elsewhere as hits of a query; unknown ids are skipped.
 
         Args:
-            query: One row; what explanations explain.
-            scores: {id of a document: score}, best first.
+            query: One row, for explanations.
+            scores: {document id: score}, best first.
         """
         reader = self.pinned()
         return hits_by_id(reader._snapshot, query, scores, reader._explain)
 
     def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
-        """Words of a query that no document has, each with the nearest words that documents have.
+        """Suggest corrections for the words of a query that no document contains.
 
         Args:
             text: The query.
-            limit: How many for each word at most. Where there are none, the list is empty.
+            limit: Maximum number of corrections for each word.
+
+        Returns:
+            {unknown word: similar words of the documents, best first}; the list may be empty.
 
         Raises:
             EncoderError: The index has no encoder.
@@ -353,15 +311,15 @@ class Reader(QueryEncoding):
         return self._words.corrections(text, limit)
 
     def did_you_mean(self, text: str) -> str | None:
-        """A query with its words that no document has replaced by the nearest; None if there is nothing to replace."""
+        """Return the query with unknown words corrected; None if there is nothing to correct."""
         return self._words.corrected(text)
 
     def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
-        """What somebody who types may go on to: the last word completed, and titles.
+        """Suggest completions while a user types: the last word completed, then titles.
 
         Args:
-            text: What stands there so far.
-            limit: How many words, and how many titles, at most.
+            text: What the user has typed.
+            limit: Maximum number of words, and of titles.
 
         Raises:
             EncoderError: The index has no encoder.
@@ -372,106 +330,35 @@ class Reader(QueryEncoding):
     def _words(self) -> Words:
         return Words(SnapshotWords(self._snapshot), self.encoder)
 
-    # --- documents -------------------------------------------------------------------------------------------------
-
-    def get(self, doc_id: str | int) -> Document | None:
-        """A document as it is stored; None if there is none of this id.
-
-        A document that is cut into passages comes with the first one's title and metadata, and with all their texts, a
-        blank line between them; what passages repeat of each other stands there as often.
-
-        Args:
-            doc_id: Of a document or of a passage; a whole number is its text, as where documents are added.
-        """
-        return self.get_many([doc_id])[0]
-
-    def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
-        """Documents as they are stored, one for each id in their order; see `get`."""
-        if isinstance(doc_ids, str):
-            raise TypeError(f"get_many takes several ids, got {doc_ids!r}; get takes one")
-        documents, ids = self._snapshot.documents, [require_id(doc_id) for doc_id in doc_ids]
-        return documents.get_many(ids, passages=self.has_passages)
-
-    def __contains__(self, doc_id: object) -> bool:
-        """Whether there is a document, or a passage, of this id."""
-        if isinstance(doc_id, bool) or not isinstance(doc_id, str | int):
-            return False
-        documents, wanted = self._snapshot.documents, str(doc_id)
-        return documents.find(wanted) is not None or (self.has_passages and bool(documents.passages(wanted)))
-
-    def __iter__(self) -> Iterator[Document]:
-        """All documents, of passages each, in the order of addition; of the commit that is open when it begins."""
-        return self.stored()
-
-    def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
-        """The documents that meet a filter, of passages each, in the order of addition; as iteration gives all.
-
-        Raises:
-            DataError: As of `count`.
-        """
-        return map(self._snapshot.documents.stored, self._snapshot.numbers(where))
-
-    def count(self, where: Where | Filter | None = None) -> int:
-        """How many documents there are, of passages each; with a filter, how many meet it.
-
-        Raises:
-            DataError: A filter on a column that no document has, or of another kind.
-        """
-        return self._snapshot.count(where)
-
-    def filter_hints(self, where: Where | Filter) -> list[str]:
-        """Why a filter may find nothing: texts that it asks for and no document has, with the nearest that there are.
-
-        Raises:
-            DataError: As of `count`.
-        """
-        parsed = as_filter(where)
-        parsed.require_known(self.documents.columns)
-        return parsed.hints(self.documents.columns)
-
-    def contents(self) -> Iterator[tuple[str, str]]:
-        """(id, title and text) of all documents, of passages each, in the order of addition."""
-        documents = self._snapshot.documents
-        for doc in documents.numbers():
-            yield documents.id(doc), documents.content(doc)
-
-    def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """The stored vectors of some documents, by their numbers (`Hit.doc`); a few milliseconds each."""
-        return self._snapshot.vectors(docs)
-
     def compared_vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """The vectors of some documents, by their numbers, as `compared` weighs them."""
+        """Return the vectors of documents, by number, weighted by `compared`."""
         return self.compared(self.document_vectors(docs))
 
     def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
-        """All pairs of documents whose vectors have a cosine of at least a threshold; of passages, those of different
-        documents.
+        """Find all pairs of documents (or passages of different documents) with at least a given cosine.
 
         Args:
-            threshold: Above 0 and at most 1. The lower, the longer it takes.
-            where: Compare only documents that meet a filter.
+            threshold: Minimum cosine, above 0 and at most 1. Lower values take longer.
+            where: Compare only documents that match this filter.
 
         Returns:
-            The most alike first.
+            The most similar pairs first.
 
         Raises:
-            ValueError: A threshold out of range.
-            DataError: A filter on a column that no document has, or of another kind.
+            ValueError: The threshold is out of range.
+            DataError: The filter names a column that doesn't exist or has another kind.
         """
         snapshot = self._snapshot
         allowed = None if where is None else snapshot.documents.allowed(as_filter(where))
         return duplicates(snapshot, threshold, self.compared, allowed)
 
-    # --- explaining and checking -----------------------------------------------------------------------------------
-
     def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
-        """Why a document has its score for a query; the document need not be among the hits.
+        """Explain a document's score for a query; the document need not be among the hits.
 
         Args:
             query: A text, a {token: weight} mapping, or a matrix of one row.
-            doc_id: The document's id; a whole number is its text, as where documents are added.
-            origins: Have the documents' model, where it is at hand, read the document again and tell which words its
-                expansions come from.
+            doc_id: The document's id; a whole number is converted to a string, as when adding documents.
+            origins: Find the words that expansions come from; this runs the document encoder, if available.
 
         Raises:
             DataError: No document has this id.
@@ -479,7 +366,7 @@ class Reader(QueryEncoding):
         reader, doc_id = self.pinned(), require_id(doc_id)
         doc = reader.documents.find(doc_id)
         if doc is None and self.has_passages and "#" not in doc_id:
-            raise DataError(f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like")
+            raise DataError(f"{self.path}: documents are cut into passages: explain {doc_id + '#0'!r}, for instance")
         if doc is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
         encoded = EncodedQuery(query, reader.query_vector(query, "explain"))
@@ -490,12 +377,3 @@ class Reader(QueryEncoding):
         encoder = self._snapshot.encoder(self._given_encoder) if has_encoder else None
         explanation = explain_document(self._snapshot, encoder, query.vector, doc, origins=origins)
         return explanation if encoder is None else explanation.named(query_words(encoder, query.given))
-
-    def verify(self) -> list[str]:
-        """Check every byte; a message for each file that is damaged, none if all is well."""
-        folders = self._snapshot.by_folder(self.path)
-        return [
-            wrong
-            for folder, snapshot in folders
-            for wrong in check_files(folder, snapshot.manifest, every_byte=True).values()
-        ]

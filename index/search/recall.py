@@ -1,4 +1,4 @@
-"""How much of the exact result an approximate search finds."""
+"""The recall of approximate search against exact search."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from lsr.index.search.searcher import Searcher
 from lsr.index.search.settings import SearchSettings
 from lsr.sparse import SparseMatrix
 
-_SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
+_SAMPLE = (200, 24)  # number of documents used as queries, and of terms in each
 
 
 def recall(searcher: Searcher, queries: SparseMatrix, k: int, settings: SearchSettings) -> float:
-    """The share of the places of the exact results that hold documents whose scores reach the k-th best; 1.0 where
-    nothing is to be found.
+    """Return the recall over all queries; 1.0 if exact search finds nothing.
+
+    It is the number of returned documents whose scores reach the k-th best score, divided by the number of documents
+    that exact search returns.
     """
 
     def count(i: int) -> tuple[int, int]:
@@ -34,14 +36,14 @@ def recall(searcher: Searcher, queries: SparseMatrix, k: int, settings: SearchSe
 
 
 def sample_queries(searcher: Searcher, factors_of: Callable[[NDArray[Any]], NDArray[np.float64]]) -> SparseMatrix:
-    """200 documents, cut to their 24 heaviest terms, as queries: always the same ones.
+    """Return 200 documents, cut to their 24 heaviest terms, as queries; the same ones on every call.
 
     Args:
-        searcher: Holds them.
-        factors_of: Gives, of terms, what a document's weights are multiplied with to stand for a query.
+        searcher: Holds the documents.
+        factors_of: Returns the factors that turn document weights of given terms into query weights.
 
     Raises:
-        IndexFormatError: There are no clusters.
+        IndexFormatError: The index has no clusters.
     """
     drawn = searcher.sample(*_SAMPLE)
     factors = factors_of(np.arange(drawn.shape[1]))

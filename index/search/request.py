@@ -1,4 +1,4 @@
-"""What a search is asked for, checked once and handed down from the call to whatever finds documents."""
+"""Search requests: the arguments of a search, validated once and passed down from the public call."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import checked_k
+from lsr.index.search.rerank import as_reranker
 from lsr.index.search.searcher import EXACT
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.filters import Filter, Where
@@ -20,12 +21,12 @@ from lsr.sparse import SparseMatrix
 
 
 class EncodedQuery(NamedTuple):
-    """A query, and its vectors.
+    """A query and its vectors.
 
     Attributes:
-        given: As it was asked, for a re-ranker.
-        vector: One row.
-        dense: (width,) float32, of a search that wants it.
+        given: The query as the caller gave it; re-rankers and explanations read it.
+        vector: Its sparse vector, one row.
+        dense: (width,) float32, its dense vector; None for a sparse search.
     """
 
     given: Any
@@ -35,13 +36,12 @@ class EncodedQuery(NamedTuple):
 
 @dataclass(frozen=True)
 class Criteria:
-    """What decides about each document by itself, and how documents are looked for: plain values, which go to other
-    processes, too.
+    """How to search, and the conditions on each document; plain values that can be sent to other processes.
 
     Attributes:
         settings: How to search.
-        where: Which documents may be found; None for all.
-        conditions: What they have to meet besides, and their order.
+        where: The filter; None for all documents.
+        conditions: Further conditions, and the sort order.
     """
 
     settings: SearchSettings = EXACT
@@ -51,13 +51,13 @@ class Criteria:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """The arguments of a search but for the query.
+    """The arguments of a search except the query.
 
     Attributes:
-        k: How many documents, or groups of them.
-        options: What differs from a plain search.
+        k: Number of documents, or of groups.
+        options: Options beyond a plain search.
         settings: How to search.
-        where: Which documents may be found; None for all.
+        where: The filter; None for all documents.
     """
 
     k: int
@@ -67,28 +67,30 @@ class SearchRequest:
 
     @classmethod
     def of(cls, k: int, where: Where | Filter | None, given: Mapping[str, Any]) -> Self:
-        """Check what a caller gives.
+        """Validate the arguments of a search.
 
         Raises:
-            TypeError: There is no such option or setting.
-            ValueError: A value out of range.
-            DataError: Something that is no filter.
+            TypeError: An unknown option or setting, or no re-ranker.
+            ValueError: A value is out of range.
+            DataError: `where` isn't a filter.
         """
         options, settings = split_options(given)
         checked_k(k)
+        if options.rerank is not None:
+            as_reranker(options.rerank)
         return cls(k, options, settings, None if where is None else as_filter(where))
 
     @property
     def plainly_sparse(self) -> bool:
-        """Whether it is an exact search of sparse vectors, without options."""
+        """Whether this is an exact sparse search without options."""
         return self.options.plain and self.settings.exact and self.settings.mode == "sparse"
 
     def criteria(self, text: TextQuery | None = None, *, without: Sequence[str] = ()) -> Criteria:
-        """What each document has to meet.
+        """Return the conditions on each document.
 
         Args:
-            text: What the query's operators demand.
-            without: Ids of documents that aren't found.
+            text: The query's operators.
+            without: Ids of documents to leave out.
         """
         if self.options.plain and text is None and not without:
             return Criteria(self.settings, self.where)

@@ -1,7 +1,9 @@
-"""Re-rankers: what scores the best documents of a search anew, from the query and the texts.
+"""Re-rankers: rescore the best documents of a search from the query and their texts.
 
 index.search("a question", k=10, rerank=CrossEncoderReranker("cross-encoder/ms-marco-MiniLM-L6-v2"), depth=100)
 index.search("a question", rerank=lambda query, texts: [len(text) for text in texts])
+index.search("a question", rerank=PairwiseReranker(prefers), depth=20)
+index.search("a question", rerank=ListwiseReranker(order), rerank_unit="sentence")
 """
 
 from __future__ import annotations
@@ -9,61 +11,67 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from lsr.encode.passages import SENTENCE
 from lsr.errors import LsrError, MissingExtra, RerankerError
+from lsr.io.document import Document
 
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Scores texts for a query, each by itself."""
+    """Scores texts for a query, each by itself or compared with the others."""
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """One finite number for each text, higher for better.
+        """Return one finite number for each text; higher is better.
 
         Args:
-            query: What was asked.
-            texts: Of the documents, title and text; of passages the passages'.
+            query: The query.
+            texts: Title and text of each document, or of its best passage.
         """
         ...
 
 
 ScoreFunction = Callable[[str, list[str]], Any]
 AnyReranker = Reranker | ScoreFunction
+Unit = Literal["text", "sentence"]
 
 
 @dataclass(frozen=True)
 class Moved:
-    """What a re-ranker did to a document.
+    """How a re-ranker moved a document.
 
     Attributes:
         first_rank: Its rank before, from 1.
         first_score: Its score before.
-        rank: Its rank afterwards.
+        rank: Its rank after.
         score: The re-ranker's score.
+        sentence: The sentence that has this score, where sentences were scored; else empty.
     """
 
     first_rank: int
     first_score: float
     rank: int
     score: float
+    sentence: str = ""
 
     def __str__(self) -> str:
+        of = f' of "{self.sentence}"' if self.sentence else ""
         return (
             f"re-ranked from {self.first_rank} (score {self.first_score:.4f}) to {self.rank} "
-            f"(the re-ranker's score {self.score:.4f})"
+            f"(the re-ranker's score{of} {self.score:.4f})"
         )
 
 
 class CrossEncoderReranker:
-    """A CrossEncoder of sentence-transformers.
+    """A CrossEncoder of sentence-transformers as a re-ranker.
 
     Args:
         model: The model, or its name or folder.
-        batch_size: Pairs that it reads at a time.
+        batch_size: Number of (query, text) pairs in a batch.
 
     Raises:
-        MissingExtra: A name, but sentence-transformers isn't installed.
+        MissingExtra: A name is given, but sentence-transformers isn't installed.
         RerankerError: The model can't be loaded.
     """
 
@@ -82,7 +90,7 @@ class CrossEncoderReranker:
         self._model, self._batch_size = model, batch_size
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """The model's scores."""
+        """Return the model's score for each text."""
         found: Sequence[float] = self._model.predict(
             [(query, text) for text in texts], batch_size=self._batch_size, show_progress_bar=False
         )
@@ -92,11 +100,95 @@ class CrossEncoderReranker:
         return f"CrossEncoderReranker({self._model!r})"
 
 
-def as_reranker(given: Any) -> Reranker:
-    """What is given as a re-ranker.
+class PairwiseReranker:
+    """Compares texts two by two (duoT5; Pradeep, Nogueira, Lin 2021).
+
+    A text's score is the mean of how likely it is better than each of the others, 0 to 1. Each pair is asked both ways
+    round, as models prefer one place: n texts take n * (n - 1) comparisons, so keep `depth` small.
+
+    Args:
+        prefers: A function of the query and a list of pairs of texts; gives for each pair how likely the first text is
+            the better one, 0 to 1.
+    """
+
+    def __init__(self, prefers: Callable[[str, list[tuple[str, str]]], Any]) -> None:
+        self._prefers = prefers
+
+    def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """Each text's mean chance against the others; 1 for a single text."""
+        n = len(texts)
+        pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+        if not pairs:
+            return [1.0] * n
+        chances = [float(chance) for chance in self._prefers(query, [(texts[i], texts[j]) for i, j in pairs])]
+        if len(chances) != len(pairs):
+            raise RerankerError(f"the re-ranker {self!r} gave {len(chances)} chances for {len(pairs)} pairs of texts")
+        sums = [0.0] * n
+        for (i, j), chance in zip(pairs, chances, strict=True):
+            if not 0 <= chance <= 1:  # also NaN
+                raise RerankerError(f"the re-ranker {self!r} gave {chance} for a pair of texts; chances are 0 to 1")
+            sums[i] += chance
+            sums[j] += 1 - chance
+        return [total / (2 * (n - 1)) for total in sums]
+
+    def __repr__(self) -> str:
+        return f"PairwiseReranker({_name(self._prefers)})"
+
+
+class ListwiseReranker:
+    """Orders lists of texts, as a language model does that reads them all.
+
+    Of more texts than it reads at once the last ones are ordered first, then the window moves toward the beginning, so
+    that a good text can rise from the end to the top (RankGPT; Sun et al. 2023).
+
+    Args:
+        order: A function of the query and a list of texts; gives their places in the list, counted from 0, the best
+            first: [2, 0, 1].
+        window: Texts that it gets at once at most.
+        step: Places that the window moves at a time.
 
     Raises:
-        TypeError: It is none.
+        ValueError: A window below 2, or a step below 1 or not below the window.
+    """
+
+    def __init__(self, order: Callable[[str, list[str]], Any], *, window: int = 20, step: int = 10) -> None:
+        if not 1 <= step < window:
+            raise ValueError(f"step must be at least 1 and below window, got step {step} and window {window}")
+        self._order, self._window, self._step = order, window, step
+
+    def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """The number of texts for the best one, down to 1 for the last."""
+        n = len(texts)
+        ranked, end = list(range(n)), n
+        while ranked:
+            start = max(0, end - self._window)
+            ranked[start:end] = self._ordered(query, texts, ranked[start:end])
+            if start == 0:
+                break
+            end -= self._step
+        scores = [0.0] * n
+        for rank, place in enumerate(ranked):
+            scores[place] = float(n - rank)
+        return scores
+
+    def _ordered(self, query: str, texts: Sequence[str], places: list[int]) -> list[int]:
+        order = [int(one) for one in self._order(query, [texts[place] for place in places])]
+        if sorted(order) != list(range(len(places))):
+            raise RerankerError(
+                f"the re-ranker {self!r} gave the order {order[:50]} of {len(places)} texts; it has to name each of "
+                f"the places 0 to {len(places) - 1} once"
+            )
+        return [places[one] for one in order]
+
+    def __repr__(self) -> str:
+        return f"ListwiseReranker({_name(self._order)})"
+
+
+def as_reranker(given: Any) -> Reranker:
+    """Wrap a re-ranker in any supported form.
+
+    Raises:
+        TypeError: It isn't a re-ranker.
     """
     if isinstance(given, Reranker):
         return given
@@ -104,13 +196,15 @@ def as_reranker(given: Any) -> Reranker:
         return CrossEncoderReranker(given)
     if callable(given):
         return _Function(given)
+    if given is True:
+        raise TypeError("rerank=True asks a server for its own re-ranker, so it is for a Client; here give one")
     raise TypeError(
         f"rerank takes a Reranker, a CrossEncoder or a function of (query, texts), got {type(given).__name__}"
     )
 
 
 class _Function:
-    """A function as a re-ranker."""
+    """Wraps a function of (query, texts)."""
 
     def __init__(self, function: ScoreFunction) -> None:
         self._function = function
@@ -120,15 +214,49 @@ class _Function:
         return found
 
     def __repr__(self) -> str:
-        return getattr(self._function, "__name__", repr(self._function))
+        return _name(self._function)
 
 
-def rerank_scores(given: AnyReranker, query: Any, texts: Sequence[str]) -> list[float]:
-    """The scores of a re-ranker, checked.
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", None) or repr(function)
+
+
+def rerank(
+    given: AnyReranker, query: Any, texts: Sequence[tuple[str, str]], unit: Unit = "text"
+) -> tuple[list[float], list[str]]:
+    """What a re-ranker makes of documents.
+
+    Args:
+        given: The re-ranker.
+        query: What was asked.
+        texts: Title and text of each document.
+        unit: "text" has them scored whole; "sentence" has each sentence scored, below the title, and a document has the
+            score of its best one.
+
+    Returns:
+        Of each document its score, and the sentence that has it; "" for whole texts.
 
     Raises:
-        RerankerError: It raises, or gives anything else than a finite number for each text.
+        RerankerError: The re-ranker fails, or doesn't return a finite number for each text.
     """
+    if unit == "text":
+        return _checked_scores(given, query, [Document("", text, title).content for title, text in texts]), []
+    parts = [_sentences(text) for _, text in texts]
+    units = [Document("", one, title).content for (title, _), own in zip(texts, parts, strict=True) for one in own]
+    scores, found, best = iter(_checked_scores(given, query, units)), list[float](), list[str]()
+    for own in parts:
+        score, place = max((next(scores), -i) for i in range(len(own)))
+        found.append(score)
+        best.append(own[-place])
+    return found, best
+
+
+def _sentences(text: str) -> list[str]:
+    """At least one."""
+    return [one for part in SENTENCE.split(text) if (one := part.strip())] or [text]
+
+
+def _checked_scores(given: AnyReranker, query: Any, texts: Sequence[str]) -> list[float]:
     reranker = as_reranker(given)
     name = repr(reranker) if isinstance(reranker, _Function) else type(reranker).__name__
     if not isinstance(query, str):
@@ -139,18 +267,18 @@ def rerank_scores(given: AnyReranker, query: Any, texts: Sequence[str]) -> list[
         found = [float(score) for score in reranker.scores(query, texts)]
     except LsrError:
         raise
-    except Exception as error:  # whatever somebody else's code raises
+    except Exception as error:  # user code may raise anything
         raise RerankerError(
-            f"the re-ranker {name} failed on {len(texts)} texts: {type(error).__name__}: {error}; it has to give one "
+            f"the re-ranker {name} failed on {len(texts)} texts: {type(error).__name__}: {error}; it has to return a "
             "number for each text"
         ) from error
     if len(found) != len(texts):
         raise RerankerError(
-            f"the re-ranker {name} gave {len(found)} scores for {len(texts)} texts; it has to give one each"
+            f"the re-ranker {name} returned {len(found)} scores for {len(texts)} texts; it has to return one for each"
         )
     for number, score in enumerate(found):
         if not math.isfinite(score):
             raise RerankerError(
-                f"the re-ranker {name} gave {score} for the text {texts[number][:60]!r}; scores are finite"
+                f"the re-ranker {name} returned {score} for the text {texts[number][:60]!r}; scores have to be finite"
             )
     return found

@@ -1,9 +1,9 @@
-"""Searcher: some segments searched as if they were one, but for the documents that are deleted or left out.
+"""Searcher: searches several segments as one, without deleted and filtered documents.
 
-Windows of one scale go through the kernels together, in one call, so that ten segments cost little more than one and
-share the score that is to be reached. A query's weights become integers once, from all of its terms and whatever the
-segments know of them; a window's scale is that of the index times a power of two; so scores of different segments
-compare exactly, and results over many segments equal those over one.
+Windows of the same scale go through the kernels together in one call, so ten segments cost little more than one and
+share the score threshold. A query's weights are quantized to integers once, independent of the segments, and a window's
+scale is the index's scale times a power of two. So scores of different segments compare exactly, and the results over
+many segments equal those over one.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from lsr.index.segment.postings import Run, Segment
 from lsr.index.segment.quantize import query_numbers
 from lsr.sparse import SparseMatrix
 
-_SPARE = 64  # room for the best documents beyond twice k, so that a small k is thinned out rarely, too
-# What a search by blocks takes, in postings that a scan adds up: looking up a term in a block, and a bound of a
-# block for a term. Fitted to timings on real and synthetic vectors.
+_SPARE = 64  # room for results beyond 2k, so that a small k is rarely pruned
+# Cost of a block search, in units of one posting added by a scan: looking a term up in a block, and reading a block's
+# bound for a term. Fitted to timings on real and synthetic vectors.
 _LOOKUP, _BOUND = 400, 0.3
 EXACT = SearchSettings()
-_EVERY = np.frombuffer(b"", np.uint8)  # a mask that leaves nothing out; read-only, as all that kernels search
+_EVERY = np.frombuffer(b"", np.uint8)  # the mask of all documents; read-only, like all input of kernels
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Which documents may be found; made by `Searcher.mask`, good for any number of queries.
+    """Which documents may be found; made by `Searcher.mask` and reusable for any number of queries.
 
     Attributes:
-        allowed: (n_docs,) uint8 by place; empty if all may.
-        live: Of each group of segments (n_blocks,) uint8, whether any document of a block may.
-        share: Of the documents, those that may.
+        allowed: (n_docs,) uint8, by place; empty if all documents may be found.
+        live: For each group of segments (n_blocks,) uint8: whether any document of a block may be found.
+        share: The fraction of documents that may be found.
     """
 
     allowed: NDArray[np.uint8]
@@ -52,18 +52,18 @@ class Mask:
 
 
 class Searcher:
-    """Searches segments.
+    """Searches a list of segments.
 
     Attributes:
         segments: The segments, in document order.
-        bases: (n_segments + 1,) int64, the number of the first document of each, and how many there are.
-        n_docs: Number of documents, the deleted ones too.
+        bases: (n_segments + 1,) int64: the number of each segment's first document, then the total.
+        n_docs: Number of documents, including deleted ones.
         n_windows: Number of windows.
         n_blocks: Number of blocks.
 
     Args:
         segments: The segments.
-        alive: For each segment None or (n_docs,) bool, by document: False for the deleted ones.
+        alive: For each segment None or (n_docs,) bool, by document number: False for deleted documents.
     """
 
     def __init__(self, segments: Sequence[Segment], alive: Sequence[NDArray[np.bool_] | None] = ()) -> None:
@@ -90,18 +90,18 @@ class Searcher:
         mask: Mask | None = None,
         threshold: float = 0.0,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The k best documents for a query vector.
+        """Return the k best documents for a query vector.
 
         Args:
             terms: (n,) ascending term ids.
             weights: (n,) weights above zero.
-            k: How many.
+            k: Number of documents.
             settings: How to search.
-            mask: Which documents may be found; by default all that aren't deleted.
-            threshold: Documents that score less may be left out; the k-th best score from another shard, say.
+            mask: Which documents may be found; by default all live ones.
+            threshold: Documents that score less may be left out; for instance the k-th best score of another shard.
 
         Returns:
-            (found,) document numbers and (found,) scores, descending, equal ones by document.
+            (found,) int64 document numbers and (found,) float64 scores, descending; ties by document number.
         """
         return self._search(terms, weights, k, settings, mask, threshold)[:2]
 
@@ -114,7 +114,7 @@ class Searcher:
         mask: Mask | None = None,
         threshold: float = 0.0,
     ) -> Plan:
-        """Search as `search` does, and tell what that took."""
+        """Run `search` and report what it did."""
         return self._search(terms, weights, k, settings, mask, threshold)[2]()
 
     def _search(
@@ -148,7 +148,7 @@ class Searcher:
             share=mask.share,
         )
         if far:
-            reason = "the query's weights lie too far apart for integers of 32 bits"
+            reason = "the query's weights lie too far apart for 32-bit integers"
         results, counts, n_known = [], np.zeros(N_COUNTS, np.int64), 0
         for g, group in enumerate(self._groups):
             space, unit = self._space(k, wide.dtype), group.scale / factor
@@ -196,7 +196,7 @@ class Searcher:
     # --- masks ------------------------------------------------------------------------------------------------------
 
     def mask(self, allowed: NDArray[np.bool_]) -> Mask:
-        """A mask of documents that may be found, without those that are deleted.
+        """Make a mask from allowed documents; deleted documents are left out.
 
         Args:
             allowed: (n_docs,) bool, by document number.
@@ -225,11 +225,11 @@ class Searcher:
             find_live(group.files.windows, places, blocks)
             live.append(blocks)
         for array in (places, *live):
-            array.flags.writeable = False  # kernels are compiled for one kind of array
+            array.flags.writeable = False  # kernels are compiled for read-only arrays
         return Mask(places, tuple(live), float(places.mean()) if len(places) else 1.0)
 
     def by_number(self, mask: Mask | None) -> NDArray[np.bool_] | None:
-        """(n_docs,) bool by document number, which documents a mask, or None for none, lets be found; None for all."""
+        """Convert a mask (None: all live documents) to (n_docs,) bool by document number; None if it allows all."""
         mask = mask or self._all_alive
         if not len(mask.allowed):
             return None
@@ -245,12 +245,12 @@ class Searcher:
     # --- single documents -------------------------------------------------------------------------------------------
 
     def locate(self, doc: int) -> tuple[int, int]:
-        """The segment that a document is in, and its number there."""
+        """Return a document's segment and its number within the segment."""
         number = int(np.searchsorted(self.bases, doc, side="right")) - 1
         return number, doc - int(self.bases[number])
 
     def impacts_of(self, doc: int, terms: NDArray[np.uint32]) -> NDArray[np.float64]:
-        """(n,) float64, the stored weight of each term in a document, 0 where it doesn't occur."""
+        """Return (n,) float64: the stored weight of each term in a document; 0 where it doesn't occur."""
         number, within = self.locate(doc)
         try:
             return self.segments[number].impacts_of(within, terms)
@@ -261,10 +261,10 @@ class Searcher:
     def score_of(
         self, doc: int, terms: NDArray[np.uint32], weights: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-        """A document's score as a search has it, whose weights are rounded to integers.
+        """Return a document's score as a search computes it, with weights rounded to integers.
 
         Returns:
-            (n,) the stored weight of each term, (n,) what it adds, and the sum.
+            (n,) stored weight of each term, (n,) its part of the score, and the score.
         """
         number, _ = self.locate(doc)
         impacts, scale = self.impacts_of(doc, terms), self.segments[number].scale
@@ -276,11 +276,11 @@ class Searcher:
         return impacts, sums * (scale / factor), float(sums.sum() * (scale / factor))
 
     def sample(self, n: int, length: int) -> SparseMatrix:
-        """At most n documents, drawn at random but always the same, cut to their heaviest terms.
+        """Return random documents, cut to their heaviest terms; the same ones on every call.
 
         Args:
-            n: How many documents.
-            length: How many terms to keep of each at most.
+            n: Maximum number of documents.
+            length: Maximum number of terms in each.
 
         Raises:
             IndexFormatError: The index has no clusters.
@@ -309,15 +309,15 @@ class Searcher:
                     how = f"weights stored as float32 can't have them; {how} and 8-bit impacts"
                 raise IndexFormatError(f"{segment.folder.parent}: this index has no clusters: {how}")
 
-    # --- what a search writes to ------------------------------------------------------------------------------------
+    # --- buffers ----------------------------------------------------------------------------------------------------
 
     @cached_property
     def _ordered(self) -> bool:
-        """Whether most documents are stored beside similar ones."""
+        """Whether most documents are stored next to similar ones."""
         return 2 * sum(len(segment.order) for segment in self.segments) > self.n_docs
 
     def _space(self, k: int, dtype: Any) -> Space:
-        """What a search of this thread writes to: kept from search to search, but for the result."""
+        """Return this thread's buffers, reused by all its searches except for the results."""
         if getattr(self._local, "space", None) is None:
             n_blocks = _folded(max(group.n_blocks for group in self._groups))
             self._local.space = np.empty((6, n_blocks), np.int32), np.zeros(N_COUNTS, np.int64)
@@ -330,7 +330,7 @@ class Searcher:
         return Space(accumulators[dtype], blocks, np.empty(size, np.int64), np.empty(size, dtype), counts)
 
     def _scratch(self) -> NDArray[np.int32]:
-        """What a search by clusters of this thread writes to besides."""
+        """Return this thread's additional buffers for a cluster search."""
         if getattr(self._local, "sums", None) is None:
             n_clusters = max(len(s.clusters.doc_ends) for s in self.segments if s.clusters is not None)
             self._local.sums = np.zeros((6, _folded(n_clusters)), np.int32)
@@ -339,7 +339,7 @@ class Searcher:
 
 
 def _best(results: list[tuple[NDArray[np.int64], NDArray[np.float64]]], k: int) -> Any:
-    """The k best of several results: documents and scores."""
+    """Merge results and keep the k best."""
     docs = np.concatenate([np.empty(0, np.int64), *(docs for docs, _ in results)])
     scores = np.concatenate([np.empty(0), *(scores for _, scores in results)])
     best = np.lexsort((docs, -scores))[:k]
@@ -347,7 +347,7 @@ def _best(results: list[tuple[NDArray[np.int64], NDArray[np.float64]]], k: int) 
 
 
 def _threshold(score: float, dtype: Any) -> Any:
-    """The score to reach from the start, of the type of a kernel's scores; rounded down, so that no tie is lost."""
+    """Convert a starting threshold to a kernel's score type, rounded down so that no tie is lost."""
     below = score * (1 - 2.0**-40)
     if dtype == np.int32:
         return np.int32(max(1, min(math.ceil(below), 2**31 - 1)))

@@ -1,4 +1,4 @@
-"""A group: windows of one scale, whose files kernels see as one array each, searched in one call."""
+"""Group: all windows of one scale, searched in one kernel call; kernels see each kind of file as one array."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ from lsr.index.kernels.maxscore import search_maxscore
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.postings import Run
 
-_SEEDS = 2  # blocks of the highest bounds that are scored first, apart from a quarter of k
+_SEEDS = 2  # blocks with the highest bounds to score first, plus a quarter of k
 
 
 @dataclass(frozen=True, slots=True)
 class GroupQuery:
-    """What is searched for in a group, and the arrays that the search writes to.
+    """A query to a group, and the buffers to search it with.
 
     Attributes:
-        algorithm: What runs, any but "auto".
-        settings: How.
+        algorithm: The algorithm to run, never "auto".
+        settings: Its settings.
         terms: (n,) uint32, ascending term ids.
-        weights: (n,) int32, int64 or float64, the query's weights as kernels take them.
-        k: How many documents.
-        threshold: Documents whose scores fall short of it, of the type of the weights and above zero, may be left out.
-        allowed: (n_docs,) uint8, which documents may be found, by place; empty if all may.
-        live: (n_blocks,) uint8, which blocks have one that may be found; empty if all have.
-        space: Holds the result.
-        scratch: What a search by clusters needs besides; None for the others.
+        weights: (n,) int32, int64 or float64, the query's weights in a kernel's type.
+        k: Number of documents.
+        threshold: Documents that score less may be left out; above zero, of the type of the weights.
+        allowed: (n_docs,) uint8, which documents may be found, by place; empty if all may be.
+        live: (n_blocks,) uint8, which blocks hold such a document; empty if all do.
+        space: Buffers that receive the result.
+        scratch: Additional buffers of a cluster search; None for other algorithms.
     """
 
     algorithm: str
@@ -73,10 +73,10 @@ class GroupQuery:
 
 
 class Group:
-    """Windows of one scale, of one segment or of many, searched in one call of a kernel.
+    """Windows of one scale, from one or more segments, searched in one kernel call.
 
     Args:
-        members: Runs of windows, and the number of the first document of the segment of each.
+        members: Runs of windows, each with the number of its segment's first document.
     """
 
     def __init__(self, members: list[tuple[Run, int]]) -> None:
@@ -116,7 +116,7 @@ class Group:
         self._lexicon = Lexicon(np.array(columns, np.int64).T.copy(), terms, table, max_impacts, ends, tuple(entries))
 
     def search(self, wanted: GroupQuery) -> tuple[NDArray[np.int64], NDArray[Any], int]:
-        """The k best documents of these segments, their scores in integers, and how many terms occur."""
+        """Return the k best documents, their integer scores, and how many of the query's terms occur."""
         terms, weights, k, space = wanted.terms, wanted.weights, wanted.k, wanted.space
         ranks, max_impacts = np.empty((len(self._members), len(terms)), np.int64), np.empty(len(terms))
         known = find_terms(self._lexicon, terms, ranks, max_impacts)
@@ -144,13 +144,13 @@ class Group:
     def _search_clusters(
         self, wanted: GroupQuery, scratch: NDArray[np.int32], ranks: NDArray[np.int64], known: NDArray[np.int64]
     ) -> int:
-        """Search the clusters of one segment after the other, which share the score to be reached.
+        """Search the clusters of one segment after another; the score threshold carries over.
 
         Args:
             wanted: The query.
-            scratch: Its scratch.
-            ranks: (n_segments, n_terms) int64, where each term stands among the terms of each segment; -1: nowhere.
-            known: The terms that any segment has, by their numbers in the query.
+            scratch: Its additional buffers.
+            ranks: (n_segments, n_terms) int64: the position of each query term among each segment's terms, or -1.
+            known: Indices of the query terms that occur in any segment.
 
         Returns:
             How many documents were found.
@@ -158,7 +158,7 @@ class Group:
         weights, k, space, settings = wanted.weights, wanted.k, wanted.space, wanted.settings
         space.counts[:] = 0
         found, threshold = 0, 1
-        # Terms that no segment has don't count.
+        # Terms that no segment has don't count toward the cut.
         anywhere = known[np.argsort(-weights[known], kind="stable")[: settings.cut]]
         for i, (run, base) in enumerate(self._members):
             segment = run.segment
@@ -179,16 +179,19 @@ class Group:
 
 
 def _entries(run: Run) -> tuple[NDArray[Any], ...]:
-    """The entries of a segment's lists, of the windows of a run, which count from 0: others have numbers beyond it."""
+    """Return the entries of a segment's lists, with windows counted from the run's first one.
+
+    Entries of windows outside the run get numbers beyond its end.
+    """
     window, *rest = run.segment.entries
     if run.first:
-        window = window - np.uint32(run.first)  # what is below zero becomes very large
+        window = window - np.uint32(run.first)  # smaller numbers wrap around to very large ones
         window.flags.writeable = False
     return window, *rest
 
 
 def _within(run: Run, allowed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Which documents of a segment may be found, by place, of the windows of a run; empty if all may."""
+    """Restrict a segment's mask to the windows of a run; empty if all its documents may be found."""
     segment = run.segment
     if (run.first, run.end) == (0, segment.n_windows):
         return allowed
@@ -201,20 +204,22 @@ def _within(run: Run, allowed: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _side_by_side(columns: Sequence[tuple[NDArray[Any], ...]]) -> Any:
-    """For some arrays of each segment, what `_span` gives for the first of each, the second, and so on; and last the
-    offsets, (n_arrays, n_segments).
+    """Apply `_span` to each kind of array over all segments.
+
+    Returns:
+        The array of each kind, then the offsets: (n_arrays, n_segments) int64.
     """
     spans = [_span(list(arrays)) for arrays in zip(*columns, strict=True)]
     return *(whole for whole, _ in spans), np.stack([offsets for _, offsets in spans])
 
 
 def _span(arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """One array from where the first of some arrays of one type lies to the end of the last, read-only.
+    """Return one read-only array that spans from the first of some arrays in memory to the end of the last.
 
-    Only what lies within the given arrays may be read of it. It keeps them alive.
+    Only the parts inside the given arrays may be read. The result keeps them alive.
 
     Returns:
-        The array, and where in it each begins; 0 for empty ones.
+        The array, and the offset of each given array in it; 0 for empty ones.
     """
     dtype, offsets = arrays[0].dtype, np.zeros(len(arrays), np.int64)
     places = [array.__array_interface__["data"][0] for array in arrays]
@@ -224,7 +229,7 @@ def _span(arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.int6
     low = min(places[i] for i in filled)
     size = max(places[i] + arrays[i].nbytes for i in filled) - low
     if any((places[i] - low) % dtype.itemsize for i in filled):
-        raise CorruptIndex("a file's values aren't aligned; build the index again")
+        raise CorruptIndex("a file's values aren't aligned: build the index again")
     for i in filled:
         offsets[i] = (places[i] - low) // dtype.itemsize
     return np.frombuffer(pa.foreign_buffer(low, size, base=list(arrays)), dtype), offsets

@@ -1,4 +1,4 @@
-"""What needs several documents at once: pages, groups, re-ranking, diversity; over one index or many shards alike."""
+"""Select hits from a ranking: paging, grouping, re-ranking, diversity; for one index and for shards."""
 
 from __future__ import annotations
 
@@ -11,59 +11,73 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.index.search.explain import Explanation
+from lsr.index.search.hits import Described, Hits
 from lsr.index.search.options import Options
-from lsr.index.search.rerank import Moved, rerank_scores
+from lsr.index.search.rerank import Moved, rerank
 from lsr.sparse import SparseMatrix
 
 _DEEPER = 4
 
 
 class Ranking(Protocol):
-    """Documents that match a query, best first, and what there is to know of them."""
+    """The documents that match a query, best first, with access to their contents."""
 
     def top(self, n: int) -> tuple[list[int], list[float]]:
-        """The n best documents and their scores; fewer if no others match."""
+        """Return the n best documents and their scores; fewer if no others match."""
         ...
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Their values of a column."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
         ...
 
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        """Their titles and texts."""
+    def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
+        """Return (title, text) of each document."""
         ...
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """Their vectors, weighed so that products compare documents."""
+        """Return the documents' vectors, weighted so that their products compare documents."""
         ...
 
 
 @dataclass
 class Selected:
-    """What is shown of a ranking.
+    """The documents to return from a ranking.
 
     Attributes:
         docs: The documents.
-        scores: Of each its score, or the re-ranker's.
-        moved: What a re-ranker did to each, by document.
+        scores: Their scores, or the re-ranker's.
+        moved: {document: how a re-ranker moved it}.
     """
 
     docs: list[int]
     scores: list[float]
     moved: dict[int, Moved] = field(default_factory=dict)
 
+    def hits(self, documents: Described, explain: Callable[..., Explanation], *, boosted: bool, **also: Any) -> Hits:
+        """The documents as hits.
+
+        Args:
+            documents: Knows their ids and texts.
+            explain: Explains a document, by its number.
+            boosted: Whether scores are boosted.
+            also: Of `Hits`: facets, total, missing.
+        """
+        told = explained(explain, self, boosted=boosted)
+        moved = {doc: self.moved[doc] for doc in self.docs if doc in self.moved}
+        return Hits(documents, self.docs, self.scores, told, moved=moved, **also)
+
 
 def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
-    """The documents of one page of a ranking.
+    """Select one page of a ranking.
 
     Args:
-        ranking: What matches.
-        query: What was asked, for a re-ranker.
-        k: How many documents, or groups of them.
-        options: As they were given.
+        ranking: The matching documents.
+        query: The query, for a re-ranker.
+        k: Number of documents, or of groups.
+        options: The search's options.
 
     Raises:
-        RerankerError: A re-ranker fails, or its scores can't be used.
+        RerankerError: A re-ranker fails or returns invalid scores.
     """
     end = options.offset + k
     moved: dict[int, Moved] = {}
@@ -76,9 +90,13 @@ def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
     else:
         docs, scores = ranking.top(max(end * (options.per_group if options.group_by else 1), options.depth))
         if options.rerank is not None and docs:
-            found = rerank_scores(options.rerank, query, ranking.contents(docs))
+            assert options.rerank is not True
+            found, sentences = rerank(options.rerank, query, ranking.texts(docs), options.rerank_unit)
             order = sorted(range(len(docs)), key=lambda i: (-found[i], i))
-            moved = {docs[i]: Moved(i + 1, scores[i], rank, found[i]) for rank, i in enumerate(order, start=1)}
+            moved = {
+                docs[i]: Moved(i + 1, scores[i], rank, found[i], sentences[i] if sentences else "")
+                for rank, i in enumerate(order, start=1)
+            }
             docs, scores = [docs[i] for i in order], [found[i] for i in order]
         if options.diversity and docs:
             wanted = len(docs) if options.group_by else min(end, len(docs))
@@ -92,11 +110,11 @@ def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
 
 
 def explained(explain: Callable[..., Explanation], found: Selected, *, boosted: bool) -> Callable[..., Explanation]:
-    """Explanations that tell of boosts and of a re-ranker, too.
+    """Wrap an explainer so that its explanations include boosts and re-ranking.
 
     Args:
-        explain: Explains a document, by its number.
-        found: What is shown.
+        explain: Explains a document by its number.
+        found: The selected documents.
         boosted: Whether scores are boosted.
     """
     if not boosted and not found.moved:
@@ -115,7 +133,7 @@ def explained(explain: Callable[..., Explanation], found: Selected, *, boosted: 
 def _grouped(
     ranking: Ranking, top: Callable[[int], tuple[list[int], list[float]]], end: int, options: Options
 ) -> tuple[list[int], list[float]]:
-    """The groups from `options.offset` to `end`, by their best documents, of each the best documents."""
+    """Return groups `options.offset` to `end`, ordered by their best documents, with the best documents of each."""
     column, per_group = options.group_by or "", options.per_group
     depth = end * per_group
     while True:
@@ -134,16 +152,19 @@ def _grouped(
 
 
 def diverse(vectors: SparseMatrix, scores: NDArray[np.float64], diversity: float, k: int) -> list[int]:
-    """The places of k documents by maximal marginal relevance (Carbonell, Goldstein 1998).
+    """Pick k documents by maximal marginal relevance (Carbonell & Goldstein, 1998).
 
-    Each time the document is taken whose (1 - diversity) * relevance - diversity * similarity is largest, where
-    relevance is its score between the least and the largest, and similarity the largest cosine with those taken.
+    Each step takes the document with the largest (1 - diversity) * relevance - diversity * similarity. Relevance is
+    the score, scaled to 0..1; similarity is the largest cosine with a document picked before.
 
     Args:
         vectors: A row for each document.
-        scores: (n,) of each.
+        scores: (n,) scores.
         diversity: 0 to 1.
-        k: How many, at most n.
+        k: Number of documents, at most n.
+
+    Returns:
+        Positions of the documents, in the order in which they were picked.
     """
     spread = float(scores.max() - scores.min())
     relevance = (scores - scores.min()) / spread if spread else np.ones(len(scores))

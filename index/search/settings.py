@@ -1,4 +1,4 @@
-"""How a search is to be made, and how it was: settings, the choice of an algorithm, and a record of what it touched."""
+"""Search settings, the choice of an algorithm for each query, and the record of what a search did."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from lsr.index.segment.filters import Filter, Where
 
 Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "clusters"]
 Mode = Literal["sparse", "hybrid", "dense"]
-# With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster. The
-# first where similar documents are stored side by side, the second where they lie as they came.
+# Blocks per requested document below which a scan is faster, as a search would have to open too many of them. First:
+# similar documents are stored next to each other; second: documents are stored in the order of addition.
 _BLOCKS_PER_HIT = 75, 600
-_FEW_LIVE = 32  # where at most one block in so many has a document that may be found, looking into these is faster
+_FEW_LIVE = 32  # if at most 1/32 of the blocks hold an allowed document, searching those blocks is faster
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How to search. The defaults are exact; every algorithm then gives the same documents, scores and order.
+    """How to search. With the defaults, search is exact: every algorithm finds the same documents, scores and order.
 
     Attributes:
-        algorithm: "exhaustive" scans every posting of the query's terms; "blocks" leaves out blocks of documents
-            whose upper bounds fall short; "maxscore" looks light terms up only in documents that heavier ones may lift
-            to the top, window by window; "clusters" looks into the clusters of an index that was built with them,
-            which is approximate; "auto" takes for each query what should be faster of the first two. Weights stored as
-            float32 have no bounds: they are scanned whatever exact algorithm is named here.
-        alpha: A block is left out when alpha times its upper bound falls short of the k-th best score so far. 1 is
-            exact; lower is faster and may miss documents. What is found has its exact score. Of "blocks".
-        beta: The share of the query's terms that is used, the heaviest first; at least one. 1 uses all. Harmless for
-            long queries of a SPLADE encoder, ruinous for the few terms of inference-free ones.
-        guaranteed: So many blocks of the highest bounds are scored whatever alpha says, or so many clusters of the
-            highest sums. Of "blocks" and "clusters".
-        cut: Of so many of the query's terms, the heaviest, the summaries of clusters are added up. Documents that are
-            looked into are scored with all terms. Of "clusters".
-        heap_factor: A cluster is left out when the sum of its summaries falls short of so many times the k-th best
-            score so far. Lower finds more and is slower; 0 leaves out only clusters without a term. Of "clusters".
-        mode: "sparse" searches the sparse vectors; "dense" the dense ones that an index keeps that was built with
-            hybrid=True; "hybrid" both (`lsr.index.search.hybrid_search`), where the other settings are the sparse
-            search's. Dense vectors are all compared: that is exact.
-        dense_weight: What the dense score counts beside the sparse one; at 1, documents that stand out as much as the
-            best usually do in collections of thousands count about as much in both. Of "hybrid".
-        best_passages: Where documents are cut into passages, a document's score is the mean of so many of its best
-            ones, or of all if it has fewer.
+        algorithm: "exhaustive" scans all postings of the query's terms. "blocks" skips blocks of documents whose upper
+            bounds are too low. "maxscore" looks light terms up only in documents that heavier terms could lift into
+            the top k, window by window. "clusters" searches clusters of documents and is approximate; the index has
+            to be built with clusters. "auto" picks the faster of the first two for each query. Weights stored as
+            float32 have no bounds, so any exact algorithm scans them.
+        alpha: For "blocks": a block is skipped if alpha times its upper bound is below the k-th best score so far. 1
+            is exact; lower values are faster and may miss documents. Found documents have their exact scores.
+        beta: Fraction of the query's terms to use, heaviest first; at least one term. 1 uses all. Harmless for the
+            long queries of a SPLADE encoder, but it ruins the few terms of inference-free ones.
+        guaranteed: For "blocks" and "clusters": number of blocks with the highest bounds, or clusters with the
+            highest summaries, that are always scored.
+        cut: For "clusters": number of the query's heaviest terms that select clusters. Documents in them are scored
+            with all terms.
+        heap_factor: For "clusters": a cluster is skipped if its summary score is below heap_factor times the k-th best
+            score so far. Lower values find more and are slower; 0 skips only clusters without any of the terms.
+        mode: "sparse" searches sparse vectors, "dense" the dense vectors of an index built with hybrid=True, "hybrid"
+            both (`lsr.index.search.hybrid_search`); the other settings apply to the sparse side. Dense search is
+            exact: it compares all vectors.
+        dense_weight: For "hybrid": weight of the dense score relative to the sparse one. At 1, the best documents of
+            collections of thousands get about equal scores from both.
+        best_passages: If documents are cut into passages, a document's score is the mean of this many of its best
+            passages, or of all if it has fewer.
 
     Raises:
-        ValueError: An unknown algorithm or a value out of range; all of them are named.
+        ValueError: An unknown algorithm or a value out of range; lists every problem.
     """
 
     algorithm: Algorithm = "auto"
@@ -83,12 +83,12 @@ class SearchSettings:
 
     @property
     def exact(self) -> bool:
-        """Whether nothing can be missed."""
+        """Whether the search can't miss any document."""
         return self.alpha == 1 and self.beta == 1 and self.algorithm != "clusters"
 
 
 class RankingOptions(TypedDict, total=False):
-    """The settings of a search as keyword arguments; `SearchSettings` tells what they mean."""
+    """Search settings as keyword arguments; see `SearchSettings`."""
 
     algorithm: Algorithm
     alpha: float
@@ -102,7 +102,7 @@ class RankingOptions(TypedDict, total=False):
 
 
 class SearchOptions(RankingOptions, total=False):
-    """Those, and what `lsr.index.search.options.Options` tells of."""
+    """Settings and options as keyword arguments; see `lsr.index.search.options.Options`."""
 
     offset: int
     min_score: float
@@ -115,17 +115,20 @@ class SearchOptions(RankingOptions, total=False):
     diversity: float
     syntax: str
     rerank: Any
+    rerank_unit: Literal["text", "sentence"]
     depth: int
+    passages: bool
+    fields: str | Sequence[str] | None
 
 
 class FilteredOptions(RankingOptions, total=False):
-    """Settings and a filter."""
+    """Settings and a filter as keyword arguments."""
 
     where: Where | Filter | None
 
 
 class BatchOptions(FilteredOptions, total=False):
-    """Those, and the number of threads."""
+    """Settings, a filter and a number of threads as keyword arguments."""
 
     threads: int
 
@@ -135,17 +138,17 @@ class Plan:
     """What a search did.
 
     Attributes:
-        algorithm: What ran, any but "auto".
-        reason: Why.
-        terms: Terms of the query that documents have, and that were used.
-        documents: Documents of the index.
+        algorithm: The algorithm that ran, never "auto".
+        reason: Why it was chosen.
+        terms: Query terms that were used and occur in documents.
+        documents: Documents in the index.
         postings: Postings of these terms.
-        postings_scored: How many of them were added to scores or looked up; of dense rows that were added whole, an
-            eighth of the row's length.
+        postings_scored: Postings that were added to scores or looked up. A dense row that was added as a whole counts
+            as an eighth of its length.
         blocks: Blocks of documents, or clusters.
-        blocks_scored: How many were looked into one by one.
+        blocks_scored: Blocks (or clusters) that were scored.
         windows: Windows of documents.
-        windows_scanned: How many were scanned whole.
+        windows_scanned: Windows that were scanned as a whole.
     """
 
     algorithm: str
@@ -161,7 +164,7 @@ class Plan:
 
     @classmethod
     def of_shards(cls, plans: Sequence[Plan]) -> Plan:
-        """What searches of several shards did together."""
+        """Add up the plans of several shards."""
         found: dict[str, Any] = {"terms": max((plan.terms for plan in plans), default=0)}
         for name in cls.__annotations__.keys() - found.keys():
             values = [getattr(plan, name) for plan in plans]
@@ -169,26 +172,26 @@ class Plan:
         return cls(**found)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return the plan as a JSON-serializable dict."""
         return asdict(self)
 
     def __str__(self) -> str:
         return (
             f"{self.algorithm} ({self.reason}): {self.postings_scored:,} of {self.postings:,} postings of "
             f"{self.terms} terms scored, {self.blocks_scored:,} of {self.blocks:,} "
-            f"{'clusters' if self.algorithm == 'clusters' else 'blocks'} looked into, "
+            f"{'clusters' if self.algorithm == 'clusters' else 'blocks'} scored, "
             f"{self.windows_scanned} of {self.windows} windows scanned"
         )
 
 
 class Experience:
-    """What searching by blocks has cost lately beside a scan, by the size of k: some collections leave little to skip.
+    """Running estimate of the cost of block search relative to a scan, by magnitude of k.
 
-    Searching threads share it without a lock; a lost update costs one more look.
+    Some collections leave little to skip. Threads share this without a lock; a lost update only delays learning.
     """
 
-    # What it begins with, the weight of the latest search and the most that it counts, and that one in so many tries
-    # again where it hasn't paid.
+    # Initial estimate, weight of the newest observation, the largest observation, and how often block search is retried
+    # (once in so many queries) while it doesn't pay.
     _FIRST, _WEIGHT, _MOST, _AGAIN = 0.9, 1 / 16, 1.5, 32
 
     def __init__(self) -> None:
@@ -196,7 +199,7 @@ class Experience:
         self._scans: dict[int, int] = {}
 
     def pays(self, k: int) -> bool:
-        """Whether to search by blocks."""
+        """Whether to use block search."""
         size = k.bit_length()
         if self._shares.get(size, self._FIRST) < 1:
             return True
@@ -204,7 +207,7 @@ class Experience:
         return self._scans[size] % self._AGAIN == 0
 
     def learn(self, k: int, share: float) -> None:
-        """Note what a search by blocks cost, as a share of what a scan would have."""
+        """Record the cost of a block search as a fraction of a scan's."""
         size = k.bit_length()
         before = self._shares.get(size, self._FIRST)
         self._shares[size] = before + self._WEIGHT * (min(share, self._MOST) - before)
@@ -221,17 +224,20 @@ def choose(
     n_live: int,
     share: float,
 ) -> tuple[str, str]:
-    """The algorithm for a query, and why.
+    """Choose the algorithm for a query.
 
     Args:
-        settings: What was asked for.
-        k: How many documents are wanted.
-        n_blocks: Blocks of the index.
-        experience: Of this index.
-        has_bounds: Whether their bounds are known.
-        ordered: Whether similar documents are stored side by side.
-        n_live: Blocks that have a document that may be found.
-        share: Of the documents, those that may be found: the fewer, the lower the score that is to be reached.
+        settings: The settings of the search.
+        k: Number of documents requested.
+        n_blocks: Number of blocks in the index.
+        experience: The index's cost estimate.
+        has_bounds: Whether blocks have upper bounds.
+        ordered: Whether similar documents are stored next to each other.
+        n_live: Number of blocks with a document that may be found.
+        share: Fraction of documents that may be found; the lower, the lower the k-th best score.
+
+    Returns:
+        The algorithm and the reason.
     """
     if not has_bounds:
         return "exhaustive", "weights stored as float32 have no bounds"
@@ -243,5 +249,5 @@ def choose(
         some = f" and {share:.2%} of the documents" if share < 1 else ""
         return "exhaustive", f"only {n_blocks:,} blocks for k = {k}{some}"
     if not experience.pays(k):
-        return "exhaustive", "lately too little could be skipped"
+        return "exhaustive", "too little could be skipped lately"
     return "blocks", f"{n_blocks:,} blocks for k = {k}"

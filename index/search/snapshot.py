@@ -1,7 +1,6 @@
-"""Snapshot: what one manifest names, mapped and ready to be searched; it never changes.
+"""Snapshot: an immutable, memory-mapped view of one commit.
 
-Files that a later commit removes stay usable as long as they are mapped, so a snapshot answers alike for as long as it
-is held.
+A snapshot keeps its files mapped, so it stays readable after a later commit deletes them.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.dense import DenseRows
 from lsr.encode.base import Encoder
 from lsr.encode.lexicon import Counts, Lexicon
 from lsr.errors import CorruptIndex
@@ -33,31 +33,47 @@ from lsr.index.storage.manifest import check_files, read_manifest, require_same_
 from lsr.sparse import MAX_TERMS, SparseMatrix
 
 T = TypeVar("T")
-_MASKS = 16  # of so many filters, a byte a document each
-_PASSAGES = 4  # so many times the wanted documents are looked for where documents are cut into passages
+_MASKS = 16  # number of filter masks to cache, each of a byte per document
+_PASSAGES = 4  # over-fetch factor where documents are cut into passages
 _REST = " (--skip-damaged, Index.open(..., skip_damaged=True) searches what is left)"
 
 
-class Snapshot:
-    """The documents of an index as they were at one commit.
+class Like(NamedTuple):
+    """What stands for a document in a search for what is like it.
 
     Attributes:
-        manifest: What names them.
+        vectors: Its vector, or those of all of its passages.
+        id: The document's id, if this is a passage's.
+        content: Its title and text, of the first passage.
+        dense: (width,) float32, its dense vector, of passages their mean; None where none is kept.
+    """
+
+    vectors: SparseMatrix
+    id: str
+    content: str
+    dense: NDArray[np.float32] | None
+
+
+class Snapshot:
+    """The documents of an index at one commit.
+
+    Attributes:
+        manifest: The manifest.
         parts: The segments, in document order.
         documents: Ids and texts.
-        searcher: Postings.
-        frequencies: Gives, of (n,) terms, (n,) int64: how many documents that aren't deleted have each.
+        searcher: The searcher over the postings.
+        frequencies: Returns, for (n,) terms, (n,) int64: the number of live documents that contain each.
         shared: Encoder and vocabulary.
-        damaged: Messages about files that are damaged; what they belong to is left out.
+        damaged: Messages about damaged files; what they belong to is left out.
 
     Args:
-        path: The index' folder.
-        manifest: What is to be opened.
-        before: A snapshot of the same index: what it has open isn't opened again.
-        skip_damaged: Leave damaged segments out; every byte is read.
+        path: The index's folder.
+        manifest: The manifest to open.
+        before: An earlier snapshot of the same index; files that it has open are shared.
+        skip_damaged: Leave out damaged segments; reads every byte to find them.
 
     Raises:
-        CorruptIndex: A file is missing, cut short or, if small, changed.
+        CorruptIndex: A file is missing or truncated, or a small file fails its checksum.
     """
 
     def __init__(
@@ -69,7 +85,7 @@ class Snapshot:
         skip_damaged: bool = False,
     ) -> None:
         self.manifest = manifest
-        # Who wants what is left wants it whole: of large files, too, every byte is looked at.
+        # skip_damaged verifies every byte; otherwise, only the sizes of large files are checked.
         known = before.manifest["files"] if before else None
         wrong = check_files(path, manifest, every_byte=skip_damaged, known=known)
         if wrong and not skip_damaged:
@@ -115,24 +131,24 @@ class Snapshot:
         self._bound: tuple[Encoder, Encoder] | None = None
 
     def after_fork(self) -> None:
-        """See `lsr.forks`."""
+        """Replace the lock, which another thread may have held; see `lsr.forks`."""
         self._masking = threading.Lock()
 
     @classmethod
     def latest(
         cls, path: Path, before: Snapshot | None = None, *, skip_damaged: bool = False, same: bool = True
     ) -> Snapshot:
-        """Open what was committed last.
+        """Open the latest commit.
 
         Args:
-            path: The index' folder.
-            before: A snapshot that is open.
+            path: The index's folder.
+            before: An open snapshot; returned if it is still the latest.
             skip_damaged: As above.
-            same: Whether it has to be of the very index that `before` is of; an index in object storage, of which
-                `path` is a copy, is replaced by others.
+            same: Require the index that `before` belongs to. False for a copy of an index in object storage, which
+                others may replace.
 
         Raises:
-            IndexFormatError: Not an index, one of another format, or another one.
+            IndexFormatError: Not an index, an unknown format, or another index.
             CorruptIndex: As above.
         """
         manifest = read_manifest(path)
@@ -150,46 +166,46 @@ class Snapshot:
                 now = read_manifest(path)
                 if now == manifest:
                     raise
-            manifest = now  # it was replaced while we looked at it
+            manifest = now  # another commit replaced it meanwhile
 
     @property
     def manifests(self) -> Sequence[Mapping[str, Any]]:
-        """What names its files: of an index one manifest."""
+        """The manifests that name the snapshot's files."""
         return (self.manifest,)
 
     def by_folder(self, path: Path) -> list[tuple[Path, Snapshot]]:
-        """The folders whose segments are merged with each other, here the index' own, and what is committed in each."""
+        """Return each folder whose segments are merged with each other, with its own snapshot."""
         return [(path, self)]
 
     def require_changeable(self, path: Path) -> None:
-        """Refuse to change what can only be read; here nothing."""
+        """Raise if the index is read-only, which a single index never is."""
 
     @cached_property
     def id(self) -> str:
-        """Tells this commit from others: 16 hexadecimal digits."""
+        """A hash of the manifest, 16 hexadecimal digits, that identifies the commit."""
         return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
-        """How many documents there are, without the deleted ones."""
+        """Number of live documents."""
         return sum(int(part.entry["n_alive"]) for part in self.parts)
 
     def kept(self, name: str, make: Callable[[], T]) -> T:
-        """What is made once for this snapshot; threads that come at once may each make it."""
+        """Return a value that is computed once per snapshot; concurrent threads may each compute it."""
         if name not in self._kept:
             self._kept[name] = make()
         return cast(T, self._kept[name])
 
     @cached_property
     def lexicon(self) -> Lexicon:
-        """The tokens, and the counts of the documents that are there."""
+        """The vocabulary, with the counts of live documents."""
         shared = self.shared
         return Lexicon(shared.vocabulary or [], shared.term_of, n_docs=len(self), counts=self.frequencies)
 
     def encoder(self, given: Encoder | None = None) -> Encoder:
-        """What encodes queries and documents, over these documents' terms and counts.
+        """Return the encoder, bound to the vocabulary and counts of these documents.
 
         Args:
-            given: An encoder instead of the one that the index carries.
+            given: Used instead of the stored encoder.
         """
         encoder = given or self.shared.encoder
         if not encoder.living or self.shared.vocabulary is None:
@@ -201,15 +217,15 @@ class Snapshot:
 
     @cached_property
     def has_passages(self) -> bool:
-        """Whether documents were cut into passages."""
+        """Whether documents are cut into passages."""
         return any(part.entry["has_parents"] for part in self.parts)
 
     def depth(self, k: int) -> int:
-        """How many vectors are looked for first, to find k documents."""
+        """Return how many vectors to fetch first in order to find k documents."""
         return _PASSAGES * k if self.has_passages else k
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """The stored vectors of some documents, by their numbers; a few milliseconds each."""
+        """Return the stored vectors of documents, by number; takes a few milliseconds each."""
         rows = []
         for doc in docs:
             number, within = self.searcher.locate(doc)
@@ -221,50 +237,58 @@ class Snapshot:
         n_terms = max((int(terms[-1]) for terms, _ in rows if len(terms)), default=0) + 1
         return SparseMatrix.from_rows(rows, max(n_terms, self.shared.fingerprint.vocabulary_size or 0))
 
-    def like(self, doc_id: str) -> tuple[SparseMatrix, str, str] | None:
-        """What stands for a document in a search for what is like it; None if there is none of this id.
-
-        Returns:
-            Its vector, or those of all of its passages; the id of the document, if this is a passage's; its title and
-            text, of the first passage.
-        """
+    def like(self, doc_id: str) -> Like | None:
+        """Return what a search for similar documents needs; None if the id is unknown."""
         doc = self.documents.find(doc_id)
         docs = self.documents.passages(doc_id) if doc is None else [doc]
         if not docs:
             return None
-        return self.vectors(docs), self.documents.parent(docs[0]) or doc_id, self.documents.content(docs[0])
+        parent = self.documents.parent(docs[0]) or doc_id
+        return Like(self.vectors(docs), parent, self.documents.content(docs[0]), self._dense(docs))
+
+    def _dense(self, docs: Sequence[int]) -> NDArray[np.float32] | None:
+        """The mean of the dense vectors of some documents, as long as 1; None where there are none."""
+        rows = []
+        for number, within in map(self.searcher.locate, docs):
+            if (embeddings := self.parts[number].embeddings) is None:
+                return None
+            rows.append(embeddings.rows(within, within + 1))
+        found = DenseRows.concat(rows)
+        mean = (found.rows * found.scales[:, None]).mean(0)
+        return np.asarray(mean / (float(np.linalg.norm(mean)) or 1.0), np.float32)
 
     def count(self, where: Where | Filter | None, *, known: bool = False) -> int:
-        """How many documents that aren't deleted meet a filter; arguments and errors are those of `mask`."""
+        """Count the live documents that match a filter; arguments and errors as for `mask`."""
         if where is None:
             return len(self)
         mask = self.mask(where, known=known)
         return int(mask.allowed.sum()) if mask is not None else len(self)
 
     def numbers(self, where: Where | Filter | None = None, first: int = 0, *, known: bool = False) -> Iterator[int]:
-        """The numbers of the documents that aren't deleted and meet a filter, ascending, from `first` on; other
-        arguments and errors are those of `mask`.
+        """Return the numbers, from `first` on, of the live documents that match a filter, ascending.
+
+        Other arguments and errors as for `mask`.
         """
         allowed = None if where is None else self.searcher.by_number(self.mask(where, known=known))
         return (doc for doc in self.documents.numbers(first) if allowed is None or allowed[doc])
 
     def mask(self, where: Where | Filter | None, *, known: bool = False) -> Mask | None:
-        """Which documents a filter lets be found; None for all. The latest ones are kept.
+        """Return the mask of a filter; None for no filter. The latest masks are cached.
 
         Args:
             where: The filter.
-            known: Its columns were looked for already, in a whole of which this is a part.
+            known: Skip the check of its columns; the caller has checked them over all shards.
 
         Raises:
-            DataError: Something that is no filter, or that these documents can't be asked.
+            DataError: `where` isn't a filter, or it doesn't fit the documents' columns.
         """
         if where is None:
             return None
         parsed = as_filter(where)
-        key = repr(parsed)  # 1 and True are equal, but not as a filter's values
+        key = repr(parsed)  # repr tells 1 from True, which are equal
         with self._masking:
             kept = self._masks.get(key)
-        if kept is None:  # made without the lock, which searches with other filters would wait for
+        if kept is None:  # computed outside the lock, so that other searches don't wait
             kept = self.searcher.mask(self.documents.allowed(parsed, known=known))
             with self._masking:
                 while len(self._masks) >= _MASKS:
@@ -282,23 +306,29 @@ class Snapshot:
         threshold: float = 0.0,
         accept: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
         first: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None,
+        passages: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Documents and scores of one query; passages rolled up to their documents.
+        """Return the k best documents and their scores; a document that is cut scores by its passages.
 
         Args:
             vector: The query, one row.
-            k: How many documents.
+            k: Number of documents.
             settings: How to search.
-            mask: Which may be found.
+            mask: Which documents may be found.
             threshold: Documents that score less may be left out.
-            accept: Tells of (n,) documents, of passages each, which of them may be found: for what is too slow to be
-                asked of all. As many are looked at as it takes to find k.
-            first: What a search for `depth(k)` of them found, if there was one already.
+            accept: A filter that is too slow to run on all documents: takes (n,) document (or passage) numbers and
+                returns (n,) bool. It runs on as many as it takes to find k.
+            first: The result of a search for `depth(k)` vectors, if there is one already.
+            passages: Find passages instead of documents.
+
+        Returns:
+            (n,) int64 document numbers and (n,) float64 scores, descending.
         """
         terms, weights = vector.row(0)
-        depth = self.depth(k)
+        rolled_up = self.has_passages and not passages
+        depth = self.depth(k) if rolled_up else k
         while True:
-            # A document's best passage is the first of it in the ranking, so the first k documents are exact.
+            # The first passage of a document in the ranking is its best one, so the first k documents are exact.
             docs, scores = first or self.searcher.search(terms, weights, depth, settings, mask, threshold)
             first = None
             last = len(docs) < depth or depth >= self.searcher.n_docs
@@ -306,7 +336,7 @@ class Snapshot:
             if accept is not None:
                 accepted = accept(docs)
                 docs, scores = docs[accepted], scores[accepted]
-            if not self.has_passages:
+            if not rolled_up:
                 if len(docs) >= k or last:
                     return docs[:k], scores[:k]
                 depth *= _PASSAGES
@@ -333,7 +363,7 @@ class Snapshot:
         *,
         known: bool = False,
     ) -> Plan:
-        """What a search does; of passages, its first step. Arguments and errors are those of `top` and `mask`."""
+        """Report what a search does; with passages, its first round. Arguments and errors as for `top` and `mask`."""
         terms, weights = vector.row(0)
         return self.searcher.plan(terms, weights, self.depth(k), settings, self.mask(where, known=known))
 
@@ -348,16 +378,16 @@ class Snapshot:
         *,
         last: bool,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-        """The k documents with the highest means of their best passages; None if others may have higher ones.
+        """Return the k documents with the highest means of their best passages; None if others could beat them.
 
         Args:
             vector: The query.
-            ids: Documents, by their best passages.
+            ids: Document ids.
             docs: (n,) the best passage of each.
-            least: The score of the worst passage that was found.
-            k: How many documents.
-            settings: How many passages count.
-            last: Whether no other passage has a term of the query.
+            least: The lowest passage score that was found.
+            k: Number of documents.
+            settings: Says how many passages count.
+            last: Whether no other passage matches the query.
         """
         terms, weights = vector.row(0)
         means = np.empty(len(ids))
@@ -365,7 +395,7 @@ class Snapshot:
             mine = [float(self.searcher.impacts_of(p, terms) @ weights) for p in self.documents.passages(doc_id)]
             means[i] = np.mean(sorted(mine, reverse=True)[: settings.best_passages])
         order = np.lexsort((docs, -means))[:k]
-        # No mean is above its best passage: what wasn't found stays below the worst passage that was.
+        # A mean can't exceed the best passage, so documents that weren't found have means of at most `least`.
         if last or (len(order) == k and means[order[-1]] > least):
             return docs[order], means[order]
         return None

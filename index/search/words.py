@@ -1,7 +1,7 @@
-"""Words of an index: corrections of those that no document has, and suggestions as somebody types.
+"""Words of an index: spelling corrections, and suggestions while typing.
 
-Words come from the index' own terms. As a term may be a stem, the word that is shown is looked up in the text of a
-document that has it; where no text is stored, it is the term itself.
+Words come from the index's own terms. A term may be a stem, so the word to show is looked up in the text of a document
+that contains it; without stored texts, the term itself is shown.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from lsr.sparse import SparseMatrix
 
 T = TypeVar("T")
 _WORD = re.compile(r"[^\W\d_](?:[\w'’]*\w)?")
-_SHORTEST = 3  # letters of a word that is corrected
+_SHORTEST = 3  # letters of the shortest word that is corrected
 _ONE_EDIT, _TWO_EDITS = 1, 2
-_LONG = 5  # letters from which on two edits are allowed
-_LOOKED_AT = 3  # documents in which the forms of a term are looked for
-_TRIED = 4  # so many times more terms are looked at than are wanted
+_LONG = 5  # letters from which two edits are allowed
+_LOOKED_AT = 3  # documents searched for the word forms of a term
+_TRIED = 4  # candidates per requested word
 _ENDING = 6  # letters that a word may have beyond its stem
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What may be meant by what somebody has typed.
+    """A completion of what a user has typed.
 
     Attributes:
-        text: The query completed, or a title.
+        text: The completed query, or a title.
         kind: "word" or "title".
-        count: Of a word, how many documents have its term; of a title 1.
-        id: Of a title, the document's id.
+        count: For a word, the number of documents with its term; for a title, 1.
+        id: For a title, the document's id.
     """
 
     text: str
@@ -54,13 +54,13 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Terms:
-    """Terms that are words, or stems of words, for a vocabulary.
+    """The vocabulary's terms that are words or stems of words.
 
     Attributes:
         keys: Their texts, ascending.
-        numbers: (n,) int64, the terms.
+        numbers: (n,) int64, their term ids.
         codes: (size,) int32, the code points of all keys.
-        offsets: (n + 1,) int64, where each key begins.
+        offsets: (n + 1,) int64, where each key begins in `codes`.
     """
 
     keys: list[str]
@@ -70,7 +70,7 @@ class Terms:
 
     @classmethod
     def of(cls, tokens: Sequence[str], encoder: Encoder) -> Terms:
-        """Those of an encoder's tokens: BM25's where it has such, else whole words."""
+        """Select the terms among an encoder's tokens: BM25's terms if it has any, else whole words."""
         found: list[tuple[str, int]] = []
         for number, token in enumerate(tokens):
             if isinstance(encoder, HybridEncoder):
@@ -86,43 +86,43 @@ class Terms:
         return cls(keys, np.array([number for _, number in found], np.int64), codes, offsets)
 
 
-Titles = tuple[list[Suggestion], list[Suggestion]]  # those that begin with a text, and those of which a word does
+Titles = tuple[list[Suggestion], list[Suggestion]]  # starting with a text; with a later word that does
 
 
 class WordSource(Protocol):
-    """Documents whose words are looked at."""
+    """The documents whose words are read."""
 
     @property
     def vocabulary(self) -> list[str] | None:
-        """Token of each term."""
+        """The token of each term."""
         ...
 
     def kept(self, name: str, make: Callable[[], T]) -> T:
-        """What is made once for these documents."""
+        """Return a value that is computed once for these documents."""
         ...
 
     def frequencies(self, terms: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) int64, how many documents have each of (n,) terms."""
+        """Return (n,) int64: how many documents contain each of (n,) terms."""
         ...
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """For each term title and text of the n documents in which it weighs most."""
+        """Return, for each term, title and text of the n documents in which it weighs most."""
         ...
 
     def titles(self, typed: str, limit: int) -> Titles:
-        """Titles as `matching_titles` gives them."""
+        """Find titles; see `matching_titles`."""
         ...
 
 
 class SnapshotWords:
-    """The documents of one snapshot as a `WordSource`."""
+    """The words of one snapshot."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self.vocabulary, self.kept, self.frequencies = snapshot.shared.vocabulary, snapshot.kept, snapshot.frequencies
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """For each term title and text of the n documents in which it weighs most."""
+        """Return, for each term, title and text of the n documents in which it weighs most."""
         found = []
         for row in range(len(queries := term_queries(terms))):
             docs, _ = self._snapshot.top(queries[row], n, SearchSettings())
@@ -130,16 +130,16 @@ class SnapshotWords:
         return found
 
     def titles(self, typed: str, limit: int) -> Titles:
-        """Titles as `matching_titles` gives them."""
+        """Find titles; see `matching_titles`."""
         return matching_titles(self._snapshot, typed, limit)
 
 
 class Words:
-    """The words of documents.
+    """Corrects and completes words.
 
     Args:
-        source: Knows the documents.
-        encoder: Of the index, over its terms.
+        source: The documents.
+        encoder: The index's encoder, bound to its vocabulary.
     """
 
     def __init__(self, source: WordSource, encoder: Encoder) -> None:
@@ -168,8 +168,8 @@ class Words:
         return "".join([*parts, text[at:]]) if parts else None
 
     def _unknown(self, text: str) -> list[tuple[int, int]]:
-        """Where the words of a text stand that no document has."""
-        if self._encoder.needs_fit:  # no document has a word yet
+        """Return the spans of words that no document contains."""
+        if self._encoder.needs_fit:  # the index is still empty
             return []
         if isinstance(self._encoder, BM25Encoder) and isinstance(self._encoder.analyzer, MixedAnalyzer):
             words = [match for match in _WORD.finditer(text) if len(match.group()) >= _SHORTEST]
@@ -188,7 +188,7 @@ class Words:
         return found
 
     def _nearest(self, word: str, limit: int) -> list[str]:
-        """The nearest words that documents have: by letters between them, then by how many documents."""
+        """Return the most similar words of the documents: by edit distance, then by document frequency."""
         key, terms, folded = self._key(word), self._terms, word.casefold()
         if not terms.keys:
             return []
@@ -208,15 +208,17 @@ class Words:
         return sorted(found, key=lambda form: found[form])[:limit]
 
     def _key(self, word: str) -> str:
-        """A word as the vocabulary would have it."""
+        """Return the term that stands for a word in the vocabulary."""
         if isinstance(self._encoder, BM25Encoder):
             terms = self._encoder.analyzer.query(word)
             return next(iter(terms), word.casefold())
         return word.casefold()
 
     def _forms(self, places: Sequence[int]) -> list[Counter[str]]:
-        """For each of some terms, by their places among the keys, the words that it stands for in a few of its
-        documents, and how often each occurs there.
+        """Count, for each term, the words that it stands for in a few of its documents.
+
+        Args:
+            places: Positions of the terms among the keys.
         """
         numbers = [int(self._terms.numbers[place]) for place in places]
         found = []
@@ -243,21 +245,21 @@ class Words:
         return [*self._completed(text, limit), *[*begins, *within][:limit]]
 
     def _completed(self, text: str, limit: int) -> list[Suggestion]:
-        """The last word completed, by how many documents have it."""
+        """Complete the last word; most frequent first."""
         last = re.search(r"[\w'’]+\Z", text)
         if last is None:
             return []
         typed, terms = last.group().casefold(), self._terms
         first = bisect_left(terms.keys, typed)
         places = list(range(first, bisect_left(terms.keys, typed + "\U0010ffff")))
-        for length in range(max(1, len(typed) - _ENDING), len(typed)):  # stems of the word
+        for length in range(max(1, len(typed) - _ENDING), len(typed)):  # terms that may be stems of the word
             at = bisect_left(terms.keys, typed[:length])
             if at < len(terms.keys) and terms.keys[at] == typed[:length]:
                 places.append(at)
         counts = self._source.frequencies(terms.numbers[places]) if places else np.empty(0, np.int64)
         tried = [i for i in np.argsort(-counts, kind="stable")[: _TRIED * limit].tolist() if counts[i]]
         found: dict[str, int] = {}
-        for first in range(0, len(tried), limit):  # mostly the first few will do
+        for first in range(0, len(tried), limit):  # the first batch usually suffices
             some = tried[first : first + limit]
             for i, forms in zip(some, self._forms([places[i] for i in some]), strict=True):
                 longer = {form: times for form, times in forms.items() if form.startswith(typed)}
@@ -270,13 +272,14 @@ class Words:
 
 
 def term_queries(terms: Sequence[int]) -> SparseMatrix:
-    """A query of weight 1 for each term."""
+    """Return a query of weight 1 for each term."""
     return SparseMatrix.from_rows([([term], [1.0]) for term in terms], max(terms, default=0) + 1)
 
 
 def matching_titles(snapshot: Snapshot, typed: str, limit: int) -> Titles:
-    """Titles that begin with what is typed, and those of which a later word does; at most `limit` of each, in the order
-    of the documents.
+    """Find titles that start with the typed text, and titles with a later word that does.
+
+    At most `limit` of each, in document order.
     """
     begins, within = list[Suggestion](), list[Suggestion]()
     inner = re.compile(r"(?<!\w)" + re.escape(typed))
@@ -291,7 +294,7 @@ def matching_titles(snapshot: Snapshot, typed: str, limit: int) -> Titles:
 
 
 def merged_titles(parts: Iterable[Titles]) -> Titles:
-    """The titles of several snapshots, in their order; of equal ones the first."""
+    """Merge the titles of several snapshots, in order, without duplicates."""
     merged: list[dict[str, Suggestion]] = [{}, {}]
     for part in parts:
         for found, titles in zip(merged, part, strict=True):
@@ -301,7 +304,7 @@ def merged_titles(parts: Iterable[Titles]) -> Titles:
 
 
 def _all_titles(snapshot: Snapshot) -> dict[str, tuple[str, str]]:
-    """{title, folded: the title and the first document's id}; read once for a snapshot."""
+    """Return {case-folded title: (title, id of the first document that has it)}; read once per snapshot."""
     documents, found = snapshot.documents, dict[str, tuple[str, str]]()
     for doc in documents.numbers():
         if title := documents.fields(doc)[0].strip():

@@ -20,13 +20,13 @@ from lsr.index.storage.arrow_file import ArrowFile, write_arrow
 
 
 def write_clusters(segment: Segment, folder: Path, scratch: Path, mass: float) -> None:
-    """Write the clusters of a segment. Memory holds a window for each core, and the summaries.
+    """Write the clusters of a segment; memory holds a window for each core, and the summaries.
 
     Args:
         segment: The segment, with 8-bit impacts.
         folder: Folder of the files.
         scratch: Folder of temporary files.
-        mass: The share of the sum of a cluster's largest impacts that its summary keeps.
+        mass: Fraction of the sum of a cluster's largest impacts that its summary keeps.
     """
     columns = {"forward_terms": np.uint32, "forward_groups": np.uint32, "forward": np.uint16}
     counts = np.zeros(3, np.int64)
@@ -65,8 +65,9 @@ def write_clusters(segment: Segment, folder: Path, scratch: Path, mass: float) -
 
 
 def _unused(path: Path) -> int:
-    """Number of unused entries that align groups to cache lines. The offset of a column in an Arrow file depends only
-    on the schema.
+    """Return the number of unused entries that align groups to cache lines.
+
+    The offset of a column in an Arrow file depends only on the schema, so it is read from a small file.
     """
     write_arrow(path, {"entry": np.zeros(1, np.uint32)})
     file = ArrowFile(path, SCHEMAS[path.name])
@@ -80,8 +81,11 @@ def _mapped(file: Any, dtype: Any) -> NDArray[Any]:
 def _window(
     segment: Segment, w: int, mass: float
 ) -> tuple[NDArray[np.int64], tuple[NDArray[Any], ...], tuple[NDArray[Any], ...]]:
-    """The clusters of a window: (3, n_clusters) ends of their documents, groups and postings; the columns of the files;
-    and for each summary entry the term, the cluster within the window and the largest impact.
+    """Build the clusters of a window.
+
+    Returns:
+        (3, n_clusters) int64, ends of the clusters' documents, groups and postings; the columns of the files; and for
+        each summary entry the term, the cluster within the window, and the largest impact.
     """
     postings = segment.postings_of(w)
     n_docs = postings[-1]
@@ -102,7 +106,7 @@ def _window(
 
 
 def _columns(n_groups: int, n_postings: int) -> tuple[NDArray[Any], ...]:
-    """Outputs of `group`."""
+    """Allocate the outputs of `group`."""
     return (
         np.empty(n_groups, np.uint32),
         np.empty(n_groups * GROUP, np.uint32),

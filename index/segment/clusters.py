@@ -24,7 +24,7 @@ from lsr.errors import CorruptIndex
 from lsr.index.kernels.clustered import GROUP, Clusters
 from lsr.index.storage.arrow_file import ArrowFile
 
-CLUSTERS = "clusters.arrow"  # an index that has this file has clusters
+CLUSTERS = "clusters.arrow"  # present if the index has clusters
 SUMMARY_MASS = 0.6
 LINE = 64  # bytes of a cache line
 SCHEMAS = {
@@ -54,13 +54,13 @@ def open_clusters(folder: Path, n_used: int) -> Clusters:
     (doc_ends, group_ends, posting_ends), (firsts,), (groups,), (postings,), (owners, maxima), (ends,) = columns
     unused = len(groups) - GROUP * len(firsts)
     if not 0 <= unused < GROUP or len(ends) != n_used:
-        raise CorruptIndex(f"{folder}: the files of the clusters don't fit together; build the index again")
+        raise CorruptIndex(f"{folder}: the cluster files don't fit together; build the index again")
     groups = groups[unused:]
     return Clusters(doc_ends, group_ends, posting_ends, firsts, groups, postings, ends, owners, maxima)
 
 
 def document_of(clusters: Clusters, place: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """A document's row of the forward index: its terms, as ranks among those of the segment, and their impacts.
+    """Read a document's row of the forward index: its terms, as ranks in the segment, and their impacts.
 
     Args:
         clusters: The mapped files.
@@ -72,7 +72,7 @@ def document_of(clusters: Clusters, place: int) -> tuple[NDArray[np.int64], NDAr
     )
     groups = clusters.groups[first_group * GROUP : int(clusters.group_ends[c]) * GROUP].reshape(-1, GROUP)
     ranks = clusters.firsts[first_group : int(clusters.group_ends[c]), None].astype(np.int64) + (groups[:, 1:] >> 16)
-    # An unused place has no end; with that of the place before, it has no postings.
+    # An unused entry has no end, so it gets the end of the entry before: no postings.
     ends = groups[:, :1].astype(np.int64) + np.maximum.accumulate(groups[:, 1:] & 0xFFFF, axis=1)
     postings = clusters.postings[first_posting : int(clusters.posting_ends[c])]
     at = np.flatnonzero((postings & 0xFF) == place - first_doc)

@@ -1,11 +1,11 @@
 """Metadata as typed columns for filters, one for each key.
 
 Kinds are "truth", "number", "text", lists of each, and "empty list"; integers and floats are both numbers. Keys within
-objects are joined by dots, "author.name". A key with values of different kinds is no column, but it is remembered, so
-that a filter on it can say why.
+objects are joined by dots, "author.name". A key whose values differ in kind gets no column; the reason is
+stored for messages about filters.
 
 Numbers are exact: a column is int64, uint64 or float64 if that can represent all of its values, else a dictionary of
-their JSON texts, in a field that says that its kind is "number".
+their JSON texts, in a field whose metadata says that its kind is "number".
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from lsr.io.metadata import parse_time
 
 COLUMNS_FILE = "columns.arrow"
 MOST_COLUMNS = 1000  # with more keys, values are probably used as keys
-_MOST_MIXED = 2 * MOST_COLUMNS  # keys that are remembered not to be columns; further ones are ignored
+_MOST_MIXED = 2 * MOST_COLUMNS  # keys without a column to remember; further ones are ignored
 _DEEPEST = 30  # deeper objects are ignored
 _MIXED = b"lsr.mixed"
 _KIND = b"lsr.kind"
 _EMPTY = pa.list_(pa.null())
 _LARGEST_INT = 2**63
-_WHOLE_FLOATS = 2**53  # whole numbers up to here are floats, too
+_WHOLE_FLOATS = 2**53  # whole numbers up to this are exact as floats
 
 
 class ColumnsWriter:
@@ -105,7 +105,7 @@ class ColumnsWriter:
 
 
 class Kinds(Protocol):
-    """Columns that a filter can use."""
+    """The kinds of a segment's columns, which filters check."""
 
     @property
     def kinds(self) -> Mapping[str, str]:
@@ -113,7 +113,7 @@ class Kinds(Protocol):
 
     @property
     def mixed(self) -> Mapping[str, str]:
-        """{key that is no column: reason}"""
+        """{key that isn't a column: reason}"""
 
 
 class Columns:
@@ -121,7 +121,7 @@ class Columns:
 
     Attributes:
         kinds: {column: kind}
-        mixed: {key that is no column: reason}
+        mixed: {key that isn't a column: reason}
 
     Raises:
         CorruptIndex: The file can't be read, or doesn't fit the documents.
@@ -141,25 +141,26 @@ class Columns:
         self._times: dict[str, tuple[NDArray[np.bool_], NDArray[np.int64]]] = {}
 
     def column(self, name: str) -> pa.Array:
-        """The values of a column, null if a document lacks it.
+        """Return the values of a column, null where a document lacks it.
 
         Raises:
-            CorruptIndex: They are invalid.
+            CorruptIndex: The values are invalid.
         """
         if name not in self._sound:
             column = self._batch.column(self._batch.schema.get_field_index(name))
             try:
-                column.validate(full=True)  # once: a filter may have a thousand conditions
+                column.validate(full=True)  # once, as a filter may have a thousand conditions
             except pa.ArrowException as error:
                 raise CorruptIndex(f"{self._path}: damaged: {error}; {RESTORE}") from None
             self._sound[name] = column
         return self._sound[name]
 
     def times(self, name: str) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Which texts of a column are times, and the times, see `parse_time`; for lists of their items, for
-        dictionaries of their texts.
+        """Return which texts of a column are times, and the times; see `parse_time`.
+
+        Has an entry for each value; for lists, for each item; for dictionaries, for each of their texts.
         """
-        if name not in self._times:  # cached: it costs more than the rest of a filter
+        if name not in self._times:  # cached, as parsing costs more than the rest of a filter
             texts = self.column(name)
             texts = texts.values if pa.types.is_list(texts.type) else texts
             texts = texts.dictionary if pa.types.is_dictionary(texts.type) else texts
@@ -172,7 +173,7 @@ class Columns:
         return self._times[name]
 
     def texts(self, name: str) -> list[str]:
-        """The different values of a column of texts, or of lists of them."""
+        """Return the distinct values of a column of texts, or of lists of texts."""
         column = self.column(name)
         values = column.values if pa.types.is_list(column.type) else column
         found = values.dictionary if pa.types.is_dictionary(values.type) else values.unique()
@@ -180,7 +181,7 @@ class Columns:
 
 
 def joined(kinds: Iterable[str]) -> tuple[str, str]:
-    """The kind of a column with parts of these kinds; else "" and the reason."""
+    """Return the kind of a column whose parts have these kinds; else "" and the reason why it is no column."""
     found = set(kinds)
     if any(kind.startswith("list of ") for kind in found):
         found.discard("empty list")
@@ -190,7 +191,7 @@ def joined(kinds: Iterable[str]) -> tuple[str, str]:
 
 
 def kinds_of(segments: Iterable[Kinds]) -> tuple[dict[str, str], dict[str, str]]:
-    """Kinds of the columns of many segments, as if they were merged, and reasons for keys that are no columns."""
+    """Merge the columns of many segments: {column: kind}, and {key that isn't a column: reason}."""
     found: dict[str, set[str]] = {}
     mixed: dict[str, str] = {}
     for columns in segments:
@@ -205,7 +206,7 @@ def kinds_of(segments: Iterable[Kinds]) -> tuple[dict[str, str], dict[str, str]]
 
 
 def kind_of(field: pa.Field) -> str:
-    """ "truth", "number", "text", "list of …" or "empty list"."""
+    """Return "truth", "number", "text", "list of …" or "empty list"."""
     column = field.type
     if column == _EMPTY:
         return "empty list"
@@ -252,7 +253,7 @@ def is_unicode(text: str) -> bool:
 
 
 def _array(values: list[Any], kind: str) -> pa.Array:
-    """A part of a column; numbers as the first of int64, uint64, float64 and text that is exact."""
+    """Build a part of a column; for numbers, use the first of int64, uint64, float64 and text that is exact."""
     if kind == "empty list":
         return pa.array([None if value is None else [] for value in values], _EMPTY)
     listed = kind.startswith("list of ")
@@ -269,7 +270,7 @@ def _array(values: list[Any], kind: str) -> pa.Array:
 
 
 def _number_type(least: int, most: int, *, fractions: bool) -> pa.DataType:
-    """The type that represents numbers exactly.
+    """Return the type that represents numbers exactly.
 
     Args:
         least: The smallest integer.
@@ -284,7 +285,7 @@ def _number_type(least: int, most: int, *, fractions: bool) -> pa.DataType:
 
 
 def _widest(arrays: list[pa.Array]) -> pa.DataType:
-    """The type that represents the values of all parts of a column exactly."""
+    """Return the type that represents the values of all parts of a column exactly."""
     arrays = [array for array in arrays if array.type != _EMPTY]
     types = {array.type for array in arrays}
     if len(types) <= 1:
@@ -301,7 +302,7 @@ def _widest(arrays: list[pa.Array]) -> pa.DataType:
 
 
 def _whole(parts: list[tuple[int, pa.Array]], kind: pa.DataType, n_docs: int) -> pa.Array:
-    """The parts and the gaps between them as one array."""
+    """Join the parts of a column, with nulls in the gaps."""
     arrays, at = [], 0
     for first, array in parts:
         arrays += [pa.nulls(first - at, kind), _as(array, kind)]
@@ -316,7 +317,7 @@ def _whole(parts: list[tuple[int, pa.Array]], kind: pa.DataType, n_docs: int) ->
 
 
 def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A part of a column, converted to a wider type."""
+    """Convert a part of a column to a wider type."""
     if array.type == kind or kind not in (pa.string(), pa.list_(pa.string())) or array.type == _EMPTY:
         return array.cast(kind)
     values = array.to_pylist()
@@ -326,10 +327,10 @@ def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def numbers_of(values: pa.Array) -> NDArray[Any]:
-    """(n,) the numbers of a column, 0 for missing ones, of a numpy type, or Python numbers as objects.
+    """Return (n,) the numbers of a column, 0 for missing ones; as a numpy type, or as Python objects.
 
     Args:
-        values: Values of the column, or items of its lists; for texts the dictionary.
+        values: Values of the column, or items of its lists; for numbers stored as texts, the dictionary.
 
     Raises:
         CorruptIndex: A text is not a number.
@@ -347,6 +348,6 @@ def numbers_of(values: pa.Array) -> NDArray[Any]:
 
 
 def offsets_of(lists: pa.Array) -> NDArray[np.int64]:
-    """(n + 1,) offsets of each list's items in `lists.values`."""
+    """Return (n + 1,) int64: offsets of each list's items in `lists.values`."""
     found: NDArray[np.int64] = lists.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
     return found

@@ -158,10 +158,10 @@ class Documents:
         self._texts = ArrowFile(folder / "texts.arrow", _TEXT_SCHEMA) if has_text else None
         self._keys = ArrowFile(folder / "keys.arrow", _KEY_SCHEMA)
         self.sources = (self._ids, self._texts) if self._texts else (self._ids,)
-        self._id_batch = lru_cache(maxsize=None)(self._ids.batch)  # mapped, so a cache costs nothing
+        self._id_batch = lru_cache(maxsize=None)(self._ids.batch)  # batches are mapped, so caching costs nothing
         self._text_batch = lru_cache(maxsize=64)(self._texts.batch) if self._texts else None
         columns = folder / COLUMNS_FILE
-        if has_columns is None:  # new files: the manifest doesn't say it yet
+        if has_columns is None:  # new files, not in a manifest yet
             has_columns = columns.exists()
         self.columns = Columns(columns, n_docs) if has_columns else None
 
@@ -169,13 +169,13 @@ class Documents:
         return self._n_docs
 
     def id(self, doc: int) -> str:
-        """The id of a document."""
+        """Return the id of a document."""
         if (value := self._key(doc, 0)) is None:
             raise CorruptIndex(f"{self._ids.path}: damaged: document {doc} has no id; {RESTORE}")
         return value
 
     def parent(self, doc: int) -> str | None:
-        """The id of the document that a passage was cut from."""
+        """Return the id of the document that a passage was cut from; None if it isn't a passage."""
         return self._key(doc, 1)
 
     def _key(self, doc: int, column: int) -> str | None:
@@ -186,7 +186,7 @@ class Documents:
             raise CorruptIndex(f"{self._ids.path}: damaged: there is no document {doc}; {RESTORE}") from None
 
     def ids_of(self, docs: NDArray[np.int64], *, parents: bool = False) -> list[str]:
-        """The ids of some documents; with `parents` a passage has the id of its document, as in hits."""
+        """Return the ids of documents; with `parents`, a passage has the id of its document, as in hits."""
         batches = docs // _ID_BATCH
         found = np.empty(len(docs), object)
         for number in np.unique(batches).tolist():
@@ -201,7 +201,7 @@ class Documents:
         return found.tolist()
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
-        """Title, text and metadata of a document; empty if they weren't stored."""
+        """Return title, text and metadata of a document; empty if they weren't stored."""
         if self._texts is None or self._text_batch is None:
             return "", "", {}
         batch = self._text_batch(doc // _TEXT_BATCH)
@@ -213,13 +213,11 @@ class Documents:
         return title or "", text or "", values
 
     def find(self, doc_id: str) -> int | None:
-        """The number of the document with this id."""
+        """Return the number of the document with this id; None if there is none."""
         return next((doc for _, doc in self.matches([doc_id]) if self.id(doc) == doc_id), None)
 
     def matches(self, keys: Sequence[str]) -> Iterator[tuple[int, int]]:
-        """The documents with some ids, and the passages of documents with these ids: positions in `keys`, and
-        numbers.
-        """
+        """Yield the documents with given ids, and their passages: position in `keys`, and number."""
         if not self._n_docs or not keys:
             return
         hashes, docs = self.keys()
@@ -231,23 +229,23 @@ class Documents:
                     yield i, doc
 
     def keys(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-        """The hashes of all ids and of passages' parents, ascending, and their documents."""
+        """Return the hashes of all ids and of passages' parents, ascending, and their documents."""
         if not self._n_docs:
             return np.empty(0, np.uint64), np.empty(0, np.uint32)
         return self._keys.column("hash"), self._keys.column("doc")
 
     def ids(self) -> pa.ChunkedArray:
-        """All ids in document order, mapped."""
+        """Return all ids in document order, mapped."""
         return pa.chunked_array([self._id_batch(i).column(0) for i in range(self._ids.n_batches)], pa.string())
 
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:
-        """All ids in document order; with `parents` a passage has the id of its document, as in hits."""
+        """Iterate over all ids in document order; with `parents`, a passage has the id of its document, as in hits."""
         for i in range(self._ids.n_batches):
             ids, of = self._id_batch(i).columns
             yield from (pc.coalesce(of, ids) if parents else ids).to_pylist()
 
     def rows(self, first: int, end: int) -> pa.RecordBatch:
-        """Documents first..end as a batch of lsr.io.document.DOCUMENT_SCHEMA."""
+        """Read documents first..end as a batch of lsr.io.document.DOCUMENT_SCHEMA."""
         columns = _rows_of(self._ids, _ID_BATCH, first, end).columns
         if self._texts is None:
             columns += [pa.nulls(end - first, field.type) for field in _TEXT_SCHEMA]
@@ -257,7 +255,7 @@ class Documents:
 
 
 def _rows_of(file: ArrowFile, size: int, first: int, end: int) -> pa.RecordBatch:
-    """Rows first..end of a file with batches of one size; at least one row."""
+    """Read rows first..end, at least one, of a file with batches of equal size."""
     with damage(file.path, f"damaged: documents {first} to {end}"):
         table = pa.Table.from_batches([file.batch(i) for i in range(first // size, -(-end // size))])
         (batch,) = table.slice(first % size, end - first).combine_chunks().to_batches()
@@ -283,17 +281,17 @@ class AllDocuments:
         return self._parts[number], doc - self._bases[number]
 
     def id(self, doc: int) -> str:
-        """The id of a document."""
+        """Return the id of a document."""
         part, within = self._at(doc)
         return part.id(within)
 
     def parent(self, doc: int) -> str | None:
-        """The id of the document that a passage was cut from."""
+        """Return the id of the document that a passage was cut from; None if it isn't a passage."""
         part, within = self._at(doc)
         return part.parent(within)
 
     def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
-        """The ids of some documents; for `parents` see `Documents`."""
+        """Return the ids of documents; for `parents` see `Documents.ids_of`."""
         wanted = np.asarray(docs, np.int64)
         number = np.searchsorted(self._bases, wanted, side="right") - 1
         found = np.empty(len(wanted), object)
@@ -303,17 +301,17 @@ class AllDocuments:
         return found.tolist()
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
-        """Title, text and metadata of a document; empty if they weren't stored."""
+        """Return title, text and metadata of a document; empty if they weren't stored."""
         part, within = self._at(doc)
         return part.fields(within)
 
     def stored(self, doc: int) -> Document:
-        """A document or passage as stored."""
+        """Return a document or passage as it is stored."""
         title, text, metadata = self.fields(doc)
         return Document(self.id(doc), text, title, metadata or None, self.parent(doc))
 
     def get_many(self, ids: Sequence[str], *, passages: bool) -> list[Document | None]:
-        """The documents with some ids; None for unknown ids.
+        """Return the documents with given ids, in order; None for unknown ids.
 
         Args:
             ids: Ids of documents or passages.
@@ -330,12 +328,12 @@ class AllDocuments:
         return found
 
     def content(self, doc: int) -> str:
-        """The text of a document for encoders: title and text."""
+        """Return title and text of a document, as encoders read them."""
         title, text, _ = self.fields(doc)
         return Document("", text, title).content
 
     def find(self, doc_id: str) -> int | None:
-        """The number of the document with this id."""
+        """Return the number of the document with this id; None if there is none."""
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
             doc = part.find(doc_id)
             if doc is not None and (alive is None or alive[doc]):
@@ -343,7 +341,7 @@ class AllDocuments:
         return None
 
     def find_all(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """(n,) int64, the numbers of the documents with some ids, -1 for unknown ids."""
+        """Return (n,) int64: the numbers of the documents with given ids, -1 for unknown ids."""
         found = np.full(len(ids), -1, np.int64)
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
             for i, doc in part.matches(ids):
@@ -352,7 +350,7 @@ class AllDocuments:
         return found
 
     def passages(self, doc_id: str) -> list[int]:
-        """The numbers of the passages that were cut from a document, in their order."""
+        """Return the numbers of a document's passages, in order."""
         found = []
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
             found += [base + doc for _, doc in part.matches([doc_id]) if alive is None or alive[doc]]
@@ -364,28 +362,28 @@ class AllDocuments:
         return [part.columns for part in self._parts if part.columns is not None]
 
     def allowed(self, where: Filter, *, known: bool = False) -> NDArray[np.bool_]:
-        """(n,) bool, which documents match a filter, including deleted ones.
+        """Return (n,) bool: which documents match a filter, including deleted ones.
 
         Args:
             where: The filter.
-            known: Its columns were checked already.
+            known: Skip the check of its columns, which was made already.
 
         Raises:
-            DataError: Columns that no document has, or values of another kind.
+            DataError: A column doesn't exist, or its values have another kind.
         """
         if not known:
             where.require_known(self.columns)
         return np.concatenate([np.empty(0, bool), *(where.mask(part.columns, len(part)) for part in self._parts)])
 
     def numbers(self, first: int = 0) -> Iterator[int]:
-        """The numbers of all documents that aren't deleted, ascending, from a number on."""
+        """Iterate over the numbers of live documents, ascending, from `first` on."""
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
             begin = max(0, min(first - base, len(part)))
             here = range(begin, len(part)) if alive is None else (begin + np.flatnonzero(alive[begin:])).tolist()
             yield from (base + doc for doc in here)
 
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:
-        """The ids of all documents that aren't deleted, in document order; for `parents` see `Documents`."""
+        """Iterate over the ids of live documents, in document order; for `parents` see `Documents.all_ids`."""
         for part, alive in zip(self._parts, self._alive, strict=True):
             ids = part.all_ids(parents=parents)
             yield from ids if alive is None else (doc_id for doc_id, here in zip(ids, alive, strict=True) if here)

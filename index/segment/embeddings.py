@@ -2,7 +2,7 @@
 
 embeddings.arrow   vector, scale    mapped, in batches of 65,536
 
-A similarity is the product of both scales and an integer sum, so it doesn't depend on where a document is stored.
+A similarity is an integer sum times both scales, so it doesn't depend on where a document is stored.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ class Embeddings:
             raise CorruptIndex(f"{self.source.path}: {sum(sizes)} vectors for {n_docs} documents; {RESTORE}")
 
     def similarities(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The dot product of each document's vector with a query's, (n_docs,) float32: cosines of unit vectors.
+        """Return (n_docs,) float32: the dot product of each document's vector with the query's.
 
         Args:
-            query: (width,) float32.
+            query: (width,) float32; for unit vectors, the products are cosines.
         """
         integers, scale = _as_integers(query)
         found = [np.empty(0, np.float32)]
@@ -111,14 +111,14 @@ class Embeddings:
         return np.concatenate(found)
 
     def rows(self, first: int, end: int) -> DenseRows:
-        """The vectors of documents first..end, at least one."""
+        """Return the vectors of documents first..end, at least one."""
         numbers = range(first // _BATCH, -(-end // _BATCH))
         together = DenseRows.concat([self._parts[i] for i in numbers])
         return together[first % _BATCH :][: end - first]
 
 
 def _as_integers(query: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
-    """A vector as integers, as large as sums of products with 8-bit integers allow in 32 bits, and their unit."""
+    """Convert a query to the largest integers whose products with 8-bit values fit 32 bits; returns their unit, too."""
     most = min(2**15 - 1, (2**31 - 1) // (LEVELS + 1) // max(len(query), 1))
     largest = float(np.abs(query).max(initial=0)) or 1.0
     return np.rint(query * (most / largest)).astype(np.int16), largest / most

@@ -42,8 +42,8 @@ ORDER: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 _ORDER_OF_TEXTS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
-_COMPARED = 20_000  # texts compared to find the nearest
-_LISTED, _TOLD = 50, 20  # columns, and wrong conditions, in a message
+_COMPARED = 20_000  # texts compared to find similar ones
+_LISTED, _TOLD = 50, 20  # columns, and problems, in a message
 _PARTS_OF_TEXTS = {"prefix": pc.starts_with, "contains": pc.match_substring}
 OPERATORS = ("==", "!=", *ORDER, "in", "not in", *_PARTS_OF_TEXTS, "exists")
 
@@ -57,21 +57,21 @@ class WrittenValue(str):
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition on a column, which compares it with `values`."""
+    """Compares a column with `values`."""
 
     column: str
     operator: str
     values: tuple[Any, ...]
 
     def to_where(self) -> Where:
-        """The condition in its original form."""
+        """Return the condition as a mapping."""
         if any(isinstance(value, WrittenValue) for value in self.values):
             raise TypeError(f"{self.column}: a filter from a command line can't be sent: it depends on the columns")
         value = list(self.values) if self.operator in ("in", "not in") else self.values[0]
         return {self.column: {self.operator: value}}
 
     def problem(self, kind: str) -> str | None:
-        """Why a column of this kind can't be compared; None if it can."""
+        """Explain why a column of this kind can't be compared; None if it can."""
         kind = kind.removeprefix("list of ")
         if self.operator == "exists" or kind == "empty list":
             return None
@@ -86,7 +86,7 @@ class Condition:
         return None
 
     def mask(self, columns: Columns) -> Mask:
-        """Which documents match."""
+        """Return (n_docs,) bool: which documents match."""
         column = columns.column(self.column)
         there: Mask = column.is_valid().to_numpy(zero_copy_only=False)
         if self.operator == "exists":
@@ -102,10 +102,10 @@ class Condition:
         return there & (~met if self.operator in ("!=", "not in") else met)
 
     def _of(self, array: pa.Array, kind: str, columns: Columns) -> Mask:
-        """Which of some values match, with != and not in treated as their opposites."""
+        """Return which of some values match, ignoring the negation in != and not in."""
         if not len(array):
             return np.zeros(0, bool)
-        if pa.types.is_dictionary(array.type):  # each different text is compared once
+        if pa.types.is_dictionary(array.type):  # compare each distinct text once
             of_each = self._of(array.dictionary, kind, columns)
             indices = array.indices.fill_null(0).to_numpy()
             return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all are missing
@@ -121,8 +121,9 @@ class Condition:
         return met
 
     def _of_texts(self, array: pa.Array, values: list[Any], columns: Columns) -> Mask:
-        """Which texts match. Arrow compares UTF-8, which has the same order as Python's strings; times are compared
-        with those texts that are times.
+        """Return which texts match.
+
+        Arrow compares UTF-8, which sorts like Python's strings. Times are compared only with texts that are times.
         """
         if part_of := _PARTS_OF_TEXTS.get(self.operator):
             if not is_unicode(values[0]):
@@ -158,7 +159,7 @@ class Filter:
     parts: tuple[Condition | Filter, ...]
 
     def to_where(self) -> Where:
-        """The filter as a mapping, which can be parsed again."""
+        """Return the filter as a mapping, which can be parsed again."""
         parts = [part.to_where() for part in self.parts]
         if self.how == "none":
             return {"not": parts[0] if len(parts) == 1 else {"or": parts}}
@@ -195,7 +196,7 @@ class Filter:
             raise DataError("; ".join([*told[:_TOLD], *(["and more"] if len(told) > _TOLD else [])]), "where")
 
     def hints(self, segments: Sequence[Columns]) -> list[str]:
-        """Hints for texts in == and in conditions that no document has, with the nearest existing texts.
+        """Return hints for texts in == and in conditions that no document has, with similar texts that exist.
 
         Args:
             segments: The columns of all segments, including deleted documents.
@@ -222,7 +223,7 @@ class Filter:
             yield from part.conditions() if isinstance(part, Filter) else (part,)
 
     def mask(self, columns: Columns | None, n_docs: int) -> Mask:
-        """(n_docs,) bool, which documents of a segment match.
+        """Return (n_docs,) bool: which documents of a segment match.
 
         Args:
             columns: Columns of the segment; None if its documents have no metadata.
@@ -241,14 +242,14 @@ class Filter:
 
 
 def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
-    """(n,) bool, compare numbers of any type with one exactly; numpy would convert integers to floats."""
+    """Return (n,) bool: compare numbers of any type with one exactly; numpy would convert integers to floats."""
     if value != value:  # NaN
         return np.zeros(len(numbers), bool)
     compare: Callable[[Any, Any], Any] = ORDER.get(name, operator.eq)
-    if numbers.dtype == object:  # Python's own, which compare exactly
+    if numbers.dtype == object:  # Python numbers, which compare exactly
         return np.asarray(compare(numbers, value), bool)
     below, above = _neighbours(value, numbers.dtype)
-    if name == "==" and below != above:  # the value is between two numbers of the type
+    if name == "==" and below != above:  # the value lies between two numbers of the type
         return np.zeros(len(numbers), bool)
     bound = above if name in ("<", ">=") else below
     if bound is None:  # beyond the range of the type
@@ -257,7 +258,7 @@ def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
 
 
 def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """The largest number of a type that is at most a value, and the smallest that is at least it; None without one."""
+    """Return the nearest numbers of a type at or below a value, and at or above it; None if there is none."""
     if dtype.kind == "f":
         try:
             near = float(value)
@@ -281,7 +282,7 @@ def _as_mask(met: pa.Array) -> Mask:
 
 
 def _nearest(text: str, known: list[str]) -> list[str]:
-    """At most three texts nearest to one, ignoring case; of many, only those with the same beginning."""
+    """Return up to three similar texts, ignoring case; among many, only those with the same beginning."""
     if len(known) > _COMPARED:
         known = [one for one in known if one[:1].casefold() == text[:1].casefold()][:_COMPARED]
     folded: dict[str, str] = {}
@@ -295,7 +296,7 @@ def _short(text: str) -> str:
 
 
 def _matching(value: Any, kind: str) -> Any:
-    """A value as a column of a kind compares it; None if it can't."""
+    """Convert a value for comparison with a column of a kind; None if it can't be compared."""
     if isinstance(value, WrittenValue) and kind != "text":
         try:
             value = json.loads(value)

@@ -1,4 +1,4 @@
-"""Reading filters: of mappings, and of conditions as somebody writes them on a command line."""
+"""Parse filters from mappings, and from conditions on a command line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lsr.errors import DataError
 from lsr.index.segment.filters import OPERATORS, Condition, Filter, Where, WrittenValue
 from lsr.io.metadata import plain_value
 
-_DEEPEST = 100  # filters within filters
-_MOST_BITS = 14_280  # of a whole number: it has 4,300 digits then, and Python reads and writes no more
+_DEEPEST = 100  # levels of nested filters
+_MOST_BITS = 14_280  # of a whole number: 4,300 digits, Python's limit for reading and writing
 _WRITTEN_OPERATORS = {"=": "in", "==": "in", "!=": "not in", "^=": "prefix", "*=": "contains"}
 _TEXT_CONDITION = re.compile(
     r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|\^=|\*=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL
@@ -26,10 +26,10 @@ _WRITTEN_VALUE = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>[^,]
 
 
 def parse_where(where: Where) -> Filter:
-    """Read a filter.
+    """Parse a filter.
 
     Raises:
-        DataError: Something that is no filter; all that is wrong at once.
+        DataError: It isn't a filter; lists every problem.
     """
     wrong: list[str] = []
     parsed = _parsed(where, wrong)
@@ -39,13 +39,13 @@ def parse_where(where: Where) -> Filter:
 
 
 def as_filter(where: Where | Filter) -> Filter:
-    """A filter, parsed if it isn't yet."""
+    """Return a filter, parsed if it isn't yet."""
     return where if isinstance(where, Filter) else parse_where(where)
 
 
 def _parsed(where: Any, wrong: list[str], depth: int = _DEEPEST) -> Filter:
     if not depth:
-        wrong.append(f"filters within filters, more than {_DEEPEST} deep")
+        wrong.append(f"filters are nested more than {_DEEPEST} deep")
         return Filter("all", ())
     if not isinstance(where, Mapping):
         wrong.append(f"a filter is a mapping of column to condition, got {where!r}")
@@ -75,9 +75,9 @@ def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> Conditio
     values = tuple(map(_plain, value if many else (value,)))
     problem = None
     if any(isinstance(one, int) and one.bit_length() > _MOST_BITS for one in values):
-        problem = f"{column}: a whole number of more digits than Python reads"
+        problem = f"{column}: a whole number with more digits than Python can read"
     elif not isinstance(column, str):
-        problem = f"a column's name is a text, got {column!r}"
+        problem = f"a column's name is a string, got {column!r}"
     elif name not in OPERATORS:
         problem = f"{column}: unknown operator {name!r}; there are {', '.join(OPERATORS)}"
     elif many != (name in ("in", "not in")):
@@ -94,19 +94,19 @@ def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> Conditio
 
 
 def _plain(value: Any) -> Any:
-    """A value as metadata have it: times as texts, decimals and numpy's numbers as numbers."""
+    """Convert a value to what metadata hold: times to texts; decimals and numpy numbers to Python numbers."""
     if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
         value = value.item()
     return plain_value(value) if isinstance(value, date | np.datetime64 | Decimal | UUID) else value
 
 
 def parse_where_text(texts: Sequence[str]) -> Filter | None:
-    """Read filters of a command line: JSON objects, or conditions such as "year>=2020" and "lang=en,de".
+    """Parse filters from a command line: JSON objects, or conditions such as "year>=2020" and "lang=en,de".
 
-    A value in double quotes may hold commas: author="Smith, John"; a quote within it is written twice.
+    A value in double quotes may contain commas: author="Smith, John". A quote inside it is doubled.
 
     Returns:
-        All of them together; None if there are none.
+        A filter that requires all of them; None if there are none.
 
     Raises:
         DataError: As for `parse_where`.
@@ -123,7 +123,7 @@ def parse_where_text(texts: Sequence[str]) -> Filter | None:
             name, values = match["operator"], _written(match["value"])
             name = _WRITTEN_OPERATORS.get(name, name)
             if values is None:
-                wrong.append(f"{text!r}: a value in double quotes is not closed")
+                wrong.append(f"{text!r}: a double quote is not closed")
                 continue
             if name not in ("in", "not in"):
                 values = (WrittenValue(match["value"]),) if len(values) > 1 else values
@@ -136,12 +136,12 @@ def parse_where_text(texts: Sequence[str]) -> Filter | None:
 
 
 def _written(text: str) -> tuple[WrittenValue, ...] | None:
-    """Values with commas between them; None if one begins with a quote that isn't closed."""
+    """Split values at commas; None if a quote isn't closed."""
     values: list[WrittenValue] = []
     at, more = 0, True
     while more:
         match = _WRITTEN_VALUE.match(text, at)
-        assert match is not None  # anything matches
+        assert match is not None  # the pattern matches any text
         if match["quoted"] is None and match["plain"].startswith('"'):
             return None
         quoted = match["quoted"]

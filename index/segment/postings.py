@@ -1,26 +1,26 @@
-"""A segment: the postings of some documents, in windows; written once, then memory-mapped, never changed.
+"""Segment: the postings of some documents, in windows; written once, then memory-mapped and never changed.
 
     postings.arrow   one record batch per window: doc uint16 (within the window), impact uint8 | float32, both by
                      term and, within a term, by document
-    dense.arrow      one record batch per window: of the lists that most documents are on, row by row, an impact for
-                     each document, uint8, 0 where it isn't on it; these aren't in postings.arrow
-    gaps.arrow       one record batch per window: of lists that are neither short nor in dense.arrow, the distance to
-                     the document before and the impact, uint8 (lsr.index.kernels.gaps); these aren't in postings.arrow
-    maxima.arrow     of the longer lists, by term and window, the largest impact in each block of documents, uint8; each
-                     row begins at a multiple of 64
-    skips.arrow      of the same lists, how many postings come before each 1024th document, uint16; each row begins at
-                     an eighth of the place of its maxima
-    places.arrow     where documents are stored in another order than they came: the document at each place and the
-                     place of each document, uint32; else no rows. Everything else here goes by places.
-    windows.arrow    first_doc int64, n_docs int64 of each window; and where there are documents whose weights are too
-                     large for the segment's scale, shift uint8, ascending: a window's scale is that times 2^shift
-    terms.arrow      the terms that occur, ascending, uint32; in how many documents, df uint32; and where the entries
-                     of each in lists.arrow end, uint64
-    lists.arrow      the lists, by term and window: window, begin and size among its postings, or gaps, uint32, where
-                     its maxima begin in units of 64, -1 if it has none, and its row of dense.arrow, -1 for a list in
-                     postings.arrow, -2 for one in gaps.arrow, int32
+    dense.arrow      one record batch per window, uint8: rows for the terms that most documents contain, with an impact
+                     for each document, 0 if it lacks the term; their lists aren't in postings.arrow
+    gaps.arrow       one record batch per window: lists that are neither short nor dense rows, as the distance to the
+                     document before and the impact, uint8 (lsr.index.kernels.gaps); these aren't in postings.arrow
+    maxima.arrow     for the longer lists, by term and window, the largest impact in each block of documents, uint8;
+                     each row begins at a multiple of 64
+    skips.arrow      for the same lists, how many postings precede each 1024th document, uint16; each row begins at an
+                     eighth of the offset of its maxima
+    places.arrow     if documents are stored in another order than they were added: the document at each place and the
+                     place of each document, uint32; else no rows. All other files here go by place.
+    windows.arrow    first_doc int64, n_docs int64 of each window; and, if weights of some documents are too large for
+                     the segment's scale, shift uint8, ascending: a window's scale is the segment's times 2^shift
+    terms.arrow      the terms that occur, ascending, uint32; their document frequencies, df uint32; and where the
+                     entries of each in lists.arrow end, uint64
+    lists.arrow      the lists, by term and window: window, begin and size among its postings or gaps, uint32; and,
+                     int32, the begin of its maxima in units of 64, -1 if it has none, and its row in dense.arrow, -1
+                     if it is in postings.arrow, -2 if it is in gaps.arrow
 
-A window holds at most 65,536 documents, fewer where they are so long that the writer's memory would run over.
+A window holds at most 65,536 documents, or fewer if long documents would exceed the writer's memory.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ from lsr.index.storage.arrow_file import ArrowFile
 from lsr.sparse import SparseMatrix
 
 ImpactType = Literal["uint8", "float32"]
-# Terms up to here have their places in a table, if one in so many of them occurs.
+# Terms up to this id are looked up in a table, if one in so many of them occurs.
 _TABLED, _TABLED_SHARE = 1 << 20, 8
 
 DENSE_SCHEMA = pa.schema([("impact", pa.uint8())])
@@ -84,18 +84,18 @@ _TERM_SCHEMA = pa.schema([("term", pa.uint32()), ("df", pa.uint32()), ("peak", p
 
 
 def posting_schema(impacts: ImpactType) -> pa.Schema:
-    """Of the file of postings."""
+    """Return the schema of postings.arrow."""
     return pa.schema([("doc", pa.uint16()), ("impact", pa.uint8() if impacts == "uint8" else pa.float32())])
 
 
 class Run(NamedTuple):
-    """Windows of a segment that have one scale.
+    """Consecutive windows of a segment with the same scale.
 
     Attributes:
         segment: The segment.
         first: The first window.
-        end: The one behind the last.
-        scale: Weight of one impact.
+        end: The end, exclusive.
+        scale: Weight of one impact step.
     """
 
     segment: Segment
@@ -105,38 +105,38 @@ class Run(NamedTuple):
 
 
 class Segment:
-    """What SegmentWriter wrote. Opening maps the files and reads none of the postings; `Searcher` searches them.
+    """A segment on disk. Opening maps the files and reads no postings; `Searcher` searches them.
 
     Attributes:
-        folder: Where the files lie.
-        impacts: How weights are stored.
-        scale: Weight of one impact in a window without a shift; 1.0 for float weights.
-        scales: (n_windows,) float64, weight of one impact in each window.
+        folder: The segment's folder.
+        impacts: How weights are stored, "uint8" or "float32".
+        scale: Weight of one impact step in a window without a shift; 1.0 for float weights.
+        scales: (n_windows,) float64, weight of one impact step in each window.
         terms: (n_used,) uint32, the terms that occur, ascending.
-        df: (n_used,) uint32, in how many documents each occurs.
-        max_impacts: (n_used,) float32, the largest impact of each.
+        df: (n_used,) uint32, their document frequencies.
+        max_impacts: (n_used,) float32, their largest impacts.
         ends: (n_used,) uint64, where the entries of each end.
         entries: The columns of lists.arrow.
-        table: (n,) int32, of each term its place in `terms`, -1 for those that don't occur; or empty.
-        windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows, as if there were no other segment.
+        table: (n,) int32, the rank of each term in `terms`, -1 for terms that don't occur; or empty.
+        windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows of this segment alone.
         files: The files that windows point into, as arrays: docs, impacts, dense, gaps, maxima, skips.
-        order: (n_docs,) uint32, the number of the document at each place; or empty, if these are the same.
-        places: (n_docs,) uint32, the place of each document; or empty.
+        order: (n_docs,) uint32, the document number at each place; empty if they are equal.
+        places: (n_docs,) uint32, the place of each document; empty if they are equal.
         n_docs: Number of documents.
         n_blocks: Number of blocks.
-        n_rows: Rows of maxima, in units of ROW_UNIT.
-        clusters: The mapped files of clusters, None if there are none.
-        sources: Those of the files that hold what others are made of, as `rows` reads them.
+        n_rows: Size of the maxima, in units of ROW_UNIT.
+        clusters: The mapped files of clusters; None if there are none.
+        sources: The primary files, from which `rows` reads and the others are derived.
 
     Args:
-        folder: Where the files lie.
+        folder: The segment's folder.
         impacts: How weights are stored.
-        scale: Weight of one impact; 1.0 for float weights.
+        scale: Weight of one impact step; 1.0 for float weights.
         clusters: Whether there are files of clusters.
         gaps: Whether there is a file of gaps, as from format 4 on.
 
     Raises:
-        CorruptIndex: A file is damaged so that searching it would read outside of it.
+        CorruptIndex: A file is damaged in a way that would make searches read outside it.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Segment:
         self.sources = postings, dense, *([gap_file] if gap_file else []), places, windows, terms, lists
         self.terms: NDArray[np.uint32] = terms.column("term")
         self.df: NDArray[np.uint32] = terms.column("df")
-        # Of each term its rank, where that is a small table: one cache miss instead of a search.
+        # Look terms up in a table, if it is small: one cache miss instead of a binary search.
         size = int(self.terms.max(initial=0)) + 1
         tabled = len(self.terms) > 0 and size <= min(_TABLED, _TABLED_SHARE * len(self.terms))
         self.table = np.full(size if tabled else 0, -1, np.int32)
@@ -168,18 +168,17 @@ class Segment:
         self.entries: tuple[NDArray[Any], ...] = tuple(lists.column(name) for name in ENTRY_SCHEMA.names)
         first_doc, n_docs = windows.column("first_doc"), windows.column("n_docs")
         self.n_windows = len(first_doc)
-        if {postings.n_batches, dense.n_batches, gap_file.n_batches if gap_file else self.n_windows} != {
-            self.n_windows
-        }:
-            raise CorruptIndex(f"{folder}: the files of the postings don't fit together; build the index again")
+        of_windows = postings, dense, *([gap_file] if gap_file else [])
+        if any(file.n_batches != self.n_windows for file in of_windows):
+            raise CorruptIndex(f"{folder}: the postings files don't fit together; build the index again")
         if self.n_windows and (
             n_docs.min() < 1 or n_docs.max() > WINDOW or (np.cumsum(n_docs) - n_docs != first_doc).any()
         ):
-            raise CorruptIndex(f"{folder / 'windows.arrow'}: a window of an impossible size; build the index again")
+            raise CorruptIndex(f"{folder / 'windows.arrow'}: a window has an impossible size; build the index again")
         shifts = windows.column("shift") if "shift" in windows.names else np.zeros(self.n_windows, np.uint8)
         self.scales = scale * 2.0 ** shifts.astype(np.float64)
         if (np.diff(self.scales) < 0).any() or not np.isfinite(self.scales).all():
-            raise CorruptIndex(f"{windows.path}: shifts that make no sense; build the index again")
+            raise CorruptIndex(f"{windows.path}: invalid shifts; build the index again")
         self.n_docs = int(n_docs.sum())
         self.order: NDArray[np.uint32] = places.column("doc")
         self.places: NDArray[np.uint32] = places.column("place")
@@ -215,7 +214,7 @@ class Segment:
         self.clusters = open_clusters(folder, len(self.terms)) if clusters else None
 
     def runs(self) -> list[Run]:
-        """The windows by their scales, ascending."""
+        """Return the runs of windows with the same scale, ascending."""
         if not self.n_windows:
             return [Run(self, 0, 0, self.scale)]
         scales, firsts = np.unique(self.scales, return_index=True)
@@ -225,11 +224,11 @@ class Segment:
         ]
 
     def postings_of(self, w: int) -> tuple[Any, ...]:
-        """The postings of a window.
+        """Return the postings of a window.
 
         Returns:
-            (n,) int64, its terms as places in `terms`, ascending; (n, 4) int64, their lists; its documents, impacts
-            and dense rows; and how many documents it has.
+            (n,) int64, its terms as ranks in `terms`, ascending; (n, 4) int64, their lists; its documents, impacts and
+            dense rows; and its number of documents.
         """
         ranks, lists, docs, impacts, dense, n_docs = self._stored(w)
         in_gaps = np.flatnonzero(lists[:, DENSE] == GAPS)
@@ -256,7 +255,7 @@ class Segment:
         number, begin, size, row, dense_row = self.entries
         at = np.flatnonzero(number == w)
         ranks = np.searchsorted(self.ends, at.astype(np.uint64), side="right")
-        at, ranks = at[ranks < len(self.terms)], ranks[ranks < len(self.terms)]  # all, unless the file is damaged
+        at, ranks = at[ranks < len(self.terms)], ranks[ranks < len(self.terms)]  # a damaged file may have others
         lists = np.stack((begin[at], begin[at].astype(np.int64) + size[at], row[at], dense_row[at]), axis=1)
         return (
             ranks,
@@ -268,7 +267,7 @@ class Segment:
         )
 
     def impacts_of(self, doc: int, terms: NDArray[np.uint32]) -> NDArray[np.float64]:
-        """(n,) float64, the stored weight of each term in a document, 0 where it doesn't occur."""
+        """Return (n,) float64: the stored weight of each term in a document; 0 where it doesn't occur."""
         found = np.zeros(len(terms))
         ranks = np.searchsorted(self.terms, terms)
         place = int(self.places[doc]) if len(self.places) else doc
@@ -298,12 +297,14 @@ class Segment:
         return np.asarray(found * self.scales[w], np.float64)
 
     def count(self, terms: NDArray[Any], alive: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-        """(n,) int64, how many documents have each of (n,) terms; of those that are alive, (n_docs,) by document.
+        """Return (n,) int64: how many documents contain each of (n,) terms.
 
-        Where some aren't, whole lists are read.
+        Args:
+            terms: (n,) term ids.
+            alive: (n_docs,) bool, by document: count only these, which reads whole lists; None for all documents.
 
         Raises:
-            CorruptIndex: Then, if these lead outside of their windows.
+            CorruptIndex: Lists that are read lead outside their windows.
         """
         counts = np.zeros(len(terms), np.int64)
         ranks = np.searchsorted(self.terms, terms)
@@ -325,7 +326,7 @@ class Segment:
         return counts
 
     def _count(self, entry: tuple[int, ...], alive: NDArray[np.bool_]) -> int:
-        """How many documents of a list are alive, (n_docs,) by place; an IndexError if it leads out of its window."""
+        """Count a list's live documents, given by place; IndexError if the list leads outside its window."""
         (number, begin, size, _, row), (docs, _, dense, *_) = entry, self.files
         window = self.windows[number].tolist()
         left = alive[window[FIRST_DOC] :][: window[N_DOCS]]
@@ -343,7 +344,7 @@ class Segment:
         return int((dense[window[DENSE_AT] + row * window[N_DOCS] :][: window[N_DOCS]][left] > 0).sum())
 
     def vector(self, doc: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-        """A document's terms, ascending, and their stored weights."""
+        """Return a document's terms, ascending, and their stored weights."""
         place = int(self.places[doc]) if len(self.places) else doc
         w = int(np.searchsorted(self.windows[:, FIRST_DOC], place, side="right")) - 1
         postings, local = self._stored(w), place - int(self.windows[w, FIRST_DOC])
@@ -361,19 +362,19 @@ class Segment:
     def rows(
         self, scratch: Path, kept: NDArray[np.bool_], n_terms: int
     ) -> Iterator[Callable[[int, int], SparseMatrix]]:
-        """The documents' vectors in the order of their numbers, turned round again into a temporary file.
+        """Give access to the documents' vectors in document order, transposed into a temporary file.
 
         Args:
-            scratch: Where that file goes: 8 bytes a weight; removed at the end.
-            kept: (n_docs,) whose rows are wanted; the others' are empty.
+            scratch: Folder for that file of 8 bytes per weight; removed at the end.
+            kept: (n_docs,) bool, documents to read; the rows of others are empty.
             n_terms: Size of the vocabulary.
 
-        Returns:
-            What gives the rows first..end as a SparseMatrix of impacts, not yet multiplied with the segment's scale;
-            those of a window with a shift are multiples of a power of two, and may be above 255.
+        Yields:
+            A function that returns rows first..end as a SparseMatrix of impacts, not yet multiplied by the segment's
+            scale. In windows with a shift, impacts are multiplied by its power of two and may exceed 255.
 
         Raises:
-            CorruptIndex: The order of storage is no order of the documents.
+            CorruptIndex: The stored order isn't a permutation of the documents.
         """
         number = self.order if len(self.order) else np.arange(self.n_docs, dtype=np.uint32)
         if (np.sort(number) != np.arange(self.n_docs)).any():
@@ -383,7 +384,7 @@ class Segment:
         path = scratch / f"{self.folder.name}.rows"
         indptr = np.zeros(self.n_docs + 1, np.int64)  # by place
         try:
-            # Window by window, by place: so they are written front to back, and a full disk is an error.
+            # Window by window, by place: this writes the file front to back, so that a full disk raises an error.
             with path.open("wb") as terms_file, path.with_suffix(".weights").open("wb") as weights_file:
                 for w in range(self.n_windows):
                     first, n = self.windows[w, [FIRST_DOC, N_DOCS]].tolist()
@@ -415,10 +416,10 @@ class Segment:
 
 
 def mapped(path: Path, dtype: Any) -> NDArray[Any]:
-    """A file that was written whole, mapped for reading; nothing of an empty one."""
+    """Map a complete file for reading; an empty array for an empty file."""
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
 def _view(whole: NDArray[np.uint8], dtype: Any) -> NDArray[Any]:
-    """A mapped file as an array of another type; a rest that doesn't fill an entry is left out."""
+    """View a mapped file as another type, without an incomplete last entry."""
     return whole[: len(whole) // np.dtype(dtype).itemsize * np.dtype(dtype).itemsize].view(dtype)

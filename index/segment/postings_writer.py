@@ -1,4 +1,4 @@
-"""Writing a segment: one pass over the vectors onto the disk, one from there into windows, in bounded memory."""
+"""Write a segment in bounded memory: one pass spools the vectors to disk, a second one inverts them by window."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from lsr.index.storage.arrow_file import write_arrow
 from lsr.sparse import SparseMatrix, usual_largest
 
 Order = Literal["auto", "given", "bisection"]
-DEFAULT_MEMORY = 1 << 30  # bytes that the writer may hold, roughly
-# A list with a posting for so many documents of its window has block maxima; one with a posting for so many is a dense
-# row of impacts, which takes hardly more room, is added up faster, and is looked up without a search.
+DEFAULT_MEMORY = 1 << 30  # approximate limit for the writer, in bytes
+# A list that contains at least 1/400 of its window's documents has block maxima. One that contains at least 1/5 of them
+# is stored as a dense row of impacts, which takes hardly more space and is faster to add up and to look up.
 _SUMMARIZED, _DENSE = 400, 5
 # The others with maxima are stored as gaps, two bytes each, if there are at most so many times as many as postings,
 # which take three.
 _MOST_GAPS = 1.25
 _BYTES_PER_POSTING = 24  # held while a window is gathered and inverted
-_ORDERED_FROM = 20_000  # documents from which on "auto" orders them
-_UNITS = 1 << 18  # units of rows that are put in order at a time
-_DENSE_VOCABULARY = 1 << 22  # up to here terms are counted in an array over the vocabulary
+_ORDERED_FROM = 20_000  # number of documents from which "auto" orders them
+_UNITS = 1 << 18  # units of rows that are reordered at a time
+_DENSE_VOCABULARY = 1 << 22  # vocabulary size up to which terms are counted in an array
 
 
 @dataclass(frozen=True)
 class _Window:
-    """A window ready to be written: its postings by term, its lists, the maxima and skips of the longer ones."""
+    """A window ready to write: its postings by term, its lists, and the maxima and skips of the longer ones."""
 
     n_docs: int
     docs: NDArray[np.uint16]
@@ -69,16 +69,16 @@ class _Window:
 
 
 class SegmentWriter:
-    """Writes a segment from matrices that come in document order.
+    """Writes a segment from matrices of consecutive documents.
 
     Args:
-        folder: Where the files go.
-        scratch: Where temporary files go: the vectors, 8 bytes a weight.
+        folder: Folder of the segment's files.
+        scratch: Folder of temporary files, which hold the vectors: 8 bytes per weight.
         impacts: How weights are stored.
-        memory: Bytes to hold, roughly.
-        order: "bisection" stores similar documents side by side, so that search can skip more; results don't change.
-            "auto" does so from 20,000 documents on.
-        quantizer: Gives what makes 8-bit impacts of the weights, of the largest of them and whether all are whole.
+        memory: Approximate memory limit in bytes.
+        order: "bisection" stores similar documents next to each other, so that search can skip more; results don't
+            change. "given" keeps the order. "auto" is "bisection" from 20,000 documents on.
+        quantizer: Builds the quantizer for 8-bit impacts from the largest weight and whether all weights are whole.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class SegmentWriter:
         self._max_postings = max(1, min(memory // (_BYTES_PER_POSTING * self._threads), 2**31 - 1))
         self._files = [(scratch / name).open("w+b") for name in ("terms", "weights", "maxima", "skips")]
         self._lengths: list[NDArray[np.int64]] = []
-        self._largest: list[NDArray[np.float32]] = []  # of each document
+        self._largest: list[NDArray[np.float32]] = []  # largest weight of each document
         self._whole = True
-        self._counts = np.zeros(0, np.int64)  # of each term, as long as the vocabulary is small
-        self._terms = np.empty(0, np.int64)  # else the terms that occur,
-        self._df = np.empty(0, np.int64)  # and in how many documents
+        self._counts = np.zeros(0, np.int64)  # document frequency by term, for small vocabularies
+        self._terms = np.empty(0, np.int64)  # for large ones: the terms that occur,
+        self._df = np.empty(0, np.int64)  # and their document frequencies
         self.n_docs = 0
         self.n_postings = 0
         self.max_error = 0.0
@@ -129,13 +129,13 @@ class SegmentWriter:
             self._count(*np.unique(terms, return_counts=True))
 
     def _count(self, terms: NDArray[Any], counts: NDArray[Any]) -> None:
-        """Add document frequencies to those of the documents before."""
+        """Add document frequencies to those counted so far."""
         self._terms, places = np.unique(np.concatenate((self._terms, terms)), return_inverse=True)
         both = np.concatenate((self._df, counts))
         self._df = np.bincount(places, weights=both, minlength=len(self._terms)).astype(np.int64)
 
     def finish(self) -> Quantizer | None:
-        """Write the files; returns how weights became impacts, None for float weights."""
+        """Write the files; returns the quantizer, None for float weights."""
         used = np.flatnonzero(self._counts)
         self._count(used, self._counts[used])
         quantizer, shifts = self._quantized()
@@ -176,7 +176,7 @@ class SegmentWriter:
         return quantizer
 
     def _quantized(self) -> tuple[Quantizer | None, NDArray[np.uint8]]:
-        """How weights become impacts, and (n_docs,) the shift of each document."""
+        """Return the quantizer, and (n_docs,) the shift of each document."""
         largest = np.concatenate([np.empty(0, np.float32), *self._largest])
         if self._impacts != "uint8":
             return None, np.zeros(self.n_docs, np.uint8)
@@ -186,7 +186,7 @@ class SegmentWriter:
         return quantizer, shifts
 
     def _spooled(self) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-        """What was put aside, mapped."""
+        """Map the spooled terms and weights."""
         for file in self._files:
             file.flush()
         if not self.n_postings:
@@ -200,9 +200,9 @@ class SegmentWriter:
         weights: NDArray[np.float32],
         shifts: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
-        """(n_docs,) the documents in the order in which they are stored, by shift first; writes it."""
+        """Return (n_docs,) the documents in storage order, by shift first; writes places.arrow."""
         ordered = self._order == "bisection" or (self._order == "auto" and self.n_docs >= _ORDERED_FROM)
-        # Only blocks of 8-bit impacts are skipped.
+        # Only 8-bit impacts have block bounds to benefit from.
         ordered = ordered and self._impacts == "uint8" and self.n_postings > 0
         places = np.arange(self.n_docs)
         if ordered:
@@ -217,7 +217,7 @@ class SegmentWriter:
     def _window_bounds(
         self, indptr: NDArray[np.int64], places: NDArray[np.int64], shifts: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
-        """Where windows begin, and the end: as many documents of one shift as fit both the window and the memory."""
+        """Return where windows begin, and the end; a window holds documents of one shift and fits the memory."""
         ends = np.cumsum(np.diff(indptr)[places])
         of_shift = np.cumsum(np.bincount(shifts, minlength=1))
         bounds = [0]
@@ -239,7 +239,7 @@ class SegmentWriter:
         quantizer: Quantizer | None,
         shifts: NDArray[np.uint8],
     ) -> Iterator[_Window]:
-        """The windows in order, inverted on all cores, as many at a time as there are."""
+        """Yield the windows in order, inverted on all cores."""
         with ThreadPoolExecutor(self._threads) as pool:
             running: deque[Any] = deque()
             for (first, end), shift in zip(pairwise(firsts), shifts.tolist(), strict=True):
@@ -253,10 +253,10 @@ class SegmentWriter:
     def _write_lists(
         self, entries: list[tuple[NDArray[Any], ...]], max_impacts: NDArray[np.float32], units: NDArray[np.int64]
     ) -> None:
-        """The entries of all windows, and the rows of maxima and skips, by term.
+        """Write the list entries of all windows, and the rows of maxima and skips, by term.
 
         Args:
-            entries: Of each window rank, window, begin, size, row and dense.
+            entries: For each window, the columns rank, window, begin, size, row and dense.
             max_impacts: (n_used,) the largest impact of each term.
             units: (n_windows,) the length of a row of maxima.
         """
@@ -265,7 +265,7 @@ class SegmentWriter:
             by_term = np.argsort(columns[0], kind="stable")
             ends = np.cumsum(np.bincount(columns[0], minlength=len(self._terms)))
             columns = [column[by_term] for column in columns[1:]]
-            # Rows are written in the order in which a query reads them: a term's, window by window.
+            # Rows are stored in the order in which a query reads them: by term, then by window.
             has_row = columns[3] >= 0
             lengths = units[columns[0][has_row]]
             begins = np.cumsum(lengths) - lengths
@@ -290,7 +290,7 @@ class SegmentWriter:
         """Write the rows of maxima and skips in a new order.
 
         Args:
-            shifts: (n,) how far behind its new place each row was put aside, in units.
+            shifts: (n,) how many units each row lies behind its new place.
             lengths: (n,) the length of each row, in units.
         """
         n = int(lengths.sum())
@@ -304,7 +304,7 @@ class SegmentWriter:
             if n:
                 file.flush()
                 given, path = np.memmap(file.name, dtype, "r").reshape(-1, unit), Path(file.name + ".sorted")
-                # Written, not mapped: the system kills who writes to a map that a full disk has no room for.
+                # Written, not mapped: writing to a map on a full disk kills the process.
                 with path.open("wb") as rows:
                     for at in range(0, n, _UNITS):
                         rows.write(given[source[at : at + _UNITS]].data)
@@ -312,7 +312,7 @@ class SegmentWriter:
             write_arrow(self._folder / f"{name}.arrow", {schema.field(0).name: values.reshape(-1)})
 
     def close(self) -> None:
-        """Give the temporary files up, finished or not."""
+        """Remove the temporary files, finished or not."""
         for file in self._files:
             file.close()
 
@@ -324,7 +324,7 @@ def _invert(
     weights: NDArray[np.float32],
     quantizer: Quantizer | None,
 ) -> _Window:
-    """Invert the documents at some places as one window."""
+    """Invert documents, given by place, as one window."""
     rows = np.zeros(len(places) + 1, np.int64)
     np.cumsum(indptr[places + 1] - indptr[places], out=rows[1:])
     size = int(rows[-1])
@@ -345,7 +345,7 @@ def _invert(
     invert(rows, by, values, cursor, docs, impacts)
     ends = np.cumsum(counts)
     begins = ends - counts
-    # Bounds are for 8-bit impacts; with float weights search is exhaustive.
+    # Only 8-bit impacts have bounds; search over float weights is exhaustive.
     longer = np.flatnonzero(counts * _SUMMARIZED >= len(places)) if quantizer else np.empty(0, np.int64)
     numbers = np.full(len(used), -1, np.int32)
     numbers[longer] = np.arange(len(longer), dtype=np.int32)

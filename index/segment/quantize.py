@@ -1,12 +1,12 @@
 """Quantize weights to 8-bit impacts, and query weights to integers, so that scores are exact.
 
-Document weights become impacts 1..255 with a scale for a segment: weight ~ impact * scale. All segments of an index
-have the scale of the first times a power of two, so that their scores compare exactly. Impacts are rounded to the
-nearest, but never to 0, so that no term disappears from its document. The error is at most half a scale, or less than a
-scale for weights below half a scale. Whole weights up to 255 are exact.
+Document weights become impacts 1..255 with a scale per segment: weight ~ impact * scale. All segments of an index have
+the first segment's scale times a power of two, so their scores compare exactly. Impacts are rounded to the nearest, but
+never to 0, so no document loses a term. The error is at most half a scale, or less than a scale for weights below half
+a scale. Whole weights up to 255 are exact.
 
-A document with a weight too large for the scale has a scale of its own, the segment's times a power of two (its shift).
-So only this document loses precision. Merging doesn't change a document's impacts times its scale.
+A document with a weight too large for the scale gets its own scale, the segment's times a power of two (its shift). So
+only this document loses precision. Merging doesn't change a document's impacts times its scale.
 
 Query weights become integers large enough that scores have the precision of float32, and small enough that no sum
 overflows int32: sum of weights * 255 < 2^31. If weights differ so much that the smallest would be rounded up too far,
@@ -44,8 +44,12 @@ class Quantizer:
 
     @classmethod
     def of(cls, largest: float, whole: bool, step: float | None = None) -> Quantizer:
-        """Make a quantizer for weights up to `largest`. With `whole` all weights are whole numbers, with `step` they
-        are multiples of it.
+        """Build a quantizer for weights up to `largest`.
+
+        Args:
+            largest: The largest weight.
+            whole: Whether all weights are whole numbers.
+            step: A number that all weights are multiples of, if there is one.
         """
         if whole and largest <= LEVELS:
             return cls(1.0, True)
@@ -55,16 +59,15 @@ class Quantizer:
 
     @classmethod
     def beside(cls, scale: float, largest: float, whole: bool) -> Quantizer:
-        """Make a quantizer for weights up to `largest`, for documents that are added to others.
+        """Build a quantizer for documents that are added to others.
 
         Args:
-            scale: The scale of the others.
-            largest: The largest of the weights.
-            whole: Whether all of them are whole numbers.
+            scale: The scale of the other documents.
+            largest: The largest weight.
+            whole: Whether all weights are whole numbers.
 
         Returns:
-            A quantizer with that scale if the weights fit, else with the nearest power of two times it at which they
-            do.
+            A quantizer with that scale if the weights fit, else with the nearest power of two times it that they fit.
         """
         own = cls.of(largest, whole)
         if own.scale == scale or (scale != 1.0 and largest <= LEVELS * scale):
@@ -77,32 +80,33 @@ class Quantizer:
         return 0.0 if self.exact else self.scale
 
     def impacts(self, weights: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """(n,) uint8 impacts of (n,) float32 weights above zero."""
+        """Return (n,) uint8 impacts of (n,) float32 weights above zero."""
         scaled = np.rint(weights.astype(np.float64) / self.scale)
         return np.clip(scaled, 1, LEVELS).astype(np.uint8)
 
 
 def shifts_of(largest: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:
-    """(n_docs,) uint8, the smallest shift with which each document's largest weight is an impact."""
+    """Return (n_docs,) uint8: the smallest shift at which each document's largest weight fits an impact."""
     mantissa, exponent = np.frexp(largest.astype(np.float64) / (scale * (LEVELS + 0.5)))
     shifts: NDArray[np.uint8] = np.maximum(exponent - (mantissa == 0.5), 0).astype(np.uint8)
     return shifts
 
 
 def weights_of(impacts: NDArray[Any], scale: float) -> NDArray[np.float32]:
-    """(n,) float32 weights of (n,) impacts above zero; no weight becomes 0, even with a tiny scale."""
+    """Return (n,) float32 weights of (n,) impacts above zero; no weight becomes 0, even with a tiny scale."""
     weights = (impacts.astype(np.float64) * scale).astype(np.float32)
     return np.maximum(weights, np.finfo(np.float32).smallest_subnormal)
 
 
 def query_integers(weights: NDArray[Any]) -> tuple[NDArray[np.int32], float]:
-    """Integer weights of a query, and their factor.
+    """Convert a query's weights to integers.
 
     Args:
         weights: (n,) finite weights above zero.
 
     Returns:
-        (n,) int32 of at least 1 whose sum times 255 is below 2^31, and the factor of multiplication, a power of two.
+        (n,) int32 of at least 1 whose sum times 255 is below 2^31; and the factor that weights were multiplied by, a
+        power of two.
 
     Raises:
         ValueError: There are too many terms (over 8 million).
@@ -116,14 +120,14 @@ def query_integers(weights: NDArray[Any]) -> tuple[NDArray[np.int32], float]:
 
 
 def query_numbers(weights: NDArray[Any]) -> tuple[NDArray[Any], float]:
-    """Query weights for 8-bit impacts: `query_integers`, or whole float64 numbers if they differ too much.
+    """Convert query weights for 8-bit impacts: `query_integers`, or whole float64 numbers if they differ too much.
 
     Args:
         weights: (n,) finite weights above zero.
 
     Returns:
-        (n,) int32, or (n,) whole float64 of at least 1 whose sum times 255 is below 2^53; and the factor of
-        multiplication, a power of two.
+        (n,) int32, or (n,) whole float64 of at least 1 whose sum times 255 is below 2^53; and the factor that weights
+        were multiplied by, a power of two.
 
     Raises:
         ValueError: As for `query_integers`.

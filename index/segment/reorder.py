@@ -1,8 +1,8 @@
-"""Order a segment's documents so that similar ones are stored side by side and search can skip more blocks.
+"""Order a segment's documents so that similar ones are stored next to each other and search can skip more blocks.
 
 Recursive graph bisection alone works best on runs of some thousands of documents. On a million it spreads clusters over
-both halves, because all terms of a document count equally. So documents are clustered first; bisection orders the
-clusters, and then the documents within runs of neighbouring clusters.
+both halves, because all terms of a document count equally. So documents are clustered first; bisection then orders the
+clusters, and the documents within runs of neighbouring clusters.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from lsr.console import progress
 from lsr.index.kernels.bisection import average, halve, nearest, order_run, reduce_rows
 from lsr.index.kernels.layout import BLOCK
 
-# Number of heaviest terms used of a document, and of a cluster. Terms in more than one document in _COMMON, or in fewer
+# Number of heaviest terms used per document, and per cluster. Terms in more than 1/_COMMON of the documents, or in less
 # than _RARE documents, don't help to place a document.
 _KEEP, _KEEP_OF_CLUSTER = 32, 48
 _COMMON, _RARE = 50, 4
-_PER_CLUSTER, _MOST_CLUSTERS = 64, 1 << 15  # documents of a cluster on average; largest number of clusters
-_SAMPLED = 16  # sampled documents for each cluster, to learn the centres
-_DEPTHS = (16, 24, 24)  # terms of a document used in each round; the last round assigns all documents
+_PER_CLUSTER, _MOST_CLUSTERS = 64, 1 << 15  # average documents per cluster, and the largest number of clusters
+_SAMPLED = 16  # documents sampled per cluster to learn the centres
+_DEPTHS = (16, 24, 24)  # terms per document used in each round; the last round assigns all documents
 _RUN = 32  # blocks that bisection refines together
 _ITERATIONS = 10
-_PART = 1 << 14  # documents that a thread takes at a time
-_DENSE_VOCABULARY = 1 << 22  # up to this vocabulary size use an array over it
+_PART = 1 << 14  # documents per thread at a time
+_DENSE_VOCABULARY = 1 << 22  # vocabulary size up to which an array over it is used
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def reduce_documents(
     *,
     threads: int = 0,
 ) -> Reduced:
-    """Reduce documents to their heaviest terms, which take 2 to 4 bytes each in memory.
+    """Reduce documents to their heaviest terms, 2 or 4 bytes each.
 
     Args:
         indptr: (n_docs + 1,).
@@ -66,7 +66,7 @@ def reduce_documents(
         weights: (nnz,), may be mapped from a file.
         used: (n_used,), the terms that occur, ascending.
         df: (n_used,), their document frequencies.
-        threads: Cores to use; 0 for all.
+        threads: Number of threads; 0 for one per core.
     """
     n_docs = len(indptr) - 1
     telling = (df >= _RARE) & (df * _COMMON <= n_docs)
@@ -99,11 +99,11 @@ def document_order(documents: Reduced, *, align: int = BLOCK, threads: int = 0) 
 
     Args:
         documents: The documents.
-        align: The smallest runs of documents that matter.
-        threads: Cores to use; 0 for all.
+        align: Order within runs of this length doesn't matter.
+        threads: Number of threads; 0 for one per core.
 
     Returns:
-        (n_docs,) documents in their new order, with those without terms at the end.
+        (n_docs,) int64, documents in their new order, with those without terms at the end.
     """
     filled = np.diff(documents.indptr) > 0
     docs, empty = np.flatnonzero(filled), np.flatnonzero(~filled)
@@ -119,7 +119,7 @@ def document_order(documents: Reduced, *, align: int = BLOCK, threads: int = 0) 
 def _by_cluster(
     documents: Reduced, docs: NDArray[np.int64], n_clusters: int, pool: ThreadPoolExecutor, done: Callable[[int], Any]
 ) -> NDArray[np.int64]:
-    """The documents by cluster, with similar clusters near each other."""
+    """Return documents by cluster, with similar clusters near each other."""
     rng = np.random.default_rng(0)
     centres = np.sort(rng.choice(docs, n_clusters, replace=False))
     sample = np.sort(rng.choice(docs, min(_SAMPLED * n_clusters, len(docs)), replace=False))
@@ -143,7 +143,7 @@ def _nearest(
     depth: int,
     pool: ThreadPoolExecutor,
 ) -> NDArray[np.int32]:
-    """(n,) the cluster nearest to each document."""
+    """Return (n,) int32: the nearest cluster of each document."""
     centres, values = clusters
     size = len(centres.indptr) - 1
     by_term = np.argsort(centres.terms, kind="stable")
@@ -163,7 +163,7 @@ def _nearest(
 def _averages(
     documents: Reduced, docs: NDArray[np.int64], cluster: NDArray[np.int32], n_clusters: int
 ) -> tuple[Reduced, NDArray[np.float32]]:
-    """The mean document of each cluster, and the weights of its terms."""
+    """Return the mean document of each cluster, and the weights of its terms."""
     by_cluster = docs[np.argsort(cluster, kind="stable")]
     ends = np.cumsum(np.bincount(cluster, minlength=n_clusters))
     indptr = np.zeros(n_clusters + 1, np.int64)

@@ -1,1 +1,1 @@
-"""lsr.index.serve: indexes over HTTP, and the client that has an index' face."""
+"""lsr.index.serve: indexes over HTTP, and a client with the interface of an index."""

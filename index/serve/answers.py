@@ -1,4 +1,4 @@
-"""What answers look like: /openapi.json is made of it and of `schemas`."""
+"""Models of responses; with `schemas`, the source of /openapi.json."""
 
 from __future__ import annotations
 
@@ -8,75 +8,87 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Given(BaseModel):
-    """An answer."""
+    """A response."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Term(Given):
-    """What a term of the query adds to a score."""
+    """What a query term adds to a score."""
 
     term: int
     token: str
     word: str = Field(
-        description="The whole word that the term belongs to: one of the query, else one of the document, else the "
-        "token without marks."
+        description="The whole word that the term belongs to: from the query, else from the document, else the token "
+        "without tokenizer marks."
     )
     query_weight: float
     impact: float = Field(description="The stored weight; 0 if the document lacks the term.")
     score: float
     share: float
-    kind: str = Field(description='match, expansion, missing, unweighted, or "" where that can\'t be told.')
+    kind: str = Field(description='match, expansion, missing, unweighted, or "" if unknown.')
     spans: list[tuple[int, int]] = Field(
-        description="Where it stands in title, a space, text (in the text alone if there is no title), in code points."
+        description="Where it occurs: characters of title, a space, text (of the text alone if there is no title)."
     )
-    origin: tuple[int, int] | None = Field(description="Of an expansion, the word that it comes from.")
-    marked: bool = Field(description="Whether highlights mark it; not stop words and small weights beside others.")
+    origin: tuple[int, int] | None = Field(description="For an expansion, the span of the word that it comes from.")
+    marked: bool = Field(description="Whether highlights mark it; stop words and terms of little weight aren't marked.")
+
+
+class Moved(Given):
+    """What a re-ranker did to a document."""
+
+    first_rank: int = Field(description="Its rank before, from 1.")
+    first_score: float
+    rank: int
+    score: float = Field(description="The re-ranker's.")
+    sentence: str = Field(description="The sentence that has this score, where sentences were scored.")
 
 
 class Explanation(Given):
-    """A score as a sum."""
+    """A score as a sum over terms."""
 
-    id: str = Field(alias="_id", description="Of the document, or of the passage.")
+    id: str = Field(alias="_id", description="Id of the document or passage.")
     score: float
     terms: list[Term]
-    boost: float | None = Field(None, description="What boosts multiplied the score with, where there are any.")
+    boost: float | None = Field(None, description="The factor of the boosts, if there are any.")
+    moved: Moved | None = Field(None, description="How the re-ranker moved it, if there was one.")
 
 
 class Explained(Explanation):
-    """An explanation, with the text that it is about."""
+    """An explanation with the text that it refers to."""
 
     index: str
     content: str
-    title_length: int = Field(description="Characters at the beginning of the content that are the title.")
+    title_length: int = Field(description="Length of the title at the start of the content, in characters.")
 
 
 class Hit(Given):
-    """A document found."""
+    """A search result."""
 
     id: str
-    passage: str | None = Field(None, description="Of the passage that matched, where documents are cut into them.")
+    passage: str | None = Field(None, description="Id of the passage that matched, if documents are cut into passages.")
     rank: int
     score: float
     title: str | None = None
     text: str | None = None
     metadata: dict[str, Any] | None = None
+    moved: Moved | None = Field(None, description="What a re-ranker did, of a search with one.")
     explanation: Explanation | None = None
 
 
 class Facet(Given):
-    """A value of a column, and how many documents that match have it."""
+    """A column's value, and the number of matching documents that have it."""
 
     value: Any
     count: int
 
 
 class AskedFor(Given):
-    """The query as it was searched."""
+    """The query that was searched."""
 
-    vector: dict[str, float] = Field(description="Heaviest terms first.")
-    words: dict[str, float] = Field(description="By whole word the sum of the weights of its terms, heaviest first.")
-    unknown: list[str] = Field(description="Tokens that the index' vocabulary lacks; no document has them.")
+    vector: dict[str, float] = Field(description="{token: weight}, heaviest first.")
+    words: dict[str, float] = Field(description="{word: sum of the weights of its terms}, heaviest first.")
+    unknown: list[str] = Field(description="Tokens that aren't in the index's vocabulary, so no document has them.")
 
 
 class Took(Given):
@@ -87,20 +99,20 @@ class Took(Given):
 
 
 class Found(Given):
-    """What a search found."""
+    """The results of a search."""
 
     index: str
-    snapshot: str = Field(description="Tells one commit from another.")
+    snapshot: str = Field(description="Identifies the commit.")
     query: AskedFor
     took: Took
     plan: dict[str, Any] | None = None
     hits: list[Hit]
-    total: int | None = Field(None, description="How many documents match, of a search with total or facets.")
-    facets: dict[str, list[Facet]] | None = Field(None, description="By column, the most frequent values first.")
+    total: int | None = Field(None, description="Number of matching documents, if total or facets were requested.")
+    facets: dict[str, list[Facet]] | None = Field(None, description="For each column, most frequent values first.")
 
 
 class FoundSimilar(Given):
-    """What is like a document."""
+    """Similar documents."""
 
     index: str
     snapshot: str
@@ -110,24 +122,24 @@ class FoundSimilar(Given):
 
 
 class FoundBatch(Given):
-    """What each query found."""
+    """The results for each query."""
 
     index: str
     snapshot: str
     results: list[list[Hit]]
-    totals: list[int] | None = Field(None, description="How many documents match each query, if asked for.")
-    facets: list[dict[str, list[Facet]]] | None = Field(None, description="Of each query.")
+    totals: list[int] | None = Field(None, description="Number of matching documents for each query, if requested.")
+    facets: list[dict[str, list[Facet]]] | None = Field(None, description="For each query.")
 
 
 class Encoded(Given):
-    """A vector, heaviest terms first."""
+    """A query's vector, heaviest terms first."""
 
     index: str
     vector: dict[str, float]
 
 
 class Stored(Given):
-    """A document as it is stored."""
+    """A stored document."""
 
     index: str
     id: str
@@ -135,31 +147,31 @@ class Stored(Given):
     title: str
     text: str
     metadata: dict[str, Any]
-    passages: list[str] | None = Field(None, description="Of a document that is cut into passages, their ids.")
+    passages: list[str] | None = Field(None, description="Ids of its passages, if it is cut into passages.")
 
 
 class Suggested(Given):
-    """What may be meant."""
+    """A suggestion."""
 
     text: str
     kind: Literal["word", "title"]
-    count: int = Field(description="Of a word, how many documents have its term.")
-    id: str | None = Field(description="Of a title, the document's id.")
+    count: int = Field(description="For a word, the number of documents with its term.")
+    id: str | None = Field(description="For a title, the document's id.")
 
 
 class Suggestions(Given):
-    """What somebody who types may mean."""
+    """Suggestions for a partial query."""
 
     index: str
     suggestions: list[Suggested]
-    corrections: dict[str, list[str]] = Field(description="Words that no document has, and the nearest that there are.")
+    corrections: dict[str, list[str]] = Field(description="{unknown word: similar words of the documents}.")
     did_you_mean: str | None = Field(
-        description="The text with such words replaced; null if there is nothing to replace."
+        description="The text with unknown words corrected; null if there is nothing to correct."
     )
 
 
 class StoredDocument(Given):
-    """A document of many."""
+    """A document in a list."""
 
     id: str
     parent: str | None = None
@@ -169,50 +181,50 @@ class StoredDocument(Given):
 
 
 class StoredDocuments(Given):
-    """Documents as they are stored."""
+    """Stored documents."""
 
     index: str
-    documents: list[StoredDocument | None] = Field(description="In the order asked for; null where there is none.")
-    more: bool = Field(False, description="Whether others follow, of a list.")
+    documents: list[StoredDocument | None] = Field(description="In the requested order; null for unknown ids.")
+    more: bool = Field(False, description="Whether more documents follow.")
 
 
 class Counted(Given):
-    """How many documents there are."""
+    """A number of documents."""
 
     index: str
     count: int
 
 
 class Pair(Given):
-    """Two documents that are alike."""
+    """Two similar documents."""
 
-    id: str = Field(description="Of the one that was added later.")
-    of: str = Field(description="Of the one that it is like.")
-    similarity: float = Field(description="The cosine of their vectors.")
+    id: str = Field(description="The document that was added later.")
+    of: str = Field(description="The document that was added earlier.")
+    similarity: float = Field(description="Cosine of their vectors.")
 
 
 class FoundDuplicates(Given):
-    """All pairs of documents that are alike, the most alike first."""
+    """All pairs of near-duplicates, most similar first."""
 
     index: str
     duplicates: list[Pair]
 
 
 class Changed(Given):
-    """What a request changed."""
+    """The changes made by a request."""
 
     index: str
     added: int
     updated: int
     deleted: int
-    missing: list[str] = Field(description="Ids that were to be deleted but aren't there.")
-    bad: list[str] = Field(description="About documents that were left out.")
+    missing: list[str] = Field(description="Ids to delete that don't exist.")
+    bad: list[str] = Field(description="Messages about skipped documents.")
     committed: bool
-    documents: int = Field(description="How many there are, as of the last commit.")
+    documents: int = Field(description="Number of documents at the latest commit.")
 
 
 class Done(Given):
-    """What was done to an index."""
+    """The result of an operation on an index."""
 
     index: str
     done: bool = Field(description="Whether there was anything to do.")
@@ -221,12 +233,12 @@ class Done(Given):
 
 
 class Column(Given):
-    """Metadata to filter by."""
+    """A metadata column to filter by."""
 
     kind: str = Field(description='number, text, truth, a "list of" these, or "empty list".')
-    documents: int = Field(description="How many have it; of passages each counts.")
-    distinct: int = Field(description="How many different values it has.")
-    values: list[Any] | None = Field(None, description="Of texts and truths, the 50 most frequent.")
+    documents: int = Field(description="Number of documents (or passages) that have it.")
+    distinct: int = Field(description="Number of distinct values.")
+    values: list[Any] | None = Field(None, description="For texts and truths, the 50 most frequent values.")
     min: float | None = None
     max: float | None = None
 
@@ -235,58 +247,59 @@ class Facts(Given):
     """An index."""
 
     name: str
-    documents: int = Field(description="Of passages each counts.")
-    whole_documents: int = Field(description="Of passages the documents that they were cut from count.")
+    documents: int = Field(description="Number of documents, or of passages.")
+    whole_documents: int = Field(description="Number of documents, counting all passages of one as one.")
     segments: int
     bytes: int
     encoder: str
     takes_text: bool
     has_passages: bool
     has_clusters: bool
-    has_dense: bool = Field(description="Whether it keeps dense vectors, for the modes hybrid and dense.")
-    has_hybrid: bool = Field(description="Whether learned terms and BM25's may be ranked apart and fused.")
+    has_dense: bool = Field(description="Whether it has dense vectors, for modes hybrid and dense.")
+    has_reranker: bool = Field(description="Whether the server has a re-ranker that searches may use.")
+    has_hybrid: bool = Field(description="Whether learned and BM25 terms can be ranked separately and fused.")
     writable: bool
-    examples: list[str] = Field(description="Queries to begin with: titles of some documents, or how they begin.")
+    examples: list[str] = Field(description="Example queries: titles of some documents, or beginnings of their texts.")
     columns: dict[str, Column]
 
 
 class Indexes(Given):
-    """What is served; the first is the default."""
+    """The served indexes; the first one is the default."""
 
     indexes: list[Facts]
 
 
 class Stats(Given):
-    """An index in numbers."""
+    """Statistics of an index."""
 
     index: str
     snapshot: str
     documents: int
     segments: int
     postings: int
-    bytes: dict[str, int] = Field(description="By kind of file.")
-    max_error: float = Field(description="The largest difference between a weight and what is stored for it.")
-    pending: bool = Field(description="Whether there are changes that aren't committed.")
-    refreshed: str = Field(description="Empty, or why a commit of another process can't be opened.")
-    searching: int = Field(description="Searches that run or wait.")
-    seconds: float = Field(description="Since the server was started.")
+    bytes: dict[str, int] = Field(description="Size of each kind of file.")
+    max_error: float = Field(description="Largest difference between a weight and its stored value.")
+    pending: bool = Field(description="Whether there are uncommitted changes.")
+    refreshed: str = Field(description="Empty, or why another process's commit can't be opened.")
+    searching: int = Field(description="Number of searches that are running or waiting.")
+    seconds: float = Field(description="Seconds since the server started.")
 
 
 class Health(Given):
-    """Whether the server is there, or ready."""
+    """Whether the server is up, or ready."""
 
     status: str
 
 
 class WrongValue(Given):
-    """A value that is wrong."""
+    """An invalid value."""
 
     where: str
     message: str
 
 
 class ProblemDocument(Given):
-    """What is wrong (RFC 9457)."""
+    """A problem (RFC 9457)."""
 
     type: str
     title: str

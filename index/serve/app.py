@@ -1,6 +1,6 @@
-"""App: the server as a Starlette application. Who may, what is asked, what goes back; what it does is in routes.py.
+"""App: the server as a Starlette application: access control, parsing, errors; routes.py has the handlers.
 
-Everything that a request may ask for is in a table; no path, header or body ever becomes the name of a file.
+All resources are listed in tables; no path, header or body ever becomes a file name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lsr.errors import LsrError
+from lsr.errors import LsrError, RerankerError
 from lsr.index.index import Index
 from lsr.index.serve.keys import digest
 from lsr.index.serve.problems import Problem, problem_of, without_paths
@@ -34,7 +34,7 @@ from lsr.index.serve.state import Serving
 
 logger = logging.getLogger("lsr.serve")
 
-_BODIES = 16  # of the largest size, whose memory may be held at once
+_BODIES = 16  # memory limit for request bodies, in bodies of the maximum size
 SECURITY_HEADERS = [
     (
         "content-security-policy",
@@ -52,7 +52,7 @@ SECURITY_HEADERS = [
 
 
 class _Rest(PathConvertor):
-    """What follows in a path, slashes and ends of lines and all: ids may have them."""
+    """The rest of a path, including slashes and line breaks, which ids may contain."""
 
     regex = "(?s:.+)"
 
@@ -61,14 +61,14 @@ register_url_convertor("rest", _Rest())
 
 
 class App(Starlette):
-    """Indexes over HTTP.
+    """Serves indexes over HTTP.
 
     Attributes:
-        serving: What the handlers work with.
+        serving: The indexes, threads and counters that handlers use.
 
     Args:
-        indexes: By name, at least one.
-        settings: What is allowed.
+        indexes: {name: index}, at least one.
+        settings: Limits and permissions.
     """
 
     def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings) -> None:
@@ -83,8 +83,8 @@ class App(Starlette):
         )
         self.router.redirect_slashes = False
         self.serving = Serving(indexes, settings)
-        self._held = 0  # bytes of bodies
-        # Longest first: paths are the names of index' folders within messages, and one may begin like another.
+        self._held = 0  # bytes of request bodies in memory
+        # Longest first, because messages are searched for these paths and one may be a prefix of another.
         paths = {str(s.index.path): name for name, s in self.serving.indexes.items() if s.index.path.is_absolute()}
         paths |= {s.index.uri: name for name, s in self.serving.indexes.items() if s.index.uri}
         self._names = {path: paths[path] for path in sorted(paths, key=len, reverse=True)}
@@ -92,7 +92,7 @@ class App(Starlette):
     # --- a request --------------------------------------------------------------------------------------------------
 
     async def _counted(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Around everything: requests are counted, and whatever goes wrong is answered with a problem document."""
+        """Count each request, and answer every exception with a problem document."""
         if scope["type"] != "http":
             return await app(scope, receive, send)
         began = time.perf_counter()
@@ -113,7 +113,7 @@ class App(Starlette):
         self._require_own_page(request)
         request.state.caller = self._require_key(request, route)
         if route.role == "writer" and not self.serving.settings.writable:
-            raise Problem(403, "this server is read-only; lsr serve --writable lets documents be changed")
+            raise Problem(403, "this server is read-only; lsr serve --writable allows changes")
         if route.asked is None:
             return await route.handler(self.serving, request, None)
         most = self.serving.settings.max_body
@@ -123,9 +123,9 @@ class App(Starlette):
 
     @contextmanager
     def _room_for(self, size: int) -> Iterator[None]:
-        """Memory for a body until it is answered: what all connections together could send is too much."""
+        """Reserve memory for a body until it is answered, so that many connections can't exhaust it."""
         if size > LARGE and self._held + size > _BODIES * self.serving.settings.max_body:
-            raise Problem(503, "too many large requests at once; come again", retry_after=1, close=True)
+            raise Problem(503, "too many large requests at once; try again later", retry_after=1, close=True)
         self._held += size
         try:
             yield
@@ -133,24 +133,24 @@ class App(Starlette):
             self._held -= size
 
     def _require_own_page(self, request: Request) -> None:
-        """Refuse pages of other sites, whose scripts a browser on this machine would let knock here."""
+        """Block cross-site requests: a web page must not reach a server on this machine through the user's browser."""
         if self.serving.settings.keys is not None:
-            return  # which such a script doesn't have
+            return  # such a page doesn't know the key
         host = request.headers.get("host", "")
-        if self.serving.settings.on_loopback and host:  # a name of somebody else's that leads here is no name of ours
+        if self.serving.settings.on_loopback and host:  # against DNS rebinding
             name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
             if not is_loopback(name):
-                raise Problem(421, f"this server is for its own machine, not for {host[:100]!r}")
+                raise Problem(421, f"this server only answers its own machine, not requests for {host[:100]!r}")
         origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
         if site is not None:
             foreign = site not in ("same-origin", "none")
         else:
             foreign = origin is not None and origin.partition("://")[2] != host
         if foreign and request.method not in ("GET", "HEAD"):
-            raise Problem(403, "requests of other sites' pages are refused")
+            raise Problem(403, "requests from other sites' pages are refused")
 
     def _require_key(self, request: Request, route: Route) -> Hashable:
-        """Who asks: a key, or an address where there are none."""
+        """Identify the caller: by key, or by address if the server has no keys."""
         keys = self.serving.settings.keys
         if keys is None or route.role is None:
             return request.client and request.client.host
@@ -161,7 +161,7 @@ class App(Starlette):
             how = 'send the header "Authorization: Bearer KEY" with one of its keys'
             raise Problem(401, f"this server needs a key: {how}", headers={"www-authenticate": "Bearer"})
         if route.role == "writer" and role != "writer":
-            raise Problem(403, "this is a reader's key; changing documents takes a writer's")
+            raise Problem(403, "this is a reader's key; changing documents takes a writer's key")
         return digest(key)
 
     def _problem(self, error: Exception) -> Problem:
@@ -169,16 +169,16 @@ class App(Starlette):
         if found is None:
             number = secrets.token_hex(4)
             logger.error("error %s", number, exc_info=error)
-            found = Problem(500, f"an error of the server's own, number {number} in its log")
-        elif isinstance(error, OSError) and found.status == 503:
+            found = Problem(500, f"an internal error, number {number} in the server's log")
+        elif isinstance(error, RerankerError) or (isinstance(error, OSError) and found.status == 503):
             logger.error("%s", error)
         return found
 
-    # --- the server's life ------------------------------------------------------------------------------------------
+    # --- start and stop ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[None]:
-        def load() -> None:  # what a first explanation would have to wait for; searches need none of it
+        def load() -> None:  # what only the first explanation needs, not searches
             for served in self.serving.indexes.values():
                 served.load_origins()
 
@@ -196,7 +196,7 @@ class App(Starlette):
         for name, served in self.serving.indexes.items():
             self.serving.writes[name].stop()
             if served.index.pending:
-                logger.warning("%s: changes that were never committed are forgotten", name)
+                logger.warning("%s: uncommitted changes are discarded", name)
                 served.index.rollback()
             try:
                 served.index.close(wait=False)
@@ -204,28 +204,28 @@ class App(Starlette):
                 logger.warning("%s: segments couldn't be merged: %s", name, error)
 
     async def _refresh(self) -> None:
-        """Look for commits of other processes, for ever."""
+        """Check for commits of other processes until cancelled."""
         while True:
             await asyncio.sleep(self.serving.settings.refresh)
             for name, served in self.serving.indexes.items():
                 if not served.stale:
                     continue
                 try:
-                    # In the thread that changes it: a commit of ours never loses to an older one.
+                    # In the index's writer thread, so that a commit made here isn't replaced by an older one.
                     if await self.serving.writes[name].run(served.refresh):
                         logger.info("%s: %s documents now", name, len(served.index))
                     served.trouble = ""
                 except (LsrError, OSError) as error:
                     told = without_paths(str(error), self._names)
                     if told != served.trouble:
-                        logger.error("%s: can't be refreshed, what was there is still served: %s", name, error)
+                        logger.error("%s: can't be refreshed, the previous commit is still served: %s", name, error)
                     served.trouble = told
                 except Problem:
-                    pass  # many changes wait; the next look will do
+                    pass  # too many changes are waiting; try again next time
 
 
 def _nothing_there(request: Request, error: Exception) -> Response:
-    """A path, or a method of one, that the table doesn't have."""
+    """Answer an unknown path, or an unknown method of one."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))

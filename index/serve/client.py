@@ -1,4 +1,4 @@
-"""Client: an index that is served elsewhere, with the calls of `Index`; needs nothing but the library itself.
+"""Client: a served index with the interface of `Index`; needs only the base installation.
 
 index = Client("http://127.0.0.1:8000", key=os.environ["LSR_KEY"])
 for hit in index.search("a question", k=10, where={"year": {">=": 2020}}):
@@ -22,10 +22,10 @@ from lsr.errors import DataError
 from lsr.index.protocols import AnyQuery, AnySource, SearchIndex
 from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Contribution, Explanation
-from lsr.index.search.hits import Hits
-from lsr.index.search.options import Options, split_options
+from lsr.index.search.hits import Hits, ShownDocuments
+from lsr.index.search.options import STORED, Options, split_options
 from lsr.index.search.query_encoder import as_queries, search_settings
-from lsr.index.search.selection import Selected, explained, select
+from lsr.index.search.selection import Selected, select
 from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.words import Suggestion
 from lsr.index.segment.filters import Filter, Where
@@ -48,7 +48,7 @@ from lsr.io.document import Document, as_ids, require_id
 from lsr.io.jsonl import given_documents
 from lsr.io.vectors import Vectors
 
-_AT_ONCE = 1000  # documents of a request
+_AT_ONCE = 1000  # documents per request
 
 
 def _again(url: str, index: str | None, key: str | None, timeout: float) -> Client:
@@ -58,16 +58,16 @@ def _again(url: str, index: str | None, key: str | None, timeout: float) -> Clie
 class Client:
     """An index over HTTP. Arguments, results and errors are those of `Index`; safe to use from many threads.
 
-    Changes wait for a commit as they do there, but on the server, where any client's commit makes all of them visible.
+    Changes are buffered on the server, where a commit by any client makes all of them visible.
 
     Args:
-        url: Of the server.
-        index: The index' name; by default the server's first.
-        key: A reader's or a writer's, where the server wants one.
+        url: The server's URL.
+        index: The index's name; by default the server's first index.
+        key: A reader's or writer's key, if the server requires one.
         timeout: Seconds to wait for an answer.
 
     Raises:
-        ValueError: No URL of a server.
+        ValueError: `url` isn't a server's URL.
     """
 
     def __init__(self, url: str, index: str | None = None, *, key: str | None = None, timeout: float = 60.0) -> None:
@@ -78,7 +78,7 @@ class Client:
         return _again, self._given
 
     def close(self) -> None:
-        """Close its connections; a later call makes new ones."""
+        """Close the connections; later calls open new ones."""
         self._connections.close()
 
     def __enter__(self) -> Self:
@@ -105,24 +105,26 @@ class Client:
         hybrid: Mapping[str, Any] | None = None,
         **settings: Unpack[SearchOptions],
     ) -> Hits:
-        """The k best documents; see `Index.search`.
+        """Return the k best documents; see `Index.search`.
 
         Args:
             query: A text, or a {token: weight} mapping.
-            k: How many at most.
-            where: Which documents may be found, by their metadata.
-            dense: The query's dense vector, for the modes hybrid and dense; by default the server encodes its text.
-            hybrid: Of `Hybrid`, for an index of a hybrid encoder: method, weights, depth, normalization, rrf_k.
-            settings: As of `Index.search`. A re-ranker runs here, on texts that the server gives.
+            k: Maximum number of hits.
+            where: A filter on metadata.
+            dense: The query's dense vector, for modes "hybrid" and "dense"; by default the server encodes the text.
+            hybrid: Settings of `Hybrid`, for an index with a hybrid encoder: method, weights, depth, normalization,
+                rrf_k.
+            settings: As for `Index.search`. A re-ranker runs in this process, on texts sent by the server; rerank=True
+                runs the server's own (`lsr serve --rerank`).
 
         Returns:
-            Hits; their `doc` is the place in this list, and `explain` asks the server.
+            Hits; their `doc` is the position in this list, and `explain` asks the server.
         """
         options, chosen = split_options(settings)
         asked = query_body(query) | search_body(where, hybrid, options, chosen)
         if dense is not None:
             asked["dense"] = dense_body(dense)
-        if options.rerank is not None:
+        if options.reranks_here:
             return self._reranked("/v1/search", query, k, options, asked)
         return self._hits(query, self._post("/v1/search", asked | {"k": k}), options)
 
@@ -136,13 +138,13 @@ class Client:
         hybrid: Mapping[str, Any] | None = None,
         **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
-        """The k best documents of many queries, all of the same commit; see `Index.search_batch`."""
+        """Search for many queries, all in the same commit; see `Index.search_batch`."""
         options, chosen = split_options(settings)
         queries = as_queries(queries)
         near = None if dense is None else [dense_body(vector) for vector in dense]
         if near is not None and len(near) != len(queries):
             raise DataError(f"{len(near)} dense vectors for {len(queries)} queries: give one for each", "query")
-        if options.rerank is not None:
+        if options.reranks_here:
             return [
                 self.search(query, k, where=where, dense=near and near[i], hybrid=hybrid, **settings)
                 for i, query in enumerate(queries)
@@ -166,10 +168,10 @@ class Client:
         where: Where | Filter | None = None,
         **settings: Unpack[SearchOptions],
     ) -> Hits:
-        """The k documents that are most like one of them; see `Index.similar`. Their hits can't be explained here."""
+        """Return the k most similar documents; see `Index.similar`. These hits can't be explained."""
         options, chosen = split_options(settings)
         asked = {"id": require_id(doc_id)} | search_body(where, None, options, chosen)
-        if options.rerank is None:
+        if not options.reranks_here:
             return self._hits(None, self._post("/v1/similar", asked | {"k": k}), options)
         found = self._stored(asked["id"])
         if passages := found.get("passages"):
@@ -178,65 +180,68 @@ class Client:
         return self._reranked("/v1/similar", content, k, options, asked)
 
     def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
-        """What somebody who types may go on to; see `Index.suggest`."""
+        """Suggest completions while a user types; see `Index.suggest`."""
         return [Suggestion(**one) for one in self._post("/v1/suggest", {"text": text, "limit": limit})["suggestions"]]
 
     def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
-        """Words of a query that no document has, each with the nearest; see `Index.corrections`."""
+        """Suggest corrections for unknown words of a query; see `Index.corrections`."""
         return dict(self._post("/v1/suggest", {"text": text, "limit": 1, "nearest": limit})["corrections"])
 
     def did_you_mean(self, text: str) -> str | None:
-        """A query with its words that no document has replaced by the nearest; see `Index.did_you_mean`."""
+        """Return the query with unknown words corrected; see `Index.did_you_mean`."""
         found: str | None = self._post("/v1/suggest", {"text": text, "limit": 1})["did_you_mean"]
         return found
 
     def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
-        """All pairs of documents that are alike; see `Index.duplicates`. The server wants a writer's key for it: it
-        takes as much memory and time as there are documents.
+        """Find all pairs of near-duplicates; see `Index.duplicates`.
+
+        Requires a writer's key, because time and memory grow with the index.
         """
         found = self._post("/v1/duplicates", {"threshold": threshold, "where": where_body(where)})["duplicates"]
         return [Duplicate(**one) for one in found]
 
     def _reranked(self, path: str, query: AnyQuery, k: int, options: Options, asked: dict[str, Any]) -> Hits:
-        """A page of what a re-ranker makes of the best documents."""
+        """Return one page of the re-ranked results."""
         if options.diversity:
-            raise ValueError("diversity: a client that re-ranks has no vectors of documents; leave one of them out")
+            raise ValueError("diversity: a client that re-ranks has no document vectors; leave one of them out")
         asked = asked | {"offset": 0}
         for name in ("group_by", "per_group", "depth"):
             asked.pop(name, None)
-        ranking = AnsweredRanking(lambda n: self._post(path, asked | {"k": n, "fields": True}))
+        if options.shown is not None:  # columns are looked for there, but all is wanted here
+            asked["fields"] = [*STORED, *options.shown]
+        ranking = AnsweredRanking(lambda n: self._post(path, asked | {"k": n}))
         found = select(ranking, query, k, options)
         return self._hits(query if path == "/v1/search" else None, ranking.answer, options, found)
 
     def explain(self, query: AnyQuery, doc_id: str | int, *, origins: bool = True) -> Explanation:
-        """Why a document has its score for a query; see `Index.explain`."""
+        """Explain a document's score for a query; see `Index.explain`."""
         found = self._post("/v1/explain", query_body(query) | {"id": require_id(doc_id), "origins": origins})
         terms = []
         for term in found["terms"]:
             spans = tuple((start, end) for start, end in term["spans"])
             origin = None if term["origin"] is None else (term["origin"][0], term["origin"][1])
             terms.append(Contribution(**term | {"spans": spans, "origin": origin}))
-        title_length = found.get("title_length", 0)  # older servers don't tell
+        title_length = found.get("title_length", 0)  # older servers don't send it
         return Explanation(found["_id"], found["score"], tuple(terms), found["content"], title_length)
 
     def explain_plan(
         self, query: AnyQuery, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
     ) -> Plan:
-        """Search, and tell what that touched; see `Index.explain_plan`."""
+        """Run a search and report what it did; see `Index.explain_plan`."""
         asked = query_body(query) | search_body(where, None, Options(), search_settings(settings))
         return Plan(**self._post("/v1/search", asked | {"k": k, "plan": True, "fields": False})["plan"])
 
     def encode(self, text: str) -> dict[str, float]:
-        """A text as a query's vector, heaviest terms first."""
+        """Encode a text as a query: {token: weight}, heaviest first."""
         return dict(self._post("/v1/encode", {"text": text})["vector"])
 
     # --- documents --------------------------------------------------------------------------------------------------
 
     def document(self, doc_id: str) -> Document:
-        """A document as it is stored.
+        """Return a stored document.
 
         Raises:
-            ServerError: There is none of this id.
+            ServerError: The id is unknown.
         """
         found = self._stored(doc_id)
         return Document(found["id"], found["text"], found["title"], found["metadata"] or None, found.get("parent"))
@@ -245,11 +250,11 @@ class Client:
         return self._get(f"/v1/documents/{quote(doc_id, safe='')}")
 
     def get(self, doc_id: str | int) -> Document | None:
-        """A document as it is stored; see `Index.get`."""
+        """Return a stored document; see `Index.get`."""
         return self.get_many([doc_id])[0]
 
     def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
-        """Documents as they are stored; see `Index.get_many`."""
+        """Return the stored document for each id; see `Index.get_many`."""
         if isinstance(doc_ids, str):
             raise TypeError(f"get_many takes several ids, got {doc_ids!r}; get takes one")
         ids, found = [require_id(doc_id) for doc_id in doc_ids], list[Document | None]()
@@ -264,14 +269,14 @@ class Client:
         return self.get(doc_id) is not None
 
     def __iter__(self) -> Iterator[Document]:
-        """All documents, of passages each, in the order of addition; see `stored`."""
+        """Iterate over all documents (or passages) in the order in which they were added; see `stored`."""
         return self.stored()
 
     def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
-        """The documents that meet a filter, in the order of addition; see `Index.stored`.
+        """Iterate over the documents that match a filter, in the order in which they were added; see `Index.stored`.
 
         Raises:
-            ServerError: Documents were deleted or replaced meanwhile, and it can't be told where to go on.
+            ServerError: The last document received was deleted or replaced meanwhile, so the position is lost.
         """
         asked = {"most": _AT_ONCE} | ({} if where is None else {"where": where_body(where)})
         found = self._post("/v1/list", asked)
@@ -286,47 +291,46 @@ class Client:
         return documents()
 
     def count(self, where: Where | Filter | None = None) -> int:
-        """How many documents there are, or meet a filter; see `Index.count`."""
+        """Count the documents, or those that match a filter; see `Index.count`."""
         return int(self._post("/v1/count", {"where": where_body(where)})["count"])
 
     def _hits(
         self, query: AnyQuery | None, answer: Mapping[str, Any], options: Options, selected: Selected | None = None
     ) -> Hits:
-        rows = answer["hits"]
-        found = AnsweredDocuments(rows)
+        found = AnsweredDocuments(answer["hits"])
         said = None if query is None else options.split(query)[0]
-        selected = selected or Selected(list(range(len(rows))), [row["score"] for row in rows])
 
         def explain(doc: int, *, origins: bool = True) -> Explanation:
             if said is None:
-                raise DataError("a client can't explain what is like a document: call Index.similar")
+                raise DataError("a client can't explain similar documents: call Index.similar")
             return self.explain(said, found.id(doc), origins=origins)
 
-        told = explained(explain, selected, boosted=bool(options.boost))
         facets = {
             name: {row["value"]: row["count"] for row in counts}
             for name, counts in (answer.get("facets") or {}).items()
         }
-        return Hits(found, selected.docs, selected.scores, told, facets=facets, total=answer.get("total"))
+        documents = found if options.shown is None else ShownDocuments(found, options.shown)
+        chosen, total = selected or found.selected(), answer.get("total")
+        return chosen.hits(documents, explain, boosted=bool(options.boost), facets=facets, total=total)
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
     def add(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:
-        """Add documents, in one request; see `Index.add`.
+        """Add documents in one request; see `Index.add`.
 
         Args:
-            source: Documents, vectors of the index' encoder, or the path or name of either, on this machine.
-            skip_bad: Leave bad documents out, and those whose ids are there already; the result lists them.
-            commit: Make them visible at once.
+            source: Documents, vectors of the index's encoder, or a local path or a name of either.
+            skip_bad: Skip bad documents and existing ids; `Change.bad` lists them.
+            commit: Commit at once.
         """
         return self._add(source, skip_bad=skip_bad, commit=commit, update=False)
 
     def upsert(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:
-        """Put documents in the place of those of the same ids, in one request; see `Index.upsert`."""
+        """Add documents in one request, replacing those with the same ids; see `Index.upsert`."""
         return self._add(source, skip_bad=skip_bad, commit=commit, update=True)
 
     def update(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:
-        """The same as `upsert`."""
+        """Same as `upsert`."""
         return self.upsert(source, skip_bad=skip_bad, commit=commit)
 
     def _add(self, source: AnySource, *, skip_bad: bool, **how: bool) -> Change:
@@ -344,7 +348,7 @@ class Client:
             asked |= {"documents": list(vector_rows(opened)), "fingerprint": asdict(opened.fingerprint)}
         else:
             if how["update"]:
-                opened = opened.with_doubled()  # the last counts, as the server knows
+                opened = opened.with_doubled()  # the server keeps the last one
             asked["documents"] = list(map(document_body, opened))
         change = change_of(self._post("/v1/documents", asked) if asked["documents"] else {})
         change.bad = opened.bad + change.bad
@@ -358,11 +362,11 @@ class Client:
         return change_of(self._connections.call("DELETE", "/v1/documents", self._of_index(asked)))
 
     def commit(self, *, merge: bool = True) -> None:
-        """Make changes durable and visible; segments are merged afterwards, in the background."""
+        """Make changes durable and visible; then segments are merged in the background."""
         self._post("/v1/commit", {"merge": merge})
 
     def rollback(self) -> None:
-        """Forget the changes since the last commit, whoever made them."""
+        """Discard the changes of all clients since the last commit."""
         self._post("/v1/rollback", {})
 
     def merge(self, *, everything: bool = True) -> bool:
@@ -382,5 +386,5 @@ class Client:
         return asked | ({"index": self._index} if self._index else {})
 
 
-if TYPE_CHECKING:  # the type checker compares the calls
+if TYPE_CHECKING:  # has the type checker compare the calls
     _: type[SearchIndex] = Client

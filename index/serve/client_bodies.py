@@ -1,4 +1,4 @@
-"""What a client sends and what it gets, as JSON has it: queries, filters, documents, hits."""
+"""The JSON that a client sends and receives: queries, filters, documents, hits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike
 
 from lsr.errors import DataError
 from lsr.index.protocols import AnyQuery
-from lsr.index.search.options import Options
+from lsr.index.search.options import DOCUMENT, Options
 from lsr.index.search.query_encoder import as_queries
+from lsr.index.search.rerank import Moved
+from lsr.index.search.selection import Selected
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.columns import flat_items
 from lsr.index.segment.filters import Filter, Where
@@ -25,33 +27,38 @@ from lsr.sparse import SparseMatrix
 
 
 class AnsweredDocuments:
-    """What hits ask of documents, out of an answer; a document's number is its rank, from 0."""
+    """Documents of a response, as hits read them; a document's number is its position, from 0."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._rows = rows
 
     def id(self, doc: int) -> str:
-        """Its id."""
+        """Return a document's or passage's id."""
         row = self._rows[doc]
         return str(row.get("passage", row["id"]))
 
     def parent(self, doc: int) -> str | None:
-        """Of a passage, the id of its document."""
+        """Return the id of a passage's document; None if it isn't a passage."""
         row = self._rows[doc]
         return str(row["id"]) if "passage" in row else None
 
     def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
-        """The ids of some; with `parents` a passage has that of its document."""
+        """Return the ids of documents; with `parents`, a passage has the id of its document."""
         return [self.parent(doc) or self.id(doc) if parents else self.id(doc) for doc in docs]
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
-        """Title, text and metadata."""
+        """Return title, text and metadata."""
         row = self._rows[doc]
         return row["title"], row["text"], row["metadata"]
 
+    def selected(self) -> Selected:
+        """All of them, with what the server's re-ranker did."""
+        moved = {i: Moved(**row["moved"]) for i, row in enumerate(self._rows) if "moved" in row}
+        return Selected(list(range(len(self._rows))), [row["score"] for row in self._rows], moved)
+
 
 def query_body(query: AnyQuery) -> dict[str, Any]:
-    """A text or a {token: weight} mapping, as requests have it."""
+    """Convert a text or a {token: weight} mapping to JSON."""
     (query,) = as_queries([query])
     if isinstance(query, str):
         return {"query": query}
@@ -61,26 +68,30 @@ def query_body(query: AnyQuery) -> dict[str, Any]:
 
 
 def where_body(where: Where | Filter | None) -> Where | None:
-    """A filter, as requests have it."""
+    """Convert a filter to JSON."""
     return where.to_where() if isinstance(where, Filter) else where
 
 
 def dense_body(vector: ArrayLike) -> list[Any]:
-    """A dense vector, as requests have it."""
+    """Convert a dense vector to JSON."""
     return list(np.asarray(vector, np.float32).tolist())
 
 
 def search_body(
     where: Where | Filter | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
 ) -> dict[str, Any]:
-    """How to search, as requests have it; a re-ranker stays here."""
+    """Convert search options to JSON; a re-ranker is sent only if it is the server's own."""
     asked: dict[str, Any] = {"where": where_body(where), "settings": vars(settings)} | (
         {} if hybrid is None else {"hybrid": dict(hybrid)}
     )
     for one in fields(Options):
         value = getattr(options, one.name)
-        if one.name != "rerank" and value not in (one.default, (), {}):
+        if one.name not in ("rerank", "rerank_unit") and value not in (one.default, (), {}):
             asked[one.name] = list(value) if isinstance(value, tuple) else value
+    if options.rerank is True:
+        asked |= {"rerank": True, "rerank_unit": options.rerank_unit}
+    if options.fields is not None:
+        asked["fields"] = list(options.shown or ())
     if options.boost:
         boosts = {column: dict(how) if isinstance(how, Mapping) else how for column, how in options.boost.items()}
         for how in boosts.values():
@@ -91,47 +102,49 @@ def search_body(
 
 
 class AnsweredRanking:
-    """What a server finds, as `lsr.index.search.selection` asks for it.
+    """A server's results, as `lsr.index.search.selection` expects them.
 
     Attributes:
-        answer: What it answered last.
+        answer: The last response.
     """
 
     def __init__(self, search: Callable[[int], dict[str, Any]]) -> None:
         self._search, self.answer = search, dict[str, Any]()
 
     def top(self, n: int) -> tuple[list[int], list[float]]:
-        """The n best documents and their scores."""
+        """Return the n best documents and their scores."""
         self.answer = self._search(n)
         rows = self.answer["hits"]
         return list(range(len(rows))), [row["score"] for row in rows]
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Their values of a column."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        if column == DOCUMENT:
+            return [self.answer["hits"][doc]["id"] for doc in docs]
         metadata = [self.answer["hits"][doc]["metadata"] for doc in docs]
         return [dict(flat_items(one)).get(column) for one in metadata]
 
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        """Their titles and texts."""
+    def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
+        """Return (title, text) of each document."""
         rows = [self.answer["hits"][doc] for doc in docs]
-        return [Document("", row["text"], row["title"]).content for row in rows]
+        return [(row["title"], row["text"]) for row in rows]
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """Not to be had of a server."""
+        """Not available from a server."""
         raise NotImplementedError
 
 
 def document_of(row: Mapping[str, Any]) -> Document:
-    """A document of an answer."""
+    """Parse a document of a response."""
     return Document(row["id"], row["text"], row["title"], row["metadata"] or None, row.get("parent"))
 
 
 def vector_rows(source: Vectors) -> Iterator[dict[str, Any]]:
-    """Vectors and their documents, as requests have them."""
+    """Convert vectors and their documents to JSON."""
     for batch in source:
-        tokens = source.vocabulary  # of some files it grows while they are read
+        tokens = source.vocabulary  # for some files, it grows while they are read
         if tokens is None:
-            raise DataError("these vectors have no tokens, and numbers of terms say nothing to a server", source.name)
+            raise DataError("these vectors have no tokens, and a server can't map term numbers to tokens", source.name)
         for number, row in enumerate(batch.documents.to_pylist()):
             metadata = json.loads(row["metadata"]) if row["metadata"] else None
             document = Document(row["id"], row["text"] or "", row["title"] or "", metadata, row["parent"])
@@ -141,12 +154,12 @@ def vector_rows(source: Vectors) -> Iterator[dict[str, Any]]:
 
 
 def document_body(document: Document) -> dict[str, Any]:
-    """A document, as requests have it."""
+    """Convert a document to JSON."""
     row = {"id": document.id, "text": document.text, "title": document.title, "parent": document.parent}
     return row | ({"metadata": dict(document.metadata)} if document.metadata else {})
 
 
 def change_of(told: Mapping[str, Any]) -> Change:
-    """What an answer tells of a change."""
+    """Parse a change from a response."""
     names = ("added", "updated", "deleted", "missing", "bad")
     return Change(**{name: told[name] for name in names if name in told})

@@ -1,4 +1,4 @@
-"""Connections: requests to one server, over connections that are kept for the next."""
+"""Connections: requests to one server over reused connections."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from lsr.index.serve.problems import client_error
 from lsr.io.metadata import plain_value
 
 _CHANGES = ("/v1/documents", "/v1/commit", "/v1/rollback", "/v1/merge", "/v1/duplicates")
-_IDLE = 4.0  # seconds after which a connection isn't used again: the server closes it after five
+_IDLE = 4.0  # seconds after which an idle connection isn't reused; the server closes it after five
 
 
 class Connections:
-    """Requests to a server, from many threads.
+    """Sends requests to a server, from many threads.
 
     Attributes:
-        idle: Connections that nobody uses, and since when.
+        idle: Unused connections, with the time since when.
 
     Args:
-        url: Of the server.
-        key: A reader's or a writer's, where the server wants one.
+        url: The server's URL.
+        key: A reader's or writer's key, if the server requires one.
         timeout: Seconds to wait for an answer.
 
     Raises:
-        ValueError: No URL of a server.
+        ValueError: `url` isn't a server's URL.
     """
 
     def __init__(self, url: str, key: str | None, timeout: float) -> None:
@@ -46,35 +46,35 @@ class Connections:
         in_child(self)
 
     def after_fork(self) -> None:
-        """See `lsr.forks`: two processes on one connection would get each other's answers."""
+        """Drop the connections: two processes on one connection would mix up their answers; see `lsr.forks`."""
         self.close()
 
     def close(self) -> None:
-        """Close them; a later call makes new ones."""
+        """Close the connections; later calls open new ones."""
         _close(self.idle)
 
     def call(self, method: str, path: str, asked: dict[str, Any] | None) -> dict[str, Any]:
-        """What the server answers.
+        """Send a request and return the answer.
 
         Raises:
-            DataError: What is asked can't be JSON.
-            ServerError: There is no answer, or none of a server of indexes. What the server refuses raises what `Index`
-                raises.
+            DataError: The request can't be represented as JSON.
+            ServerError: There is no answer, or it doesn't come from an index server. Refusals raise the exceptions that
+                `Index` raises.
         """
         try:
             body = None if asked is None else json.dumps(asked, allow_nan=False, default=_plain).encode()
         except ValueError:
-            raise DataError("numbers are finite: JSON has no NaN and no infinity") from None
+            raise DataError("numbers must be finite: JSON has no NaN and no infinity") from None
         connection, used = self._connection()
         try:
-            with suppress(BrokenPipeError, ConnectionResetError):  # refused while we send: the answer says why
+            with suppress(BrokenPipeError, ConnectionResetError):  # refused while sending: the answer says why
                 connection.request(method, self._at.path.rstrip("/") + path, body, self._headers)
             response = connection.getresponse()
             status, content = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if used and path not in _CHANGES:
-                return self.call(method, path, asked)  # the server closed it between two requests, or began anew
+                return self.call(method, path, asked)  # the server closed it meanwhile, or restarted
             raise ServerError(f"{self._url}: no answer: {error or type(error).__name__}") from None
         except BaseException:
             connection.close()
@@ -84,18 +84,18 @@ class Connections:
             found = json.loads(content)
             assert isinstance(found, dict)
         except (ValueError, AssertionError):
-            raise ServerError(f"{self._url}: status {status}, and no JSON: is this lsr serve?") from None
+            raise ServerError(f"{self._url}: status {status} without JSON: is this lsr serve?") from None
         if status >= 400:
             detail = str(found.get("detail") or f"status {status}")
             raise client_error(str(found.get("type")), detail) or ServerError(f"{self._url}: {detail}")
         return found
 
     def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
-        """A connection that nobody uses, and whether it was used before."""
+        """Return an idle or new connection, and whether it was used before."""
         while self.idle:
             try:
                 connection, since = self.idle.pop()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread took it
                 break
             if time.monotonic() - since < _IDLE and connection.sock is not None:
                 return connection, True
@@ -112,9 +112,9 @@ def _close(idle: list[tuple[http.client.HTTPConnection, float]]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for: numpy's numbers, times, decimals, sets."""
+    """Convert what json doesn't know: numpy numbers, times, decimals, sets."""
     if isinstance(value, set | frozenset):
         return list(value)
     with suppress(ValueError):
         return plain_value(value)
-    raise TypeError(f"{value!r} can't be sent: values are texts, numbers, times, true, false, lists and mappings")
+    raise TypeError(f"{value!r} can't be sent: values are strings, numbers, times, booleans, lists and mappings")

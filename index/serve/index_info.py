@@ -1,4 +1,4 @@
-"""What there is to know of an index: sizes, columns to filter by, numbers for whoever runs it."""
+"""Information about an index: sizes, columns to filter by, example queries."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lsr.index.search.reader import Reader
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.columns import kinds_of, numbers_of
 
-_VALUES = 50  # of a column, the most frequent
+_VALUES = 50  # most frequent values listed per column
 _COLUMNS = 200
-_EXAMPLES, _EXAMPLE = 6, 60  # queries to begin with, and characters of one
-_LOOKED_AT = 60  # documents at most whose titles are looked at for them
+_EXAMPLES, _EXAMPLE = 6, 60  # number of example queries, and their maximum length in characters
+_LOOKED_AT = 60  # documents that are searched for examples
 _BEGINNING = re.compile(r"(?:[\w'’-]+[ ,:]*){3,8}")
 
 
-def facts_of(name: str, reader: Reader, *, writable: bool) -> dict[str, Any]:
-    """What a page has to know of an index."""
+def facts_of(name: str, reader: Reader, *, writable: bool, reranks: bool) -> dict[str, Any]:
+    """Return what the search page shows about an index."""
     snapshot = reader.snapshot
     encoder: Any = None
-    with suppress(LsrError):  # an index of vectors, or a model that isn't here: searched with vectors all the same
+    with suppress(LsrError):  # without an encoder, it can still be searched with vectors
         encoder = reader.encoder
     return {
         "name": name,
@@ -42,6 +42,7 @@ def facts_of(name: str, reader: Reader, *, writable: bool) -> dict[str, Any]:
         "has_passages": reader.has_passages,
         "has_clusters": bool(snapshot.parts) and reader.has_clusters,
         "has_dense": bool(snapshot.parts) and all(part.embeddings is not None for part in snapshot.parts),
+        "has_reranker": reranks,
         "has_hybrid": isinstance(encoder, HybridEncoder),
         "writable": writable,
         "columns": columns_of(snapshot),
@@ -50,8 +51,8 @@ def facts_of(name: str, reader: Reader, *, writable: bool) -> dict[str, Any]:
 
 
 def _whole(part: OpenSegment) -> int:
-    """How many documents there are, of passages the documents that they were cut from."""
-    hashes, docs = part.documents.keys()  # of each document the id, and of each passage the parent, too
+    """Count the documents of a segment, counting all passages of one as one."""
+    hashes, docs = part.documents.keys()  # for each document the hash of its id; for passages, also of the parent
     alive = len(part.documents)
     if part.alive is not None:
         hashes, alive = hashes[part.alive[docs]], int(part.alive.sum())
@@ -59,7 +60,7 @@ def _whole(part: OpenSegment) -> int:
 
 
 def examples_of(snapshot: Snapshot) -> list[str]:
-    """Queries to begin with: titles of documents that lie apart from each other, or the beginnings of their texts."""
+    """Return example queries: titles of documents from all over the index, or the beginnings of their texts."""
     documents, alive = snapshot.documents, snapshot.searcher.by_number(None)
     numbers = np.arange(snapshot.searcher.n_docs) if alive is None else np.flatnonzero(alive)
     found: dict[str, str] = {}
@@ -77,7 +78,7 @@ def examples_of(snapshot: Snapshot) -> list[str]:
 
 
 def columns_of(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
-    """The columns that filters read, with what stands in them, of documents that aren't deleted."""
+    """Describe the columns of live documents, for filters."""
     kinds, _ = kinds_of(part.documents.columns for part in snapshot.parts if part.documents.columns is not None)
     return {name: _column(snapshot.parts, name, kind) for name, kind in sorted(kinds.items())[:_COLUMNS]}
 
@@ -103,7 +104,7 @@ def _column(parts: tuple[OpenSegment, ...], name: str, kind: str) -> dict[str, A
 
 
 def _alive_values(part: OpenSegment, name: str) -> tuple[int, pa.Array] | None:
-    """How many documents have a column, and its values, lists taken apart, without nulls."""
+    """Return how many live documents have a column, and its values without nulls, with lists flattened."""
     columns = part.documents.columns
     if columns is None or name not in columns.kinds:
         return None

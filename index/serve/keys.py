@@ -1,6 +1,7 @@
-"""Keys of a server: who may read, and who may write too.
+"""Keys of a server: who may read, and who may also write.
 
-A file has a line for each, `reader KEY` or `writer KEY`; # begins a comment. Only digests of keys are kept in memory.
+A key file has a line for each key, `reader KEY` or `writer KEY`; # starts a comment. Only hashes of keys are kept in
+memory.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from lsr.errors import DataError
 Role = Literal["reader", "writer"]
 ENVIRONMENT = "LSR_KEYS"
 _SHORTEST = 16
-_LINE = re.compile(r"(reader|writer)\s+([!-~]+)")  # what a header can hold
+_LINE = re.compile(r"(reader|writer)\s+([!-~]+)")  # characters that a header can hold
 
 
 class Keys:
-    """The keys that a server takes.
+    """The keys that a server accepts.
 
     Args:
         roles: {key: role}.
@@ -32,7 +33,7 @@ class Keys:
         self._roles = [(digest(key.encode()), role) for key, role in roles.items()]
 
     def role(self, key: bytes) -> Role | None:
-        """What a key allows, None for one that isn't known; takes as long whichever it is."""
+        """Return a key's role, None for unknown keys, in constant time."""
         mine, found = digest(key), None
         for known, role in self._roles:
             if hmac.compare_digest(known, mine):
@@ -47,14 +48,14 @@ class Keys:
 
     @classmethod
     def parse(cls, text: str, where: str) -> Keys:
-        """Read keys.
+        """Parse keys.
 
         Args:
-            text: The lines; commas end one as well.
-            where: What messages call it.
+            text: The lines, separated by line breaks or commas.
+            where: Name of the source, for messages.
 
         Raises:
-            DataError: None at all, a line that is none, a key that is too short; no message shows a key.
+            DataError: There are no keys, a line is malformed, or a key is too short; messages don't show keys.
         """
         roles: dict[str, Role] = {}
         wrong = []
@@ -64,23 +65,25 @@ class Keys:
                 continue
             match = _LINE.fullmatch(line)
             if match is None:
-                wrong.append(f"{where}:{number}: a line is reader KEY or writer KEY, keys of plain characters")
+                wrong.append(
+                    f"{where}:{number}: a line is reader KEY or writer KEY, with keys of printable ASCII characters"
+                )
             elif len(match[2]) < _SHORTEST:
                 wrong.append(f"{where}:{number}: a key has at least {_SHORTEST} characters: openssl rand -hex 32")
             else:
                 roles[match[2]] = "writer" if "writer" in (match[1], roles.get(match[2])) else "reader"
         if not (roles or wrong):
-            wrong.append(f"{where}: there is no key in it; a line is reader KEY or writer KEY")
+            wrong.append(f"{where}: contains no key; a line is reader KEY or writer KEY")
         if wrong:
             raise DataError("\n".join(wrong))
         return cls(roles)
 
 
 def find_keys(path: Path | None) -> Keys | None:
-    """The keys of a file, or of the environment variable LSR_KEYS; None if neither is given.
+    """Read the keys of a file, or of the environment variable LSR_KEYS; None if neither is given.
 
     Raises:
-        DataError: As of `Keys.parse`, or the file can't be read.
+        DataError: As for `Keys.parse`, or the file can't be read.
     """
     if path is not None:
         try:
@@ -92,5 +95,5 @@ def find_keys(path: Path | None) -> Keys | None:
 
 
 def digest(key: bytes) -> bytes:
-    """All that is kept of a key."""
+    """Return the hash of a key, which is all that is kept of it."""
     return hashlib.sha256(key).digest()

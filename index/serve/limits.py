@@ -1,4 +1,4 @@
-"""What a request may ask for at most. Models name these types, so that limits are told with all else that is wrong.
+"""Limits on what a request may ask for. Models use these types, so that violations are reported with other errors.
 
 The context of a validation is the server's `ServeSettings`.
 """
@@ -16,7 +16,7 @@ Vector = dict[str, Weight]
 def _k(value: int, info: ValidationInfo) -> int:
     most = info.context.max_k
     if value > most:
-        raise ValueError(f"at most {most:,} documents are given, got {value:,}")
+        raise ValueError(f"at most {most:,} documents are returned, got {value:,}")
     return value
 
 
@@ -26,14 +26,14 @@ _COUNTED = {str: "characters", dict: "terms", list: "numbers"}
 def _query(query: str | Vector | list[float], info: ValidationInfo) -> str | Vector | list[float]:
     most, what = info.context.max_query, _COUNTED[type(query)]
     if len(query) > most:
-        raise ValueError(f"has {len(query):,} {what}, at most {most:,} are taken")
+        raise ValueError(f"has {len(query):,} {what}, at most {most:,} are accepted")
     return query
 
 
 def _where(where: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
     values, most = _count(where), info.context.max_where
     if values > most:
-        raise ValueError(f"has {values:,} values, at most {most:,} are taken")
+        raise ValueError(f"has {values:,} values, at most {most:,} are accepted")
     return where
 
 
@@ -55,7 +55,7 @@ Where = Annotated[dict[str, Any], AfterValidator(_where)]
 
 
 def k_of_all(queries: Any, info: ValidationInfo) -> Any:
-    """Queries of which each asks for k documents; counted before any of them is looked at."""
+    """Validate queries that each ask for k documents; checks the total before parsing them."""
     k, most = info.data.get("k", 1), info.context.max_hits
     if isinstance(queries, list) and k * len(queries) > most:
         raise ValueError(f"{len(queries):,} queries of {k:,} documents: at most {most:,} in all")
@@ -63,15 +63,15 @@ def k_of_all(queries: Any, info: ValidationInfo) -> Any:
 
 
 def k_explained(explain: bool, info: ValidationInfo) -> bool:
-    """Whether to explain the documents that are found, k or so many groups."""
+    """Validate whether to explain the k documents (or groups)."""
     k, most = info.data.get("k", 0) * info.data.get("per_group", 1), info.context.max_explained
     if explain and k > most:
-        raise ValueError(f"at most {most} documents are explained at once, {k:,} are asked for")
+        raise ValueError(f"at most {most} documents are explained at once, got k = {k:,}")
     return explain
 
 
 def either(query: str | None, info: ValidationInfo) -> str | None:
-    """A query, where there is no vector."""
+    """Validate a query: required if there is no vector."""
     if "vector" in info.data and (query is None) == (info.data["vector"] is None):
         raise ValueError("give either a query or a vector")
     return query

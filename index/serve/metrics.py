@@ -1,4 +1,4 @@
-"""What a server counts, as Prometheus reads it."""
+"""Metrics of a server, in Prometheus's format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2
 
 
 class Metrics:
-    """Counters of one server."""
+    """The counters of one server."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -24,34 +24,34 @@ class Metrics:
         )
         self._seconds = Histogram(
             "lsr_request_seconds",
-            "From the head of a request to its answer.",
+            "From the end of a request's headers to its answer.",
             ("path",),
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._searching = Gauge("lsr_searching", "Searches that run or wait.", registry=self._registry)
+        self._searching = Gauge("lsr_searching", "Searches that are running or waiting.", registry=self._registry)
         self._documents = Gauge("lsr_documents", "Documents of an index.", ("index",), registry=self._registry)
         self._segments = Gauge("lsr_segments", "Segments of an index.", ("index",), registry=self._registry)
         self._trouble = Gauge(
             "lsr_refresh_failing",
-            "1 while a commit of another process can't be opened.",
+            "1 while another process's commit can't be opened.",
             ("index",),
             registry=self._registry,
         )
 
     def count(self, path: str, status: int, seconds: float) -> None:
-        """Note a request.
+        """Count a request.
 
         Args:
-            path: Of the table of routes; never what a client made up.
-            status: Of the answer.
-            seconds: It took.
+            path: Path in the table of routes, never one that a client made up.
+            status: Status of the response.
+            seconds: Time that it took.
         """
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
     def text(self, indexes: Mapping[str, Served], workers: Iterable[ThreadPool]) -> bytes:
-        """Everything, with what the indexes are now."""
+        """Return all metrics, with current values for the indexes."""
         self._searching.set(sum(one.busy for one in workers))
         for name, served in indexes.items():
             self._documents.labels(name).set(len(served.index))

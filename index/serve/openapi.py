@@ -1,4 +1,4 @@
-"""The description of the API, made of the same table and models that answer it (OpenAPI 3.1)."""
+"""The OpenAPI 3.1 description, generated from the route table and its models."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lsr.index.serve.answers import Given, ProblemDocument
 from lsr.index.serve.route import Route
 
 _AT = "#/components/schemas/"
-_REST = {"id": "A document's id, slashes and all.", "file": "The name of a file."}
-_OF_INDEX = ("/v1/documents/{id}", "/v1/stats")  # paths of an index that is named behind the question mark
+_REST = {"id": "A document's id, which may contain slashes.", "file": "The name of a file."}
+_OF_INDEX = ("/v1/documents/{id}", "/v1/stats")  # paths that take the query parameter "index"
 
 
 def describe(routes: Mapping[str, Mapping[str, Route]]) -> dict[str, Any]:
-    """The OpenAPI document of a table of routes."""
+    """Return the OpenAPI document for a route table."""
     every = [model for methods in routes.values() for r in methods.values() for model in (r.asked, r.given) if model]
     sides = [(model, "serialization" if issubclass(model, Given) else "validation") for model in every]
     _, schemas = models_json_schema([*sides, (ProblemDocument, "serialization")], ref_template=_AT + "{model}")
@@ -29,7 +29,9 @@ def describe(routes: Mapping[str, Mapping[str, Route]]) -> dict[str, Any]:
             for name in re.findall("{(.+)}", path)
         ]
         if path in _OF_INDEX:
-            parameters.append({"name": "index", "in": "query", "description": "The index' name; else the first."})
+            parameters.append(
+                {"name": "index", "in": "query", "description": "The index's name; by default the first."}
+            )
         for one in parameters:
             one["schema"] = {"type": "string"}
         at = paths[path] = {"parameters": parameters} if parameters else {}

@@ -1,4 +1,4 @@
-"""Errors as the client sees them: problem documents (RFC 9457) that say what is wrong, where, and how to mend it."""
+"""Errors for clients: problem documents (RFC 9457) that say what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from typing import Any
 
 from lsr import errors
 
-_LISTED = 20  # wrong values that are told
-_repr = reprlib.Repr()  # of a large value, only what is shown
+_LISTED = 20  # invalid values listed in a message
+_repr = reprlib.Repr()  # abbreviates large values
 _NAMESPACE = "urn:lsr:"
 _NO_FILES = {number: os.strerror(number) for number in (errno.EMFILE, errno.ENFILE)}
-# What Python raises, and what HTTP calls it: the first that fits.
+# HTTP status for each Python exception; the first match counts.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.IndexLocked, 409),
     (errors.OutputError, 507),
     (errors.CorruptIndex, 503),
+    (errors.RerankerError, 500),
     (errors.LsrError, 422),
     (ValueError, 422),
     (MemoryError, 503),
 )
-# Names travel as the problem's type, and the client raises the same again.
+# The exception's name is the problem's type, from which the client raises it again.
 _RAISED: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (*vars(errors).values(), ValueError)
@@ -36,14 +37,14 @@ _RAISED: dict[str, type[Exception]] = {
 
 
 class Problem(Exception):
-    """An answer that tells of an error.
+    """An error response.
 
     Attributes:
-        status: Of HTTP.
-        detail: What is wrong, and the mend.
-        kind: The exception's name in Python, if there is one.
-        errors: [(where, message)], the values that are wrong.
-        headers: More headers of the answer.
+        status: HTTP status.
+        detail: What is wrong and how to fix it.
+        kind: Name of the Python exception, if there is one.
+        errors: [(where, message)], the invalid values.
+        headers: Additional response headers.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Problem(Exception):
             self.headers["connection"] = "close"
 
     def to_json(self) -> dict[str, Any]:
-        """The problem document."""
+        """Return the problem document."""
         return {
             "type": _NAMESPACE + self.kind if self.kind else "about:blank",
             "title": HTTPStatus(self.status).phrase,
@@ -77,7 +78,7 @@ class Problem(Exception):
 
 
 def wrong_values(wrong: Sequence[tuple[str, str]], count: int | None = None) -> Problem:
-    """What to answer to values that make no sense; all of them at once, or the first of `count`."""
+    """Make the problem for invalid values; `count` is their total number if not all are passed."""
     shown = [f"{where}: {message}" if where else message for where, message in wrong[:_LISTED]]
     count = len(wrong) if count is None else count
     more = [f"and {count - _LISTED:,} more"] if count > _LISTED else []
@@ -85,19 +86,19 @@ def wrong_values(wrong: Sequence[tuple[str, str]], count: int | None = None) -> 
 
 
 def problem_of(error: Exception, names: Mapping[str, str]) -> Problem | None:
-    """What to answer to an exception; None for a fault of ours.
+    """Convert an exception to a problem; None for an internal error.
 
     Args:
         error: The exception.
-        names: As of `without_paths`.
+        names: As for `without_paths`.
     """
     if isinstance(error, Problem):
         return error
     if _too_many_files(error):
         return Problem(
             503,
-            "the server has too many files open; come again. Whoever runs it raises the limit (ulimit -n), or merges "
-            "the index' segments",
+            "the server has too many files open; try again later. Its operator can raise the limit (ulimit -n) or "
+            "merge the index's segments",
             retry_after=1,
         )
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), None)
@@ -115,7 +116,7 @@ def problem_of(error: Exception, names: Mapping[str, str]) -> Problem | None:
 
 
 def _too_many_files(error: BaseException | None) -> bool:
-    """Whether an exception, or what it came of, is a want of file descriptors; pyarrow tells that in words alone."""
+    """Whether an exception was caused by a lack of file descriptors; pyarrow only says so in its message."""
     while error is not None:
         if isinstance(error, OSError) and (error.errno in _NO_FILES or any(map(str(error).count, _NO_FILES.values()))):
             return True
@@ -124,7 +125,7 @@ def _too_many_files(error: BaseException | None) -> bool:
 
 
 def without_paths(text: str, names: Mapping[str, str]) -> str:
-    """A message for clients, who have no business with the machine's folders.
+    """Replace index folders in a message by names, as clients shouldn't see the machine's paths.
 
     Args:
         text: The message.
@@ -136,28 +137,28 @@ def without_paths(text: str, names: Mapping[str, str]) -> str:
 
 
 def client_error(kind: str, detail: str) -> Exception | None:
-    """The exception that a problem document's type stands for; None if it names none."""
+    """Return the exception that a problem's type stands for; None if it doesn't name one."""
     raised = _RAISED.get(kind.removeprefix(_NAMESPACE))
     return raised(detail) if raised is not None and kind.startswith(_NAMESPACE) else None
 
 
-# --- what pydantic says -----------------------------------------------------------------------------------------------
+# --- validation errors ------------------------------------------------------------------------------------------------
 
 
 def invalid(found: Sequence[Mapping[str, Any]], model: Any) -> Problem:
-    """What to answer to a body that isn't what a model says.
+    """Make the problem for a body that doesn't fit its model.
 
     Args:
-        found: The errors of a pydantic.ValidationError; the first of them are told.
+        found: The errors of a pydantic.ValidationError; the first ones are listed.
         model: The model.
     """
     if found[0]["type"] == "json_invalid":
-        return Problem(400, str(found[0]["msg"]).replace("Invalid JSON", "the body is no JSON"))
+        return Problem(400, str(found[0]["msg"]).replace("Invalid JSON", "the body isn't JSON"))
     return wrong_values([_told(one, model) for one in found[:_LISTED]], len(found))
 
 
 def _told(one: Mapping[str, Any], model: Any) -> tuple[str, str]:
-    """Where something is wrong, and what; a body of 8 MB may be a single name or value."""
+    """Return (where, message) for an error, abbreviated: a body of 8 MB may be a single name or value."""
     place = [part if isinstance(part, int) else _short(part) for part in one["loc"]]
     where = ".".join(map(str, place))
     if one["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -178,7 +179,7 @@ def _short(text: str, most: int = 80) -> str:
 
 
 def _known(model: Any, place: Sequence[str | int]) -> list[str]:
-    """The fields of what stands at a place within a model."""
+    """Return the field names at a location within a model."""
     fields = _fields(model)
     for part in place:
         if part in fields:
@@ -194,5 +195,5 @@ def _fields(model: Any) -> dict[str, Any]:
 
 
 def _parts(kind: Any) -> list[Any]:
-    """A type, and what it is made of."""
+    """Return a type and its type arguments, recursively."""
     return [kind, *(part for inner in typing.get_args(kind) for part in _parts(inner))]

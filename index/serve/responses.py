@@ -1,4 +1,4 @@
-"""What is read of a request, and the answers that are given."""
+"""Read requests and write responses."""
 
 from __future__ import annotations
 
@@ -18,33 +18,31 @@ from lsr.index.serve.settings import ServeSettings
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 
-LARGE = 1 << 16  # bytes of a body that is read beside the loop, which goes on meanwhile
-_ERRORS = 20_000  # wrong values of a body that are looked at
-_DRAINED = 2.0  # seconds that are spent on the rest of a body that is too long, so that its sender reads the answer
+LARGE = 1 << 16  # bytes from which a body is parsed in a thread, so that the event loop isn't blocked
+_ERRORS = 20_000  # invalid values in a body up to which they are listed
+_DRAINED = 2.0  # seconds to read the rest of an oversized body, so that its sender reads the answer
 
 
 class Answer(Response):
-    """Something as JSON that every parser reads: metadata of files may hold NaN, which becomes null, and halves of
-    surrogates.
-    """
+    """A JSON response that every parser accepts: NaN in metadata becomes null, unpaired surrogates are replaced."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The bytes of it."""
+        """Serialize the content."""
         try:
             return pydantic_core.to_json(content, inf_nan_mode="null")
-        except ValueError:  # half of a surrogate pair, which UTF-8 doesn't know
+        except ValueError:  # an unpaired surrogate, which UTF-8 can't encode
             return json.dumps(finite(content)).encode()
 
 
 def problem(what: Problem) -> Response:
-    """A problem document."""
+    """Make a response from a problem."""
     return Answer(what.to_json(), what.status, what.headers, "application/problem+json")
 
 
 def finite(values: Any) -> Any:
-    """The same with null for numbers that JSON doesn't have."""
+    """Replace NaN and infinity by null."""
     if isinstance(values, Mapping):
         return {key: finite(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
@@ -53,10 +51,10 @@ def finite(values: Any) -> Any:
 
 
 def parameter(request: Request, name: str) -> str | None:
-    """The one thing that may stand behind the question mark; None if it doesn't.
+    """Return the only allowed query parameter; None if it isn't given.
 
     Raises:
-        Problem: Something else stands there.
+        Problem: There are other parameters.
     """
     wrong = [(given[:80], f"unknown parameter; known are {name}") for given in request.query_params if given != name]
     if wrong:
@@ -65,27 +63,27 @@ def parameter(request: Request, name: str) -> str | None:
 
 
 def length(request: Request, most: int) -> int:
-    """Bytes of the body as its sender tells; `most` where it doesn't."""
+    """Return the declared length of the body; `most` if it isn't declared."""
     return most if "transfer-encoding" in request.headers else int(request.headers.get("content-length", "0"))
 
 
 async def read(request: Request, model: type[M], settings: ServeSettings) -> M:
-    """The body.
+    """Read and validate the body.
 
     Args:
-        request: Whose.
-        model: What it has to be.
-        settings: How large it may be, how long sending it may take, and what it may ask for.
+        request: The request.
+        model: The expected model.
+        settings: Limits on size, time and content.
 
     Raises:
-        Problem: It is something else, too long, or doesn't arrive.
+        Problem: It doesn't fit the model, is too long, or doesn't arrive.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         got = kind[:80] or "none"
         raise Problem(415, f"the body has to be JSON, with the content type application/json, got {got}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem(415, "compressed bodies aren't taken; send it as it is")
+        raise Problem(415, "compressed bodies aren't accepted; send it uncompressed")
     body = await _body(request, settings.max_body, settings.patience)
     if len(body) > LARGE:
         return await asyncio.to_thread(_parsed, model, body, settings)
@@ -95,7 +93,7 @@ async def read(request: Request, model: type[M], settings: ServeSettings) -> M:
 async def _body(request: Request, most: int, patience: float) -> bytes:
     declared = length(request, 0)
     too_long = Problem(413, f"the body is larger than {most:,} bytes: send less at once", close=True)
-    if declared > most and "expect" in request.headers:  # nothing is sent before we ask for it
+    if declared > most and "expect" in request.headers:  # the client waits for our answer before sending
         raise too_long
     chunks: list[bytes] = []
     size, over = 0, False
@@ -115,7 +113,7 @@ async def _body(request: Request, most: int, patience: float) -> bytes:
         if not over:
             raise Problem(408, f"the body didn't arrive within {patience:g} s", close=True) from None
     except ClientDisconnect:
-        raise Problem(400, "the client is gone", close=True) from None
+        raise Problem(400, "the client has disconnected", close=True) from None
     if over:
         raise too_long
     return b"".join(chunks)
@@ -126,6 +124,6 @@ def _parsed(model: type[M], body: bytes, settings: ServeSettings) -> M:
         found: M = model.model_validate_json(body or b"{}", context=settings)
         return found
     except pydantic.ValidationError as error:
-        if (count := error.error_count()) > _ERRORS:  # to list them would take longer than to find them
+        if (count := error.error_count()) > _ERRORS:  # listing them would take longer than finding them
             raise wrong_values([("", f"{count:,} values are wrong: send fewer at once to see which")]) from None
         raise invalid(error.errors(include_url=False, include_context=False), model) from None

@@ -1,4 +1,4 @@
-"""Route: what a server does at one of its paths."""
+"""Route: an entry of the route table."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Handler = Callable[[Serving, Request, Any], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Route:
-    """What a method does at a path.
+    """How a method at a path is handled.
 
     Attributes:
-        handler: Does it.
-        role: Whose key it takes; None for nobody's.
-        asked: What the body has to be, if there is one.
-        given: What the answer is.
-        summary: In a line.
+        handler: Handles the request.
+        role: The role that a key needs; None if no key is needed.
+        asked: Model of the body; None without one.
+        given: Model of the response.
+        summary: One-line description.
     """
 
     handler: Handler

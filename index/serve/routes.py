@@ -1,4 +1,4 @@
-"""What can be asked of a server: the table of its paths, and what each does."""
+"""The server's route table and handlers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def suggest(serving: Serving, request: Request, asked: schemas.Suggest) ->
 async def _read(
     serving: Serving, request: Request, index: str | None, call: Callable[[Served, Deadline], dict[str, Any]]
 ) -> Response:
-    """In a thread that searches, JSON and all."""
+    """Run a call in a search thread, including serialization."""
     served, seconds = _index(serving, index), serving.settings.seconds
     deadline = Deadline(seconds)
     return await serving.searches.run(
@@ -110,12 +110,12 @@ async def merge(serving: Serving, request: Request, asked: schemas.Merge) -> Res
 
 
 async def _changed(serving: Serving, asked: schemas.OfIndex, call: Callable[[Served], dict[str, Any]]) -> Response:
-    """In the one thread that changes this index, one call after the other; as long as it takes."""
+    """Run a call in the thread that makes all changes to this index, without a time limit."""
     served = _index(serving, asked.index)
     return Answer(await serving.writes[served.name].run(call, served))
 
 
-# --- what there is ----------------------------------------------------------------------------------------------------
+# --- server and indexes -----------------------------------------------------------------------------------------------
 
 
 async def indexes(serving: Serving, request: Request, asked: None) -> Response:
@@ -155,41 +155,41 @@ async def page(serving: Serving, request: Request, asked: None) -> Response:
     return Response(content, media_type=kind)
 
 
-# What stands in braces is all that follows, slashes and all.
+# Placeholders in braces match the rest of the path, including slashes.
 ROUTES: dict[str, dict[str, Route]] = {
     "/v1/search": {"POST": Route(search, "reader", schemas.Search, answers.Found, "Search with a text or a vector.")},
     "/v1/search/batch": {
         "POST": Route(search_batch, "reader", schemas.SearchBatch, answers.FoundBatch, "Search with many queries.")
     },
     "/v1/similar": {
-        "POST": Route(similar, "reader", schemas.Similar, answers.FoundSimilar, "Documents that are like one of them.")
-    },
-    "/v1/suggest": {
-        "POST": Route(suggest, "reader", schemas.Suggest, answers.Suggestions, "What somebody who types may mean.")
-    },
-    "/v1/explain": {
         "POST": Route(
-            explain, "reader", schemas.Explain, answers.Explained, "Why a document has its score for a query."
+            similar, "reader", schemas.Similar, answers.FoundSimilar, "Find documents similar to a given one."
         )
     },
-    "/v1/encode": {"POST": Route(encode, "reader", schemas.Encode, answers.Encoded, "A text as a query's vector.")},
-    "/v1/documents/{id}": {"GET": Route(document, "reader", None, answers.Stored, "A document, by its id.")},
-    "/v1/get": {
-        "POST": Route(get_many, "reader", schemas.GetMany, answers.StoredDocuments, "Documents, by their ids.")
+    "/v1/suggest": {
+        "POST": Route(suggest, "reader", schemas.Suggest, answers.Suggestions, "Suggest completions and corrections.")
     },
+    "/v1/explain": {
+        "POST": Route(explain, "reader", schemas.Explain, answers.Explained, "Explain a document's score for a query.")
+    },
+    "/v1/encode": {"POST": Route(encode, "reader", schemas.Encode, answers.Encoded, "Encode a text as a query.")},
+    "/v1/documents/{id}": {"GET": Route(document, "reader", None, answers.Stored, "Get a document by id.")},
+    "/v1/get": {"POST": Route(get_many, "reader", schemas.GetMany, answers.StoredDocuments, "Get documents by id.")},
     "/v1/list": {
         "POST": Route(
             list_documents,
             "reader",
             schemas.ListDocuments,
             answers.StoredDocuments,
-            "Documents, in their order.",
+            "List documents in the order in which they were added.",
         )
     },
-    "/v1/count": {"POST": Route(count, "reader", schemas.Count, answers.Counted, "How many documents meet a filter.")},
-    "/v1/duplicates": {  # takes memory and time that only those get who may change the index
+    "/v1/count": {
+        "POST": Route(count, "reader", schemas.Count, answers.Counted, "Count documents that match a filter.")
+    },
+    "/v1/duplicates": {  # needs a writer's key, because it takes much memory and time
         "POST": Route(
-            duplicates, "writer", schemas.Duplicates, answers.FoundDuplicates, "All pairs of documents that are alike."
+            duplicates, "writer", schemas.Duplicates, answers.FoundDuplicates, "Find all pairs of near-duplicates."
         )
     },
     "/v1/documents": {
@@ -198,14 +198,14 @@ ROUTES: dict[str, dict[str, Route]] = {
     },
     "/v1/commit": {"POST": Route(commit, "writer", schemas.Commit, answers.Done, "Make changes visible.")},
     "/v1/rollback": {
-        "POST": Route(rollback, "writer", schemas.OfIndex, answers.Done, "Forget the changes since the last commit.")
+        "POST": Route(rollback, "writer", schemas.OfIndex, answers.Done, "Discard the changes since the last commit.")
     },
     "/v1/merge": {"POST": Route(merge, "writer", schemas.Merge, answers.Done, "Commit, then merge segments.")},
     "/v1/indexes": {"GET": Route(indexes, "reader", None, answers.Indexes, "The indexes, and columns to filter by.")},
-    "/v1/stats": {"GET": Route(stats, "reader", None, answers.Stats, "An index in numbers.")},
-    "/metrics": {"GET": Route(metrics, "reader", None, None, "Counters, for Prometheus.")},
-    "/health": {"GET": Route(health, None, None, answers.Health, "Whether the server is there.")},
-    "/ready": {"GET": Route(ready, None, None, answers.Health, "Whether it answers as it should.")},
+    "/v1/stats": {"GET": Route(stats, "reader", None, answers.Stats, "Statistics of an index.")},
+    "/metrics": {"GET": Route(metrics, "reader", None, None, "Metrics for Prometheus.")},
+    "/health": {"GET": Route(health, None, None, answers.Health, "Whether the server is up.")},
+    "/ready": {"GET": Route(ready, None, None, answers.Health, "Whether the server is ready for requests.")},
     "/openapi.json": {"GET": Route(openapi, None, None, None, "This description.")},
     "/": {"GET": Route(page, None, None, None, "The page.")},
     "/page/{file}": {"GET": Route(page, None, None, None, "The files of the page.")},

@@ -1,4 +1,4 @@
-"""What requests look like: they are checked against it, and /openapi.json is made of it and of `answers`."""
+"""Models of requests, which validate them; with `answers`, the source of /openapi.json."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.fusion import RRF_K, Normalization
 from lsr.index.hybrid.hybrid import Method
 from lsr.index.search.options import Options
+from lsr.index.search.rerank import Unit
 from lsr.index.search.settings import SearchSettings
 from lsr.index.serve.limits import (
     DenseVector,
@@ -33,16 +34,18 @@ from lsr.index.serve.limits import (
     k_explained,
     k_of_all,
 )
+from lsr.index.serve.settings import ServeSettings
 
 Columns = str | Annotated[list[str], Field(max_length=20)]
-# Options that a request may give; a re-ranker runs where the client is.
+# Options that a request may have.
 OPTIONS = (
     "offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "total", "diversity", "depth", "syntax",
+    "rerank_unit", "passages",
 )  # fmt: skip
 
 
 class Asked(BaseModel):
-    """A request; what it doesn't know is an error."""
+    """A request; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -50,34 +53,40 @@ class Asked(BaseModel):
 class OfIndex(Asked):
     """A request to one of the indexes."""
 
-    index: str | None = Field(None, description="The index' name; by default the first.")
+    index: str | None = Field(None, description="The index's name; by default the first.")
 
 
 class Fusion(Asked):
-    """How rankings become one, for an index of a hybrid encoder: its learned terms, and BM25's."""
+    """How to fuse the rankings of a hybrid encoder: learned terms and BM25."""
 
     method: Method = "rrf"
-    weights: dict[str, Weight] = Field({}, description="By ranking, learned and lexical; 1 unless given.")
-    depth: K = Field(100, validate_default=True, description="Documents of each ranking that are fused.")
+    weights: dict[str, Weight] = Field({}, description="{ranking: weight} for learned and lexical; by default 1.")
+    depth: K = Field(100, validate_default=True, description="Number of documents of each ranking to fuse.")
     normalization: Normalization = "min-max"
     rrf_k: int = Field(RRF_K, ge=0)
 
 
 class HowToSearch(OfIndex):
-    """What all searches take."""
+    """Fields that all searches have."""
 
-    k: K = Field(10, validate_default=True, description="How many documents at most.")
+    k: K = Field(10, validate_default=True, description="Maximum number of hits.")
     where: Where | None = Field(
         None,
-        description='Which documents may be found, by their metadata: {"year": {">=": 2020}, "lang": ["en", "de"]}.',
+        description='A filter on metadata: {"year": {">=": 2020}, "lang": ["en", "de"]}.',
     )
-    settings: SearchSettings = Field(SearchSettings(), description="Exact unless told otherwise.")
+    settings: SearchSettings = Field(SearchSettings(), description="By default, search is exact.")
     hybrid: Fusion | None = None
-    fields: bool = Field(True, description="Give titles, texts and metadata.")
-    offset: int = Field(0, ge=0, le=100_000, description="So many of the best documents, or groups, are passed over.")
+    fields: bool | Columns = Field(
+        True,
+        description='Which of "title", "text", "metadata", or its columns, to return; true for all, false for none.',
+    )
+    offset: int = Field(0, ge=0, le=100_000, description="Number of best documents, or groups, to skip.")
     min_score: float = Field(0.0, ge=0, description="Documents that score less aren't found.")
-    group_by: str | None = Field(None, description="A column: k groups of documents with the same value are found.")
-    per_group: int = Field(1, ge=1, description="How many documents of each group.")
+    group_by: str | None = Field(
+        None,
+        description='A column: find k groups of documents with the same value; "_id" groups passages by document.',
+    )
+    per_group: int = Field(1, ge=1, description="Maximum number of documents in a group.")
     sort: Columns = Field([], description='Columns to sort by, "-year" for descending, "_score" for the score.')
     boost: dict[str, Any] = Field(
         {},
@@ -85,92 +94,101 @@ class HowToSearch(OfIndex):
         description="{column: weight} multiplies scores by 1 + weight * value, {column: {weight, half_life, origin}} "
         "by 1 + weight * 0.5 ** (distance / half_life); half-lives of dates and times are days.",
     )
-    facets: Columns = Field([], description="Columns whose values are counted in all documents that match.")
-    total: bool = Field(False, description="Tell how many documents match; a search with facets does.")
+    facets: Columns = Field([], description="Columns whose values are counted over all matching documents.")
+    total: bool = Field(False, description="Count the matching documents; implied by facets.")
     diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents unlike those before them.")
-    depth: int = Field(100, ge=1, description="How many are made diverse.")
+    rerank: bool = Field(False, description="Re-rank the best documents with the server's re-ranker.")
+    rerank_unit: Unit = Field("text", description='What it scores: "text", or each "sentence".')
+    depth: int = Field(100, ge=1, description="Number of documents to re-rank or diversify.")
+    passages: bool = Field(False, description="Find passages; several may be of one document.")
     syntax: Literal["plain", "operators"] = Field(
-        "plain", description='"operators" takes "exact phrase", +must and -not out of a text.'
+        "plain", description='"operators" parses "exact phrase", +must and -not in a text.'
     )
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What differs from a plain search, as `Index.search` takes it."""
-        return {
+    def options(self, settings: ServeSettings) -> dict[str, Any]:
+        """Return the options that differ from their defaults, for `Index.search`."""
+        given = {
             name: value for name in OPTIONS if (value := getattr(self, name)) != type(self).model_fields[name].default
         }
+        if not isinstance(self.fields, bool):
+            given["fields"] = self.fields
+        return given | ({"rerank": settings.rerank} if self.rerank else {})
 
     @model_validator(mode="after")
     def _fit(self, info: ValidationInfo) -> Self:
-        options = self.options
+        if self.rerank and info.context.rerank is None:
+            raise ValueError("rerank: this server has no re-ranker; lsr serve --rerank MODEL starts one that has")
+        options = self.options(info.context)
         Options(**options)
         if options and self.hybrid is not None:
             raise ValueError(f'{next(iter(options))} doesn\'t go with hybrid; it does with the setting "mode"')
-        if self.diversity and self.depth > info.context.max_k:
-            raise ValueError(f"depth: at most {info.context.max_k:,} documents are made diverse, got {self.depth:,}")
+        if (self.diversity or self.rerank) and self.depth > info.context.max_k:
+            what = "re-ranked" if self.rerank else "diversified"
+            raise ValueError(f"depth: at most {info.context.max_k:,} documents are {what}, got {self.depth:,}")
         if (most := self.k * self.per_group) > info.context.max_k:
-            raise ValueError(f"at most {info.context.max_k:,} documents are given, got {most:,} in {self.k:,} groups")
+            limit = info.context.max_k
+            raise ValueError(f"at most {limit:,} documents are returned, got {most:,} in {self.k:,} groups")
         return self
 
 
 class Similar(HowToSearch):
-    """Documents that are like one of them."""
+    """Find similar documents."""
 
     id: str
 
 
 class Suggest(OfIndex):
-    """What somebody types."""
+    """Suggest completions and corrections."""
 
     text: Text
-    limit: int = Field(10, ge=1, le=100, description="How many words, and how many titles, at most.")
-    nearest: int = Field(3, ge=1, le=100, description="How many corrections of each word at most.")
+    limit: int = Field(10, ge=1, le=100, description="Maximum number of words, and of titles.")
+    nearest: int = Field(3, ge=1, le=100, description="Maximum number of corrections for each word.")
 
 
 class GetMany(OfIndex):
-    """Documents by their ids."""
+    """Get documents by id."""
 
     ids: Annotated[list[str], FailFast()] = Field(max_length=1000)
 
 
 class ListDocuments(OfIndex):
-    """Documents in the order of addition."""
+    """List documents in the order in which they were added."""
 
-    after: str | None = Field(None, description="The id that the last answer ended with; by default the first follow.")
-    most: int = Field(100, ge=1, le=1000, description="How many at most.")
-    where: Where | None = Field(None, description="Only documents that meet a filter.")
+    after: str | None = Field(None, description="The last id of the previous page; by default, start at the beginning.")
+    most: int = Field(100, ge=1, le=1000, description="Maximum number of documents.")
+    where: Where | None = Field(None, description="List only documents that match this filter.")
 
 
 class Count(OfIndex):
-    """How many documents meet a filter."""
+    """Count documents that match a filter."""
 
     where: Where | None = None
 
 
 class Duplicates(OfIndex):
-    """Documents that are nearly the same."""
+    """Find near-duplicates."""
 
-    threshold: float = Field(0.9, gt=0, le=1, description="The least cosine of two documents' vectors.")
-    where: Where | None = Field(None, description="Compare only documents that meet a filter.")
+    threshold: float = Field(0.9, gt=0, le=1, description="Minimum cosine of two documents' vectors.")
+    where: Where | None = Field(None, description="Compare only documents that match this filter.")
 
 
 class OneQuery(OfIndex):
     """A text or a vector."""
 
-    vector: QueryVector | None = Field(None, description="{token: weight}, in place of a text.")
+    vector: QueryVector | None = Field(None, description="{token: weight}, instead of a text.")
     query: Annotated[Text | None, AfterValidator(either)] = Field(None, validate_default=True, description="A text.")
 
 
 class Search(OneQuery, HowToSearch):
     """Search with a text or a vector."""
 
-    dense: DenseVector | None = Field(None, description="The query's dense vector, for the modes hybrid and dense.")
+    dense: DenseVector | None = Field(None, description="The query's dense vector, for modes hybrid and dense.")
 
     explain: Annotated[bool, AfterValidator(k_explained)] = Field(
-        False, description="Tell of each hit why it has its score, term by term."
+        False, description="Explain each hit's score, term by term."
     )
-    origins: bool = Field(True, description="With explain: tell which words expansions come from, which takes longer.")
-    plan: bool = Field(False, description="Tell what the search touched and skipped.")
+    origins: bool = Field(True, description="With explain: find the words that expansions come from, which is slower.")
+    plan: bool = Field(False, description="Report what the search touched and skipped.")
 
 
 class SearchBatch(HowToSearch):
@@ -181,26 +199,26 @@ class SearchBatch(HowToSearch):
 
 
 class Explain(OneQuery):
-    """Why a document has its score for a query."""
+    """Explain a document's score for a query."""
 
     id: str
-    origins: bool = Field(True, description="Tell which word an expansion comes from.")
+    origins: bool = Field(True, description="Find the words that expansions come from.")
 
 
 class Encode(OfIndex):
-    """A query's vector."""
+    """Encode a text as a query."""
 
     text: Text
 
 
 class NewDocument(Asked):
-    """A document: a text that the index' encoder encodes, or a vector."""
+    """A document: a text for the index's encoder, or a vector."""
 
     id: str = Field(min_length=1)
     text: str | None = None
     title: str = ""
     metadata: dict[str, Any] | None = Field(None, description="Columns to filter by.")
-    parent: str | None = Field(None, description="Of a passage, the document that it was cut from.")
+    parent: str | None = Field(None, description="For a passage, the id of its document.")
     vector: Vector | None = None
 
 
@@ -209,11 +227,13 @@ class Add(OfIndex):
 
     documents: Annotated[list[NewDocument], FailFast()] = Field(min_length=1)
     fingerprint: Fingerprint | None = Field(
-        None, description="Of vectors: which encoder made them. Those of another than the index' are refused."
+        None, description="The encoder that made the vectors; vectors of another encoder than the index's are refused."
     )
-    update: bool = Field(False, description="Replace documents of the same ids instead of refusing them.")
-    skip_bad: bool = Field(False, description="Leave bad documents out, and list them.")
-    commit: bool = Field(True, description="Make it visible now; else with the next commit, whoever makes it.")
+    update: bool = Field(False, description="Replace documents with the same ids instead of refusing them.")
+    skip_bad: bool = Field(False, description="Skip bad documents and list them.")
+    commit: bool = Field(
+        True, description="Commit now; otherwise the next commit, by anyone, makes the changes visible."
+    )
 
 
 class Delete(OfIndex):
@@ -221,16 +241,18 @@ class Delete(OfIndex):
 
     ids: Annotated[list[str], FailFast()] = []
     where: Where | None = None
-    commit: bool = Field(True, description="Make it visible now; else with the next commit, whoever makes it.")
+    commit: bool = Field(
+        True, description="Commit now; otherwise the next commit, by anyone, makes the changes visible."
+    )
 
 
 class Commit(OfIndex):
     """Make changes visible."""
 
-    merge: bool = Field(True, description="Then merge segments as they gather, in the background.")
+    merge: bool = Field(True, description="Then merge segments in the background as needed.")
 
 
 class Merge(OfIndex):
     """Commit, then merge segments."""
 
-    everything: bool = Field(True, description="All segments into one.")
+    everything: bool = Field(True, description="Merge all segments into one.")

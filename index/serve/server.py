@@ -1,4 +1,4 @@
-"""Server: an app that listens, in this thread or beside it; clients that dawdle are shown out.
+"""Server: runs an app in this thread or in the background, and disconnects slow clients.
 
 with Server({"idx": Index.open("idx")}, ServeSettings(port=0)) as server:
     print(server.url)
@@ -35,23 +35,23 @@ from lsr.index.serve.settings import ServeSettings
 from lsr.index.serve.thread_pool import SHARE
 from lsr.index.warmup import compile_kernels
 
-_SELDOM = 60.0  # seconds between two lines of one kind in the log: anybody may send junk
-_KEEP_ALIVE = 5  # seconds that a connection may be idle between requests
-_MOST_HEAD = 1 << 16  # bytes of a request's line and headers
+_SELDOM = 60.0  # seconds between log lines of one kind, as anyone may send junk
+_KEEP_ALIVE = 5  # seconds for which a connection may be idle between requests
+_MOST_HEAD = 1 << 16  # bytes of a request's first line and headers
 
 
 class Listener:
-    """An application that listens.
+    """Runs an ASGI application on a port.
 
     Attributes:
-        url: Where it listens.
+        url: The URL where it listens.
 
     Args:
-        app: What answers.
-        settings: Where to listen, and what is allowed.
+        app: The application.
+        settings: Address, limits and permissions.
 
     Raises:
-        OutputError: The port is taken, or the address isn't this machine's.
+        OutputError: The port is taken, or the address doesn't belong to this machine.
     """
 
     def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
@@ -80,7 +80,7 @@ class Listener:
         self._thread: threading.Thread | None = None
 
     def run(self) -> None:
-        """Serve until a signal says to stop (SIGINT, SIGTERM); what runs then is finished."""
+        """Serve until SIGINT or SIGTERM; running requests are finished."""
         self._uvicorn.run(sockets=[self._socket])
 
     def __enter__(self) -> Self:
@@ -101,17 +101,17 @@ class Listener:
 
 
 class Server(Listener):
-    """A server of indexes.
+    """Serves indexes over HTTP.
 
     Attributes:
-        app: What answers.
+        app: The application.
 
     Args:
-        indexes: By name; the first is the default.
-        settings: What is allowed.
+        indexes: {name: index}; the first one is the default.
+        settings: Address, limits and permissions.
 
     Raises:
-        OutputError: The port is taken, or the address isn't this machine's.
+        OutputError: The port is taken, or the address doesn't belong to this machine.
     """
 
     def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings | None = None) -> None:
@@ -119,7 +119,7 @@ class Server(Listener):
         self.app = App(indexes, settings)
         super().__init__(self.app, settings)
         try:
-            compile_kernels()  # a first search that compiles them would hold up all others
+            compile_kernels()  # compiling during the first search would block all others
             for served in self.app.serving.indexes.values():
                 served.warm_up()
         except BaseException:
@@ -134,14 +134,14 @@ def _why(error: OSError) -> str:
 
 
 class _Seldom(logging.Filter):
-    """Lets warnings of one kind through once in a while, with how many there were."""
+    """Limits warnings of each kind to one per interval, and counts those in between."""
 
     def __init__(self) -> None:
         super().__init__()
         self._last: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is logged."""
+        """Whether to log a record."""
         if record.levelno != logging.WARNING:
             return True
         since, missed = self._last.get(record.msg, (-math.inf, 0))
@@ -158,7 +158,7 @@ logging.getLogger("uvicorn.error").addFilter(_Seldom())
 
 
 class _Uvicorn(uvicorn.Server):
-    """A stop that was asked for is no failure: the signal isn't raised again once everything has ended."""
+    """Doesn't raise a stop signal again after the server has stopped cleanly."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -179,7 +179,7 @@ def _network(client: tuple[str, int] | None) -> str:
 
 @lru_cache(maxsize=4096)
 def network_of(host: str) -> str:
-    """Who an address belongs to: of IPv6, a customer has 2^64 of them."""
+    """Return the network that an address belongs to; an IPv6 customer has 2^64 addresses."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -191,7 +191,7 @@ def network_of(host: str) -> str:
 
 
 class _Patient(HttpToolsProtocol):
-    """A connection that ends when its client doesn't send a head in time, sends one without end, or reads nothing."""
+    """A connection that is closed if its client is slow to send headers, sends endless ones, or doesn't read."""
 
     settings: ServeSettings
 
@@ -203,13 +203,13 @@ class _Patient(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if len(self.connections) > self.settings.connections:
-            self._refuse(Problem(503, "too many connections at once; come again", retry_after=1, close=True))
+            self._refuse(Problem(503, "too many connections at once; try again later", retry_after=1, close=True))
             return
         mine = _network(self.client)
         theirs = sum(_network(getattr(other, "client", None)) == mine for other in self.connections)
         share = math.ceil(SHARE * self.settings.connections)
         if theirs > share:
-            told = f"too many connections of yours at once ({share}); come again"
+            told = f"too many connections of yours at once ({share}); try again later"
             self._refuse(Problem(429, told, retry_after=1, close=True))
             return
         self._expect_head()
@@ -248,10 +248,10 @@ class _Patient(HttpToolsProtocol):
         if self._head_size > _MOST_HEAD:
             self._refuse(Problem(431, f"a request's line and headers have at most {_MOST_HEAD:,} bytes", close=True))
         else:
-            self._refuse(Problem(400, "this is no request of HTTP/1.1", close=True))
+            self._refuse(Problem(400, "this isn't an HTTP/1.1 request", close=True))
 
     def _refuse(self, what: Problem) -> None:
-        """Answer what never became a request, and close the connection."""
+        """Answer a connection without a valid request, and close it."""
         answer = problem(what)
         lines = [b"HTTP/1.1 %d %s" % (what.status, HTTPStatus(what.status).phrase.encode())]
         lines += [b"%s: %s" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
@@ -261,7 +261,7 @@ class _Patient(HttpToolsProtocol):
     def _grow(self, size: int) -> None:
         self._head_size += size
         if self._head_size > _MOST_HEAD:
-            raise ValueError("too many headers")  # which is answered, and the connection closed
+            raise ValueError("too many headers")  # answered by send_400_response
 
     def _expect_head(self) -> None:
         self._head_due = self.loop.call_later(self.settings.patience, self.transport.close)
@@ -280,5 +280,5 @@ class _Patient(HttpToolsProtocol):
 
 
 def _patient(settings: ServeSettings) -> type[asyncio.Protocol]:
-    """The class of a server's connections, which uvicorn makes itself."""
+    """Return a connection class with these settings, as uvicorn creates the instances."""
     return type("Patient", (_Patient,), {"settings": settings})

@@ -1,10 +1,10 @@
-"""Served: an index that answers requests, each from one snapshot, and is changed by one of them at a time."""
+"""Served: an index that answers requests, each from one snapshot, and is changed by one request at a time."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
@@ -14,13 +14,14 @@ from lsr.errors import LsrError
 from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
-from lsr.index.search.explain import query_words, readable
-from lsr.index.search.hits import Hits, facet_rows
+from lsr.index.search.explain import query_words
+from lsr.index.search.hits import Hits
 from lsr.index.search.options import Options
 from lsr.index.search.reader import Reader
 from lsr.index.serve import schemas
 from lsr.index.serve.index_info import facts_of
 from lsr.index.serve.problems import Problem, wrong_values
+from lsr.index.serve.rows import counts_of, document_rows, hit_rows, token_weights, word_weights
 from lsr.index.serve.settings import ServeSettings
 from lsr.index.serve.thread_pool import Deadline
 from lsr.index.write.update_batch import Change
@@ -28,41 +29,45 @@ from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
 
-_ASK_STORAGE = 60.0  # seconds between two looks at an index in object storage
+_ASK_STORAGE = 60.0  # seconds between checks of an index in object storage
 
 
 class Served:
-    """An index that is served.
+    """A served index. The methods return JSON-serializable responses.
 
     Attributes:
-        name: What requests call it.
+        name: Its name in requests.
         index: The index.
-        trouble: Why a commit of another process can't be opened; empty if all is well.
+        trouble: Why another process's commit can't be opened; empty if there is no problem.
     """
 
     def __init__(self, name: str, index: Index, settings: ServeSettings) -> None:
         self.name, self.index, self.trouble = name, index, ""
         self._settings = settings
-        self._looked = time.monotonic()  # into object storage
+        self._looked = time.monotonic()  # when object storage was last checked
         self._facts: tuple[str, dict[str, Any]] = ("", {})
 
     # --- searching --------------------------------------------------------------------------------------------------
 
     def search(self, asked: schemas.Search, deadline: Deadline) -> dict[str, Any]:
-        """What a query finds."""
+        """Answer a search."""
         deadline.check()
         reader, started = self.index.pinned(), time.perf_counter()
         query = asked.query if asked.query is not None else asked.vector or {}
         bare = _without_operators(query, asked)
         vector, unknown = _vector(reader, bare)
         encoded = time.perf_counter()
-        hits = _hits(reader, query, vector, asked, asked.dense)
+        hits = self._hits(reader, query, vector, asked, asked.dense)
         ended = time.perf_counter()
         words = query_words(reader.encoder, bare) if isinstance(bare, str) else {}
         answer: dict[str, Any] = {
             "index": self.name,
             "snapshot": reader.snapshot.id,
-            "query": {"vector": _readable(reader, vector), "words": _words(reader, vector, words), "unknown": unknown},
+            "query": {
+                "vector": token_weights(reader, vector),
+                "words": word_weights(reader, vector, words),
+                "unknown": unknown,
+            },
             "took": {
                 "encode_ms": round((encoded - started) * 1e3, 3),
                 "search_ms": round((ended - encoded) * 1e3, 3),
@@ -71,8 +76,8 @@ class Served:
         if asked.plan:
             plan = reader.explain_plan(vector, asked.k, where=asked.where, **vars(asked.settings))
             answer["plan"] = plan.to_json()
-        answer["hits"] = self._described(reader, [hits], asked, deadline)[0]
-        answer |= _counted(hits)
+        answer["hits"] = self._described([hits], asked, deadline)[0]
+        answer |= counts_of(hits)
         if asked.explain:
             for described, hit in zip(answer["hits"], hits, strict=True):
                 deadline.check()
@@ -80,47 +85,48 @@ class Served:
         return answer
 
     def search_batch(self, asked: schemas.SearchBatch, deadline: Deadline) -> dict[str, Any]:
-        """What each of many queries finds."""
+        """Answer a search for many queries."""
         reader, found = self.index.pinned(), []
         if asked.dense is not None and len(asked.dense) != len(asked.queries):
             raise wrong_values([("dense", f"{len(asked.dense)} vectors for {len(asked.queries)} queries")])
         for i, query in enumerate(asked.queries):
             deadline.check()
             vector, _ = _vector(reader, _without_operators(query, asked))
-            found.append(_hits(reader, query, vector, asked, asked.dense[i] if asked.dense is not None else None))
-        results = self._described(reader, found, asked, deadline)
+            found.append(self._hits(reader, query, vector, asked, None if asked.dense is None else asked.dense[i]))
+        results = self._described(found, asked, deadline)
         answer: dict[str, Any] = {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
-        counted = [_counted(hits) for hits in found]
+        counted = [counts_of(hits) for hits in found]
         if asked.facets or asked.total:
             answer |= {"totals": [one["total"] for one in counted], "facets": [one["facets"] for one in counted]}
         return answer
 
     def similar(self, asked: schemas.Similar, deadline: Deadline) -> dict[str, Any]:
-        """What is like a document."""
+        """Find similar documents."""
         deadline.check()
         reader = self.index.pinned()
-        hits = reader.similar(asked.id, asked.k, where=asked.where, **vars(asked.settings), **asked.options)
-        rows = self._described(reader, [hits], asked, deadline)[0]
-        return {"index": self.name, "snapshot": reader.snapshot.id, "hits": rows, **_counted(hits)}
+        options = asked.options(self._settings)
+        hits = reader.similar(asked.id, asked.k, where=asked.where, **vars(asked.settings), **options)
+        rows = self._described([hits], asked, deadline)[0]
+        return {"index": self.name, "snapshot": reader.snapshot.id, "hits": rows, **counts_of(hits)}
 
     def explain(self, asked: schemas.Explain, deadline: Deadline) -> dict[str, Any]:
-        """Why a document has its score."""
+        """Explain a document's score."""
         deadline.check()
         query = asked.query if asked.query is not None else asked.vector or {}
         why = self.index.pinned().explain(query, asked.id, origins=asked.origins)
         return {"index": self.name, **why.to_json(), "content": why.content, "title_length": why.title_length}
 
     def encode(self, asked: schemas.Encode, deadline: Deadline) -> dict[str, Any]:
-        """A query's vector."""
+        """Encode a text as a query."""
         deadline.check()
         reader = self.index.pinned()
-        return {"index": self.name, "vector": _readable(reader, reader.query_vectors([asked.text]))}
+        return {"index": self.name, "vector": token_weights(reader, reader.query_vectors([asked.text]))}
 
     def document(self, doc_id: str) -> dict[str, Any]:
-        """A document as it is stored.
+        """Return a stored document.
 
         Raises:
-            Problem: There is none of this id.
+            Problem: The id is unknown.
         """
         documents = self.index.pinned().documents
         doc, passages = documents.find(doc_id), documents.passages(doc_id)
@@ -135,7 +141,7 @@ class Served:
         return found
 
     def suggest(self, asked: schemas.Suggest, deadline: Deadline) -> dict[str, Any]:
-        """What somebody who types may mean."""
+        """Suggest completions and corrections."""
         deadline.check()
         reader = self.index.pinned()
         return {
@@ -146,78 +152,68 @@ class Served:
         }
 
     def get_many(self, asked: schemas.GetMany) -> dict[str, Any]:
-        """Documents by their ids."""
+        """Return documents by id."""
         return self._documents(self.index.pinned().get_many(asked.ids))
 
     def list_documents(self, asked: schemas.ListDocuments) -> dict[str, Any]:
-        """Documents in the order of addition.
+        """List documents in the order in which they were added.
 
         Raises:
-            Problem: The one that the last answer ended with has been deleted or replaced.
+            Problem: The last document of the previous page was deleted or replaced.
         """
         snapshot, first = self.index.pinned().snapshot, 0
         if asked.after is not None:
             if (last := snapshot.documents.find(asked.after)) is None:
-                raise Problem(409, f"the document {asked.after[:200]!r} isn't there any more: begin again")
+                raise Problem(409, f"the document {asked.after[:200]!r} was deleted or replaced meanwhile: start again")
             first = last + 1
         numbers = list(islice(snapshot.numbers(asked.where, first), asked.most + 1))
         answer = self._documents([snapshot.documents.stored(doc) for doc in numbers[: asked.most]])
         return answer | {"more": len(numbers) > asked.most}
 
     def _documents(self, found: Sequence[Document | None]) -> dict[str, Any]:
-        room, rows = self._settings.max_answer, list[dict[str, Any] | None]()
-        for one in found:
-            if one is None:
-                rows.append(None)
-                continue
-            room -= len(one.title) + len(one.text)
-            if room < 0:
-                most = f"an answer has at most {self._settings.max_answer >> 20} MB of text"
-                raise wrong_values([("", f"{most}: ask for fewer documents")])
-            row = {"id": one.id, "title": one.title, "text": one.text, "metadata": one.metadata}
-            rows.append(row | ({"parent": one.parent} if one.parent is not None else {}))
-        return {"index": self.name, "documents": rows}
+        return {"index": self.name, "documents": document_rows(found, self._settings.max_answer)}
 
     def count(self, asked: schemas.Count) -> dict[str, Any]:
-        """How many documents meet a filter."""
+        """Count the documents that match a filter."""
         return {"index": self.name, "count": self.index.pinned().count(asked.where)}
 
     def duplicates(self, asked: schemas.Duplicates) -> dict[str, Any]:
-        """All pairs of documents that are alike.
+        """Find all pairs of near-duplicates.
 
         Raises:
-            Problem: There are more of them than hits that a request may ask for.
+            Problem: There are more pairs than a response may have.
         """
         found = self.index.pinned().duplicates(asked.threshold, where=asked.where)
         if len(found) > (most := self._settings.max_hits):
-            message = f"{len(found):,} pairs are alike, at most {most:,} are given: raise it, or give a filter"
+            message = f"{len(found):,} pairs are similar, but at most {most:,} are returned: raise it, or pass a filter"
             raise wrong_values([("threshold", message)])
         return {"index": self.name, "duplicates": [asdict(one) for one in found]}
 
+    def _hits(
+        self,
+        reader: Reader,
+        query: str | dict[str, float],
+        vector: SparseMatrix,
+        asked: schemas.HowToSearch,
+        dense: list[float] | None,
+    ) -> Hits:
+        settings = vars(asked.settings)
+        if asked.rerank and not isinstance(query, str):
+            raise wrong_values([("rerank", "a re-ranker reads texts: give a query, not a vector")])
+        if asked.hybrid is None:
+            takes_text = asked.settings.mode != "sparse" or asked.syntax != "plain" or asked.rerank
+            one, options = query if takes_text else vector, asked.options(self._settings)
+            return reader.search(one, asked.k, where=asked.where, dense=dense, **settings, **options)
+        if dense is not None:
+            raise wrong_values([("dense", 'doesn\'t go with hybrid; it does with the setting "mode"')])
+        hybrid = Hybrid(reader, **vars(asked.hybrid))
+        return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
+
     def _described(
-        self, reader: Reader, found: Sequence[Hits], asked: schemas.HowToSearch, deadline: Deadline
+        self, found: Sequence[Hits], asked: schemas.HowToSearch, deadline: Deadline
     ) -> list[list[dict[str, Any]]]:
-        """Hits as JSON has them."""
-        documents, room = reader.documents, self._settings.max_answer
-        rows: list[list[dict[str, Any]]] = []
-        for hits in found:
-            deadline.check()
-            row: list[dict[str, Any]] = []
-            known = zip(hits.docs.tolist(), hits.ids, hits.passages, hits.scores.tolist(), strict=True)
-            for rank, (doc, doc_id, passage, score) in enumerate(known, start=asked.offset + 1):
-                described: dict[str, Any] = {"id": doc_id, "rank": rank, "score": score}
-                if passage != doc_id:
-                    described["passage"] = passage
-                if asked.fields:
-                    title, text, metadata = documents.fields(doc)
-                    described |= {"title": title, "text": text, "metadata": metadata}
-                    room -= len(title) + len(text)
-                    if room < 0:
-                        most = f"an answer has at most {self._settings.max_answer >> 20} MB of text"
-                        raise wrong_values([("fields", f'{most}: ask for fewer documents, or with "fields": false')])
-                row.append(described)
-            rows.append(row)
-        return rows
+        limit = self._settings.max_answer
+        return hit_rows(found, deadline, offset=asked.offset, fields=asked.fields is not False, max_answer=limit)
 
     # --- changing, one call at a time -------------------------------------------------------------------------------
 
@@ -236,7 +232,7 @@ class Served:
             try:
                 json.dumps(document.metadata, allow_nan=False)
             except ValueError:
-                wrong.append((f"documents.{i}.metadata", "numbers are finite: JSON has no NaN and no infinity"))
+                wrong.append((f"documents.{i}.metadata", "numbers must be finite: JSON has no NaN and no infinity"))
         if wrong:
             raise wrong_values(wrong)
         documents = [Document(one.id, one.text or "", one.title, one.metadata, one.parent) for one in asked.documents]
@@ -252,19 +248,19 @@ class Served:
         def read(_: Vectors) -> Iterator[VectorBatch]:
             yield VectorBatch(document_batch(documents), SparseMatrix.from_dicts(rows, max(len(tokens), 1)))
 
-        # Who sends tokens and doesn't say whose they are says that they are those of the index: as of JSONL.
+        # Without a fingerprint, tokens are taken to be those of the index, as for JSONL files.
         fingerprint = asked.fingerprint or Fingerprint()
         return Vectors("documents", read, fingerprint=fingerprint, vocabulary=list(tokens))
 
     def delete(self, asked: schemas.Delete) -> dict[str, Any]:
         """Delete documents."""
         if not asked.ids and not asked.where:
-            raise wrong_values([("ids", "name documents, or give a filter that isn't empty")])
+            raise wrong_values([("ids", "name documents, or pass a filter that isn't empty")])
         had = self.index.pending
         return self._settled(self.index.delete(asked.ids, where=asked.where), asked.commit, had)
 
     def _settled(self, change: Change, commit: bool, had: bool) -> dict[str, Any]:
-        """Commit, if that was asked for; what can't be committed is forgotten, but not what was there before."""
+        """Commit if requested; if that fails, roll back, unless earlier changes are pending, too."""
         if commit:
             try:
                 self.index.commit()
@@ -283,7 +279,7 @@ class Served:
         return self._done(had)
 
     def rollback(self) -> dict[str, Any]:
-        """Forget the changes since the last commit."""
+        """Discard the changes since the last commit."""
         had = self.index.pending
         self.index.rollback()
         return self._done(had)
@@ -295,34 +291,35 @@ class Served:
     def _done(self, done: bool) -> dict[str, Any]:
         return {"index": self.name, "done": done, "documents": len(self.index), "segments": self.index.n_segments}
 
-    # --- what others commit -----------------------------------------------------------------------------------------
+    # --- commits by others ------------------------------------------------------------------------------------------
 
     @property
     def stale(self) -> bool:
-        """Whether somebody has committed since the last refresh, by one look at a file's date, or that one failed; of
-        an index in object storage, whether it is time to ask.
+        """Whether a refresh may find a new commit: a file's date has changed, or the last refresh failed.
+
+        For an index in object storage, whether it is time to check.
         """
         if self.index.uri:
             return time.monotonic() - self._looked >= _ASK_STORAGE
         return bool(self.trouble) or self.index.stale
 
     def refresh(self) -> bool:
-        """Move on to what was committed last; tells whether there was anything new."""
+        """Move to the latest commit; returns whether there was a new one."""
         self._looked = time.monotonic()
         return self.index.refresh()
 
-    # --- what there is ----------------------------------------------------------------------------------------------
+    # --- information ------------------------------------------------------------------------------------------------
 
     def facts(self) -> dict[str, Any]:
-        """As of /v1/indexes; kept for each commit."""
+        """Return the index's entry in /v1/indexes; cached per commit."""
         reader = self.index.pinned()
         if self._facts[0] != reader.snapshot.id:
-            writable = self._settings.writable
-            self._facts = reader.snapshot.id, facts_of(self.name, reader, writable=writable)
+            writable, reranks = self._settings.writable, self._settings.rerank is not None
+            self._facts = reader.snapshot.id, facts_of(self.name, reader, writable=writable, reranks=reranks)
         return self._facts[1]
 
     def stats(self) -> dict[str, Any]:
-        """As of /v1/stats."""
+        """Return the response of /v1/stats."""
         reader = self.index.pinned()
         return {
             "index": self.name,
@@ -337,72 +334,23 @@ class Served:
         }
 
     def warm_up(self) -> None:
-        """Load what a first search would have to wait for."""
+        """Load what the first search would have to wait for."""
         if self.facts()["takes_text"]:
             self.index.search("a", 1)
 
     def load_origins(self) -> None:
-        """Load the model that tells which words expansions come from, if there is one and it is here."""
-        with suppress(LsrError):  # explanations do without
+        """Load the document encoder for explanations, if there is one and it is available locally."""
+        with suppress(LsrError):  # explanations work without it
             self.index.pinned().encoder.origins("a", [0])
 
 
 def _vector(reader: Reader, query: str | dict[str, float]) -> tuple[SparseMatrix, list[str]]:
-    """A query's vector, and the tokens that the vocabulary lacks."""
+    """Return a query's vector, and its tokens that aren't in the vocabulary."""
     vector = reader.query_vectors([query])
     term_of = reader.snapshot.shared.term_of
     return vector, [] if isinstance(query, str) else [token for token in query if token not in term_of]
 
 
 def _without_operators(query: str | dict[str, float], asked: schemas.HowToSearch) -> Any:
-    """What is encoded of a query."""
+    """Return the part of a query to encode."""
     return Options(syntax=asked.syntax).split(query)[0]
-
-
-def _counted(hits: Hits) -> dict[str, Any]:
-    """What else a search was asked for, as JSON has it."""
-    if hits.total is None:
-        return {}
-    return {"total": hits.total, "facets": facet_rows(hits.facets)}
-
-
-def _hits(
-    reader: Reader,
-    query: str | dict[str, float],
-    vector: SparseMatrix,
-    asked: schemas.HowToSearch,
-    dense: list[float] | None,
-) -> Hits:
-    settings = vars(asked.settings)
-    if asked.hybrid is None:
-        takes_text = asked.settings.mode != "sparse" or asked.syntax != "plain"
-        one = query if takes_text else vector
-        return reader.search(one, asked.k, where=asked.where, dense=dense, **settings, **asked.options)
-    if dense is not None:
-        raise wrong_values([("dense", 'doesn\'t go with hybrid; it does with the setting "mode"')])
-    hybrid = Hybrid(reader, **vars(asked.hybrid))
-    return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
-
-
-def _weighted(reader: Reader, vector: SparseMatrix) -> list[tuple[int, str, float]]:
-    """Terms, their tokens and weights, the heaviest first."""
-    terms, weights = vector.row(0)
-    tokens = reader.vocabulary
-    pairs = sorted(zip(weights.tolist(), terms.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
-    return [(t, tokens[t] if tokens is not None and t < len(tokens) else f"term {t}", w) for w, t in pairs]
-
-
-def _readable(reader: Reader, vector: SparseMatrix) -> dict[str, float]:
-    """{token: weight}, the heaviest first."""
-    return {token: weight for _, token, weight in _weighted(reader, vector)}
-
-
-def _words(reader: Reader, vector: SparseMatrix, words: Mapping[int, str]) -> dict[str, float]:
-    """{whole word: weight}, the heaviest first."""
-    named: dict[str, str] = {}
-    weights: dict[str, float] = {}
-    for term, token, weight in _weighted(reader, vector):
-        word = words.get(term, readable(token))
-        named.setdefault(word.casefold(), word)
-        weights[word.casefold()] = weights.get(word.casefold(), 0.0) + weight
-    return {named[word]: weights[word] for word in sorted(weights, key=lambda word: -weights[word])}

@@ -1,4 +1,4 @@
-"""What a server allows, and how long it waits: the defaults are safe on a machine that others use too."""
+"""Server settings: limits and timeouts, with defaults that are safe on a shared machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
+from lsr.index.search.rerank import AnyReranker, as_reranker
 from lsr.index.serve.keys import Keys
 
 
@@ -15,28 +16,30 @@ class ServeSettings:
     """How indexes are served.
 
     Attributes:
-        host: The address to listen at. One that other machines reach needs keys, or `without_keys`.
-        port: 0 for any that is free.
-        writable: Let documents be added, updated and deleted.
-        keys: Who may read and write; None lets everybody who reaches the server.
-        without_keys: Listen beyond this machine without keys.
-        max_k: The most documents that a query may ask for.
-        max_query: Characters of a text, or terms or numbers of a vector, that a query may have.
-        max_where: Values that a filter may have.
-        max_hits: Of all queries of a request together.
-        max_explained: The most documents that are explained at once: a model may have to read each of them.
-        max_body: Bytes of a request.
-        max_answer: Bytes of the texts in an answer.
-        threads: That search; 0 for one a core.
-        waiting: Searches that may wait for a thread; those beyond are told to come again.
-        seconds: A search may take, waiting included.
-        patience: Seconds that a client may take to send a request, and not read anything of an answer.
-        connections: At once; one address may hold three quarters of them.
-        refresh: Seconds between two looks for commits of other processes.
-        stop: Seconds that requests may go on for when the server is stopped.
+        host: The address to listen on. An address that other machines can reach requires keys, or `without_keys`.
+        port: The port; 0 for any free one.
+        writable: Allow adding, updating and deleting documents.
+        keys: Keys for readers and writers; None gives everyone who reaches the server access.
+        without_keys: Allow access from other machines without keys.
+        max_k: Maximum number of documents per query.
+        max_query: Maximum length of a query: characters of a text, or terms or dimensions of a vector.
+        max_where: Maximum number of values in a filter.
+        max_hits: Maximum number of hits of all queries in a request.
+        max_explained: Maximum number of documents to explain at once, as a model may have to read each of them.
+        max_body: Maximum size of a request body, in bytes.
+        max_answer: Maximum size of the texts in a response, in bytes.
+        threads: Number of search threads; 0 for one per core.
+        waiting: Maximum number of searches waiting for a thread; others are refused with a request to retry.
+        seconds: Time limit of a search, including waiting.
+        patience: Seconds that a client may take to send a request, or may not read a response.
+        connections: Maximum number of connections; one address may have three quarters of them.
+        refresh: Seconds between checks for commits of other processes.
+        stop: Seconds that running requests get to finish when the server stops.
+        rerank: A re-ranker that requests may ask for, as for `Index.search`.
 
     Raises:
-        ValueError: Values out of range, or an open address without keys; all of them are named.
+        ValueError: Values out of range, or an open address without keys; lists every problem.
+        TypeError: `rerank` isn't a re-ranker.
     """
 
     host: str = "127.0.0.1"
@@ -58,6 +61,7 @@ class ServeSettings:
     connections: int = 512
     refresh: float = 1.0
     stop: float = 30.0
+    rerank: AnyReranker | None = None
 
     def __post_init__(self) -> None:
         wrong = []
@@ -72,26 +76,28 @@ class ServeSettings:
             wrong.append(f"port must be at most 65535, got {self.port}")
         if not (self.on_loopback or self.keys or self.without_keys):
             wrong.append(
-                f"at {self.host} everybody who reaches this machine could search: give keys (--keys FILE, LSR_KEYS), "
-                "or say that this is meant (--without-keys)"
+                f"at {self.host} everyone who reaches this machine could search: give keys (--keys FILE, LSR_KEYS), "
+                "or confirm that this is intended (--without-keys)"
             )
         if wrong:
             raise ValueError("; ".join(wrong))
+        if self.rerank is not None:
+            as_reranker(self.rerank)
 
     @property
     def on_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether only this machine can reach the server."""
         return is_loopback(self.host)
 
     @property
     def workers(self) -> int:
-        """Threads that search."""
+        """Number of search threads."""
         return self.threads or os.cpu_count() or 1
 
 
 @lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine's own."""
+    """Whether a host name or address belongs to this machine only."""
     try:
         return host.lower() == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

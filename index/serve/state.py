@@ -1,4 +1,4 @@
-"""Serving: the indexes of a server, the threads that search and change them, and its counters."""
+"""Serving: the indexes of a server, their search and writer threads, and its metrics."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 
 
 class Serving:
-    """What the handlers of a server work with.
+    """The state that request handlers share.
 
     Attributes:
-        settings: What is allowed.
-        indexes: By name; the first is the default.
-        searches: Threads that search.
-        writes: Of each index, the one thread that changes it.
-        metrics: What was counted.
-        page: {file name: (content, content type)} of the page.
-        ready: Whether requests are answered as they should be: a search has nothing to wait for.
-        started: When, as of time.monotonic().
+        settings: Limits and permissions.
+        indexes: {name: index}; the first one is the default.
+        searches: The search threads.
+        writes: {name: the single thread that changes this index}.
+        metrics: The metrics.
+        page: {file name: (content, content type)} of the search page.
+        ready: Whether the server has started completely and isn't stopping.
+        started: When it started, from time.monotonic().
     """
 
     def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings) -> None:
@@ -39,7 +39,7 @@ class Serving:
 
 
 def _page_files() -> dict[str, tuple[bytes, str]]:
-    """The files of the page; what isn't in this list can't be asked for."""
+    """Load the files of the page; only these can be requested."""
     return {
         file.name: (file.read_bytes(), _KINDS[kind])
         for file in (files(__package__) / "page").iterdir()

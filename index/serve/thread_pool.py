@@ -1,6 +1,6 @@
-"""Workers: threads that do what takes time, with so many places to wait for one, and an end to waiting.
+"""ThreadPool: runs slow calls in threads, with a bounded queue and time limits.
 
-Nobody gets all places: one caller may flood a server, and the others' requests still find room.
+No caller gets all places in the queue, so that others' requests still get through if one floods the server.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from lsr.index.serve.problems import Problem
 
 T = TypeVar("T")
 
-SHARE = 0.75  # of the places, or of the connections, for one caller
+SHARE = 0.75  # largest share of the queue, or of the connections, for one caller
 
 
 class Deadline:
-    """When an answer has to be there; work that can't be interrupted looks at it between its steps."""
+    """The time limit of a request; work that can't be interrupted checks it between steps."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._end = seconds, time.monotonic() + seconds
 
     def check(self) -> None:
-        """Go on.
+        """Raise if the time is over.
 
         Raises:
-            Problem: It is too late.
+            Problem: The time is over.
         """
         if time.monotonic() > self._end:
             raise self.missed()
 
     def missed(self) -> Problem:
-        """What the client is told."""
+        """Return the problem that reports a missed deadline."""
         return Problem(
             503,
-            f"this took longer than {self._seconds:g} s: ask for less at once, or again when there is less to do",
+            f"this took longer than {self._seconds:g} s: ask for less at once, or try again later",
             retry_after=1,
         )
 
 
 class ThreadPool:
-    """Threads with a waiting room.
+    """Threads with a bounded queue.
 
     Args:
-        threads: How many.
-        waiting: So many calls may wait for one.
-        name: What it is called in messages.
+        threads: Number of threads.
+        waiting: Maximum number of waiting calls.
+        name: Its name in messages.
     """
 
     def __init__(self, threads: int, waiting: int, name: str) -> None:
@@ -61,29 +61,29 @@ class ThreadPool:
 
     @property
     def busy(self) -> int:
-        """Calls that run or wait."""
+        """Number of running and waiting calls."""
         with self._lock:
             return self._taken.total()
 
     async def run(self, call: Callable[..., T], *args: Any, seconds: float | None = None, caller: Hashable = None) -> T:
-        """Call something in a thread.
+        """Run a call in a thread.
 
         Args:
-            call: What; it gets `args`.
+            call: The function.
             args: Its arguments.
-            seconds: How long to wait for it; a call that runs by then goes on, and keeps its place until it ends.
-            caller: Whose share of the places it counts to; None for nobody's.
+            seconds: How long to wait for it; a call that is already running then keeps its place until it ends.
+            caller: Whose share of the queue it uses; None for no one's.
 
         Raises:
-            Problem: There is no place to wait, or the caller has its share of them, or it took too long.
+            Problem: The queue is full, the caller has used up its share, or it took too long.
         """
         with self._lock:
             busy, own = self._taken.total(), self._taken[caller]
             if busy >= self._places:
-                told = f"too many requests wait for a {self._name} thread ({busy}); come again"
+                told = f"too many requests are waiting for a {self._name} thread ({busy}); try again later"
                 raise Problem(503, told, retry_after=1)
             if caller is not None and own >= self._share:
-                told = f"too many requests of yours wait for a {self._name} thread ({own}); come again"
+                told = f"too many of your requests are waiting for a {self._name} thread ({own}); try again later"
                 raise Problem(429, told, retry_after=1)
             self._taken[caller] += 1
         work = self._pool.submit(call, *args)
@@ -101,5 +101,5 @@ class ThreadPool:
                 del self._taken[caller]
 
     def stop(self) -> None:
-        """Let what runs end, and drop what waits."""
+        """Finish running calls and drop waiting ones."""
         self._pool.shutdown(wait=True, cancel_futures=True)

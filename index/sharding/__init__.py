@@ -1,1 +1,1 @@
-"""lsr.index.sharding: a folder of shards as one index in this process, and indexes in object storage."""
+"""lsr.index.sharding: a folder of shards opened as one index in this process, and indexes in object storage."""

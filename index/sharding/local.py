@@ -1,10 +1,10 @@
-"""The shards of a folder in one process, searched and changed as one index; what `Index.open` gives for such a folder.
+"""A sharded folder, searched and changed as one index by one process; what `Index.open` returns for such a folder.
 
-Kernels see the segments of all shards as those of one index, in one call, so that they share the score to be reached.
-New documents go to the last shard, the end of the whole; a document is deleted where it is. So the order of documents,
-and with it every result, is what it would be in one index. A change is committed shard by shard, the last one, which
-has what is new, first. A kill between two of them may leave the old version of a document beside the new one, and
-documents that were to be deleted: the same change once more mends it.
+Kernels see the segments of all shards as those of one index, in one call that shares the score threshold. New documents
+go to the last shard, the end of the whole; a document is deleted where it is. So the order of documents, and with it
+every result, is the same as in one index. A change is committed shard by shard, starting with the last one, which has
+the new documents. A kill between two of these commits may leave the old version of a document next to the new one, and
+deleted documents in place; repeating the change repairs both.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from lsr.io.object_store import is_remote
 
 
 class ShardedSnapshot(Snapshot):
-    """The documents of all shards, as each of them was committed last.
+    """The documents of all shards, each at its latest commit.
 
     Attributes:
-        shards: What shards.json says.
-        snapshots: Of the shards, in document order.
-        folders: Of the shards, on this machine.
+        shards: The content of shards.json.
+        snapshots: The shards' snapshots, in document order.
+        folders: The shards' folders on this machine.
     """
 
     def __init__(self, shards: Shards, snapshots: Sequence[Snapshot], folders: Sequence[Path]) -> None:
@@ -46,7 +46,7 @@ class ShardedSnapshot(Snapshot):
             files |= {f"{entry.path}/{name}": file for name, file in snapshot.manifest["files"].items()}
         self.manifest: Mapping[str, Any] = {**snapshots[-1].manifest, "files": files}
         self.damaged = [message for snapshot in snapshots for message in snapshot.damaged]
-        # All carry the same, but for tokens that were appended; so the one with the most that is whole will do.
+        # Shards share the encoder but may lack tokens that others appended, so take the one with the most tokens.
         whole = [s for s in snapshots if not s.shared.damaged] or list(snapshots)
         self.shared = max(whole, key=lambda s: n_grown(s.manifest)).shared
         grown = {s.shared for s in whole if n_grown(s.manifest)} - {self.shared}
@@ -55,18 +55,18 @@ class ShardedSnapshot(Snapshot):
 
     @property
     def manifests(self) -> Sequence[Mapping[str, Any]]:
-        """One for each shard."""
+        """The manifests, one for each shard."""
         return [snapshot.manifest for snapshot in self.snapshots]
 
     def by_folder(self, path: Path) -> list[tuple[Path, Snapshot]]:
-        """The folder of each shard, and what is committed in it."""
+        """Return the folder of each shard with its snapshot."""
         return list(zip(self.folders, self.snapshots, strict=True))
 
     def require_changeable(self, path: Path) -> None:
         """Refuse to change shards in object storage.
 
         Raises:
-            OutputError: There are some; the message names them.
+            OutputError: There are such shards; names all of them.
         """
         if remote := [entry.path for entry in self.shards.entries if "://" in entry.path]:
             raise OutputError(f"{path}: shards in object storage can't be changed: {', '.join(remote)}")
@@ -75,18 +75,19 @@ class ShardedSnapshot(Snapshot):
     def of(
         cls, folder: Path, before: Snapshot | None = None, *, skip_damaged: bool = False, same: bool = True
     ) -> ShardedSnapshot:
-        """Open what was committed last in each shard; arguments are those of `Snapshot.latest`.
+        """Open the latest commit of each shard; arguments as for `Snapshot.latest`.
 
         Raises:
-            IndexFormatError: No sharded folder; shards are missing, of another format, or others; all are named.
+            IndexFormatError: Not a sharded folder; or shards are missing, have another format, or were replaced. All
+                of them are named.
             EncoderMismatch: Shards of another encoder.
-            CorruptIndex: A file is missing, cut short or, if small, changed.
+            CorruptIndex: A file is missing or truncated, or a small file fails its checksum.
         """
         shards = Shards.read(folder)
         known = {}
         if isinstance(before, ShardedSnapshot):
             known = dict(zip((entry.path for entry in before.shards.entries), before.snapshots, strict=True))
-        read_manifests(shards)  # all that is wrong at once
+        read_manifests(shards)  # reports all problems at once
         folders = [folder_of(shards.location(entry)) for entry in shards.entries]
         snapshots = [
             Snapshot.latest(
@@ -102,29 +103,29 @@ class ShardedSnapshot(Snapshot):
 def latest_snapshot(
     path: Path, before: Snapshot | None = None, *, skip_damaged: bool = False, same: bool = True
 ) -> Snapshot:
-    """What was committed last in a folder, an index or a sharded one; arguments and errors as of `Snapshot.latest`."""
+    """Open the latest commit of an index or a sharded folder; arguments and errors as for `Snapshot.latest`."""
     sharded = is_sharded(path) if before is None else isinstance(before, ShardedSnapshot)
     kind = ShardedSnapshot.of if sharded else Snapshot.latest
     return kind(path, before, skip_damaged=skip_damaged, same=same)
 
 
 def new_writer(path: Path, snapshot: Snapshot) -> Writer | ShardedWriter:
-    """The writer of a folder whose latest open snapshot this is."""
+    """Return a writer for a folder, given its latest open snapshot."""
     return ShardedWriter(path, snapshot) if isinstance(snapshot, ShardedSnapshot) else Writer(path, snapshot)
 
 
 class ShardedWriter:
-    """Changes the shards of a folder, whose locks it holds.
+    """Changes a sharded folder, holding the locks of all shards.
 
     Attributes:
-        snapshot: What is committed.
+        snapshot: The committed state.
 
     Args:
         folder: The sharded folder.
-        before: The latest snapshot that is open.
+        before: The latest open snapshot.
 
     Raises:
-        IndexLocked: Somebody else is writing.
+        IndexLocked: Another writer holds a lock.
         OutputError: A folder can't be written.
         CorruptIndex: Files are damaged.
     """
@@ -143,7 +144,7 @@ class ShardedWriter:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` has begun."""
+        """Whether `close` was called."""
         return any(writer.closed for writer in self._writers)
 
     @property
@@ -160,11 +161,11 @@ class ShardedWriter:
         replace: bool,
         skip_bad: bool,
     ) -> Change:
-        """Add documents at the end of the last shard; with `replace` those of the same ids vanish from any."""
+        """Add documents to the last shard; with `replace`, delete those with the same ids in all shards."""
         return self._writers[-1].add(source, encoder, ids, replace=replace, skip_bad=skip_bad)
 
     def delete(self, ids: Sequence[str], where: Filter | None = None) -> Change:
-        """Delete documents, wherever they are."""
+        """Delete documents in all shards."""
         change = Change()
         if where is not None:
             where.require_known(list(chain.from_iterable(writer.columns() for writer in self._writers)))
@@ -174,7 +175,7 @@ class ShardedWriter:
         return change
 
     def commit(self) -> None:
-        """Commit what has changed, the last shard first, then say in shards.json how many documents there are."""
+        """Commit the changes, last shard first, then update the document counts in shards.json."""
         for writer in self._writers:
             writer.require_whole()
         for writer in reversed(self._writers):
@@ -194,7 +195,7 @@ class ShardedWriter:
         self._adopt()
 
     def take(self, merged: Merged) -> bool:
-        """Put what was merged aside in its place in whichever shard it was made of, and commit that shard."""
+        """Replace segments by the result of a background merge, in the shard that they belong to; see `Writer.take`."""
         taken = any(writer.take(merged) for writer in self._writers)
         self._adopt()
         return taken
@@ -212,6 +213,6 @@ class ShardedWriter:
         save_shards(self._folder, shards)
 
     def close(self) -> None:
-        """Forget changes that weren't committed, and give the locks up."""
+        """Discard uncommitted changes and release the locks."""
         for writer in self._writers:
             writer.close()

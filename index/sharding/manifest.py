@@ -1,13 +1,13 @@
-"""A sharded folder: ordinary indexes side by side, and shards.json, which says what they are together.
+"""A sharded folder: several indexes, and shards.json, which describes them as one.
 
     FOLDER/
       shards.json        format, encoder, scale of impacts, shards in document order, and its own SHA-256
-      shard-00000/       an index, readable by itself
+      shard-00000/       an index, usable on its own
       shard-00001/
 
-Documents are numbered by shard, in the order of the list, and within a shard as its index has them: shards are ranges
-of one collection. With one encoder and one scale of impacts a query has the same integers in all of them, so that
-scores compare exactly and the results are those of one index, ties included.
+Documents are numbered by shard, in the order of the list, and within a shard as in its index: shards are ranges of one
+collection. With one encoder and one scale of impacts, a query has the same integer weights in all shards, so scores
+compare exactly and the results equal those of one index, ties included.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ _URI = re.compile(r"(s3|gs|gcs|file)://[^\s?#]+(\?[^\s#]*)?")
 
 
 def shard_name(number: int) -> str:
-    """The folder of a shard."""
+    """Return the folder name of a shard."""
     return f"shard-{number:05d}"
 
 
 def is_sharded(folder: str | PathLike[str]) -> bool:
-    """Whether a folder is a sharded one."""
+    """Whether a folder is a sharded index."""
     require_name(Path(folder))
     return Path(folder, SHARDS).is_file()
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A shard, as shards.json has it.
+    """A shard's entry in shards.json.
 
     Attributes:
         path: Its folder's name within the sharded folder, or a URI.
-        documents: How many it had when this was written; for plans and messages.
-        bytes: Of its files, likewise.
+        documents: Number of documents when this was written; for planning and messages.
+        bytes: Size of its files when this was written.
     """
 
     path: str
@@ -64,14 +64,14 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Shards:
-    """What shards.json says.
+    """The content of shards.json.
 
     Attributes:
         folder: The sharded folder, a path or a URI.
         fingerprint: Of the encoder that made all vectors.
         impacts: How weights are stored.
-        scale: Of the impacts: each segment of each shard has it, or that times a power of two. 0 for float32.
-        shared: {file: SHA-256} of what encodes queries; each shard carries the same.
+        scale: Scale of the impacts; each segment has it, or a power of two times it. 0 for float32.
+        shared: {file: SHA-256} of the encoder files, which are the same in each shard.
         entries: The shards, in document order.
     """
 
@@ -83,7 +83,7 @@ class Shards:
     entries: tuple[ShardEntry, ...]
 
     def location(self, entry: ShardEntry) -> str:
-        """Where a shard lies: a path or a URI."""
+        """Return the path or URI of a shard."""
         if "://" in entry.path:
             return entry.path
         base, question, rest = self.folder.partition("?") if "://" in self.folder else (self.folder, "", "")
@@ -91,7 +91,7 @@ class Shards:
 
     @property
     def documents(self) -> int:
-        """How many documents there were when this was written."""
+        """Number of documents when this was written."""
         return sum(entry.documents for entry in self.entries)
 
     @classmethod
@@ -103,8 +103,8 @@ class Shards:
             folder: The sharded folder.
 
         Raises:
-            IndexFormatError: There is no shard, one has no document, or impacts of another kind or scale.
-            EncoderMismatch: Another encoder than the first's.
+            IndexFormatError: There is no shard, a shard has no documents, or impacts differ in kind or scale.
+            EncoderMismatch: A shard's encoder differs from the first one's.
         """
         if not manifests:
             raise IndexFormatError(f"{folder}: a sharded folder has at least one shard")
@@ -131,14 +131,14 @@ class Shards:
         return made
 
     def require_fit(self, manifests: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse shards that aren't parts of one whole; all of them are named.
+        """Refuse shards that don't belong together; names all of them.
 
         Args:
-            manifests: {how to name a shard: its manifest}.
+            manifests: {name of a shard for messages: its manifest}.
 
         Raises:
-            IndexFormatError: Impacts of another kind or scale.
-            EncoderMismatch: Another encoder.
+            IndexFormatError: Impacts differ in kind or scale.
+            EncoderMismatch: Encoders differ.
         """
         strangers, misfits = [], []
         for name, manifest in manifests.items():
@@ -160,7 +160,7 @@ class Shards:
     # --- on disk ----------------------------------------------------------------------------------------------------
 
     def content(self) -> bytes:
-        """What shards.json is to hold."""
+        """Serialize the content of shards.json."""
         return with_checksum(
             {
                 "format": FORMAT,
@@ -175,11 +175,11 @@ class Shards:
 
     @classmethod
     def parse(cls, content: bytes, folder: str) -> Shards:
-        """Read and check what shards.json holds.
+        """Parse and validate the content of shards.json.
 
         Raises:
             IndexFormatError: Another format version.
-            CorruptIndex: It was changed or cut short, or makes no sense.
+            CorruptIndex: It was changed or truncated, or has invalid values.
         """
         where = f"{folder}: {SHARDS}"
         try:
@@ -211,30 +211,30 @@ class Shards:
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
             sound = False
         if not sound:
-            raise CorruptIndex(f"{where} is damaged: values are missing or make no sense; {RESTORE}")
-        # Requests are signed with the user's credentials: whoever wrote this file doesn't choose where they go.
+            raise CorruptIndex(f"{where} is damaged: values are missing or invalid; {RESTORE}")
+        # Requests are signed with the user's credentials, so the file's author must not choose the server.
         if strange := [e.path for e in entries if "?" in e.path and not _REGION.fullmatch(e.path.partition("?")[2])]:
             raise IndexFormatError(
-                f"{where}: the shard {strange[0][:200]} has options that say which server to ask; a file may name a "
-                "region and no more. Take them out, and name the server yourself: AWS_ENDPOINT_URL"
+                f"{where}: the shard {strange[0][:200]} has options that choose a server, but a file may only set the "
+                "region: remove them, and set the server yourself with AWS_ENDPOINT_URL"
             )
         return cls(folder, Fingerprint.from_json(values["fingerprint"], where), impacts, scale, shared, entries)
 
     @classmethod
     def read(cls, folder: str | PathLike[str]) -> Shards:
-        """Read the shards.json of a folder, or at a URI.
+        """Read the shards.json of a folder or URI.
 
         Raises:
-            IndexFormatError: There is none, or one of another format version.
+            IndexFormatError: There is none, or it has another format version.
             CorruptIndex: As for `parse`.
-            StorageError: A URI that can't be read.
+            StorageError: The URI can't be read.
         """
         if is_remote(folder):
             there = Place(str(folder)).read(SHARDS)
             if there is None:
                 raise IndexFormatError(f"{folder}: not a sharded index: it has no {SHARDS}")
             return cls.parse(there, str(folder))
-        folder = Path(folder).absolute()  # its shards are opened later, wherever the process is then, and by others
+        folder = Path(folder).absolute()  # shards are opened later, perhaps from another working directory
         if not folder.is_dir():
             raise IndexFormatError(f"{folder}: no such folder")
         try:
@@ -245,34 +245,34 @@ class Shards:
 
 
 def n_grown(manifest: Mapping[str, Any]) -> int:
-    """How many tokens commits have appended to those that an index was built with."""
+    """Return how many tokens commits have appended since the index was built."""
     return sum(piece["n_terms"] for piece in manifest.get("grown", ()))
 
 
 def require_one_line(folder: str, longest: Sequence[str], others: Iterable[Sequence[str]]) -> None:
-    """Refuse shards whose tokens went different ways.
+    """Refuse shards whose vocabularies have diverged.
 
     Raises:
-        EncoderMismatch: A term is one token in one shard, and another in another.
+        EncoderMismatch: A term id stands for different tokens.
     """
     if any(list(longest[: len(tokens)]) != list(tokens) for tokens in others):
         raise EncoderMismatch(
-            f"{folder}: shards have learned different words, each by itself: add documents to the whole folder, not to "
-            "one of its shards; build them together again"
+            f"{folder}: shards have learned different words: add documents to the whole folder, not to one of its "
+            "shards; build them together again"
         )
 
 
 def write_shards(folder: Path, names: Sequence[str]) -> Shards:
-    """Write the shards.json of shards that are there.
+    """Write shards.json for existing shards.
 
     Args:
         folder: The sharded folder.
-        names: The shards' folders within, in document order.
+        names: Folder names of the shards, in document order.
 
     Raises:
-        OutputExists: The folder has a shards.json already.
-        IndexFormatError: As of `Shards.of`, or a shard can't be read.
-        EncoderMismatch: As of `Shards.of`.
+        OutputExists: The folder already has a shards.json.
+        IndexFormatError: As for `Shards.of`, or a shard can't be read.
+        EncoderMismatch: As for `Shards.of`.
     """
     if is_sharded(folder):
         raise OutputExists(f"{folder}: a sharded index exists already; name a new folder")
@@ -282,14 +282,14 @@ def write_shards(folder: Path, names: Sequence[str]) -> Shards:
 
 
 def save_shards(folder: Path, shards: Shards) -> None:
-    """Write shards.json, whole, in the place of what is there."""
+    """Write shards.json atomically."""
     with output_errors(folder):
         replace_file(folder / SHARDS, shards.content())
         sync(folder)
 
 
 def _shared(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """{file: SHA-256} of what segments share."""
+    """Return {file: SHA-256} of the files that segments share."""
     prefix = f"{manifest['shared']}/"
     files = manifest["files"].items()
     return {name.removeprefix(prefix): entry["sha256"] for name, entry in files if name.startswith(prefix)}

@@ -1,8 +1,8 @@
-"""Indexes in object storage: opened as copies in a cache on this machine, and written there manifest last.
+"""Indexes in object storage: opened as local, cached copies, and uploaded with the manifest last.
 
-An index there is what it is in a folder (lsr.index.storage.manifest): files that never change, and a manifest that
-names them with their checksums. So a copy needs only the files that it hasn't got, and whoever opens an index while
-another one is written has the old one or the new one, whole.
+They have the files of any index (lsr.index.storage.manifest): data files that never change, and a manifest that lists
+them with their checksums. So a copy downloads only files that it lacks, and a reader that opens an index while a new
+version is uploaded gets either version completely.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from lsr.index.storage.manifest import (
 from lsr.index.storage.transaction import sweep
 from lsr.io.object_store import Place, cache_folder, is_remote
 
-_THREADS = 8  # files that are copied at a time
-_CHECKED = ".checked.json"  # {file: size and times of change, when its content was last compared with its checksum}
+_THREADS = 8  # files copied in parallel
+_CHECKED = ".checked.json"  # {file: size and times of the last comparison with its checksum}
 _TRIES = 3
 
 
 def download_index(uri: str) -> Path:
-    """The copy of an index, or of a sharded folder, in the cache (`lsr.io.object_store.cache_folder`), as it is now.
+    """Download an index, or a sharded folder, to the cache (`lsr.io.object_store.cache_folder`); returns its folder.
 
-    Files that the copy lacks are downloaded, and those that have been changed since they were; nothing is kept that
-    hasn't the checksum of the manifest. What isn't named any longer is removed.
+    Files that are missing or changed are downloaded and kept only if their checksums match the manifest. Files that it
+    no longer lists are removed.
 
     Raises:
-        IndexFormatError: There is no index, or one of another format version.
+        IndexFormatError: There is no index, or it has another format version.
         CorruptIndex: Its manifest is damaged.
-        StorageError: It can't be read, or a file was changed or cut short.
+        StorageError: It can't be read, or a file was changed or truncated.
         OutputError: The cache can't be written.
     """
     place, folder = Place(uri), _copy_of(uri)
@@ -67,24 +67,24 @@ def download_index(uri: str) -> Path:
             except (StorageError, IndexFormatError):
                 if place.read(name) == content:
                     raise
-                continue  # it was replaced while we read it, and its files have gone
+                continue  # it was replaced meanwhile, and its files are gone
             replace_file(folder / name, content)
             if name == MANIFEST:
                 sweep(folder, manifest)
             return folder
-    raise StorageError(f"{uri}: replaced again and again while it was read; try again when nobody writes it")
+    raise StorageError(f"{uri}: replaced again and again while it was read; try again when nothing writes it")
 
 
 def folder_of(location: str) -> Path:
-    """The folder of a shard on this machine; for a URI that of its copy, which is downloaded as far as it must be."""
+    """Return the local folder of a shard; for a URI, that of its copy, which is downloaded."""
     return download_index(location) if is_remote(location) else Path(location)
 
 
 def read_manifests(shards: Shards) -> dict[str, dict[str, Any]]:
-    """{path or URI: manifest} of all shards; the error names everything that is wrong with any of them.
+    """Read {path or URI: manifest} of all shards; an error names every problem with any of them.
 
     Raises:
-        IndexFormatError: Shards are missing, damaged, can't be reached, or are of another format or scale.
+        IndexFormatError: Shards are missing, damaged, unreachable, or of another format or scale.
         EncoderMismatch: Shards of another encoder.
     """
     found, wrong = {}, []
@@ -100,7 +100,7 @@ def read_manifests(shards: Shards) -> dict[str, dict[str, Any]]:
 
 
 def _copy_of(uri: str) -> Path:
-    """Where the copy of an index lies; those of shards lie within that of their folder."""
+    """Return the folder for the copy of an index; copies of shards lie within that of their folder."""
     base, mark, options = uri.partition("?")
     parent, _, name = base.rstrip("/").rpartition("/")
     is_shard = SHARD_NAME.fullmatch(name) is not None
@@ -110,7 +110,7 @@ def _copy_of(uri: str) -> Path:
 
 
 def _head(place: Place) -> tuple[str, bytes]:
-    """The file that makes an index or a sharded folder whole: its name and content."""
+    """Read the name and content of the file that is written last: the manifest, or shards.json."""
     for name in (MANIFEST, SHARDS):
         if (content := place.read(name)) is not None:
             return name, content
@@ -118,7 +118,7 @@ def _head(place: Place) -> tuple[str, bytes]:
 
 
 def _complete_shards(folder: Path, shards: Shards) -> None:
-    """Make a copy have all shards, and no others."""
+    """Give a copy all shards, and remove others."""
     for entry in shards.entries:
         download_index(shards.location(entry))
     named = {entry.path for entry in shards.entries}
@@ -128,8 +128,8 @@ def _complete_shards(folder: Path, shards: Shards) -> None:
 
 
 def _complete(folder: Path, place: Place, manifest: Mapping[str, Any]) -> None:
-    """Make a copy have all files of a manifest."""
-    for left in folder.rglob(".fetched-*"):  # of a process that was killed
+    """Give a copy all files of a manifest."""
+    for left in folder.rglob(".fetched-*"):  # left by a killed process
         left.unlink(missing_ok=True)
     known = _checked(folder)
     files = manifest["files"]
@@ -147,7 +147,7 @@ def _complete(folder: Path, place: Place, manifest: Mapping[str, Any]) -> None:
 
 
 def _is_same(path: Path, wanted: Mapping[str, Any], known: Any) -> bool:
-    """Whether a file has the content that it should have; one that wasn't touched since it was compared is trusted."""
+    """Whether a file has the expected content; a file unchanged since its last check is trusted."""
     try:
         state = _state(path)
         return bool(state[0] == wanted["bytes"] and (state == known or digest_file(path) == wanted["sha256"]))
@@ -168,18 +168,18 @@ def _checked(folder: Path) -> dict[str, Any]:
 
 
 def upload_index(folder: str | PathLike[str], uri: str, *, overwrite: bool = False) -> None:
-    """Write an index of this machine to object storage: what is missing there, then the manifest.
+    """Upload an index to object storage: missing files first, then the manifest.
 
-    What the manifest doesn't name any longer is removed there at last. Nobody else may write either of them meanwhile.
+    Then files that the manifest no longer lists are removed there. Nothing else may write either index meanwhile.
 
     Args:
-        folder: The index' folder.
-        uri: Where to.
-        overwrite: Replace an index that is there.
+        folder: The index's folder.
+        uri: The destination.
+        overwrite: Replace an existing index.
 
     Raises:
-        OutputExists: An index, or anything else, is there already.
-        StorageError: It can't be written.
+        OutputExists: An index, or something else, exists there.
+        StorageError: The destination can't be written.
     """
     folder, place = Path(folder), Place(uri)
     refuse_remote(place, overwrite=overwrite)
@@ -192,7 +192,7 @@ def upload_index(folder: str | PathLike[str], uri: str, *, overwrite: bool = Fal
 
         def put(name: str) -> None:
             if place.put(folder / name, name) != files[name]:
-                raise StorageError(f"{folder / name}: damaged: it isn't what the manifest says; lsr verify {folder}")
+                raise StorageError(f"{folder / name}: damaged: it doesn't match the manifest; lsr verify {folder}")
             bar.update(files[name]["bytes"])
 
         _all(put, missing)
@@ -201,7 +201,7 @@ def upload_index(folder: str | PathLike[str], uri: str, *, overwrite: bool = Fal
 
 
 def refuse_remote(place: Place, *, overwrite: bool) -> None:
-    """As `lsr.index.storage.manifest.check_output_empty`, of object storage."""
+    """Do what `lsr.index.storage.manifest.check_output_empty` does, for object storage."""
     there = place.sizes()
     if MANIFEST in there and not overwrite:
         raise OutputExists(f"{place.name}: an index exists already (--overwrite, overwrite=True replaces it)")
@@ -211,11 +211,11 @@ def refuse_remote(place: Place, *, overwrite: bool) -> None:
 
 @contextmanager
 def folder_for(path: str | PathLike[str], *, overwrite: bool) -> Iterator[Path]:
-    """The folder of this machine in which an index is to be built; one for a URI is uploaded when it has been.
+    """Provide a local folder to build an index in; for a URI, a temporary one that is uploaded at the end.
 
     Raises:
-        OutputExists: An index, or anything else, is at that URI already.
-        StorageError: It can't be written.
+        OutputExists: An index, or something else, exists at the URI.
+        StorageError: The URI can't be written.
     """
     if not is_remote(path):
         yield Path(path).absolute()
@@ -235,7 +235,7 @@ def _files_of(content: bytes | None) -> Mapping[str, Any]:
 
 
 def _all(copy: Callable[[str], None], names: Iterable[str]) -> None:
-    """Copy files, several at a time; the first failure ends it."""
+    """Copy files in parallel; stops at the first failure."""
     with ThreadPoolExecutor(_THREADS) as pool:
         running = [pool.submit(copy, name) for name in names]
         try:

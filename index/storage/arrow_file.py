@@ -1,4 +1,4 @@
-"""Arrow IPC files: memory-mapped, and checked before anything is read."""
+"""Arrow IPC files: memory-mapped, and validated before anything is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lsr.errors import CorruptIndex
 
-# Writing over a mapped file kills the process that has mapped it; replacing it by another file is harmless.
+# Overwriting a mapped file kills the processes that map it; replacing it with another file is harmless.
 RESTORE = "move a copy into place (mv; never write over a file of an index) or build the index again"
 _PRESENT = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
 
@@ -36,7 +36,7 @@ def damage(path: Path | str, problem: str, mend: str = RESTORE) -> Iterator[None
     except (MemoryError, CorruptIndex):
         raise
     except (pa.ArrowException, OSError, ValueError, IndexError, KeyError, TypeError, RecursionError) as error:
-        # Some of pyarrow's errors have only the text of errno.
+        # Some pyarrow errors carry errno only in their text.
         numbers = {n for n in (*_PRESENT, errno.ENOMEM) if os.strerror(n) in str(error)} | {
             getattr(error, "errno", None)
         }
@@ -60,7 +60,7 @@ class ArrowFile:
         path: Its path.
         schema: The expected columns.
         mend: What to do about damage, for messages.
-        others: Other accepted columns.
+        others: Other accepted schemas.
 
     Raises:
         CorruptIndex: Not a complete Arrow file, or other columns.
@@ -83,11 +83,11 @@ class ArrowFile:
         """One record batch, mapped unless it is compressed.
 
         Raises:
-            CorruptIndex: It points outside of the file, or has invalid texts; numbers aren't checked.
+            CorruptIndex: It points outside the file or has invalid text; numbers aren't checked.
         """
         with damage(self.path, f"batch {number} can't be read", self._mend):
             batch = self._reader.get_batch(number)
-            batch.validate(full=True)  # checks texts and offsets, but no numbers
+            batch.validate(full=True)  # checks texts and offsets, not numbers
             return batch
 
     def column(self, name: str) -> Any:
@@ -101,19 +101,19 @@ class ArrowFile:
             return column.to_numpy(zero_copy_only=True)
 
     def offset(self, column: pa.Array) -> int:
-        """Offset of a numeric column's values in the file, in bytes.
+        """Return the offset in bytes of a numeric column's values in the file.
 
         Raises:
-            CorruptIndex: They are outside of it.
+            CorruptIndex: They lie outside the file.
         """
         buffer = column.buffers()[1]
         start = int(buffer.address - self._buffer.address) if len(column) else 0
         if start < 0 or start + len(column) * (column.type.bit_width // 8) > self._buffer.size or column.offset:
-            raise CorruptIndex(f"{self.path}: a column lies outside of the file; {self._mend}")
+            raise CorruptIndex(f"{self.path}: a column lies outside the file; {self._mend}")
         return start
 
     def digest(self) -> str:
-        """SHA-256 of the mapped content, even if the file has been replaced since."""
+        """Return the SHA-256 of the mapped content, even if the file has been replaced since."""
         return hashlib.sha256(self.bytes.data).hexdigest()
 
 

@@ -13,8 +13,7 @@
 
 All files of a manifest are complete before it is written. So a kill at any moment leaves either the old manifest with
 its files or the new one; the next writer removes files that no manifest lists. Opening checks the manifest, the size of
-every file and the content of small ones; `verify` checks every byte. Changes of a folder are in
-lsr.index.storage.transaction.
+every file and the content of small ones; `verify` checks every byte. lsr.index.storage.transaction changes the folder.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ FORMAT = 4  # from 4 on, segments have gaps.arrow
 _READ = (3, FORMAT)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-# Files up to the first size are hashed whenever an index is opened, smallest first, up to the second number of bytes.
+# On opening, files up to the first size are hashed, smallest first, up to the second number of bytes in total.
 CHECKED_AT_OPEN, _CHECKED_IN_ALL = 1 << 22, 1 << 25
-# Long enough not to match a user's dated folders; data-… is of earlier formats.
+# Names are long enough not to match a user's dated folders; earlier formats used data-….
 _FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
 _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
 OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
@@ -65,17 +64,17 @@ def digest_file(path: Path) -> str:
 
 
 def with_checksum(manifest: Mapping[str, Any]) -> bytes:
-    """A JSON object with the SHA-256 of the rest as its last value."""
+    """Serialize a manifest, with the SHA-256 of the rest as its last value."""
     body = json.dumps(manifest, indent=1).encode()
     return json.dumps({**manifest, "sha256": hashlib.sha256(body).hexdigest()}, indent=1).encode() + b"\n"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check the manifest of an index.
+    """Read and validate the manifest of an index.
 
     Raises:
         IndexFormatError: There is no index, or it has another format version.
-        CorruptIndex: The manifest was changed or cut short.
+        CorruptIndex: The manifest was changed or truncated.
     """
     path = folder / MANIFEST
     require_name(folder)
@@ -91,10 +90,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def require_name(folder: Path) -> None:
-    """Refuse a folder's name with which files can't be opened.
+    """Refuse a folder whose name breaks the libraries that open its files.
 
     Raises:
-        IndexFormatError: It isn't UTF-8, or too long.
+        IndexFormatError: The name isn't UTF-8 or is too long.
     """
     try:
         str(folder).encode()
@@ -107,7 +106,7 @@ def require_name(folder: Path) -> None:
 
 
 def parse_manifest(content: bytes, index: Path | str) -> dict[str, Any]:
-    """Check the values of a manifest; raises the errors of `read_manifest`."""
+    """Parse and validate a manifest; raises the errors of `read_manifest`."""
     path = f"{index}/{MANIFEST}"
     try:
         manifest = json.loads(content)
@@ -130,12 +129,12 @@ def parse_manifest(content: bytes, index: Path | str) -> dict[str, Any]:
 
 
 def require_same_index(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse another index that has replaced the opened one. Indexes of earlier versions have no id to compare.
+    """Refuse another index that has replaced the opened one; indexes of earlier versions have no id to compare.
 
     Args:
         path: The folder.
         before: The manifest of the opened index.
-        now: The manifest that is there now.
+        now: The folder's current manifest.
 
     Raises:
         IndexFormatError: They belong to different indexes.
@@ -179,7 +178,7 @@ def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
 
 
 def _named(manifest: Mapping[str, Any]) -> set[str]:
-    """The files to which the rest of a manifest refers."""
+    """Return the files that the rest of a manifest refers to."""
     files = {f"{manifest['shared']}/vocabulary.arrow"} if manifest["has_vocabulary"] else set()
     files |= {f"{piece['name']}/vocabulary.arrow" for piece in manifest.get("grown", ())}
     for segment in manifest["segments"]:
@@ -218,7 +217,7 @@ def check_files(
         folder: The index.
         manifest: Its manifest.
         every_byte: Hash all files, not only the small ones.
-        known: Files of a manifest that were checked before; they are skipped.
+        known: Files that an earlier manifest had; they are skipped.
 
     Returns:
         {name of a damaged file: message}
@@ -244,13 +243,13 @@ def check_files(
 
 @contextmanager
 def output_errors(index: Path, *, every: bool = False) -> Iterator[None]:
-    """Turn the operating system's errors about a full or read-only disk, or all of them, into OutputError."""
+    """Turn OS errors about a full or read-only disk into OutputError; with `every`, all OS errors."""
     try:
         yield
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not isinstance(error, LsrError) and not index.exists():
             raise OutputError(f"{index}: {MOVED}") from error
-        # Other errors may come from reading, which is handled elsewhere.
+        # Other errors may come from reading; callers handle those.
         ours = error.errno in _NO_ROOM or (error.errno in _REFUSED and str(index) in str(error))
         if isinstance(error, LsrError) or not (every or ours):
             raise
@@ -262,10 +261,10 @@ def check_output_empty(index: Path, *, overwrite: bool) -> None:
 
     Args:
         index: The folder; it need not exist.
-        overwrite: Whether it may have an index already.
+        overwrite: Whether it may contain an index.
 
     Raises:
-        OutputExists: It has an index, or something else.
+        OutputExists: It contains an index or something else.
         IndexFormatError: As for `require_name`.
     """
     require_name(index)
@@ -277,14 +276,14 @@ def check_output_empty(index: Path, *, overwrite: bool) -> None:
         if not overwrite:
             raise OutputExists(f"{index}: an index exists already (--overwrite, overwrite=True replaces it)")
     elif any(not is_ours(path.name) for path in index.iterdir()):
-        raise OutputExists(f"{index}: this folder has something other than an index; choose a new folder")
+        raise OutputExists(f"{index}: this folder contains something other than an index; choose a new folder")
 
 
 def read_encoder_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files of an index' encoder.
+    """Read the files of an index's encoder, {name: content}.
 
     Raises:
-        CorruptIndex: One can't be read, or was changed.
+        CorruptIndex: A file can't be read or was changed.
     """
     inside, files = f"{manifest['shared']}/encoder/", {}
     for name in (name for name in manifest["files"] if name.startswith(inside)):
@@ -309,6 +308,6 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a name within an index' folder is that of a file or folder of an index."""
+    """Whether a name in an index's folder is one that an index uses."""
     fixed = (LOCK, HOLDER, MERGING, MANIFEST + ".tmp")
     return name in fixed or bool(OURS.fullmatch(name) or ASIDE.fullmatch(name))

@@ -1,7 +1,7 @@
-"""Changes of an index folder: the lock, new files, and the commit that adds them to the manifest.
+"""Transaction: the lock of an index folder, its new files, and the commit that adds them to the manifest.
 
-Only the holder of the lock commits and removes files of dead processes. A background merge works in a folder of its own
-under another lock (`MergeWorkspace`) while others commit; a transaction then takes over its result.
+Only the holder of the lock commits, and removes files of dead processes. A background merge writes to a folder of its
+own under another lock (`MergeWorkspace`) while others commit; a transaction then takes over its result.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class StagedFiles:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process made them; after a fork, files and lock stay the parent's."""
+        """Whether this process created the files; after a fork, files and lock belong to the parent."""
         return os.getpid() == self._owner
 
     def close(self) -> None:
@@ -84,10 +84,10 @@ class StagedFiles:
 
 
 class Transaction(StagedFiles):
-    """The lock of an index, and new files, which `commit` makes part of it; `close` removes the others.
+    """The lock of an index, and new files, which `commit` adds to it; `close` removes uncommitted ones.
 
     Attributes:
-        manifest: The committed manifest; None if there is none, or it can't be read.
+        manifest: The committed manifest; None if there is none or it can't be read.
 
     Args:
         index: The folder.
@@ -140,8 +140,8 @@ class Transaction(StagedFiles):
         """Take over a folder from a background merge.
 
         Args:
-            folder: Its path.
-            files: Its entry from `describe`.
+            folder: The folder.
+            files: Its entries from `describe`.
 
         Returns:
             Its new path.
@@ -153,7 +153,7 @@ class Transaction(StagedFiles):
         return here
 
     def commit(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Sync all new files to disk, write the manifest, then remove files that it no longer lists.
+        """Sync all new files to disk, write the manifest, and remove files that it no longer lists.
 
         Args:
             manifest: The manifest without its files.
@@ -162,7 +162,7 @@ class Transaction(StagedFiles):
             The complete manifest.
 
         Raises:
-            OutputError: It can't be written, the index was moved or deleted, or this is a forked child, which can't
+            OutputError: It can't be written; the index was moved or deleted; or this is a forked child, which can't
                 commit its parent's changes.
         """
         if not self.is_ours:
@@ -199,20 +199,20 @@ class Transaction(StagedFiles):
                     _remove(path)
                 _remove(self.root / HOLDER)
                 if self._made and not (self.root / MANIFEST).exists():
-                    with suppress(OSError):  # while the lock is held, so that no other writer's file is removed
+                    with suppress(OSError):  # under the lock, so that no other writer's file is removed
                         (self.root / LOCK).unlink(missing_ok=True)
                         self.root.rmdir()
         finally:
             self._lock.release(force=True)
 
     def _take(self, whole: dict[str, Any]) -> None:
-        """Note that a manifest is committed, so its files are no longer new."""
+        """Record that a manifest was committed, so its files are no longer new."""
         named = {name.split("/")[0] for name in whole["files"]}
         self.manifest, self._new = whole, [path for path in self._new if path.name not in named]
         self._tried = None
 
     def _settle(self) -> None:
-        """Find out whether an interrupted or failed commit has taken effect."""
+        """Find out whether an interrupted or failed commit took effect."""
         if self._tried is not None and _committed(self.root) == self._tried:
             self._take(self._tried)
 
@@ -258,7 +258,7 @@ class MergeWorkspace(StagedFiles):
 
 
 def describe(new: Path) -> dict[str, Any]:
-    """Sync a new file or folder to disk; returns the manifest's entries of its files."""
+    """Sync a new file or folder to disk; returns the manifest entries of its files."""
     files = {}
     inside = sorted(new.rglob("*")) if new.is_dir() else [new]
     for path in (path for path in inside if path.is_file()):
@@ -270,7 +270,7 @@ def describe(new: Path) -> dict[str, Any]:
 
 
 def _lock(path: Path, patience: float = 0.0) -> filelock.BaseFileLock:
-    # One thread may acquire it and another release it: asyncio calls come from any thread.
+    # Not thread-local: one thread may acquire it and another release it, as asyncio calls run in any thread.
     return filelock.FileLock(path, timeout=patience, poll_interval=0.01, thread_local=False)
 
 
@@ -297,7 +297,7 @@ def _file_at(path: Path) -> tuple[int, int] | None:
 
 
 def _holder(index: Path) -> str:
-    """Who holds the lock and what to do, for messages."""
+    """Describe who holds the lock and what to do, for messages."""
     try:
         holder = json.loads((index / HOLDER).read_bytes())
         pid, host, since = int(holder["pid"]), str(holder["host"])[:100], str(holder["since"])[:40]
@@ -319,7 +319,7 @@ def _remove(path: Path) -> None:
 
 
 def sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path] = ()) -> None:
-    """Remove our folders and temporary files that no manifest lists; call it only with the lock."""
+    """Remove our folders and temporary files that no manifest lists; the caller has to hold the lock."""
     named = {name.split("/")[0] for name in manifest["files"]} if manifest else set()
     aside = []
     for path in index.iterdir():

@@ -1,4 +1,4 @@
-"""Merging in threads, while an index is searched and changed: Merger for one folder, MergeScheduler for an index."""
+"""Background merging while an index is searched and changed: Merger for one folder, MergeScheduler for an index."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from lsr.index.write.builder import BuildSettings
 from lsr.index.write.merge import Abandoned, Merged, merge_aside, plan_merges
 
 _log = logging.getLogger(__name__)
-_LOOK = 0.1  # seconds until one who waits for the turn looks whether it is still wanted
-_RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
+_LOOK = 0.1  # seconds between checks whether a waiting merge is still wanted
+_RETRY = 0.1  # seconds between attempts to get a lock that another writer holds
 
 
 class Merger:
-    """Merges until the policy is content, each time starting from what is committed by then.
+    """Merges in a thread until the policy has nothing left to merge; each merge starts from the latest commit.
 
-    Where several have one turn, one at a time merges: each takes as much memory as a build, and all cores.
+    Mergers that share a `turn` merge one at a time, as each takes the memory of a build and all cores.
 
     Attributes:
-        stop: Set to give up what is being merged.
-        closing: Set to finish, but without waiting for other writers.
-        error: Why it failed, if it did.
-        at_work: The segments that are being merged.
+        stop: Set to abandon the current merge.
+        closing: Set to finish without waiting for other writers.
+        error: The exception that ended the thread; None if it succeeded.
+        at_work: Names of the segments being merged.
         turn: As below.
 
     Args:
-        path: The index' folder.
-        snapshot: The latest snapshot that is open.
-        put: Puts what was merged in the place of what it was made of; waits until nobody else writes.
-        turn: Held while segments are merged.
+        path: The index's folder.
+        snapshot: The latest open snapshot.
+        put: Commits a merge result; waits until no other writer holds the lock.
+        turn: Lock held while merging.
         everything: Merge all segments into one first.
     """
 
@@ -64,23 +64,23 @@ class Merger:
         self._thread.start()
 
     def after_fork(self) -> None:
-        """See `lsr.forks`: it is the parent that merges."""
+        """Forget the merge: the parent process continues it; see `lsr.forks`."""
         self._lock, self._ended = threading.Lock(), True
         _running.discard(self)
 
     def ask(self, *, everything: bool) -> bool:
-        """Have it look again when it is done; False if it has ended already."""
+        """Request another round; False if the thread has already ended."""
         with self._lock:
             self._wanted, self._everything = True, self._everything or everything
             return self.is_alive
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still merges, or is about to."""
+        """Whether the thread is merging or about to start."""
         return not self._ended and self._thread.is_alive()
 
     def end(self, *, wait: bool = True) -> None:
-        """Return when it has ended: done, or with `wait=False` as soon as it can give up."""
+        """Wait until the thread has ended; with `wait=False`, abandon the current merge."""
         self.closing.set()
         if not wait:
             self.stop.set()
@@ -89,12 +89,13 @@ class Merger:
     def _run(self) -> None:
         try:
             while self._is_wanted():
+                # IndexLocked: another process is merging this folder already.
                 with output_errors(self._path), suppress(IndexLocked), MergeWorkspace(self._path) as aside:
-                    while self._merge(aside):  # one who merges is enough
+                    while self._merge(aside):
                         pass
         except Abandoned:
             pass
-        except Exception as error:  # of a thread nobody else would hear it; what is committed stays as it is
+        except Exception as error:  # reported by `end`; committed data stays unchanged
             self.error = error
             _log.warning("%s: merging in the background failed: %s", self._path, error)
         finally:
@@ -108,7 +109,7 @@ class Merger:
             return wanted
 
     def _merge(self, aside: MergeWorkspace) -> bool:
-        """Merge what is to be merged next; False if there was nothing."""
+        """Run the next merge; False if there is nothing to merge."""
         self._snapshot = Snapshot.latest(self._path, self._snapshot)
         parts, everything = self._snapshot.parts, self._everything
         self._everything = False
@@ -125,35 +126,35 @@ class Merger:
         finally:
             self.turn.release()
         self._put(merged, self)
-        aside.drop(merged.folder)  # if it was of no use
+        aside.drop(merged.folder)  # a no-op if it was committed
         return not self.stop.is_set()
 
 
 class MergeScheduler:
-    """Has the segments of an index merged in threads, one for each folder, and puts what they make in its place.
+    """Merges the segments of an index in background threads, one for each folder, and commits the results.
 
     Args:
-        changing: Held by whoever changes the index.
+        changing: Lock held while the index is changed.
     """
 
     def __init__(self, changing: threading.Condition) -> None:
         self._changing = changing
         self._mergers: dict[Path, Merger] = {}
-        self._waiting = 0  # for their turn to write
+        self._waiting = 0  # mergers waiting to commit
 
     @property
     def at_work(self) -> set[str]:
-        """The segments that are being merged."""
+        """Names of the segments being merged."""
         return {name for merger in self._mergers.values() for name in merger.at_work}
 
     def start(
         self, folders: Sequence[tuple[Path, Snapshot]], take: Callable[[Merged], bool], *, everything: bool
     ) -> bool:
-        """Have the segments of folders merged by threads; tells whether there is anything to merge.
+        """Start merging in the background; returns whether there is anything to merge.
 
         Args:
-            folders: The folders, and what is committed in each.
-            take: Puts what was merged in its place; False if somebody writes.
+            folders: The folders with their latest snapshots.
+            take: Commits a merge result; False if another writer holds the lock.
             everything: Merge all segments of a folder into one.
         """
         found, put = False, partial(self._put, take)
@@ -168,23 +169,23 @@ class MergeScheduler:
         return found
 
     def let_in(self) -> None:
-        """Called by whoever has just committed: lets a merge that waits for that be put in its place."""
+        """Let a waiting merge commit its result; call this after each commit."""
         if self._waiting:
             self._changing.notify_all()
             self._changing.wait(1.0)
 
     def end(self, *, wait: bool = True) -> Exception | None:
-        """Return when nothing is merged any more; gives what went wrong there."""
+        """Wait until no merge is running; returns the exception if one failed."""
         mergers, self._mergers = list(self._mergers.values()), {}
         for merger in mergers:
             merger.end(wait=wait)
         return next((merger.error for merger in mergers if merger.error), None)
 
     def _put(self, take: Callable[[Merged], bool], merged: Merged, merger: Merger) -> None:
-        """Put what a merger has made in its place, when nobody else writes.
+        """Commit a merge result as soon as no other writer holds the lock.
 
         Raises:
-            Abandoned: Somebody writes, and there is no time to wait.
+            Abandoned: Another writer holds the lock and the merger is closing.
         """
         with self._changing:
             self._waiting += 1
@@ -205,7 +206,7 @@ _running: set[Merger] = set()
 
 
 def _finish() -> None:
-    """At the end of the process: wait until all are done, at an interrupt until they have given up."""
+    """At exit, wait for all mergers; on an interrupt, until they have abandoned their merges."""
     for merger in list(_running):
         try:
             merger.end()
@@ -213,6 +214,6 @@ def _finish() -> None:
             merger.end(wait=False)
 
 
-# Merging needs executors, which are shut down before atexit's functions are called. Where this hook, the executors'
-# own, should be gone, merges that aren't done at the end are given up.
+# Merging needs executors, which shut down before atexit handlers run. If this hook, which executors use themselves, is
+# missing, unfinished merges are abandoned.
 getattr(threading, "_register_atexit", atexit.register)(_finish)

@@ -22,17 +22,17 @@ class PendingSegment:
         self.entry, self.documents, self._alive, self.changed = entry, documents, alive, False
 
     def matches(self, keys: Sequence[str]) -> Iterator[tuple[int, int, str | None]]:
-        """Documents with some ids, and their passages: the position in `keys`, the row, and the parent."""
+        """Yield documents with given ids, and their passages: position in `keys`, row, and parent."""
         for i, row in self.documents.matches(keys):
             if self.is_alive(row):
                 yield i, row, self.documents.parent(row)
 
     def is_alive(self, row: int) -> bool:
-        """Whether a document is not deleted."""
+        """Whether a document is live."""
         return self._alive is None or bool(self._alive[row])
 
     def mark(self, row: int, alive: bool) -> None:
-        """Mark a document as deleted, or as alive again."""
+        """Mark a document as deleted or live."""
         if not self.changed:
             self._alive = np.ones(len(self.documents), bool) if self._alive is None else self._alive.copy()
             self.changed = True
@@ -40,7 +40,7 @@ class PendingSegment:
         self._alive[row] = alive
 
     def write(self, transaction: Transaction) -> dict[str, Any]:
-        """Write the alive bits if they have changed; returns the manifest's entry."""
+        """Write the alive bits if they have changed; returns the manifest entry."""
         if not self.changed or self._alive is None:
             return self.entry
         path = transaction.alive_file()
@@ -91,7 +91,7 @@ class Buffer:
         self.n_bytes += other.n_bytes
 
     def batches(self, kept: Sequence[bool]) -> Iterator[VectorBatch]:
-        """The documents that aren't deleted."""
+        """Yield the live documents."""
         first = 0
         for batch in self._batches:
             here = np.array(kept[first : first + len(batch.vectors)], bool)
@@ -103,6 +103,6 @@ Unit = PendingSegment | Buffer
 
 
 def rows_of(batch: VectorBatch, kept: NDArray[np.bool_]) -> VectorBatch:
-    """Some rows of a batch; kept: (n,) bool."""
+    """Select rows of a batch by (n,) bool."""
     dense = None if batch.dense is None else batch.dense[kept]
     return VectorBatch(batch.documents.filter(pa.array(kept)), batch.vectors[kept], dense)

@@ -43,7 +43,7 @@ Source = Opened | str | PathLike[str]
 
 
 class BuildOptions(TypedDict, total=False):
-    """Keyword arguments of `Index.build` for documents, which explains them."""
+    """Keyword arguments of `Index.build`; see there."""
 
     encoder: Encoder | str | None
     impacts: ImpactType
@@ -108,7 +108,7 @@ class BuildSettings:
 
 
 class EncoderMetadata:
-    """An index' encoder: fingerprint, tokens, and files."""
+    """The encoder of an index: its fingerprint, tokens and files."""
 
     def __init__(self) -> None:
         self.fingerprint = Fingerprint()
@@ -116,12 +116,12 @@ class EncoderMetadata:
         self.encoder_files: dict[str, bytes] = {}
 
     def take(self, encoder: Encoder | None) -> None:
-        """Take over the encoder of some vectors."""
+        """Store an encoder, given or loaded from the vectors' source."""
         if encoder is None:
             return
         self.fingerprint.require_same(encoder.fingerprint, "the vectors", "the encoder given")
         self.fingerprint = encoder.fingerprint
-        if not encoder.living or self.vocabulary is None:  # else the vectors' own term ids count
+        if not encoder.living or self.vocabulary is None:  # otherwise keep the vectors' own term ids
             self.vocabulary = encoder.vocabulary
         self.encoder_files = encoder.query_files()
 
@@ -163,14 +163,15 @@ class EncoderMetadata:
 
 
 def growing(encoder: Encoder, tokens: Sequence[str] | None = None) -> Encoder:
-    """A living encoder that appends new terms of documents to its tokens, or to given ones; others stay unchanged."""
+    """Let a living encoder append new terms to its tokens, or to given ones; other encoders are returned unchanged."""
     known = list(encoder.vocabulary if tokens is None else tokens) if encoder.living else []
     return encoder.over(Lexicon(known, grows=True)) if encoder.living else encoder
 
 
 def quantizer_of(fingerprint: Fingerprint, scale: float = 0.0) -> Callable[[float, bool], Quantizer] | None:
-    """Builds the quantizer for impacts beside those of a scale, or for an encoder with a known largest weight; None if
-    neither is known.
+    """Return a function that builds quantizers with a given scale, or for the encoder's largest weight if known.
+
+    None if neither is known.
     """
     scale = scale or (fingerprint.max_weight or 0.0) / LEVELS
     return partial(Quantizer.beside, scale) if scale else None
@@ -219,11 +220,12 @@ def build_index(
     report: Report,
     quantizer: Callable[[float, bool], Quantizer] | None = None,
 ) -> Encoder | None:
-    """Build an index; arguments and errors are those of `Index.build`, and `quantizer` is that of `write_segment`. By
-    default, impacts that were stored before stay the same.
+    """Build an index; arguments and errors as for `Index.build`, and `quantizer` as for `write_segment`.
+
+    By default, impacts that were quantized before keep their values.
 
     Returns:
-        The encoder of the documents; None if they came as vectors.
+        The documents' encoder; None if they came as vectors.
     """
     check_output_empty(path, overwrite=overwrite)
     opened = open_source(source, encoder)
@@ -241,7 +243,7 @@ def build_index(
         batches = read_batches(opened, encoder, ids, settings, report)
         segment = write_segment(transaction, batches, settings, memory, quantizer)
         if isinstance(opened, Vectors):
-            known.vocabulary = opened.vocabulary  # a JSONL file's is complete only now
+            known.vocabulary = opened.vocabulary  # that of a JSONL file is complete only after reading
         if encoder is not None and not encoder.living and known.fingerprint.tokenizer is None:
             require_same_terms(known.vocabulary, encoder, "the vectors")
         known.take(encoder)
@@ -312,7 +314,7 @@ def read_batches(
         if not isinstance(corpus, Corpus):
             corpus = documents_corpus(corpus, replay=encoder.needs_fit, skip_bad=skip_bad)
         corpus = corpus.with_doubled() if doubled else corpus
-        # Without documents nothing can be learned; the first documents that are added will be used.
+        # Without documents there is nothing to fit; the first documents added later will do.
         if encoder.needs_fit and next(iter(corpus), None) is not None:
             fit(encoder, corpus)
         if settings.hybrid and not encoder.dense_width:
@@ -342,7 +344,7 @@ def write_segment(
     """
     folder = files.folder("segment")
     clusters = settings.summary_mass is not None
-    # Clusters of unrelated documents are useless.
+    # Clusters of unrelated documents are useless, so they imply ordering.
     order = "bisection" if clusters and settings.order == "auto" else settings.order
     try:
         documents = DocumentsWriter(folder)

@@ -1,12 +1,12 @@
-"""Merging: adjacent segments become one, without deleted documents, in a new order of storage.
+"""Merging: combine adjacent segments into one, without deleted documents and in a new storage order.
 
-Only neighbours are merged, because documents keep their order. The policy is that of Lucene's LogMergePolicy: segments
-have levels by size, each level a multiple of the one below, and enough segments of a level become one of the next. So a
-document is rewritten once for each level, and the number of segments grows with the logarithm of the number of
-documents. A segment that has lost more than a third of its documents is rewritten by itself.
+Only neighbours are merged, so documents keep their order. The policy is that of Lucene's LogMergePolicy: segments have
+levels by size, each level a multiple of the one below, and enough segments of one level become one of the next. So each
+document is rewritten once per level, and the number of segments grows with the logarithm of the number of documents. A
+segment that has lost more than a third of its documents is rewritten by itself.
 
-A writer merges within its transaction, or a `Merger` does it in a background thread while others commit. Documents that
-are deleted meanwhile are also deleted in the merged segment when it replaces its sources. If segments accumulate faster
+A writer merges within its transaction, or a `Merger` does it in a background thread while others commit. Documents
+deleted meanwhile are also deleted in the merged segment when it replaces its sources. If segments accumulate faster
 than they are merged (a large merge takes minutes), commits merge the newest ones themselves.
 """
 
@@ -30,9 +30,9 @@ from lsr.index.write.builder import BuildSettings, write_segment
 from lsr.io.vectors import VectorBatch
 from lsr.sparse import MOST_SHIFT
 
-MOST = 64  # segments that may wait for the merger; beyond it commits merge the newest themselves
-_FACTOR = 8  # segments of a level that become one of the next, and the ratio of their sizes
-_FLOOR = 128  # all segments up to _FACTOR times this many documents are of the lowest level
+MOST = 64  # number of segments beyond which commits merge the newest ones themselves
+_FACTOR = 8  # number of segments of a level that are merged, and the size ratio between levels
+_FLOOR = 128  # segments of up to _FACTOR times this many documents are on the lowest level
 _DEAD = 1 / 3
 
 
@@ -45,9 +45,9 @@ class Merged:
     """The result of a background merge.
 
     Attributes:
-        parts: The merged segments, as they were at the start.
-        entry: Its manifest entry; None if none of their documents was alive.
-        folder: Its folder.
+        parts: The source segments, as they were when the merge started.
+        entry: The merged segment's manifest entry; None if no document was live.
+        folder: The merged segment's folder.
         files: Its files, from `describe`.
     """
 
@@ -57,10 +57,10 @@ class Merged:
     files: Mapping[str, Any]
 
     def alive(self, now: Sequence[OpenSegment]) -> NDArray[np.bool_]:
-        """(n_docs,) bool, which of its documents haven't been deleted since.
+        """Return (n_docs,) bool: which documents haven't been deleted since.
 
         Args:
-            now: The present state of the same parts.
+            now: The source segments as they are now.
         """
         left = [np.empty(0, bool)]
         for before, after in zip(self.parts, now, strict=True):
@@ -72,15 +72,15 @@ class Merged:
 def plan_merges(
     entries: Sequence[Mapping[str, Any]], *, everything: bool = False, newest: bool = False
 ) -> tuple[int, int] | None:
-    """Which segments to merge next, by size.
+    """Choose the segments to merge next, by size.
 
     Args:
-        entries: The manifest's entries of the segments.
-        everything: Merge all, until there is one segment, of the latest format and without deleted documents.
-        newest: Choose the last run of the lowest level instead of the first, and no single segments.
+        entries: The segments' manifest entries.
+        everything: Merge all, until one segment is left, of the latest format and without deleted documents.
+        newest: Choose the last run of the lowest level rather than the first, and never a single segment.
 
     Returns:
-        Start and end (exclusive); None if nothing is to be merged. Call it again after merging.
+        Start and end (exclusive); None if there is nothing to merge. Call again after merging.
     """
     if everything:
         whole = len(entries) == 1 and entries[0]["n_alive"] == entries[0]["n_docs"]
@@ -91,7 +91,7 @@ def plan_merges(
             return i, i + 1
     levels = [int(math.log(max(entry["n_alive"] / _FLOOR, 1), _FACTOR)) for entry in entries]
     for level in sorted(set(levels)):
-        mine: list[int] = []  # segments of the level without a larger one between them
+        mine: list[int] = []  # segments of the level with no larger one between them
         runs: list[tuple[int, int]] = []
         for i, other in enumerate(levels):
             mine = [] if other > level else [*mine, i] if other == level else mine
@@ -106,25 +106,25 @@ def plan_merges(
 def merge_parts(
     files: StagedFiles, parts: Sequence[OpenSegment], settings: BuildSettings, stop: threading.Event | None = None
 ) -> dict[str, Any] | None:
-    """Write the alive documents of some segments as one segment.
+    """Write the live documents of several segments as one segment.
 
-    Documents' weights don't change: the finest scale of the segments is used, and documents whose weights don't fit get
-    a shift (lsr.index.segment.quantize).
+    Stored weights don't change: the merged segment gets the finest scale, and documents whose weights don't fit get a
+    shift (lsr.index.segment.quantize).
 
     Args:
         files: The transaction's files.
-        parts: Neighbouring segments.
-        settings: How the index is written.
+        parts: Adjacent segments.
+        settings: The index's build settings.
         stop: Checked between batches of documents.
 
     Returns:
-        The manifest's entry; None if no document is alive.
+        The segment's manifest entry; None if no document is live.
 
     Raises:
         Abandoned: `stop` was set.
     """
     scale, coarsest = min(part.entry["scale"] for part in parts), max(float(part.segment.scales[-1]) for part in parts)
-    while coarsest > scale * 2.0**MOST_SHIFT:  # larger ratios can't be represented; the rest is rounded
+    while coarsest > scale * 2.0**MOST_SHIFT:  # a larger ratio can't be represented, so round to a coarser scale
         scale *= 2
     n_terms = max(part.n_terms for part in parts)
 
@@ -137,7 +137,7 @@ def merge_parts(
                 batch.vectors.data *= factor
                 yield batch
 
-    # Weights are written in units of the new scale.
+    # Express weights in units of the new scale.
     entry = write_segment(files, batches(), settings, quantizer=lambda *_: Quantizer(1.0, True))
     if entry is not None:
         rounded = [part.entry["scale"] < scale for part in parts]
@@ -149,7 +149,7 @@ def merge_parts(
 def merge_aside(
     aside: MergeWorkspace, parts: Sequence[OpenSegment], settings: BuildSettings, stop: threading.Event
 ) -> Merged:
-    """Like `merge_parts`, in the background, and synced to disk, so that taking it over is quick."""
+    """Run `merge_parts` in a workspace and sync the result to disk, so that committing it is quick."""
     entry = merge_parts(aside, parts, settings, stop)
     if entry is None:
         return Merged(tuple(parts), None, aside.root, {})

@@ -1,7 +1,7 @@
-"""Keep an index up to date with a folder of files. New, changed, moved and deleted files are found by their content.
+"""Keep an index up to date with a folder of files; new, changed, moved and deleted files are found by content.
 
-The state is in the index itself: every document has the metadata "source", its file, and "digest", a digest of the
-file. So a kill loses nothing that was committed, and the next `sync` resumes from there.
+The state is in the index itself: each document's metadata has "source", its file, and "digest", a hash of the file. So
+after a kill, the next `sync` resumes from the last commit.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from lsr.index.search.snapshot import Snapshot
 from lsr.index.write.update_batch import Change
 from lsr.io.document import Document
 
-_SECONDS = 30.0  # of reading and encoding between commits; a kill loses at most this much
-_FEW = 10  # an index of at most this many files may lose all of them at once
+_SECONDS = 30.0  # between commits; a kill loses at most this much work
+_FEW = 10  # an index of at most this many files may lose all of them in one sync
 
 
 class Changeable(Protocol):
-    """The part of an index' interface that sync needs."""
+    """The part of an index's interface that sync needs."""
 
     path: Path
 
@@ -52,16 +52,16 @@ class Changeable(Protocol):
 
 @dataclass
 class Synced:
-    """The result of `Index.sync`, in numbers of files.
+    """The result of `Index.sync`: numbers of files.
 
     Attributes:
         new: New files.
         changed: Files with other content.
         moved: Files with the content of one that no longer exists.
-        gone: Files that no longer exist and weren't moved.
+        gone: Files that were deleted.
         unchanged: Files with the same content.
-        bad: Messages about files that were left out.
-        report: Counts of encoding.
+        bad: Messages about files that were skipped.
+        report: Encoding counts.
     """
 
     new: int = 0
@@ -112,10 +112,10 @@ def sync(index: Changeable, corpus: FileCorpus) -> Synced:
 
 
 def known_files(snapshot: Snapshot) -> dict[str, str]:
-    """{file: digest} of an index; the digest is empty for a file that is there in two states.
+    """Return {file: digest} of an index; the digest is empty if documents of a file disagree.
 
     Raises:
-        DataError: Documents have other values under these keys.
+        DataError: Documents use these metadata keys for something else.
     """
     known: dict[str, str] = {}
     for part in snapshot.parts:
@@ -137,7 +137,7 @@ def known_files(snapshot: Snapshot) -> dict[str, str]:
 
 
 def _documents_of(snapshot: Snapshot, sources: Collection[str]) -> list[str]:
-    """The ids of the documents of some files."""
+    """Return the ids of the documents of some files."""
     ids: dict[str, None] = {}
     wanted = pa.array(sorted(sources), pa.string())
     for part in snapshot.parts:
@@ -155,7 +155,7 @@ def _documents_of(snapshot: Snapshot, sources: Collection[str]) -> list[str]:
 def _look(
     corpus: FileCorpus, known: Mapping[str, str], passed_over: PassedOver
 ) -> tuple[list[tuple[Found, str]], dict[Found, str]]:
-    """Existing files with their digests, and unreadable files with the reason."""
+    """Return the existing files with their digests, and the unreadable ones with the reason."""
     found, bad = [], {}
     for file in corpus.files(passed_over):
         try:
@@ -172,24 +172,24 @@ def _require_same_folder(
     found: list[tuple[Found, str]],
     gone: Collection[str],
 ) -> None:
-    """Refuse to empty an index, for example because a folder isn't mounted, or is the wrong one.
+    """Refuse to empty an index, as when a folder isn't mounted or is the wrong one.
 
     Raises:
-        DataError: None of the index' files exists.
+        DataError: None of the index's files exists.
     """
     if not known or len(gone) < len(known) or (found and len(known) <= _FEW):
         return
     if {digest for _, digest in found} & set(known.values()):
         return
     raise DataError(
-        f"none of the {len(known):,} files that {index.path} was made of exists here: is it the right folder? "
+        f"none of the {len(known):,} files that {index.path} was made from exists here: is it the right folder? "
         f"lsr index {corpus.root} --out {index.path} --overwrite builds the index again",
         str(corpus.root),
     )
 
 
 def _moved(known: Mapping[str, str], gone: Collection[str], pending: Collection[tuple[Found, str]]) -> set[str]:
-    """New files with the content of a file that no longer exists."""
+    """Return new files with the content of a file that no longer exists."""
     left: dict[str, int] = {}
     for name in gone:
         left[known[name]] = left.get(known[name], 0) + 1
@@ -210,8 +210,8 @@ def _add_some(
     synced: Synced,
     left_out: LeftOutFiles,
 ) -> None:
-    """Read and add files until it is time for a commit."""
-    made: dict[str, set[str]] = {}  # {file: ids of its documents} of readable files
+    """Read and add files until a commit is due."""
+    made: dict[str, set[str]] = {}  # {readable file: ids of its documents}
 
     def documents() -> Iterator[Document]:
         until = time.monotonic() + _SECONDS
@@ -224,7 +224,7 @@ def _add_some(
                     continue
                 ids.add(document.id)
                 yield document
-            if ids or not left_out.failed:  # else keep the old documents: the file may be half written
+            if ids or not left_out.failed:  # otherwise keep the old documents: the file may be half written
                 made[file.name] = ids
             if time.monotonic() >= until:
                 break
@@ -248,12 +248,12 @@ def _sum_up(report: Report, more: Report) -> None:
 
 
 def watch(index: Changeable, corpus: FileCorpus, tell: Callable[[Synced], None]) -> None:
-    """Bring an index up to date whenever a file changes, until interrupted.
+    """Sync an index whenever a file changes, until interrupted.
 
     Args:
         index: The index.
         corpus: The files.
-        tell: Called after every change.
+        tell: Called after each sync that changed anything.
 
     Raises:
         MissingExtra: watchfiles isn't installed.
@@ -271,7 +271,7 @@ def watch(index: Changeable, corpus: FileCorpus, tell: Callable[[Synced], None])
         inside = changed.relative_to(root).parts if changed.is_relative_to(root) else changed.parts[-1:]
         return not any(part.startswith(".") for part in inside) or changed.name == ".gitignore"
 
-    first = True  # for changes before the watch began
+    first = True  # for changes made before the watch began
     for changes in watchfiles.watch(root, watch_filter=counts, yield_on_timeout=True, rust_timeout=1000):
         if (changes or first) and (synced := sync(index, corpus)):
             tell(synced)

@@ -1,4 +1,4 @@
-"""TermMapper: vectors of others, checked and brought into the terms of an index."""
+"""TermMapper: maps the terms of given vectors to those of an index."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lsr.sparse import MAX_TERMS, SparseMatrix
 
 
 class TermMapper:
-    """Brings vectors into the terms of an index, whose vocabulary may grow by their tokens.
+    """Maps vectors to the terms of an index, whose vocabulary may grow by their tokens.
 
     Attributes:
-        grown: What is known of the encoder when all vectors have been read, if there were new tokens.
+        grown: The encoder's metadata after all vectors are read, if there were new tokens; else None.
 
     Args:
         path: The index, for messages.
-        source: Where the vectors come from.
-        known: What the index knows of its encoder.
-        fresh: Whether that is nothing yet: then it is learned from the source.
+        source: The vectors.
+        known: The index's encoder metadata.
+        fresh: Whether `known` is still empty and has to be taken from the source.
 
     Raises:
-        EncoderMismatch: Vectors of another encoder.
-        DataError: Vectors with tokens, but the index doesn't know its own.
+        EncoderMismatch: The vectors come from another encoder.
+        DataError: The vectors have tokens, but the index's tokens aren't known.
     """
 
     def __init__(self, path: str, source: SparseMatrix | Vectors, known: EncoderMetadata, *, fresh: bool) -> None:
@@ -41,18 +41,18 @@ class TermMapper:
         self.grown: EncoderMetadata | None = None
         self._ours = None if known.vocabulary is None else list(known.vocabulary)
         if self._tokens is not None and self._ours is None:
-            raise DataError(f"these vectors have tokens, but the index {path} doesn't know its own", self._where)
+            raise DataError(f"these vectors have tokens, but those of the index {path} aren't known", self._where)
         foreign = source.fingerprint if isinstance(source, Vectors) and self._tokens is not None else None
         ours_alone = foreign is None or (bool(known.encoder_files) and foreign.tokenizer is None)
         self._closed = bool(self._ours) and (ours_alone or known.fingerprint.vocabulary_size is not None)
         self._term_of = {token: term for term, token in enumerate(self._ours or ())}
-        self._terms: list[int] = []  # of each of their tokens
+        self._terms: list[int] = []  # the index's term for each source token
 
     def mapped(self, batches: Iterator[VectorBatch]) -> Iterator[VectorBatch]:
-        """The same documents with vectors in the terms of the index.
+        """Yield the documents with their vectors in the index's terms.
 
         Raises:
-            DataError: A token or a term that the index doesn't have.
+            DataError: The index lacks a token or a term.
         """
         known, ours = self._known, self._ours
         for batch in batches:
@@ -71,11 +71,11 @@ class TermMapper:
             self.grown.vocabulary = ours
 
     def _by_tokens(self, vectors: SparseMatrix, ours: list[str]) -> SparseMatrix:
-        """Vectors whose terms are places among the source's tokens, of which there are more from batch to batch."""
+        """Map vectors whose terms are positions among the source's tokens, which may grow from batch to batch."""
         for token in (self._tokens or ())[len(self._terms) :]:
             if token not in self._term_of:
                 if self._closed:
-                    raise DataError(f"the token {token!r} isn't in the index' vocabulary", self._where)
+                    raise DataError(f"the token {token!r} isn't in the index's vocabulary", self._where)
                 self._term_of[token] = len(ours)
                 ours.append(token)
             self._terms.append(self._term_of[token])
@@ -86,7 +86,7 @@ class TermMapper:
 
 
 def _learn(known: EncoderMetadata, source: SparseMatrix | Vectors) -> None:
-    """Take what a source tells of its encoder."""
+    """Fill `known` with the fingerprint and tokens of a source."""
     if isinstance(source, Vectors):
         known.fingerprint, known.encoder_files = source.fingerprint, dict(source.encoder_files)
         known.vocabulary = None if source.vocabulary is None else []

@@ -1,4 +1,4 @@
-"""One call that changes an index: resolve its documents against existing ones, apply, and undo."""
+"""One call that adds documents: match them with existing ones, apply the change, and undo it on failure."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lsr.io.vectors import VectorBatch
 
 @dataclass
 class Change:
-    """The changes of a call, which take effect with the next commit.
+    """The changes made by a call; they take effect with the next commit.
 
     Attributes:
         added: Number of new documents.
         updated: Number of documents that replaced one with the same id.
         deleted: Number of deleted documents.
         missing: Ids to delete that don't exist.
-        bad: Messages about documents that were left out; `refused` counts them.
-        report: Counts of encoding.
+        bad: Messages about skipped documents.
+        report: Encoding counts.
     """
 
     added: int = 0
@@ -37,7 +37,7 @@ class Change:
 
     @property
     def refused(self) -> int:
-        """How many documents were left out."""
+        """Number of skipped documents."""
         return len(self.bad)
 
     def __bool__(self) -> bool:
@@ -51,12 +51,12 @@ class Change:
 
 
 class Call:
-    """One call of `Writer.add`: its documents, and how to undo its changes to earlier documents.
+    """One call of `Writer.add`: its documents, and how to undo its changes to earlier ones.
 
     Attributes:
-        fresh: Its documents that aren't in a segment yet.
-        before: Which documents of the buffer were alive at the start.
-        early: The segment that this buffer has become meanwhile, if any.
+        fresh: The call's documents that aren't in a segment yet.
+        before: For each document of the writer's buffer, whether it was live when the call started.
+        early: The segment that this buffer was written to during the call, if any.
     """
 
     def __init__(self, buffer: Buffer, replace: bool, skip_bad: bool, change: Change) -> None:
@@ -64,19 +64,19 @@ class Call:
         self.fresh, self.before = Buffer(), list(buffer.alive)
         self.early: PendingSegment | None = None
         self._marked: list[tuple[Unit, int]] = []
-        self._parents: set[str] = set()  # documents whose passages this call has added
+        self._parents: set[str] = set()  # documents whose passages this call added
         self._number = 0
 
     def take(self, batch: VectorBatch, before: Sequence[Unit], own: Sequence[Unit]) -> None:
-        """Add documents, and mark those that they replace as deleted.
+        """Add documents and mark those that they replace as deleted.
 
         Args:
             batch: The documents.
-            before: Existing documents.
+            before: Documents from before the call.
             own: Documents that this call has added so far.
 
         Raises:
-            DoubledId: An id exists already, or occurs twice.
+            DoubledId: An id already exists or occurs twice.
         """
         ids, parents = batch.ids, list(batch.documents.column("parent").to_pylist())
         owners = [parent or doc_id for doc_id, parent in zip(ids, parents, strict=True)]
@@ -97,7 +97,7 @@ class Call:
         before: Sequence[Unit],
         own: Sequence[Unit],
     ) -> NDArray[np.bool_]:
-        """(n,) bool, which documents are added; the first of a repeated id."""
+        """Return (n,) bool: which documents to add; the first one of a repeated id."""
         first_of = {doc_id: i for i, doc_id in reversed(list(enumerate(ids)))}
         firsts = {parent for parent in parents if parent is not None and parent not in self._parents}
         keys = list(dict.fromkeys(chain(ids, firsts)))
@@ -127,10 +127,10 @@ class Call:
         before: Sequence[Unit],
         own: Sequence[Unit],
     ) -> NDArray[np.bool_]:
-        """(n,) bool, which documents replace others; the last of a repeated id."""
+        """Return (n,) bool: which documents to keep; the last one of a repeated id. Marks those that they replace."""
         kept, anew = _last_versions(ids, parents, owners)
         here = np.flatnonzero(kept).tolist()
-        # A passage of a document with passages from this call is another one, or the first of a later version.
+        # A passage of a document with earlier passages in this call belongs to it, or starts its next version.
         more = [i for i in here if owners[i] in self._parents and owners[i] not in anew]
         more_ids = [ids[i] for i in more]
         again = sorted({more[i] for unit in own for i, _, _ in unit.matches(more_ids)}, reverse=True)
@@ -159,7 +159,7 @@ class Call:
         self._change.bad.append(f"document {number}: {problem}")
 
     def moved(self, buffer: Buffer, stored: PendingSegment | None) -> None:
-        """Note that earlier documents are in a segment now."""
+        """Record that the writer's buffer from before the call was written as a segment."""
         if stored is None:
             return
         self.early = stored
@@ -169,7 +169,7 @@ class Call:
         self.before = []
 
     def undo(self) -> None:
-        """Make all documents alive again that this call has deleted."""
+        """Restore all documents that this call marked as deleted."""
         for unit, row in self._marked:
             unit.mark(row, True)
         if self.early is not None:
@@ -178,10 +178,9 @@ class Call:
 
 
 def _last_versions(ids: list[str], parents: list[str | None], owners: list[str]) -> tuple[NDArray[np.bool_], set[str]]:
-    """(n,) bool, which passages belong to the last version of their document, and which documents have several
-    versions.
+    """Return (n,) bool: which rows belong to the last version of their document; and the documents with several.
 
-    A new version begins if a passage's id is repeated, or if a document changes between whole and cut.
+    A new version starts where a passage's id repeats, or where a document changes between whole and cut.
     """
     kept, anew = np.ones(len(ids), bool), set[str]()
     versions: dict[str, dict[str, int]] = {}

@@ -1,8 +1,8 @@
-"""Writer: changes of an index, buffered in memory, written as segments, committed together.
+"""Writer: buffers changes of an index in memory, writes them as segments, and commits them together.
 
-A writer holds the index' lock. Added documents go to a buffer; a full buffer becomes a segment that isn't in the
-manifest yet. Deleting marks a document; marks in segments are written as new files of alive bits. `commit` writes a
-manifest with all of this. Each call takes effect completely, or not at all if it fails.
+A writer holds the index's lock. Added documents go to a buffer; a full buffer becomes a segment that isn't in the
+manifest yet. Deleting marks a document; marks in existing segments are written as new files of alive bits. `commit`
+writes a manifest with all of this. A call takes effect completely, or not at all if it fails.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ import numpy as np
 
 from lsr.encode.base import Encoder
 from lsr.encode.corpus import Report
-from lsr.encode.lexicon import Lexicon
-from lsr.encode.load import load_encoder_files
-from lsr.errors import CorruptIndex, DataError, EncoderError, IndexLocked, LsrError, OutputError
+from lsr.errors import CorruptIndex, DataError, IndexLocked, LsrError, OutputError
 from lsr.index.search.open_segment import write_alive
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.columns import Columns
@@ -32,7 +30,6 @@ from lsr.index.storage.transaction import Transaction
 from lsr.index.write.buffer import Buffer, PendingSegment, Unit
 from lsr.index.write.builder import (
     BuildSettings,
-    EncoderMetadata,
     Opened,
     Source,
     manifest_of,
@@ -41,11 +38,10 @@ from lsr.index.write.builder import (
     read_batches,
     write_segment,
 )
+from lsr.index.write.encoder_state import EncoderState
 from lsr.index.write.merge import MOST, Merged, merge_parts, plan_merges
-from lsr.index.write.term_mapper import TermMapper
 from lsr.index.write.update_batch import Call, Change
-from lsr.io.vectors import VectorBatch, Vectors
-from lsr.sparse import SparseMatrix
+from lsr.io.vectors import VectorBatch
 
 _log = logging.getLogger(__name__)
 
@@ -53,18 +49,18 @@ _BUFFER = 1 << 28  # largest buffer of documents and vectors, in bytes
 
 
 class Writer:
-    """Changes an index. Only one writer at a time.
+    """Changes an index; only one writer at a time.
 
     Attributes:
         snapshot: The committed state.
-        closed: Whether `close` has begun.
+        closed: Whether `close` was called.
 
     Args:
-        path: The index' folder.
-        snapshot: The latest snapshot that is open.
-        others: Writers of the other shards: ids are unique over all of them, and an update deletes there, too.
-        scale: Scale of the sharded index, if it has one already.
-        tokens: Tokens of the sharded index, if it has more than this shard.
+        path: The index's folder.
+        snapshot: The latest open snapshot.
+        others: Writers of the other shards: ids are unique over all shards, and an update deletes in all of them.
+        scale: The scale of the sharded index; 0 if it has none yet.
+        tokens: The tokens of the sharded index, if it has more than this shard.
 
     Raises:
         IndexLocked: Another writer holds the lock.
@@ -80,17 +76,17 @@ class Writer:
         scale: float = 0.0,
         tokens: Sequence[str] | None = None,
     ) -> None:
-        read_manifest(path)  # fail before anything is created
+        read_manifest(path)  # fail before creating any file
         self._tokens = tokens
         self._path, self._others, self._beside = path, tuple(others), scale
         self.closed = self._torn = False
-        self._reading = False  # whether documents to add are being read
+        self._reading = False  # whether `add` is consuming its source
         self._transaction = Transaction(path)
         try:
             self.snapshot = Snapshot.latest(path, snapshot)
             if self.snapshot.damaged:
                 raise CorruptIndex("\n".join(self.snapshot.damaged))
-            if self._transaction.manifest != self.snapshot.manifest:  # files it doesn't know would be removed
+            if self._transaction.manifest != self.snapshot.manifest:  # else close would remove newer files
                 raise CorruptIndex(f"{path}: the manifest keeps changing; try again")
             self._begin()
         except BaseException:
@@ -99,18 +95,10 @@ class Writer:
 
     def _begin(self) -> None:
         """Start from the committed state."""
-        manifest, shared = self.snapshot.manifest, self.snapshot.shared
+        manifest = self.snapshot.manifest
         self._settings = BuildSettings.of(manifest)
         self._scale = float(manifest["scale"]) or self._beside
-        self._known = EncoderMetadata()
-        self._known.fingerprint, self._known.encoder_files = shared.fingerprint, shared.encoder_files
-        self._known.vocabulary = shared.vocabulary
-        if self._tokens is not None and len(self._tokens) > len(shared.vocabulary or ()):
-            self._known.vocabulary = self._tokens
-        self._learned = False  # whether the encoder was learned since the last commit, apart from appended tokens
-        self._n_tokens = len(shared.vocabulary or ())  # that are committed
-        self._growing: Lexicon | None = None
-        self._n_before = len(self._known.vocabulary or ())
+        self._encoder = EncoderState(self._path, self.snapshot, self._tokens)
         self._stored = [PendingSegment(dict(p.entry), p.documents, p.alive) for p in self.snapshot.parts]
         self._buffer = Buffer()
         self.changed = False
@@ -126,13 +114,12 @@ class Writer:
         replace: bool,
         skip_bad: bool,
     ) -> Change:
-        """Add documents, or with `replace` replace those with the same ids; see `Index.add`."""
+        """Add documents; with `replace`, replace those with the same ids. See `Index.add`."""
         self.require_whole()
         self._require_idle()
         opened, change = open_source(source, skip_bad=skip_bad), Change()
         call = Call(self._buffer, replace, skip_bad, change)
-        n_stored, known, scale, learned = len(self._stored), self._known, self._scale, self._learned
-        n_tokens = len(known.vocabulary or ())
+        n_stored, scale, saved = len(self._stored), self._scale, self._encoder.saved()
         self._reading = True
         try:
             with output_errors(self._path):
@@ -143,14 +130,14 @@ class Writer:
                     own = [stored for stored in self._stored[n_stored:] if stored is not call.early]
                     call.take(batch, before, [*own, call.fresh])
                     if self._buffer.n_bytes + call.fresh.n_bytes > _BUFFER:
-                        # Documents of earlier calls are written in their state before this call, which may still fail.
+                        # Write earlier documents in their state before this call, which may still fail.
                         call.moved(self._buffer, self._spill(self._buffer, call.before))
                         self._buffer = Buffer()
                         self._spill(call.fresh, call.fresh.alive)
                         call.fresh = Buffer()
-                if self._others and self._learned:
+                if self._others and self._encoder.learned:
                     raise DataError(
-                        f"{self._path}: a shard alone can't learn new tokens or fit an encoder; build all shards again"
+                        f"{self._path}: a single shard can't learn new tokens or fit an encoder: build all shards again"
                     )
         except BaseException:
             with self._in_one():
@@ -159,11 +146,9 @@ class Writer:
                     if stored is not call.early:
                         self._transaction.drop(self._path / stored.entry["name"])
                 self._stored = self._stored[:n_stored] + ([call.early] if call.early else [])
-                self._buffer = Buffer() if call.early else self._buffer  # its documents are in that segment
+                self._buffer = Buffer() if call.early else self._buffer  # early has its documents now
                 self._scale = call.early.entry["scale"] if call.early and not scale else scale
-                self._known, self._learned = known, learned
-                if self._growing is not None:
-                    self._growing.cut(n_tokens)
+                self._encoder.restore(saved)
             raise
         finally:
             self._reading = False
@@ -176,8 +161,9 @@ class Writer:
         return change
 
     def delete(self, ids: Iterable[str], where: Filter | None = None, *, known: bool = False) -> Change:
-        """Delete documents by id with their passages, and documents that match a filter; see `Index.delete`. With
-        `known` the filter's columns were checked already.
+        """Delete documents by id with their passages, and documents that match a filter; see `Index.delete`.
+
+        With `known`, the filter's columns aren't checked again.
         """
         self.require_whole()
         self._require_idle()
@@ -201,7 +187,7 @@ class Writer:
 
     @contextmanager
     def _in_one(self) -> Iterator[None]:
-        """Mark a change as in progress; if it is interrupted, only a rollback is possible."""
+        """Mark a change as in progress; if it is interrupted, the writer can only roll back."""
         self._torn = True
         yield
         self._torn = False
@@ -220,11 +206,11 @@ class Writer:
     def columns(self) -> list[Columns]:
         """The columns of all documents, including uncommitted ones."""
         with output_errors(self._path):
-            self._flush()  # columns exist only in segments
+            self._flush()  # only segments have columns
         return [s.documents.columns for s in self._stored if s.documents.columns is not None]
 
     def _delete_where(self, where: Filter) -> int:
-        """Delete documents that match a filter; returns their number, with passages of a document counted once."""
+        """Delete the documents that match a filter; returns their number, counting a cut document once."""
         gone = set()
         for stored in self._stored:
             for row in np.flatnonzero(where.mask(stored.documents.columns, len(stored.documents))).tolist():
@@ -242,8 +228,7 @@ class Writer:
         skip_bad: bool,
         doubled: bool,
     ) -> Iterator[VectorBatch]:
-        """Yield documents of any source with vectors in the index' terms; with `doubled` also repeated ids."""
-        empty, known = not (self._stored or self._buffer.alive), self._known
+        """Read documents from any source, with vectors in the index's terms; with `doubled`, also repeated ids."""
         read = partial(
             read_batches,
             source,
@@ -253,50 +238,16 @@ class Writer:
             skip_bad=skip_bad,
             doubled=doubled,
         )
-        if isinstance(source, SparseMatrix | Vectors):
-            if empty and not (known.encoder_files or known.vocabulary or known.fingerprint.vocabulary_size):
-                known = EncoderMetadata()  # unknown yet: the first documents decide
-            mapper = TermMapper(str(self._path), source, known, fresh=known is not self._known)
-            if known is not self._known:
-                self._known, self._learned = known, True
-            yield from mapper.mapped(read(None))
-            if mapper.grown is not None:
-                self._known, self._growing = mapper.grown, None
-            return
-        if not known.encoder_files:
-            if next(iter(source), None) is None:
-                return
-            raise EncoderError(
-                f"{self._path}: this index was built from vectors without their encoder ({known.fingerprint}): "
-                "add vectors of the same encoder"
-            )
-        model = encoder()
-        if model.living:
-            if self._growing is None:
-                tokens, shared = list(known.vocabulary or ()), self.snapshot.shared
-                term_of = dict(shared.term_of) if len(shared.term_of) == len(tokens) else None
-                self._growing = Lexicon(tokens, term_of, grows=True)
-                known.vocabulary = self._growing.tokens
-            yield from read(model.over(self._growing))
-            return
-        unlearned = model.needs_fit  # no document has a term yet
-        if unlearned:  # fit to these documents; forgotten if the call fails
-            model = load_encoder_files(known.encoder_files)
-        yield from read(model)
-        if model.fingerprint != known.fingerprint:
-            if not unlearned:
-                known.fingerprint.require_same(model.fingerprint, f"the index {self._path}", "the encoder given")
-            self._known, self._learned = EncoderMetadata(), True  # it has just been fitted
-            self._known.take(model)
+        return self._encoder.batches(source, encoder, read, empty=not (self._stored or self._buffer.alive))
 
     def _flush(self) -> None:
         """Write the buffer as a segment."""
         stored = self._written(self._buffer, self._buffer.alive)
-        # In one statement, so that an interrupt can't lose the documents.
+        # One statement, so that an interrupt can't lose the documents.
         self._stored, self._buffer = [*self._stored, *([stored] if stored else [])], Buffer()
 
     def _spill(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
-        """Like `_written`, and keep the segment."""
+        """Write a buffer as a segment and keep it among the stored ones."""
         stored = self._written(buffer, kept)
         if stored is not None:
             self._stored.append(stored)
@@ -305,7 +256,7 @@ class Writer:
     def _written(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
         """Write a buffer as a segment; None if it is empty."""
         scale = self._scale
-        quantizer = quantizer_of(self._known.fingerprint, scale) or Quantizer.of
+        quantizer = quantizer_of(self._encoder.fingerprint, scale) or Quantizer.of
         if not any(kept):
             return None
         entry = write_segment(self._transaction, buffer.batches(kept), self._settings, quantizer=quantizer)
@@ -317,7 +268,7 @@ class Writer:
     # --- the end of a transaction -----------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Make the changes durable, and visible after opening or refreshing the index."""
+        """Make the changes durable, and visible to readers that open or refresh the index."""
         self.require_whole()
         self._require_idle()
         if not self.changed:
@@ -359,10 +310,10 @@ class Writer:
             _log.warning("%s: merging failed: %s", self._path, error)
 
     def take(self, merged: Merged) -> bool:
-        """Replace segments by the result of a background merge, without documents deleted since, and commit.
+        """Replace segments by the result of a background merge and commit; documents deleted since are left out.
 
         Returns:
-            False if the segments were merged or replaced meanwhile; then nothing is done.
+            False, with nothing done, if the source segments were merged or replaced meanwhile.
         """
         names = [part.entry["name"] for part in merged.parts]
         here = [part.entry["name"] for part in self.snapshot.parts]
@@ -383,24 +334,16 @@ class Writer:
         return True
 
     def _swap(self, first: int, end: int, entry: Mapping[str, Any] | None) -> None:
-        """Commit a segment, or none, in place of some."""
+        """Replace a run of segments by one segment, or none, and commit."""
         entries = [dict(part.entry) for part in self.snapshot.parts]
         entries[first:end] = [] if entry is None else [dict(entry)]
         self._replace(entries)
 
     def _replace(self, segments: list[dict[str, Any]]) -> None:
-        """Commit a manifest of these segments."""
-        names = ("fingerprint", "shared", "has_encoder", "has_vocabulary")
-        shared = {name: self.snapshot.manifest[name] for name in names}
-        tokens, grown = len(self._known.vocabulary or ()), self.snapshot.manifest.get("grown")
-        if self._learned:
-            shared = self._known.write(self._transaction)
-        elif tokens > self._n_before:
-            shared |= self._known.write_grown(self._transaction, grown or (), self._n_tokens)
-        elif grown:
-            shared["grown"] = grown
+        """Commit a manifest with these segments."""
+        shared = self._encoder.write(self._transaction)
         segments = [segment for segment in segments if segment["n_alive"]]
-        if segments:  # later changes are written beside these
+        if segments:  # later segments use the scale of the largest one
             self._scale = float(max(segments, key=lambda segment: segment["n_postings"])["scale"])
         manifest = manifest_of(shared, self._settings, self._scale, segments)
         whole = self._transaction.commit(manifest)
@@ -411,7 +354,7 @@ class Writer:
         if self._reading:
             raise IndexLocked(
                 f"{self._path}: the iterator of documents to add changes this index: let it only yield documents, "
-                "and commit when `add` has returned"
+                "and commit after `add` has returned"
             )
 
     def close(self) -> None:

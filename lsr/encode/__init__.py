@@ -6,6 +6,10 @@ from lsr._lazy import lazy_names
 
 _HOMES = {
     "BM25Encoder": "lsr.encode.bm25",
+    "CodeSettings": "lsr.encode.autoencoder",
+    "Codes": "lsr.encode.codes",
+    "CsrEncoder": "lsr.encode.codes",
+    "EaseEncoder": "lsr.encode.ease",
     "Encoder": "lsr.encode.base",
     "EncoderOptions": "lsr.encode.load",
     "HybridEncoder": "lsr.encode.hybrid",
@@ -21,10 +25,14 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from lsr.encode.autoencoder import CodeSettings as CodeSettings
     from lsr.encode.base import Encoder as Encoder
     from lsr.encode.bm25 import BM25Encoder as BM25Encoder
+    from lsr.encode.codes import Codes as Codes
+    from lsr.encode.codes import CsrEncoder as CsrEncoder
     from lsr.encode.corpus import Report as Report
     from lsr.encode.corpus import encode_corpus as encode_corpus
+    from lsr.encode.ease import EaseEncoder as EaseEncoder
     from lsr.encode.hybrid import HybridEncoder as HybridEncoder
     from lsr.encode.inference_free import InferenceFreeEncoder as InferenceFreeEncoder
     from lsr.encode.load import EncoderOptions as EncoderOptions

@@ -180,12 +180,12 @@ class Analyzer:
             yield known.get(raw) or self.word(raw)
 
     def words_of(self, text: str) -> Iterator[tuple[str, Word]]:
-        """The words of a text as they stand in it normalized, and what each comes to."""
+        """The words of the normalized text, each with its analysis."""
         for raw in self._pattern.findall(normalized(text)):
             yield raw, self.word(raw)
 
     def word(self, raw: str) -> Word:
-        """What a word comes to."""
+        """Analyze a word."""
         terms = tuple(self._terms(raw))
         length = sum(term.counts for term in terms)
         word = Word(tuple(term.term for term in terms), length, terms)
@@ -335,12 +335,12 @@ def _pattern() -> re.Pattern[str]:
 
 @cache
 def _lucene_pattern() -> re.Pattern[str]:
-    """A word of Lucene's StandardTokenizer, of scripts that have spaces: what joins letters, and what joins digits."""
+    """A pattern for a word of Lucene's StandardTokenizer, in scripts with spaces."""
     return re.compile(r"\w+(?:(?:(?<=[^\W\d_])[.:'’·](?=[^\W\d_])|(?<=\d)[.,;'’](?=\d))\w+)*")
 
 
 def _lucene_length(length: int) -> int:
-    """A length as Lucene keeps it, in a byte: exact below 40, then four binary digits of what is above 24."""
+    """A length rounded as Lucene stores it, in a byte: exact below 40, then with four significant bits above 24."""
     above = length - 24
     spare = max(above.bit_length() - 4, 0) if above > 0 else 0
     return length if not spare else 24 + (above >> spare << spare)
@@ -361,7 +361,7 @@ def _scripts() -> re.Pattern[str]:
 # --- languages --------------------------------------------------------------------------------------------------------
 
 
-# By the codes of ISO 639-1. What is written without spaces has no stems: it is taken apart into characters and pairs.
+# By ISO 639-1 code. Languages without spaces have no stems; they are split into characters and pairs of them.
 _CODES = {
     "ar": "arabic", "hy": "armenian", "eu": "basque", "ca": "catalan", "cs": "czech", "da": "danish", "nl": "dutch",
     "en": "english", "eo": "esperanto", "et": "estonian", "fi": "finnish", "fr": "french", "de": "german",
@@ -374,7 +374,7 @@ _CODES = {
 
 
 def language_name(language: str) -> str:
-    """A language as Snowball calls it: "german" of "german", "de" and "de-AT"; also "none" and "lucene".
+    """Snowball's name of a language: "german" for "german", "de" and "de-AT"; also "none" and "lucene".
 
     Raises:
         EncoderError: No such language.
@@ -409,7 +409,7 @@ def _stop_words(language: str, choice: str) -> Iterable[str]:
 
 
 def stop_words_of(language: str) -> frozenset[str]:
-    """Snowball's stop words of a language; none where it has no list."""
+    """Snowball's stop words of a language; empty if it has no list."""
     from whoosh.lang.stopwords import stoplists
 
     code = "en" if language == "porter" else next((code for code, name in _CODES.items() if name == language), "")

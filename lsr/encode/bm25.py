@@ -3,9 +3,9 @@
     document weight = tf (k1 + 1) / (tf + k1 (1 - b + b dl / pivot))
     query weight    = weight in the query * idf,  idf = ln(1 + (N - df + 0.5) / (df + 0.5))
 
-so the inner product is BM25 (Robertson & Zaragoza 2009; Lucene's idf). A document's weights depend on the document
-alone: dl is its number of words without stop words, and the pivot is a constant where other BM25s have the mean of dl.
-So weights stay valid while documents are added and deleted. N and df come from the index at search time, or, without an
+so the inner product is BM25 (Robertson & Zaragoza 2009; Lucene's idf). A document's weights depend only on the
+document: dl is its number of words without stop words, and the pivot is a constant instead of the mean of dl. So
+weights stay valid while documents are added and deleted. N and df come from the index at search time, or, without an
 index, from the corpus to which the encoder was fitted. Terms are those of lsr.encode.analyzer.
 """
 
@@ -43,11 +43,11 @@ class BM25Encoder(Encoder):
     Args:
         k1: Saturation of the term frequency.
         b: Strength of the length normalisation, 0 to 1.
-        language: A Snowball language ("german") or its code ("de"), or "none" for neither stems nor stop words; several
-            ("de,en"), of which each document is in one, or "auto" for any (see `lsr.encode.languages`); or "lucene" for
-            Lucene's English analyzer, with which `pivot` is best the mean length of the documents, as in Lucene.
+        language: A Snowball language ("german") or its code ("de"); several ("de,en"), with each document in one of
+            them, or "auto" for any (see `lsr.encode.languages`); "none" for neither stems nor stop words; or "lucene"
+            for Lucene's English analyzer, whose results equal Lucene's if `pivot` is the documents' mean length.
         stop_words: "light", "drop", "lucene" or "keep"; see `lsr.encode.analyzer.Analyzer`.
-        pivot: Length at which a document is neither short nor long, in words without stop words.
+        pivot: Document length that is neither rewarded nor penalized, in words without stop words.
 
     Raises:
         EncoderError: Values out of range, an unknown language.
@@ -129,7 +129,7 @@ class BM25Encoder(Encoder):
         return SparseMatrix.from_dicts(rows, len(lexicon))
 
     def _query_terms(self, text: str, lexicon: Lexicon) -> dict[str, float]:
-        """The terms of a query, of several languages by those that there are documents of."""
+        """{term: weight} of a query; with several languages, only in those that documents have."""
         if not isinstance(self.analyzer, MixedAnalyzer):
             return self.analyzer.query(text)
         marks = {name: lexicon.number(mark) for name, mark in self.analyzer.marks.items()}

@@ -4,7 +4,7 @@
     query weight    = how often the term occurs in the query
 
 so the inner product is BM25 (Robertson & Zaragoza 2009; Lucene's idf). Words are lower-cased runs of two or more
-letters and digits, less Snowball's stop words, stemmed by Snowball.
+letters and digits, without Snowball's stop words, stemmed by Snowball.
 """
 
 from __future__ import annotations

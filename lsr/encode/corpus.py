@@ -16,7 +16,7 @@ from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch
 
 CHUNK = 512  # documents encoded together: enough to sort by length, few enough for a lively progress bar
-CHUNK_CHARACTERS = 4 << 20  # fewer if they are long: a tokenizer's output takes many times the memory of the text
+CHUNK_CHARACTERS = 1 << 18  # fewer if they are long: a tokenizer's output takes many times the memory of the text
 
 
 @dataclass

@@ -181,6 +181,10 @@ class HybridEncoder(Encoder):
         """See `Encoder`; from the learned encoder."""
         return self.learned.tokens(text)
 
+    def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
+        """See `Encoder`; from the learned encoder."""
+        return self.learned.offsets(texts)
+
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
         """See `Encoder`; counts what the learned encoder reads. BM25 reads all of a text."""
         return self.learned.room(texts, queries=queries)

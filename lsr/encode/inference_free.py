@@ -140,6 +140,10 @@ class InferenceFreeEncoder(Encoder):
         """See `Encoder`; by the documents' model."""
         return self.document.tokens(text)
 
+    def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
+        """See `Encoder`; by the documents' model."""
+        return self.document.offsets(texts)
+
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
         """See `Encoder`; by the documents' model."""
         return self.document.origins(text, terms)
@@ -240,7 +244,7 @@ class InferenceFreeEncoder(Encoder):
 
 
 def _meets(place: tuple[int, int] | None, spans: Iterable[Sequence[int]]) -> bool:
-    """Whether a range of characters overlaps any of some others."""
+    """Whether a range of characters overlaps any of several others."""
     return place is not None and any(start < place[1] and end > place[0] for start, end in spans)
 
 

@@ -1,8 +1,8 @@
-"""Languages: which one a text is in, and an analyzer that takes each document apart by its own.
+"""Detect the language of a text, and analyze texts of several languages.
 
-A text's language is told by its script and, where several languages share it, by the stop words that it has: offline,
-and always the same. A query is taken apart by each of the languages that the documents are in, so that its words meet
-the stems of all; its stop words are those of its own language.
+The language follows from the script and, where languages share a script, from the stop words in the text. That needs no
+network and is deterministic. A document is analyzed in its own language. A query is analyzed in every language that
+documents have, so that its words match the stems of all of them; its stop words are those of its own language.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from lsr.encode.analyzer import GRAMS, VERSION, Analyzer, language_name, normali
 from lsr.errors import EncoderError
 
 AUTO = "auto"
-# Told by stop words; of equally many the first. The lists are Snowball's.
+# Detected by Snowball's stop words; the first of these languages wins a tie.
 _LATIN = (
     "english", "german", "french", "spanish", "italian", "portuguese", "dutch", "swedish", "danish", "norwegian",
     "finnish", "hungarian", "turkish",
 )  # fmt: skip
-# Letters that none of the others has: a word with one counts as a stop word.
+# Letters that only one of them has: a word with such a letter counts as a stop word.
 _LETTERS = {"turkish": "ığş", "hungarian": "őű", "german": "ß", "spanish": "ñ", "portuguese": "ãõ"}
-# Told by their script, unless letters stand in the text that the language doesn't have.
+# Detected by script: {language: (its letters, letters that show another language of the same script)}
 _SCRIPTS = {
     "russian": ("\u0400-\u04ff", "іїєґђћјљњџѓќѕ"),
     "greek": ("\u0370-\u03ff\u1f00-\u1fff", ""),
@@ -33,19 +33,19 @@ _SCRIPTS = {
     "hindi": ("\u0900-\u097f", "ळ"),
     "tamil": ("\u0b80-\u0bff", ""),
 }
-_ELSEWHERE = 0.5  # what a query's word counts as a term of another language than the query's, where that is known
-_READ = 4000  # characters of a text that tell its language
+_ELSEWHERE = 0.5  # weight of a query word's stems in languages other than the query's, if that was detected
+_READ = 4000  # characters of a text that are looked at
 _WORD = re.compile(r"[^\W\d_]+")
 
 
 class MixedAnalyzer:
-    """Takes texts of several languages apart, each document by the analyzer of its own.
+    """Analyzes texts of several languages, each document in its own.
 
     Args:
-        languages: "auto" for all that can be told, or their names or codes: "de,en". What can't be told is taken for
-            the first.
-        stop_words: As of `Analyzer`.
-        words: The stop words themselves by language, of an analyzer that was saved.
+        languages: "auto" for all that can be detected, or names or codes, such as "de,en". A text whose language can't
+            be detected counts as the first.
+        stop_words: As for `Analyzer`.
+        words: {language: stop words} of a saved analyzer.
 
     Raises:
         EncoderError: No such language or choice.
@@ -68,35 +68,35 @@ class MixedAnalyzer:
         return {name: sorted(analyzer.words) for name, analyzer in self._analyzers.items()}
 
     def settings(self) -> dict[str, Any]:
-        """What decides the terms."""
+        """The settings that decide the terms."""
         words = self._words()
         return {"version": VERSION, "language": self.language, "stop_words": self.stop_words, "words": words}
 
     @property
     def marks(self) -> dict[str, str]:
-        """{language: the term that every document of it has}; no word of a query is one of them."""
+        """{language: the term that each of its documents gets}; queries never have these terms."""
         return {name: f"[{name}]" for name in self._names}
 
     def language_of(self, text: str) -> str:
-        """The language that a text is taken for."""
-        return told_language(text, self._names) or self._names[0]
+        """The language in which a text is analyzed."""
+        return detect_language(text, self._names) or self._names[0]
 
     def document(self, text: str) -> tuple[list[str], int]:
-        """The terms of a document, as often as they occur, and its language's; and its length."""
+        """The terms of a document, repeated as they occur, with its language's mark; and its length."""
         language = self.language_of(text)
         terms, length = self._analyzers[language].document(text)
         return [*terms, self.marks[language]], length
 
     def query(self, text: str, among: Iterable[str] | None = None) -> dict[str, float]:
-        """The terms of a query, and what each counts: as of `Analyzer`, by the language of the query; and, of words
-        that aren't its stop words, the terms that they are in other languages, for less where the query tells its own.
+        """{term: weight} of a query: as for `Analyzer` in the query's language, and the stems in other languages of
+        words that aren't stop words. These weigh less if the query's language was detected.
 
         Args:
             text: The query.
-            among: Languages that there are documents of; by default all.
+            among: Languages that documents have; by default all.
         """
         there = self._names if among is None else tuple(among)
-        told = told_language(text, self._names)
+        told = detect_language(text, self._names)
         own, elsewhere = told or next(iter(there), self._names[0]), _ELSEWHERE if told else 1.0
         mine, weights = self._analyzers[own], self._analyzers[own].query(text)
         others = [self._analyzers[name] for name in there if name != own]
@@ -110,16 +110,16 @@ class MixedAnalyzer:
         return weights | more
 
     def spans(self, text: str, *, counted: bool = False) -> list[tuple[str, int, int]]:
-        """As of `Analyzer`, by the document's language."""
+        """As for `Analyzer`, in the document's language."""
         return self._analyzers[self.language_of(text)].spans(text, counted=counted)
 
     def fillers(self, text: str) -> list[tuple[int, int]]:
-        """As of `Analyzer`, by the document's language."""
+        """As for `Analyzer`, in the document's language."""
         return self._analyzers[self.language_of(text)].fillers(text)
 
 
 def analyzer_of(language: str, stop_words: str, words: Any = None) -> Analyzer | MixedAnalyzer:
-    """The analyzer of a language, of several ("de,en"), or of each text's own ("auto").
+    """The analyzer for one language, several ("de,en"), or any ("auto").
 
     Raises:
         EncoderError: No such language or choice.
@@ -129,21 +129,21 @@ def analyzer_of(language: str, stop_words: str, words: Any = None) -> Analyzer |
 
 
 def saved_analyzer(settings: Mapping[str, Any]) -> Analyzer | MixedAnalyzer:
-    """The analyzer of settings that were saved.
+    """Open an analyzer from its saved settings.
 
     Raises:
-        EncoderError: A later version of lsr wrote them, or they make no sense.
+        EncoderError: The settings are invalid, or of a later version of lsr.
     """
     if settings["version"] != VERSION:
         raise EncoderError(f"analyzer version {settings['version']!r}; this version of lsr knows {VERSION}")
     return analyzer_of(settings["language"], settings["stop_words"], settings["words"])
 
 
-def told_language(text: str, names: Sequence[str]) -> str | None:
-    """Which of some languages a text is in, by its script and its stop words; None where neither tells.
+def detect_language(text: str, names: Sequence[str]) -> str | None:
+    """Detect which of some languages a text is in; None if neither script nor stop words show it.
 
-    A text in a script without spaces is taken for English, if that is among them, else for "none": the words between
-    its characters mostly are.
+    A text in a script without spaces counts as English, if that is one of the languages, else as "none": Latin words in
+    such texts mostly are English.
     """
     clean = normalized(text[:_READ])
     letters = Counter({name: len(pattern.findall(clean)) for name, pattern in _scripts().items()})
@@ -169,7 +169,7 @@ def told_language(text: str, names: Sequence[str]) -> str | None:
 
 @cache
 def _signs(names: tuple[str, ...]) -> dict[str, list[tuple[str, float]]]:
-    """{stop word: [(language that has it, the less the more languages have it)]}."""
+    """{stop word: [(language, 1 / number of languages that have this stop word)]}."""
     of_word: dict[str, list[str]] = {}
     for name in names:
         for word in stop_words_of(name):
@@ -179,6 +179,6 @@ def _signs(names: tuple[str, ...]) -> dict[str, list[tuple[str, float]]]:
 
 @cache
 def _scripts() -> dict[str, re.Pattern[str]]:
-    """What finds the letters of each script."""
+    """{script: pattern of its letters}."""
     patterns = {name: re.compile(f"[{letters}]") for name, (letters, _) in _SCRIPTS.items()}
     return patterns | {"grams": re.compile(f"[{GRAMS}]"), "latin": re.compile("[a-zA-Z\u00c0-\u024f]")}

@@ -1,6 +1,8 @@
 """load_encoder: open an encoder by its name, whatever the layout of its files.
 
     "bm25", "lsr-mini"          the built-in encoders
+    "ease"                      BM25 with queries expanded by a term-term matrix
+    "csr:lsr-mini", "ncl:…"     sparse codes over a model's dense vectors, learned from the documents
     a folder with encoder.json  what an encoder's `save` wrote
     ... with modules.json       sentence-transformers: Transformer + SpladePooling, or a Router with a tower
                                 or a SparseStaticEmbedding for queries
@@ -26,8 +28,11 @@ from numpy.typing import NDArray
 
 from lsr.console import warn
 from lsr.encode import model_files as files
+from lsr.encode.autoencoder import CodeSettings
 from lsr.encode.base import CONFIG_FILE, Encoder, read_config
 from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.codes import CsrEncoder
+from lsr.encode.ease import EaseEncoder
 from lsr.encode.hybrid import HybridEncoder, open_parts
 from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.reading import POOLING, TransformerSettings, require_known, transformer_settings
@@ -39,6 +44,7 @@ from lsr.errors import CheckpointWarning, EncoderError
 _BM25_SETTINGS = ("k1", "b", "language", "stop_words", "pivot")
 _TOWER_SETTINGS = ("pooling", "saturation", "max_length")
 _MODEL_SETTINGS = (*_TOWER_SETTINGS, "top_k", "max_ratio", "device", "batch_tokens", "query_model", "lexical")
+_CODE_SETTINGS = ("top_k", "latents")
 _ACTIVATIONS = {"relu": "log1p", "log1p_relu": "log1p_log1p"}
 _TRANSFORMER_CONFIGS = [
     f"sentence_{kind}_config.json"
@@ -56,6 +62,7 @@ class EncoderOptions(ModelOptions, total=False):
     language: str
     stop_words: str
     pivot: float
+    latents: int
 
 
 def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) -> Encoder:
@@ -63,11 +70,12 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
 
     Args:
         name: "bm25", "lsr-mini", a folder, or a model of the Hugging Face hub.
-        settings: For "bm25": k1, b, language, stop_words and pivot, see `BM25Encoder`. For models: pooling, saturation
-            and max_length of the documents' tower (and the queries', if it is the same), instead of the checkpoint's;
-            top_k and max_ratio, to prune documents; query_model, another checkpoint for queries; lexical, the weight
-            of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and batch_tokens, see
-            `SpladeEncoder`.
+        settings: For "bm25" and "ease": k1, b, language, stop_words and pivot, see `BM25Encoder`. For models: pooling,
+            saturation and max_length of the documents' tower (and the queries', if it is the same), instead of the
+            checkpoint's; top_k and max_ratio, to prune documents; query_model, another checkpoint for queries;
+            lexical, the weight of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and
+            batch_tokens, see `SpladeEncoder`. For "csr:MODEL" and "ncl:MODEL": top_k and latents, see `CsrEncoder`;
+            the others are the model's.
 
     Raises:
         EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
@@ -80,6 +88,12 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
     if name == BM25Encoder.type:
         _refuse_unknown(given, _BM25_SETTINGS, "bm25")
         return BM25Encoder(**given)
+    if name == EaseEncoder.type:
+        _refuse_unknown(given, _BM25_SETTINGS, "ease")
+        return EaseEncoder(BM25Encoder(**given))
+    objective, _, model = str(name).partition(":")
+    if objective in ("csr", "ncl") and model:
+        return _codes_over(objective, model, given)
     folder = files.locate(name)
     if (folder / CONFIG_FILE).is_file():
         return _open_saved(folder, given)
@@ -136,6 +150,15 @@ def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> E
     if kind == BM25Encoder.type:
         _refuse_unknown(settings, (), "a saved bm25 encoder")
         return BM25Encoder.load(folder, config)
+    if kind == EaseEncoder.type:
+        _refuse_unknown(settings, (), "a saved ease encoder")
+        return EaseEncoder.load(folder, config)
+    if kind == CsrEncoder.type:
+        _refuse_unknown(settings, ("top_k", "device", "batch_tokens"), "a saved encoder of codes")
+        codes = CsrEncoder.load(folder, config, **settings)
+        if whole:
+            codes.check()
+        return codes
     _refuse_unknown(settings, _MODEL_SETTINGS, f"an encoder of type {kind}")
     settings = dict(settings)
     weight, bm25 = settings.pop("lexical", None), None
@@ -161,11 +184,18 @@ def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> E
         _refuse_query_model(query_model)
         encoder = InferenceFreeEncoder.load(folder, config, **settings)
     else:
-        known = ", ".join((BM25Encoder.type, SpladeEncoder.type, InferenceFreeEncoder.type, HybridEncoder.type))
+        kinds = (BM25Encoder, SpladeEncoder, InferenceFreeEncoder, HybridEncoder, CsrEncoder, EaseEncoder)
+        known = ", ".join(one.type for one in kinds)
         raise EncoderError(f"{folder / CONFIG_FILE}: type {kind!r}; this version of lsr knows {known}")
     if whole:
         encoder.check()
     return HybridEncoder(encoder, bm25 or BM25Encoder(), weight) if weight else encoder
+
+
+def _codes_over(objective: str, model: str, settings: dict[str, Any]) -> CsrEncoder:
+    """An encoder whose codes are not learned yet."""
+    how = {name: settings.pop(name) for name in _CODE_SETTINGS if settings.get(name) is not None}
+    return CsrEncoder(load_encoder(model, **settings), settings=CodeSettings(objective=objective, **how))  # type: ignore[arg-type]
 
 
 def _refuse_query_model(query_model: Any) -> None:

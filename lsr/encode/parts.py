@@ -1,8 +1,8 @@
-"""Encode a corpus part by part, in this process or on many machines. What a part holds depends on the corpus alone.
+"""Encode a corpus part by part, in this process or on many machines. A part's content depends only on the corpus.
 
-A part is the next PART documents, or fewer long ones, encoded CHUNK at a time. So memory is bounded, and a part has the
-same bytes whoever encodes it. Beside each part lies a note (JSON) that describes it; a later run reads the notes and
-encodes only the parts that are missing. The first part has the tokens and the encoder's files; the others refer to it.
+A part is the next PART documents, or fewer long ones, encoded CHUNK at a time. So memory is bounded, and every worker
+produces the same bytes. A note (JSON) beside each part describes it; a later run reads the notes and encodes only
+missing parts. The first part has the tokens and the encoder's files; the others refer to it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from lsr.io.vectors_parquet import FIRST_PART, ParquetWriter, pack_metadata, par
 from lsr.sparse import SparseMatrix, usual_largest
 
 PART = 8 * encoding.CHUNK  # documents; a kill or a lost worker costs at most this much work
-PART_CHARACTERS = 8 * encoding.CHUNK_CHARACTERS
+PART_CHARACTERS = 32 << 20
 PLAN = "plan.json"
 _WHAT = "encoding workers"
 _COUNTED = ("documents", "vectors", "empty", "no_terms", "truncated")
@@ -93,10 +93,10 @@ class Task:
 
 
 def open_shared(where: str) -> Place:
-    """Open the place that the driver has put the plan into.
+    """Open the folder or URI that the driver writes to, and check its plan.
 
     Raises:
-        StorageError: The plan isn't there, so this is another machine's folder of the same name.
+        StorageError: The plan is missing, so this machine's folder of that name isn't the driver's.
     """
     place = Place(where)
     if place.stat(PLAN) is None:
@@ -160,7 +160,7 @@ def _encode_part(
 
 
 def _pack(documents: list[Document]) -> pa.RecordBatch:
-    """Documents in a compact form for the way to another machine."""
+    """Documents in a compact form, to be sent to another machine."""
     blocks = pa.array([json.dumps(d.blocks) if d.blocks else None for d in documents], pa.string())
     return document_batch(documents).append_column("blocks", blocks)
 
@@ -200,14 +200,14 @@ def encode_parts(
         place: Where parts go; nothing else may write there meanwhile.
         task: How to encode.
         identity: Everything that decides the vectors, as text. Unfinished work is resumed only under the same text.
-        workers: Who encodes.
-        overwrite: Drop unfinished work of other settings.
+        workers: Where parts are encoded.
+        overwrite: Drop unfinished work with other settings.
 
     Returns:
-        The parts in order, and what encoding met on its way.
+        The parts in order, and a report of counts and warnings.
 
     Raises:
-        OutputExists: There is unfinished work of other settings.
+        OutputExists: There is unfinished work with other settings.
         DataError: A bad document.
         ClusterError: As for `do_jobs`.
     """
@@ -255,7 +255,7 @@ def encode_parts(
 
 
 def _jobs(corpus: Corpus, size: tuple[int, int], done: frozenset[int], *, pack: bool) -> Iterator[Job]:
-    """The documents of each part that isn't there yet."""
+    """The documents of each missing part."""
     parts = chunks(corpus, *size)
     for number, part in enumerate(chain([next(parts, [])], parts)):  # an empty corpus has a part, too
         if number not in done:
@@ -263,8 +263,8 @@ def _jobs(corpus: Corpus, size: tuple[int, int], done: frozenset[int], *, pack: 
 
 
 def _same_encoder(encoder: Encoder, place: Place, plan: Mapping[str, Any], done: Mapping[int, Part]) -> Encoder:
-    """The encoder to resume with: the fitted one that the first part carries, if the given one needs a fit."""
-    if encoder.living:  # its settings may be the same and its words others
+    """The encoder to resume with: the fitted one in the first part, if the given one needs a fit."""
+    if encoder.living:  # equal settings don't mean equal words
         _require_same(encoder, place, plan)
     if not (encoder.needs_fit or encoder.living) or 0 not in done:
         return encoder
@@ -280,7 +280,7 @@ def _require_same(encoder: Encoder, place: Place, plan: Mapping[str, Any]) -> No
 
 
 def _read_plan(place: Place, identity: str, overwrite: bool) -> tuple[dict[str, Any], dict[int, Part]]:
-    """The plan of unfinished work and {number: part} of what is done; both empty for new work."""
+    """The plan of unfinished work and {number: part} of finished parts; both empty for new work."""
     sizes = place.sizes()
     ours = sorted(name for name in sizes if name.startswith("part-") or name == PLAN)
     plan = _read_json(place, PLAN)
@@ -295,7 +295,7 @@ def _read_plan(place: Place, identity: str, overwrite: bool) -> tuple[dict[str, 
     done = {}
     for name in ours:
         values = _read_json(place, name) if name.startswith("part-") and name.endswith(".json") else {}
-        # A part or a note that a full disk has cut short is made again.
+        # Parts and notes that a full disk has truncated are made again.
         if (
             values.keys() == {f.name for f in fields(Part)}
             and sizes.get(Part(**values).name) == values["file"]["bytes"]

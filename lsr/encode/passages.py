@@ -25,7 +25,7 @@ SIZE, OVERLAP = 256, 32
 _CHARACTERS = 4  # characters of a token, roughly
 _SMALL = 4  # sections below this fraction of a passage are joined with the next
 _LONGEST = 1 << 18  # characters that are cut together: a tokenizer's output takes many times the memory of the text
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
+SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
 
 
 def split_passages(
@@ -77,14 +77,16 @@ def _fitted(parts: list[_Part], encoder: Encoder, whole: list[int] | None) -> li
     if whole is not None:
         for part, left in zip(parts, encoder.room([part.title for part in parts]) or (), strict=True):
             part.fit(left, whole[0], encoder)
-    made = [part.passages(encoder) for part in parts]
+    for part, offsets in zip(parts, encoder.offsets([part.text for part in parts]), strict=True):
+        part.offsets = offsets
+    made = [part.passages() for part in parts]
     rooms = iter(encoder.room([passage.content for passages in made for passage in passages]) or ())
     for number, part in enumerate(parts):
         # A part of a text may have more tokens alone than within the whole text.
         lost = -min(islice(rooms, len(made[number])), default=0)
         while lost > 0 and part.size > 1:
             part.shrink(lost)
-            made[number] = part.passages(encoder)
+            made[number] = part.passages()
             lost = -min(encoder.room([passage.content for passage in made[number]]) or (0,))
     return made
 
@@ -94,13 +96,15 @@ class _Part:
 
     Attributes:
         title: Title of each of its passages.
+        text: What is cut; final after `fit`.
         size: Largest number of tokens of a passage.
+        offsets: (start, end) of the text's tokens; set before `passages` is called.
     """
 
     def __init__(self, document: Document, size: int, overlap: int) -> None:
-        self._document, self._text, self.title = document, document.text, document.title
+        self._document, self.text, self.title = document, document.text, document.title
         self.size, self._overlap, self._wanted = size, overlap, size
-        self._spans: list[tuple[int, int, int]] | None = None
+        self.offsets: Sequence[tuple[int, int]] = ()
 
     def fit(self, left: int, whole: int, encoder: Encoder) -> None:
         """Leave room for the title, or move it into the text.
@@ -111,25 +115,24 @@ class _Part:
             encoder: The encoder whose tokens are counted.
         """
         if 2 * left < whole:
-            self.title, self._text, left = "", self._document.content, whole
+            self.title, self.text, left = "", self._document.content, whole
         self.size = max(1, min(self.size, left))
 
     def shrink(self, lost: int) -> None:
         """Make passages smaller by some tokens."""
         self.size = max(1, self.size - lost)
 
-    def passages(self, encoder: Encoder) -> list[Document]:
+    def passages(self) -> list[Document]:
         """The passages, still without ids."""
-        if self._spans is None:
-            self._spans = encoder.tokens(self._text)
         overlap = self._overlap * self.size // self._wanted
-        return self._made(_cuts(self._spans, self._text, self.size, overlap, self._breaks(self._spans)))
+        breaks = self._breaks() if len(self.offsets) > self.size else ()
+        return self._made(_cuts(self.offsets, self.text, self.size, overlap, breaks))
 
-    def _breaks(self, spans: list[tuple[int, int, int]]) -> Sequence[Sequence[int]]:
+    def _breaks(self) -> Sequence[Sequence[int]]:
         return ()
 
     def _made(self, cuts: Iterable[tuple[int, int]]) -> list[Document]:
-        return [replace(self._document, title=self.title, text=self._text[start:end].strip()) for start, end in cuts]
+        return [replace(self._document, title=self.title, text=self.text[start:end].strip()) for start, end in cuts]
 
 
 def require_sizes(size: int, overlap: int) -> None:
@@ -165,12 +168,12 @@ AS_NEEDED = Passages()
 
 
 def _cuts(
-    spans: list[tuple[int, int, int]], text: str, size: int, overlap: int, breaks: Sequence[Sequence[int]] = ()
+    offsets: Sequence[tuple[int, int]], text: str, size: int, overlap: int, breaks: Sequence[Sequence[int]] = ()
 ) -> Iterator[tuple[int, int]]:
     """Character ranges of passages. A passage starts with its first token and ends where the next one starts.
 
     Args:
-        spans: The tokens of the text.
+        offsets: (start, end) of the text's tokens.
         text: The text.
         size: Largest number of tokens of a passage.
         overlap: Tokens that are repeated.
@@ -178,15 +181,15 @@ def _cuts(
     """
 
     def starts_word(token: int) -> bool:
-        return any(map(str.isspace, text[spans[token - 1][2] : spans[token][1]]))
+        return any(map(str.isspace, text[offsets[token - 1][1] : offsets[token][0]]))
 
     def gets_on(token: int, last: int) -> bool:
         """Whether a passage that starts at a token has another whole word after `last`."""
-        return token + size >= len(spans) or any(map(starts_word, range(last + 1, token + size + 1)))
+        return token + size >= len(offsets) or any(map(starts_word, range(last + 1, token + size + 1)))
 
     def word_start(token: int) -> int:
         """The start of a token's word, including characters before its first token, such as a bracket."""
-        start, before = spans[token][1], spans[token - 1][2]
+        start, before = offsets[token][0], offsets[token - 1][1]
         if starts_word(token):
             while start > before and not text[start - 1].isspace():
                 start -= 1
@@ -196,7 +199,7 @@ def _cuts(
     while True:
         last = first + size
         start = word_start(first) if first else 0
-        if last >= len(spans):
+        if last >= len(offsets):
             yield start, len(text)
             return
         best = next((there[-1] for kind in breaks if (there := _among(kind, first + size // 2 + 1, last + 1))), None)
@@ -224,7 +227,7 @@ class _Section(_Part):
     def __init__(self, document: Document, size: int, overlap: int, blocks: list[Block], end: int) -> None:
         super().__init__(document, size, overlap)
         self._blocks, self._base, self._end = blocks, blocks[0].start, end
-        self._text = document.text[self._base : end]
+        self.text = document.text[self._base : end]
         self._path = _path(document.title, blocks)
         self.title = " > ".join(self._path)
 
@@ -236,14 +239,14 @@ class _Section(_Part):
             left = min(encoder.room([self.title]) or (whole,))
         self.size = max(1, min(self.size, left))
 
-    def _breaks(self, spans: list[tuple[int, int, int]]) -> Sequence[Sequence[int]]:
-        starts = [start for _, start, _ in spans]
+    def _breaks(self) -> Sequence[Sequence[int]]:
+        starts = [start for start, _ in self.offsets]
 
         def tokens(places: Iterable[int]) -> list[int]:
             found = {bisect_left(starts, place) for place in places}
             return sorted(token for token in found if 0 < token < len(starts))
 
-        sentences = (found.end() for found in _SENTENCE.finditer(self._text))
+        sentences = (found.end() for found in SENTENCE.finditer(self.text))
         return tokens(block.start - self._base for block in self._blocks), tokens(sentences)
 
     def _made(self, cuts: Iterable[tuple[int, int]]) -> list[Document]:

@@ -24,7 +24,7 @@ _MODELS_LIKE_BERT = {
     "nomic_bert", "squeezebert",
 }  # fmt: skip
 _BYTES = {"Bart", "Deberta", "GPT2", "Longformer", "Roberta"}  # no leading space unless it is asked for
-# The settings about letters that other classes have; classes that aren't listed have all of them.
+# Which settings about letters other classes have; classes that aren't listed have all of them.
 _LETTERS: dict[str, set[str]] = {
     **{key: set() for key in _BYTES | {"Camembert", "Gemma", "Llama", "Qwen2", "T5", "XLMRoberta"}},
     "Albert": {"do_lower_case", "keep_accents"},

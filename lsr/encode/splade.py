@@ -9,6 +9,7 @@ files are in `model_files`, layouts of other libraries in `load`.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,8 +34,10 @@ from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
 _COPIED = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "model.safetensors.index.json")
-# Tokens of a batch on a CPU, small for its caches and for texts of similar length; and on other devices.
-_BATCH_TOKENS, _DEVICE_BATCH_TOKENS = 1024, 65536
+# Tokens of a batch: few on a CPU, for its caches and for texts of similar length. Many on other devices and for graphs,
+# which take one text at a time on each core.
+_BATCH_TOKENS, _LARGE_BATCH_TOKENS = 1024, 65536
+_KEPT_IDS = 1 << 20  # tokens
 
 
 class SpladeEncoder(Encoder):
@@ -85,6 +88,7 @@ class SpladeEncoder(Encoder):
         self._n_terms: int | None = None
         self._tokenizers = {} if tokenizer is None else {self.document.place: tokenizer}
         self._models: dict[tuple[Any, ...], TorchRunner | OnnxRunner] = {}
+        self._last_ids: tuple[Any, dict[str, list[int]]] = None, {}  # place of a tower, and {text: ids}
         self._loading = threading.Lock()  # a server's first queries may come together; load one copy
         in_child(self)
 
@@ -162,13 +166,13 @@ class SpladeEncoder(Encoder):
         """Token ids of texts, and the numbers of non-empty ones, longest first: so texts of similar length are encoded
         together, and the largest batch comes first.
         """
-        ids = self._tokenizer(tower).ids(texts, tower.max_length, special=True)
+        ids = self._ids(tower, texts, tower.max_length)
         return ids, sorted((i for i, row in enumerate(ids) if row), key=lambda i: -len(ids[i]))
 
-    def _batches(self, ids: list[list[int]], order: list[int], on_cpu: bool) -> Iterator[slice]:
+    def _batches(self, ids: list[list[int]], order: list[int], one_by_one: bool) -> Iterator[slice]:
         """Cut texts in an order, longest first, into batches by tokens and by the size of their dense weights."""
-        small = on_cpu or usable_device(self.device) == "cpu"
-        budget = self.batch_tokens or (_BATCH_TOKENS if small else _DEVICE_BATCH_TOKENS)
+        small = not one_by_one and usable_device(self.device) == "cpu"
+        budget = self.batch_tokens or (_BATCH_TOKENS if small else _LARGE_BATCH_TOKENS)
         most = max(1, BATCH_BYTES // (4 * self.n_terms))
         start = 0
         while start < len(order):
@@ -193,15 +197,16 @@ class SpladeEncoder(Encoder):
                 self._models[how] = self._open_model(tower)
             return self._models[how]
 
-    def network(self) -> Any:
-        """The documents' model, a `lsr.encode.model.SparseModel`; loaded if it isn't yet.
+    def network(self, *, queries: bool = False) -> Any:
+        """The documents' or queries' model, a `lsr.encode.model.SparseModel`; loaded if it isn't yet.
 
         Raises:
             EncoderError: It is not a torch model.
         """
-        model = self._model(self.document)
+        tower = self.query if queries else self.document
+        model = self._model(tower)
         if isinstance(model, OnnxRunner):
-            raise EncoderError(f"{self.document.name} is an ONNX graph already")
+            raise EncoderError(f"{tower.name} is an ONNX graph already")
         return model.model
 
     def _open_model(self, tower: Tower) -> TorchRunner | OnnxRunner:
@@ -246,6 +251,10 @@ class SpladeEncoder(Encoder):
         """See `Encoder`; unknown words count, too."""
         return self._tokenizer(self.document).tokens(text)
 
+    def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
+        """See `Encoder`."""
+        return self._tokenizer(self.document).offsets(texts)
+
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
         """The word of the token with a term's largest logit: exact for max pooling, the largest share for sum pooling.
 
@@ -266,8 +275,22 @@ class SpladeEncoder(Encoder):
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int]:
         """See `Encoder`."""
         tower = self.query if queries else self.document
-        ids = self._tokenizer(tower).ids([tower.prompt + text for text in texts], None, special=True)
+        ids = self._ids(tower, [tower.prompt + text for text in texts], None)
         return [tower.max_length - len(row) for row in ids]
+
+    def _ids(self, tower: Tower, texts: list[str], max_length: int | None) -> list[list[int]]:
+        """Token ids of texts. Those of the last call are known: texts are counted and encoded one after the other."""
+        place, last = self._last_ids
+        known = last if place == tower.place else {}
+        most = math.inf if max_length is None else max_length
+        new = [text for text in texts if text not in known or len(known[text]) > most]
+        rows = dict(zip(new, self._tokenizer(tower).ids(new, max_length, special=True), strict=True))
+        found = [rows[text] if text in rows else known[text] for text in texts]
+        keep = sum(map(len, found)) <= _KEPT_IDS
+        # A row of the largest length may have been cut.
+        rows = {text: row for text, row in zip(texts, found, strict=True) if keep and len(row) < most}
+        self._last_ids = tower.place, rows
+        return found
 
     # --- what it is, and on disk ----------------------------------------------------------------------------
 
@@ -407,6 +430,8 @@ class SpladeEncoder(Encoder):
         ]
         if self.query != tower:
             lines.append(f"queries are read up to {self.query.max_length} tokens")
+        if tower.top_k is not None:
+            lines.append(f"lsr keeps the {tower.top_k:,} heaviest terms of a document")
         if self.top_k is not None or self.max_ratio is not None:
             pruned = {"the heaviest terms": self.top_k, "the share of the heaviest weight": self.max_ratio}
             said = ", ".join(f"{name}: {value}" for name, value in pruned.items() if value is not None)

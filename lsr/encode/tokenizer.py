@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,37 @@ from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import digest
 
 TOKENIZER_FILE = "tokenizer.json"
+_AT_ONCE = 1 << 18  # characters: encodings take many times the memory of the text
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A parsed tokenizer.json, shared by all encoders that have it; `cut` collects a tokenizer for each length."""
+
+    content: bytes
+    digest: str
+    special: frozenset[int]
+    size: int
+    left: bool
+    whole: Tokenizer
+    cut: dict[int, Tokenizer]
+
+
+@lru_cache(maxsize=2)  # an encoder opens the same file several times, which takes most of its time
+def _parse(content: bytes) -> _Parsed:
+    settings = json.loads(content)
+    # The tokenizer decides on which side texts are cut, but not at which length.
+    left = str((settings.get("truncation") or {}).get("direction")).lower() == "left"
+    cut = {"direction": "Left", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+    settings.update(truncation=cut if left else None, padding=None)
+    content = json.dumps(settings, ensure_ascii=False).encode()
+    whole = Tokenizer.from_str(content.decode())
+    whole.no_truncation()
+    special = frozenset(t["id"] for t in settings.get("added_tokens") or () if t.get("special"))
+    settings.pop("version", None)
+    made_by = digest([json.dumps(settings, sort_keys=True).encode()])
+    size = max(whole.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    return _Parsed(content, made_by, special, size, left, whole, {})
 
 
 class TextTokenizer:
@@ -28,6 +61,7 @@ class TextTokenizer:
         content: The content without padding and truncation length, as bytes.
         digest: Digest of the content, independent of its layout.
         special: Ids of the special tokens.
+        size: One more than the largest id.
 
     Raises:
         EncoderError: Not a tokenizer.
@@ -35,20 +69,11 @@ class TextTokenizer:
 
     def __init__(self, content: str | bytes, where: str = TOKENIZER_FILE) -> None:
         try:
-            settings = json.loads(content)
-            # The tokenizer decides on which side texts are cut, but not at which length.
-            self._left = str((settings.get("truncation") or {}).get("direction")).lower() == "left"
-            cut = {"direction": "Left", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
-            settings.update(truncation=cut if self._left else None, padding=None)
-            self.content = json.dumps(settings, ensure_ascii=False).encode()
-            self._whole = Tokenizer.from_str(self.content.decode())
-            self._whole.no_truncation()
-            self.special = {t["id"] for t in settings.get("added_tokens") or () if t.get("special")}
+            parsed = _parse(content.encode() if isinstance(content, str) else content)
         except Exception as error:  # tokenizers raises bare Exceptions
             raise EncoderError(f"{where}: not a tokenizer: {error}") from None
-        settings.pop("version", None)
-        self.digest = digest([json.dumps(settings, sort_keys=True).encode()])
-        self._cut: dict[int, Tokenizer] = {}
+        self.content, self.digest, self.special, self.size = parsed.content, parsed.digest, parsed.special, parsed.size
+        self._left, self._whole, self._cut = parsed.left, parsed.whole, parsed.cut
 
     @classmethod
     def open(cls, folder: Path, lower_case: bool = False, settings: Mapping[str, Any] | None = None) -> TextTokenizer:
@@ -66,11 +91,6 @@ class TextTokenizer:
         content = path.read_bytes() if path.is_file() else _convert_tokenizer(folder)
         content = applied(content, tokenizer_settings(folder, content) if settings is None else settings)
         return cls(_lower_cased(content) if lower_case else content, str(path))
-
-    @property
-    def size(self) -> int:
-        """One more than the largest id."""
-        return max(self._whole.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def vocabulary(self, n_terms: int) -> list[str]:
         """Token of each id below `n_terms`; ids without a token are named after their number."""
@@ -135,6 +155,19 @@ class TextTokenizer:
     def spans(self, text: str) -> list[tuple[int, int, int]]:
         """(id, start, end) of a text's tokens in characters, without special tokens."""
         return [span for span in self.tokens(text) if span[0] not in self.special]
+
+    def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """(start, end) of each text's `tokens`."""
+        found: list[list[tuple[int, int]]] = []
+        waiting, characters = [], 0
+        for number, text in enumerate(texts, start=1):
+            waiting.append(text)
+            characters += len(text)
+            if characters >= _AT_ONCE or number == len(texts):
+                encodings = self._whole.encode_batch(waiting, add_special_tokens=False)
+                found += [[place for place in encoding.offsets if place[0] < place[1]] for encoding in encodings]
+                waiting, characters = [], 0
+        return found
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
         """As `spans`, with the tokens that stand for unknown words: all that an encoder reads."""

@@ -61,13 +61,13 @@ def encode_to(
         passages: Cut documents into passages first.
         with_text: Store titles, texts and metadata with the vectors.
         device: Where models on other machines run.
-        workers: Who encodes; this process by default.
+        workers: Where parts are encoded; by default in this process.
         overwrite: Replace `out` when the new one is complete (object storage: before), and drop unfinished work of
             other settings.
         anserini: Write JSONL in Anserini's form.
 
     Returns:
-        What encoding met on its way.
+        A report of counts and warnings.
 
     Raises:
         OutputExists: `out` exists and `overwrite` is false, or it holds something other than vectors; or there is

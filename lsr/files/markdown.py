@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from typing import Any
 
 from lsr.errors import DataError, MissingExtra
@@ -13,8 +14,6 @@ _FENCES = {"---": "yaml", "+++": "toml"}
 _LONGEST = 1 << 16  # characters of front matter
 _WITHIN = ("list_item_open", "fence", "code_block")  # blocks, also nested ones
 _ID = re.compile(r"\s*\{[^}]*#([\w.:-]+)[^}]*\}\s*$")  # a heading's own anchor: ## Install {#install}
-_LINK = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
-_MARKS = re.compile(r"[*_`]{1,3}(?=\S)|(?<=\S)[*_`]{1,3}")
 
 
 def read_markdown(text: str) -> Parsed:
@@ -37,9 +36,9 @@ def read_markdown(text: str) -> Parsed:
             continue
         begin, level = token.map[0], token.level
         if token.type == "heading_open" and level == 0:
-            heading = tokens[number + 1].content
+            heading = _plain(tokens[number + 1].children or ())
             own = _ID.search(heading)
-            heading = plain(_ID.sub("", heading))
+            heading = _ID.sub("", heading)
             found.headings.enter(int(token.tag[1]), heading)
             found.anchor = own[1] if own else slugs.of(heading)
             found.begin(begin)
@@ -48,9 +47,17 @@ def read_markdown(text: str) -> Parsed:
     return found.parsed(title, metadata)
 
 
-def plain(markdown: str) -> str:
-    """The text of a heading, without the marks of links, emphasis and code."""
-    return _MARKS.sub("", _LINK.sub(r"\1", markdown)).strip()
+def _plain(tokens: Iterable[Any]) -> str:
+    """The text of inline tokens of markdown-it, without the marks of links, emphasis, code and HTML."""
+    parts = []
+    for token in tokens:
+        if token.type in ("text", "code_inline"):
+            parts.append(token.content)
+        elif token.type in ("softbreak", "hardbreak"):
+            parts.append(" ")
+        else:
+            parts.append(_plain(token.children or ()))  # of an image, its description
+    return "".join(parts).strip()
 
 
 def front_matter(text: str) -> tuple[dict[str, Any], str, int]:

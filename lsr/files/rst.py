@@ -15,7 +15,7 @@ _TARGET = re.compile(r"\.\. _`?([^`:]+)`?:\s*$")
 _FIELD = re.compile(r":([^:\s][^:]*):\s+(\S.*)$")
 _ITEM = re.compile(r"\s*(?:[-*+•]|\(?(?:\d+|[a-zA-Z#])[.)])\s+\S")
 _ROLE = re.compile(r":[\w.:+-]+:`([^`<]*?)(?:\s*<[^`>]*>)?`|`{1,2}([^`]+?)(?:\s*<[^`>]*>)?`{1,2}_{0,2}")
-_MARKS = re.compile(r"(?<!\w)\*{1,2}(?=\S)|(?<=\S)\*{1,2}(?!\w)|\\(?=\W)")
+_MARKS = re.compile(r"(?<!\w)\*{1,2}(?=\S)|(?<=\S)\*{1,2}(?!\w)|\\(?=[\W_])")
 
 
 def read_rst(text: str) -> Parsed:

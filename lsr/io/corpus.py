@@ -60,7 +60,7 @@ class Corpus:
         self._read = read
         self._count = count
         self._doubled: Corpus | None = None  # the corpus of which this is a copy that allows doubled ids
-        # The hint is an option of the command line, so it isn't for a program's own documents.
+        # The hint names an option of the command line, so it is left out for documents from Python.
         self._hint = " (--skip-bad counts bad lines and goes on)" if identity else ""
 
     def count(self) -> int | None:

@@ -2,10 +2,9 @@
 
 A place is a path or a URI that pyarrow knows: s3://bucket/folder, gs://bucket/folder, file:///folder. pyarrow finds
 credentials where the clouds' own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS). Only the
-user
-can choose another S3 server, never a file: in the URI, s3://bucket/folder?endpoint_override=localhost:9000&scheme=http,
-or with AWS_ENDPOINT_URL. Requests have timeouts, files get their name when they are complete, and checksums are
-checked.
+user can choose another S3 server, never a file: in the URI,
+s3://bucket/folder?endpoint_override=localhost:9000&scheme=http, or with AWS_ENDPOINT_URL. Requests have timeouts, files
+get their name when they are complete, and checksums are checked.
 """
 
 from __future__ import annotations

@@ -119,12 +119,12 @@ def _summary(report: Any) -> str:
 
 @click.command()
 @click.argument("source", metavar="MINED", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--documents", required=True, metavar="FOLDER|NAME|FILE", help="Where the documents are.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="What to write, .jsonl.")
+@click.option("--documents", required=True, metavar="FOLDER|NAME|FILE", help="The documents.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output file, .jsonl.")
 @click.option(
-    "--cross-encoder", "cross_encoders", multiple=True, metavar="NAME", help="A CrossEncoder; with one output."
+    "--cross-encoder", "cross_encoders", multiple=True, metavar="NAME", help="A CrossEncoder with one output."
 )
-@click.option("--dense", multiple=True, metavar="NAME", help="A model of one vector for a text.")
+@click.option("--dense", multiple=True, metavar="NAME", help="A dense model.")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="bm25, or a sparse model.")
 @click.option("--max-length", type=click.IntRange(min=3), default=256, show_default=True, help="Tokens that are read.")
 @click.option("--device", help="Where models run: cpu, cuda, cuda:1. [default: cuda if there]")
@@ -140,10 +140,10 @@ def score(
     device: str | None,
     overwrite: bool,
 ) -> None:
-    """Have teachers score mined candidates, for distillation.
+    """Score mined candidates with teachers, for distillation.
 
-    MINED is what `lsr mine` wrote. Each line gets the scores of every teacher, cross-encoders first, then dense and
-    sparse models, in place of those that it has. After a kill the same command goes on where it was.
+    MINED is a file of `lsr mine`. The scores of its lines are replaced by those of the teachers: cross-encoders first,
+    then dense and sparse models. After a kill the same command resumes.
 
     \b
     Example:

@@ -15,21 +15,21 @@ from lsr.fingerprint import digest, digest_files
 from lsr.train.state_cache import RowCache
 from lsr.train.teachers import PairTeacher
 
-_BATCH = 64  # pairs that go through the model together
+_BATCH = 64  # pairs of a batch
 
 
 class CrossEncoderTeacher(PairTeacher):
-    """A CrossEncoder of sentence-transformers with one output; its scores are logits, without an activation.
+    """A CrossEncoder of sentence-transformers with one output. Scores are logits, without its activation.
 
     Args:
         name: A folder or a name on the hub.
-        max_length: Tokens of a pair that are read, at most; the model may read fewer.
-        cache: Where scores are kept, each pair's once, in a folder for each model; None for nowhere.
+        max_length: Largest number of tokens of a pair that are read; the model may read fewer.
+        cache: Folder for scores, with a subfolder for each model; None for no cache.
         device: Where the model runs.
 
     Raises:
         MissingExtra: sentence-transformers isn't installed.
-        EncoderError: No such model, or one of several outputs.
+        EncoderError: No such model, or a model with several outputs.
     """
 
     def __init__(self, name: str, *, max_length: int | None = None, cache: Path | None = None, device: str) -> None:
@@ -42,7 +42,7 @@ class CrossEncoderTeacher(PairTeacher):
         max_length = min(limits, default=None)
         try:
             self._model = CrossEncoder(str(folder), device=device, max_length=max_length)
-        except Exception as error:  # whatever transformers raises at files that are no model
+        except Exception as error:  # transformers raises many kinds for files that aren't a model
             raise EncoderError(f"{name}: can't be loaded as a cross-encoder: {error}") from error
         if (outputs := int(self._model.config.num_labels)) != 1:
             raise EncoderError(f"{name}: this model has {outputs} outputs; a teacher of scores has one")
@@ -61,7 +61,7 @@ class CrossEncoderTeacher(PairTeacher):
         new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in cache}
         if new:
             scores = self._run(list(new.values()))
-            high = scores.astype(np.float16)  # what half precision leaves goes into a second number
+            high = scores.astype(np.float16)  # the rest goes into a second number
             rows = np.stack([high, scores - high.astype(np.float32)], axis=1)
             cache.put((key, row[None]) for key, row in zip(new, rows, strict=True))
         return np.array([np.asarray(cache[key], np.float32).sum() for key in keys], np.float32)

@@ -1,4 +1,4 @@
-"""Negatives that are mined anew during a run, with the encoder as it is by then."""
+"""Mine new negatives during a run, with the present encoder."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lsr.errors import TrainingError
 from lsr.train.data import TrainingData, open_training
 from lsr.train.settings import TrainSettings
 
-# Mines with an encoder's folder and the data: writes a file N.jsonl, of the form of `lsr mine`, for the N-th source
-# into the folder given last; no file where it finds nothing.
+# Arguments: an encoder's folder, the data, and an output folder, which gets a file N.jsonl in the format of `lsr mine`
+# for the N-th source; no file if there are no negatives.
 Mine: TypeAlias = Callable[[Path, TrainingData, Path], None]
 
 
 class NegativeRefresh:
-    """When negatives are mined anew, and where they are kept.
+    """When new negatives are mined, and where they are stored.
 
     Args:
         settings: Those of the run.
-        folder: Of the run; the negatives of a step are in `negatives-STEP`.
-        mine: None mines never.
+        folder: The run's folder; the negatives of a step are in `negatives-STEP`.
+        mine: The function that mines; None to never mine.
     """
 
     def __init__(self, settings: TrainSettings, folder: Path, mine: Mine | None) -> None:
@@ -37,10 +37,10 @@ class NegativeRefresh:
         return bool(self._every) and step > self._first and step % self._every == 0
 
     def mine(self, step: int, data: TrainingData, save_encoder: Callable[[Path], None]) -> None:
-        """Mine with the encoder as it is after a step.
+        """Mine with the encoder after a step.
 
-        The negatives are there already if a run came this far and was killed before its next checkpoint; the encoder
-        was the same.
+        If a run was killed between mining and its next checkpoint, the negatives exist already and are used: the
+        encoder was the same.
         """
         assert self._mine is not None
         target = self._path(step)
@@ -54,7 +54,7 @@ class NegativeRefresh:
         take_name(work, target)
 
     def open(self, step: int) -> TrainingData | None:
-        """The data with the negatives that a run had at a step; None if none had been mined by then.
+        """The data with the negatives that a run used at a step; None if none had been mined.
 
         Raises:
             TrainingError: They are missing.

@@ -53,9 +53,8 @@ def idf_flops(weights: Tensor, idf: Tensor, *, view: str, floor: float = 0.01) -
     There are two views of the penalty, depending on where the idf is:
 
     * "document": queries have the idf, q_j = idf_j, as in an inference-free query encoder. `weights` are w, the
-    document
-      encoder's weights, and the penalty is plain FLOPS of w, as in the authors' code. The penalty doesn't contain the
-      idf, but a common term pays the full price for its small share of the score.
+      document encoder's weights, and the penalty is plain FLOPS of w, as in the authors' code. The penalty doesn't
+      contain the idf, but a common term pays the full price for its small share of the score.
     * "query": queries are 0/1, so the documents' weights include the idf: `weights` are u, u_j = idf_j w_j, and the
       penalty is sum_j ( mean_i u_ij / idf_j )^2.
 

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: weights, the optimizer's moments, and what regularizers have counted."""
+"""The tensors of a checkpoint: weights, the optimizer's moments, and the regularizers' counts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Tensors = dict[str, dict[str, Tensor]]
 def pack_tensors(
     student: Student, optimizer: torch.optim.Optimizer, penalties: Mapping[str, Penalty], *, with_idf: bool
 ) -> Tensors:
-    """Everything that a run needs to resume, as {file: {name: tensor}}.
+    """All tensors that a run needs to resume, as {file: {name: tensor}}.
 
     Args:
-        student: What is trained.
+        student: The model in training.
         optimizer: Its optimizer.
         penalties: Regularizers by side.
         with_idf: Include the query table, which is not trained but depends on the data.
@@ -33,6 +33,7 @@ def pack_tensors(
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     counts = {f"{side}.{key}": value for side, p in penalties.items() for key, value in p.df.state_dict().items()}
+    counts |= {f"{side}.pressure": p.pressure for side, p in penalties.items() if p.settings.target}
     if with_idf:
         counts["idf"] = student.table.weight
     weights: dict[str, Tensor] = {name: parameter for parameter, name in student.names.items()}
@@ -49,10 +50,10 @@ def restore_tensors(
     with_idf: bool,
     where: str,
 ) -> None:
-    """Put what `pack_tensors` returned back into its places.
+    """Restore the tensors that `pack_tensors` returned.
 
     Args:
-        tensors: Those of the checkpoint.
+        tensors: The tensors of the checkpoint.
         student: As for `pack_tensors`.
         optimizer: As for `pack_tensors`.
         penalties: As for `pack_tensors`.
@@ -66,6 +67,8 @@ def restore_tensors(
     weights, moments, counts = (tensors[part] for part in ("weights", "optimizer", "counts"))
     for side, penalty in penalties.items():
         penalty.df.load_state_dict({key: counts[f"{side}.{key}"].to(student.idf.device) for key in ("active", "seen")})
+        if penalty.settings.target:
+            penalty.pressure = counts[f"{side}.pressure"].to(student.idf.device)
     if with_idf:
         if "idf" not in counts:
             raise TrainingError(

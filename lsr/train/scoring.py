@@ -1,4 +1,4 @@
-"""Teachers' scores of what `lsr mine` wrote, line by line; work that was cut off goes on where it ended."""
+"""Add teachers' scores to mined candidates, line by line; interrupted work resumes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lsr.errors import DataError
 from lsr.io.text_files import file_identity, read_rows
 from lsr.train.teachers import PairTeacher, Teacher
 
-_TOGETHER = 8  # queries
+_TOGETHER = 8  # queries that are scored together
 
 
 @dataclass(frozen=True)
 class Mined:
-    """A line of the input: a query, its documents' ids, positives first, and the whole of it."""
+    """A line of the input: the query, its documents' ids (positives first), and all values."""
 
     query: str
     ids: list[str]
@@ -36,20 +36,20 @@ def score_mined(
     made_by: str,
     text_of: Callable[[Sequence[str]], Sequence[str]],
 ) -> int:
-    """Write the lines of a file with the scores of teachers in place of those that they have.
+    """Copy a file of mined candidates, with teachers' scores in place of its own.
 
     Args:
         source: Lines {"query_id", "query", "positive_ids", "negative_ids"}, .jsonl or .jsonl.gz.
-        out: Where to, .jsonl; until it is whole it lies beside, as OUT.partial.
-        teachers: Whose scores, in this order.
-        made_by: What decides the scores; with another one a file that was cut off begins anew.
-        text_of: The texts of ids.
+        out: Output, .jsonl; called OUT.partial until it is complete.
+        teachers: The teachers, in the order of their scores.
+        made_by: Everything that decides the scores, as text. Unfinished work is resumed only under the same text.
+        text_of: Returns the texts of ids.
 
     Returns:
-        How many lines were written, those of before not counted.
+        Number of lines written by this call.
 
     Raises:
-        DataError: A line without query or documents; ids that nobody knows.
+        DataError: A line without query or documents, or an unknown id.
     """
     partial, key_path = out.with_name(out.name + ".partial"), out.with_name(out.name + ".partial.json")
     key = json.dumps([file_identity(source), made_by])
@@ -76,7 +76,7 @@ def score_mined(
 def _scored(
     some: Sequence[Mined], teachers: Sequence[Teacher], text_of: Callable[[Sequence[str]], Sequence[str]]
 ) -> list[list[list[float]]]:
-    """For each query, of each teacher, the scores of its documents."""
+    """For each query, each teacher's scores of its documents."""
     ids = list(dict.fromkeys(name for mined in some for name in mined.ids))
     text = dict(zip(ids, text_of(ids), strict=True))
     found: list[list[list[float]]] = [[] for _ in some]
@@ -107,7 +107,7 @@ def _read(source: Path) -> Iterator[Mined]:
 
 
 def _whole_lines(path: Path) -> int:
-    """How many whole lines there are; what a kill has left of another is cut off."""
+    """The number of complete lines; an incomplete last line is removed."""
     if not path.is_file():
         return 0
     n = whole = 0

@@ -2,15 +2,9 @@
 
 A source is read once, checked, joined with its texts, candidates and teachers, and written as Arrow into the cache,
 from which `lsr.train.data` maps it into memory. Document ids take little room there; texts take as much as in their
-file. A line of a .jsonl(.gz) file, or a row of a .parquet file, is
-
-    {"query": TEXT, "positive": TEXT, "negative": TEXT}
-    {"query": TEXT, "positives": [TEXT, ...], "negatives": [TEXT, ...], "scores": [NUMBER, ...]}
-    {"query_id": ID, "query": TEXT, "positive_ids": [ID, ...], "negative_ids": [ID, ...], "scores": [[...], ...]}
-
-Values may be lists or single. Negatives, query ids and scores are optional, and so is a query's text if `queries` is
-given. Scores are those of a teacher, positives first, or a list for each of several teachers; null if missing. If
-`documents` is given, all documents are ids, whatever their key. `lsr mine` writes lines of the last form.
+file. `lsr.train.example_lines` has the forms of a line of a .jsonl(.gz) file, or a row of a .parquet file; `lsr mine`
+writes the one with ids. If `queries` is given, a query's text is optional; if `documents` is given, all documents are
+ids, whatever their key.
 """
 
 from __future__ import annotations
@@ -30,11 +24,11 @@ from numpy.typing import NDArray
 
 from lsr.config import Settings, within
 from lsr.errors import DataError
-from lsr.io.document import require_encodable
 from lsr.io.ir_datasets import load_ir_dataset
 from lsr.io.runs import open_qrels, parse_run_line, qrels_file
 from lsr.io.text_files import file_identity, file_kind, read_lines, read_rows
 from lsr.train.dataset_cache import made_once
+from lsr.train.example_lines import LineForm, RawExample, parse_line, score_value, text_value
 from lsr.train.problems import Missing, Problems
 from lsr.train.text_store import TextStore, open_texts
 
@@ -49,7 +43,7 @@ class TrainingSource(Settings):
     """A source of training data.
 
     Attributes:
-        path: A .jsonl(.gz) or .parquet file (see the top of this module); a BEIR folder; or an ir-datasets name with
+        path: A .jsonl(.gz) or .parquet file (see `lsr.train.example_lines`); a BEIR folder; or an ir-datasets name with
             judgments (an example for each query; documents judged above 0 are its positives) or with pairs of
             documents (an example for each pair).
         split: The split of the judgments of a folder or dataset.
@@ -59,7 +53,7 @@ class TrainingSource(Settings):
         candidates: A TREC run, or a file of `lsr mine`. Its documents are appended as negatives, unless the query has
             them already.
         scores: Files of teachers' scores, one for each teacher: TREC runs, or .jsonl(.gz) and .parquet files with rows
-            of {"query_id", "scores": {ID: NUMBER}} or of the forms above.
+            of {"query_id", "scores": {ID: NUMBER}} or in the forms of `lsr.train.example_lines`.
         allow_missing: Allow queries without candidates, and missing scores.
         weight: Relative frequency of this source.
     """
@@ -74,38 +68,11 @@ class TrainingSource(Settings):
     weight: float = field(default=1.0, metadata=within(above=0))
 
 
-@dataclass
-class _Raw:
-    """An example of a source, with documents as texts or ids."""
-
-    where: str
-    query_id: str | None
-    query: str | None
-    documents: list[str]
-    n_positives: int
-    scores: list[list[float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Form:
-    """Requirements of a line.
-
-    Attributes:
-        by_id: Documents are ids.
-        text: The query's text is required.
-        query_id: The query's id is required.
-    """
-
-    by_id: bool
-    text: bool
-    query_id: bool
-
-
 @dataclass(frozen=True)
 class _Origin:
     """How to read a source, the default collection of its texts, and a text that changes with it."""
 
-    read: Callable[[], Iterator[_Raw | DataError]]
+    read: Callable[[], Iterator[RawExample | DataError]]
     texts: str | None
     queries: str | None
     identity: str
@@ -156,7 +123,7 @@ def _origin(source: TrainingSource) -> _Origin:
     if path.is_file():
         if file_kind(path) == "tsv":
             raise DataError("training data is read from .jsonl, .jsonl.gz or .parquet", source.path)
-        form = _Form(source.documents is not None, source.queries is None, bool(source.candidates or source.scores))
+        form = LineForm(source.documents is not None, source.queries is None, bool(source.candidates or source.scores))
         return _Origin(lambda: _file_examples(path, form), source.documents, source.queries, file_identity(path))
     name = source.path
     if path.is_dir():
@@ -173,94 +140,27 @@ def _origin(source: TrainingSource) -> _Origin:
     return _Origin(lambda: _judged(name, source.split), texts, queries, name)
 
 
-def _judged(name: str, split: str) -> Iterator[_Raw]:
+def _judged(name: str, split: str) -> Iterator[RawExample]:
     qrels, _ = open_qrels(name, split)
     for query_id, judged in qrels.items():
         positives = [doc_id for doc_id, grade in judged.items() if grade > 0]
         if positives:
-            yield _Raw(name, query_id, None, positives, len(positives))
+            yield RawExample(name, query_id, None, positives, len(positives))
 
 
-def _pairs(dataset: Any, name: str) -> Iterator[_Raw]:
+def _pairs(dataset: Any, name: str) -> Iterator[RawExample]:
     for number, pair in enumerate(dataset.docpairs_iter(), start=1):
-        yield _Raw(f"{name}:{number}", pair.query_id, None, [pair.doc_id_a, pair.doc_id_b], 1)
+        yield RawExample(f"{name}:{number}", pair.query_id, None, [pair.doc_id_a, pair.doc_id_b], 1)
 
 
-def _file_examples(path: Path, form: _Form) -> Iterator[_Raw | DataError]:
+def _file_examples(path: Path, form: LineForm) -> Iterator[RawExample | DataError]:
     for values, where in read_rows(path):
         try:
             if isinstance(values, DataError):
                 raise values
-            yield _parse(values, where, form)
+            yield parse_line(values, where, form)
         except DataError as error:
             yield error
-
-
-def _parse(values: Mapping[str, Any], where: str, form: _Form) -> _Raw:
-    """Read a line as an example.
-
-    Raises:
-        DataError: A value is missing or wrong.
-    """
-    query, query_id = values.get("query"), values.get("query_id")
-    if query is not None:
-        query = _text(query, "query", where)
-    elif form.text:
-        raise DataError('no query: an example needs "query", or "query_id" and a file of queries', where)
-    if query_id is not None:
-        query_id = _text(query_id, "query_id", where)
-    elif form.query_id or query is None:
-        raise DataError('no "query_id", which queries, candidates and teachers\' scores need', where)
-    positives = _documents(values, "positive", where, form.by_id)
-    if not positives:
-        raise DataError(f'no positive: an example needs "positives" (keys here: {list(values)})', where)
-    documents = positives + _documents(values, "negative", where, form.by_id)
-    if len(set(documents)) < len(documents):
-        twice = next(name for i, name in enumerate(documents) if name in documents[:i])
-        raise DataError(
-            f"the document {twice[:80]!r} occurs twice; keep it once, among the positives if it is one", where
-        )
-    return _Raw(where, query_id, query, documents, len(positives), _scores(values, len(documents), where))
-
-
-def _documents(values: Mapping[str, Any], kind: str, where: str, by_id: bool) -> list[str]:
-    keys = (f"{kind}_ids", f"{kind}s", kind) if by_id else (f"{kind}s", kind)
-    for key in keys:
-        if (given := values.get(key)) is not None:
-            return [_text(one, key, where) for one in (given if isinstance(given, list) else [given])]
-    if not by_id and values.get(f"{kind}_ids") is not None:
-        raise DataError(f'"{kind}_ids" are ids: give `documents`, the collection', where)
-    return []
-
-
-def _text(value: Any, key: str, where: str) -> str:
-    """A text, or an id, which may be a whole number, as a string."""
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not (isinstance(text, str) and text.strip()):
-        raise DataError(f'"{key}" must hold strings that are not empty, got {value!r}', where)
-    require_encodable(text, f'"{key}"', where)
-    return text
-
-
-def _scores(values: Mapping[str, Any], n_docs: int, where: str) -> list[list[float]]:
-    """(n_teachers, n_docs), NaN for missing scores; no rows without scores."""
-    given = values.get("scores")
-    if given is None:
-        return []
-    if not (isinstance(given, list) and given):
-        raise DataError(f'"scores" must be a list, got {given!r}', where)
-    rows = given if isinstance(given[0], list) else [given]
-    for row in rows:
-        if not isinstance(row, list) or len(row) != n_docs:
-            length = f"{len(row)} scores" if isinstance(row, list) else f"{row!r}"
-            raise DataError(f"{length} for {n_docs} documents; there must be one each, positives first", where)
-    return [[math.nan if score is None else _number(score, where) for score in row] for row in rows]
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 3.4e38:
-        raise DataError(f"the score {value!r} is not a finite number", where)
-    return float(value)
 
 
 def _schema(by_row: bool) -> pa.Schema:
@@ -325,7 +225,7 @@ class _Join:
         for missing in (self._no_query, self._no_document, self._no_candidates, *self._no_score):
             missing.settle()
 
-    def _joined(self, chunk: list[_Raw]) -> Iterator[dict[str, Any]]:
+    def _joined(self, chunk: list[RawExample]) -> Iterator[dict[str, Any]]:
         asked = [raw.query_id for raw in chunk if raw.query is None and raw.query_id is not None]
         queries = dict(zip(asked, self._queries.rows(asked), strict=True)) if self._queries else {}
         names = [name for raw in chunk for name in raw.documents]
@@ -346,7 +246,7 @@ class _Join:
                 "scores": scores.ravel() if len(scores) else None,
             }
 
-    def _query(self, raw: _Raw, rows: Mapping[str, int]) -> str:
+    def _query(self, raw: RawExample, rows: Mapping[str, int]) -> str:
         row = rows.get(raw.query_id or "", -1)
         if row >= 0 and self._queries:
             return self._queries.text(row)
@@ -354,7 +254,7 @@ class _Join:
         return ""
 
     def _by_row(
-        self, raw: _Raw, rows: NDArray[np.uint32], scores: NDArray[np.float32]
+        self, raw: RawExample, rows: NDArray[np.uint32], scores: NDArray[np.float32]
     ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
         """Append candidates to an example's documents, and teachers' scores to its own."""
         if self._candidates is not None:
@@ -380,7 +280,7 @@ class _Join:
         return rows, scores
 
 
-def _good(raws: Iterable[_Raw | DataError], problems: Problems) -> Iterator[_Raw]:
+def _good(raws: Iterable[RawExample | DataError], problems: Problems) -> Iterator[RawExample]:
     for raw in raws:
         if isinstance(raw, DataError):
             problems.add(raw)
@@ -388,8 +288,8 @@ def _good(raws: Iterable[_Raw | DataError], problems: Problems) -> Iterator[_Raw
             yield raw
 
 
-def _chunked(raws: Iterator[_Raw]) -> Iterator[list[_Raw]]:
-    chunk: list[_Raw] = []
+def _chunked(raws: Iterator[RawExample]) -> Iterator[list[RawExample]]:
+    chunk: list[RawExample] = []
     characters = 0
     for raw in raws:
         chunk.append(raw)
@@ -495,11 +395,11 @@ def _scored(path: Path, needs_scores: bool = True) -> Iterator[_Pair | DataError
 
 
 def _row_scores(values: Mapping[str, Any], where: str, needs_scores: bool) -> list[_Pair]:
-    query_id = _text(values.get("query_id"), "query_id", where)
+    query_id = text_value(values.get("query_id"), "query_id", where)
     given = values.get("scores")
     if isinstance(given, dict):
-        return [(query_id, doc_id, _number(score, where), where) for doc_id, score in given.items()]
-    raw = _parse(values, where, _Form(by_id=True, text=False, query_id=True))
+        return [(query_id, doc_id, score_value(score, where), where) for doc_id, score in given.items()]
+    raw = parse_line(values, where, LineForm(by_id=True, text=False, query_id=True))
     if not needs_scores:
         return [(query_id, doc_id, math.nan, where) for doc_id in raw.documents[raw.n_positives :]]
     if len(raw.scores) != 1:

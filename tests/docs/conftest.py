@@ -1,4 +1,4 @@
-"""The files that the pages of the documentation speak of, made once: documents, queries, judgments, an index."""
+"""The files that the documentation uses, made once: documents, queries, judgments, an index."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _lines(path, rows):
 
 @pytest.fixture(scope="session")
 def materials(tmp_path_factory):
-    """A folder with everything that pages name."""
+    """A folder with all files that pages name."""
     folder = tmp_path_factory.mktemp("materials")
     docs, queries = documents(), [{"_id": query_id, "text": text} for query_id, text in QUERIES.items()]
     _lines(folder / "docs.jsonl", docs)
@@ -80,7 +80,7 @@ def materials(tmp_path_factory):
 
 @pytest.fixture
 def page_folder(materials, tmp_path, monkeypatch):
-    """A copy of the materials, and the current folder."""
+    """A copy of the materials as the current folder."""
     folder = Path(shutil.copytree(materials, tmp_path / "page"))
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")

@@ -1,4 +1,4 @@
-"""Examples in docstrings (`>>>`) do what they say."""
+"""Examples in docstrings (`>>>`) give the printed results."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def modules():
 MODULES = list(modules())
 
 
-def test_there_are_examples():
+def test_docstrings_have_examples():
     assert {"lsr.sparse", "lsr.index.index", "lsr.encode.load"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples(name, tmp_path, monkeypatch):
+def test_docstring_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert found.attempted

@@ -1,13 +1,13 @@
-"""Every block of code in README.md and docs/ runs, and prints what the page says that it prints.
+"""Every block of code in README.md and docs/ runs and prints what the page shows.
 
 A page's blocks run top to bottom, in one folder and one Python namespace:
 
-    ```python       runs; names stay for the blocks below it, and top-level `await` works
+    ```python       runs; its names are visible to later blocks, and top-level `await` works
     ```shell        runs; `lsr ...` in this process, everything else in bash; `lsr serve` runs until the next one
-    ```text         what the block above it prints; numbers may differ by 3 %
-    ```yaml, json   are parsed; a training run or an experiment is checked as `lsr` checks it
+    ```text         the output of the block above; numbers may differ by 3 %
+    ```yaml, json   parsed; settings of a training run or an experiment are checked as by `lsr`
 
-A block that can't run here stands below a comment that says why: `<!-- not run: needs a GPU -->`.
+A comment above a block that can't run here says why: `<!-- not run: needs a GPU -->`.
 With LSR_UPDATE_DOCS=1 in the environment the text blocks are rewritten instead of compared.
 """
 
@@ -77,7 +77,7 @@ def blocks(text: str) -> list[Block]:
 
 
 class _Terminal(io.StringIO):
-    """A stdout that commands take for a terminal, so that they print tables."""
+    """A stdout that looks like a terminal, so that commands print tables."""
 
     def isatty(self) -> bool:
         return True
@@ -88,7 +88,7 @@ class Page:
 
     Args:
         path: The Markdown file.
-        replace: Text to replace in every block, as {old: new}: a port, say.
+        replace: {old: new} text to replace in every block, such as a port.
     """
 
     def __init__(self, path: Path, replace: dict[str, str] | None = None) -> None:
@@ -286,8 +286,8 @@ def test_blocks_run(path, page_folder, port, request, monkeypatch):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
-def test_blocks_have_a_language_and_stand_at_the_margin(path):
-    """Others would be taken for text and not run."""
+def test_blocks_name_a_language_and_are_not_indented(path):
+    """Other blocks would count as text and not run."""
     text = path.read_text(encoding="utf-8")
     found = blocks(text)
     fences = re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE)
@@ -297,7 +297,7 @@ def test_blocks_have_a_language_and_stand_at_the_margin(path):
     assert text.count("<!-- not run: ") == sum(block.why is not None for block in found)
 
 
-def test_pictures_and_links_of_the_readme_are_there():
+def test_pictures_and_links_of_the_readme_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     for target in re.findall(r"\]\(([^)#]+)", text) + re.findall(r'src="([^"]+)"', text):
@@ -319,7 +319,7 @@ def test_outputs_are_compared_by_words_and_numbers(wanted, printed, same):
     assert same_output(wanted, printed) is same
 
 
-def test_a_block_that_fails_is_named_with_its_line(tmp_path, monkeypatch):
+def test_an_error_names_the_line_of_the_failing_block(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     monkeypatch.delenv("LSR_UPDATE_DOCS", raising=False)
     page = tmp_path / "page.md"

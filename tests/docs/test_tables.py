@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/ say what benchmarks/results/ has."""
+"""The tables of README.md and docs/ agree with benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def tables(root, *args):
     )
 
 
-def test_they_are_up_to_date():
+def test_tables_are_up_to_date():
     ran = tables(ROOT, "--check")
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_figure_that_was_typed_is_seen_and_mended(tmp_path):
+def test_a_typed_figure_is_found_and_replaced(tmp_path):
     (tmp_path / "benchmarks").mkdir()
     shutil.copy(ROOT / "benchmarks" / "tables.py", tmp_path / "benchmarks")
     shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")

@@ -1,4 +1,4 @@
-"""A made result folder, as an experiment leaves it: values near real ones, and names and gaps that do harm."""
+"""A synthetic result folder of an experiment, with realistic values, hostile names and gaps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HOSTILE = {
 
 
 def write_folder(folder, datasets=DATASETS, systems=SYSTEMS, names=None, absent=(), latencies=True):
-    """Write a result folder; `names` puts others in place of its names, `absent` are (dataset, system) left out."""
+    """Write a result folder; `names` replaces names, and the (dataset, system) pairs in `absent` are left out."""
     name = lambda text: (names or {}).get(text, text)  # noqa: E731
     random = np.random.default_rng(7)
     results, comparisons, values, times = [], [], [], []
@@ -141,7 +141,7 @@ def write_folder(folder, datasets=DATASETS, systems=SYSTEMS, names=None, absent=
 
 
 def percentiles(values):
-    """As an experiment tells them."""
+    """Its record, as an experiment writes it."""
     p50, p95, p99 = np.percentile(values, (50, 95, 99))
     return {"p50": p50, "mean": values.mean(), "p95": p95, "p99": p99}
 
@@ -153,13 +153,13 @@ def write_table(path, columns, rows):
 
 @pytest.fixture(scope="session")
 def hostile_made(tmp_path_factory):
-    """A folder with hostile names and a missing result, not to be changed, and what its experiment.json says."""
+    """A read-only folder with hostile names and a missing result, and the content of its experiment.json."""
     folder = tmp_path_factory.mktemp("made") / "hostile"
     return folder, write_folder(folder, names=HOSTILE, absent={("cranfield", "lsr-mini, alpha 0.8")})
 
 
 @pytest.fixture
 def hostile(tmp_path, hostile_made):
-    """The same, to be changed."""
+    """A copy that a test may change."""
     folder, experiment = hostile_made
     return shutil.copytree(folder, tmp_path / "hostile"), experiment

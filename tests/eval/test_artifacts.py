@@ -1,4 +1,4 @@
-"""Artifacts are made once for each key, and again when they were cut off or their key has changed."""
+"""Artifacts are made once per key, and again if they were interrupted or the key has changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def made(tmp_path):
     return get, log
 
 
-def test_made_once_for_each_key(made):
+def test_an_artifact_is_made_once_per_key(made):
     get, log = made
     path, facts, digest = get("a")
     assert (path.read_text(), facts) == ("a", {"seconds": 1})
@@ -35,7 +35,7 @@ def test_made_once_for_each_key(made):
     assert log == ["a", "b"]
 
 
-def test_what_was_cut_off_is_made_again(made):
+def test_an_interrupted_artifact_is_made_again(made):
     get, log = made
     with pytest.raises(KeyboardInterrupt):
         get("a", fail=True)
@@ -52,7 +52,7 @@ def test_what_was_cut_off_is_made_again(made):
         lambda p: p.with_suffix(".json").write_text("[]"),
     ],
 )
-def test_what_is_gone_or_damaged_is_made_again(made, damage):
+def test_a_missing_or_damaged_artifact_is_made_again(made, damage):
     get, log = made
     path, _, _ = get("a")
     damage(path)
@@ -60,7 +60,7 @@ def test_what_is_gone_or_damaged_is_made_again(made, damage):
     assert log == ["a", "a"]
 
 
-def test_digests_are_of_content(tmp_path):
+def test_digests_depend_on_content(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         (folder / "in").mkdir(parents=True)

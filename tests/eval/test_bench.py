@@ -23,7 +23,7 @@ def index(matrix, tmp_path_factory):
     return Index.build(tmp_path_factory.mktemp("bench") / "idx", matrix, clusters=True)
 
 
-def test_every_combination_is_tried():
+def test_the_grid_has_every_combination():
     grid = settings_grid({"alpha": [0.7, 0.8], "cut": [3], "heap_factor": [0.9, 0.8]}, clusters=True)
     assert grid == [
         {},
@@ -34,19 +34,19 @@ def test_every_combination_is_tried():
     ]
 
 
-def test_without_values_there_is_a_choice():
+def test_without_values_there_is_a_default_grid():
     assert all(one.get("algorithm") != "clusters" for one in settings_grid({}, clusters=False))
     assert any(one.get("algorithm") == "clusters" for one in settings_grid({}, clusters=True))
 
 
-def test_values_that_make_no_sense_are_named_together():
+def test_all_invalid_values_are_reported():
     with pytest.raises(ValueError, match=r"alpha must be .* got 2.0.*cut must be .* got 0"):
         settings_grid({"alpha": [2.0], "cut": [0]}, clusters=True)
     with pytest.raises(ValueError, match="--clusters"):
         settings_grid({"cut": [3]}, clusters=False)
 
 
-def test_exact_search_misses_nothing(index, matrix):
+def test_exact_search_has_full_recall(index, matrix):
     grid = settings_grid({"cut": [1], "alpha": [0.1]}, clusters=True)
     found = bench_index(index, matrix[:5], [2, 10], grid, rounds=1, threads=[1, 0])
     assert [(one.k, one.label) for one in found[::3]] == [(2, "exact"), (10, "exact")]
@@ -59,7 +59,7 @@ def test_exact_search_misses_nothing(index, matrix):
         assert recommended(found, k, 1.0).recall == 1
 
 
-def test_the_frontier_is_what_nothing_beats(index, matrix, monkeypatch):
+def test_the_frontier_has_the_settings_that_nothing_beats(index, matrix, monkeypatch):
     times = {"exact": 4.0, "a": 1.0, "b": 2.0, "c": 3.0}
     recalls = {1: 0.9, 2: 0.95, 3: 0.95}
     monkeypatch.setattr(module, "time_together", lambda calls, n, rounds: np.array([[t] for t in times.values()]))
@@ -72,7 +72,7 @@ def test_the_frontier_is_what_nothing_beats(index, matrix, monkeypatch):
     assert recommended(found, 10, 0.96).settings == {}
 
 
-def test_no_queries(index, matrix):
+def test_no_queries_is_an_error(index, matrix):
     with pytest.raises(DataError, match="no queries"):
         bench_index(index, matrix[:0], [10], [{}])
 
@@ -92,7 +92,7 @@ def test_the_command(index, lsr_command, tmp_path):
         (["-k", "0"], "k is at least 1"),
     ],
 )
-def test_bad_values_are_told(index, lsr_command, args, message):
+def test_bad_values_are_reported(index, lsr_command, args, message):
     ran = lsr_command("bench", index.path, *args)
     assert ran.code == 2
     assert message in ran.err

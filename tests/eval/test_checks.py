@@ -1,4 +1,4 @@
-"""Checks: everything wrong is told at once, with its line; nothing changes a mean unseen."""
+"""Checks report all problems at once, with their lines; nothing changes a mean silently."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_run(folder, *lines):
     return path
 
 
-def test_nothing_to_say(folder):
+def test_a_good_run_has_no_findings(folder):
     found = check_run(write_run(folder, "q1 d1", "q2 d2"), open_dataset(str(folder)), 1)
     assert (found.errors, found.warnings) == ((), ())
     assert found.run == {"q1": {"d1": 99.0}, "q2": {"d2": 98.0}}
@@ -49,7 +49,7 @@ def test_nothing_to_say(folder):
     found.raise_errors()
 
 
-def test_everything_at_once(folder):
+def test_all_problems_are_reported_at_once(folder):
     judge(folder, "q1 d1 1", "q2 gone 2", "q2 lost 0", "barren d1 0")
     path = write_run(folder, "q1 d1", "q1 d1", "stray d1", "q1 d1")
     path.write_text(path.read_text() + "q1 Q0 d2\n")
@@ -70,7 +70,7 @@ def test_everything_at_once(folder):
         found.raise_errors()
 
 
-def test_each_warning_counts_what_it_is_about(folder):
+def test_warnings_have_counts(folder):
     judge(folder, "q1 d1 1", "q2 gone 2", "absent d2 1", "barren d1 0")
     found = check_run({"q1": {"d1": 1.0}, "stray": {"d1": 1.0}, "q2": {}}, open_dataset(str(folder)), 100)
     assert found.counts == {
@@ -92,7 +92,7 @@ def test_each_warning_counts_what_it_is_about(folder):
 
 
 @pytest.mark.parametrize(("k", "told"), [(2, False), (3, True)])
-def test_a_measure_deeper_than_the_run_is_told(folder, k, told):
+def test_a_measure_deeper_than_the_run_is_a_warning(folder, k, told):
     run = write_run(folder, "q1 d1", "q1 d2", "q2 d2")
     found = check_run(run, open_dataset(str(folder)), measures=f"R@{k}")
     assert [("look at 3 hits, but no query has more than 2" in w) for w in found.warnings] == [True] * told
@@ -105,12 +105,12 @@ def test_a_measure_deeper_than_the_run_is_told(folder, k, told):
         ([], r"run.trec: it has no hits"),
     ],
 )
-def test_a_run_of_something_else_is_an_error(folder, lines, message):
+def test_a_run_of_another_collection_is_an_error(folder, lines, message):
     with pytest.raises(DataError, match=message):
         check_run(write_run(folder, *lines), open_dataset(str(folder))).raise_errors()
 
 
-def test_ids_of_another_form_are_told(folder):
+def test_ids_in_another_form_are_reported(folder):
     found = check_run(write_run(folder, "q1 D1", "q2 D2"), open_dataset(str(folder)))
     assert "none of its hits is judged" in found.warnings[0]
 
@@ -123,13 +123,13 @@ def test_ids_of_another_form_are_told(folder):
         (["q1 x1 1", "q2 x2 1"], "none of the judged documents exists; .* Judged are x1, x2"),
     ],
 )
-def test_judgments_that_can_mean_nothing_are_errors(folder, lines, message):
+def test_judgments_without_relevant_documents_are_errors(folder, lines, message):
     judge(folder, *lines)
     with pytest.raises(DataError, match=message):
         check_dataset(open_dataset(str(folder))).raise_errors()
 
 
-def test_bad_queries_are_errors_and_bad_documents_are_passed_over(folder):
+def test_bad_queries_are_errors_and_bad_documents_are_skipped(folder):
     (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "a"}\nno json\n{"_id": "q1", "text": "b"}\n')
     (folder / "corpus.jsonl").write_text('no json\n{"_id": "d2", "text": "a"}\n{"_id": "d1", "text": ""}\n')
     found = check_dataset(open_dataset(str(folder)))
@@ -139,7 +139,7 @@ def test_bad_queries_are_errors_and_bad_documents_are_passed_over(folder):
     assert found.counts["judged_documents_missing"] == 1
 
 
-def test_what_is_not_there_is_not_checked(folder):
+def test_missing_parts_are_not_checked(folder):
     for name in ("corpus.jsonl", "queries.jsonl"):
         (folder / name).unlink()
     found = check_dataset(open_dataset(str(folder)))
@@ -152,7 +152,7 @@ def test_what_is_not_there_is_not_checked(folder):
     assert given.warnings == ()
 
 
-def test_queries_that_nobody_judged_are_told_with_their_lines(folder):
+def test_unjudged_queries_are_reported_with_their_lines(folder):
     jsonl(folder / "queries.jsonl", ["q1", "stray", "q2", "other"])
     found = check_dataset(open_dataset(str(folder)))
     (told,) = found.warnings
@@ -179,7 +179,7 @@ def test_documents_may_be_vectors(folder):
     assert (found.errors, found.counts["judged_documents_missing"]) == ((), 1)
 
 
-def test_own_documents_are_counted_and_left_out(folder):
+def test_a_querys_own_document_is_counted_and_left_out(folder):
     dataset = open_dataset(str(folder), drop_own=True)
     run = {"q1": {"q1": 2.0, "d1": 1.0}, "q2": {"d2": 1.0}}
     found = check_run(run, dataset)
@@ -205,7 +205,7 @@ def test_a_run_on_the_command_line(folder, lsr_command):
     assert per_query == [{"query_id": "q1", "RR@10": 0.5}, {"query_id": "q2", "RR@10": 0.0}]
 
 
-def test_all_that_is_wrong_on_the_command_line(folder, lsr_command):
+def test_the_command_reports_all_problems(folder, lsr_command):
     (folder / "qrels" / "test.tsv").write_text("q1\td1\tgood\nq1\td2\n")
     path = write_run(folder, "q1 d1", "q1 d1")
     ran = lsr_command("evaluate", "--run", path, "--dataset", folder, "--measures", "nDGC@10")
@@ -247,14 +247,14 @@ def test_judgments_alone_are_enough_for_a_run(folder, lsr_command):
     assert ran.lines()[0]["R@3"] == 1
 
 
-def test_equal_scores_are_told(folder):
+def test_equal_scores_are_a_warning(folder):
     run = {"q1": {"d1": 1.0, "d2": 1.0}, "q2": {"d1": 2.0, "d2": 1.0, "d3": 1.0}, "stray": {"d1": 1.0, "d2": 1.0}}
     found = check_run(run, open_dataset(str(folder)), 1)
     assert found.counts["tied_queries"] == 1
     assert any("1 query (q1) has equal scores among their first 2 hits" in text for text in found.warnings)
 
 
-def test_a_query_without_judgments_is_told_once(folder):
+def test_an_unjudged_query_is_reported_once(folder):
     jsonl(folder / "queries.jsonl", ["q1", "q2", "extra"])
     dataset = open_dataset(str(folder))
     run = write_run(folder, "q1 d1", "q2 d2", "extra d1", "stray d1")

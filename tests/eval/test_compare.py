@@ -29,7 +29,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Three runs: the best has the document first, the second now and then, the last never."""
+    """Three runs: the best has the document always first, the second sometimes, the last never."""
     orders = {"best": ["ab"] * 6, "middle": ["ab", "ba", "ab", "ba", "ab", "bc"], "worst": ["bc"] * 6}
     for name, docs in orders.items():
         lines = [f"q{i} Q0 {doc} {r + 1} {9 - r} {name}\n" for i, row in enumerate(docs) for r, doc in enumerate(row)]
@@ -64,7 +64,7 @@ def test_runs_are_compared_with_the_first(dataset, runs):
     assert middle.most == [("q5", 0.0, 1.0), ("q1", 0.5, 1.0), ("q3", 0.5, 1.0)]
 
 
-def test_another_baseline(dataset, runs):
+def test_the_baseline_can_be_chosen(dataset, runs):
     values = read_values(list(runs.values()), dataset, MEASURES)
     found = compare_values(values, runs["worst"], most=0)
     assert [one.system for one in found[:3]] == [runs["worst"], runs["best"], runs["middle"]]
@@ -79,14 +79,14 @@ def test_systems_of_a_result_folder(results):
     assert found[1].comparison.difference == pytest.approx(0.5)
 
 
-def test_one_system_of_a_folder_beside_a_run(results, runs, dataset):
+def test_a_system_of_a_folder_is_compared_with_a_run(results, runs, dataset):
     values = read_values([f"{results}:mini", runs["worst"]], dataset, MEASURES)
     assert list(values) == ["mini", runs["worst"]]
     found = compare_values(values)
     assert found[1].comparison.difference == pytest.approx(-0.7)
 
 
-def test_what_is_wrong_is_told_together(results, runs, dataset, tmp_path):
+def test_all_problems_are_reported_together(results, runs, dataset, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.trec").write_text("q0 Q0 a 1 high x\n")
     names = [f"{results}:nobody", str(tmp_path / "empty"), str(tmp_path / "bad.trec")]
@@ -112,7 +112,7 @@ def test_runs_are_checked_with_judgments_and_measures(runs, dataset, lsr_command
     assert f"note: {runs['worst']}: none of its hits is judged" in ran.err
 
 
-def test_judgments_alone_are_enough(runs, dataset, tmp_path):
+def test_judgments_without_documents_are_enough(runs, dataset, tmp_path):
     qrels = tmp_path / "qrels.txt"
     qrels.write_text("".join(f"q{i} 0 a 1\n" for i in range(6)))
     found = read_values(list(runs.values()), open_dataset(str(qrels)), MEASURES)
@@ -127,17 +127,17 @@ def test_runs_need_judgments(runs):
         read_values(list(runs.values()), None, MEASURES)
 
 
-def test_measures_that_a_folder_lacks(results):
+def test_measures_that_a_folder_lacks_are_refused(results):
     with pytest.raises(DataError, match=r"there is nothing with any of R@5 \(--measures\)"):
         read_values([str(results)], None, "R@5")
 
 
-def test_one_system_is_not_enough(results):
+def test_one_system_is_refused(results):
     with pytest.raises(DataError, match="only mini"):
         read_values([f"{results}:mini"], None, MEASURES)
 
 
-def test_nothing_in_common(results, dataset, runs):
+def test_systems_with_nothing_in_common_are_refused(results, dataset, runs):
     values = read_values([f"{results}:mini", runs["best"]], dataset, MEASURES)
     values["mini"] = {("other", "RR@10"): {"q0": 1.0}}
     with pytest.raises(DataError, match="no dataset and measure in common"):
@@ -160,7 +160,7 @@ def test_the_command(results, runs, dataset, lsr_command):
     assert (ran.code, "--dataset" in ran.err) == (1, True)
 
 
-def test_what_holds_for_all_runs_is_told_once(runs, dataset):
+def test_a_warning_about_the_dataset_is_reported_once(runs, dataset):
     for path in runs.values():
         with open(path, "a", encoding="utf-8") as file:
             file.write("stray Q0 a 1 1 t\n")

@@ -31,12 +31,12 @@ def test_a_folder_has_splits(folder):
     assert open_dataset(str(folder), "dev").qrels == {"q2": {"d1": 1}}
 
 
-def test_a_split_that_is_not_there_names_those_that_are(folder):
+def test_an_unknown_split_names_the_known_ones(folder):
     with pytest.raises(DataError, match=r"'train'; there are: dev, test"):
         open_dataset(str(folder), "train")
 
 
-def test_a_folder_without_judgments(tmp_path):
+def test_a_folder_without_judgments_is_refused(tmp_path):
     with pytest.raises(DataError, match="there are: none"):
         open_dataset(str(tmp_path))
 
@@ -58,7 +58,7 @@ def test_bad_judgments_are_named(folder, text, message):
 
 @pytest.fixture
 def registered():
-    """A dataset that ir-datasets knows by the name lsr-test, with judgments under lsr-test/test."""
+    """An ir-datasets dataset called lsr-test, with judgments under lsr-test/test."""
     datasets = pytest.importorskip("ir_datasets")
     formats = pytest.importorskip("ir_datasets.formats")
     doc, query, qrel = formats.GenericDoc, formats.GenericQuery, formats.TrecQrel
@@ -108,7 +108,7 @@ def test_datasets_by_name(registered, name, tmp_path, lsr_command):
     assert (evaluated["queries"], evaluated["RR@10"], evaluated["missing_queries"]) == (2, 1.0, 0)
 
 
-def test_names_that_nobody_knows(registered):
+def test_unknown_names_are_refused(registered):
     with pytest.raises(DataError, match="lsr-tset"):
         open_dataset("lsr-tset")
     with pytest.raises(DataError, match="lsr-test/dev"):
@@ -136,7 +136,7 @@ def test_a_dataset_by_its_parts(parts, tmp_path):
     assert evaluate_index(index, dataset, "RR@10").measures == {"RR@10": 1.0}
 
 
-def test_parts_of_a_folder_can_be_others(folder, parts):
+def test_parts_of_a_folder_can_be_replaced(folder, parts):
     dataset = open_dataset(str(folder), queries=parts["queries"])
     assert (dataset.source, dataset.query_source) == (str(folder), parts["queries"])
     dataset = open_dataset(str(folder), documents=parts["documents"])
@@ -144,7 +144,7 @@ def test_parts_of_a_folder_can_be_others(folder, parts):
     assert open_dataset(str(folder), qrels=parts["qrels"]).qrels["1"] == {"10": 1}
 
 
-def test_parts_that_are_not_there_are_all_named(folder):
+def test_all_missing_parts_are_named(folder):
     with pytest.raises(DataError) as error:
         open_dataset(str(folder), "train", documents="no.jsonl", queries="no.tsv")
     assert all(text in str(error.value) for text in ("'train'; there are: dev, test", "no.jsonl", "no.tsv"))
@@ -172,7 +172,7 @@ def test_a_folder_of_parquet(tmp_path, columns):
     assert evaluate_index(index, dataset, "RR@10").measures == {"RR@10": 1.0}
 
 
-def test_parquet_judgments_that_are_none(tmp_path):
+def test_invalid_parquet_judgments_are_refused(tmp_path):
     (tmp_path / "qrels").mkdir()
     path = tmp_path / "qrels" / "test.parquet"
     pq.write_table(pa.table({"query-id": ["a", "b"], "corpus-id": ["x", None], "score": [0.5, 1.0]}), path)
@@ -183,7 +183,7 @@ def test_parquet_judgments_that_are_none(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "drops"), [("ArguAna", True), ("quora", True), ("scifact", False)])
-def test_which_folders_lose_each_querys_own_document(folder, name, drops, monkeypatch):
+def test_own_documents_are_dropped_for_arguana_and_quora(folder, name, drops, monkeypatch):
     place = folder.rename(folder.parent / "data").rename(folder.parent / name)
     assert open_dataset(str(place)).drop_own is drops
     assert open_dataset(str(place), drop_own=not drops).drop_own is not drops
@@ -191,7 +191,7 @@ def test_which_folders_lose_each_querys_own_document(folder, name, drops, monkey
     assert open_dataset(".").drop_own is drops
 
 
-def test_own_documents_leave_room_for_others(tmp_path, parts):
+def test_dropped_documents_leave_room_for_others(tmp_path, parts):
     (tmp_path / "collection.tsv").write_text("1\tflutter flutter\n10\tflutter of wings\n2\tflutter\n")
     (tmp_path / "qrels.dev.txt").write_text("1 0 10 1\n2 0 1 1\n")
     kept, dropped = (open_dataset("ours", **parts, drop_own=drop) for drop in (False, True))
@@ -208,7 +208,7 @@ def test_own_documents_leave_room_for_others(tmp_path, parts):
 
 
 def test_documents_that_the_judgments_exclude_are_left_out(folder):
-    """As BRIGHT's are: they are neither found nor missed, and others take their places."""
+    """As in BRIGHT: excluded documents count neither as found nor as missed, and others move up."""
     (folder / "corpus.jsonl").write_text("".join(f'{{"_id": "d{i}", "text": "one {i}"}}\n' for i in range(4)))
     index = Index.build(folder / "idx", open_dataset(str(folder)).corpus(), encoder="bm25")
     found = [hit.id for hit in index.search("one")]
@@ -240,14 +240,14 @@ def test_a_suite_in_a_file(folder, parts, tmp_path):
         ("datasets: []\n", ["suite.yaml:1: ", "datasets is empty"]),
     ],
 )
-def test_bad_suites_are_told(tmp_path, text, messages):
+def test_bad_suites_are_refused(tmp_path, text, messages):
     (tmp_path / "suite.yaml").write_text(text)
     with pytest.raises(DataError) as error:
         open_datasets(suite_entries(str(tmp_path / "suite.yaml")))
     assert all(message in str(error.value) for message in messages)
 
 
-def test_suites_that_are_not_there():
+def test_unknown_suites_are_refused():
     with pytest.raises(DataError, match="bier: no such file, and no such suite; there are: beir, beir-small"):
         open_datasets(suite_entries("bier"))
 

@@ -46,14 +46,14 @@ def test_queries_of_another_dataset_are_refused(folder):
 
 
 @pytest.mark.parametrize("args", [["--measures", "nDGC@10"], ["--split", "train"], ["--dataset", "no/such/thing"]])
-def test_bad_input_is_told_in_one_line(folder, lsr_command, args):
+def test_bad_input_gives_a_one_line_error(folder, lsr_command, args):
     Index.build(folder / "idx", open_dataset(str(folder)).corpus(), encoder="bm25")
     ran = lsr_command("evaluate", folder / "idx", "--dataset", folder, *args)
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert args[1].split("/")[0] in ran.err
 
 
-def test_an_index_is_checked_and_its_values_written(folder, lsr_command):
+def test_the_command_checks_an_index_and_writes_values_per_query(folder, lsr_command):
     (folder / "qrels" / "test.tsv").write_text("q1\td1\t1\nq2\tgone\t1\nabsent\td1\t1\n")
     Index.build(folder / "idx", open_dataset(str(folder)).corpus(), encoder="bm25", passages=Passages(8))
     ran = lsr_command(

@@ -1,4 +1,4 @@
-"""Experiments: what is measured is what direct calls give; nothing is made twice; what is wrong is told."""
+"""Experiments measure what direct calls give, make nothing twice, and report problems."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def datasets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vectors(datasets, tmp_path_factory, module_command):
-    """Vectors and queries that another engine may have made, and its run, of each dataset."""
+    """For each dataset, vectors, queries and a run as of another engine."""
     root = tmp_path_factory.mktemp("theirs")
     for name, dataset in datasets.items():
         docs = root / f"{name}.parquet"
@@ -112,7 +112,7 @@ def result(record, dataset, system):
     return next(r for r in record["results"] if (r["dataset"], r["system"]) == (dataset, system))
 
 
-def test_values_are_those_of_direct_calls(done, datasets, tmp_path):
+def test_values_equal_those_of_direct_calls(done, datasets, tmp_path):
     _, record = done
     for name, dataset in datasets.items():
         direct = evaluate_index(Index.build(tmp_path / name, dataset.corpus(), encoder="bm25"), dataset, MEASURES)
@@ -120,7 +120,7 @@ def test_values_are_those_of_direct_calls(done, datasets, tmp_path):
             assert result(record, name, system)["measures"] == pytest.approx(direct.measures)
 
 
-def test_dense_vectors_of_the_same_pass_have_lines_of_their_own(datasets, tmp_path):
+def test_modes_of_one_encoder_are_systems_of_their_own(datasets, tmp_path):
     pytest.importorskip("onnxruntime")
     from lsr.encode.load import load_encoder
 
@@ -144,7 +144,7 @@ def test_dense_vectors_of_the_same_pass_have_lines_of_their_own(datasets, tmp_pa
     assert lengths == pytest.approx([lengths[0]] * 3, rel=1e-3)
 
 
-def test_the_record_tells_what_was_run(done):
+def test_the_record_has_settings_and_conditions(done):
     out, record = done
     assert json.loads((out / "experiment.json").read_text()) == record
     assert [dataset["documents"] for dataset in record["datasets"]] == [60, 60]
@@ -161,7 +161,7 @@ def test_the_record_tells_what_was_run(done):
     assert result(record, "one", "fused")["search_ms"] is None
 
 
-def test_flops_are_the_terms_that_queries_and_documents_share(done, datasets):
+def test_flops_count_the_terms_that_queries_and_documents_share(done, datasets):
     _, record = done
     dataset = datasets["one"]
     docs = [set(d.content.split()) for d in dataset.corpus()]
@@ -171,7 +171,7 @@ def test_flops_are_the_terms_that_queries_and_documents_share(done, datasets):
     assert result(record, "one", "BM25")["query_terms"] == 2
 
 
-def test_values_per_query_and_times_are_kept(done, datasets):
+def test_values_per_query_and_times_are_written(done, datasets):
     out, record = done
     rows = pq.read_table(out / "per-query.parquet").to_pylist()
     assert len(rows) == len(datasets) * 7 * 2 * 8
@@ -188,7 +188,7 @@ def test_values_per_query_and_times_are_kept(done, datasets):
     }
 
 
-def test_fused_runs_are_made_of_the_runs_that_are_kept(done):
+def test_fused_runs_follow_from_the_written_runs(done):
     out, _ = done
     kept = {name: read_run(out / "runs" / "one" / f"{name}.trec.gz") for name in ("BM25", "clusters", "fused")}
     expected = reciprocal_rank_fusion([kept["BM25"], kept["clusters"]])
@@ -215,7 +215,7 @@ def test_every_pair_is_tested_and_corrected_over_all(done):
             assert (same["p"], same["difference"]) == (row["p"], row["difference"])
 
 
-def test_how_alike_rankings_are(done, datasets):
+def test_similarity_of_rankings(done, datasets):
     out, record = done
     found = {(a["dataset"], a["system"], a["other"]): a for a in record["alike"]}
     assert found["one", "their run", "BM25"]["rbo"] == pytest.approx(1)
@@ -226,7 +226,7 @@ def test_how_alike_rankings_are(done, datasets):
     assert found["one", "clusters", "BM25"]["rbo"] == pytest.approx(np.mean(expected)) != pytest.approx(1)
 
 
-def test_recall_by_depth_and_texts_of_queries(done, datasets):
+def test_recall_by_depth_and_query_texts_are_written(done, datasets):
     out, record = done
     found = result(record, "one", "BM25")
     run = read_run(out / "runs" / "one" / "BM25.trec.gz")
@@ -242,7 +242,7 @@ def test_recall_by_depth_and_texts_of_queries(done, datasets):
     )
 
 
-def test_a_second_run_makes_nothing_again(done, settings, datasets, monkeypatch):
+def test_a_second_run_takes_everything_from_the_cache(done, settings, datasets, monkeypatch):
     out, record = done
     for name in ("encode_to", "time_together", "throughput"):
         monkeypatch.setattr(module, name, None)
@@ -251,7 +251,7 @@ def test_a_second_run_makes_nothing_again(done, settings, datasets, monkeypatch)
     assert {**again, "date": ""} == {**record, "date": ""}
 
 
-def test_a_changed_setting_makes_only_what_depends_on_it(done, settings, datasets, monkeypatch, tmp_path):
+def test_a_changed_setting_only_remakes_what_depends_on_it(done, settings, datasets, monkeypatch, tmp_path):
     out, _ = done
     monkeypatch.setattr(module, "encode_to", None)  # no document is encoded
     more = (*settings.systems, SystemSettings("floats", encoder="bm25", index=IndexSettings(impacts="float32")))
@@ -259,7 +259,7 @@ def test_a_changed_setting_makes_only_what_depends_on_it(done, settings, dataset
     assert result(record, "one", "floats")["measures"]["R@100"] > 0
 
 
-def test_what_was_killed_goes_on(settings, datasets, monkeypatch, tmp_path):
+def test_a_killed_run_resumes(settings, datasets, monkeypatch, tmp_path):
     encoded = []
     real = module.encode_to
 
@@ -279,7 +279,7 @@ def test_what_was_killed_goes_on(settings, datasets, monkeypatch, tmp_path):
     assert encoded == [encoded[0], encoded[1], encoded[1]]
 
 
-def test_other_documents_are_encoded_again(tmp_path, settings):
+def test_changed_documents_are_encoded_again(tmp_path, settings):
     few = ExperimentSettings(settings.systems[:1], measures=MEASURES, latency=LATENCY)
     folder = make_dataset(tmp_path / "data", 5)
     first = run_experiment(few, named([open_dataset(str(folder))]), tmp_path / "out")
@@ -291,7 +291,7 @@ def test_other_documents_are_encoded_again(tmp_path, settings):
     assert result(second, "data", "BM25")["document_terms"] == 1
 
 
-def test_a_dataset_may_be_of_vectors_alone(datasets, vectors, tmp_path):
+def test_a_dataset_may_consist_of_vectors(datasets, vectors, tmp_path):
     documents, queries = str(vectors / "one.parquet"), str(vectors / "one-queries.jsonl")
     qrels = str(datasets["one"].qrels_path)
     dataset = open_dataset("ours", documents=documents, queries=queries, qrels=qrels)
@@ -328,12 +328,12 @@ def test_own_documents_are_left_out(tmp_path):
         (SystemSettings("x", encoder="bm25", mode="hybrid"), "has no dense vectors"),
     ],
 )
-def test_what_is_missing_is_named(system, message, datasets, tmp_path):
+def test_a_missing_input_is_named(system, message, datasets, tmp_path):
     with pytest.raises((DataError, OSError), match=message):
         run_experiment(ExperimentSettings((system,), latency=LATENCY), datasets, tmp_path / "out")
 
 
-def test_everything_that_is_missing_is_named_before_any_work(datasets, settings, monkeypatch, tmp_path):
+def test_all_missing_inputs_are_named_before_any_work(datasets, settings, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "encode_to", None)
     (tmp_path / "one.trec").write_text("q0 Q0 d1 1 9 x\nq0 Q0 d1 2 8 x\n")
     systems = (
@@ -386,19 +386,19 @@ def test_approximate_systems_are_measured_with_searches_as_deep_as_a_measure_loo
     assert measured("AP@3", 3) != pytest.approx(measured("AP@3", 100))
 
 
-def test_another_folder_is_left_alone(datasets, settings, tmp_path):
+def test_a_folder_of_something_else_is_refused(datasets, settings, tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(OutputExists, match="something other than an experiment"):
         run_experiment(settings, datasets, tmp_path)
 
 
-def test_two_at_once_do_not_mix(datasets, settings, tmp_path):
+def test_a_second_process_is_refused(datasets, settings, tmp_path):
     (tmp_path / "out").mkdir()
     with filelock.FileLock(tmp_path / "out" / ".lock"), pytest.raises(OutputExists, match="another process"):
         run_experiment(settings, datasets, tmp_path / "out")
 
 
-def test_settings_that_make_no_sense_are_named_together():
+def test_all_invalid_settings_are_reported():
     one = SystemSettings("one", encoder="bm25")
     with pytest.raises(ValueError, match=r"(?s)two systems have the name 'one'.*baseline 'three'.*fuses 'two'"):
         ExperimentSettings((one, one, SystemSettings("f", fuse=("two",))), baseline="three")
@@ -410,7 +410,7 @@ def test_settings_that_make_no_sense_are_named_together():
 
 @pytest.fixture(scope="module")
 def seeded(datasets, vectors, tmp_path_factory):
-    """An experiment with runs of two seeds: the second lacks half of what the first found."""
+    """An experiment with runs of two seeds; the second lacks half of the first's hits."""
     root = tmp_path_factory.mktemp("seeded")
     for name in datasets:
         lines = (vectors / f"{name}.trec").read_text().splitlines(keepends=True)
@@ -465,7 +465,7 @@ def test_seeds_are_tested_over_queries_and_seeds(seeded):
     assert (found["p"], found["low"]) == pytest.approx((expected.p, expected.low))
 
 
-def test_the_report_gives_the_spread_over_seeds(seeded):
+def test_the_report_has_the_deviation_over_seeds(seeded):
     root, record = seeded
     write_report(root / "out")
     text = (root / "out" / "report.md").read_text()
@@ -479,14 +479,14 @@ def test_the_report_gives_the_spread_over_seeds(seeded):
     assert all(known[dataset.text, query.aside] == query.text for dataset, query, *_ in table.rows)
 
 
-def test_seeds_that_nothing_asks_for():
+def test_seeds_without_a_system_that_uses_them_are_refused():
     with pytest.raises(ValueError, match=r"\{seed\} needs seeds"):
         ExperimentSettings((SystemSettings("x", encoder="runs/{seed}/best"),))
     with pytest.raises(ValueError, match=r"no system has \{seed\}"):
         ExperimentSettings((SystemSettings("x", encoder="bm25"),), seeds=(1,))
 
 
-def test_datasets_need_names_of_their_own(datasets):
+def test_datasets_need_different_names(datasets):
     with pytest.raises(DataError, match="both have the name 'one'"):
         named([datasets["one"], datasets["one"]])
     with pytest.raises(DataError, match="no dataset"):
@@ -496,18 +496,18 @@ def test_datasets_need_names_of_their_own(datasets):
         named([one, other])
 
 
-def test_runs_of_two_systems_have_two_files():
-    """Of two that had one, the second run would replace the first, and be measured in its place."""
+def test_systems_need_different_file_names():
+    """With one file, the second run would replace the first."""
     with pytest.raises(ValueError, match=r"of 'SPLADE' and 'SPLADE\+' would have the same file name"):
         ExperimentSettings(tuple(SystemSettings(name, encoder="bm25") for name in ("SPLADE", "SPLADE+")))
 
 
-def test_references_that_nobody_published(datasets, settings, tmp_path):
+def test_unknown_references_are_refused(datasets, settings, tmp_path):
     with pytest.raises(DataError, match=r"no published figures of SPLADE-v9; there are .*SPLADE-v3"):
         run_experiment(ExperimentSettings(settings.systems, references=("SPLADE-v9",)), datasets, tmp_path / "out")
 
 
-def test_published_figures_stand_beside(settings, tmp_path):
+def test_published_figures_are_in_the_record(settings, tmp_path):
     dataset = open_dataset(str(make_dataset(tmp_path / "scifact", 3)))
     few = ExperimentSettings(settings.systems[:1], latency=LATENCY, references=("SPLADE-v3",))
     (found,) = run_experiment(few, named([dataset]), tmp_path / "out")["references"]
@@ -536,7 +536,7 @@ def test_the_command_reads_yaml_and_reports(tmp_path, lsr_command):
     assert "did you mean encoder" in ran.err
 
 
-def test_the_command_tells_all_that_is_wrong_and_takes_another_split(tmp_path, lsr_command):
+def test_the_command_reports_all_problems_and_takes_a_split(tmp_path, lsr_command):
     folder = make_dataset(tmp_path / "one", 1)
     (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "dev.tsv")
     config = tmp_path / "config.yaml"
@@ -556,8 +556,8 @@ def test_the_command_tells_all_that_is_wrong_and_takes_another_split(tmp_path, l
     assert json.loads((out / "experiment.json").read_text())["datasets"][0]["split"] == "dev"
 
 
-def test_written_runs_reproduce_the_report_whatever_ties_there_are(done, datasets):
-    """By trec_eval itself, on the files; and what it would have said of the scores as they were found."""
+def test_written_runs_reproduce_the_report_despite_ties(done, datasets):
+    """By trec_eval itself, on the files; and its values for the original scores."""
     import ir_measures
 
     out, record = done
@@ -584,7 +584,7 @@ def test_written_runs_reproduce_the_report_whatever_ties_there_are(done, dataset
     assert "stronger baseline than the BM25 of Anserini" in " ".join(text.split())
 
 
-def test_counts_and_measures_that_are_not_always_defined(datasets, tmp_path):
+def test_counts_and_undefined_measures_are_handled(datasets, tmp_path):
     systems = tuple(
         SystemSettings(name, encoder="bm25", search=SearchSettings(alpha=a)) for name, a in (("a", 1), ("b", 0.5))
     )
@@ -596,7 +596,7 @@ def test_counts_and_measures_that_are_not_always_defined(datasets, tmp_path):
     assert {row["n"] for row in record["comparisons"] if row["measure"] == "Accuracy@5"} <= set(range(9))
 
 
-def test_reproducing_gives_the_same_and_tells_what_has_changed(tmp_path, lsr_command):
+def test_reproducing_gives_equal_measures_and_reports_changes(tmp_path, lsr_command):
     folder = make_dataset(tmp_path / "one", 1)
     (tmp_path / "mine.trec").write_text("q0 Q0 d1 1 9 x\nq1 Q0 d2 1 8 x\n")
     config, out = tmp_path / "config.yaml", tmp_path / "out"
@@ -632,9 +632,9 @@ def test_reproducing_gives_the_same_and_tells_what_has_changed(tmp_path, lsr_com
     assert not any(what.startswith("one, mine") for what in found)
 
 
-def test_what_cannot_be_reproduced(tmp_path, lsr_command):
+def test_bad_records_are_refused(tmp_path, lsr_command):
     ran = lsr_command("reproduce", tmp_path)
     assert (ran.code, "is this the result folder of an experiment?" in ran.err) == (1, True)
     (tmp_path / "experiment.json").write_text('{"settings": {"systems": [{"name": "x"}]}}')
     ran = lsr_command("reproduce", tmp_path)
-    assert (ran.code, "aren't those of this version" in ran.err) == (1, True)
+    assert (ran.code, "this version of lsr can't read its settings" in ran.err) == (1, True)

@@ -1,7 +1,7 @@
-"""ir-datasets' own loading: small files where its cache keeps the real ones, opened by their real names.
+"""ir-datasets loads small files in place of its real ones, by their real names.
 
-Its checksums are of downloads; what lies in the cache is taken as it is. The cache's place is settled when ir-datasets
-is imported, so this runs in a process of its own, from which no server can be reached.
+It checks downloads, but not its cache, where the small files are. It reads the location of its cache when it is
+imported, so this runs in a separate process, which can't reach any server.
 """
 
 from __future__ import annotations
@@ -134,10 +134,10 @@ def test_a_suite_opens_them(opened):
     assert opened[name][0] == {"q3": {"d1": 1}}
 
 
-def test_a_download_that_fails_is_told(opened):
+def test_a_failed_download_is_reported(opened):
     (message,) = opened["beir/fiqa/test"]
     assert message.startswith("beir/fiqa/test: ir-datasets can't read it: ")
 
 
-def test_judgments_that_contradict_each_other_are_told(opened):
+def test_contradicting_judgments_are_refused(opened):
     assert opened["beir/nq"] == ["beir/nq:2: query 'q1' and document 'd1' are judged twice, differently"]

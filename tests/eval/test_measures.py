@@ -1,4 +1,4 @@
-"""Measures are ir-measures' own; ties keep the order of the search; queries without results count as 0."""
+"""Measures are those of ir-measures; ties keep the order of the search; queries without results count as 0."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def random_judgments(rng, n_queries=20):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_values_are_those_of_ir_measures(seed):
+def test_values_equal_those_of_ir_measures(seed):
     qrels, run = random_judgments(np.random.default_rng(seed))
     measures = parse_measures(NAMES)
     means, per_query = score_run(qrels, run, measures)
@@ -61,7 +61,7 @@ def test_names_are_split_at_spaces_and_commas():
     assert [str(m) for m in parse_measures(" nDCG@10, RR@10\nAP ")] == ["nDCG@10", "RR@10", "AP"]
 
 
-def test_all_bad_names_are_listed_at_once():
+def test_all_bad_names_are_reported_at_once():
     with pytest.raises(DataError, match=r"'nDGC@10', 'RR@x', 'nDCG@0', 'P@1.5', 'AP@-1'"):
         parse_measures("nDGC@10 RR@10 RR@x nDCG@0 P@1.5 AP@-1")
     with pytest.raises(DataError):
@@ -87,7 +87,7 @@ def test_a_measure_that_cannot_be_computed_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("names", "depth"), [("nDCG@10", 10), ("nDCG@10 R@500", 500), ("AP", 1000), ("AP nDCG@2000", 2000)]
 )
-def test_searches_are_as_deep_as_the_measures_look(names, depth):
+def test_the_search_depth_follows_the_measures(names, depth):
     assert depth_of(parse_measures(names)) == depth
 
 
@@ -123,7 +123,7 @@ def test_a_query_whose_highest_grade_is_negative_is_zero():
 
 
 @pytest.mark.parametrize("grade", [2**31, -(2**31) - 1, 10**30, 10_001])
-def test_grades_that_no_program_takes_are_refused(grade):
+def test_unsupported_grades_are_refused(grade):
     with pytest.raises(DataError, match=r"query 'q', document 'd': the grade .* is out of range"):
         score_run({"q": {"d": grade}}, {"q": {"d": 1.0}}, parse_measures("AP"))
 
@@ -136,7 +136,7 @@ def test_counts_are_summed():
     assert per_query["NumRel"] == {"a": 2, "b": 1, "c": 1}
 
 
-def test_a_measure_that_is_not_defined_for_a_query_has_no_value_there():
+def test_a_measure_undefined_for_a_query_has_no_value():
     qrels = {"found": {"x": 1, "y": 0}, "lost": {"x": 1}}
     run = {"found": {"y": 2.0, "x": 1.0, "z": 0.5}, "lost": {"y": 1.0}}
     means, per_query = score_run(qrels, run, parse_measures("Accuracy P@1"))
@@ -146,8 +146,8 @@ def test_a_measure_that_is_not_defined_for_a_query_has_no_value_there():
         score_run({"lost": {"x": 1}}, run, parse_measures("Accuracy"))
 
 
-def test_ids_are_whatever_they_are():
-    """gdeval.pl takes numbers alone, and makes one topic of 2-1 and 3-1."""
+def test_ids_may_be_any_text():
+    """gdeval.pl reads only numbers, and would merge the topics 2-1 and 3-1."""
     qrels = {"2-1": {"d one": 1}, "3-1": {"d1": 4}, "what?": {"d1": 0}}
     run = {"2-1": {"d one": 1.0}, "3-1": {"d2": 2.0, "d1": 1.0}, "what?": {"d1": 1.0}}
     _, per_query = score_run(qrels, run, parse_measures("ERR@10"))
@@ -156,23 +156,23 @@ def test_ids_are_whatever_they_are():
         score_run({"q": {"d": 5}}, run, parse_measures("AP ERR@10"))
 
 
-def test_names_with_brackets():
+def test_names_may_have_brackets():
     measures = parse_measures("P(rel=2, judged_only=True)@10, nDCG(gains={1:3,2:7})@5 AP(rel=2)")
     assert [str(m) for m in measures] == ["P(rel=2,judged_only=True)@10", "nDCG(gains={1:3,2:7})@5", "AP(rel=2)"]
 
 
 @pytest.mark.parametrize("name", ["AP(rel=0)", "AP(rel=-1)", "nDCG(gains={1:-5})@5", "nDCG(gains={1:1e9})@5", "P()@x"])
-def test_values_that_end_the_process_are_refused(name):
+def test_parameters_that_crash_trec_eval_are_refused(name):
     with pytest.raises(DataError, match="unknown measures, or bad parameters"):
         parse_measures(name)
 
 
-def test_what_divides_by_zero_is_told():
+def test_a_division_by_zero_is_reported():
     with pytest.raises(DataError, match="can't compute Accuracy@2: ZeroDivisionError"):
         score_run({"q": {"a": 1, "b": 1}}, {"q": {"a": 2.0, "b": 1.0}}, parse_measures("Accuracy@2"))
 
 
-def test_scores_that_are_no_numbers_are_refused():
+def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(DataError, match="query 'q' has a score that is not a finite number"):
         score_run({"q": {"a": 1}}, {"q": {"a": float("nan"), "b": 1.0}}, parse_measures("AP"))
 
@@ -182,7 +182,7 @@ def test_scores_that_are_no_numbers_are_refused():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_written_run_gives_trec_eval_the_same_values(seed, tmp_path):
-    """Whatever scores are: equal, equal as float32, beyond its range, tiny."""
+    """For scores that are equal, equal as float32, beyond its range, or tiny."""
     rng = np.random.default_rng(seed)
     levels = [[1.0], [2.0, 1.0], [1 + 1e-9, 1.0, 1 - 1e-9], [0.0, -0.0, 1e-45, 5e-46], [1e300, 1e39, -1e300]][seed]
     qrels = {f"q{q}": {f"d{d}": int(rng.integers(3)) for d in range(0, 30, 2)} for q in range(10)}

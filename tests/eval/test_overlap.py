@@ -1,4 +1,4 @@
-"""Rank-biased overlap and Kendall's tau: by hand, by their definitions, and by scipy."""
+"""Rank-biased overlap and Kendall's tau equal hand-worked examples, their definitions, and scipy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lsr.eval.overlap import kendall_tau, rank_biased_overlap
 
 
 def direct(first, second, p):
-    """Equation 32 of Webber, Moffat and Zobel, written down as it stands."""
+    """Equation 32 of Webber, Moffat and Zobel, literally."""
     short, long = sorted((first, second), key=len)
     s, n = len(short), len(long)
     shared = [len(set(short[:d]) & set(long[:d])) for d in range(n + 1)]
@@ -18,7 +18,7 @@ def direct(first, second, p):
     return (1 - p) / p * total + ((shared[n] - shared[s]) / n + shared[s] / s) * p**n
 
 
-def test_by_hand():
+def test_hand_worked_examples():
     # Nothing shared at depth 1, all at depth 2: (1 - p) / p (0 p + p^2) + p^2 = p.
     assert rank_biased_overlap(["a", "b"], ["b", "a"], 0.8) == pytest.approx(0.8)
     assert rank_biased_overlap(["a", "b", "c"], ["a", "b", "c"]) == pytest.approx(1)
@@ -28,7 +28,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_by_definition_and_by_scipy(seed):
+def test_values_equal_the_definition_and_scipy(seed):
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(seed)
     first, second = (list(map(str, rng.permutation(30)[: rng.integers(2, 25)])) for _ in range(2))
@@ -40,6 +40,6 @@ def test_by_definition_and_by_scipy(seed):
         assert kendall_tau(first, second) == pytest.approx(expected)
 
 
-def test_a_share_that_is_none():
+def test_an_invalid_persistence_is_refused():
     with pytest.raises(ValueError, match="p must be between 0 and 1, got 1"):
         rank_biased_overlap(["a"], ["a"], 1)

@@ -1,4 +1,4 @@
-"""Published figures: the columns' means are those that were published, and users' names lead to them."""
+"""Published figures: column means equal the published ones, and datasets are found by any of their names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lsr.eval.datasets import SUITES
 from lsr.eval.published_scores import reference, references
 
 
-def test_the_means_of_the_columns_are_the_published_ones():
+def test_column_means_equal_the_published_means():
     systems = {r.system for r in reference("scifact", "nDCG@10")}
     assert len(systems) == 16
     for system in systems:
@@ -19,7 +19,7 @@ def test_the_means_of_the_columns_are_the_published_ones():
         assert sum(sets) / 13 == pytest.approx(mean, abs=0.000501), system
 
 
-def test_the_suite_holds_the_sets_of_the_table():
+def test_the_suite_has_the_sets_of_the_table():
     tabled = {r.dataset for r in references()} - {"beir", "msmarco"}
     found = [reference(name, "nDCG@10") for name in SUITES["beir"]]
     assert all(len(rows) == 16 for rows in found)
@@ -42,7 +42,7 @@ def test_the_suite_holds_the_sets_of_the_table():
         ("beir", 0.517),
     ],
 )
-def test_names_as_users_have_them(name, value):
+def test_names_are_recognized_in_any_form(name, value):
     (found,) = [r for r in reference(name, "nDCG@10") if r.system == "SPLADE-v3"]
     assert (found.value, found.measure) == (value, "nDCG@10")
 
@@ -67,11 +67,11 @@ def test_ms_marco(name):
         ("cranfield", None),
     ],
 )
-def test_other_judgments_have_no_figures(name, split):
+def test_other_splits_have_no_figures(name, split):
     assert reference(name, "nDCG@10", split) == reference(name, "RR@10", split) == []
 
 
-def test_a_folder_is_known_by_its_name(tmp_path, monkeypatch):
+def test_a_folder_is_recognized_by_its_name(tmp_path, monkeypatch):
     (tmp_path / "nq").mkdir()
     monkeypatch.chdir(tmp_path / "nq")
     assert reference(".", "nDCG@10") == reference("nq", "nDCG@10", "test")

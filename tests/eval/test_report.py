@@ -1,4 +1,4 @@
-"""lsr report: the page and the Markdown say what the result folder says, and nothing of it is taken for markup."""
+"""lsr report: the page and the Markdown show the result folder's values, and none of them acts as markup."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def written(hostile_made, tmp_path_factory):
     return Page(source), source, markdown.read_text(encoding="utf-8"), experiment
 
 
-def test_tables_have_the_values_of_the_experiment(written):
+def test_tables_show_the_values_of_the_experiment(written):
     page, _, _, experiment = written
     values = {(r["system"], r["dataset"]): r["measures"] for r in experiment["results"]}
     tests = {(c["system"], c["dataset"], c["measure"]): c for c in experiment["comparisons"]}
@@ -130,7 +130,7 @@ def test_costs_recall_and_conditions(written):
         assert text in source
 
 
-def test_queries_that_differ_most_are_the_right_ones(written):
+def test_the_queries_that_differ_most_are_listed(written):
     page, _, _, _ = written
     _, *rows = page.tables["Queries that differ most, nDCG@10"]
     gains = [float(row[4].replace("−", "-")) for row in rows]
@@ -141,7 +141,7 @@ def test_queries_that_differ_most_are_the_right_ones(written):
         assert float(after) - float(before) == pytest.approx(gain, abs=0.0011)
 
 
-def test_the_page_needs_nothing_but_itself(written):
+def test_the_page_is_self_contained(written):
     page, source, _, _ = written
     pointing = [(t, n, v) for t, n, v in page.attributes if n in ("src", "href", "action", "data", "srcset", "poster")]
     assert pointing == [("a", "href", f"#section-{n}") for n in range(1, page.tags.count("h2") + 1)]
@@ -171,7 +171,7 @@ def test_pictures_are_named_and_unique(written):
     assert experiment["systems"][0]["name"] in text  # text stays text
 
 
-def test_tables_are_marked_up(written):
+def test_tables_have_semantic_markup(written):
     page, _, _, _ = written
     n = page.tags.count("table")
     assert (page.tags.count("caption"), page.tags.count("thead")) == (n, n)
@@ -195,7 +195,7 @@ def test_markdown_has_the_same_tables(written):
     assert not re.search(r"^## .*\n+(## |\Z)", markdown, re.M)
 
 
-def test_every_table_is_there_as_csv_and_latex(hostile, tmp_path):
+def test_every_table_is_written_as_csv_and_latex(hostile, tmp_path):
     folder, experiment = hostile
     (tmp_path / "page-tables").mkdir()
     (tmp_path / "page-tables" / "old.csv").write_text("x")
@@ -227,7 +227,7 @@ def test_the_same_folder_gives_the_same_bytes(hostile, tmp_path):
     assert [path.read_bytes() for path in again] == first
 
 
-def test_with_next_to_nothing(hostile):
+def test_a_minimal_experiment_has_a_report(hostile):
     folder, experiment = hostile
     keep = ("dataset", "system")
     bare = [{**{k: r[k] for k in keep}, "measures": {}, "intervals": {}} for r in experiment["results"]]
@@ -240,7 +240,7 @@ def test_with_next_to_nothing(hostile):
         assert "Costs" not in page.tables
 
 
-def test_times_come_from_percentiles_where_none_were_kept(hostile):
+def test_times_come_from_percentiles_without_latencies(hostile):
     folder, _ = hostile
     (folder / "latencies.parquet").unlink()
     assert "Line: to the 95th." in write_report(folder)[0].read_text(encoding="utf-8")
@@ -268,7 +268,7 @@ def test_times_come_from_percentiles_where_none_were_kept(hostile):
         (number(None), ""),
     ],
 )
-def test_numbers_as_they_are_read(cell, text):
+def test_numbers_are_formatted_for_readers(cell, text):
     assert cell.text == text
 
 
@@ -287,7 +287,7 @@ def test_the_command(hostile, lsr_command, tmp_path):
     assert "per-query.parquet: not a whole Parquet file" in ran.err
 
 
-def test_the_page_must_not_be_where_the_markdown_goes(hostile):
+def test_the_page_must_not_have_the_markdown_suffix(hostile):
     with pytest.raises(DataError, match=r"can't end in \.md"):
         write_report(hostile[0], hostile[0] / "report.md")
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: chromium, headless, driven by Playwright; skipped where one of them is missing."""
+"""The report in headless chromium, driven by Playwright; skipped if one of them is missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def url(hostile_made, tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, url):
-    """Opens the report; whatever the browser complains of, or asks for besides the file, fails the test."""
+    """Opens the report; any complaint of the browser, or request for another file, fails the test."""
     complaints, contexts = [], []
 
     def open_page(viewport, **options):
@@ -62,7 +62,7 @@ def column(table, name):
     return table.locator("tbody").first.evaluate("(body, at) => [...body.rows].map(row => row.cells[at].innerText)", at)
 
 
-def test_hostile_names_are_text(visit, hostile_made):
+def test_hostile_names_are_shown_as_text(visit, hostile_made):
     page = visit(DESK)
     assert page.title() == hostile_made[1]["title"]
     shown = [name.strip() for name in column(table(page, "nDCG@10 by dataset"), "system")]
@@ -111,7 +111,7 @@ def test_empty_cells_come_last_and_published_values_stay_below(visit):
 
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_is_too_wide_and_every_picture_is_seen(visit, viewport, scheme):
+def test_no_page_is_too_wide_and_every_picture_is_visible(visit, viewport, scheme):
     page = visit(viewport, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     pictures = page.locator("figure > svg:visible").all()
@@ -134,7 +134,7 @@ OVERLAPS = """picture => {
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
-def test_no_text_of_a_picture_lies_over_another(visit, viewport):
+def test_texts_in_pictures_do_not_overlap(visit, viewport):
     pictures = visit(viewport).locator("figure > svg:visible").all()
     assert [picture.evaluate(OVERLAPS) for picture in pictures] == [[]] * PICTURES
 
@@ -178,16 +178,15 @@ def test_the_contents_lead_to_the_sections(visit):
         assert section.locator("h2").inner_text() == link.inner_text()
 
 
-def test_queries_are_told_by_their_texts(visit, hostile_made):
+def test_queries_are_shown_with_their_texts(visit, hostile_made):
     differ = table(visit(DESK), "Queries that differ most")
     queries = column(differ, "query")
     assert queries
     assert all(re.fullmatch(r"how .* question (\d+) <b> \w\w-\1", query) for query in queries)
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(visit, viewport, scheme):
+@pytest.mark.parametrize(("viewport", "scheme"), [(PHONE, "dark"), (DESK, "light")], ids=["phone", "desk"])
+def test_axe_finds_no_accessibility_problem(visit, viewport, scheme):
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
     page = visit(viewport, color_scheme=scheme, bypass_csp=True)
     page.evaluate(f"() => {{ {axe.AXE_FILE_PATH.read_text(encoding='utf-8')} }}")
@@ -228,7 +227,7 @@ def test_text_has_enough_contrast(visit, scheme):
         assert min(page.locator(where).first.evaluate(CONTRAST)) >= 4.5, where
 
 
-def test_printed_everything_is_there(visit):
+def test_everything_is_printed(visit):
     page = visit(DESK, color_scheme="dark")
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
@@ -240,7 +239,7 @@ def test_printed_everything_is_there(visit):
     assert len(paper) > 50_000
 
 
-def test_without_javascript_all_is_there_but_sorting(visit):
+def test_without_javascript_only_sorting_is_missing(visit):
     page = visit(DESK, java_script_enabled=False)
     assert page.locator("button").count() == 0
     assert page.locator("table").count() >= 10

@@ -1,4 +1,4 @@
-"""A result folder is checked before anything is made of it: every fault named, all of experiment.json's at once."""
+"""A result folder is checked before it is used; all faults of experiment.json are named at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def first(**values):
     return lambda items: [{**items[0], **values}, *items[1:]]
 
 
-def test_what_was_written_is_read(hostile):
+def test_a_written_folder_is_read_back(hostile):
     folder, written = hostile
     results = read_results(folder)
     experiment = results.experiment
@@ -91,7 +91,7 @@ def test_values_that_may_be_absent(hostile):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_is_wrong_in_experiment_json_is_named(hostile, values, problems):
+def test_problems_of_experiment_json_are_named(hostile, values, problems):
     folder, _ = hostile
     change(folder, **values)
     with pytest.raises(DataError) as raised:
@@ -100,7 +100,7 @@ def test_what_is_wrong_in_experiment_json_is_named(hostile, values, problems):
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"format": 1}'])
-def test_damaged_json(hostile, text):
+def test_damaged_json_is_refused(hostile, text):
     folder, _ = hostile
     (folder / "experiment.json").write_bytes(text)
     with pytest.raises(DataError, match=r"experiment\.json: "):
@@ -108,7 +108,7 @@ def test_damaged_json(hostile, text):
 
 
 @pytest.mark.parametrize("name", ["experiment.json", "per-query.parquet"])
-def test_a_missing_file(hostile, name):
+def test_a_missing_file_is_named(hostile, name):
     folder, _ = hostile
     (folder / name).unlink()
     with pytest.raises(DataError, match="no such file: is this the result folder"):
@@ -137,7 +137,7 @@ def rows(**columns):
         (rows(measure=["x"]), "measure 'x' is not in experiment.json"),
     ],
 )
-def test_damaged_values_per_query(hostile, table, problem):
+def test_damaged_values_per_query_are_refused(hostile, table, problem):
     folder, _ = hostile
     pq.write_table(table, folder / "per-query.parquet")
     with pytest.raises(DataError, match=r"per-query\.parquet: ") as raised:
@@ -145,7 +145,7 @@ def test_damaged_values_per_query(hostile, table, problem):
     assert problem in str(raised.value)
 
 
-def test_cut_parquet_and_no_rows(hostile):
+def test_truncated_and_empty_parquet_files(hostile):
     folder, _ = hostile
     path = folder / "latencies.parquet"
     path.write_bytes(path.read_bytes()[:-100])

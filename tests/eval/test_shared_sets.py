@@ -1,4 +1,4 @@
-"""Measuring agrees with trec_eval on real collections: the run of another engine through a file and the checks."""
+"""Measures agree with trec_eval on real collections, for a run of another engine read from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paired tests: hand-worked examples, scipy as the reference, and p-values that are uniform where nothing is."""
+"""Paired tests: hand-worked examples, scipy as the reference, and uniform p-values under the null hypothesis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_hand_worked_randomisation():
     assert compare(by_query([-1, -2, 3]), zeros(3)).p == 1
 
 
-def test_what_a_comparison_counts():
+def test_a_comparison_counts_wins_ties_and_losses():
     found = compare(by_query([0.5, 0.1, 0.7, 0.3]), by_query([0.25, 0.1, 0.2, 0.8]))
     assert (found.wins, found.ties, found.losses, found.n) == (2, 1, 1, 4)
     assert found.difference == pytest.approx(0.0625)
@@ -35,20 +35,20 @@ def test_what_a_comparison_counts():
 
 
 @pytest.mark.parametrize("test", ["randomization", "t"])
-def test_identical_values_are_no_evidence(test):
+def test_identical_values_have_p_of_one(test):
     found = compare(zeros(5), zeros(5), test=test)
     assert (found.p, found.low, found.high, found.ties) == (1, 0, 0, 5)
     rounded = by_query([0.1 + 0.2] * 5), by_query([0.3] * 5)
     assert compare(*rounded, test=test).p == 1
 
 
-def test_t_of_differences_that_do_not_vary():
+def test_t_test_of_constant_differences():
     assert compare(by_query([0.3] * 5), by_query([0.2] * 5), test="t").p == 0
     assert compare(by_query([0.3]), by_query([0.2]), test="t").p == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_t_is_scipys(seed):
+def test_t_test_equals_scipys(seed):
     rng = np.random.default_rng(seed)
     a, b = rng.random(40), rng.random(40)
     assert compare(by_query(a), by_query(b), test="t").p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
@@ -64,7 +64,7 @@ def permutation_test(a, b, **settings):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_exact_randomisation_is_scipys(seed):
+def test_exact_randomisation_equals_scipys(seed):
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 4, (2, 10)) / 3  # with ties among the sums, which rounding must not tear apart
     assert compare(by_query(a), by_query(b)).p == pytest.approx(permutation_test(a, b, n_resamples=np.inf), abs=1e-12)
@@ -80,13 +80,13 @@ def test_random_flips_estimate_the_exact_value():
     assert compare(by_query(a), by_query(b), samples=20_000).p == pytest.approx(theirs, abs=0.015)
 
 
-def test_a_random_p_value_is_never_zero():
+def test_a_sampled_p_value_is_never_zero():
     found = compare(by_query(np.ones(100)), zeros(100), samples=999)
     assert found.p == 1 / 1000
 
 
 @pytest.mark.parametrize("test", ["randomization", "t"])
-def test_p_is_uniform_where_the_systems_are_equally_good(test):
+def test_p_is_uniform_if_the_systems_are_equally_good(test):
     rng = np.random.default_rng(11)
     p = [
         compare(by_query(a), by_query(b), test=test, samples=200, seed=i).p
@@ -150,7 +150,7 @@ def test_a_hand_worked_test_over_seeds():
     assert seeds_interval(seeds) == pytest.approx((3 - half, 3 + half))
 
 
-def test_seeds_that_do_not_matter_leave_the_t_test():
+def test_without_variance_over_seeds_the_test_is_a_t_test():
     rng = np.random.default_rng(0)
     a, b = rng.random(40), rng.random(40)
     assert compare_seeds([by_query(a)] * 3, [by_query(b)]).p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
@@ -158,8 +158,8 @@ def test_seeds_that_do_not_matter_leave_the_t_test():
     assert compare_seeds([by_query([0.3])], [by_query([0.2])]).p == 1
 
 
-def test_luck_of_the_seeds_is_no_difference():
-    """Systems that differ only by seeds that matter: a test over queries alone is wrong much of the time."""
+def test_differences_due_to_seeds_are_not_significant():
+    """Systems that differ only by their seeds: a test over queries alone would often find a difference."""
     rng = np.random.default_rng(1)
     over_seeds, over_queries = [], []
     for _ in range(200):
@@ -173,8 +173,8 @@ def test_luck_of_the_seeds_is_no_difference():
     assert np.mean(np.array(over_seeds) < 0.05) <= 0.08
 
 
-def test_seeds_of_other_queries():
+def test_seeds_with_different_queries_are_refused():
     with pytest.raises(DataError, match="the queries are not the baseline's"):
         compare_seeds([zeros(2), zeros(3)], [zeros(2)])
-    with pytest.raises(DataError, match="no seed"):
+    with pytest.raises(DataError, match="at least one seed"):
         compare_seeds([], [zeros(2)])

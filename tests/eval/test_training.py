@@ -1,4 +1,4 @@
-"""lsr train: a small model learns on a real collection, what goes wrong is said, and every preset is whole."""
+"""lsr train: a small model learns on a real collection, problems are reported, and every preset is valid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("yaml")
 pytest.importorskip("ir_measures")
 
-pytestmark = pytest.mark.usefixtures("training_surroundings")
+pytestmark = pytest.mark.usefixtures("training_environment")
 
 from lsr.eval.training.cli import miner, plot_run, validator  # noqa: E402
 from lsr.eval.training.from_folder import as_overrides  # noqa: E402
@@ -35,7 +35,7 @@ PRESETS = Path(__file__).resolve().parents[2] / "configs" / "train"
 
 @pytest.fixture(scope="module")
 def cranfield(tmp_path_factory):
-    """A third of the judged documents of the collection in the package, and its queries in two parts."""
+    """A third of the judged documents of the package's collection, and its queries in two parts."""
     source, folder = files("lsr.data") / "cranfield", tmp_path_factory.mktemp("data") / "cranfield"
     (folder / "qrels").mkdir(parents=True)
     lines = (source / "qrels" / "test.tsv").read_text().splitlines()
@@ -55,7 +55,7 @@ def cranfield(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def random_bert(cranfield, tmp_path_factory):
-    """A masked language model that knows no more than which token it reads, over the collection's word pieces."""
+    """A masked language model over the collection's word pieces that only predicts the token that it reads."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
@@ -114,12 +114,16 @@ def lines(out, key):
 
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")  # 32 tokens are read of a query
-def test_a_run_raises_quality_and_shortens_documents(config, tmp_path, lsr_command):
+def test_training_raises_quality_and_shortens_documents(config, tmp_path, lsr_command):
     begun = lsr_command(
         "train", config, "--out", tmp_path / "begun", "--set", "optimizer.steps=1", "--set", "validation.every=1"
     )
-    ran = lsr_command("train", config, "--out", tmp_path / "run")
+    ran = lsr_command("train", config, "--out", tmp_path / "run", "--watch", "--log-to", "builtins:print")
     assert (begun.code, ran.code) == (0, 0), ran.err
+    assert f"the run's curves: {tmp_path / 'run' / 'watch.html'}" in ran.err
+    assert "Step 40 of 40, finished." in (tmp_path / "run" / "watch.html").read_text()
+    assert ran.out.count("'loss': ") == 40
+    assert not (tmp_path / "begun" / "watch.html").exists()
     (first,), (middle, last) = lines(tmp_path / "begun", "validation"), lines(tmp_path / "run", "validation")
     assert last["nDCG@10"] > first["nDCG@10"] + 0.02
     assert last["terms"] < 0.9 * first["terms"]
@@ -147,7 +151,7 @@ def test_a_planted_collapse_is_found(config, tmp_path, lsr_command):
     assert "step 12: dead rows: 100% of the documents have no term. The regularizer is too strong" in ran.err
 
 
-def test_what_is_wrong_in_the_file_is_named(config, tmp_path, lsr_command):
+def test_problems_of_the_file_are_named(config, tmp_path, lsr_command):
     config.write_text(config.read_text().replace("steps: 40", "stepz: 40").replace("kind: table", "kind: tabel"))
     ran = lsr_command("train", config, "--out", tmp_path / "run", "--set", "seed=x")
     assert ran.code == 1
@@ -156,6 +160,12 @@ def test_what_is_wrong_in_the_file_is_named(config, tmp_path, lsr_command):
     assert "--set seed=x: seed must be a whole number, got 'x'" in ran.err
     assert not (tmp_path / "run").exists()
     assert lsr_command("train", tmp_path / "none.yaml", "--out", tmp_path / "run").code == 2
+
+
+def test_a_logger_that_is_not_there_is_named(config, tmp_path, lsr_command):
+    ran = lsr_command("train", config, "--out", tmp_path / "run", "--log-to", "nothing")
+    assert ran.code == 1
+    assert "'nothing' is no logger; there are tensorboard, wandb, mlflow, and module:function of your own" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -168,13 +178,13 @@ def test_what_is_wrong_in_the_file_is_named(config, tmp_path, lsr_command):
         ("model.max_length=65", "model.max_length 65: the model in"),
     ],
 )
-def test_what_is_wrong_elsewhere_is_named(config, tmp_path, lsr_command, change, message):
+def test_problems_of_other_inputs_are_named(config, tmp_path, lsr_command, change, message):
     ran = lsr_command("train", config, "--out", tmp_path / "run", "--set", change)
     assert ran.code == 1
     assert message in ran.err
 
 
-def test_the_collection_is_searched_for_negatives(config, tmp_path, lsr_command, cranfield):
+def test_negatives_are_mined_from_the_collection(config, tmp_path, lsr_command, cranfield):
     changes = ["data.refresh_every=2", "data.refresh_count=5", "data.negatives=2", "optimizer.steps=3"]
     ran = lsr_command("train", config, "--out", tmp_path / "run", *(x for each in changes for x in ("--set", each)))
     assert ran.code == 0, ran.err
@@ -188,7 +198,7 @@ def test_the_collection_is_searched_for_negatives(config, tmp_path, lsr_command,
     assert not relevant & {(row["query_id"], doc) for row in rows for doc in row["negative_ids"]}
 
 
-def test_of_texts_without_ids_nothing_is_mined(tmp_path):
+def test_texts_without_ids_are_not_mined(tmp_path):
     source = tmp_path / "pairs.jsonl"
     source.write_text('{"query": "q", "positive": "p", "negative": "n"}\n')
     data = open_training(str(source))
@@ -203,7 +213,7 @@ def bm25(folder, texts=("one two",)):
     return folder / "bm25"
 
 
-def test_what_is_filtered_is_no_negative(tmp_path):
+def test_filtered_candidates_are_not_negatives(tmp_path):
     documents = tmp_path / "documents.jsonl"
     texts = ["wing wing wing", "wing flow", "wing flow heat", "heat"]
     documents.write_text("".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
@@ -217,7 +227,7 @@ def test_what_is_filtered_is_no_negative(tmp_path):
         assert row["negative_ids"] == expected
 
 
-def test_documents_of_a_set_are_judged_ones_first(cranfield, tmp_path):
+def test_validation_documents_are_judged_ones_first(cranfield, tmp_path):
     name = f"{cranfield}:dev"
     encoder = bm25(
         tmp_path, [json.loads(line)["text"] for line in (cranfield / "corpus.jsonl").read_text().splitlines()]
@@ -231,13 +241,13 @@ def test_documents_of_a_set_are_judged_ones_first(cranfield, tmp_path):
     assert each[0] > every["nDCG@10"]
 
 
-def test_a_picture_of_a_run_without_validation(tmp_path):
+def test_a_run_without_validation_has_a_picture(tmp_path):
     assert plot_run(write_log(tmp_path, [])) is None
     steps = [{"step": i, "loss": 1.0, "info_nce": 1.0, "documents_terms": 9.0} for i in range(1, 250)]
     assert plot_run(write_log(tmp_path, [steps[0] | {"masked_lm": 1.0}, *steps])).is_file()
 
 
-def test_without_matplotlib_there_is_an_encoder_and_no_picture(config, tmp_path, lsr_command, monkeypatch):
+def test_without_matplotlib_only_the_picture_is_missing(config, tmp_path, lsr_command, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     ran = lsr_command(
         "train", config, "--out", tmp_path / "run", "--set", "optimizer.steps=1", "--set", "validation=null"
@@ -257,16 +267,16 @@ NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 @pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
 @pytest.mark.parametrize("name", NAMES)
-def test_every_preset_is_whole(name):
+def test_every_preset_is_valid(name):
     assert len(NAMES) >= 10
     path = PRESETS / f"{name}.yaml"
     settings = read_config(path, TrainSettings)
     assert idle_settings(settings) == []
     assert path.read_text().startswith("# ")
     if name not in ("lsr-mini", "lsr-tiny"):
-        assert "arXiv 2" in path.read_text().partition("\nmodel:")[0]
+        assert "arXiv" in path.read_text().partition("\nmodel:")[0]
         assert "Published" in path.read_text()
-    # It names what anybody can have, no file that something else would have to make first.
+    # A preset names only public models and data, no file that another step must make first.
     assert is_hub_name(settings.model.checkpoint)
     assert all(source.path.startswith("irds:") for source in settings.data.sources)
     assert all(is_hub_name(t.dense or t.encoder) or t.encoder == "bm25" for t in settings.teachers)
@@ -275,7 +285,7 @@ def test_every_preset_is_whole(name):
 
 @pytest.fixture(scope="module")
 def negatives(cranfield, tmp_path_factory):
-    """What BM25 finds for the training queries."""
+    """BM25's run for the training queries."""
     out = tmp_path_factory.mktemp("mined") / "run"
     (found,) = as_overrides(str(cranfield), out, negatives=True, validates=False)
     assert json.loads(found.partition("=")[2]) == [
@@ -304,8 +314,8 @@ def cross_encoder(random_bert, tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")
-def test_a_cross_encoder_teaches(cross_encoder, config, negatives, cranfield, tmp_path, lsr_command):
-    """As it scores here, and as `lsr score` has written it beforehand: the same losses."""
+def test_a_cross_encoder_can_be_the_teacher(cross_encoder, config, negatives, cranfield, tmp_path, lsr_command):
+    """Scores computed during training and scores written by `lsr score` give the same losses."""
     pytest.importorskip("sentence_transformers")
     scored = tmp_path / "scored.jsonl"
     how = ("--documents", cranfield, "--cross-encoder", cross_encoder, "--max-length", "64", "--device", "cpu")
@@ -332,7 +342,7 @@ def test_a_cross_encoder_teaches(cross_encoder, config, negatives, cranfield, tm
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_scoring_goes_on_where_it_was_cut_off(cross_encoder, negatives, cranfield, tmp_path, lsr_command, monkeypatch):
+def test_interrupted_scoring_resumes(cross_encoder, negatives, cranfield, tmp_path, lsr_command, monkeypatch):
     pytest.importorskip("sentence_transformers")
     from lsr.train.cross_encoder import CrossEncoderTeacher
 
@@ -358,7 +368,7 @@ def test_scoring_goes_on_where_it_was_cut_off(cross_encoder, negatives, cranfiel
     assert [path.name for path in tmp_path.glob("cut*")] == ["cut.jsonl"]
 
 
-def test_what_a_cross_encoder_remembers_is_what_it_said(cross_encoder, tmp_path):
+def test_a_cross_encoders_cache_has_its_scores(cross_encoder, tmp_path):
     pytest.importorskip("sentence_transformers")
     from lsr.train.cross_encoder import CrossEncoderTeacher
 
@@ -397,7 +407,7 @@ def decoder(random_bert, tmp_path_factory):
 @pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_runs(name, random_bert, decoder, cranfield, negatives, tmp_path, lsr_command):
-    """By its name on a BEIR folder, as it is but for small models and two steps."""
+    """By its name, on a BEIR folder, changed only to use small models and two steps."""
     as_it_is = read_config(PRESETS / f"{name}.yaml", TrainSettings)
     if as_it_is.model.lora:
         pytest.importorskip("peft")
@@ -410,6 +420,7 @@ def test_every_preset_runs(name, random_bert, decoder, cranfield, negatives, tmp
         f"model.checkpoint={decoder if as_it_is.model.head == 'causal-lm' else random_bert}",
         "model.max_length=40", "queries.max_length=16", f"data={cranfield}", "data.queries=4",
         f"teachers={json.dumps(teachers)}", "optimizer.steps=2", "optimizer.warmup=1", "device=cpu", "validation=null",
+        *([f"queries.checkpoint={random_bert}"] if as_it_is.queries.checkpoint else []),
         *(["pretrain.steps=1"] if as_it_is.pretrain else []), *(["model.freeze=1"] if as_it_is.model.freeze else []),
     ]  # fmt: skip
     (tmp_path / "run").mkdir()

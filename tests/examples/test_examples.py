@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.resources
 import importlib.util
 import json
 import re
@@ -32,7 +33,7 @@ def load(name):
 
 @pytest.fixture(scope="module")
 def part_of_cranfield(tmp_path_factory):
-    """The first 200 documents of the collection in the package, and what of its judgments is about them."""
+    """The first 200 documents of the package's collection, and the judgments about them."""
     source, folder = files("lsr.data") / "cranfield", tmp_path_factory.mktemp("data") / "cranfield"
     (folder / "qrels").mkdir(parents=True)
     corpus = gzip.decompress((source / "corpus.jsonl.gz").read_bytes()).decode().splitlines(keepends=True)[:200]
@@ -43,6 +44,18 @@ def part_of_cranfield(tmp_path_factory):
     rows = [row for row in rows if row.split("\t")[1] in kept]
     (folder / "qrels" / "test.tsv").write_text("\n".join([header, *rows]) + "\n")
     return folder
+
+
+@pytest.fixture
+def small_package(part_of_cranfield, tmp_path, monkeypatch):
+    """Make the package's collection the first 200 documents, so that scripts and notebooks take seconds."""
+    folder, real = tmp_path / "package" / "cranfield", importlib.resources.files
+    shutil.copytree(part_of_cranfield / "qrels", folder / "qrels")
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((part_of_cranfield / name).read_bytes()))
+    monkeypatch.setattr(
+        "importlib.resources.files", lambda package: folder.parent if package == "lsr.data" else real(package)
+    )
 
 
 def test_encoders_are_compared(part_of_cranfield, tmp_path, capsys):
@@ -64,7 +77,7 @@ def test_an_index_moves_to_opensearch(tmp_path, capsys):
     assert body["query"]["neural_sparse"]["vector"]["query_tokens"].keys() == {"wing"}
 
 
-def test_an_application_around_an_index(tmp_path, monkeypatch):
+def test_the_fastapi_application(tmp_path, monkeypatch):
     pytest.importorskip("fastapi")
     from starlette.testclient import TestClient
 
@@ -80,7 +93,7 @@ def test_an_application_around_an_index(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")  # the small model reads 48 tokens
-def test_a_splade_model_is_trained_and_searched_with(tmp_path, monkeypatch, capsys):
+def test_a_splade_model_is_trained_and_searched_with(small_package, tmp_path, monkeypatch, capsys):
     torch = pytest.importorskip("torch")
     pytest.importorskip("yaml")
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
@@ -95,8 +108,8 @@ def test_a_splade_model_is_trained_and_searched_with(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")
-def test_a_paper_is_made(part_of_cranfield, tmp_path, monkeypatch):
-    """Small: a random model, two seeds, two sets; every table that the paper takes is there."""
+def test_the_paper_is_written(part_of_cranfield, tmp_path, monkeypatch):
+    """With a random model, two seeds and two sets, every table that the paper includes exists."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("jinja2")
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
@@ -124,7 +137,7 @@ def test_a_paper_is_made(part_of_cranfield, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_the_cells_of_a_notebook_run(path):
+def test_the_cells_of_a_notebook_run(small_package, path):
     names = {"__name__": "notebook"}
     for number, cell in enumerate(json.loads(path.read_text())["cells"]):
         if cell["cell_type"] == "code":

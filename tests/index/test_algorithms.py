@@ -1,11 +1,12 @@
-"""Every algorithm finds the documents, the scores and the order of brute force, whatever vectors and settings are like.
+"""Every algorithm gives the documents, scores and order of brute force, for all kinds of vectors and settings.
 
-Brute force is here a sum of integers in numpy, sorted whole. What one kernel does wrong, all share at most by chance.
+Brute force is a sum of integers in numpy, sorted completely; it shares no code with the kernels.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,13 +31,13 @@ from lsr.sparse import SparseMatrix
 
 ALGORITHMS = ("exhaustive", "blocks", "maxscore", "auto")
 ORDERS = ("given", "bisection")
-LARGE = 2**31  # vocabularies from here on are stored in the order given: bisection has a table over all terms
+LARGE = 2**31  # such vocabularies are never reordered: bisection needs a table of all terms
 PALETTES = {"few": [1.0, 2.0, 3.0], "full": [255.0], "wide": [1.0, 7.0, 100.0, 255.0], "uneven": [0.1, 1 / 3, 1.7, 2.9]}
 
 
 @pytest.fixture(params=ORDERS)
 def order(request):
-    """The order in which documents are stored; no result may depend on it."""
+    """The storage order, on which no result may depend."""
     return request.param
 
 
@@ -53,18 +54,18 @@ class Truth:
         self.n_docs = len(matrix)
 
     def lists(self, terms):
-        """Where the postings of each term lie."""
+        """The positions of each term's postings."""
         return np.searchsorted(self.terms, terms), np.searchsorted(self.terms, terms, side="right")
 
     def integers(self, terms, weights):
-        """The terms that documents have, their weights as integers, and what a score is to be multiplied with."""
+        """A query's known terms, their integer weights, and the factor of scores."""
         begins, ends = self.lists(terms)
         numbers, factor = query_numbers(weights)
         self.most = 2**31 if numbers.dtype == np.int32 else 2**53
         return terms[begins < ends], numbers[begins < ends].astype(np.int64), self.scale / factor
 
     def sums(self, terms, weights):
-        """(n_docs,) int64 scores, and what they are to be multiplied with."""
+        """(n_docs,) int64 scores, and their factor."""
         terms, integers, factor = self.integers(terms, weights)
         sums = np.zeros(self.n_docs, np.int64)
         for begin, end, weight in zip(*self.lists(terms), integers, strict=True):
@@ -106,7 +107,7 @@ def require_equal(segment, truth, terms, weights, ks, algorithms=ALGORITHMS):
 
 @st.composite
 def collections(draw):
-    """A matrix with many ties and doubled documents, and queries: some of their terms no document has."""
+    """A matrix with many ties and duplicate documents, and queries with some unknown terms."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     n_docs = draw(st.sampled_from([1, 2, 7, 60, 300]))
     n_terms = draw(st.sampled_from([1, 6, 40, 300_000, LARGE]))
@@ -130,8 +131,8 @@ def collections(draw):
     memory=st.sampled_from([1, 24 * 200, DEFAULT_MEMORY]),
     order=st.sampled_from(ORDERS),
 )
-@settings(max_examples=200)
-def test_all_equal_brute_force(case, memory, order):
+@settings(max_examples=1000 if os.environ.get("LSR_LONG_TESTS") else 100)
+def test_all_algorithms_equal_brute_force(case, memory, order):
     matrix, queries = case
     assume(order == "given" or matrix.shape[1] < LARGE)
     truth = Truth(matrix)
@@ -142,7 +143,7 @@ def test_all_equal_brute_force(case, memory, order):
 
 
 @pytest.mark.parametrize("rows", [[], [{}], [{}, {}], [{3: 2.0}], [{}, {3: 2.0}, {}], [{0: 1.0}, {4: 1.0}]])
-def test_hardly_any_documents(tmp_path, order, rows):
+def test_very_few_documents(tmp_path, order, rows):
     matrix = SparseMatrix.from_dicts(rows, 5)
     segment, truth = write(tmp_path, matrix, order=order), Truth(matrix)
     for terms in ([], [1], [3], [0, 4], range(5)):
@@ -175,7 +176,7 @@ def test_windows_with_and_without_dense_rows(tmp_path, order, memory):
     rng = np.random.default_rng(8)
     share = np.concatenate((np.full(6, 0.6), np.full(10, 0.15), np.full(40, 0.02), np.full(60, 0.003)))
     dense = rng.choice(PALETTES["wide"], (6000, len(share))) * (rng.random((6000, len(share))) < share)
-    dense[3000:4500, :3] = 0  # in the order given, terms that are dense rows here and short lists, or none, there
+    dense[3000:4500, :3] = 0  # some terms are dense rows in one window, short or absent in others
     dense[4500:, 3] = 0
     matrix = SparseMatrix.from_dense(dense)
     segment = write(tmp_path, matrix, memory=memory, order=order)
@@ -185,7 +186,7 @@ def test_windows_with_and_without_dense_rows(tmp_path, order, memory):
         for _ in range(3):
             terms = np.sort(rng.choice(len(share), size, replace=False))
             require_equal(segment, Truth(matrix), terms, rng.choice([0.3, 1.0, 1.1], size), ks=(1, 10, 200, 6000))
-    require_equal(segment, Truth(matrix), range(6), 1.0, ks=(1, 10, 1000))  # dense rows alone
+    require_equal(segment, Truth(matrix), range(6), 1.0, ks=(1, 10, 1000))  # only dense rows
 
 
 def test_lists_whose_documents_are_far_apart(tmp_path, order):
@@ -228,7 +229,7 @@ def test_sums_up_to_two_to_the_31st(tmp_path, order, n):
     dense[::7] = 255
     matrix = SparseMatrix.from_dense(dense)
     segment, truth = write(tmp_path, matrix, order=order), Truth(matrix)
-    # The largest integers that a query's weights can become, all the same and one that has nearly everything.
+    # The largest integer query weights: all equal, and one term with nearly all of the sum.
     largest = (2**31 - 1) // 255 - n
     for weights in (np.full(n, largest / n), np.append(np.ones(n - 1), largest - n + 1)):
         assert truth.sums(*query(range(n), weights))[0].max() > (2**31 if n <= 2 else 2**30) * 0.999
@@ -250,7 +251,7 @@ N_CLUSTERED = 20_000
 
 @pytest.fixture(scope="module")
 def clustered():
-    """20,000 documents of 100 clusters, side by side: terms of the cluster, of everybody (dense rows), of chance."""
+    """20,000 documents in 100 contiguous clusters: terms of the cluster, common ones (dense rows) and random ones."""
     rng = np.random.default_rng(11)
     cores = rng.permutation(np.arange(30, 2030))[: 100 * 15].reshape(100, 15)
     rows = []
@@ -289,7 +290,7 @@ def test_skipping_misses_nothing(segment, truth, queries):
         require_equal(segment, truth, terms, weights, ks=(1, 10, 100, 1000))
 
 
-def test_blocks_and_postings_are_really_skipped(segment, queries):
+def test_blocks_and_postings_are_skipped(segment, queries):
     for terms, weights in queries:
         plans = {name: segment.plan(terms, weights, 10, SearchSettings(name)) for name in ALGORITHMS}
         whole, some, windowed = plans["exhaustive"], plans["blocks"], plans["maxscore"]
@@ -301,8 +302,8 @@ def test_blocks_and_postings_are_really_skipped(segment, queries):
         assert some.postings_scored < whole.postings_scored / 4
 
 
-def test_maxscore_leaves_terms_aside(tmp_path, clustered, truth, queries, order):
-    # With several windows: in the first there is no score to reach yet.
+def test_maxscore_skips_nonessential_terms(tmp_path, clustered, truth, queries, order):
+    # Several windows, because the first one has no threshold yet.
     segment = write(tmp_path, clustered[0], memory=24 * 2 * 60_000, order=order)
     assert segment.n_windows > 3
     for terms, weights in queries[:10]:
@@ -313,8 +314,8 @@ def test_maxscore_leaves_terms_aside(tmp_path, clustered, truth, queries, order)
         assert 0 < some.postings_scored < whole.postings_scored
 
 
-def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment, truth, queries):
-    """The outermost kernel runs as Python here, so that it can be watched; the kernels it calls stay compiled."""
+def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, segment, truth, queries):
+    """The outermost kernel runs as Python, so that it can be observed; the kernels it calls are compiled."""
     ran = dict.fromkeys(("score_blocks", "score_split", "score_window"), 0)
 
     def watched(name):
@@ -331,14 +332,14 @@ def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment,
     monkeypatch.setattr("lsr.index.search.segment_group.search_blocks", block_max.search_blocks.py_func)
     for terms, weights in queries[:10]:
         require_equal(segment, truth, terms, weights, ks=(1,), algorithms=["blocks"])
-    # For a small k a search begins with blocks, 64 at a time, and these ones go on with them.
+    # For a small k, a search starts with blocks, 64 at a time, and continues with blocks.
     assert ran["score_blocks"] > 10
     assert ran["score_split"] == ran["score_window"] == 0
-    # For a large one it begins with a window.
+    # For a large k, it starts with a window.
     require_equal(segment, truth, *queries[0], ks=(1000,), algorithms=["blocks"])
     assert ran["score_window"] == 1
     ran["score_window"] = 0
-    # Now any block may hold one of the best. Documents have 12 of 600 terms, and some of 6 light ones.
+    # Any block may have one of the best: documents have 12 of 600 terms, and some of 6 light terms.
     rng = np.random.default_rng(13)
     rows = []
     for _ in range(N_CLUSTERED):
@@ -349,10 +350,10 @@ def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment,
     segment, truth = write(tmp_path, even, memory=24 * 2 * 70_000), Truth(even)
     n = segment.n_windows
     assert n > 2
-    # A document may be among the best by any one of these terms, so all lists are scanned.
+    # Any one of these terms can make a document one of the best, so all lists are scanned.
     require_equal(segment, truth, range(8), 1.0, ks=(200,), algorithms=["blocks"])
     assert (ran["score_split"], ran["score_window"]) == (0, n)
-    # The light ones are looked up, once there is a score to reach.
+    # With a threshold, the light terms are only looked up.
     require_equal(segment, truth, [*range(8), *range(600, 606)], 1.0, ks=(200,), algorithms=["blocks"])
     assert (ran["score_split"], ran["score_window"]) == (n - 1, n + 1)
 
@@ -360,7 +361,7 @@ def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment,
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_alpha_misses_documents_but_never_their_scores(segment, truth, queries):
+def test_alpha_misses_documents_but_keeps_exact_scores(segment, truth, queries):
     found = {}
     for alpha in (1.0, 0.9, 0.6, 0.2, 1e-9, 5e-324):
         for terms, weights in queries:
@@ -394,7 +395,7 @@ def block_bounds(segment, matrix, terms, integers):
     return np.array(bounds), docs
 
 
-def test_guaranteed_blocks_are_scored_whatever_alpha_says(segment, clustered, truth, queries):
+def test_guaranteed_blocks_are_scored_for_any_alpha(segment, clustered, truth, queries):
     for terms, weights in queries[:5]:
         sums, factor = truth.sums(terms, weights)
         known, integers, _ = truth.integers(terms, weights)
@@ -412,7 +413,7 @@ def test_guaranteed_blocks_are_scored_whatever_alpha_says(segment, clustered, tr
 
 
 def test_guaranteed_blocks_that_all_tie(tmp_path, order):
-    # Any block is as good as any other, but for the last: there must be room for it.
+    # All blocks have the same bound except the last, which must fit, too.
     dense = np.full((40 * BLOCK, 2), [100.0, 0.0])
     dense[-1] = 100
     matrix = SparseMatrix.from_dense(dense)
@@ -436,7 +437,7 @@ def test_beta_is_a_query_of_its_heaviest_terms(segment, queries, algorithm):
             assert segment.plan(terms, weights, 50, given_).terms == size
 
 
-def test_floats_are_scanned_whatever_is_asked_for(tmp_path, clustered, queries):
+def test_float_impacts_are_always_scanned(tmp_path, clustered, queries):
     matrix = clustered[0][:3000]
     segment = write(tmp_path, matrix, impacts="float32")
     for terms, weights in queries[:5]:
@@ -468,7 +469,7 @@ def test_floats_are_scanned_whatever_is_asked_for(tmp_path, clustered, queries):
         ),
     ],
 )
-def test_settings_that_make_no_sense_name_all_that_is_wrong(given_, named):
+def test_all_invalid_settings_are_reported(given_, named):
     with pytest.raises(ValueError, match="must be") as raised:
         SearchSettings(**given_)
     for part in named:
@@ -488,7 +489,7 @@ def answers(hits):
     return [[hit.doc, hit.score] for hit in hits]
 
 
-def test_unknown_settings_are_refused_with_the_names_of_the_known(index, clustered):
+def test_unknown_settings_are_refused_and_known_ones_named(index, clustered):
     for call in (index.search, index.search_batch, index.explain_plan):
         with pytest.raises(TypeError, match=r"alhpa.*algorithm, alpha, beta, guaranteed"):
             call(clustered[0][0], alhpa=0.5)
@@ -497,7 +498,7 @@ def test_unknown_settings_are_refused_with_the_names_of_the_known(index, cluster
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_batches_and_threads_change_nothing(index, truth, queries, algorithm):
+def test_batches_and_threads_give_equal_results(index, truth, queries, algorithm):
     rows = SparseMatrix.from_rows(queries, 2030)
     alone = [answers(index.search(rows[i], 20, algorithm=algorithm)) for i in range(len(rows))]
     for (terms, weights), found in zip(queries, alone, strict=True):
@@ -511,7 +512,7 @@ def test_batches_and_threads_change_nothing(index, truth, queries, algorithm):
         assert list(many) == alone * 5
 
 
-def test_threads_may_search_by_different_algorithms_at_once(index, queries):
+def test_threads_may_use_different_algorithms_at_once(index, queries):
     rows = SparseMatrix.from_rows(queries, 2030)
     wanted = [answers(index.search(rows[i], 30, algorithm="exhaustive")) for i in range(len(rows))]
     jobs = [(i, ALGORITHMS[(i + turn) % len(ALGORITHMS)]) for turn in range(5) for i in range(len(rows))]
@@ -534,7 +535,7 @@ print(json.dumps(found))
 """
 
 
-def test_three_processes_at_once_find_the_same(index, queries):
+def test_concurrent_processes_give_equal_results(index, queries):
     rows = [(terms.tolist(), weights.tolist()) for terms, weights in queries[:10]]
     running = [
         subprocess.Popen(

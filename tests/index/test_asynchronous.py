@@ -1,4 +1,4 @@
-"""AsyncIndex: the same results, and a loop that goes on meanwhile."""
+"""AsyncIndex gives equal results, and the event loop runs meanwhile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def index(tmp_path):
     return Index.build(tmp_path / "idx", DOCS, encoder="bm25")
 
 
-def test_results_and_errors_are_the_same(index):
+def test_results_and_errors_equal_those_of_the_index(index):
     async def ask():
         living = AsyncIndex(index)
         hits = await living.search("wing", k=1)
@@ -33,20 +33,20 @@ def test_results_and_errors_are_the_same(index):
     assert [[hit.id for hit in row] for row in batch] == [["a", "b"], ["b"]]
 
 
-def test_the_loop_goes_on_while_a_search_runs(index, monkeypatch):
+def test_the_event_loop_runs_during_a_search(index, monkeypatch):
     free = threading.Event()
     monkeypatch.setattr(index, "search", lambda *_, **__: free.wait(10) and ["found"])
 
     async def both():
         search = asyncio.create_task(AsyncIndex(index).search("wing"))
         await asyncio.sleep(0)
-        free.set()  # only a loop that goes on gets here
+        free.set()  # reached only if the loop keeps running
         return await search
 
     assert asyncio.run(both()) == ["found"]
 
 
-def test_changes_of_many_tasks(index):
+def test_changes_of_many_tasks_are_serialized(index):
     async def change():
         living = AsyncIndex(index)
         await asyncio.gather(*(living.add([{"_id": f"d{i}", "text": "wing"}]) for i in range(8)))

@@ -1,4 +1,4 @@
-"""Index, AsyncIndex, ShardedIndex and Client: one set of calls, and docs/reference/calls.md says what differs."""
+"""Index, AsyncIndex, ShardedIndex and Client have one set of calls; docs/reference/calls.md lists the differences."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ async def _listed(found):
 
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory):
-    """{kind: the same documents in an index of that kind}; nobody changes them."""
+    """{kind: a read-only index of that kind}, all with the same documents."""
     yield from everywhere(tmp_path_factory.mktemp("alike"))
 
 
 @pytest.fixture
 def living(tmp_path):
-    """The same, for a test that changes them."""
+    """The same for tests that change them."""
     yield from everywhere(tmp_path)
 
 
@@ -75,7 +75,7 @@ def everywhere(folder):
 
 
 def plain(found):
-    """What can be compared of an answer, all of it."""
+    """An answer as comparable values."""
     if isinstance(found, list) and found and isinstance(found[0], list):
         return [plain(hits) for hits in found]
     if hasattr(found, "facets"):
@@ -101,6 +101,11 @@ CALLS = {
     "search, operators": lambda i: i.search('+ice -helicopter "the wing"', syntax="operators"),
     "search, diversity": lambda i: i.search("wing ice", 3, diversity=0.5),
     "search, rerank": lambda i: i.search("wing", 3, rerank=length, depth=4),
+    "search, rerank by sentences": lambda i: i.search("wing", 3, rerank=length, rerank_unit="sentence"),
+    "search, passages": lambda i: i.search("wing", 3, passages=True, group_by="_id"),
+    "search, fields": lambda i: i.search("wing ice", fields=["title", "year"]),
+    "search_batch, fields": lambda i: i.search_batch(["wing", "ice"], fields="text", rerank=length),
+    "similar, fields": lambda i: i.similar("c", fields=[]),
     "search_batch": lambda i: i.search_batch(["wing", "ice", ""], 2, where={"lang": "en"}),
     "search, total": lambda i: i.search("wing", 2, total=True, where={"year": {">=": 2012}}),
     "search_batch, total": lambda i: i.search_batch(["wing", "ice"], 1, total=True),
@@ -129,6 +134,11 @@ WRONG = {
     "search, k": (lambda i: i.search("wing", k=0), ValueError),
     "search, a setting": (lambda i: i.search("wing", beam=1), TypeError),
     "search, a column": (lambda i: i.search("wing", where={"yaer": 1}), DataError),
+    "search, fields": (lambda i: i.search("wing", fields=["yaer"]), DataError),
+    "search, fields and rerank": (lambda i: i.search("wing", fields=["yaer"], rerank=length), DataError),
+    "search, a unit": (lambda i: i.search("wing", rerank=length, rerank_unit="word"), ValueError),
+    "search, passages": (lambda i: i.search("wing", passages=2), ValueError),
+    "similar, dense": (lambda i: i.similar("c", mode="dense"), DataError),
     "search, dense": (lambda i: i.search("wing", mode="dense", dense=[1.0]), DataError),
     "explain_plan, an option": (lambda i: i.explain_plan("wing", offset=1), TypeError),
     "similar, nobody": (lambda i: i.similar("nobody"), DataError),
@@ -142,21 +152,21 @@ WRONG = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_answers_are_the_same(alike, call):
+def test_all_kinds_give_equal_results(alike, call):
     expected = plain(CALLS[call](alike["Index"]))
     for kind in OTHERS:
         assert plain(CALLS[call](alike[kind])) == expected, kind
 
 
 @pytest.mark.parametrize("call", WRONG)
-def test_errors_are_the_same(alike, call):
+def test_all_kinds_raise_equal_errors(alike, call):
     wrong, error = WRONG[call]
     for index in alike.values():
         with pytest.raises(error):
             wrong(index)
 
 
-def test_hits_are_explained_alike(alike):
+def test_all_kinds_explain_hits_alike(alike):
     for hits in zip(*(index.search("ice wing", 3) for index in alike.values()), strict=True):
         assert len({str(hit.explain()) for hit in hits}) == len({hit.highlight(20) for hit in hits}) == 1
 
@@ -168,7 +178,7 @@ def test_lengths_and_ids(alike):
         assert [document.id for document in index] == [str(doc["_id"]) for doc in DOCS]
 
 
-def test_changes_are_the_same(living):
+def test_all_kinds_make_changes_alike(living):
     told = {}
     for kind, index in living.items():
         changes = [
@@ -194,7 +204,7 @@ def test_changes_are_the_same(living):
     assert all(one == told["Index"] for one in told.values()), told
 
 
-def test_protocols_are_kept(alike):
+def test_all_kinds_implement_the_protocols(alike):
     for kind in ("Index", "ShardedIndex", "Client"):
         assert isinstance(alike[kind], SearchIndex)
     assert isinstance(alike["Index"].pinned(), Searchable)
@@ -243,7 +253,7 @@ def test_parameters_and_defaults_agree(kind, name):
 
 
 def differences():
-    """{"call" or "call(parameter)": which kinds have it}, of all that not all of them have."""
+    """{"call" or "call(parameter)": kinds that have it}, for those that some kinds lack."""
     has = {}
     for kind, made in KINDS.items():
         for name in public(made):
@@ -266,7 +276,7 @@ def rows(heading):
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_says_what_is_missing_and_why():
+def test_the_page_lists_missing_calls_with_reasons():
     told = {}
     for names, *cells in rows("What not all of them have"):
         for name in re.findall(r"`([^`]+)`", names):
@@ -278,7 +288,7 @@ def test_the_page_says_what_is_missing_and_why():
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_lists_the_calls_that_all_have():
+def test_the_page_lists_the_common_calls():
     text = PAGE.read_text().partition("\n## What all of them have\n")[2].partition("\n## ")[0]
     names = {name for line in text.splitlines() if line.startswith("|") for name in re.findall(r"`(\w+)`", line)}
     assert names == {name for name in SHARED if not name.startswith("__")}
@@ -294,9 +304,17 @@ def of_matrices(living):
             assert index.search(matrix)
 
 
-def of_dense_vectors(living):
-    with pytest.raises(DataError, match="sparse vectors alone"):
-        living["ShardedIndex"].search("wing", mode="hybrid")
+def of_server_rerankers(living):
+    for kind, index in living.items():
+        if kind == "Client":
+            with pytest.raises(ValueError, match="this server has no re-ranker"):
+                index.search("wing", rerank=True)
+        else:
+            with pytest.raises(TypeError, match="it is for a Client"):
+                index.search("wing", rerank=True)
+    server = Server({"idx": living["Index"]}, ServeSettings(port=0, rerank=length))
+    with server, Client(server.url) as client:
+        assert plain(client.search("wing", 3, rerank=True)) == plain(living["Index"].search("wing", 3, rerank=length))
 
 
 def of_missing_shards(living):
@@ -328,7 +346,7 @@ def of_similar_hits(living):
 def of_reranked_diversity(living):
     for kind, index in living.items():
         if kind == "Client":
-            with pytest.raises(ValueError, match="no vectors of documents"):
+            with pytest.raises(ValueError, match="no document vectors"):
                 index.search("wing", rerank=length, diversity=0.5)
         else:
             assert index.search("wing", rerank=length, diversity=0.5)
@@ -375,10 +393,10 @@ def of_failed_blocks(living):
 
 DIFFERENT = {
     "A `SparseMatrix` as a query": of_matrices,
-    "`mode`, `dense`": of_dense_vectors,
     "`Hits.missing`": of_missing_shards,
     "`explain_plan`": of_plans,
     "`similar(...)[0].explain()`": of_similar_hits,
+    "`rerank=True`": of_server_rerankers,
     "`rerank` with `diversity`": of_reranked_diversity,
     "`duplicates`": of_duplicates,
     "`with`": of_blocks,
@@ -386,7 +404,7 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("what", DIFFERENT)
-def test_what_differs(living, what):
+def test_documented_differences_are_real(living, what):
     DIFFERENT[what](living)
 
 
@@ -395,8 +413,8 @@ def test_a_block_that_fails_changes_nothing(living):
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_says_what_the_same_call_does_otherwise():
-    assert [row[0] for row in rows("What the same call does otherwise")] == [*DIFFERENT]
+def test_the_page_lists_calls_that_behave_differently():
+    assert [row[0] for row in rows("Calls that behave differently")] == [*DIFFERENT]
 
 
 class Dense(BM25Encoder):
@@ -411,18 +429,28 @@ class Dense(BM25Encoder):
         return self.encode_document(texts), self.encode_dense(texts)
 
 
-def test_dense_vectors_reach_the_server(tmp_path):
+def test_dense_vectors_reach_shards_and_servers(tmp_path):
     index = Index.build(tmp_path / "idx", DOCS, encoder=Dense(), hybrid=True, passages=None)
+    reshard_index(index.path, tmp_path / "shards", 2)
     given = Dense().encode_dense(["Water", "Ice"])
-    with Server({"idx": index}, ServeSettings(port=0)) as server, Client(server.url) as client:
+    with (
+        ShardedIndex.open(tmp_path / "shards", encoder=Dense()) as sharded,
+        Server({"idx": index}, ServeSettings(port=0)) as server,
+        Client(server.url) as client,
+    ):
+        every = (index, Awaited(AsyncIndex(index)), sharded, client)
         for mode in ("dense", "hybrid"):
             for how in ({}, {"dense": given[0]}):
-                assert client.search("wing", 3, mode=mode, **how) == index.search("wing", 3, mode=mode, **how)
-            two = [each.search_batch(["wing", "tube"], 2, mode=mode, dense=given) for each in (client, index)]
-            assert two[0] == two[1]
-        for each in (client, index):
+                first, *others = (each.search("wing", 3, mode=mode, **how) for each in every)
+                assert others == [first] * 3
+            first, *others = (each.search_batch(["wing", "tube"], 2, mode=mode, dense=given) for each in every)
+            assert others == [first] * 3
+            first, *others = (each.similar("c", 3, mode=mode) for each in every)
+            assert others == [first] * 3
+        for each in every:
             for how in ({"dense": given[0]}, {"mode": "dense", "dense": [1.0]}):
                 with pytest.raises(ValueError, match="dense"):
                     each.search("wing", **how)
-        with pytest.raises(DataError, match="1 dense vectors for 2 queries"):
-            client.search_batch(["wing", "tube"], mode="dense", dense=given[:1])
+        for each in (client, sharded):
+            with pytest.raises(DataError, match="dense vector"):
+                each.search_batch(["wing", "tube"], mode="dense", dense=given[:1])

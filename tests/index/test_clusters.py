@@ -1,4 +1,4 @@
-"""Search by clusters: exact scores, the exact ranking where nothing is left out, and no read outside of files."""
+"""Cluster search: exact scores, the exact ranking if nothing is skipped, and no read outside of files."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def data_folder(path):
     memory=st.sampled_from([24 * 400, 1 << 30]),
 )
 @settings(max_examples=40, deadline=None)
-def test_equals_exhaustive_where_nothing_is_left_out(seed, n_docs, n_terms, longest, memory):
+def test_results_equal_exhaustive_search_if_nothing_is_skipped(seed, n_docs, n_terms, longest, memory):
     rng = np.random.default_rng(seed)
     matrix = random_matrix(rng, n_docs, n_terms, longest)
     order = "given" if n_terms == 2**31 else "bisection"
@@ -127,7 +127,7 @@ def test_weights_of_255_and_queries_of_2000_terms(tmp_path):
     require_exact(segment, *query(terms, rng.random(2000)))
 
 
-def test_terms_far_apart_are_in_other_groups(tmp_path):
+def test_distant_terms_are_in_different_groups(tmp_path):
     # The document with two terms is far from both in the ranks that its neighbours use.
     n_terms = 150_000
     filler = [(np.arange(i * 3000, (i + 1) * 3000), np.ones(3000)) for i in range(50)]
@@ -140,7 +140,7 @@ def test_terms_far_apart_are_in_other_groups(tmp_path):
     require_exact(segment, *query([0, 65_534, 65_535, 149_999], [1.0, 2.0, 3.0, 4.0]))
 
 
-def test_more_windows_than_one(tmp_path):
+def test_several_windows(tmp_path):
     rng = np.random.default_rng(3)
     n = 70_000
     terms = np.sort(rng.integers(0, 5000, (n, 3)) * 3 + np.arange(3), axis=1)
@@ -156,7 +156,7 @@ def test_more_windows_than_one(tmp_path):
 # --- approximate ------------------------------------------------------------------------------------------------------
 
 
-def test_scores_are_exact_whatever_is_left_out(path, topical):
+def test_scores_are_exact_whatever_is_skipped(path, topical):
     segment = Index.open(path).searcher
     for doc in range(0, 3000, 300):
         terms, weights = topical.row(doc)
@@ -197,7 +197,7 @@ def test_plan(path, topical):
     assert plan.blocks == -(-3000 // CLUSTER)
     assert 0 < plan.blocks_scored < plan.blocks
     assert 0 < plan.postings_scored < plan.postings
-    assert "clusters looked into" in str(plan)
+    assert "clusters scored" in str(plan)
     assert not SearchSettings("clusters").exact
 
 
@@ -210,7 +210,7 @@ def test_guaranteed_clusters_are_scored(path, topical):
     assert few < all_of_them
 
 
-def test_threads_find_the_same(path, topical):
+def test_threads_give_equal_results(path, topical):
     index = Index.open(path)
     wanted = [[hit.doc for hit in index.search(topical[i], algorithm="clusters")] for i in range(50)]
     with ThreadPoolExecutor(4) as pool:
@@ -218,7 +218,7 @@ def test_threads_find_the_same(path, topical):
     assert found == wanted
 
 
-def test_the_forward_index_has_the_documents(path, topical):
+def test_the_forward_index_has_the_documents_vectors(path, topical):
     (segment,) = Index.open(path).searcher.segments
     order = segment.order
     for place in (0, 1, CLUSTER - 1, CLUSTER, 1777, 2999):
@@ -232,7 +232,7 @@ def test_the_forward_index_has_the_documents(path, topical):
 # --- asked for amiss --------------------------------------------------------------------------------------------------
 
 
-def test_without_clusters(tmp_path, topical):
+def test_an_index_without_clusters_refuses_cluster_search(tmp_path, topical):
     index = Index.build(tmp_path / "idx", topical[:50])
     assert not set(index.file_sizes()) & set(FILES)
     with pytest.raises(IndexFormatError, match=r"no clusters.*--clusters"):
@@ -252,7 +252,7 @@ def test_without_clusters(tmp_path, topical):
 @pytest.mark.parametrize(
     "wrong", [{"cut": 0}, {"cut": 1.5}, {"cut": True}, {"heap_factor": -1}, {"heap_factor": np.nan}]
 )
-def test_settings_out_of_range(wrong):
+def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SearchSettings("clusters", **wrong)
 
@@ -261,7 +261,7 @@ def test_settings_out_of_range(wrong):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_missing_short_and_changed_files(copy, name):
+def test_missing_short_and_changed_files_are_damage(copy, name):
     file = data_folder(copy) / name
     content = file.read_bytes()
     file.write_bytes(content[:-200])
@@ -276,7 +276,7 @@ def test_missing_short_and_changed_files(copy, name):
 
 
 def forge(copy, name, **columns):
-    """Replace a file by one whose checksum is right."""
+    """Replace a file and correct its checksum."""
     import hashlib
 
     from lsr.index.storage.manifest import read_manifest, with_checksum
@@ -302,7 +302,7 @@ def columns_of(copy, name):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["largest", "random", "zero", "half"])
-def test_forged_files_are_refused_or_searched_within_bounds(copy, topical, name, how):
+def test_forged_files_are_refused_or_read_within_bounds(copy, topical, name, how):
     rng = np.random.default_rng(1)
     columns = columns_of(copy, name)
     for field, values in columns.items():

@@ -1,4 +1,4 @@
-"""The main job through the command line, and what it says when the input is bad: one clear line, nothing harmed."""
+"""The main commands; bad input gives one clear line and does no harm."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def idx(tmp_path, beir, lsr_command):
 
 @pytest.fixture
 def index_words(lsr_command):
-    """Runs `lsr index ... --encoder bm25`: what is not about encoders doesn't wait for a model to load."""
+    """Runs `lsr index ... --encoder bm25`, so that tests of other things don't load a model."""
     return lambda *args: lsr_command("index", *args, "--encoder", "bm25")
 
 
@@ -88,10 +88,10 @@ def test_encode_index_search_explain_evaluate_verify(tmp_path, beir, lsr_command
     assert evaluated["search_ms"]["p50"] > 0
     verified = lsr_command("verify", tmp_path / "idx")
     assert verified.code == 0
-    assert "all as they were written" in verified.out
+    assert "all intact" in verified.out
 
 
-def test_query_files_of_every_form_give_the_same_run(tmp_path, beir, idx, lsr_command):
+def test_query_files_of_all_formats_give_the_same_run(tmp_path, beir, idx, lsr_command):
     runs = {}
     for name in ("q.jsonl", "q.jsonl.gz", "q.parquet"):
         ran = lsr_command("encode", beir, "--queries", "--encoder", idx, "--out", tmp_path / name)
@@ -111,24 +111,24 @@ def test_queries_print_json_lines(beir, idx, lsr_command):
     assert [(line["query"], line["rank"], line["_id"]) for line in ran.lines()] == [("q1", 1, "d1"), ("q2", 1, "d2")]
 
 
-def test_a_filter_that_leaves_nothing_is_told(beir, idx, tmp_path, lsr_command):
+def test_a_filter_that_matches_nothing_is_reported(beir, idx, tmp_path, lsr_command):
     for query in (("flat",), ("--queries", beir), ("--queries", beir, "--run", tmp_path / "out.trec")):
         ran = lsr_command("search", idx, *query, "--where", "year=2001")
-        assert (ran.code, ran.out, ran.err.count("the filter left nothing")) == (0, "", 1)
+        assert (ran.code, ran.out, ran.err.count("documents matches --where")) == (0, "", 1)
         ran = lsr_command("search", idx, *query, "--where", "year=1955")
-        assert (ran.code, ran.err.count("the filter left nothing")) == (0, 0)
+        assert (ran.code, ran.err.count("documents matches --where")) == (0, 0)
 
 
-def test_people_get_tables(idx, lsr_command, monkeypatch):
+def test_a_terminal_gets_tables(idx, lsr_command, monkeypatch):
     monkeypatch.setattr("lsr.console.is_terminal", lambda: True)
     table = lsr_command("search", idx, "flat plate heat").out
     assert table.splitlines()[0].split() == ["score", "id", "text", "because", "of"]
     assert "heat transfer" in table
     assert "no document shares a term" in lsr_command("search", idx, "zebra").out
     found = lsr_command("search", idx, "flat", "--where", "year=1955").out
-    assert "no document that meets --where shares a term" in found
+    assert "no document that matches --where shares a term" in found
     ran = lsr_command("search", idx, "flat", "--where", "year=2001")
-    assert (ran.code, ran.out, "left nothing: none of the 3 documents" in ran.err) == (0, "", True)
+    assert (ran.code, ran.out, "none of the 3 documents matches" in ran.err) == (0, "", True)
     assert "heat" in lsr_command("explain", idx, "heat", "d2").out
 
 
@@ -211,7 +211,7 @@ def test_a_bad_line_of_an_addition_is_named_and_can_be_skipped(tmp_path, lsr_com
         ('{"year": {"near": 5}}', "unknown operator 'near'"),
     ],
 )
-def test_a_filter_that_makes_no_sense_deletes_nothing(lsr_command, idx, where, message):
+def test_an_invalid_filter_deletes_nothing(lsr_command, idx, where, message):
     before = files(idx)
     require_refused(lsr_command("delete", idx, "--where", where), "where: ", message)
     assert files(idx) == before
@@ -219,13 +219,13 @@ def test_a_filter_that_makes_no_sense_deletes_nothing(lsr_command, idx, where, m
         require_refused(lsr_command("search", idx, "flat", "--where", where), "where: ", message)
 
 
-def test_a_packed_file_that_is_cut_off(tmp_path, lsr_command):
+def test_a_truncated_gzip_file_is_refused(tmp_path, lsr_command):
     (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(GOOD * 1)[:-9])
     require_refused(lsr_command("index", tmp_path / "d.jsonl.gz", "--out", tmp_path / "idx"), tmp_path / "d.jsonl.gz")
 
 
-def test_empty_and_huge_texts_are_taken(tmp_path, lsr_command):
-    huge = "flutter " * 600_000
+def test_empty_and_huge_texts_are_accepted(tmp_path, lsr_command):
+    huge = "flutter " * 100_000
     (tmp_path / "d.jsonl").write_text(jsonl([{"_id": "e", "text": ""}, {"_id": "h", "text": huge}]))
     ran = lsr_command("index", tmp_path / "d.jsonl", "--out", tmp_path / "idx", "--whole")
     assert ran.code == 0
@@ -257,7 +257,7 @@ def test_a_term_outside_the_vocabulary_is_refused(tmp_path, lsr_command):
     )
 
 
-def test_doubled_ids_of_vectors_are_refused(tmp_path, lsr_command):
+def test_duplicate_ids_of_vectors_are_refused(tmp_path, lsr_command):
     (tmp_path / "v.jsonl").write_text('{"_id": "a", "vector": {"x": 1}}\n' * 2)
     require_refused(lsr_command("index", tmp_path / "v.jsonl", "--out", tmp_path / "idx"), "'a' occurs twice")
 
@@ -277,14 +277,14 @@ def test_unknown_tokens_of_queries_are_counted(tmp_path, lsr_command, idx):
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "absent/folder", "file.xml"])
-def test_sources_that_are_not_there(tmp_path, lsr_command, idx, name):
+def test_missing_sources_are_named(tmp_path, lsr_command, idx, name):
     (tmp_path / "file.xml").write_text("<x/>")
     require_refused(lsr_command("index", tmp_path / name, "--out", tmp_path / "new"), tmp_path / name)
     require_refused(lsr_command("search", idx, "--queries", tmp_path / name), tmp_path / name)
     assert not (tmp_path / "new").exists()
 
 
-def test_an_encoder_that_is_not_there(tmp_path, lsr_command, beir):
+def test_a_missing_encoder_is_named(tmp_path, lsr_command, beir):
     name = tmp_path / "no" / "encoder"
     require_refused(lsr_command("index", beir, "--out", tmp_path / "new", "--encoder", name), name)
     assert not (tmp_path / "new").exists()
@@ -293,14 +293,14 @@ def test_an_encoder_that_is_not_there(tmp_path, lsr_command, beir):
 # --- bad indexes and outputs ------------------------------------------------------------------------------------------
 
 
-def test_an_output_that_exists_is_kept(index_words, beir, idx):
+def test_an_existing_output_is_kept(index_words, beir, idx):
     before = files(idx)
     require_refused(index_words(beir, "--out", idx), idx, "--overwrite")
     assert files(idx) == before
     assert index_words(beir, "--out", idx, "--overwrite").code == 0
 
 
-def test_a_run_is_written_whole_or_not_at_all(tmp_path, lsr_command, idx):
+def test_a_run_is_written_completely_or_not_at_all(tmp_path, lsr_command, idx):
     (tmp_path / "q.jsonl").write_text(jsonl([{"_id": "q1", "text": "flat"}, {"_id": "q 2", "text": "flat"}]))
     (tmp_path / "out.trec").write_text("old")
     ran = lsr_command("search", idx, "--queries", tmp_path / "q.jsonl", "--run", tmp_path / "out.trec")
@@ -313,7 +313,7 @@ def test_a_run_is_written_whole_or_not_at_all(tmp_path, lsr_command, idx):
 
 
 @pytest.mark.parametrize("command", [["search", "flat"], ["explain", "flat", "d2"], ["verify"]])
-def test_what_is_no_whole_index_is_refused(tmp_path, lsr_command, idx, command):
+def test_an_incomplete_index_is_refused(tmp_path, lsr_command, idx, command):
     verb, *rest = command
     require_refused(lsr_command(verb, tmp_path / "absent", *rest), tmp_path / "absent", "no such index")
     manifest = (idx / "manifest.json").read_bytes()
@@ -332,7 +332,7 @@ def test_what_is_no_whole_index_is_refused(tmp_path, lsr_command, idx, command):
     require_refused(lsr_command(verb, idx, *rest), postings, "missing")
 
 
-def test_damaged_segments_can_be_left_out(tmp_path, lsr_command, idx):
+def test_damaged_segments_can_be_skipped(tmp_path, lsr_command, idx):
     (tmp_path / "new.jsonl").write_text(jsonl([{"_id": "new", "text": "flat wings"}]))
     assert lsr_command("add", idx, tmp_path / "new.jsonl").code == 0
     first = json.loads((idx / "manifest.json").read_bytes())["segments"][0]["name"]
@@ -367,7 +367,7 @@ def test_a_damaged_encoder_can_be_replaced_for_a_search(tmp_path, lsr_command, i
     assert (ran.code, {line["_id"] for line in ran.lines()}) == (0, {"d2", "d3"})
 
 
-def test_a_document_that_is_not_there_cannot_be_explained(lsr_command, idx):
+def test_a_missing_document_cannot_be_explained(lsr_command, idx):
     require_refused(lsr_command("explain", idx, "flat", "d9"), idx, "'d9'")
 
 
@@ -379,7 +379,7 @@ def test_a_document_that_is_not_there_cannot_be_explained(lsr_command, idx):
         "index SRC --out new --nope", "search IDX wing --lexical 2", "add IDX SRC --max-length 64",
     ],
 )  # fmt: skip
-def test_bad_use_exits_with_2(lsr_command, tmp_path, beir, idx, line):
+def test_wrong_usage_exits_with_2(lsr_command, tmp_path, beir, idx, line):
     places = {"IDX": idx, "SRC": beir, "new": tmp_path / "new"}
     ran = lsr_command(*[places.get(arg, arg) for arg in line.split()])
     assert ran.code == 2
@@ -388,7 +388,7 @@ def test_bad_use_exits_with_2(lsr_command, tmp_path, beir, idx, line):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_search_can_be_set_and_tells_its_plan(lsr_command, idx):
+def test_a_search_takes_settings_and_prints_its_plan(lsr_command, idx):
     ran = lsr_command("search", idx, "flat", "--algorithm", "blocks", "--plan")
     plan = ran.lines()[0]
     assert (plan["algorithm"], plan["reason"], plan["terms"]) == ("blocks", "asked for", 1)
@@ -400,18 +400,18 @@ def test_a_search_can_be_set_and_tells_its_plan(lsr_command, idx):
 @pytest.mark.parametrize(
     ("option", "value"), [("--alpha", 0), ("--beta", 1.5), ("--guaranteed", -1), ("--algorithm", "x")]
 )
-def test_a_setting_that_makes_no_sense_is_bad_use(lsr_command, idx, option, value):
+def test_an_invalid_setting_is_wrong_usage(lsr_command, idx, option, value):
     ran = lsr_command("search", idx, "flat", option, value)
     assert ran.code == 2
     assert option.strip("-") in ran.err
     assert str(value) in ran.err
 
 
-def test_a_plan_is_of_one_text(tmp_path, lsr_command, idx):
+def test_a_plan_needs_a_single_text(tmp_path, lsr_command, idx):
     assert lsr_command("search", idx, "--queries", tmp_path / "q.jsonl", "--plan").code == 2
 
 
-def test_warmup_keeps_what_it_compiles(lsr_command):
+def test_warmup_caches_the_kernels(lsr_command):
     ran = lsr_command("warmup")
     assert ran.code == 0
     assert "kept in" in ran.out
@@ -440,15 +440,15 @@ def test_filters_of_times_and_of_values_with_commas(pets, lsr_command):
     assert [(hit.id, hit.metadata["day"]) for hit in found] == [("2", "2024-05-18T09:00:00")]
 
 
-def test_a_filter_that_leaves_nothing_is_told_as_such(pets, lsr_command, tmp_path):
+def test_a_filter_that_matches_nothing_has_its_own_message(pets, lsr_command, tmp_path):
     ran = lsr_command("search", pets.path, "cats", "--where", "author=nobody")
-    told = "the filter left nothing: none of the 2 documents meets --where\nauthor has no value 'nobody'\n"
+    told = "none of the 2 documents matches --where\nauthor has no value 'nobody'\n"
     assert (ran.code, ran.out, ran.err) == (0, "", told)
     ran = lsr_command("search", pets.path, "cats", "--where", "author=Smith")
     assert (ran.code, ran.out, ran.err) == (0, "", "")
     (tmp_path / "q.tsv").write_text("qid\tquery\n1\tcats\n")
     ran = lsr_command("search", pets.path, "--queries", tmp_path / "q.tsv", "--where", "author=nobody")
-    assert "none of the 2 documents meets --where" in ran.err
+    assert "none of the 2 documents matches --where" in ran.err
 
 
 def test_whole_numbers_are_ids(pets, tmp_path):
@@ -460,7 +460,7 @@ def test_whole_numbers_are_ids(pets, tmp_path):
 
 
 @pytest.mark.parametrize("tag", ["my run", ""])
-def test_a_tag_is_one_word(pets, lsr_command, tmp_path, tag):
+def test_a_run_tag_must_be_one_word(pets, lsr_command, tmp_path, tag):
     ran = lsr_command("search", pets.path, "cats", "--run", tmp_path / "r.trec", "--tag", tag)
     assert (ran.code, "one word" in ran.err) == (2, True)
     assert not (tmp_path / "r.trec").exists()

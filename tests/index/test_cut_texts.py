@@ -1,4 +1,4 @@
-"""Texts that are longer than the encoder reads: told once a call, with counts and what to do, wherever they come in."""
+"""Texts longer than the encoder reads give one warning per call, with counts and advice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def encoder():
 
 
 def told(call):
-    """What a call gives, and what it warns of."""
+    """The result of a call, and its warnings."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         result = call()
@@ -32,7 +32,7 @@ def told(call):
     return result, [str(warning.message) for warning in found]
 
 
-def test_building_adding_and_updating_tell_once(tmp_path, encoder, monkeypatch):
+def test_building_adding_and_updating_warn_once(tmp_path, encoder, monkeypatch):
     monkeypatch.setattr("lsr.encode.corpus.CHUNK", 3)
     report = Report()
     many = [document | {"_id": f"{document['_id']}{i}"} for i in range(3) for document in DOCS]
@@ -50,7 +50,7 @@ def test_building_adding_and_updating_tell_once(tmp_path, encoder, monkeypatch):
 
 
 @pytest.mark.filterwarnings("always::lsr.errors.NoTerms")
-def test_texts_without_terms_are_told(tmp_path):
+def test_texts_without_terms_give_a_warning(tmp_path):
     documents = [{"_id": "a", "text": "cats"}, {"_id": "b", "text": "?!"}, {"_id": "c", "text": " "}]
     with pytest.warns(NoTerms) as found:
         index = Index.build(tmp_path / "idx", documents, encoder="bm25")
@@ -65,7 +65,7 @@ def test_texts_without_terms_are_told(tmp_path):
     index.rollback()
 
 
-def test_passages_have_nothing_to_tell(tmp_path, encoder):
+def test_passages_give_no_warning(tmp_path, encoder):
     index, messages = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder=encoder, passages=Passages(512)))
     assert messages == told(lambda: index.add([{"_id": "d", "text": LONG}]))[1] == []
     index.rollback()
@@ -81,7 +81,7 @@ def test_long_documents_are_cut_into_passages_by_default(tmp_path, encoder):
     assert len(index) > len(DOCS)
 
 
-def test_queries_tell_once(tmp_path, encoder):
+def test_long_queries_warn_once(tmp_path, encoder):
     index, _ = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder=encoder))
     assert told(lambda: index.search("wing"))[1] == []
     hits, (message,) = told(lambda: index.search(LONG))
@@ -94,12 +94,12 @@ def test_queries_tell_once(tmp_path, encoder):
     assert message.startswith("2 of 3 queries (66.7%) are longer")
 
 
-def test_bm25_reads_all(tmp_path):
+def test_bm25_reads_whole_texts(tmp_path):
     index, messages = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder="bm25"))
     assert messages == told(lambda: index.search(LONG))[1] == []
 
 
-def test_commands_tell_while_it_happens(tmp_path, monkeypatch, capsys):
+def test_commands_print_the_warnings(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lsr.encode.corpus.CHUNK", 3)
     source = tmp_path / "docs.jsonl"
     source.write_text("".join(json.dumps(d | {"_id": f"{i}{d['_id']}"}) + "\n" for i in range(2) for d in DOCS))

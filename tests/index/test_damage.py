@@ -1,5 +1,5 @@
-"""Whatever is damaged in whatever file, also in those too large to be hashed when an index is opened: searching,
-reading, merging and exporting end in an answer or in a CorruptIndex, never in a crash or an error of another kind.
+"""With any damage in any file, also in those too large to be hashed on opening, searching, reading, merging and
+exporting give a result or a CorruptIndex, never a crash or another error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lsr.index.storage import manifest
 from lsr.index.storage.manifest import MANIFEST
 from lsr.io.convert import convert
 
-SECONDS = float(os.environ.get("LSR_LONG_TESTS", "1.5"))
+SECONDS = float(os.environ.get("LSR_LONG_TESTS", "0.5"))
 
 
 def documents(n, first=0):
@@ -38,7 +38,7 @@ def documents(n, first=0):
 
 @pytest.fixture(scope="module", params=["clusters", "float32"])
 def indexed(request, tmp_path_factory):
-    """An index of two segments with everything that an index can have: deletions, an order, clusters, dense vectors."""
+    """An index of two segments with all features: deletions, an order, clusters, dense vectors."""
     path = tmp_path_factory.mktemp(request.param) / "idx"
     how = {"clusters": True} if request.param == "clusters" else {"impacts": "float32"}
     index = Index.build(path, documents(700), encoder="bm25", **how)
@@ -51,8 +51,8 @@ def indexed(request, tmp_path_factory):
     return path
 
 
-# Damages one file after another, each time in its own way, and uses what it belongs to. A crash ends the process; what
-# was done last is on stdout.
+# Damages one file after another in different ways, and uses the index. A crash ends the process; the last action is on
+# stdout.
 FUZZ = """
     import json, random, shutil, sys, time, warnings
     from pathlib import Path
@@ -156,7 +156,7 @@ FUZZ = """
 
 
 @pytest.mark.parametrize("name", ["index", "dense"])
-def test_damaged_files_end_in_an_answer_or_in_an_error_of_ours(indexed, name, python):
+def test_damaged_files_give_results_or_an_lsr_error(indexed, name, python):
     if name == "dense":
         pytest.importorskip("usearch", reason="the extra ann is not installed")
         if "float32" in str(indexed):
@@ -173,7 +173,7 @@ def test_damaged_files_end_in_an_answer_or_in_an_error_of_ours(indexed, name, py
 
 
 def rewrite(path, out, how):
-    """Write an index anew, each way that there is; gives what was written."""
+    """Rewrite an index in each way that exists; returns the new ones."""
     if how == "merge":
         Index.open(path).merge()
         return path
@@ -189,7 +189,7 @@ def rewrite(path, out, how):
 
 
 @pytest.mark.parametrize("how", ["merge", "background", "reshard", "export"])
-def test_nothing_is_rewritten_of_what_is_damaged(tmp_path, monkeypatch, how):
+def test_damaged_files_are_not_rewritten(tmp_path, monkeypatch, how):
     monkeypatch.setattr(manifest, "CHECKED_AT_OPEN", 0)  # all files are too large to be hashed whenever it is opened
     index = Index.build(tmp_path / "idx", documents(60), encoder="bm25")
     index.add(documents(30, 60))
@@ -212,7 +212,7 @@ def test_nothing_is_rewritten_of_what_is_damaged(tmp_path, monkeypatch, how):
             except CorruptIndex as error:
                 told.append((file.name, str(error)))
                 continue
-            # What holds nothing of its own is made anew, and right.
+            # Derived files are made again, correctly.
             assert file.stem in ("maxima", "skips", "keys", "columns")
             assert Index.open(written).verify() == []
             assert answers(written) == expected
@@ -235,7 +235,7 @@ WEIRD = [
 
 
 def leaves(value, at=()):
-    """The places within a JSON value."""
+    """The paths within a JSON value."""
     yield at
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
@@ -243,7 +243,7 @@ def leaves(value, at=()):
 
 
 def changed(value, at, new):
-    """A JSON value with another one at a place."""
+    """A JSON value with another one at a path."""
     if not at:
         return new
     copy = value.copy()
@@ -259,7 +259,7 @@ def sealed(values):
 
 
 @pytest.mark.parametrize("name", [MANIFEST, SHARDS, RECORD])
-def test_any_value_in_a_manifest_ends_in_an_answer_or_in_an_error_of_ours(tmp_path, name):
+def test_any_manifest_gives_results_or_an_lsr_error(tmp_path, name):
     index = Index.build(tmp_path / "idx", documents(20), encoder="bm25")
     index.delete("d3")
     index.commit()
@@ -294,7 +294,7 @@ def test_any_value_in_a_manifest_ends_in_an_answer_or_in_an_error_of_ours(tmp_pa
     "content", [b"[" * 100_000, b'{"format":' + b"[" * 100_000, b"9" * 10_000, b'{"format": 1e999}']
 )
 @pytest.mark.parametrize("name", [MANIFEST, SHARDS, RECORD])
-def test_json_that_python_gives_up_on_is_damage(tmp_path, name, content):
+def test_json_beyond_pythons_limits_is_damage(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(IndexFormatError):
         DenseVectors(tmp_path, None) if name == RECORD else Index.open(tmp_path)
@@ -329,7 +329,7 @@ FEW_FILES = """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-def test_too_many_open_files_are_no_damage(tmp_path, python):
+def test_too_many_open_files_are_not_damage(tmp_path, python):
     Index.build(tmp_path / "idx", documents(20), encoder="bm25")
     code, out, error = python(FEW_FILES, tmp_path / "idx")
     assert code == 0, error
@@ -363,7 +363,7 @@ LITTLE_MEMORY = """
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc")
-def test_a_want_of_memory_is_no_damage(tmp_path, python):
+def test_lack_of_memory_is_not_damage(tmp_path, python):
     Index.build(tmp_path / "idx", documents(3000), encoder="bm25")
     code, out, error = python(LITTLE_MEMORY, tmp_path / "idx")
     assert code == 0, (out, error)
@@ -371,7 +371,7 @@ def test_a_want_of_memory_is_no_damage(tmp_path, python):
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", b"x" * 300])
-def test_names_that_no_file_can_be_opened_by_are_refused(tmp_path, name):
+def test_impossible_file_names_are_refused(tmp_path, name):
     path = os.path.join(str(tmp_path), os.fsdecode(name))
     with pytest.raises(LsrError, match="name of the folder"):
         Index.build(path, documents(3), encoder="bm25")
@@ -382,7 +382,7 @@ def test_names_that_no_file_can_be_opened_by_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("change", ["commit", "delete", "add", "rollback", "merge"])
-def test_documents_that_change_the_index_they_go_to_are_refused(tmp_path, change):
+def test_documents_that_change_their_own_index_are_refused(tmp_path, change):
     index = Index.build(tmp_path / "idx", documents(5), encoder="bm25")
     changes = {
         "commit": index.commit, "delete": lambda: index.delete("d1"), "add": lambda: index.add(documents(1, 90)),

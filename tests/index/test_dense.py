@@ -1,4 +1,4 @@
-"""Dense vectors beside an index: exact search, only what changed is embedded, damage is named."""
+"""Dense vectors beside an index: exact search, only changed documents are embedded, damage is named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsr.index.hybrid.dense import DenseVectors
 
 
 class Embed:
-    """Letters of a text, counted; remembers what it was asked."""
+    """Counts the letters of texts, and records the texts."""
 
     def __init__(self):
         self.texts = []
@@ -36,7 +36,7 @@ def documents(n, seed=0):
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 @pytest.mark.parametrize("k", [1, 7, 50, 1000])
-def test_search_is_brute_force_ties_included(tmp_path, embed, monkeypatch, similarity, k):
+def test_results_equal_brute_force_with_ties(tmp_path, embed, monkeypatch, similarity, k):
     monkeypatch.setattr(module, "_ROWS", 16)
     docs = documents(50)
     dense = DenseVectors.build(tmp_path / "dense", docs, embed, similarity=similarity)
@@ -51,7 +51,7 @@ def test_search_is_brute_force_ties_included(tmp_path, embed, monkeypatch, simil
         assert one.score > other.score or int(one.id[1:]) < int(other.id[1:])
 
 
-def test_only_what_changed_is_embedded(tmp_path, embed):
+def test_only_changed_documents_are_embedded(tmp_path, embed):
     docs = documents(20)
     DenseVectors.build(tmp_path / "dense", docs, embed)
     embed.texts.clear()
@@ -65,7 +65,7 @@ def test_only_what_changed_is_embedded(tmp_path, embed):
     assert len(list((tmp_path / "dense").glob("*.arrow"))) == 1
 
 
-def test_vectors_of_a_killed_build_are_not_seen(tmp_path, embed, monkeypatch):
+def test_vectors_of_a_killed_build_are_invisible(tmp_path, embed, monkeypatch):
     docs = documents(5)
     DenseVectors.build(tmp_path / "dense", docs, embed)
     with monkeypatch.context() as patch:
@@ -77,7 +77,7 @@ def test_vectors_of_a_killed_build_are_not_seen(tmp_path, embed, monkeypatch):
     assert len(list((tmp_path / "dense").iterdir())) == 2
 
 
-def test_a_graph_finds_what_exact_search_finds(tmp_path, embed):
+def test_a_graph_finds_the_results_of_exact_search(tmp_path, embed):
     pytest.importorskip("usearch")
     docs = documents(200)
     dense = DenseVectors.build(tmp_path / "dense", docs, embed, graph=True)
@@ -85,7 +85,7 @@ def test_a_graph_finds_what_exact_search_finds(tmp_path, embed):
     assert [hit.score for hit in near] == pytest.approx([hit.score for hit in exact], abs=0.02)
 
 
-def test_nothing_to_find(tmp_path, embed):
+def test_no_vectors_give_no_hits(tmp_path, embed):
     dense = DenseVectors.build(tmp_path / "dense", [], embed)
     assert (len(dense), dense.search("abc")) == (0, [])
     assert dense.search_batch([]) == []
@@ -131,7 +131,7 @@ def test_damage_is_named(tmp_path, embed, lsr_command):
     with pytest.raises(IndexFormatError, match="no dense vectors here"):
         DenseVectors(tmp_path, embed)
     DenseVectors.build(tmp_path, documents(5), embed)
-    assert lsr_command("verify", tmp_path).out == f"{tmp_path}: 1 files, all as they were written\n"
+    assert lsr_command("verify", tmp_path).out == f"{tmp_path}: 1 files, all intact\n"
     (file,) = tmp_path.glob("*.arrow")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
@@ -153,13 +153,13 @@ def test_damage_is_named(tmp_path, embed, lsr_command):
     ("change", "message"),
     [
         ({"format": 9}, "format 9"),
-        ({"name": "../../etc/passwd"}, "make no sense"),
-        ({"files": {"../x.arrow": {}}}, "make no sense"),
-        ({"dimensions": 0}, "make no sense"),
+        ({"name": "../../etc/passwd"}, "missing or invalid"),
+        ({"files": {"../x.arrow": {}}}, "missing or invalid"),
+        ({"dimensions": 0}, "missing or invalid"),
         ({"dimensions": 7}, "damaged"),
     ],
 )
-def test_a_record_that_makes_no_sense_is_refused(tmp_path, embed, change, message):
+def test_an_invalid_record_is_refused(tmp_path, embed, change, message):
     DenseVectors.build(tmp_path, documents(5), embed)
     record = json.loads((tmp_path / "dense.json").read_text())
     (tmp_path / "dense.json").write_text(json.dumps(record | change))

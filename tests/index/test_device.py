@@ -32,7 +32,7 @@ def require_equal(index, queries, ks=(1, 7, 300), **options):
 
 
 @pytest.mark.parametrize("weights", [[1.0, 2.0, 3.0], [0.1, 1 / 3, 1.7, 2.9]])
-def test_results_are_those_of_the_kernels(tmp_path, weights):
+def test_results_equal_those_of_the_kernels(tmp_path, weights):
     rng = np.random.default_rng(3)
     matrix = random_matrix(rng, 1500, weights)
     index = Index.build(tmp_path / "index", matrix[:900], order="bisection")
@@ -84,7 +84,7 @@ def test_other_searches_are_refused(tmp_path, options):
         index.search_batch(SparseMatrix.from_dicts([{0: 1.0}], 5), device="cpu", **options)
 
 
-def test_no_such_device_and_float_weights(tmp_path):
+def test_unknown_devices_and_float_impacts_are_refused(tmp_path):
     matrix = SparseMatrix.from_dicts([{0: 1.0}], 5)
     index = Index.build(tmp_path / "index", matrix)
     with pytest.raises(ValueError, match="can't be used"):

@@ -48,7 +48,7 @@ def test_ids_are_found_across_batches(tmp_path, monkeypatch):
     assert [read.id(i) for i in range(100)] == [d.id for d in given]
 
 
-def test_any_text_and_id_survives(tmp_path):
+def test_any_text_and_id_is_stored_unchanged(tmp_path):
     ids = ["é", "e", "z", "日", "🙂", " a b ", "a#0", "\ufeff", "\uffff"]
     given = [
         Document(i, text, text[:50], {"key": text[:50], "deep": [1, {"x": None}]}, parent=f"p{i}")
@@ -64,7 +64,7 @@ def test_any_text_and_id_survives(tmp_path):
 
 @pytest.mark.parametrize("first", [0, 6, 7, 8])
 @pytest.mark.parametrize("second", [9, 40, 99])
-def test_a_doubled_id_is_refused_with_both_places(tmp_path, monkeypatch, first, second):
+def test_a_duplicate_id_is_refused_with_both_positions(tmp_path, monkeypatch, first, second):
     monkeypatch.setattr(module, "_ID_BATCH", 8)
     ids = [f"d{i:02}" for i in range(100)]
     ids[second] = ids[first]

@@ -1,4 +1,4 @@
-"""All pairs that are alike, as comparing every document with every other finds them."""
+"""All near-duplicate pairs, as a comparison of all documents finds them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_pairs(index, threshold):
     assert [one.similarity for one in found] == sorted((one.similarity for one in found), reverse=True)
 
 
-def test_pairs_of_a_sharded_folder(index, tmp_path):
+def test_pairs_over_shards(index, tmp_path):
     reshard_index(index.path, tmp_path / "shards", 3)
     found = Index.open(tmp_path / "shards").duplicates(0.8)
     assert [(one.id, one.of) for one in found] == [(one.id, one.of) for one in index.duplicates(0.8)]
@@ -83,13 +83,13 @@ def test_texts(tmp_path):
         index.duplicates(where={"x": 1})
 
 
-def test_passages_of_one_document_are_no_duplicates(tmp_path):
+def test_passages_of_one_document_are_not_duplicates(tmp_path):
     documents = [{"_id": "a", "text": "heat jet heat jet"}, {"_id": "b", "text": "heat jet"}]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25", passages=Passages(2, 0))
     assert [(one.id, one.of) for one in index.duplicates(0.99)] == [("b#0", "a#0"), ("b#0", "a#1")]
 
 
-def test_nothing_to_compare(tmp_path):
+def test_empty_indexes_and_invalid_thresholds(tmp_path):
     index = Index.build(tmp_path / "idx", [], encoder="bm25")
     assert index.duplicates() == []
     for threshold in (0, 1.5, True, "1", float("nan")):

@@ -1,4 +1,4 @@
-"""An index written in every form, read back, and searched again: the same documents, weights and scores."""
+"""An index exported in every format, imported and searched: the same documents, weights and scores."""
 
 import json
 
@@ -57,7 +57,7 @@ def read_all(vectors):
 
 
 @pytest.mark.parametrize("options", [{}, {"order": "bisection"}, {"impacts": "float32"}, {"memory": 1}], ids=str)
-def test_the_stored_weights_in_document_order(tmp_path, monkeypatch, options):
+def test_exported_weights_are_in_document_order(tmp_path, monkeypatch, options):
     monkeypatch.setattr(external_sort, "_MEMORY", 5000)
     rows = matrix(5000 if options.get("order") else 700)
     index = Index.build(tmp_path / "idx", vectors_of(rows), **options)
@@ -77,7 +77,7 @@ def test_the_stored_weights_in_document_order(tmp_path, monkeypatch, options):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_searched_again(tmp_path, name):
+def test_an_export_searched_again_gives_equal_results(tmp_path, name):
     index = Index.build(tmp_path / "idx", vectors_of(matrix()))
     vectors = index_vectors(index)
     convert(vectors, tmp_path / name, FILES[name])
@@ -97,7 +97,7 @@ def test_searched_again(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["v.parquet", "v.ciff", "anserini.jsonl"])
-def test_searched_again_without_the_largest_weight(tmp_path, name):
+def test_an_export_without_the_largest_weight_gives_equal_results(tmp_path, name):
     rows = matrix()
     index = Index.build(tmp_path / "idx", vectors_of(rows))
     index.add(matrix(100, seed=1), ids=[f"new {i}" for i in range(100)])
@@ -119,7 +119,7 @@ def test_searched_again_without_the_largest_weight(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["v.parquet", "v.ndjson"])
-def test_texts_and_encoder_travel_where_they_can(tmp_path, name):
+def test_formats_that_can_keep_texts_and_encoder(tmp_path, name):
     index = Index.build(tmp_path / "idx", DOCUMENTS, encoder=BM25Encoder())
     convert(index_vectors(index), tmp_path / name)
     again = Index.build(tmp_path / "again", read_vectors(tmp_path / name))
@@ -144,7 +144,7 @@ def test_passages_keep_their_documents(tmp_path):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("n", [0, 1])
-def test_hardly_any_documents(tmp_path, name, n):
+def test_very_few_documents(tmp_path, name, n):
     index = Index.build(tmp_path / "idx", vectors_of(SparseMatrix.from_dicts([{3: 0.5}] * n, 60)))
     convert(index_vectors(index), tmp_path / name, FILES[name])
     again = Index.build(tmp_path / "again", read_vectors(tmp_path / name))
@@ -152,7 +152,7 @@ def test_hardly_any_documents(tmp_path, name, n):
     assert [hit.id for hit in again.search({TOKENS[3]: 1.0})] == ["id 0"] * n
 
 
-def test_an_order_that_is_none(tmp_path, monkeypatch):
+def test_a_damaged_order_is_refused(tmp_path, monkeypatch):
     index = Index.build(tmp_path / "idx", vectors_of(matrix()), order="bisection")
     segment = index.snapshot.parts[0].segment
     monkeypatch.setattr(segment, "order", np.zeros_like(segment.order))
@@ -160,7 +160,7 @@ def test_an_order_that_is_none(tmp_path, monkeypatch):
         list(index_vectors(index))
 
 
-def test_terms_are_numbered_as_the_encoder_numbers_them(tmp_path, idx, lsr_command):
+def test_terms_keep_the_numbers_of_the_encoder(tmp_path, idx, lsr_command):
     encoder = Index.open(idx).encoder
     export = tmp_path / "vectors.jsonl"
     assert lsr_command("export", idx, "--out", export).code == 0
@@ -236,7 +236,7 @@ def test_export_for_opensearch(tmp_path, idx, lsr_command):
         (["idx", "--out", "Docs.ndjson"], "(--name)"),
     ],
 )
-def test_refused(tmp_path, idx, lsr_command, monkeypatch, args, problem):
+def test_bad_exports_are_refused(tmp_path, idx, lsr_command, monkeypatch, args, problem):
     Index.build(tmp_path / "bare", SparseMatrix.from_dicts([{1: 1.0}], 3))
     before = sorted(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)
@@ -246,7 +246,7 @@ def test_refused(tmp_path, idx, lsr_command, monkeypatch, args, problem):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_tokens_that_cannot_be_told_apart(tmp_path):
+def test_ambiguous_tokens_are_refused(tmp_path):
     rows = SparseMatrix.from_dicts([{0: 1.0, 2: 1.0}], 4)
     for tokens, problem in (
         (["a", "b", "a", "d"], "two terms have the token 'a'"),
@@ -258,7 +258,7 @@ def test_tokens_that_cannot_be_told_apart(tmp_path):
                 convert(vectors, tmp_path / name)
 
 
-def test_doubled_ids_are_told(tmp_path, lsr_command):
+def test_duplicate_ids_are_reported(tmp_path, lsr_command):
     vectors = Vectors(
         "x", lambda _: matrix_batches(SparseMatrix.from_dicts([{0: 1.0}] * 2, 60), ["a", "a"]), vocabulary=TOKENS
     )

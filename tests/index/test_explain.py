@@ -1,4 +1,4 @@
-"""Highlights and origins: marks that never nest and leave the text as it is, and the part of it that counts most."""
+"""Highlights and origins: marks never nest and leave the text unchanged; the part with the largest share is shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from lsr import Index, load_encoder
 from lsr.encode.passages import Passages
 from lsr.errors import EncoderError
-from lsr.index.search.explain import Contribution, Explanation, highlight, readable, word_at
+from lsr.index.search.explain import Contribution, Explanation, readable, word_at
+from lsr.index.search.highlight import highlight
 from lsr.sparse import SparseMatrix
 
 TEXT = "Flutter of a swept wing at supersonic speeds"
@@ -54,17 +55,17 @@ def test_matches_and_origins_are_marked():
         ([term(1, 1, origin=(0, 4)), term(2, 1, origin=(0, 4))], "_abcd_efgh"),
     ],
 )
-def test_marks_are_merged(terms, marked):
+def test_adjacent_highlights_are_merged(terms, marked):
     assert highlight("abcdefgh", terms) == marked
     assert highlight("abcdefgh", terms[::-1]) == marked
 
 
-def test_accents_stay_with_their_letter():
+def test_combining_accents_stay_with_their_letter():
     text = unicodedata.normalize("NFD", "über Café")
     assert highlight(text, [term(1, 1, (0, 1)), term(2, 1, (6, 10))]) == "**u\u0308**ber **Cafe\u0301**"
 
 
-def test_html_is_escaped_and_tags_are_not():
+def test_html_is_escaped_except_the_highlights():
     text = 'the <b> & "wing" flutter'
     wing, flutter = places(text, '"wing"', "flutter")
     why = Explanation("a", 1.0, (term(1, 0.6, wing), term(2, 0.4, origin=flutter)), text)
@@ -99,7 +100,7 @@ def test_terms_of_a_word_are_added_up():
         assert "bm25:" not in shown
 
 
-def test_terms_without_a_place_are_readable():
+def test_terms_without_a_position_are_readable():
     tokens = ["##load", "bm25:wing", "Ġflap", "▁lift", "##", "bm25:##x", "Ġ"]
     assert list(map(readable, tokens)) == ["…load", "wing", "flap", "lift", "##", "…x", "Ġ"]
 
@@ -116,12 +117,12 @@ def test_terms_without_a_place_are_readable():
         ("a-b", "-", "a-b"),
     ],
 )
-def test_the_word_at_a_place(text, part, word):
+def test_the_word_at_a_position(text, part, word):
     start = text.index(part)
     assert word_at(text, start, start + len(part)) == word
 
 
-def test_explanations_speak_of_the_query_s_words(tmp_path):
+def test_explanations_use_the_words_of_the_query(tmp_path):
     documents = [{"_id": "a", "text": "Uploading pictures"}, {"_id": "b", "text": "A picture"}]
     index = Index.build(tmp_path / "idx", documents, encoder="lsr-tiny")
     for found in (index.search("upload pictures"), *index.search_batch(["upload pictures"])):
@@ -135,7 +136,7 @@ def test_explanations_speak_of_the_query_s_words(tmp_path):
 # --- the best part ----------------------------------------------------------------------------------------------------
 
 
-def test_the_part_that_counts_most():
+def test_the_part_with_the_largest_share_is_shown():
     text = "wing " + "and so on " * 20 + "the flutter of a plate " + "and so forth " * 20 + "heat"
     wing, flutter, plate, heat = places(text, "wing", "flutter", "plate", "heat")
     terms = [term(1, 0.4, wing), term(2, 0.3, flutter), term(3, 0.2, origin=plate), term(4, 0.1, heat)]
@@ -152,7 +153,7 @@ def test_a_term_counts_once():
     assert highlight(text, terms, length=20).endswith("x **flutter** **plate**")
 
 
-def test_equal_parts_are_told_by_the_first():
+def test_of_equal_parts_the_first_is_shown():
     text = "a wing " + "x " * 30 + "a wing"
     assert highlight(text, [term(1, 1, (2, 6), (69, 73))], length=8) == "a **wing** x …"
 
@@ -164,7 +165,7 @@ def test_a_word_longer_than_the_part_is_cut():
 
 
 @pytest.mark.parametrize("length", [0, -3])
-def test_a_part_of_nothing(length):
+def test_a_length_below_one_is_refused(length):
     with pytest.raises(ValueError, match=f"length must be at least 1, got {length}"):
         highlight(TEXT, [], length=length)
 
@@ -184,7 +185,7 @@ def marked_texts(draw):
 
 @given(marked_texts(), st.one_of(st.none(), st.integers(1, 70)), st.booleans())
 @example(("   ", []), 1, False)
-def test_without_its_marks_it_is_the_text(marked, length, escape):
+def test_a_highlight_without_marks_is_the_text(marked, length, escape):
     text, terms = marked
     found = highlight(text, terms, ("\x01", "\x02"), ("\x03", "\x04"), length, escape)
     assert re.fullmatch("[^\x01-\x04]*((\x01[^\x01-\x04]+\x02|\x03[^\x01-\x04]+\x04)[^\x01-\x04]*)*", found)
@@ -229,7 +230,7 @@ def test_no_part_has_a_larger_share(marked, length):
 
 @pytest.fixture
 def encoder():
-    """BM25 that adds "flutter" to every document, and has it from its last word."""
+    """BM25 that expands every document by "flutter", with the last word as origin."""
     made = load_encoder("bm25")
     made.fit(["wing flutter", "car"])
     flutter, wing = (list(made.vocabulary).index(t) for t in ("flutter", "wing"))
@@ -262,7 +263,7 @@ def test_an_expansion_says_where_it_comes_from(tmp_path, encoder):
     assert hit.highlight(7, before="<", after=">", expansion=("(", ")")) == "… (shakes)"
 
 
-def test_origins_only_where_they_are_wanted_and_known(tmp_path, encoder):
+def test_origins_are_given_only_if_wanted_and_known(tmp_path, encoder):
     documents = [{"_id": "a", "text": "The wing shakes"}]
     index = Index.build(tmp_path / "idx", documents, encoder=encoder)
     encoder.asked.clear()
@@ -283,7 +284,7 @@ def test_origins_only_where_they_are_wanted_and_known(tmp_path, encoder):
     assert why.highlight(5) == why.highlight(html=True) == ""
 
 
-def test_of_a_passage_it_is_the_passages_own_text(tmp_path, encoder):
+def test_a_passage_is_highlighted_in_its_own_text(tmp_path, encoder):
     documents = [{"_id": "a", "text": "wing car wing car flutter car"}]
     index = Index.build(tmp_path / "idx", documents, encoder=encoder, passages=Passages(2))
     why = index.explain("flutter wing", "a#1")
@@ -302,7 +303,7 @@ def idx(tmp_path, lsr_command):
     return tmp_path / "idx"
 
 
-def test_highlights_in_json_only_where_asked_for(tmp_path, idx, lsr_command):
+def test_highlights_are_in_json_only_on_request(tmp_path, idx, lsr_command):
     assert "highlights" not in lsr_command("search", idx, "heat").lines()[0]
     assert lsr_command("search", idx, "plate", "--highlight", 12).lines()[0]["highlights"] == "… a flat **plate**"
     (tmp_path / "q.jsonl").write_text('{"_id": "q", "text": "heat"}\n')
@@ -311,7 +312,7 @@ def test_highlights_in_json_only_where_asked_for(tmp_path, idx, lsr_command):
     assert lsr_command("search", idx, "heat", "--highlight", 0).code == 2
 
 
-def test_a_table_shows_what_counts(idx, lsr_command, monkeypatch):
+def test_the_table_shows_the_largest_contributions(idx, lsr_command, monkeypatch):
     monkeypatch.setattr("lsr.console.is_terminal", lambda: True)
     ran = lsr_command("search", idx, "flat plate", "--highlight", 20)
     assert "… heat on a flat plate" in ran.out
@@ -331,8 +332,8 @@ def test_styled_cells_are_as_wide_as_they_look():
 # --- words without weight, titles, and Markdown -------------------------------------------------------------------
 
 
-def test_a_word_that_stands_in_the_text_without_weight_is_not_missing(tmp_path):
-    """Whatever took the weight: here it never had one, as of a word after the last token that an encoder reads."""
+def test_a_word_in_the_text_without_weight_is_not_missing(tmp_path):
+    """For example a word after the last token that the encoder reads."""
     encoder = load_encoder("bm25", language="none")
     encoder.fit(["heat", "flat", "plate", "wing"])
     documents = [
@@ -367,12 +368,12 @@ def test_title_and_text_are_kept_apart(tmp_path):
         ("**not**\nFastAPI **so**", "**not**\n**FastAPI** **so**"),
     ],
 )
-def test_marks_of_markdown_give_way(text, marked):
+def test_highlights_replace_markdown_marks(text, marked):
     at = text.index("FastAPI")
     assert highlight(text, [term(1, 1, (at, at + 7))]) == marked
 
 
-def test_marks_of_markdown_around_origins_give_way():
+def test_highlights_of_origins_replace_markdown_marks():
     assert highlight("a _fast_ car", [term(1, 1, origin=(3, 7))]) == "a _fast_ car"
     assert highlight("set max_fast_x", [term(1, 1, origin=(8, 12))]) == "set max__fast__x"
     assert highlight("a **fast** car", [term(1, 1, (4, 8))], escape=True) == "a ****fast**** car"
@@ -381,7 +382,7 @@ def test_marks_of_markdown_around_origins_give_way():
 
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_an_explanation_has_the_score_that_the_search_gave(tmp_path, impacts, parts):
+def test_an_explanation_has_the_score_of_the_search(tmp_path, impacts, parts):
     random = np.random.default_rng(parts)
     documents = np.where(random.random((60, 40)) < 0.4, random.gamma(2, 1, (60, 40)), 0).astype(np.float32)
     index = Index.build(tmp_path / "idx", SparseMatrix.from_dense(documents[:20] / parts**3), impacts=impacts)
@@ -429,14 +430,14 @@ def known(tmp_path_factory):
         ("the storm", "c", "Cats sleep."),
     ],
 )
-def test_stop_words_are_marked_only_where_nothing_else_matches(known, query, doc, marked):
+def test_stop_words_are_highlighted_only_if_nothing_else_matches(known, query, doc, marked):
     why = known.explain(query, doc)
     assert why.highlight() == marked
     assert sum(c.score for c in why) == pytest.approx(why.score)  # they count all the same
     assert why.highlight(5).count("**") in (0, 2)
 
 
-def test_terms_of_little_weight_are_not_marked(tmp_path):
+def test_terms_of_little_weight_are_not_highlighted(tmp_path):
     index = Index.build(tmp_path / "idx", [{"_id": "x", "vector": {"a": 1, "b": 1, "c": 1, "d": 1}}])
     why = index.explain({"a": 2.0, "b": 0.2, "c": 0.09, "d": 0.1}, "x")
     assert {c.token: c.marked for c in why} == {"a": True, "b": True, "c": False, "d": True}

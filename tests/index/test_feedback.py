@@ -1,12 +1,14 @@
-"""Feedback: stored vectors of documents, and queries expanded by what the best of them have in common."""
+"""Feedback: stored document vectors, and queries expanded by the common terms of the best documents."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from lsr.errors import DataError
+from lsr.index.hybrid.hybrid import Hybrid, build_dense
 from lsr.index.index import Index
-from lsr.index.search.feedback import expand_query
+from lsr.index.search.feedback import expand_dense, expand_query, mixed, stored_dense
 from lsr.sparse import SparseMatrix
 
 N, TERMS = 400, 60
@@ -30,13 +32,13 @@ def index(request, matrix, tmp_path_factory):
     return built
 
 
-def test_stored_vectors_are_those_that_came(index, matrix):
+def test_stored_vectors_equal_the_given_ones(index, matrix):
     assert index.document_vectors(range(N)).to_dense() == pytest.approx(matrix.to_dense())
     some = index.document_vectors([399, 0, 17])
     assert some.to_dense() == pytest.approx(matrix[np.array([399, 0, 17])].to_dense())
 
 
-def test_by_hand(index, matrix):
+def test_a_hand_worked_example(index, matrix):
     query = matrix[3]
     best = [hit.doc for hit in index.search(query, 4)]
     mean = matrix[np.array(best)].to_dense().mean(axis=0)
@@ -50,7 +52,7 @@ def test_by_hand(index, matrix):
     assert len(index.search(found, 10)) == 10
 
 
-def test_without_weight_or_documents_the_query_stays(index, matrix):
+def test_without_weight_or_documents_the_query_is_unchanged(index, matrix):
     assert expand_query(index, matrix[3], weight=0) == matrix[3]
     nothing = SparseMatrix.empty(TERMS)
     nothing = SparseMatrix.from_dicts([{}], TERMS)
@@ -66,6 +68,121 @@ def test_texts_and_filters(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"documents": 0}, {"terms": 0}, {"weight": -1}, {"weight": float("nan")}])
-def test_settings_that_make_no_sense(index, matrix, wrong):
+def test_invalid_settings_are_refused(index, matrix, wrong):
     with pytest.raises(ValueError, match="documents and terms are at least 1"):
         expand_query(index, matrix[3], **wrong)
+
+
+def test_another_ranking_gives_the_documents(index, matrix):
+    query, other = matrix[3], index.search(matrix[7], 5)
+    found = expand_query(index, query, source=other, documents=2, terms=10, weight=0.5)
+    assert found == expand_query(index, query, source=[hit.id for hit in other], documents=2, terms=10, weight=0.5)
+    assert found != expand_query(index, query, documents=2, terms=10, weight=0.5)
+    own = index.search(query, 5)
+    assert expand_query(index, query, source=own) == expand_query(index, query)
+    assert expand_query(index, query, source=["no such document"]) == query
+
+
+TOPICS = {"wing": "lift drag flow", "heart": "blood cell pulse", "price": "market trade bond"}
+
+
+def near_topics(texts):
+    """Texts by topic; the words of a text move it a little."""
+    found = np.zeros((len(texts), 8), np.float32)
+    for row, text in zip(found, texts, strict=True):
+        for word in text.split():
+            for i, (topic, words) in enumerate(TOPICS.items()):
+                row[i] += word == topic or word in words.split()
+            row[3 + sum(word.encode()) % 5] += 0.2
+    return found
+
+
+@pytest.fixture(scope="module")
+def topics(tmp_path_factory):
+    """An index of documents on three topics, and their dense vectors."""
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("topics")
+    docs = []
+    for i in range(60):
+        topic = list(TOPICS)[i % 3]
+        docs.append(
+            {
+                "n": i,
+                "_id": f"{topic}-{i}",
+                "text": " ".join([topic] * (i % 2) + [*rng.choice(TOPICS[topic].split(), 2)]),
+            }
+        )
+    index = Index.build(path / "idx", docs, encoder="bm25")
+    return index, build_dense(index, path / "dense", near_topics)
+
+
+@pytest.mark.parametrize("feedback", ["after", "both", "before"])
+def test_feedback_of_a_hybrid_finds_more(topics, feedback):
+    index, dense = topics
+    plain, wider = (Hybrid(index, dense, feedback=how, depth=30) for how in ("none", feedback))
+    assert {hit.id.partition("-")[0] for hit in wider.search("wing", 20)} == {"wing"}
+    sparse = {how: len(Hybrid(index, dense, feedback=how, depth=30).rankings({"q": "wing"})["sparse"]["q"])
+              for how in ("none", feedback)}  # fmt: skip
+    assert sparse["none"] == 10 < sparse[feedback]
+    assert plain.with_weights({"dense": 0.5}).weights == wider.with_weights({"dense": 0.5}).weights
+    found = [hit.id for hit in wider.search("wing", 20, where={"n": {"<": 4}})]
+    assert {*found[:2]} == {"wing-0", "wing-3"}
+    assert {*found} <= {"wing-0", "wing-3", "heart-1", "price-2"}
+
+
+def test_before_gives_one_ranking_and_both_the_fused(topics):
+    index, dense = topics
+    before, both = (Hybrid(index, dense, feedback=how) for how in ("before", "both"))
+    rankings = before.rankings({"q": "wing"})
+    assert rankings == both.rankings({"q": "wing"})
+    assert [hit.id for hit in before.search("wing", 9)] == [*rankings["dense"]["q"]][:9]
+    assert [hit.id for hit in both.search("wing", 9)] == [*both.fuse(rankings)["q"]][:9]
+    with pytest.raises(ValueError, match="feedback must be one of none, before, after, both"):
+        Hybrid(index, dense, feedback="around")
+
+
+def test_feedback_of_learned_terms_and_bm25(tmp_path):
+    docs = [{"_id": str(i), "text": text} for i, text in enumerate(["wing flutter", "wing lift", "plate heat"])]
+    index = Index.build(tmp_path / "idx", docs, encoder="lsr-tiny")
+    found = Hybrid(index, feedback="after").rankings({"q": "flutter"})
+    assert set(found) == {"learned", "lexical"}
+    assert set(found["lexical"]["q"]) == {"0", "1"}
+
+
+WINGS = ["wing flutter in strong wind", "lift of a wing", "heat in a plate", "wind tunnel", "heart and blood"]
+
+
+@pytest.fixture(scope="module")
+def with_dense(tmp_path_factory):
+    docs = [{"_id": str(i), "text": text} for i, text in enumerate(WINGS)]
+    return Index.build(tmp_path_factory.mktemp("dense") / "idx", docs, encoder="lsr-mini", hybrid=True)
+
+
+def test_dense_by_hand(with_dense):
+    (own,) = with_dense.encoder.encode_dense(["aircraft"], queries=True)
+    best = [hit.doc for hit in with_dense.search("aircraft", 2, mode="dense")]
+    rows = stored_dense(with_dense, best)
+    theirs = with_dense.encoder.encode_dense(WINGS)[[int(with_dense.documents.id(doc)) for doc in best]]
+    assert rows == pytest.approx(theirs, abs=0.01)
+    mean = rows.mean(0) / np.linalg.norm(rows.mean(0))
+    expected = own + 0.7 * mean
+    found = expand_dense(with_dense, "aircraft", documents=2, weight=0.7)
+    assert found == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
+    assert expand_dense(with_dense, own, documents=2, weight=0.7) == pytest.approx(found, abs=1e-6)
+    assert expand_dense(with_dense, own, weight=0) == pytest.approx(own, abs=1e-6)
+    assert expand_dense(with_dense, own, source=["no such document"]) == pytest.approx(own, abs=1e-6)
+    assert len(with_dense.search("aircraft", 3, mode="hybrid", dense=found)) == 3
+
+
+def test_a_mean_of_documents_has_no_length_of_its_own():
+    query, docs = np.array([3.0, 0], np.float32), np.array([[0, 2.0], [0, 4.0]], np.float32)
+    assert mixed(query, docs, 1.0) == pytest.approx([0.5**0.5, 0.5**0.5])
+    assert mixed(query, docs, 0.0) == pytest.approx([1, 0])
+
+
+def test_what_dense_feedback_needs(with_dense, index):
+    with pytest.raises(DataError, match="has no dense vectors"):
+        expand_dense(index, np.ones(384))
+    with pytest.raises(DataError, match="a dense vector of 384 finite numbers"):
+        expand_dense(with_dense, np.ones(3))
+    with pytest.raises(ValueError, match="weight at least 0"):
+        expand_dense(with_dense, "wing", weight=-1)

@@ -68,7 +68,7 @@ def shards(index, tmp_path):
 # --- forks ------------------------------------------------------------------------------------------------------------
 
 
-def test_locks_that_threads_hold_are_free_in_a_child(index, forked):
+def test_locks_held_by_threads_are_free_in_a_child(index, forked):
     with held(index.snapshot._masking), held(index._changing):  # by threads that search with filters, and change
         assert forked(lambda: ids(index.search("wing", where={"n": {"<": 2}}))) == ["0", "1"]
         assert forked(lambda: [index.pending, index.add([{"_id": "x", "text": "wing"}]).added, index.rollback()]) == [
@@ -78,7 +78,7 @@ def test_locks_that_threads_hold_are_free_in_a_child(index, forked):
         ]
 
 
-def test_a_fork_waits_until_nothing_is_compiled(forked):
+def test_a_fork_waits_for_compilation(forked):
     released = []
 
     def compile_a_while():
@@ -102,13 +102,13 @@ def test_a_fork_waits_until_nothing_is_compiled(forked):
         pass
 
 
-def test_what_is_pending_is_the_parents(index, forked):
+def test_pending_changes_belong_to_the_parent(index, forked):
     index.add([{"_id": "new", "text": "wing"}])
     index.delete(["0"])
 
     def child():
         assert not index.pending
-        with pytest.raises(OutputError, match="before it forked this one: commit them there"):
+        with pytest.raises(OutputError, match="before it forked: commit them there"):
             index.commit()
         with pytest.raises(OutputError, match="before it forked"):
             index.merge()
@@ -139,7 +139,7 @@ def test_what_is_pending_is_the_parents(index, forked):
     assert not list(index.path.glob("*.tmp"))
 
 
-def test_a_child_that_leaves_a_transaction_leaves_it_to_its_parent(index, forked):
+def test_a_child_does_not_end_its_parents_transaction(index, forked):
     with Transaction(index.path) as transaction, MergeWorkspace(index.path) as aside:
         folder = transaction.folder("segment")
 
@@ -157,7 +157,7 @@ def test_a_child_that_leaves_a_transaction_leaves_it_to_its_parent(index, forked
             Transaction(index.path)
 
 
-def test_a_child_of_a_merge_neither_waits_nor_merges(index, forked, monkeypatch, caplog):
+def test_a_child_neither_waits_for_a_merge_nor_merges(index, forked, monkeypatch, caplog):
     index.add([{"_id": "new", "text": "wing"}])
     index.commit(merge=False)
     begun, go_on = threading.Event(), threading.Event()
@@ -203,7 +203,7 @@ def test_shards_are_searched_in_a_child(shards, forked):
 # --- pickles ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_pickled_index_is_opened_where_it_arrives(index, shards, tmp_path, monkeypatch):
+def test_a_pickled_index_is_opened_by_the_receiver(index, shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for one in (index, Index.open("idx"), Index.open(shards)):
         content = pickle.dumps(one)
@@ -218,14 +218,14 @@ def test_a_pickled_index_is_opened_where_it_arrives(index, shards, tmp_path, mon
     assert ids(asynchronous.index.search("wing", 1)) == ["0"]
 
 
-def test_a_pickled_hybrid_search_finds_alike(index, tmp_path):
+def test_a_pickled_hybrid_gives_equal_results(index, tmp_path):
     hybrid = Hybrid(index, build_dense(index, tmp_path / "vectors", embed))
     other = pickle.loads(pickle.dumps(hybrid))
     assert ids(other.search("wing 11", 3)) == ids(hybrid.search("wing 11", 3))
     assert isinstance(pickle.loads(pickle.dumps(hybrid._dense)), DenseVectors)
 
 
-def test_what_can_not_be_pickled_says_what_to_do(index, shards):
+def test_errors_about_pickling_say_what_to_do(index, shards):
     index.add([{"_id": "new", "text": "wing"}])
     with pytest.raises(TypeError, match="commit, or roll back"):
         pickle.dumps(index)
@@ -236,7 +236,7 @@ def test_what_can_not_be_pickled_says_what_to_do(index, shards):
         pickle.dumps(sharded)
 
 
-def test_processes_that_are_spawned_take_an_index(index):
+def test_spawned_processes_accept_an_index(index):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert (
             pool.apply(methodcaller("document_frequencies", index.snapshot.parts[0].segment.terms), (index,)).max()

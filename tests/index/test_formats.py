@@ -1,8 +1,8 @@
-"""Indexes as they lie on disks: those of formats 3 and 4 are read and changed, others are refused with what to do.
+"""Stored indexes: those of formats 3 and 4 are read and changed, others are refused with advice.
 
     python tests/index/test_formats.py FOLDER      makes an index like that in tests/index/format-4
 
-When the format changes, these folders stay as they are, and a new one is put beside them.
+When the format changes, keep these folders and add a new one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ QUERIES = ["flat plate", "swept wings", "air flow over a cone", "deleted"]
 
 
 def make(folder):
-    """Two segments, one with a deletion, of passages with titles and metadata; the same names each time."""
+    """Make two segments of passages with titles and metadata, one with a deletion; file names are reproducible."""
     numbers = itertools.count()
     names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # of files, and the index' id
     with mock.patch.object(secrets, "token_hex", lambda n: names[n]()):
@@ -63,7 +63,7 @@ def path(request, tmp_path):
     return tmp_path / "idx"
 
 
-def test_what_is_kept_is_of_its_format(path, request):
+def test_the_stored_index_has_its_format(path, request):
     manifest = json.loads((path / MANIFEST).read_bytes())
     assert f"format-{manifest['format']}" in request.node.name
     assert KEPT[-1].name == f"format-{FORMAT}"
@@ -72,7 +72,7 @@ def test_what_is_kept_is_of_its_format(path, request):
     assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 50_000
 
 
-def test_it_is_searched_and_verified(path):
+def test_the_stored_index_is_searched_and_verified(path):
     index = Index.open(path)
     assert index.verify() == []
     assert [[hit[0] for hit in found] for found in answers(index)] == [
@@ -83,7 +83,7 @@ def test_it_is_searched_and_verified(path):
     assert index.search("flat plate")[0].explain().words() == "flat 50%, plate 50%"
 
 
-def test_it_is_as_one_made_now(path, tmp_path):
+def test_the_stored_index_equals_a_new_one(path, tmp_path):
     make(tmp_path / "now")
     assert answers(Index.open(path)) == answers(Index.open(tmp_path / "now"))
     old, new = (json.loads((folder / MANIFEST).read_bytes()) for folder in (path, tmp_path / "now"))
@@ -96,7 +96,7 @@ def test_it_is_as_one_made_now(path, tmp_path):
     assert old["segments"] == new["segments"]
 
 
-def test_it_is_changed_and_merged(path, tmp_path):
+def test_the_stored_index_can_be_changed_and_merged(path, tmp_path):
     make(tmp_path / "now")
     found = []
     for folder in (path, tmp_path / "now"):
@@ -117,7 +117,7 @@ def test_it_is_changed_and_merged(path, tmp_path):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_earlier_formats_are_refused_with_what_to_do_and_can_be_built_over(tmp_path, lsr_command, version):
+def test_earlier_formats_are_refused_with_advice_and_can_be_overwritten(tmp_path, lsr_command, version):
     path = tmp_path / "idx"
     (path / "data-0123456789abcdef").mkdir(parents=True)
     (path / "data-0123456789abcdef" / "postings.arrow").write_bytes(b"ARROW1")
@@ -140,7 +140,7 @@ def test_earlier_formats_are_refused_with_what_to_do_and_can_be_built_over(tmp_p
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
-    """What lsr brings, as lsr-tiny, which can be replaced."""
+    """A built-in encoder in the place of lsr-tiny, which a test can replace."""
     monkeypatch.setattr(model_files, "_SHIPPED", tmp_path / "shipped")
     (tmp_path / "shipped").mkdir()
 
@@ -153,7 +153,7 @@ def shipped(tmp_path, monkeypatch):
     return bring
 
 
-def test_of_an_encoder_that_a_later_version_replaced(tmp_path, shipped, lsr_command):
+def test_an_index_of_an_older_encoder_version_opens(tmp_path, shipped, lsr_command):
     shipped("lsr-tiny")
     Index.build(tmp_path / "idx", DOCUMENTS, encoder="lsr-tiny")
     before = answers(Index.open(tmp_path / "idx"))

@@ -1,4 +1,4 @@
-"""A disk that runs full is an OutputError wherever that happens, never the end of the process, and harms nothing."""
+"""A full disk is an OutputError at any point, never a crash, and does no harm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def living(tmp_path_factory):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of its own, which whoever is root can make small or large; skips elsewhere."""
+    """A separate disk, which root can resize; skips for other users."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
@@ -44,7 +44,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-# One process for all sizes of the disk: the first that the system kills ends it.
+# One process for all disk sizes.
 FULL = """
     import json, os, shutil, subprocess, sys
     from pathlib import Path
@@ -94,7 +94,7 @@ FULL = """
 
 
 @pytest.mark.parametrize("action", ["merge", "background", "reshard", "add"])
-def test_a_disk_that_runs_full_is_told_and_harms_nothing(living, small_disk, action, python):
+def test_a_full_disk_is_reported_and_does_no_harm(living, small_disk, action, python):
     shutil.copytree(living, small_disk / "idx")
     code, out, error = python(FULL, small_disk, action)
     assert code == 0, (code, error)
@@ -103,7 +103,7 @@ def test_a_disk_that_runs_full_is_told_and_harms_nothing(living, small_disk, act
     assert outcomes.count("full") >= 5
 
 
-def test_a_graph_that_finds_no_room_is_told(small_disk):
+def test_a_full_disk_while_writing_a_graph_is_reported(small_disk):
     pytest.importorskip("usearch", reason="the extra ann is not installed")
     subprocess.run(["mount", "-o", "remount,size=400k", small_disk], check=True)
     texts = [(str(i), f"{i}") for i in range(600)]

@@ -1,4 +1,4 @@
-"""Index: built from anything, searched with anything, explained term by term."""
+"""Index: built from all sources, searched with all kinds of queries, explained term by term."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def index(tmp_path):
 # --- built from -------------------------------------------------------------------------------------------------------
 
 
-def test_every_source_of_texts_makes_the_same_index(tmp_path, index):
+def test_all_sources_of_texts_give_the_same_index(tmp_path, index):
     lines = "".join(json.dumps(d) + "\n" for d in DOCUMENTS)
     (tmp_path / "docs.jsonl").write_text(lines)
     (tmp_path / "docs.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
@@ -84,12 +84,12 @@ def test_vectors_from_jsonl_are_searched_by_their_tokens(tmp_path):
         index.search("a text")
 
 
-def test_a_matrix_with_and_without_ids(tmp_path):
+def test_a_matrix_is_indexed_with_and_without_ids(tmp_path):
     matrix = SparseMatrix.from_dicts([{0: 1.0}, {0: 2.0}], 3)
     assert found(Index.build(tmp_path / "a", matrix), matrix[0]) == [("1", 2.0), ("0", 1.0)]
     named = Index.build(tmp_path / "b", matrix, ids=["x", "y"])
     assert found(named, matrix[0]) == [("y", 2.0), ("x", 1.0)]
-    with pytest.raises(DataError, match="doesn't know its tokens"):
+    with pytest.raises(DataError, match="tokens aren't known"):
         named.search({"x": 1.0})
     with pytest.raises(ValueError, match="2 rows but 1 ids"):
         Index.build(tmp_path / "c", matrix, ids=["x"])
@@ -97,7 +97,7 @@ def test_a_matrix_with_and_without_ids(tmp_path):
 
 
 @pytest.mark.parametrize("source", [[], SparseMatrix.empty(5)], ids=["documents", "matrix"])
-def test_nothing_at_all_makes_an_empty_index(tmp_path, source):
+def test_no_documents_make_an_empty_index(tmp_path, source):
     index = Index.build(tmp_path / "idx", source)
     assert (len(index), index.n_postings, index.verify()) == (0, 0, [])
     assert (
@@ -119,18 +119,18 @@ def test_nothing_at_all_makes_an_empty_index(tmp_path, source):
         ([{"_id": "a", "text": "x", "extra": {1, 2}}], "metadata"),
     ],
 )
-def test_bad_documents_are_named_and_leave_nothing(tmp_path, documents, message):
+def test_bad_documents_are_named_and_leave_no_index(tmp_path, documents, message):
     with pytest.raises(DataError, match=message):
         Index.build(tmp_path / "idx", documents, encoder="bm25")
     assert not (tmp_path / "idx").exists()
 
 
-def test_impacts_that_do_not_exist_are_refused(tmp_path):
+def test_unknown_impacts_are_refused(tmp_path):
     with pytest.raises(ValueError, match="float32"):
         Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25", impacts="int4")
 
 
-def test_passages_of_senseless_sizes_are_refused(tmp_path):
+def test_invalid_passage_sizes_are_refused(tmp_path):
     with pytest.raises(TypeError, match=r"passages must be Passages\(size, overlap\), got 128"):
         Index.build(tmp_path / "idx", [], encoder="bm25", passages=128)
     with pytest.raises(ValueError, match="size 5, overlap 5"):
@@ -145,7 +145,7 @@ def test_without_text_only_ids_are_kept(tmp_path):
     assert not any(b"supersonic flow" in p.read_bytes() for p in index.path.rglob("*") if p.is_file())
 
 
-def test_whole_weights_are_exact_and_others_within_the_promise(tmp_path):
+def test_whole_weights_are_exact_and_others_within_max_error(tmp_path):
     rng = np.random.default_rng(0)
     whole = SparseMatrix.from_dense(rng.integers(0, 256, (20, 8)))
     assert Index.build(tmp_path / "whole", whole).max_error == 0
@@ -246,12 +246,12 @@ def test_a_term_the_encoder_added_is_an_expansion(tmp_path):
     flutter, wing = (list(encoder.vocabulary).index(t) for t in ("flutter", "wing"))
     encoder.encode_document = lambda texts: SparseMatrix.from_dicts([{flutter: 2.0, wing: 1.0}] * len(texts), 3)
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "The wing"}], encoder=encoder)
-    explanation = index.explain("wing flutter car", "a")  # a car is in no document, so it is no part of the query
+    explanation = index.explain("wing flutter car", "a")  # no document has "car", so the query drops it
     assert {c.token: c.kind for c in explanation} == {"flutter": "expansion", "wing": "match"}
     assert explanation.words() == "flutter* 67%, wing 33%"
 
 
-def test_explaining_a_document_that_is_not_there(index):
+def test_explaining_a_missing_document_is_refused(index):
     with pytest.raises(DataError, match="'absent'"):
         index.explain("wing", "absent")
 
@@ -288,7 +288,7 @@ def test_a_document_scores_as_its_best_passage(tmp_path, impacts):
 # --- encoders ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_encoder_travels_with_the_index(index, tmp_path):
+def test_the_encoder_is_stored_in_the_index(index, tmp_path):
     expected = found(index, "flat plate")
     index.path.rename(tmp_path / "moved")
     assert found(Index.open(tmp_path / "moved"), "flat plate") == expected
@@ -324,13 +324,13 @@ def test_unknown_tokens_of_query_files_are_counted_and_harmless(index, tmp_path)
     assert [[h.id for h in hits] for hits in batch] == [["wing"], []]
 
 
-def test_doubled_query_ids_are_refused(index, tmp_path):
+def test_duplicate_query_ids_are_refused(index, tmp_path):
     (tmp_path / "q.jsonl").write_text('{"_id": "q", "vector": {"wing": 1}}\n' * 2)
     with pytest.raises(DataError, match="'q' occurs twice"):
         read_queries(tmp_path / "q.jsonl", index)
 
 
-def test_only_keeps_the_queries_asked_for(index, tmp_path):
+def test_only_keeps_the_given_queries(index, tmp_path):
     (tmp_path / "q.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": "flat"}) + "\n" for i in range(4)))
     queries = read_queries(tmp_path / "q.jsonl", index).only({"q1": 1, "q3": 1, "q9": 1})
     assert (queries.ids, queries.texts) == (["q1", "q3"], ["flat", "flat"])
@@ -370,7 +370,7 @@ part = maps[maps.index("postings.arrow"):]
 print(re.search(r"Rss: +(\\d+) kB", part).group(1))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "idx"], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2000  # of 19,000
+    assert int(done.stdout) < 2000  # kB of 19,000
 
 
 def test_many_processes_open_and_search_the_same_index(index):
@@ -387,12 +387,12 @@ def test_many_processes_open_and_search_the_same_index(index):
         assert set(runs) == {f"{[h.id for h in index.search('flat plate')]}\n"}
 
 
-def test_the_face_of_the_package_gives_index_and_hit(index):
+def test_the_package_exports_index_and_hit(index):
     assert lsr.Index is Index
     assert isinstance(index.search("flat")[0], lsr.Hit)
 
 
-def test_an_open_index_answers_while_it_is_replaced(index):
+def test_an_open_index_works_while_it_is_replaced(index):
     before = found(index, "flat plate")
     assert index.vocabulary
     Index.build(index.path, DOCUMENTS[:1], encoder="bm25", overwrite=True)
@@ -455,7 +455,7 @@ def test_bm25_on_scifact(real_data, tmp_path):
     assert score_run(dataset.qrels, run, parse_measures("nDCG@10"))[0]["nDCG@10"] >= 0.67
 
 
-def test_a_path_is_what_lies_there(tmp_path):
+def test_a_path_may_hold_documents_or_vectors(tmp_path):
     for name, text in (("docs", "wing"), ("more", "flutter")):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"_id": name, "text": text}) + "\n")
     index = Index.build(tmp_path / "idx", str(tmp_path / "docs.jsonl"), encoder="bm25")
@@ -465,7 +465,7 @@ def test_a_path_is_what_lies_there(tmp_path):
     (tmp_path / "vectors.jsonl").write_text(json.dumps({"id": "a", "vector": {"wing": 1.5}}) + "\n")
     assert Index.build(tmp_path / "v", str(tmp_path / "vectors.jsonl")).search({"wing": 1.0})[0].id == "a"
     with_encoder = Index.build(tmp_path / "terms", str(tmp_path / "vectors.jsonl"), encoder=index.encoder)
-    assert with_encoder.search("wing")[0].id == "a"  # in the encoder's terms
+    assert with_encoder.search("wing")[0].id == "a"  # the vectors are mapped to the encoder's terms
     for call in (index.add, lambda source: Index.build(tmp_path / "none", source)):
         with pytest.raises(DataError, match="no-such-file"):
             call("no-such-file")

@@ -1,4 +1,4 @@
-"""Queries and documents of any shape: read once, taken for what they are, or refused by name."""
+"""Queries and documents of any type: read once, recognized, or refused by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCS = [
 
 
 class Once:
-    """An iterable that is no iterator, and still is there only once."""
+    """An iterable that isn't an iterator, but can be read only once."""
 
     def __init__(self, items):
         self._items = iter(items)
@@ -30,7 +30,7 @@ class Once:
 
 
 class Generated:
-    """Likewise, and each iterator is another object."""
+    """The same, with a new iterator object each time."""
 
     def __init__(self, items):
         self._items = iter(items)
@@ -52,7 +52,7 @@ def ids(hits):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_documents_that_are_there_only_once(tmp_path, shape):
+def test_documents_may_be_a_one_time_iterator(tmp_path, shape):
     index = Index.build(tmp_path / "idx", shape(DOCS), encoder="bm25")
     assert len(index) == 3
     index.add(shape([{"_id": "d", "text": "cats bark"}, {"_id": "e", "text": "dogs"}]))
@@ -63,7 +63,7 @@ def test_documents_that_are_there_only_once(tmp_path, shape):
 
 
 @pytest.mark.parametrize("shape", [iter, Once, Generated])
-def test_vectors_that_are_there_only_once(tmp_path, shape):
+def test_vectors_may_be_a_one_time_iterator(tmp_path, shape):
     vectors = [{"_id": name, "text": "", "vector": {name: 1.0}} for name in "xyz"]
     assert len(Index.build(tmp_path / "idx", shape(vectors))) == 3
     matrix = SparseMatrix.from_rows([([0], [1.0]), ([1], [1.0])], 2)
@@ -72,7 +72,7 @@ def test_vectors_that_are_there_only_once(tmp_path, shape):
 
 
 @pytest.mark.parametrize("shape", [iter, Once, Generated, tuple])
-def test_queries_that_are_there_only_once(index, shape):
+def test_queries_may_be_a_one_time_iterator(index, shape):
     queries = ["cats", "dogs bark"]
     assert [ids(hits) for hits in index.search_batch(shape(queries))] == [["a"], ["b"]]
     weighted = [{"cat": 1.0}, {"dog": 1.0}]
@@ -80,14 +80,14 @@ def test_queries_that_are_there_only_once(index, shape):
     assert index.recall(shape(queries)) == 1.0
 
 
-def test_runs_that_are_there_only_once():
+def test_runs_may_be_a_one_time_iterator():
     runs = [{"q": {"a": 2.0, "b": 1.0}}, {"q": {"b": 2.0, "a": 1.0}}]
     assert reciprocal_rank_fusion(iter(runs), weights=iter([1.0, 2.0])) == reciprocal_rank_fusion(
         runs, weights=[1.0, 2.0]
     )
 
 
-def test_a_query_as_files_have_it(index):
+def test_a_query_may_be_a_row_of_a_file(index):
     query = {"_id": "q", "text": "cats"}
     assert ids(index.search(query)) == ["a"]
     assert [ids(hits) for hits in index.search_batch([query, "dogs"])] == [["a"], ["b"]]
@@ -107,14 +107,14 @@ def test_a_query_as_files_have_it(index):
         ("caf\udce9", DataError, "isn't UTF-8, 0xe9, at character 3"),
     ],
 )
-def test_what_is_no_query_is_refused_by_name(index, query, error, message):
+def test_invalid_queries_are_refused_with_their_type(index, query, error, message):
     with pytest.raises(error, match=message):
         index.search(query)
     with pytest.raises(error, match=message):
         index.search_batch([query] if isinstance(query, dict | str) else query)
 
 
-def test_a_text_is_no_list_of_queries(tmp_path):
+def test_a_text_is_not_a_list_of_queries(tmp_path):
     index = Index.build(tmp_path / "idx", DOCS, encoder="bm25")
     for call in (index.search_batch, index.query_vectors):
         for one in ("cats", {"_id": "q", "text": "cats"}):
@@ -122,7 +122,7 @@ def test_a_text_is_no_list_of_queries(tmp_path):
                 call(one)
 
 
-def test_encoders_are_given_by_folder_too(tmp_path):
+def test_encoders_may_be_given_by_folder(tmp_path):
     load_encoder("bm25").save(tmp_path / "encoder")
     index = Index.build(tmp_path / "idx", DOCS, encoder=tmp_path / "encoder")
     assert ids(Index.open(tmp_path / "idx", encoder=tmp_path / "encoder").search("cats")) == ids(index.search("cats"))

@@ -1,4 +1,4 @@
-"""Leaving an index: a `with` block commits or rolls back, and changes that are lost are told of."""
+"""Closing an index: a `with` block commits or rolls back, and lost changes give a warning."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_commit_that_fails_leaves_nothing_behind(path, monkeypatch):
     change(path, lambda index: index.add(NEW))
 
 
-def test_closing_with_changes_tells_that_they_are_lost(path):
+def test_closing_with_uncommitted_changes_warns(path):
     index = Index.open(path)
     index.add(NEW)
     with pytest.warns(
@@ -70,7 +70,7 @@ def test_closing_with_changes_tells_that_they_are_lost(path):
     index.close()  # told once
 
 
-def test_dropping_an_index_with_changes_tells_that_they_are_lost(path):
+def test_dropping_an_index_with_uncommitted_changes_warns(path):
     index = Index.open(path)
     index.add(NEW)
     with warnings.catch_warnings(record=True) as told:
@@ -81,7 +81,7 @@ def test_dropping_an_index_with_changes_tells_that_they_are_lost(path):
 
 
 @pytest.mark.parametrize("end", ["index.commit()", "index.rollback()"])
-def test_an_index_without_changes_goes_without_a_word(path, end):
+def test_an_index_without_changes_closes_without_warning(path, end):
     index = Index.open(path)
     index.add(NEW)
     eval(end)
@@ -92,7 +92,7 @@ def test_an_index_without_changes_goes_without_a_word(path, end):
     assert told == []
 
 
-def test_a_process_that_ends_with_changes_tells_so(path):
+def test_a_process_that_ends_with_uncommitted_changes_warns(path):
     code = f"import lsr\nindex = lsr.Index.open({str(path)!r})\nindex.add({NEW!r})"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stderr.count("UncommittedChanges") == 1
@@ -100,7 +100,7 @@ def test_a_process_that_ends_with_changes_tells_so(path):
     assert ran.stderr == ""
 
 
-def test_a_forked_child_leaves_that_to_its_parent(path, forked):
+def test_a_forked_child_leaves_the_warning_to_its_parent(path, forked):
     index = Index.open(path)
     index.add(NEW)
 

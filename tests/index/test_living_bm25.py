@@ -1,4 +1,4 @@
-"""BM25 over an index that lives: whatever its history, it finds and scores as an index built of what is there."""
+"""BM25 over a living index: after any history, results and scores equal those of a new index of the same documents."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def found(index, queries=QUERIES):
 
 
 def anew(documents, folder, **how):
-    """An index built at once of what is there, in its order."""
+    """A new index of the present documents in their order."""
     rows = [{"_id": doc_id, "text": text} for doc_id, text in documents.items()]
     return Index.build(folder, rows, encoder="bm25", **how)
 
 
 def live(index, history, path):
-    """Does to the index, and to a dictionary of what is committed in its order, what a history says."""
+    """Applies a history to the index, and to a dictionary of the committed documents in order."""
     committed, now = {}, {}
     for step, names, text in history:
         there = [name for name in names if name in now]
@@ -97,7 +97,7 @@ HISTORIES = st.lists(
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
 @given(history=HISTORIES)
 @settings(max_examples=150 if os.environ.get("LSR_LONG_TESTS") else 6)
-def test_any_history_equals_an_index_built_anew(impacts, history):
+def test_any_history_equals_a_new_index(impacts, history):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "idx"
         index, now = live(Index.build(path, [], encoder="bm25", impacts=impacts), history, path)
@@ -109,7 +109,7 @@ def test_any_history_equals_an_index_built_anew(impacts, history):
 
 @given(history=HISTORIES)
 @settings(max_examples=50 if os.environ.get("LSR_LONG_TESTS") else 3)
-def test_any_history_of_shards_too(history):
+def test_any_history_of_shards_equals_a_new_index(history):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "idx"
         first = {"x": "wing flow", "y": "heat plate", "z": "flow wing flow"}
@@ -135,7 +135,7 @@ def test_scores_are_bm25(tmp_path):
     assert scores == pytest.approx(dict(zip("ab", expected[:2], strict=True)), rel=1e-5)
 
 
-def test_explanations_and_highlights_of_later_words(tmp_path):
+def test_words_added_later_are_explained_and_highlighted(tmp_path):
     index = anew({"a": "wing flow"}, tmp_path / "idx")
     index.add([{"_id": "b", "text": "call getOpenApi() on a wing"}])
     index.commit()
@@ -145,7 +145,7 @@ def test_explanations_and_highlights_of_later_words(tmp_path):
     assert hit.highlight() == "call get**OpenApi**() on a wing"
 
 
-def test_what_is_pinned_keeps_its_words_and_counts(tmp_path):
+def test_a_pinned_snapshot_keeps_its_words_and_counts(tmp_path):
     index = anew({"a": "wing flow", "b": "heat"}, tmp_path / "idx")
     pinned = index.pinned()
     before = found(pinned)
@@ -156,7 +156,7 @@ def test_what_is_pinned_keeps_its_words_and_counts(tmp_path):
     assert [hit.id for hit in index.search("zebra")] == ["c"]
 
 
-def test_a_failed_call_leaves_no_word_behind(tmp_path):
+def test_a_failed_call_adds_no_words(tmp_path):
     index = anew({"a": "wing"}, tmp_path / "idx")
     index.add([{"_id": "b", "text": "flow"}])
     with pytest.raises(DataError, match="already"):
@@ -167,7 +167,7 @@ def test_a_failed_call_leaves_no_word_behind(tmp_path):
     assert [hit.id for hit in index.search("plate")] == ["d"]
 
 
-def test_pieces_of_the_vocabulary_stay_few(tmp_path):
+def test_the_vocabulary_stays_in_few_pieces(tmp_path):
     index = anew({"a": "wing"}, tmp_path / "idx")
     for i in range(40):
         index.add([{"_id": str(i), "text": f"word{i}"}])
@@ -179,7 +179,7 @@ def test_pieces_of_the_vocabulary_stay_few(tmp_path):
     assert Index.open(tmp_path / "idx").vocabulary == index.vocabulary == ["wing", *(f"word{i}" for i in range(40))]
 
 
-def test_a_damaged_piece_is_told(tmp_path):
+def test_a_damaged_piece_is_named(tmp_path):
     index = anew({"a": "wing"}, tmp_path / "idx")
     index.add([{"_id": "b", "text": "zebra"}])
     index.commit()
@@ -193,7 +193,7 @@ def test_a_damaged_piece_is_told(tmp_path):
         left.search("wing")
 
 
-def test_passages_count_each(tmp_path):
+def test_each_passage_counts_as_a_document(tmp_path):
     index = Index.build(tmp_path / "idx", [], encoder="bm25", passages=Passages(2))
     index.add([{"_id": "a", "text": "wing flow heat plate shock"}])
     index.commit()
@@ -206,7 +206,7 @@ def test_passages_count_each(tmp_path):
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory):
-    """An index with a history, and one built anew of the same documents."""
+    """An index with a history, and a new one of the same documents."""
     folder = tmp_path_factory.mktemp("lived")
     index = anew({"a": "wing flow", "b": "heat plate", "gone": "flow flow"}, folder / "idx")
     index.add([{"_id": "c", "text": "zebra wing"}, {"_id": "d", "text": "zebra zebra before the flow"}])
@@ -236,14 +236,14 @@ def test_exported_vectors_score_as_the_index(lived, ending, tmp_path):
         assert [hit.id for hit in again.search("gnu")] == ["e"]
 
 
-def test_the_encoder_of_an_index_is_that_of_its_words_now(lived):
+def test_the_encoder_of_an_index_has_its_present_words(lived):
     index, folder = lived
     encoder = open_encoder(str(folder / "idx"), {})
     assert encoder.encode_query(ASKED) == index.encoder.encode_query(ASKED)
     assert encoder.encode_query("zebra").nnz == 1
 
 
-def test_query_files_of_another_vocabulary_are_brought_into_the_index_terms(lived, tmp_path):
+def test_query_files_of_another_vocabulary_are_mapped_to_the_index(lived, tmp_path):
     index, _ = lived
     other = BM25Encoder()
     other.fit(["plate", "aardvark zebra", "heat"])
@@ -267,7 +267,7 @@ def test_vectors_of_another_vocabulary_are_added(tmp_path):
     assert found(index) == found(anew({"a": "wing", "b": "flow", "o": "aardvark zebra"}, tmp_path / "whole"))
 
 
-def test_any_encoder_of_the_same_settings_serves(lived):
+def test_any_encoder_with_the_same_settings_is_accepted(lived):
     index, folder = lived
     stranger = BM25Encoder()
     stranger.fit(["something else"])
@@ -289,7 +289,7 @@ def test_feedback_weighs_terms_by_their_rarity(tmp_path):
 # --- beside a model, and on the command line
 
 
-def test_the_lexical_half_of_a_model_lives_too(tmp_path):
+def test_the_lexical_half_of_a_model_learns_words_too(tmp_path):
     index = Index.build(tmp_path / "idx", [], encoder="lsr-mini")
     for doc_id, text in (("a", "?"), ("b", "cats purr"), ("c", "the zyzzogeton is a leafhopper")):
         index.add([{"_id": doc_id, "text": text}])
@@ -322,7 +322,7 @@ def test_settings_and_texts_without_terms_on_the_command_line(tmp_path, lsr_comm
 # --- indexes of earlier versions
 
 
-def test_an_index_with_idf_in_its_documents_stays_as_it_is(tmp_path):
+def test_an_index_with_idf_in_its_documents_is_unchanged(tmp_path):
     texts = {"a": "wing flow", "b": "wing heat"}
     old = FixedBM25Encoder()
     old.fit(texts.values())

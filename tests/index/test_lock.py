@@ -1,4 +1,4 @@
-"""Which index lies in a folder and who writes it, whatever folder the process is in and wherever it is interrupted."""
+"""Identity and lock of an index: with other working folders, replaced folders, and interruptions at any point."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENCODER.fit([d["text"] for d in DOCUMENTS])
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """An index that stays as it is."""
+    """A read-only index."""
     return Index.build(tmp_path_factory.mktemp("kept") / "idx", DOCUMENTS, encoder=ENCODER).path
 
 
@@ -47,7 +47,7 @@ def kinds(path):
 # --- where it lies ----------------------------------------------------------------------------------------------------
 
 
-def test_a_relative_path_is_one_of_the_folder_that_the_process_was_in(tmp_path, monkeypatch):
+def test_relative_paths_are_resolved_when_given(tmp_path, monkeypatch):
     for name in "ab":
         Index.build(tmp_path / name / "idx", [{"_id": name, "text": f"wing {name}1"}], encoder=ENCODER)
     before = (tmp_path / "b" / "idx" / MANIFEST).read_bytes()
@@ -77,7 +77,7 @@ def test_a_relative_path_is_one_of_the_folder_that_the_process_was_in(tmp_path, 
 # --- which one it is --------------------------------------------------------------------------------------------------
 
 
-def test_another_index_in_its_place_is_not_taken_for_it(path, tmp_path):
+def test_another_index_at_the_same_path_is_detected(path, tmp_path):
     index, idle = Index.open(path), Index.open(path)
     index.add([{"_id": "new", "text": "wing"}])
     path.rename(tmp_path / "moved")
@@ -110,7 +110,7 @@ def test_another_index_in_its_place_is_not_taken_for_it(path, tmp_path):
     assert idle.verify() == []
 
 
-def test_an_index_that_comes_back_is_committed_to(path, tmp_path):
+def test_an_index_that_was_moved_back_can_be_committed(path, tmp_path):
     index = Index.open(path)
     index.add([{"_id": "new", "text": "wing"}])
     path.rename(tmp_path / "moved")
@@ -121,7 +121,7 @@ def test_an_index_that_comes_back_is_committed_to(path, tmp_path):
     assert len(Index.open(path)) == 21
 
 
-def test_a_merge_in_the_background_of_an_index_that_is_moved_says_so(path, tmp_path, monkeypatch):
+def test_a_background_merge_reports_a_moved_index(path, tmp_path, monkeypatch):
     index = Index.open(path)
     index.delete("d1")
     index.commit(merge=False)
@@ -136,7 +136,7 @@ def test_a_merge_in_the_background_of_an_index_that_is_moved_says_so(path, tmp_p
         index.close()
 
 
-def test_an_index_that_is_built_again_is_the_same_and_a_copy_too(path, tmp_path):
+def test_rebuilt_and_copied_indexes_keep_their_identity(path, tmp_path):
     reader = Index.open(path)
     Index.build(path, DOCUMENTS[:3], encoder=ENCODER, overwrite=True)
     assert (reader.refresh(), len(reader)) == (True, 3)
@@ -149,7 +149,7 @@ def test_an_index_that_is_built_again_is_the_same_and_a_copy_too(path, tmp_path)
     assert len(Index.open(path)) == 2
 
 
-def test_an_index_of_a_version_that_gave_none_an_id_gets_one(tmp_path):
+def test_an_index_without_an_id_gets_one(tmp_path):
     shutil.copytree(Path(__file__).parent / "format-3", tmp_path / "idx")
     index, reader = Index.open(tmp_path / "idx"), Index.open(tmp_path / "idx")
     assert "index_id" not in index.snapshot.manifest
@@ -163,7 +163,7 @@ def test_an_index_of_a_version_that_gave_none_an_id_gets_one(tmp_path):
 # --- two objects in one process ---------------------------------------------------------------------------------------
 
 
-def test_two_objects_of_one_process_are_as_two_processes(path):
+def test_two_objects_in_one_process_lock_like_two_processes(path):
     one, other = Index.open(path), Index.open(path)
     one.delete("d1")
     for change in (lambda: other.delete("d2"), other.merge):
@@ -180,7 +180,7 @@ def test_two_objects_of_one_process_are_as_two_processes(path):
     assert (len(one), one.stale, one.refresh(), one.stale, len(one)) == (19, True, True, False, 18)
 
 
-def test_a_refresh_that_a_commit_overtakes_does_not_go_back(path, monkeypatch):
+def test_a_refresh_overtaken_by_a_commit_does_not_go_back(path, monkeypatch):
     index, other = Index.open(path), Index.open(path)
     other.delete("d1")
     other.commit()
@@ -207,7 +207,7 @@ _NEW = [{"_id": "new0", "text": "wing"}, {"_id": "d5", "text": "flow"}, {"_id": 
 
 
 class _Interrupted:
-    """Raises KeyboardInterrupt before the n-th line of lsr.index that runs within; `lines` counts them."""
+    """Raises KeyboardInterrupt before the n-th executed line of lsr.index; `lines` counts them."""
 
     def __init__(self, at):
         self.at, self.lines = at, 0
@@ -233,7 +233,7 @@ class _Interrupted:
 
 
 def _after_an_interrupt(path, kept, at, then):
-    """Interrupts a commit at a line; gives how many lines ran. Another object writes then, and after that this one."""
+    """Interrupt a commit at a line, then write with another object and with this one; returns the number of lines."""
     shutil.rmtree(path)
     shutil.copytree(kept, path)
     old = [d["_id"] for d in DOCUMENTS]
@@ -267,8 +267,8 @@ def _after_an_interrupt(path, kept, at, then):
     return interrupt.lines
 
 
-def test_an_interrupted_commit_was_made_or_not_and_others_are_not_lost(path, kept, monkeypatch):
-    """Ctrl-C before a line of a commit, most often one of its last, where the lock is given up."""
+def test_an_interrupted_commit_is_atomic_and_loses_no_other(path, kept, monkeypatch):
+    """Ctrl-C before a line of a commit, mostly one of the last, where the lock is released."""
     monkeypatch.setattr(os, "fsync", int)
     lines = _after_an_interrupt(path, kept, 0, "close")
     rng = np.random.default_rng(int(os.environ.get("LSR_SEED", "0")))
@@ -282,8 +282,8 @@ def test_an_interrupted_commit_was_made_or_not_and_others_are_not_lost(path, kep
 
 
 @pytest.mark.parametrize("what", ["update", "delete"])
-def test_an_interrupted_change_is_made_whole_or_rolled_back(path, monkeypatch, what):
-    """Ctrl-C before a line of a change that follows another: it can be committed whole, or only rolled back."""
+def test_an_interrupted_change_is_complete_or_rolled_back(path, monkeypatch, what):
+    """Ctrl-C within a second change: both can be committed completely, or only rolled back."""
     monkeypatch.setattr(os, "fsync", int)
     rng, until = np.random.default_rng(0), time.monotonic() + float(os.environ.get("LSR_LONG_TESTS", "1"))
     index, lines = Index.open(path), 0
@@ -316,7 +316,7 @@ def test_an_interrupted_change_is_made_whole_or_rolled_back(path, monkeypatch, w
             break
 
 
-def test_a_lock_whose_taker_was_interrupted_is_given_up(path, monkeypatch):
+def test_a_lock_is_released_if_its_taker_is_interrupted(path, monkeypatch):
     index = Index.open(path)
     with monkeypatch.context() as patch:
         patch.setattr("lsr.index.storage.transaction._note_holder", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))

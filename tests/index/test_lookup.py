@@ -1,4 +1,4 @@
-"""Documents by their ids, all of them, and how many: of one index, of a folder of shards, and of shards apart."""
+"""Documents by id, iteration and counts, for one index, a folder of shards, and separate shards."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_get(index):
     assert index.get_many([]) == []
 
 
-def test_wrong_ids(index):
+def test_invalid_ids_are_refused(index):
     with pytest.raises(TypeError, match="get takes one"):
         index.get_many("d1")
     with pytest.raises(DataError, match="an id is a text or a whole number"):
@@ -76,13 +76,13 @@ def test_count(index):
         index.count({"x": 1})
 
 
-def test_numbers_are_ids_as_where_documents_are_added(tmp_path):
+def test_numbers_are_ids_everywhere(tmp_path):
     index = Index.build(tmp_path / "idx", [{"_id": 7, "text": "wing"}], encoder="bm25")
     assert 7 in index
     assert index.get(7).id == "7"
 
 
-def test_an_index_is_a_source(index, tmp_path):
+def test_an_index_can_be_built_from_an_index(index, tmp_path):
     again = Index.build(tmp_path / "again", index, encoder="bm25")
     assert list(again) == list(index)
 
@@ -104,7 +104,7 @@ def test_passages(tmp_path):
     assert index.count({"n": 1}) == 3
 
 
-def test_upsert_tells_what_happened(tmp_path):
+def test_upsert_returns_what_changed(tmp_path):
     index = Index.build(tmp_path / "idx", DOCS[:2], encoder="bm25")
     change = index.upsert([{"_id": "d1", "text": "new"}, {"_id": "d2", "text": "more"}])
     assert (change.added, change.updated, change.refused) == (1, 1, 0)
@@ -116,7 +116,7 @@ def test_upsert_tells_what_happened(tmp_path):
     index.rollback()
 
 
-def test_awaited(built):
+def test_async_calls_equal_the_others(built):
     async def ask():
         index = AsyncIndex(built["one"])
         return (
@@ -132,7 +132,7 @@ def test_awaited(built):
 # --- what is like a document ------------------------------------------------------------------------------------------
 
 
-def test_similar_is_the_ranking_without_the_document(index, built):
+def test_similar_is_a_search_without_the_document_itself(index, built):
     one = built["one"]
     doc = one.documents.find("d3")
     whole = one.search(one.as_query(one.document_vectors([doc])), 12)

@@ -1,4 +1,4 @@
-"""A document far louder than the others loses precision itself; no other does, whatever is built, added or merged."""
+"""A document with far larger weights loses precision itself; no other does, after building, adding or merging."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def overlap(matrix, vectors, index, k=10):
 
 
 @pytest.mark.parametrize("how", ["built", "added", "merged", "merged in clusters", "in shards"])
-def test_one_loud_document_does_not_ruin_its_neighbours(tmp_path, how):
+def test_one_document_of_large_weights_costs_others_no_precision(tmp_path, how):
     rng = np.random.default_rng(0)
     matrix, loud = random_documents(rng, 1500), SparseMatrix.from_rows([([3, 7], [300.0, 2.0])], N_TERMS)
     both, vectors = SparseMatrix.vstack([matrix, loud]), queries(rng, 12)
@@ -77,7 +77,7 @@ def test_one_loud_document_does_not_ruin_its_neighbours(tmp_path, how):
     ),
     st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_merging_changes_no_result(tmp_path_factory, parts, seed):
+def test_merging_keeps_results(tmp_path_factory, parts, seed):
     path, rng = tmp_path_factory.mktemp("merge"), np.random.default_rng(seed)
     index = None
     for number, (n, loudness) in enumerate(parts):
@@ -117,7 +117,7 @@ def test_shifts_are_the_smallest_that_make_room():
     assert (largest <= (LEVELS + 0.5) * scale * 2.0**shifts).all()
 
 
-def test_few_loud_documents_are_set_apart_and_many_are_not():
+def test_a_few_documents_of_large_weights_get_their_own_scale():
     usual = np.full(128, 3, np.float32)
     assert usual_largest(usual) == 3
     assert usual_largest(np.append(usual, np.float32(300))) == 3
@@ -130,7 +130,7 @@ def test_few_loud_documents_are_set_apart_and_many_are_not():
 
 
 @pytest.mark.parametrize("largest", [1e-44, 1e-40, 1e38])
-def test_no_weight_vanishes_however_small(tmp_path, largest):
+def test_no_small_weight_becomes_zero(tmp_path, largest):
     matrix = SparseMatrix.from_rows([([1, 2, 3], np.array([1.0, 0.5, 0.25]) * largest)], 5)
     index = Index.build(tmp_path / "idx", matrix)
     terms, weights = index.document_vectors([0]).row(0)
@@ -140,7 +140,7 @@ def test_no_weight_vanishes_however_small(tmp_path, largest):
 
 
 @pytest.mark.parametrize("light", [1e-3, 1e-6, 1e-9, 1e-20])
-def test_a_query_of_weights_far_apart_has_the_scores_of_its_explanations(tmp_path, light):
+def test_scores_of_very_different_query_weights_equal_explanations(tmp_path, light):
     matrix = SparseMatrix.from_rows([([0], [2.0]), ([0, 1], [1.0, 3.0]), ([1], [3.0]), ([1], [1.0])], 3)
     index = Index.build(tmp_path / "idx", matrix, ids=list("abcd"))
     query = SparseMatrix.from_rows([([0, 1], [1e5, light])], 3)
@@ -152,7 +152,7 @@ def test_a_query_of_weights_far_apart_has_the_scores_of_its_explanations(tmp_pat
         assert [(h.id, h.score) for h in index.search(query, 4, algorithm=algorithm)] == [(h.id, h.score) for h in hits]
 
 
-def test_weights_far_apart_add_up_alike_in_lists_and_in_rows_of_all_documents(tmp_path):
+def test_very_different_weights_add_up_alike_in_lists_and_dense_rows(tmp_path):
     """A term may be a dense row in one window and a list in another: what is added first there changes no score."""
     rng = np.random.default_rng(3)
     document = (np.arange(5), np.array([1.0, 7.0, 3.0, 100.0, 255.0]))

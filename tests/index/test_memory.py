@@ -1,4 +1,4 @@
-"""What a file says never decides how much memory is taken: `memory=` does, and limits that are told."""
+"""Memory use depends on `memory=` and documented limits, never on what a file declares."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ LIMITED = """
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc")
-def test_a_term_near_the_largest_costs_no_more_than_any_other(tmp_path, python):
+def test_large_term_ids_cost_no_extra_memory(tmp_path, python):
     code, _, error = python(LIMITED, tmp_path)
     assert code == 0, error
 
 
-def test_documents_of_a_large_vocabulary_have_the_order_of_the_same_in_a_small_one(monkeypatch):
+def test_the_order_does_not_depend_on_the_vocabulary_size(monkeypatch):
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 12, 600)
     indptr = np.concatenate(([0], np.cumsum(lengths)))
@@ -71,7 +71,7 @@ def write(path, rows, **how):
     pq.write_table(pa.table({"id": ids, "terms": terms, "weights": ones}), path, **how)
 
 
-def test_a_tiny_file_of_millions_of_equal_terms_is_refused_before_it_is_unpacked(tmp_path):
+def test_a_decompression_bomb_of_equal_terms_is_refused(tmp_path):
     path = tmp_path / "bomb.parquet"
     terms = pa.ListArray.from_arrays(pa.array([0, 20_000_000], pa.int32()), pa.array(np.full(20_000_000, 7, np.uint32)))
     weights = pa.ListArray.from_arrays(terms.offsets, pa.array(np.ones(20_000_000, np.float32)))
@@ -84,7 +84,7 @@ def test_a_tiny_file_of_millions_of_equal_terms_is_refused_before_it_is_unpacked
     assert pa.default_memory_pool().max_memory() == pool_peak
 
 
-def test_values_that_are_packed_too_densely_are_refused(tmp_path, monkeypatch):
+def test_suspiciously_compressed_values_are_refused(tmp_path, monkeypatch):
     write(tmp_path / "rows.parquet", [[1, 2, 3]] * 20_000)
     assert sum(len(batch.vectors) for batch in read_vectors(tmp_path / "rows.parquet")) == 20_000
     monkeypatch.setattr("lsr.io.vectors_parquet._LARGEST_GROUP", 50_000)

@@ -1,4 +1,4 @@
-"""Merging in the background: nobody waits for it, what happens meanwhile is kept, and it leaves nothing behind."""
+"""Background merges: no call waits for them, changes meanwhile are kept, and no files are left behind."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def index(tmp_path):
 
 
 class Gate:
-    """Stops what was merged before it is put in its place."""
+    """Pauses a merge before its result replaces the segments."""
 
     def __init__(self):
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -74,14 +74,14 @@ def until(condition):
 
 
 def require_whole(index, n_segments):
-    """What is there is sound, so many segments, and nothing else."""
+    """Check that the index is intact, with a number of segments and no other files."""
     assert index.verify() == []
     assert Index.open(index.path).n_segments == n_segments
     left = [p.name.split("-")[0] for p in index.path.iterdir() if not p.name.startswith(".")]
     assert (left.count("segment"), left.count("merging")) == (n_segments, 0)
 
 
-def test_what_is_changed_meanwhile_is_kept(index, gate):
+def test_changes_during_a_merge_are_kept(index, gate):
     index.delete(["3"])
     assert index.merge(background=True)
     gate.reached.wait(60)
@@ -99,7 +99,7 @@ def test_what_is_changed_meanwhile_is_kept(index, gate):
     require_whole(index, 2)
 
 
-def test_everything_that_was_merged_is_deleted_meanwhile(index, gate):
+def test_all_merged_documents_may_be_deleted_meanwhile(index, gate):
     index.merge(background=True)
     gate.reached.wait(60)
     index.delete([str(i) for i in range(30)])
@@ -111,7 +111,7 @@ def test_everything_that_was_merged_is_deleted_meanwhile(index, gate):
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
-def test_changes_that_wait_are_not_disturbed(index, gate, end):
+def test_pending_changes_are_not_disturbed(index, gate, end):
     before = found(index)
     index.merge(background=True)
     gate.reached.wait(60)
@@ -129,7 +129,7 @@ def test_changes_that_wait_are_not_disturbed(index, gate, end):
     require_whole(index, 2 if end == "commit" else 1)
 
 
-def test_another_writer_is_waited_for_but_not_at_the_end(index, gate):
+def test_a_merge_waits_for_another_writer_except_at_exit(index, gate):
     other = Index.open(index.path)
     index.merge(background=True)
     gate.reached.wait(60)
@@ -151,7 +151,7 @@ def test_another_writer_is_waited_for_but_not_at_the_end(index, gate):
     require_whole(index, 1)
 
 
-def test_somebody_else_merges_or_builds_meanwhile(index, gate):
+def test_another_process_may_merge_or_build_meanwhile(index, gate):
     before, other = found(index), Index.open(index.path)
     index.merge(background=True)
     gate.reached.wait(60)
@@ -173,7 +173,7 @@ def test_somebody_else_merges_or_builds_meanwhile(index, gate):
     require_whole(new, 1)
 
 
-def test_two_do_not_merge_at_once(index, gate):
+def test_only_one_process_merges(index, gate):
     other = Index.open(index.path)
     index.merge(background=True)
     gate.reached.wait(60)
@@ -185,7 +185,7 @@ def test_two_do_not_merge_at_once(index, gate):
     require_whole(index, 1)
 
 
-def test_commits_have_merged_what_the_policy_says(tmp_path, monkeypatch):
+def test_commits_merge_by_the_policy(tmp_path, monkeypatch):
     monkeypatch.setattr(merging, "_FACTOR", 2)
     index = Index.build(tmp_path / "idx", rows(1), ids=["first"])
     for i in range(30):
@@ -199,7 +199,7 @@ def test_commits_have_merged_what_the_policy_says(tmp_path, monkeypatch):
     require_whole(again, 1)
 
 
-def test_commits_merge_the_newest_where_more_gather_than_a_merger_has_time_for(index, gate, monkeypatch):
+def test_commits_merge_the_newest_segments_if_too_many_gather(index, gate, monkeypatch):
     monkeypatch.setattr(writing, "MOST", 12)
     index.merge(background=True)
     gate.reached.wait(60)  # and is at it all the time
@@ -216,7 +216,7 @@ def test_commits_merge_the_newest_where_more_gather_than_a_merger_has_time_for(i
     require_whole(index, index.n_segments)
 
 
-def test_a_commit_is_one_though_merging_fails_after_it(index, monkeypatch, caplog):
+def test_a_commit_stands_if_merging_fails_afterwards(index, monkeypatch, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -233,7 +233,7 @@ def test_a_commit_is_one_though_merging_fails_after_it(index, monkeypatch, caplo
     require_whole(index, 2)
 
 
-def test_searches_go_on_and_find_the_same(index):
+def test_searches_during_a_merge_give_equal_results(index):
     expected, done, wrong = found(index), threading.Event(), []
 
     def search():
@@ -249,7 +249,7 @@ def test_searches_go_on_and_find_the_same(index):
     assert (wrong, index.n_segments) == ([], 1)
 
 
-def test_numbers_of_documents_are_those_of_a_pinned_index(index):
+def test_document_numbers_stay_valid_in_a_pinned_index(index):
     pinned, hit = index.pinned(), index.search(QUERY, 1)[0]
     index.delete(["0", "1"])
     index.merge()
@@ -258,7 +258,7 @@ def test_numbers_of_documents_are_those_of_a_pinned_index(index):
     assert (pinned.documents.id(hit.doc), hit.id) == (hit.id, hit.id)
 
 
-def test_a_failure_is_logged_and_told_and_harms_nothing(index, monkeypatch, caplog):
+def test_a_failed_merge_is_logged_reported_and_harmless(index, monkeypatch, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -277,7 +277,7 @@ def test_a_failure_is_logged_and_told_and_harms_nothing(index, monkeypatch, capl
     require_whole(index, 1)
 
 
-def test_a_merge_can_be_given_up(index, monkeypatch):
+def test_a_merge_can_be_abandoned(index, monkeypatch):
     reached = threading.Event()
 
     def stopped(aside, parts, settings, stop):
@@ -307,7 +307,7 @@ PROCESS = """
 
 
 @pytest.mark.parametrize(("left", "n_segments"), [("nothing", 1), ("pending", 3)])
-def test_the_end_of_a_process_waits_but_not_for_changes_that_nobody_commits(index, python, left, n_segments):
+def test_exit_waits_for_merges_but_not_for_uncommitted_changes(index, python, left, n_segments):
     code, out, error = python(PROCESS, index.path, left)
     assert (code, out, error) == (0, "3\n", "")
     index.refresh()
@@ -316,7 +316,7 @@ def test_the_end_of_a_process_waits_but_not_for_changes_that_nobody_commits(inde
     require_whole(index, n_segments)
 
 
-def test_left_overs_of_the_dead_are_swept_but_not_what_somebody_works_at(index):
+def test_leftovers_of_dead_processes_are_removed_but_no_files_in_use(index):
     dead = index.path / "merging-0123456789abcdef"
     (dead / "segment-0123456789abcdef").mkdir(parents=True)
     with MergeWorkspace(index.path) as aside:
@@ -330,7 +330,7 @@ def test_left_overs_of_the_dead_are_swept_but_not_what_somebody_works_at(index):
     require_whole(index, 3)
 
 
-def test_a_lock_may_be_given_up_by_another_thread_than_took_it(index):
+def test_a_lock_may_be_released_by_another_thread(index):
     taken = []
     thread = threading.Thread(target=lambda: taken.append(Transaction(index.path)))
     thread.start()
@@ -342,8 +342,8 @@ def test_a_lock_may_be_given_up_by_another_thread_than_took_it(index):
         pass
 
 
-def test_who_wants_to_write_waits_for_a_commit_but_not_for_long(index):
-    """A merge that is put in its place, or a commit, takes a moment: nobody else fails for it."""
+def test_a_writer_waits_briefly_for_a_commit(index):
+    """Installing a merge, or a commit, takes a moment, during which other writers wait."""
     held = Transaction(index.path)
     other = threading.Timer(0.2, held.close)
     other.start()

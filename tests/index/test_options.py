@@ -1,4 +1,4 @@
-"""Options of a search give what the whole ranking, worked on in plain Python, gives; over any segments and shards."""
+"""Search options give the same results as plain Python on the whole ranking, over any segments and shards."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_boosts_by_a_number(index, k, weight):
     assert [score for _, score in found] == pytest.approx([score for _, score in expected[:k]], rel=1e-12)
 
 
-def test_boosts_beyond_all_numbers_leave_scores_that_are_some(tmp_path):
+def test_huge_boosts_leave_finite_scores(tmp_path):
     documents = [{"_id": name, "text": "wing", "f": f} for name, f in (("a", 1.0), ("b", 1e308), ("c", -1e308))]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25")
     hits = index.search("wing", boost={"f": 1e308})
@@ -225,20 +225,20 @@ def test_operators(index, query, plain, must, never, k):
     assert pairs(index.search(query, k, syntax="operators")) == expected[:k]
 
 
-def test_operators_are_text_unless_asked_for(index):
+def test_operators_are_plain_text_by_default(index):
     assert pairs(index.search('"shock layer" -jet')) == pairs(index.search("shock layer jet"))
 
 
 @pytest.mark.parametrize(
     ("query", "message"),
-    [('"shock layer', "isn't closed"), ("wing -", "nothing to look for"), ("-wing", "only what must not occur")],
+    [('"shock layer', "isn't closed"), ("wing -", "nothing follows"), ("-wing", "only excludes words")],
 )
-def test_operators_that_make_no_sense(index, query, message):
+def test_invalid_operators_are_refused(index, query, message):
     with pytest.raises(DataError, match=message):
         index.search(query, syntax="operators")
 
 
-def test_everything_at_once(index):
+def test_all_options_can_be_combined(index):
     how = {
         "where": {"n": {"<": 250}}, "boost": {"stars": 0.1}, "syntax": "operators", "group_by": "source", "offset": 2,
         "facets": "even",
@@ -271,9 +271,10 @@ def test_batches_take_the_same_options(index):
         ({"boost": {"source": 1}}, "source is a text, which can't boost"),
         ({"boost": {"day": 1}}, "dates and times need"),
         ({"boost": {"stars": {"half_life": 2}}}, "needs a number as its origin"),
+        ({"boost": {"title": 2}}, "^search: boost is for columns: title and text are one text"),
     ],
 )
-def test_columns_that_cannot_be_used(index, given, message):
+def test_unusable_columns_are_refused(index, given, message):
     with pytest.raises(DataError, match=message):
         index.search("wing", **given)
 
@@ -292,14 +293,68 @@ def test_columns_that_cannot_be_used(index, given, message):
         ({"sort": "n", "rerank": len}, "sort goes with neither rerank nor diversity"),
     ],
 )
-def test_values_out_of_range(index, given, message):
+def test_values_out_of_range_are_refused(index, given, message):
     with pytest.raises(ValueError, match=message):
         index.search("wing", **given)
 
 
-def test_names_that_there_are_not(index):
+def test_unknown_names_are_refused(index):
     with pytest.raises(TypeError, match=r"ofset.*options are offset, min_score"):
         index.search("wing", ofset=3)
+
+
+# --- fields -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ([], ()),
+        ("text", ("text",)),
+        (["title", "source", "tags"], ("title", "source", "tags")),
+        (["metadata"], ("source", "n", "tags", "stars", "day", "even")),
+        (("text", "stars"), ("text", "stars")),
+    ],
+)
+def test_hits_come_with_the_fields_that_were_asked_for(index, fields, shown):
+    whole = index.search("wing jet", 20)
+    found = index.search("wing jet", 20, fields=fields)
+    assert pairs(found) == pairs(whole)
+    for hit in found:
+        document = DOCS[hit.id]
+        rest = {key: value for key, value in document.items() if key in shown and key not in ("title", "text")}
+        assert (hit.title, hit.text) == tuple(document[key] if key in shown else "" for key in ("title", "text"))
+        assert hit.metadata == rest
+        assert hit.to_dict()["metadata"] == rest
+    assert found[0].highlight() == whole[0].highlight()
+    grouped = index.search("wing jet", 5, fields=fields, group_by="source", rerank=shortest)
+    assert pairs(grouped) == pairs(index.search("wing jet", 5, group_by="source", rerank=shortest))
+
+
+def test_columns_within_objects(tmp_path):
+    documents = [
+        {"_id": "a", "text": "wing", "author": {"name": "Ann", "born": 1970}, "x": [{"y": 1}]},
+        {"_id": "b", "text": "wing"},
+    ]
+    index = Index.build(tmp_path / "idx", documents, encoder="bm25")
+
+    def metadata(*fields):
+        return [hit.metadata for hit in index.search("wing", fields=fields)]
+
+    assert metadata("author.name") == [{"author": {"name": "Ann"}}, {}]
+    assert metadata("author") == [{"author": {"name": "Ann", "born": 1970}}, {}]
+    assert metadata("x") == [{"x": [{"y": 1}]}, {}]
+    with pytest.raises(DataError, match=r"fields: there is no column 'autor.name'; did you mean 'author.name'"):
+        metadata("autor.name")
+    with pytest.raises(DataError, match=r"fields: there is no column 'texts'; .*or title, text, metadata"):
+        metadata("texts")
+
+
+def test_fields_that_are_no_columns(index):
+    with pytest.raises(DataError, match="fields: there is no column 'strs'"):
+        index.search("wing", fields=["strs"])
+    with pytest.raises(ValueError, match="fields takes columns, got"):
+        index.search("wing", fields=[3])
 
 
 # --- re-ranking and diversity -----------------------------------------------------------------------------------------
@@ -324,7 +379,7 @@ def test_a_reranker_orders_the_best(index):
 
 
 class CrossEncoder:
-    """What sentence-transformers' model looks like from here."""
+    """The interface of a sentence-transformers CrossEncoder."""
 
     def predict(self, pairs, batch_size, show_progress_bar):
         assert not show_progress_bar
@@ -338,7 +393,7 @@ class Pointwise:
 
 
 @pytest.mark.parametrize("reranker", [CrossEncoder(), Pointwise(), lambda query, texts: map(len, texts)])
-def test_any_reranker_will_do(index, reranker):
+def test_rerankers_may_be_of_any_supported_type(index, reranker):
     by_length = index.search("jet flow", 8, rerank=lambda query, texts: [len(text) for text in texts])
     assert pairs(index.search("jet flow", 8, rerank=reranker)) == pairs(by_length)
 
@@ -351,18 +406,18 @@ def broken(query, texts):
     ("reranker", "message"),
     [
         (broken, "broken failed on 100 texts: KeyError: 'no such model'"),
-        (lambda query, texts: [1.0] * (len(texts) - 1), "gave 99 scores for 100 texts"),
-        (lambda query, texts: [float("nan")] * len(texts), "gave nan for the text"),
+        (lambda query, texts: [1.0] * (len(texts) - 1), "returned 99 scores for 100 texts"),
+        (lambda query, texts: [float("nan")] * len(texts), "returned nan for the text"),
         (lambda query, texts: ["high"] * len(texts), "ValueError"),
         (lambda query, texts: None, "TypeError"),
     ],
 )
-def test_a_reranker_that_fails_says_how(index, reranker, message):
+def test_a_failing_reranker_is_reported(index, reranker, message):
     with pytest.raises(RerankerError, match=message):
         index.search("jet flow", rerank=reranker)
 
 
-def test_what_is_no_reranker(index):
+def test_invalid_rerankers_are_refused(index):
     with pytest.raises(TypeError, match="rerank takes a Reranker"):
         index.search("jet", rerank=3)
     with pytest.raises(RerankerError, match="needs a query that is a text"):
@@ -416,7 +471,7 @@ def passages(tmp_path_factory):
 
 
 def of_passages(index, query, meets=lambda text: True, factor=lambda metadata: 1.0):
-    """Documents by the best of their passages that meet something; boosts are those of the best passage."""
+    """Documents by the best of their matching passages; boosts are those of that passage."""
     terms, weights = index.query_vectors([query]).row(0)
     best = {}
     for doc, score in zip(*index.searcher.search(terms, weights, 10_000), strict=True):
@@ -427,7 +482,7 @@ def of_passages(index, query, meets=lambda text: True, factor=lambda metadata: 1
 
 
 @pytest.mark.parametrize("k", [1, 7, 80])
-def test_a_passage_has_to_meet_everything(passages, k):
+def test_one_passage_must_match_all_conditions(passages, k):
     expected = of_passages(passages, "wing jet", lambda text: "wing" in text and "heat" not in text.split())
     found = passages.search("+wing jet -heat", k, syntax="operators")
     assert [(hit.id, hit.score) for hit in found] == [(doc_id, score) for doc_id, _, score, _ in expected[:k]]
@@ -450,6 +505,70 @@ def test_documents_of_passages_are_boosted_counted_grouped_and_sorted(passages, 
     least = plain[len(plain) // 2][2]
     kept = passages.search("wing jet", 80, min_score=least)
     assert [hit.id for hit in kept] == [doc_id for doc_id, _, score, _ in plain if score >= least]
+
+
+@pytest.fixture(scope="module", params=["one", "sharded"])
+def cut(request, passages, tmp_path_factory):
+    if request.param == "one":
+        yield passages
+        return
+    folder = tmp_path_factory.mktemp("cut") / "shards"
+    reshard_index(passages.path, folder, 3)
+    with ShardedIndex.open(folder) as sharded:
+        yield sharded
+
+
+def every_passage(index, query):
+    """All passages that match, as (document, passage, score, metadata)."""
+    terms, weights = index.query_vectors([query]).row(0)
+    found = zip(*index.searcher.search(terms, weights, 10_000), strict=True)
+    documents = index.documents
+    return [
+        (
+            documents.parent(int(doc)) or documents.id(int(doc)),
+            documents.id(int(doc)),
+            score,
+            *documents.fields(doc)[1:],
+        )
+        for doc, score in found
+    ]
+
+
+@pytest.mark.parametrize("k", [1, 7, 500])
+def test_passages_are_hits_of_their_own(passages, cut, k):
+    every = every_passage(passages, "wing jet")
+    assert len({doc_id for doc_id, *_ in every}) < len(every) < 500
+
+    def found(query="wing jet", k=k, **how):
+        return [
+            (hit.id, hit.passage, hit.score, hit.text, hit.metadata)
+            for hit in cut.search(query, k, passages=True, **how)
+        ]
+
+    assert found() == every[:k]
+    assert found(offset=3) == every[3 : k + 3]
+    assert found(best_passages=2) == every[:k]
+    least = every[len(every) // 2][2]
+    assert found(min_score=least) == [one for one in every if one[2] >= least][:k]
+    assert found(where={"even": True}) == [one for one in every if one[4]["even"]][:k]
+    without = [one for one in every if "heat" not in one[3].split()]
+    assert found("wing jet -heat", syntax="operators") == without[:k]
+    boosted = sorted(((*one[:2], one[2] * (1 + one[4]["n"]), *one[3:]) for one in every), key=lambda one: -one[2])
+    assert [one[2] for one in found(boost={"n": 1})] == [one[2] for one in boosted[:k]]
+    groups = defaultdict(list)
+    for one in every:
+        groups[one[0]].append(one)
+    assert found(group_by="_id", per_group=2) == [one for own in list(groups.values())[:k] for one in own[:2]]
+    counted = cut.search("wing jet", k, passages=True, facets="n")
+    assert (counted.total, counted.facets["n"]) == (len(every), dict(Counter(one[4]["n"] for one in every)))
+    best = sorted(every[: max(k, 100)], key=lambda one: -len(one[3]))
+    reranked = found(rerank=lambda query, texts: [len(text) for text in texts])
+    assert [len(one[3]) for one in reranked] == [len(one[3]) for one in best[:k]]
+
+
+def test_passages_are_found_or_not(cut):
+    with pytest.raises(ValueError, match="passages must be true or false, got 3"):
+        cut.search("wing", passages=3)
 
 
 # --- other formats ----------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def pairs(rows, order, block=128):
 
 @given(st.integers(0, 2**32), st.integers(0, 400), st.integers(1, 60), st.sampled_from([1, 4, 128]))
 @settings(max_examples=40)
-def test_every_document_has_one_place(seed, n, n_terms, align):
+def test_the_order_is_a_permutation(seed, n, n_terms, align):
     rng = np.random.default_rng(seed)
     rows = [rng.integers(0, n_terms, rng.integers(0, 6)) for _ in range(n)]
     order = document_order(reduced(rows, n_terms), align=align)
@@ -44,7 +44,7 @@ def test_every_document_has_one_place(seed, n, n_terms, align):
 
 
 @pytest.mark.parametrize("size", [30, 90])
-def test_planted_clusters_are_found_again(size):
+def test_planted_clusters_are_recovered(size):
     rng = np.random.default_rng(0)
     rows, n_terms = clustered_rows(rng, 120, size)
     shuffled = [rows[i] for i in rng.permutation(len(rows))]
@@ -55,7 +55,7 @@ def test_planted_clusters_are_found_again(size):
     assert found < planted + 0.35 * (random - planted)
 
 
-def test_the_same_on_any_number_of_threads():
+def test_the_order_does_not_depend_on_threads():
     rng = np.random.default_rng(1)
     rows, n_terms = clustered_rows(rng, 100, 60)
     documents = reduced([rows[i] for i in rng.permutation(len(rows))], n_terms)
@@ -63,12 +63,12 @@ def test_the_same_on_any_number_of_threads():
     assert orders[0] == orders[1] == orders[2]
 
 
-def test_equal_documents_and_one_term_for_all():
+def test_equal_documents_have_an_order():
     order = document_order(reduced([np.array([1, 2])] * 1000, 3))
     assert np.sort(order).tolist() == list(range(1000))
 
 
-def test_reducing_keeps_the_heaviest_telling_terms():
+def test_reducing_keeps_the_heaviest_informative_terms():
     rng = np.random.default_rng(2)
     n_docs, n_terms = 2000, 3000
     rows = [np.sort(rng.choice(n_terms - 2, 40, replace=False)) for _ in range(n_docs)]

@@ -1,4 +1,4 @@
-"""Impacts keep their promises: a bounded error, no vanished terms, exact whole weights, sums that fit int32."""
+"""Impacts have a bounded error, lose no terms, keep whole weights exact, and their sums fit int32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def quantizer_of(weights):
 
 
 @given(WEIGHTS)
-def test_no_weight_is_off_by_more_than_promised_and_none_vanishes(values):
+def test_weights_are_within_max_error_and_none_becomes_zero(values):
     weights = np.array(values, np.float32)
     quantizer = quantizer_of(weights)
     impacts = quantizer.impacts(weights)
@@ -35,7 +35,7 @@ def test_heavier_weights_never_get_smaller_impacts(values):
     assert (np.diff(quantizer_of(weights).impacts(weights).astype(int)) >= 0).all()
 
 
-def test_whole_weights_are_kept():
+def test_whole_weights_are_exact():
     weights = np.arange(1, LEVELS + 1, dtype=np.float32)
     quantizer = quantizer_of(weights)
     assert (quantizer.exact, quantizer.scale, quantizer.max_error) == (True, 1.0, 0.0)
@@ -54,7 +54,7 @@ def test_an_index_without_weights_has_a_scale():
 
 
 @given(WEIGHTS)
-def test_no_query_can_overflow_and_no_term_of_it_vanishes(values):
+def test_queries_never_overflow_and_no_term_becomes_zero(values):
     integers, factor = query_integers(np.array(values, np.float32))
     assert integers.min() >= 1
     assert int(integers.sum(dtype=np.int64)) * LEVELS < 2**31
@@ -89,7 +89,7 @@ def test_queries_without_terms_and_with_too_many():
 
 
 @given(WEIGHTS)
-def test_weights_far_apart_are_whole_too_and_the_lightest_hardly_counts(values):
+def test_very_different_weights_become_integers_too(values):
     weights = np.array(values, np.float32)
     numbers, factor = query_numbers(weights)
     assert np.log2(factor).is_integer()

@@ -1,4 +1,4 @@
-"""An index in object storage is opened as a copy that is whole or not there, and written manifest last."""
+"""An index in object storage: its local copy is complete or absent, and the manifest is written last."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def answers(index):
 
 @pytest.fixture
 def fetched(monkeypatch):
-    """The names of the files that are downloaded from now on."""
+    """The names of files downloaded from here on."""
     names, real = [], Place.fetch
 
     def fetch(self, name, *args):
@@ -46,7 +46,7 @@ def fetched(monkeypatch):
     return names
 
 
-def test_built_there_and_opened(uri, tmp_path):
+def test_an_index_is_built_in_and_opened_from_a_bucket(uri, tmp_path):
     here = build(tmp_path / "here")
     built = build(uri)
     assert answers(built) == answers(here) != []
@@ -57,7 +57,7 @@ def test_built_there_and_opened(uri, tmp_path):
     assert sorted(Place(uri).sizes()) == sorted([MANIFEST, *read_manifest(opened.path)["files"]])
 
 
-def test_what_is_there_is_not_fetched_again(uri, fetched, own_cache):
+def test_cached_files_are_not_downloaded_again(uri, fetched, own_cache):
     path = build(uri).path
     assert sorted(fetched) == sorted(read_manifest(path)["files"])
     fetched.clear()
@@ -74,7 +74,7 @@ def test_what_is_there_is_not_fetched_again(uri, fetched, own_cache):
     assert fetched == [name]
 
 
-def test_a_new_one_replaces_the_old(uri, tmp_path, fetched):
+def test_a_new_index_replaces_the_old_one(uri, tmp_path, fetched):
     first = build(uri)
     before = answers(first)
     old = set(read_manifest(first.path)["files"])
@@ -91,7 +91,7 @@ def test_a_new_one_replaces_the_old(uri, tmp_path, fetched):
     assert not any((first.path / name).exists() for name in old)
 
 
-def test_changes_of_a_folder_are_sent_alone(uri, tmp_path, fetched, monkeypatch):
+def test_only_changed_files_are_uploaded(uri, tmp_path, fetched, monkeypatch):
     index = build(tmp_path / "idx")
     upload_index(tmp_path / "idx", uri)
     there = Index.open(uri)
@@ -109,7 +109,7 @@ def test_changes_of_a_folder_are_sent_alone(uri, tmp_path, fetched, monkeypatch)
     assert answers(there) == answers(index)
 
 
-def test_it_is_not_changed_in_place(uri):
+def test_a_remote_index_cannot_be_changed_in_place(uri):
     index = build(uri)
     for change in (
         lambda: index.add([{"_id": "x", "text": "y"}]),
@@ -117,12 +117,12 @@ def test_it_is_not_changed_in_place(uri):
         index.merge,
         lambda: index.merge(background=True),
     ):
-        with pytest.raises(OutputError, match="isn't changed in place"):
+        with pytest.raises(OutputError, match="can't be changed in place"):
             change()
     assert len(Index.open(uri)) == 20
 
 
-def test_nothing_damaged_is_there_to_be_left_out(uri, lsr_command):
+def test_skip_damaged_is_refused_for_remote_indexes(uri, lsr_command):
     build(uri)
     with pytest.raises(StorageError, match="skip_damaged is for a folder"):
         Index.open(uri, skip_damaged=True)
@@ -130,7 +130,7 @@ def test_nothing_damaged_is_there_to_be_left_out(uri, lsr_command):
     assert (ran.code, "skip_damaged is for a folder" in ran.err) == (1, True)
 
 
-def test_not_an_index(uri):
+def test_a_location_without_an_index_is_refused(uri):
     with pytest.raises(IndexFormatError, match=f"not an index: it has no {MANIFEST}"):
         Index.open(uri)
     Place(uri).write("mine.txt", b"x")
@@ -138,7 +138,7 @@ def test_not_an_index(uri):
         build(uri, overwrite=True)
 
 
-def test_a_failed_build_leaves_nothing(uri):
+def test_a_failed_build_leaves_no_index(uri):
     with pytest.raises(ValueError, match="id"):
         Index.build(uri, [{"text": "no id"}], encoder="bm25")
     assert Place(uri).sizes() == {}
@@ -147,7 +147,7 @@ def test_a_failed_build_leaves_nothing(uri):
 # --- damage
 
 
-def test_a_damaged_manifest(uri):
+def test_a_damaged_manifest_is_refused(uri):
     build(uri)
     content = Place(uri).read(MANIFEST)
     Place(uri).write(MANIFEST, content.replace(b'"n_docs": 20', b'"n_docs": 21'))
@@ -156,7 +156,7 @@ def test_a_damaged_manifest(uri):
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
-def test_a_damaged_file_is_not_served(uri, own_cache, damage, tmp_path):
+def test_a_damaged_file_is_not_opened(uri, own_cache, damage, tmp_path):
     build(tmp_path / "idx")
     upload_index(tmp_path / "idx", uri)
     name = next(name for name in read_manifest(tmp_path / "idx")["files"] if name.endswith("postings.arrow"))
@@ -177,17 +177,17 @@ def test_a_damaged_file_is_not_served(uri, own_cache, damage, tmp_path):
     assert answers(Index.open(uri)) != []
 
 
-def test_a_damaged_index_is_not_sent(tmp_path, own_cache):
+def test_a_damaged_index_is_not_uploaded(tmp_path, own_cache):
     index = build(tmp_path / "idx")
     name = next(name for name in read_manifest(index.path)["files"] if name.endswith("postings.arrow"))
     (index.path / name).write_bytes(b"x")
     uri = (tmp_path / "there").as_uri()
-    with pytest.raises(StorageError, match="isn't what the manifest says"):
+    with pytest.raises(StorageError, match="doesn't match the manifest"):
         upload_index(index.path, uri)
     assert Place(uri).read(MANIFEST) is None
 
 
-def test_a_kill_leaves_a_copy_that_goes_on(tmp_path, own_cache):
+def test_a_killed_download_resumes(tmp_path, own_cache):
     uri = (tmp_path / "there").as_uri()
     here = build(tmp_path / "idx")
     upload_index(tmp_path / "idx", uri)
@@ -214,7 +214,7 @@ remote.download_index(sys.argv[1])
     assert not list(own_cache.rglob(".fetched-*"))
 
 
-def test_an_index_that_is_replaced_while_it_is_read(tmp_path, own_cache, monkeypatch):
+def test_an_index_may_be_replaced_while_it_is_read(tmp_path, own_cache, monkeypatch):
     uri = (tmp_path / "there").as_uri()
     build(uri)
     build(tmp_path / "new", 7)
@@ -231,7 +231,7 @@ def test_an_index_that_is_replaced_while_it_is_read(tmp_path, own_cache, monkeyp
     assert len(Index.open(uri)) == 7
 
 
-def test_a_full_cache(tmp_path, own_cache, monkeypatch):
+def test_a_full_cache_is_reported(tmp_path, own_cache, monkeypatch):
     uri = (tmp_path / "there").as_uri()
     build(tmp_path / "idx")
     upload_index(tmp_path / "idx", uri)
@@ -244,11 +244,11 @@ def test_the_commands(uri, tmp_path, lsr_command):
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(d) + "\n" for d in DOCUMENTS))
     assert lsr_command("index", tmp_path / "docs.jsonl", "--encoder", "bm25", "--out", uri).code == 0
     assert len(lsr_command("search", uri, "wing number3", "-k", "3").lines()) == 3
-    assert "all as they were written" in lsr_command("verify", uri).out
+    assert "all intact" in lsr_command("verify", uri).out
     assert lsr_command("explain", uri, "wing", "d3").code == 0
     ran = lsr_command("delete", uri, "d3")
-    assert (ran.code, "isn't changed in place" in ran.err) == (1, True)
+    assert (ran.code, "can't be changed in place" in ran.err) == (1, True)
     assert lsr_command("export", uri, "--out", tmp_path / "all.jsonl").code == 0
     assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 20
     ran = lsr_command("serve", f"wings={uri}", "--writable")
-    assert (ran.code, "aren't changed in place: wings" in ran.err) == (2, True)
+    assert (ran.code, "can't be changed in place: wings" in ran.err) == (2, True)

@@ -1,4 +1,4 @@
-"""Whoever answers first counts; who fails or is slow is replaced; who is lost is named, and nothing waits for ever."""
+"""Replicas: the first answer counts, failed and slow ones are replaced, lost shards are named, nothing hangs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEVER = Patience(hedge_after=60, time_limit=120)
 
 
 class Fake:
-    """Answers with its name, an error, or when it is told to."""
+    """Answers with its name or an error, or waits for permission."""
 
     def __init__(self, name, error=None, slow=False):
         self.name, self.error, self.slow, self.asked = name, error, slow, []
@@ -40,7 +40,7 @@ def asked(*fakes):
     return [len(fake.asked) for fake in fakes]
 
 
-def test_each_shard_is_asked_once_and_by_turns():
+def test_each_shard_is_asked_once_and_replicas_take_turns():
     fakes = [[Fake("a0"), Fake("a1")], [Fake("b0")]]
     sets = {n: ReplicaSet(replicas) for n, replicas in enumerate(fakes)}
     for _ in range(4):
@@ -55,7 +55,7 @@ def test_each_shard_is_asked_once_and_by_turns():
 @pytest.mark.parametrize(
     "error", [RuntimeError("gone"), ConnectionError("gone"), OSError("gone"), CorruptIndex("gone")]
 )
-def test_who_fails_is_replaced_at_once_and_then_avoided(error):
+def test_a_failed_replica_is_replaced_immediately_and_then_avoided(error):
     bad, good = Fake("bad", error), Fake("good")
     sets = {7: ReplicaSet([good, bad])}
     outcomes = [ask(sets, "search", {7: ()}, NEVER) for _ in range(6)]
@@ -64,7 +64,7 @@ def test_who_fails_is_replaced_at_once_and_then_avoided(error):
     assert sum(outcome.retried for outcome in outcomes) == 1
 
 
-def test_who_is_slow_is_overtaken_and_then_avoided():
+def test_a_slow_replica_is_hedged_and_then_avoided():
     slow, fast = Fake("slow", slow=True), Fake("fast")
     sets = {0: ReplicaSet([fast, slow])}
     outcomes = [ask(sets, "search", {0: ()}, SOON) for _ in range(4)]
@@ -73,14 +73,14 @@ def test_who_is_slow_is_overtaken_and_then_avoided():
     assert sum(outcome.hedged for outcome in outcomes) == 1
 
 
-def test_the_slow_one_may_still_be_the_first():
+def test_a_hedged_replica_may_still_answer_first():
     slow, slower = Fake("slow", slow=True), Fake("slower", slow=True)
     threading.Timer(0.06, lambda: slow.future.set_result("slow")).start()
     outcome = ask({0: ReplicaSet([slower, slow])}, "search", {0: ()}, Patience(0.01, 60))
     assert (outcome.answers, outcome.hedged, asked(slow, slower)) == ({0: "slow"}, 1, [1, 1])
 
 
-def test_an_overtaken_replica_that_fails_does_not_matter():
+def test_a_hedged_replica_may_fail():
     slow, other = Fake("slow", slow=True), Fake("other", slow=True)
     threading.Timer(0.05, lambda: slow.future.set_exception(RuntimeError("gone"))).start()
     threading.Timer(0.1, lambda: other.future.set_result("other")).start()
@@ -88,7 +88,7 @@ def test_an_overtaken_replica_that_fails_does_not_matter():
     assert (outcome.answers, outcome.lost) == ({0: "other"}, {})
 
 
-def test_the_lost_are_named_with_the_reason():
+def test_lost_shards_are_named_with_the_reason():
     sets = {
         0: ReplicaSet([Fake("a")]),
         1: ReplicaSet([Fake("b", RuntimeError("its machine\n is gone"))]),
@@ -106,7 +106,7 @@ def test_the_lost_are_named_with_the_reason():
     }
 
 
-def test_a_wrong_request_is_not_tried_again():
+def test_a_wrong_request_is_not_retried():
     error = DataError("no such column", "where")
     fakes = [Fake("a", error), Fake("b", error)]
     outcome = ask({0: ReplicaSet(fakes)}, "search", {0: ()}, NEVER)
@@ -114,19 +114,19 @@ def test_a_wrong_request_is_not_tried_again():
     assert sum(asked(*fakes)) == 1
 
 
-def test_a_cancelled_request_is_a_lost_one():
+def test_a_cancelled_request_counts_as_lost():
     fake = Fake("a", slow=True)
     threading.Timer(0.02, lambda: fake.future.cancel()).start()
     assert "CancelledError" in ask({0: ReplicaSet([fake])}, "search", {0: ()}, NEVER).lost[0]
 
 
-def test_a_thousand_shards():
+def test_a_thousand_shards_are_asked():
     sets = {n: ReplicaSet([Fake(n), Fake(n)]) for n in range(1000)}
     assert ask(sets, "search", dict.fromkeys(sets, ()), NEVER).answers == {n: n for n in sets}
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), True, "1"])
-def test_patience_has_to_make_sense(value):
+def test_invalid_time_limits_are_refused(value):
     with pytest.raises(ValueError, match="hedge_after must be a number of seconds above 0"):
         Patience(hedge_after=value)
     with pytest.raises(ValueError, match="time_limit must be"):

@@ -1,4 +1,4 @@
-"""Search equals brute force, bit for bit and ties included, whatever the vectors look like."""
+"""Search equals brute force bit for bit, with ties, for all kinds of vectors."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def require_exact(segment, matrix, terms, weights, impacts, ks=(10,)):
     order=st.sampled_from(["given", "bisection"]),
 )
 @settings(max_examples=150)
-def test_equals_brute_force_on_random_vectors(seed, n_docs, n_terms, longest, weights, impacts, memory, order):
+def test_results_equal_brute_force_on_random_vectors(seed, n_docs, n_terms, longest, weights, impacts, memory, order):
     rng = np.random.default_rng(seed)
     matrix = random_matrix(rng, n_docs, n_terms, longest, weights)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +98,7 @@ def test_equals_brute_force_on_random_vectors(seed, n_docs, n_terms, longest, we
 @pytest.mark.parametrize("order", ["given", "bisection"])
 @pytest.mark.parametrize("impacts", IMPACTS)
 @pytest.mark.parametrize("memory", [24 * 2000, DEFAULT_MEMORY])
-def test_every_k_cuts_the_same_ranking(tmp_path, impacts, memory, order):
+def test_every_k_is_a_prefix_of_the_same_ranking(tmp_path, impacts, memory, order):
     rng = np.random.default_rng(3)
     matrix = random_matrix(rng, 12_000, 30, 4, [1.0, 2.0])
     segment = write_segment(tmp_path, matrix, impacts, memory, order=order)
@@ -178,7 +178,7 @@ def test_the_largest_sums_do_not_overflow(tmp_path, impacts):
 
 
 @pytest.mark.parametrize("impacts", IMPACTS)
-def test_threads_and_repetition_change_nothing(tmp_path, impacts):
+def test_threads_and_repetition_give_equal_results(tmp_path, impacts):
     rng = np.random.default_rng(7)
     n_docs = 60_000  # enough work for one search that searches of several threads overlap
     indices = (rng.integers(0, 6, (n_docs, 10)) + np.arange(0, 60, 6)).reshape(-1)
@@ -199,7 +199,7 @@ def test_threads_and_repetition_change_nothing(tmp_path, impacts):
         assert list(many) == alone * 4
 
 
-def test_unknown_terms_of_a_query_change_nothing(tmp_path):
+def test_terms_of_no_document_are_ignored(tmp_path):
     matrix = SparseMatrix.from_dicts([{0: 0.7, 4: 0.2}, {4: 0.9}], 10)
     segment = write_segment(tmp_path, matrix, "uint8")
     known = segment.search(np.array([0, 4], np.uint32), np.array([1, 2], np.float32), 10)
@@ -209,7 +209,7 @@ def test_unknown_terms_of_a_query_change_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, "3"])
-def test_a_k_that_makes_no_sense_is_refused(tmp_path, k):
+def test_an_invalid_k_is_refused(tmp_path, k):
     index = Index.build(tmp_path / "idx", SparseMatrix.from_dicts([{0: 1}], 1))
     query = SparseMatrix.from_dicts([{0: 1}], 1)
     with pytest.raises(ValueError, match="k must be"):
@@ -266,7 +266,7 @@ def query_of(rng, cores):
 
 @pytest.mark.parametrize("order", ["given", "bisection"])
 @pytest.mark.parametrize("memory", [24 * 100_000, DEFAULT_MEMORY])
-def test_what_is_skipped_is_never_missed(tmp_path, clustered, memory, order):
+def test_skipping_loses_no_result(tmp_path, clustered, memory, order):
     matrix, cores = clustered
     segment = write_segment(tmp_path, matrix, "uint8", memory, order=order)
     rng = np.random.default_rng(1)
@@ -288,14 +288,14 @@ def test_long_queries_over_a_large_vocabulary(tmp_path):
     require_exact(segment, matrix, terms, rng.choice([1.0, 3.0], 2000), "uint8", ks=(1, 10, 1000))
 
 
-def test_the_largest_sums_fit(tmp_path):
+def test_the_largest_query_sums_fit(tmp_path):
     matrix = SparseMatrix.from_dense(np.full((700, 40), 255.0))
     segment = write_segment(tmp_path, matrix, "uint8", order="bisection")
     require_exact(segment, matrix, range(40), [1e30] * 40, "uint8", ks=(1, 300, 700))
     require_exact(segment, matrix, range(40), np.linspace(1e-30, 1, 40), "uint8", ks=(10,))
 
 
-def test_approximate_search_finds_exact_scores(tmp_path, clustered):
+def test_approximate_hits_have_exact_scores(tmp_path, clustered):
     matrix, cores = clustered
     segment = write_segment(tmp_path, matrix, "uint8", order="bisection")
     rng = np.random.default_rng(2)
@@ -324,7 +324,7 @@ def test_beta_uses_the_heaviest_terms(tmp_path):
         assert segment.search(terms, weights, 10, SearchSettings(beta=beta))[0].tolist() == docs
 
 
-def test_settings_that_make_no_sense_are_refused(tmp_path):
+def test_invalid_settings_are_refused(tmp_path):
     index = Index.build(tmp_path / "idx", SparseMatrix.from_dicts([{0: 1}], 1))
     query = SparseMatrix.from_dicts([{0: 1}], 1)
     with pytest.raises(ValueError, match=r"(?s)algorithm.*fast.*alpha.*7.*beta.*0.*guaranteed.*-1"):
@@ -333,7 +333,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path):
         index.search_batch(query, alhpa=0.5)
 
 
-def test_the_plan_tells_what_was_touched(tmp_path, clustered):
+def test_the_plan_counts_what_was_read(tmp_path, clustered):
     matrix, cores = clustered
     index = Index.build(tmp_path / "idx", matrix, order="bisection")
     terms, weights = query_of(np.random.default_rng(3), cores)
@@ -352,7 +352,7 @@ def test_the_plan_tells_what_was_touched(tmp_path, clustered):
     )
 
 
-def test_auto_blocks_only_where_they_pay(tmp_path, clustered):
+def test_auto_uses_blocks_only_if_they_pay_off(tmp_path, clustered):
     matrix, _ = clustered
     query = matrix[0]
     ordered = Index.build(tmp_path / "a", matrix)
@@ -364,7 +364,7 @@ def test_auto_blocks_only_where_they_pay(tmp_path, clustered):
     assert floats.explain_plan(query, 1, algorithm="blocks").algorithm == "exhaustive"
 
 
-def test_auto_gives_up_where_nothing_can_be_skipped(tmp_path):
+def test_auto_scans_if_nothing_can_be_skipped(tmp_path):
     # Every document is like every other: all blocks have the same bound.
     rng = np.random.default_rng(0)
     matrix = SparseMatrix.from_dense(rng.integers(100, 256, (25_000, 6)))
@@ -377,7 +377,7 @@ def test_auto_gives_up_where_nothing_can_be_skipped(tmp_path):
     assert sum(plan.algorithm == "blocks" for plan in ran[8:]) == 3  # it tries again, now and then
 
 
-def test_experience_follows_what_skipping_costs():
+def test_recorded_costs_follow_the_cost_of_skipping():
     experience = Experience()
     assert experience.pays(10)
     for share in (0.3, 0.4, 9.0, 0.3):  # a query that is unlike the others changes little
@@ -392,7 +392,7 @@ def test_experience_follows_what_skipping_costs():
     assert experience.pays(10)
 
 
-def test_the_order_of_storage_shows_nowhere(tmp_path, clustered):
+def test_the_order_of_storage_does_not_affect_results(tmp_path, clustered):
     matrix, _ = clustered
     ids = [f"d{i}" for i in range(len(matrix))]
     one = Index.build(tmp_path / "a", matrix, ids=ids, order="given")
@@ -407,7 +407,7 @@ def test_the_order_of_storage_shows_nowhere(tmp_path, clustered):
         assert other.searcher.impacts_of(i, terms).tolist() == matrix.row(i)[1].tolist()
 
 
-def test_documents_by_the_mean_of_their_best_passages(tmp_path):
+def test_documents_are_ranked_by_the_mean_of_their_best_passages(tmp_path):
     rng = np.random.default_rng(0)
     words = [f"w{i}" for i in range(30)]
     docs = [{"_id": f"d{i}", "text": " ".join(rng.choice(words, rng.integers(1, 60)))} for i in range(80)]

@@ -1,4 +1,4 @@
-"""Many segments, and masks over their documents: every algorithm finds what brute force finds in one matrix."""
+"""Many segments with masks: every algorithm equals brute force on one matrix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PALETTES = {"whole": [1.0, 2.0, 255.0], "uneven": [0.1, 1 / 3, 1.7, 2.9]}
 
 
 def write(folder, matrix, name, *, scale=None, memory=1 << 30, order="given", impacts="uint8"):
-    """A segment beside others of a scale, with clusters where it can have them."""
+    """A segment with a given scale, with clusters if possible."""
     folder = folder / f"segment-{name}"
     folder.mkdir()
     quantizer = partial(Quantizer.beside, scale) if scale else Quantizer.of
@@ -160,7 +160,7 @@ def test_many_segments_are_searched_as_one(topical):
 
 
 @pytest.mark.parametrize("share", [0, 0.0003, 0.01, 0.5, 1])
-def test_masks_of_any_selectivity(topical, share):
+def test_masks_of_any_selectivity_equal_brute_force(topical, share):
     matrix, one, many = topical
     rng = np.random.default_rng(2)
     by_chance, in_a_row = rng.random(len(matrix)) < share, np.arange(len(matrix)) < share * len(matrix)
@@ -172,7 +172,7 @@ def test_masks_of_any_selectivity(topical, share):
                 require_equal(searcher, wanted, terms, weights, (1, 10, 500), mask)
 
 
-def test_blocks_without_an_allowed_document_are_not_looked_into(topical):
+def test_blocks_without_an_allowed_document_are_skipped(topical):
     _, one, many = topical
     allowed = np.zeros(30_000, bool)
     allowed[[5, 9000, 29_999]] = True
@@ -189,7 +189,7 @@ def test_a_mask_of_another_length_is_refused(topical):
         topical[1].mask(np.ones(5, bool))
 
 
-def test_no_segments_find_nothing():
+def test_no_segments_give_no_hits():
     terms, weights = np.array([1], np.uint32), np.ones(1, np.float32)
     assert [len(found) for found in Searcher([]).search(terms, weights, 10)] == [0, 0]
     assert Searcher([]).plan(terms, weights, 10).postings == 0
@@ -204,7 +204,7 @@ def test_single_documents_of_any_segment(topical):
             assert searcher.impacts_of(doc, asked).tolist() == [*weights.tolist(), 0.0]
 
 
-def test_rows_come_back_as_they_were(topical, tmp_path):
+def test_stored_rows_are_read_back(topical, tmp_path):
     matrix, one, many = topical
     kept = np.random.default_rng(5).random(len(matrix)) < 0.8
     for searcher in (one, many):

@@ -1,4 +1,4 @@
-"""A segment holds exactly the weights it was given, window by window, in bounded memory."""
+"""A segment stores exactly the given weights, window by window, in bounded memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(folder, parts, impacts, memory=DEFAULT_MEMORY):
 
 @pytest.mark.parametrize("memory", [1, 24 * 40, 24 * 1000, DEFAULT_MEMORY])
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
-def test_stored_weights_are_those_given(tmp_path, impacts, memory):
+def test_stored_weights_equal_the_given_ones(tmp_path, impacts, memory):
     matrix = matrix_of(90, 25)
     segment, writer = write(tmp_path, [matrix[:1], matrix[1:1], matrix[1:50], matrix[50:]], impacts, memory)
     assert writer.n_docs == 90
@@ -51,7 +51,7 @@ def test_terms_and_their_document_counts(tmp_path):
 
 
 @pytest.mark.parametrize("memory", [24, 24 * 7, 24 * 64, DEFAULT_MEMORY])
-def test_windows_change_no_result(tmp_path, memory):
+def test_windows_do_not_affect_results(tmp_path, memory):
     matrix = matrix_of(300, 20, seed=1)
     query = (np.array([1, 4, 9], np.uint32), np.array([1.0, 0.5, 2.0], np.float32))
     answers = []
@@ -68,6 +68,6 @@ def test_small_memory_means_more_windows(tmp_path):
     assert segment.n_windows > 5
 
 
-def test_terms_nobody_has_weigh_nothing(tmp_path):
+def test_terms_of_no_document_weigh_nothing(tmp_path):
     segment, _ = write(tmp_path, [SparseMatrix.from_dicts([{3: 2.0}], 9)], "uint8")
     assert segment.impacts_of(0, np.array([0, 3, 8], np.uint32)).tolist() == [0.0, 2.0, 0.0]

@@ -1,4 +1,4 @@
-"""build_shards: together the shards find what one index finds, whoever builds them; what is missing is built."""
+"""build_shards: shards together give the results of one index, with any workers; missing shards are built."""
 
 import json
 import random
@@ -32,11 +32,16 @@ PASSAGES = BuildSettings(passages=Passages(2))
 
 @pytest.fixture(scope="module", autouse=True)
 def credentials():
-    """As the machines of a cluster have them when it starts."""
+    """The environment of a cluster's machines."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "anybody")
         yield
+
+
+@pytest.fixture(scope="module")
+def ray_nodes():
+    return 1
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +92,7 @@ def answers(index):
 
 @pytest.mark.parametrize("shards", [1, 3, 7])
 @pytest.mark.parametrize("settings", [None, PASSAGES, BuildSettings("float32")])
-def test_they_find_what_one_index_finds(tmp_path, corpus, shards, settings):
+def test_results_equal_those_of_one_index(tmp_path, corpus, shards, settings):
     one = one_index(tmp_path / "one", corpus, settings)
     made, report = build(tmp_path / "shards", corpus, shards, settings)
     index = Index.open(tmp_path / "shards")
@@ -104,7 +109,7 @@ def test_they_find_what_one_index_finds(tmp_path, corpus, shards, settings):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["docs.jsonl", "one", "shards"]
 
 
-def test_passages_of_a_document_are_not_parted(tmp_path, corpus):
+def test_passages_of_a_document_stay_in_one_shard(tmp_path, corpus):
     made, _ = build(tmp_path / "shards", corpus, 7, PASSAGES)
     parents = [set(Index.open(made.location(entry)).documents.all_ids(parents=True)) for entry in made.entries]
     assert sum(map(len, parents)) == len(set.union(*parents)) == 40
@@ -120,7 +125,7 @@ class Shouting(FixedBM25Encoder):
 
 
 @pytest.mark.parametrize("at", [0, 256])
-def test_a_loud_document_does_not_ruin_its_neighbours(tmp_path, monkeypatch, at):
+def test_a_document_of_large_weights_costs_others_no_precision(tmp_path, monkeypatch, at):
     """In the first of the parts, and in the last, of which it is the only one."""
     monkeypatch.setattr(parts, "PART", 128)
     rng = random.Random(3)
@@ -169,13 +174,13 @@ def test_shards_of_vectors(tmp_path, corpus, request, source, lsr_command):
     assert lsr_command("index", out, "--shards", "3", "--out", tmp_path / "x", "--encoder", "bm25").code == 2
 
 
-def test_a_doubled_id_in_different_shards(tmp_path):
+def test_duplicate_ids_in_different_shards_are_refused(tmp_path):
     save_matrix(tmp_path / "v.parquet", SparseMatrix.from_dicts([{1: 1.0}] * 4, 5), ["a", "b", "c", "b"])
     with pytest.raises(DataError, match=r"v\.parquet: row 4: the id 'b' occurs twice, first in .*v\.parquet: row 2"):
         build_shards(tmp_path / "shards", tmp_path / "v.parquet", shards=2)
 
 
-def test_other_vectors_have_to_be_converted(tmp_path, lsr_command):
+def test_unsupported_vectors_must_be_converted(tmp_path, lsr_command):
     (tmp_path / "v.jsonl").write_text('{"_id": "a", "vector": {"x": 1.0}}\n')
     ran = lsr_command("index", tmp_path / "v.jsonl", "--shards", "2", "--out", tmp_path / "shards")
     assert (ran.code, "not vectors in Parquet, which lsr encode writes" in ran.err) == (1, True)
@@ -194,7 +199,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Building stops at a shard, as a kill does; gives the numbers of those that are built from then on."""
+    """Building stops at a shard, as by a kill; returns the numbers of shards built afterwards."""
     built, real = [], module.build_shard
 
     def build_shard(task, job):
@@ -214,7 +219,7 @@ def out(request, tmp_path, own_cache):
     return tmp_path / "shards" if request.param == "folder" else (tmp_path / "shards").as_uri()
 
 
-def test_a_second_run_builds_what_is_missing(tmp_path, corpus, monkeypatch, out):
+def test_a_second_run_builds_missing_shards(tmp_path, corpus, monkeypatch, out):
     with monkeypatch.context() as patch:
         stop_at(patch, 1)
         with pytest.raises(Stopped):
@@ -229,7 +234,7 @@ def test_a_second_run_builds_what_is_missing(tmp_path, corpus, monkeypatch, out)
     assert Place(with_suffix(out, ".partial")).sizes() == {}
 
 
-def test_the_old_index_stays_until_the_new_one_is_whole(tmp_path, corpus, monkeypatch, out):
+def test_the_old_index_stays_until_the_new_one_is_complete(tmp_path, corpus, monkeypatch, out):
     build(out, corpus)
     before = answers(Index.open(str(out)))
     with pytest.raises(OutputExists, match="a sharded index exists already"):
@@ -251,7 +256,7 @@ def test_the_old_index_stays_until_the_new_one_is_whole(tmp_path, corpus, monkey
     assert tops == {SHARDS, *(entry.path for entry in made.entries)}
 
 
-def test_a_damaged_index_is_built_anew(tmp_path, corpus):
+def test_a_damaged_index_is_rebuilt(tmp_path, corpus):
     """Not taken for what the new one needs, though everything else is the same."""
     made, _ = build(tmp_path / "shards", corpus)
     for path in (tmp_path / "shards").rglob("postings.arrow"):
@@ -261,13 +266,13 @@ def test_a_damaged_index_is_built_anew(tmp_path, corpus):
     assert Index.open(tmp_path / "shards").verify() == []
 
 
-def test_places_that_are_refused(tmp_path, corpus, own_cache):
+def test_unusable_outputs_are_refused(tmp_path, corpus, own_cache):
     one_index(tmp_path / "one", corpus)
     with pytest.raises(OutputExists, match=r"something else than shards is here \(manifest\.json\)"):
         build(tmp_path / "one", corpus, overwrite=True)
 
 
-def test_a_bad_line(tmp_path, corpus, lsr_command):
+def test_a_bad_line_is_named(tmp_path, corpus, lsr_command):
     corpus.write_text(corpus.read_text() + "no JSON\n")
     ran = lsr_command("index", corpus, "--encoder", "bm25", "--shards", "2", "--out", tmp_path / "s")
     assert (ran.code, ran.err.count("docs.jsonl:41: not JSON")) == (1, 1)

@@ -1,4 +1,4 @@
-"""Shards that are searched by themselves give what one index gives, ties included; a lost one is never kept quiet."""
+"""Separately searched shards give the results of one index, with ties; a lost shard is always reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from lsr.encode.load import load_encoder
 from lsr.errors import ClusterError, DataError, EncoderMismatch, IndexFormatError
-from lsr.index.distributed import sharded_index as sharding
+from lsr.index.distributed import shard_search as sharding
 from lsr.index.distributed.hedging import Patience, ReplicaSet
 from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.sharded_index import ShardedIndex
@@ -54,7 +54,7 @@ def queries(n=12, seed=1):
 
 @pytest.mark.parametrize("k", [1, 10, 100, 1000])
 @pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore"])
-def test_results_are_those_of_one_index(ties, k, algorithm):
+def test_results_equal_those_of_one_index(ties, k, algorithm):
     one, index = ties
     batch = queries()
     expected = [found(hits) for hits in one.search_batch(batch, k, algorithm=algorithm)]
@@ -64,14 +64,14 @@ def test_results_are_those_of_one_index(ties, k, algorithm):
     assert k == 1 or len(set(scores)) < len(scores)  # there were ties
 
 
-def test_clusters_with_everything_looked_at_are_exact_here_too(ties):
+def test_full_cluster_search_is_exact(ties):
     one, index = ties
     for i in range(4):
         hits = index.search(queries()[i], 10, algorithm="clusters", cut=100, heap_factor=0)
         assert found(hits) == found(one.search(queries()[i], 10))
 
 
-def test_many_batches_and_none(ties, monkeypatch):
+def test_batches_of_any_size(ties, monkeypatch):
     one, index = ties
     monkeypatch.setattr(sharding, "_BATCH", 5)
     expected = [found(hits) for hits in one.search_batch(queries(), 7)]
@@ -80,7 +80,7 @@ def test_many_batches_and_none(ties, monkeypatch):
     assert index.search(SparseMatrix.from_dicts([{}], N_TERMS)) == []
 
 
-def test_hits_have_texts_metadata_and_reasons(texts):
+def test_hits_have_texts_metadata_and_explanations(texts):
     one, index = texts
     assert (len(index), index.fingerprint, index.vocabulary) == (20, one.fingerprint, one.vocabulary)
     for mine, theirs in zip(index.search("wing number3 word7", 8), one.search("wing number3 word7", 8), strict=True):
@@ -98,14 +98,14 @@ def test_hits_have_texts_metadata_and_reasons(texts):
     "where",
     [{"n": {">=": 5, "<": 16}}, {"only": "here"}, {"not": {"only": "here"}}, {"or": [{"n": 19}, {"only": "here"}]}],
 )
-def test_filters_see_the_columns_of_all_shards(texts, where):
+def test_filters_use_the_columns_of_all_shards(texts, where):
     one, index = texts
     assert found(index.search("wing number3", 20, where=where)) == found(one.search("wing number3", 20, where=where))
     batches = [found(hits) for hits in index.search_batch(["wing", "number3"], where=where)]
     assert batches == [found(hits) for hits in one.search_batch(["wing", "number3"], where=where)]
 
 
-def test_wrong_questions_are_refused_as_by_one_index(texts):
+def test_wrong_queries_are_refused_as_by_one_index(texts):
     one, index = texts
     for each in (one, index):
         with pytest.raises(DataError, match="there is no column 'year'"):
@@ -122,7 +122,7 @@ def test_wrong_questions_are_refused_as_by_one_index(texts):
             each.search("wing", algorithm="clusters")
 
 
-def test_changes_are_seen_after_the_commit_and_by_others_too(texts, tmp_path):
+def test_changes_are_visible_to_all_after_the_commit(texts, tmp_path):
     one, index = texts
     hits = index.search("word7")
     with ShardedIndex.open(tmp_path / "shards") as other:
@@ -143,7 +143,7 @@ def test_changes_are_seen_after_the_commit_and_by_others_too(texts, tmp_path):
         assert len(index) == len(one) == 20
 
 
-def test_a_replica_that_missed_commits_moves_on_with_the_others(texts):
+def test_a_replica_that_missed_commits_catches_up(texts):
     one, index = texts
     shard = index._group.sets[2].replicas[0]._shard
     for number in range(6):  # more than are kept
@@ -156,7 +156,7 @@ def test_a_replica_that_missed_commits_moves_on_with_the_others(texts):
     assert found(index.search("wing number5", 30)) == found(one.search("wing number5", 30))
 
 
-def test_texts_of_a_snapshot_that_is_gone_are_refused(texts):
+def test_texts_of_an_old_snapshot_are_refused(texts):
     _, index = texts
     hits = index.search("word19")
     for number in range(6):
@@ -170,7 +170,7 @@ def test_texts_of_a_snapshot_that_is_gone_are_refused(texts):
 
 
 class Broken:
-    """A replica that fails from some moment on."""
+    """A replica that can be made to fail."""
 
     def __init__(self, replica):
         self._replica, self.broken = replica, False
@@ -230,7 +230,7 @@ def test_a_lost_shard_is_an_error_that_names_it(breaking):
     assert next(hit for hit in hits if hit.doc < 6).text.startswith("wing")
 
 
-def test_what_is_missing_can_be_allowed_and_is_told(breaking):
+def test_missing_shards_can_be_allowed_and_are_named(breaking):
     one, open_with = breaking
     index, broken = open_with(1, allow_missing=True)
     assert index.search("wing number3").missing == {}  # in how many documents the words are is known now
@@ -269,7 +269,7 @@ def test_a_shard_that_comes_back_is_searched_again(breaking):
 # --- what can't be opened ---------------------------------------------------------------------------------------------
 
 
-def test_all_that_is_wrong_with_a_folder_is_named(texts, tmp_path):
+def test_all_problems_of_a_folder_are_named(texts, tmp_path):
     other = load_encoder("bm25", k1=1.5)
     folder = tmp_path / "shards"
     with pytest.raises(IndexFormatError, match="no such folder"):

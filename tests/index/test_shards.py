@@ -1,4 +1,4 @@
-"""A sharded folder is one index: whatever is changed, results are those of one; what doesn't fit is named."""
+"""A sharded folder acts as one index: results equal those of one after any change, and mismatches are named."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_any_history_equals_one_index(seed, impacts, n_shards, steps):
             each.close()  # before the folder is removed
 
 
-def test_texts_are_added_where_the_order_wants_them(folder, whole):
+def test_texts_are_added_to_the_last_shard(folder, whole):
     index, reader = Index.open(folder), Index.open(folder)
     new = [{"_id": "e0", "text": "wing number3 more"}, {"_id": "d2", "text": "wing number3 changed"}]
     for each in (index, whole):
@@ -145,7 +145,7 @@ def test_texts_are_added_where_the_order_wants_them(folder, whole):
     assert list(Index.open(folder).documents.all_ids()) == ["d18", "d19", "e0", "d2"]
 
 
-def test_one_writer_at_a_time_whatever_the_shard(folder):
+def test_one_writer_at_a_time_over_all_shards(folder):
     index, other = Index.open(folder), Index.open(folder)
     index.delete(["d0"])
     for change in (lambda: other.delete(["d19"]), lambda: other.add([{"_id": "x", "text": "y"}])):
@@ -181,7 +181,7 @@ def test_shards_are_merged_in_the_background(folder, whole):
     assert not list(folder.rglob("merging-*"))
 
 
-def test_what_is_changed_while_shards_are_merged_is_kept(folder, whole, monkeypatch):
+def test_changes_during_a_merge_of_shards_are_kept(folder, whole, monkeypatch):
     opened, merging = threading.Event(), background_merger.merge_aside
 
     def slow(*args):
@@ -205,7 +205,7 @@ def test_what_is_changed_while_shards_are_merged_is_kept(folder, whole, monkeypa
     assert len(index) == Shards.read(folder).documents == 23
 
 
-def test_one_shard_is_merged_at_a_time(folder, monkeypatch):
+def test_shards_are_merged_one_at_a_time(folder, monkeypatch):
     """Each merge takes the memory of a build."""
     merging, at_once, most = background_merger.merge_aside, [], []
 
@@ -226,7 +226,7 @@ def test_one_shard_is_merged_at_a_time(folder, monkeypatch):
     assert (most, index.n_segments, len(index)) == ([1, 1, 1], 3, 17)
 
 
-def test_who_waits_to_merge_can_be_given_up(folder, monkeypatch):
+def test_a_waiting_merge_can_be_abandoned(folder, monkeypatch):
     began = threading.Event()
 
     def endless(aside, parts, settings, stop):
@@ -245,7 +245,7 @@ def test_who_waits_to_merge_can_be_given_up(folder, monkeypatch):
     assert index.verify() == []
 
 
-def test_what_is_left_of_damaged_shards(folder, lsr_command):
+def test_undamaged_shards_can_be_searched(folder, lsr_command):
     postings = next((folder / shard_name(1)).rglob("postings.arrow"))
     postings.write_bytes(postings.read_bytes()[:-1])
     encoder = next((folder / shard_name(0)).rglob("encoder/*"))
@@ -264,7 +264,7 @@ def test_what_is_left_of_damaged_shards(folder, lsr_command):
     assert (ran.code, "leave --ray out" in ran.err) == (2, True)
 
 
-def test_an_update_killed_between_two_shards_is_mended_by_the_same_again(folder):
+def test_repeating_a_killed_update_completes_it(folder):
     index = Index.open(folder)
     index.update([{"_id": "d2", "text": "wing number3 changed"}])
     index._writer._writers[-1].commit()  # and the process ends
@@ -296,7 +296,7 @@ def test_shards_learn_tokens_together(tmp_path):
         assert [hit.id for hit in opened.search({"newer": 1.0})] == ["f"]
 
 
-def test_an_emptied_shard_keeps_the_scale(tmp_path):
+def test_an_empty_shard_keeps_the_scale(tmp_path):
     rng = np.random.default_rng(0)
     dense = rng.random((8, 6)) * 3
     one = Index.build(tmp_path / "one", SparseMatrix.from_dense(dense))
@@ -332,7 +332,7 @@ def test_sharding_needs_a_new_folder_and_enough_documents(tmp_path, folder, whol
     with pytest.raises(OutputExists, match="exists already"):
         reshard_index(whole.path, folder, 2)
     (tmp_path / "cut" / shard_name(0)).mkdir(parents=True)
-    with pytest.raises(OutputExists, match=r"without a shards\.json, as a run that was cut off leaves it"):
+    with pytest.raises(OutputExists, match=r"without shards\.json, perhaps from an interrupted run"):
         reshard_index(whole.path, tmp_path / "cut", 2)
     with pytest.raises(IndexFormatError, match="20 documents, too few for 21 shards"):
         reshard_index(whole.path, tmp_path / "new", 21)
@@ -414,21 +414,21 @@ def test_a_shard_without_documents_is_refused(tmp_path):
     ("change", "message"),
     [
         ({"format": 2}, "has format 2"),
-        ({"shards": []}, "make no sense"),
-        ({"shards": [{"path": "../elsewhere", "documents": 1, "bytes": 1}]}, "make no sense"),
-        ({"shards": [{"path": "/etc", "documents": 1, "bytes": 1}]}, "make no sense"),
-        ({"shards": [{"path": "http://x/y", "documents": 1, "bytes": 1}]}, "make no sense"),
-        ({"shards": [{"path": "shard-00000", "documents": -1, "bytes": 1}]}, "make no sense"),
-        ({"shards": [{"path": "shard-00000", "documents": 1, "bytes": 1}] * 2}, "make no sense"),
-        ({"scale": 0.0}, "make no sense"),
-        ({"scale": "x"}, "make no sense"),
-        ({"impacts": "int4"}, "make no sense"),
-        ({"shared": {"a": 1}}, "make no sense"),
-        ({"shared": None}, "make no sense"),
+        ({"shards": []}, "missing or invalid"),
+        ({"shards": [{"path": "../elsewhere", "documents": 1, "bytes": 1}]}, "missing or invalid"),
+        ({"shards": [{"path": "/etc", "documents": 1, "bytes": 1}]}, "missing or invalid"),
+        ({"shards": [{"path": "http://x/y", "documents": 1, "bytes": 1}]}, "missing or invalid"),
+        ({"shards": [{"path": "shard-00000", "documents": -1, "bytes": 1}]}, "missing or invalid"),
+        ({"shards": [{"path": "shard-00000", "documents": 1, "bytes": 1}] * 2}, "missing or invalid"),
+        ({"scale": 0.0}, "missing or invalid"),
+        ({"scale": "x"}, "missing or invalid"),
+        ({"impacts": "int4"}, "missing or invalid"),
+        ({"shared": {"a": 1}}, "missing or invalid"),
+        ({"shared": None}, "missing or invalid"),
         ({"fingerprint": 3}, "fingerprint can't be read"),
     ],
 )
-def test_a_list_of_shards_that_somebody_else_wrote_is_refused(folder, change, message):
+def test_a_forged_list_of_shards_is_refused(folder, change, message):
     values = json.loads((folder / SHARDS).read_bytes()) | change
     values.pop("sha256")
     (folder / SHARDS).write_bytes(with_checksum(values))
@@ -448,17 +448,17 @@ def test_a_list_of_shards_that_somebody_else_wrote_is_refused(folder, change, me
         "file:///k?x",
     ],
 )
-def test_a_list_of_shards_does_not_choose_whom_credentials_are_sent_to(folder, place, monkeypatch):
+def test_a_list_of_shards_cannot_choose_the_server(folder, place, monkeypatch):
     values = json.loads((folder / SHARDS).read_bytes())
     values["shards"][1]["path"] = place
     values.pop("sha256")
     (folder / SHARDS).write_bytes(with_checksum(values))
     monkeypatch.setattr("lsr.io.object_store._open", lambda where: pytest.fail(f"asked {where}"))
-    with pytest.raises(IndexFormatError, match=r"which server to ask.*AWS_ENDPOINT_URL"):
+    with pytest.raises(IndexFormatError, match=r"choose a server.*AWS_ENDPOINT_URL"):
         Index.open(folder)
 
 
-def test_shards_on_a_server_that_the_environment_names(folder, bucket, s3_server, monkeypatch):
+def test_shards_on_a_server_from_the_environment(folder, bucket, s3_server, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server}")
     manifests = {}
     for n in range(3):
@@ -485,7 +485,7 @@ def test_a_changed_list_of_shards_is_refused(folder):
         Shards.read(folder)
 
 
-def test_places_of_shards(folder):
+def test_shard_locations_are_resolved(folder):
     shards = Shards.read(folder)
     assert shards.location(shards.entries[1]) == f"{folder}/shard-00001"
     remote = replace(shards, folder="s3://bucket/key?scheme=http")
@@ -493,7 +493,7 @@ def test_places_of_shards(folder):
     assert remote.location(ShardEntry("gs://b/s", 1, 1)) == "gs://b/s"
 
 
-def test_shards_elsewhere_are_read_and_checked_where_they_are(tmp_path, folder, whole, own_cache, lsr_command):
+def test_remote_shards_are_read_and_checked(tmp_path, folder, whole, own_cache, lsr_command):
     there = [(tmp_path / "there" / shard_name(n)).as_uri() for n in range(3)]
     for n, uri in enumerate(there):
         upload_index(folder / shard_name(n), uri)
@@ -502,7 +502,7 @@ def test_shards_elsewhere_are_read_and_checked_where_they_are(tmp_path, folder, 
     index = Index.open(tmp_path / "list")
     assert found(index, "wing number3") == found(whole, "wing number3")
     assert index.verify() == []
-    assert "all as they were written" in lsr_command("verify", tmp_path / "list").out
+    assert "all intact" in lsr_command("verify", tmp_path / "list").out
     with pytest.raises(OutputError, match="shards in object storage can't be changed"):
         index.delete("d1")
     postings = next(own_cache.rglob("postings.arrow"))
@@ -519,7 +519,7 @@ def test_shards_elsewhere_are_read_and_checked_where_they_are(tmp_path, folder, 
 # --- on the command line ----------------------------------------------------------------------------------------------
 
 
-def test_the_commands_take_a_sharded_folder(tmp_path, whole, lsr_command):
+def test_the_commands_accept_a_sharded_folder(tmp_path, whole, lsr_command):
     out = tmp_path / "out"
     assert lsr_command("reshard", whole.path, "--shards", 3, "--out", out).err.endswith(
         "20 documents in 3 shards of 6 to 7\n"
@@ -528,7 +528,7 @@ def test_the_commands_take_a_sharded_folder(tmp_path, whole, lsr_command):
     assert ids == [hit.id for hit in whole.search("wing number3", 4)]
     assert lsr_command("delete", out, "d1").code == 0
     assert len(Index.open(out)) == 19
-    assert "all as they were written" in lsr_command("verify", out).out
+    assert "all intact" in lsr_command("verify", out).out
     postings = next((out / shard_name(1)).rglob("postings.arrow"))
     postings.write_bytes(postings.read_bytes()[:-1])
     damaged = lsr_command("verify", out)

@@ -103,7 +103,7 @@ def test_hits_stay_as_they_were_found(many):
     assert pickle.loads(pickle.dumps(hits)).rows() == rows
 
 
-def test_a_hit_as_a_dict_can_go_anywhere(index):
+def test_a_hit_as_a_dict_is_plain_json(index):
     (hit,) = index.search("flutter")
     assert json.loads(json.dumps(hit.to_dict())) == {
         "id": "a",
@@ -119,7 +119,7 @@ def test_a_hit_as_a_dict_can_go_anywhere(index):
     assert "<mark>flutter</mark>" in shown
 
 
-def test_a_hit_is_shown_without_an_encoder_too(tmp_path):
+def test_a_hit_is_shown_without_an_encoder(tmp_path):
     documents = [{"_id": "a", "text": "x < y " * 100, "vector": {"wing": 1.0}}]
     (hit,) = Index.build(tmp_path / "idx", documents).search({"wing": 1.0})
     shown = hit._repr_html_()
@@ -128,7 +128,7 @@ def test_a_hit_is_shown_without_an_encoder_too(tmp_path):
     assert len(shown) < 1000
 
 
-def test_an_explanation_in_short_and_in_a_notebook(index):
+def test_repr_and_html_of_an_explanation(index):
     (hit,) = index.search("flutter of wings")
     explanation = hit.explain()
     assert explanation == index.explain("flutter of wings", "a")
@@ -143,7 +143,7 @@ def test_an_explanation_in_short_and_in_a_notebook(index):
     assert "<b>" not in shown  # of the title, which is text
 
 
-def test_an_index_in_numbers(index):
+def test_repr_and_html_of_an_index(index):
     told = index.to_dict()
     assert json.loads(json.dumps(told)) == told
     assert (told["documents"], told["segments"], told["passages"]) == (2, 1, False)
@@ -152,7 +152,7 @@ def test_an_index_in_numbers(index):
     assert repr(index).startswith("Index('")
 
 
-def test_a_matrix_as_dicts_and_in_a_notebook():
+def test_dicts_and_html_of_a_matrix():
     matrix = SparseMatrix.from_dicts([{0: 1.0, 2: 0.5}, {}], 3)
     assert matrix.to_dicts() == [{0: 1.0, 2: 0.5}, {}]
     assert matrix.to_dicts(["x", "y", "z"]) == [{"x": 1.0, "z": 0.5}, {}]

@@ -1,4 +1,4 @@
-"""A writer that is killed again and again beside readers: three times, or for LSR_LONG_TESTS seconds."""
+"""A writer is killed repeatedly while readers check: twice, or for LSR_LONG_TESTS seconds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def test_nothing_is_lost_doubled_or_half_visible(tmp_path, monkeypatch):
+def test_no_document_is_lost_duplicated_or_half_visible(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     soak, seconds = importlib.import_module("soak").soak, os.environ.get("LSR_LONG_TESTS")
     idx = tmp_path / "idx"
-    facts = soak(idx, float(seconds), readers=2) if seconds else soak(idx, 600, readers=2, most_kills=3)
+    facts = soak(idx, float(seconds), readers=2) if seconds else soak(idx, 600, readers=2, most_kills=2)
     assert facts["failures"] == []
     assert facts["kills"] >= 2
     assert facts["generations"] > 0

@@ -1,8 +1,9 @@
-"""An index on disk is either whole or the old one, whatever is killed, full or damaged, and damage is found."""
+"""An index on disk is the new or the old one after any kill or full disk, and damage is detected."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -45,7 +46,7 @@ def data_folder(path):
 
 
 def kinds(path):
-    """What lies in an index' folder, without the names' random parts."""
+    """The files of an index' folder, without random parts of names."""
     return sorted(p.name.split("-")[0] for p in path.iterdir() if p.name != ".lock")
 
 
@@ -87,7 +88,7 @@ def test_a_kill_at_any_step_leaves_the_old_index_or_the_new(path, tmp_path, pyth
     assert outcomes == [old] * switched + [new] * (len(outcomes) - switched)
 
 
-def test_left_overs_of_a_first_build_that_was_killed_are_swept(tmp_path, python):
+def test_leftovers_of_a_killed_first_build_are_removed(tmp_path, python):
     code = """
         import os, signal, sys
         from lsr.index.index import Index
@@ -113,18 +114,17 @@ def flip(file, at, bits=0x01):
     file.write_bytes(content)
 
 
-def test_any_changed_byte_of_the_manifest_is_found(path):
+def test_any_changed_byte_of_the_manifest_is_detected(path):
     whole = (path / MANIFEST).read_bytes()
     for at in range(len(whole)):
-        for bits in (0x01, 0x80):
-            flip(path / MANIFEST, at, bits)
-            with pytest.raises(IndexFormatError, match=str(path)):
-                read_manifest(path)
-            (path / MANIFEST).write_bytes(whole)
+        flip(path / MANIFEST, at, 0x80 if at % 2 else 0x01)
+        with pytest.raises(IndexFormatError, match=str(path)):
+            read_manifest(path)
+        (path / MANIFEST).write_bytes(whole)
     assert read_manifest(path)
 
 
-def test_any_changed_byte_of_a_file_is_found_and_the_file_named(path):
+def test_any_changed_byte_of_a_file_is_detected(path):
     index = Index.open(path)
     rng = np.random.default_rng(1)
     for file in (p for p in data_folder(path).rglob("*") if p.is_file()):
@@ -140,7 +140,7 @@ def test_any_changed_byte_of_a_file_is_found_and_the_file_named(path):
 
 
 @pytest.mark.parametrize("cut", [1, 100, "all", "missing"])
-def test_files_cut_short_or_missing_are_found_when_opened(path, cut):
+def test_truncated_or_missing_files_are_detected_on_opening(path, cut):
     for file in (p for p in data_folder(path).rglob("*") if p.is_file()):
         whole = file.read_bytes()
         if cut == "missing":
@@ -156,13 +156,13 @@ def test_files_cut_short_or_missing_are_found_when_opened(path, cut):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b"{}", b'{"format": "1"}', b'{"format": 4}']
 )
-def test_a_manifest_that_is_none_is_refused(path, content):
+def test_an_invalid_manifest_is_refused(path, content):
     (path / MANIFEST).write_bytes(content)
     with pytest.raises(CorruptIndex, match=MANIFEST):
         Index.open(path)
 
 
-def test_folders_that_are_no_index_are_told_apart(tmp_path):
+def test_folders_without_an_index_have_their_own_message(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     for name, message in (
@@ -175,7 +175,7 @@ def test_folders_that_are_no_index_are_told_apart(tmp_path):
 
 
 def forge(path, change):
-    """Change the manifest as somebody would who means harm: the checksum is right again."""
+    """Change the manifest as an attacker would, with a correct checksum."""
     manifest = json.loads((path / MANIFEST).read_bytes())
     del manifest["sha256"]
     change(manifest)
@@ -225,7 +225,7 @@ def test_file_names_that_lead_outside_are_refused(path, folder, name):
     "key", ["shared", "files", "fingerprint", "segments", "impacts", "scale", "settings", "has_encoder"]
 )
 @pytest.mark.parametrize("value", ["gone", None, "text", -1])
-def test_a_manifest_with_senseless_values_is_refused(path, key, value):
+def test_a_manifest_with_impossible_values_is_refused(path, key, value):
     if (key, value) == ("fingerprint", "text"):
         value = "gone"
     manifest = json.loads((path / MANIFEST).read_bytes())
@@ -245,14 +245,15 @@ SEARCH = """
     import sys
     from lsr.errors import LsrError
     from lsr.index.index import Index
-    try:
-        for path in sys.argv[1:]:
+    for path in sys.argv[1:]:
+        print(path, flush=True)
+        try:
             index = Index.open(path)
             for algorithm in ("exhaustive", "blocks"):
                 index.search("wing flow number3 word7", 30, algorithm=algorithm)
             index.searcher.impacts_of(7, index.searcher.segments[0].terms)
-    except (LsrError, IndexError):
-        pass
+        except (LsrError, IndexError):
+            pass
 """
 
 
@@ -266,27 +267,29 @@ FORGERIES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("file", "column"),
-    [("lists", "window"), ("lists", "begin"), ("lists", "size"), ("lists", "row"), ("lists", "dense"),
-     ("terms", "end"), ("terms", "peak"), ("skips", "skip"), ("postings", "doc"), ("maxima", "maximum"),
-     ("gaps", "gap")],
+FORGED = (
+    ("lists", "window"), ("lists", "begin"), ("lists", "size"), ("lists", "row"), ("lists", "dense"), ("terms", "end"),
+    ("terms", "peak"), ("skips", "skip"), ("postings", "doc"), ("maxima", "maximum"), ("gaps", "gap"),
 )  # fmt: skip
-def test_forged_files_cannot_crash_the_process(path, file, column, python):
+
+
+def test_forged_files_cannot_crash_the_process(path, python):
     forgeries = []
-    for forgery, forge_values in FORGERIES.items():
-        forged = path.parent / forgery
-        shutil.copytree(path, forged)
-        name = data_folder(forged) / f"{file}.arrow"
-        with pa.ipc.open_file(str(name)) as reader:
-            table = reader.read_all()
-        columns = {c: table.column(c).to_numpy() for c in table.column_names}
-        columns[column] = forge_values(columns[column].astype(np.int64)).astype(columns[column].dtype)
-        write_arrow(name, columns)
-        forge(forged, lambda manifest: None)
-        forgeries.append(forged)
-    code, _, error = python(SEARCH, *forgeries)
-    assert code == 0, error
+    for file, column in FORGED:
+        for forgery, forge_values in FORGERIES.items():
+            forged = path.parent / f"{file}-{column}-{forgery}"
+            shutil.copytree(path, forged)
+            name = data_folder(forged) / f"{file}.arrow"
+            with pa.ipc.open_file(str(name)) as reader:
+                table = reader.read_all()
+            columns = {c: table.column(c).to_numpy() for c in table.column_names}
+            columns[column] = forge_values(columns[column].astype(np.int64)).astype(columns[column].dtype)
+            write_arrow(name, columns)
+            forge(forged, lambda manifest: None)
+            forgeries.append(forged)
+    code, out, error = python(SEARCH, *forgeries)
+    assert code == 0, (out.splitlines()[-1:], error)
+    assert len(out.splitlines()) == len(forgeries)
 
 
 FLIPPED = """
@@ -358,7 +361,7 @@ def test_files_of_other_columns_are_refused(path):
 # --- refused ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_there_already_is_left_alone(path, tmp_path):
+def test_an_existing_index_is_kept(path, tmp_path):
     before = contents(path)
     with pytest.raises(OutputExists, match="overwrite"):
         Index.build(path, DOCUMENTS, encoder="bm25")
@@ -379,7 +382,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path, name, overwrite):
     assert contents(tmp_path) == {name: b"mine"}
 
 
-def test_things_put_beside_an_index_survive_an_overwrite(path):
+def test_other_files_beside_an_index_survive_an_overwrite(path):
     (path / "data-20240101").mkdir()
     (path / "data-20240101" / "notes.txt").write_text("mine")
     Index.build(path, DOCUMENTS[:3], encoder="bm25", overwrite=True)
@@ -423,17 +426,28 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, path, impacts):
     assert kinds(path) == [MANIFEST, "segment", "shared"]
 
 
+# One process, which imports everything by a first build, and whose children build with less and less room.
 BUILD_LIMITED = """
-    import resource, sys
+    import contextlib, io, os, resource, sys
     from lsr.cli import main
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
-    main(["index", sys.argv[1], "--out", sys.argv[2], "--overwrite", "--encoder", "bm25"])
+
+    def build(target):
+        main(["index", sys.argv[1], "--out", target, "--overwrite", "--encoder", "bm25"])
+
+    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+        build(sys.argv[2])
+    for at in range(3, len(sys.argv), 2):
+        pid = os.fork()
+        if pid == 0:
+            limit = int(sys.argv[at + 1])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            build(sys.argv[at])
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-@pytest.mark.parametrize("limit", [1, 600, 5_000, 40_000])
-def test_a_full_disk_is_told_in_one_line_and_harms_nothing(path, tmp_path, limit, python):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and resource limits")
+def test_a_full_disk_gives_a_one_line_error_and_does_no_harm(path, tmp_path, python):
     source = tmp_path / "docs.jsonl"
     rng = np.random.default_rng(0)
     source.write_text(
@@ -443,19 +457,19 @@ def test_a_full_disk_is_told_in_one_line_and_harms_nothing(path, tmp_path, limit
         )
     )
     before = contents(path)
-    code, _, error = python(BUILD_LIMITED, source, path, limit)
-    assert code == 1
-    assert error.count("\n") == 1
-    assert str(path) in error
+    runs = [(target, limit) for limit in (40_000, 600, 1) for target in (path, tmp_path / "new")]
+    code, out, error = python(BUILD_LIMITED, source, tmp_path / "first", *itertools.chain(*runs))
+    assert (code, out.split()) == (0, ["1"] * len(runs)), error
+    lines = error.splitlines()
+    assert len(lines) == len(runs)
+    assert all(str(target) in line for (target, _), line in zip(runs, lines, strict=True))
     assert contents(path) == before
     answers(path)
-    code, _, error = python(BUILD_LIMITED, source, tmp_path / "new", limit)
-    assert (code, error.count("\n")) == (1, 1)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("place", ["file/idx", "/proc/idx", "/sys/idx", "/dev/null/idx"])
-def test_places_that_cannot_be_written_are_named(tmp_path, place):
+def test_unwritable_folders_are_named(tmp_path, place):
     (tmp_path / "file").write_text("in the way")
     target = tmp_path / place
     if not target.parent.exists():
@@ -465,7 +479,7 @@ def test_places_that_cannot_be_written_are_named(tmp_path, place):
     assert "\n" not in str(error.value)
 
 
-def test_the_lock_file_alone_is_no_obstacle(tmp_path):
+def test_a_leftover_lock_file_is_no_obstacle(tmp_path):
     (tmp_path / "idx").mkdir()
     (tmp_path / "idx" / ".lock").touch()
     Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25")

@@ -1,4 +1,4 @@
-"""An index that keeps up with a folder: new, changed, moved, gone; after kills, too; and what it refuses to do."""
+"""Syncing an index with a folder: new, changed, moved and deleted files, kills, and refusals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lsr.index.write import sync as syncing
 
 @pytest.fixture(autouse=True)
 def no_merging(monkeypatch):
-    """Threads that compile for the first time change the filters of warnings, which belong to the whole process."""
+    """Compile kernels first: compiling in a thread changes the process' warning filters."""
     monkeypatch.setattr(Index, "_merge_behind", lambda *_, **__: False)
 
 
@@ -71,7 +71,7 @@ def test_new_changed_moved_and_gone(docs, index):
     assert str(Index.open(index.path).sync(docs)) == "3 unchanged"  # the index itself knows
 
 
-def test_dates_say_nothing_but_what_files_hold(docs, index):
+def test_content_counts_and_not_dates(docs, index):
     for path in docs.rglob("*.*"):
         os.utime(path, (0, 0))
     assert str(index.sync(docs)) == "3 unchanged"
@@ -81,13 +81,13 @@ def test_dates_say_nothing_but_what_files_hold(docs, index):
     assert str(index.sync(docs)) == "1 changed, 2 unchanged"
 
 
-def test_rows_that_are_gone(docs, index):
+def test_deleted_rows_are_removed(docs, index):
     put(docs / "rows.csv", "id,text\n2,shock waves\n3,new\n")
     assert str(index.sync(docs)) == "1 changed, 2 unchanged"
     assert ids(index) == ["a.md", "rows.csv:2", "rows.csv:3", "sub/b.txt"]
 
 
-def test_what_cannot_be_read_stays_as_it_was(docs, index):
+def test_unreadable_files_keep_their_passages(docs, index):
     put(docs / "a.md", "---\n: [\n---\n")
     put(docs / "new.pdf", "broken")
     with pytest.warns(LeftOut, match=r"a.md: the front matter isn't YAML(.|\n)*new.pdf: not a whole PDF"):
@@ -101,7 +101,7 @@ def test_what_cannot_be_read_stays_as_it_was(docs, index):
     assert "a.md" not in ids(index)
 
 
-def test_a_missing_library_deletes_nothing(docs, index, monkeypatch):
+def test_a_missing_library_deletes_no_documents(docs, index, monkeypatch):
     put(docs / "a.md", "# Wings\n\nother")
     monkeypatch.setitem(__import__("sys").modules, "markdown_it", None)
     with pytest.warns(LeftOut, match=r"lsr-search\[files\]"):
@@ -109,7 +109,7 @@ def test_a_missing_library_deletes_nothing(docs, index, monkeypatch):
     assert "a.md" in ids(index)
 
 
-def test_what_was_added_otherwise_stays(docs, index):
+def test_documents_added_otherwise_stay(docs, index):
     index.add([{"_id": "mine", "text": "my own wings"}, {"_id": "theirs", "text": "t", "source": "x"}])
     index.commit()
     (docs / "a.md").unlink()
@@ -135,33 +135,33 @@ def test_another_folder_is_refused(docs, index, tmp_path, monkeypatch):
         index.sync(tmp_path / "nowhere")
 
 
-def test_changes_that_wait_are_not_committed_in_passing(docs, index):
+def test_pending_changes_are_not_committed(docs, index):
     index.add([{"_id": "x", "text": "t"}])
-    with pytest.raises(OutputError, match="there are changes that aren't committed"):
+    with pytest.raises(OutputError, match="there are uncommitted changes"):
         index.sync(docs)
     index.rollback()
     index.sync(docs)
 
 
-def test_an_index_without_metadata_cannot_tell(docs, tmp_path):
+def test_an_index_without_metadata_is_refused(docs, tmp_path):
     index = Index.build(tmp_path / "bare", read_documents(docs), encoder="bm25", store_text=False)
     with pytest.raises(DataError, match="stores no metadata"):
         index.sync(docs)
 
 
-def test_an_index_of_nothing_takes_all(docs, tmp_path):
+def test_an_empty_index_takes_all_files(docs, tmp_path):
     index = Index.build(tmp_path / "none", [], encoder="bm25")
     assert str(index.sync(docs)) == "3 new"
 
 
-def test_another_url_is_a_change(docs, index):
+def test_another_url_changes_all_documents(docs, index):
     corpus = read_documents(docs, url="https://x.org")
     assert str(index.sync(corpus)) == "3 changed"
     assert str(index.sync(corpus)) == "3 unchanged"
     assert index.search("swept")[0].metadata["url"] == "https://x.org/a.md#wings"
 
 
-def test_shards_keep_up_too(docs, index, tmp_path):
+def test_shards_are_synced_too(docs, index, tmp_path):
     reshard_index(index.path, tmp_path / "shards", 2)
     shards = Index.open(tmp_path / "shards")
     put(docs / "a.md", "# Wings\n\ndelta wings")
@@ -170,7 +170,7 @@ def test_shards_keep_up_too(docs, index, tmp_path):
     assert ids(shards) == ["a.md", "rows.csv:1", "rows.csv:2"]
 
 
-def test_a_kill_loses_little(docs, index, monkeypatch):
+def test_a_killed_sync_resumes(docs, index, monkeypatch):
     for number in range(6):
         put(docs / f"{number}.txt", f"text{number}")
     monkeypatch.setattr(syncing, "_SECONDS", 0.0)  # a commit for each file
@@ -205,7 +205,7 @@ STEPS = st.lists(
 
 @settings(max_examples=15)  # each builds a few indexes
 @given(rounds=st.lists(STEPS, min_size=1, max_size=3))
-def test_a_synced_index_is_one_that_is_made_anew(tmp_path_factory, rounds):
+def test_a_synced_index_equals_a_new_one(tmp_path_factory, rounds):
     docs, path = tmp_path_factory.mktemp("docs"), tmp_path_factory.mktemp("index") / "idx"
     put(docs / "always.md", "# Always")
     index = Index.build(path, read_documents(docs), encoder="bm25")
@@ -271,7 +271,7 @@ def test_the_commands(docs, tmp_path, lsr_command):
     assert "a url is for a folder of files" in ran.err
 
 
-def test_an_index_within_its_folder(docs, lsr_command):
+def test_an_index_inside_its_folder_is_not_read(docs, lsr_command):
     assert lsr_command("index", docs, "--out", docs / "idx", "--encoder", "bm25").code == 0
     assert lsr_command("sync", docs, docs / "idx").err.endswith("3 unchanged; 4 documents in 1 segment\n")
 
@@ -323,13 +323,13 @@ def test_watch(docs, index):
     assert Index.open(index.path).search("later")[0].id == "later.md"
 
 
-def test_watching_needs_its_library(docs, index, monkeypatch):
+def test_watching_needs_watchfiles(docs, index, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "watchfiles", None)
     with pytest.raises(LsrError, match=r'watchfiles, which is not installed: pip install "lsr-search\[files\]"'):
         run_command("sync", [str(docs), str(index.path), "--watch"])
 
 
-def test_digests_are_kept_for_as_long_as_files_seem_the_same(docs):
+def test_digests_are_cached_while_files_look_unchanged(docs):
     def digest(corpus):
         (found,) = [found for found in corpus.files() if found.name == "a.md"]
         return corpus.digest(found)
@@ -348,7 +348,7 @@ def test_digests_are_kept_for_as_long_as_files_seem_the_same(docs):
     assert digest(corpus) != before
 
 
-def test_warnings_are_notes_in_the_end(docs, index):
+def test_warnings_are_printed_as_notes(docs, index):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         index.sync(docs)  # nothing is left out, so nothing is told

@@ -1,4 +1,4 @@
-"""Documents that take the place of others of their ids: of several in one call the last counts, whatever they are."""
+"""Upserts replace documents by id; of several with one id in a call the last counts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SOURCES = {
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("skip_bad", [False, True])
 @pytest.mark.parametrize("chunk", [1, 2, 512])
-def test_the_last_of_an_id_counts(index, tmp_path, monkeypatch, source, skip_bad, chunk):
+def test_the_last_document_of_an_id_counts(index, tmp_path, monkeypatch, source, skip_bad, chunk):
     monkeypatch.setattr("lsr.encode.corpus.CHUNK", chunk)
     given_ = SOURCES[source](TWICE, tmp_path / "docs.jsonl")
     change = index.update(given_, skip_bad=skip_bad)
@@ -67,7 +67,7 @@ def test_the_last_of_an_id_counts(index, tmp_path, monkeypatch, source, skip_bad
     assert [hit.id for hit in index.search("flow")] == ["y"]
 
 
-def test_on_the_command_line(index, tmp_path, lsr_command):
+def test_lsr_add_with_update(index, tmp_path, lsr_command):
     file = written([*TWICE, {"text": "no id"}], tmp_path / "docs.jsonl")
     ran = lsr_command("add", index.path, file, "--update", "--skip-bad")
     assert (ran.code, "1 added, 1 updated; 3 documents" in ran.err, ran.err.count("left out")) == (0, True, 1)
@@ -76,7 +76,7 @@ def test_on_the_command_line(index, tmp_path, lsr_command):
     assert (ran.code, "docs.jsonl:2: the id 'n' occurs twice" in ran.err) == (1, True)
 
 
-def test_adding_still_refuses_what_comes_twice(index, tmp_path):
+def test_add_refuses_duplicate_ids(index, tmp_path):
     new = [{**document, "_id": document["_id"] * 2} for document in TWICE]
     for source in (new, written(new, tmp_path / "docs.jsonl")):
         with pytest.raises(DoubledId, match="'xx' occurs twice"):
@@ -94,8 +94,8 @@ def test_adding_still_refuses_what_comes_twice(index, tmp_path):
     buffer=st.sampled_from([1, 1 << 28]),
 )
 @settings(max_examples=40)
-def test_one_call_is_as_many(given_ids, passages, chunk, buffer):
-    """Documents of some lengths, cut or not, in one call: as if each had come in a call of its own."""
+def test_one_call_equals_many(given_ids, passages, chunk, buffer):
+    """Documents of various lengths, cut or not: one call equals one call per document."""
     documents = [
         {"_id": doc_id, "text": " ".join(["wing flow"] * n) or "shock", "n": i}
         for i, (doc_id, n) in enumerate(given_ids)
@@ -138,7 +138,7 @@ PLAIN, CUT = ("x", None), [("x#0", "x"), ("x#1", "x"), ("x#2", "x")]
 )
 @pytest.mark.parametrize("batch", [1, 2, 3, 99])
 def test_vectors_of_passages_are_replaced_as_documents(tmp_path, monkeypatch, rows, left, batch):
-    """A document whose passages come again is a later version; those that come apart are of one."""
+    """Passages given again are a later version of the document; passages given separately are parts of one."""
     documents = [Document(doc_id, "", parent=parent, metadata={"n": n}) for n, (doc_id, parent) in enumerate(rows)]
 
     def read(_):
@@ -163,7 +163,7 @@ def _ones(n):
     return SparseMatrix.from_dicts([{0: 1.0}] * n, 3)
 
 
-def test_nothing_is_nothing_to_an_index_of_vectors_too(tmp_path):
+def test_empty_changes_of_an_index_of_vectors_do_nothing(tmp_path):
     index = Index.build(tmp_path / "idx", SparseMatrix.from_dense(np.eye(3)))
     for call in (index.add, index.update):
         for source in ([], iter([]), ()):
@@ -171,7 +171,7 @@ def test_nothing_is_nothing_to_an_index_of_vectors_too(tmp_path):
     assert not index.pending
 
 
-def test_whole_numbers_keep_their_digits_whatever_is_beside_them(tmp_path):
+def test_whole_numbers_keep_their_digits_in_mixed_columns(tmp_path):
     index = Index.build(
         tmp_path / "idx", [{"_id": "a", "text": "wing", "n": 2**53}, {"_id": "b", "text": "wing", "n": 2**53 + 1}],
         encoder=ENCODER,

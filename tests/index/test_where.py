@@ -1,4 +1,4 @@
-"""Searching and deleting with filters: what is found is what brute force finds among the allowed, over any segments."""
+"""Searching and deleting with filters equals brute force over the allowed documents, for any segments."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def meets(where, i):
 @pytest.mark.parametrize("where", WHERE, ids=str)
 @pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore"])
 @pytest.mark.parametrize("k", [1, 10, N])
-def test_search_is_brute_force_among_the_allowed(index, matrix, where, algorithm, k):
+def test_results_equal_brute_force_over_the_allowed(index, matrix, where, algorithm, k):
     query = matrix[7]
     scores = matrix.dot(query)[:, 0]
     allowed = [i for i in range(N) if meets(where, i) and scores[i] > 0]
@@ -87,7 +87,7 @@ def test_search_is_brute_force_among_the_allowed(index, matrix, where, algorithm
 
 
 @pytest.mark.parametrize("where", WHERE, ids=str)
-def test_clusters_find_only_what_is_allowed(index, matrix, where):
+def test_cluster_search_returns_only_allowed_documents(index, matrix, where):
     found = index.search(matrix[7], 50, where=where, algorithm="clusters", cut=30, heap_factor=0)
     assert {hit.id for hit in found} <= {f"d{i}" for i in range(N) if meets(where, i)}
 
@@ -98,14 +98,14 @@ def test_batches_take_filters(index, matrix):
     assert [[hit.id for hit in hits] for hits in batch] == single
 
 
-def test_few_allowed_blocks_are_all_that_is_looked_into(tmp_path, matrix):
+def test_only_blocks_with_allowed_documents_are_scored(tmp_path, matrix):
     big = SparseMatrix.vstack([matrix] * 10)
     index = Index.build(tmp_path / "idx", vectors(big), order="given")
     plan = index.explain_plan(matrix[7], 10, where={"n": {"<": 20}})
     assert (plan.algorithm, plan.blocks_scored <= 1, plan.windows_scanned) == ("blocks", True, 0)
 
 
-def test_what_cannot_be_asked_is_named(index, matrix):
+def test_invalid_filters_are_refused(index, matrix):
     with pytest.raises(DataError, match=r"where: there is no column 'm'; there are even, lang, n, tags"):
         index.search(matrix[0], where={"m": 1})
     with pytest.raises(DataError, match="n is a number"):

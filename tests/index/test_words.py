@@ -1,4 +1,4 @@
-"""Corrections and suggestions come from words that documents have, and the nearest come first."""
+"""Corrections and suggestions are words of documents, nearest first."""
 
 from __future__ import annotations
 
@@ -77,17 +77,17 @@ def test_suggestions(index):
         index.suggest("b", 0)
 
 
-def test_without_texts_the_terms_themselves_are_given(tmp_path):
+def test_without_texts_suggestions_are_terms(tmp_path):
     index = Index.build(tmp_path / "idx", DOCS[:2], encoder="bm25", store_text=False)
     assert index.corrections("boundray") == {"boundray": ["boundari"]}
 
 
-def test_a_title_of_passages_is_its_documents(tmp_path):
+def test_passages_suggest_the_title_of_their_document(tmp_path):
     index = Index.build(tmp_path / "idx", DOCS[:2], encoder="bm25", passages=Passages(3, 0))
     assert index.suggest("boundary l")[-1] == Suggestion("Boundary layers", "title", 1, "a")
 
 
-def test_nothing_is_known_yet(tmp_path):
+def test_an_empty_index_suggests_nothing(tmp_path):
     index = Index.build(tmp_path / "idx", [], encoder="bm25")
     assert index.corrections("wing") == {"wing": []}
     assert index.suggest("wing") == []
@@ -95,7 +95,7 @@ def test_nothing_is_known_yet(tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ["lsr-tiny"])
-def test_a_hybrid_encoder_corrects_by_its_words(tmp_path, encoder):
+def test_a_hybrid_encoder_corrects_by_its_bm25_words(tmp_path, encoder):
     index = Index.build(tmp_path / "idx", DOCS[:3], encoder=encoder)
     assert index.corrections("retreival of documnets") == {"retreival": ["retrieval"], "documnets": ["documents"]}
     assert index.search("xqzzyvw") == []
@@ -118,7 +118,7 @@ LETTERS = st.text(st.sampled_from("abcé"), max_size=7)
 
 
 @given(words=st.lists(LETTERS, min_size=1, max_size=6), word=LETTERS, most=st.integers(0, 4))
-def test_distances_are_the_textbooks(words, word, most):
+def test_distances_equal_the_textbook_definition(words, word, most):
     codes = np.array([ord(letter) for one in words for letter in one], np.int32)
     offsets = np.concatenate([[0], np.cumsum([len(one) for one in words])]).astype(np.int64)
     found = np.empty(len(words), np.uint8)

@@ -1,4 +1,4 @@
-"""Small random checkpoints, in the layouts that the world keeps them in. Nothing is downloaded."""
+"""Small random checkpoints in all common layouts. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _config(kind: str, vocab_size: int) -> Any:
 
 @pytest.fixture(scope="session")
 def make_checkpoint() -> Callable[..., Path]:
-    """Write a random masked-LM checkpoint; its weights are large, so that its outputs are."""
+    """Write a random masked-LM checkpoint with large weights, so that its outputs are large."""
 
     def make(folder: Path, kind: str = "bert", seed: int = 0, vocab_size: int = N_TOKENS + 3) -> Path:
         import torch
@@ -116,7 +116,7 @@ def opensearch(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.Te
 def reference(
     checkpoint: Path, make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[Path, Any]]:
-    """A model that sentence-transformers made and saved, by name: its folder and the model, opened by it again."""
+    """By name, the folder of a model saved by sentence-transformers, and the model opened by it again."""
     pytest.importorskip("sentence_transformers")
     root = tmp_path_factory.mktemp("sentence-transformers")
     other = make_checkpoint(root / "tiny-query", seed=1)

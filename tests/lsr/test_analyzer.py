@@ -1,4 +1,4 @@
-"""Analyzer: what is a word, in any script, what normalization leaves of it, and where it stands in the text."""
+"""Analyzer: words in any script, normalization, and positions in the text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def analyzer():
 
 
 def finds(query, text, analyzer):
-    """Whether a document has everything that a query asks for."""
+    """Whether a document has all terms of a query."""
     wanted = [term for term, weight in analyzer.query(query).items() if weight]
     return bool(wanted) and set(wanted) <= set(analyzer.document(text)[0])
 
@@ -87,7 +87,7 @@ def finds(query, text, analyzer):
         ("O'Reilly", "O’Reilly"),
     ],
 )
-def test_finds(query, text, analyzer):
+def test_queries_that_match(query, text, analyzer):
     assert finds(query, text, analyzer)
 
 
@@ -101,21 +101,21 @@ def test_finds(query, text, analyzer):
         ("ur", "URLs"),
     ],
 )
-def test_doesnt_find(query, text, analyzer):
+def test_queries_that_do_not_match(query, text, analyzer):
     assert not finds(query, text, analyzer)
 
 
 @pytest.mark.parametrize("text", ["", "?", "…", "\u00ad", "\u200b", "🙂", "! ? - + #", "_____", "\ud800"])
-def test_without_a_word(text, analyzer):
+def test_texts_without_words(text, analyzer):
     assert analyzer.query(text) == {}
     assert analyzer.document(text) == ([], 0)
 
 
-def test_a_document_is_as_long_as_it_has_words(analyzer):
+def test_document_length_counts_words(analyzer):
     assert analyzer.document("The wing of get_openapi in node.js, C++ and 依赖")[1] == 1 + 2 + 2 + 1 + 2
 
 
-def test_stop_words_count_the_less_the_more_other_words_there_are(analyzer):
+def test_stop_words_weigh_less_beside_more_other_words(analyzer):
     assert analyzer.query("before") == {"befor": 1.0}
     assert analyzer.query("before the wing") == {"wing": 1, "befor": 0.3, "the": 0.3}
     assert analyzer.query("the supersonic wing flutters in a wind tunnel of steel")["the"] == 0.25
@@ -131,7 +131,7 @@ def test_stop_words_count_the_less_the_more_other_words_there_are(analyzer):
         ("keep", "onli befor the wing"),
     ],
 )
-def test_choices_of_stop_words(choice, kept):
+def test_stop_word_settings(choice, kept):
     analyzer = Analyzer(stop_words=choice)
     assert analyzer.document("only before the wing")[0] == kept.split()
     assert set(analyzer.query("only before the wing")) == set(kept.split())
@@ -145,7 +145,7 @@ def test_turkish_letters():
     assert analyzer.query("İSTANBUL") == analyzer.query("istanbul")
 
 
-def test_settings_that_there_arent():
+def test_unknown_settings_are_refused():
     with pytest.raises(EncoderError, match=r"no language 'klingon'; there are: none, .*english.*swedish"):
         Analyzer("klingon")
     with pytest.raises(EncoderError, match="stop_words='some': there are light, drop, lucene, keep"):
@@ -154,14 +154,14 @@ def test_settings_that_there_arent():
         saved_analyzer({**Analyzer().settings(), "version": 99})
 
 
-def test_a_combining_mark_alone_is_no_crash(analyzer):
+def test_a_lone_combining_mark_is_handled(analyzer):
     analyzer.spans("\u0301 \u0e31 \u3099")
 
 
 # --- places
 
 
-def test_spans_point_at_the_text_as_it_came(analyzer):
+def test_spans_point_into_the_original_text(analyzer):
     text = "ﬁne cafe\u0301 soft\u00adware İstanbul getOpenApi ｶﾞ"
     found = {(term, text[start:end]) for term, start, end in analyzer.spans(text)}
     assert found == {
@@ -196,13 +196,13 @@ def test_spans_and_documents_have_the_same_terms(text):
 
 
 @given(ANY_TEXT)
-def test_what_a_text_is_called_finds_it(text):
+def test_identifiers_are_found(text):
     analyzer = Analyzer()
     assert set(analyzer.query(text)) <= set(analyzer.document(text)[0])
 
 
 @given(ANY_TEXT, st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"]))
-def test_forms_of_unicode_are_alike(text, form):
+def test_unicode_forms_are_equivalent(text, form):
     analyzer = Analyzer()
     assert analyzer.document(unicodedata.normalize(form, text)) == analyzer.document(text)
 

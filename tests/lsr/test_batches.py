@@ -1,4 +1,4 @@
-"""Batches: each query stands beside its own documents, whatever ids the sources give."""
+"""Batches: each query has its own documents, whatever ids the sources use."""
 
 from __future__ import annotations
 

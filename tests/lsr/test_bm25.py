@@ -1,4 +1,4 @@
-"""BM25Encoder: its weights against a hand-worked example and the formula, and what a fit leaves on disk."""
+"""BM25Encoder: weights by a hand-worked example and by the formula, and the saved state."""
 
 import json
 import math
@@ -33,13 +33,13 @@ def by_token(encoder, matrix, row=0):
 
 
 def bm25(text, k1, b, pivot):
-    """The documents' formula at the head of the module, word by word."""
+    """The documents' formula of the module's docstring."""
     norm = 1 - b + b * len(text.split()) / pivot
     return {word: tf * (k1 + 1) / (tf + k1 * norm) for word, tf in Counter(text.split()).items()}
 
 
 def idf(word, corpus):
-    """The queries' one."""
+    """The queries' formula."""
     df = sum(word in t.split() for t in corpus)
     return math.log(1 + (len(corpus) - df + 0.5) / (df + 0.5))
 
@@ -81,7 +81,7 @@ def test_inner_products_are_bm25(corpus):
         assert score == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_text_encodes_the_same_alone_and_among_others():
+def test_a_text_encodes_alike_alone_and_in_a_batch():
     texts = ["wing flow", "", "flow flow plate"]
     encoder = fitted(texts)
     together = encoder.encode_document(texts)
@@ -89,13 +89,13 @@ def test_a_text_encodes_the_same_alone_and_among_others():
         assert encoder.encode_document(text) == together[i]
 
 
-def test_words_of_no_document_are_no_terms_of_a_query():
+def test_unknown_words_are_not_query_terms():
     encoder = fitted(["wings flow", "plates"])
     assert set(by_token(encoder, encoder.encode_query("Flow over WINGS and elephants"))) == {"flow", "wing"}
 
 
 @pytest.mark.parametrize("corpus", [[], [""], ["! ?"]])
-def test_corpora_without_a_word(corpus):
+def test_corpora_without_words(corpus):
     encoder = fitted(corpus)
     assert not encoder.needs_fit
     assert encoder.encode_document(["wing", ""]).shape == (2, 0)
@@ -103,7 +103,7 @@ def test_corpora_without_a_word(corpus):
     assert load_encoder_files(encoder.query_files()).fingerprint == encoder.fingerprint
 
 
-def test_no_texts_make_no_rows():
+def test_no_texts_give_no_rows():
     encoder = fitted(["wing"])
     assert encoder.encode_document([]).shape == (0, 1)
     assert encoder.encode_query([]).shape == (0, 1)
@@ -126,7 +126,7 @@ def test_languages(language, text, stems):
     assert set(fitted([text], language=language).vocabulary) == stems
 
 
-def test_unknown_language_names_the_known_ones():
+def test_an_unknown_language_names_the_known_ones():
     with pytest.raises(EncoderError, match=r"no language 'klingon'; there are: none, .*english.*swedish"):
         BM25Encoder(language="klingon")
 
@@ -135,7 +135,7 @@ def test_unknown_language_names_the_known_ones():
     "settings",
     [{"k1": -1}, {"b": -0.1}, {"b": 1.1}, {"k1": math.nan}, {"b": math.nan}, {"k1": math.inf}, {"pivot": 0.0}],
 )
-def test_settings_out_of_range(settings):
+def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(EncoderError, match="k1 >= 0, 0 <= b <= 1 and pivot > 0"):
         BM25Encoder(**settings)
 
@@ -151,7 +151,7 @@ def test_spans_point_at_the_words():
 
 
 @given(st.text(alphabet="aIiİıſßΣσςäÄ \u0307'_-1", max_size=20))
-def test_spans_and_encoding_see_the_same_words(text):
+def test_spans_and_encoding_have_the_same_words(text):
     encoder = fitted([text], language="none")
     assert Counter(term for term, _, _ in encoder.spans(text)) == {
         encoder.vocabulary.index(term): count for term, count in Counter(encoder.analyzer.document(text)[0]).items()
@@ -161,7 +161,7 @@ def test_spans_and_encoding_see_the_same_words(text):
 # --- what it is, and on disk
 
 
-def test_needs_a_corpus_first():
+def test_an_unfitted_encoder_is_refused():
     encoder = BM25Encoder()
     assert encoder.needs_fit
     for use in (encoder.encode_query, encoder.encode_document, encoder.spans):
@@ -174,7 +174,7 @@ def test_texts_must_be_strings():
         fitted(["wing"]).encode_document(["wing", 3])
 
 
-def test_save_and_load_give_the_same_encoder(tmp_path):
+def test_a_saved_encoder_encodes_alike(tmp_path):
     encoder = fitted(["wing flow", "flow flow plate", "Überschall"], k1=1.2, b=0.75, language="german")
     encoder.save(tmp_path / "bm25")
     texts = ["wing flow Überschall", "plate plate"]
@@ -194,21 +194,21 @@ def test_a_saved_encoder_keeps_its_stop_words(tmp_path):
     assert load_encoder(tmp_path).encode_query("wing").nnz == 0
 
 
-def test_fitted_again_forgets_the_first_corpus():
+def test_refitting_forgets_the_first_corpus():
     encoder = fitted(["wing flow"])
     encoder.fit(["heat"])
     assert list(encoder.vocabulary) == ["heat"]
     assert set(by_token(encoder, encoder.encode_query("wing heat"))) == {"heat"}
 
 
-def test_the_fingerprint_is_that_of_the_settings():
+def test_the_fingerprint_depends_on_the_settings():
     fingerprint = BM25Encoder().fingerprint
     assert fitted(["wing flow"]).fingerprint == fingerprint == fitted(["heat"]).fingerprint
     for settings in ({"k1": 1.0}, {"b": 0.5}, {"pivot": 50.0}, {"language": "none"}, {"stop_words": "lucene"}):
         assert fitted(["wing flow"], **settings).fingerprint.differences(fingerprint)
 
 
-def test_over_the_terms_of_an_index():
+def test_encoding_with_the_terms_of_an_index():
     known = fitted(["wing flow"])
     other = known.over(
         Lexicon(["x", "y:flow", "y:heat"], n_docs=9, counts=np.array([1, 2, 3]).__getitem__).part(1, "y:")
@@ -218,7 +218,7 @@ def test_over_the_terms_of_an_index():
     assert list(known.vocabulary) == ["flow", "wing"]
 
 
-def test_a_growing_vocabulary_keeps_its_numbers():
+def test_a_growing_vocabulary_keeps_its_term_numbers():
     growing = Lexicon(["wing"], grows=True)
     encoder = BM25Encoder().over(growing)
     assert encoder.encode_document(["flow wing", "heat"]).shape == (2, 3)
@@ -243,7 +243,7 @@ def test_a_growing_vocabulary_keeps_its_numbers():
         STATE.replace('"version": 1', '"version": 2') % "null",
     ],
 )
-def test_damaged_state_names_the_folder(tmp_path, state):
+def test_an_error_about_damaged_state_names_the_folder(tmp_path, state):
     fitted(["wing"]).save(tmp_path / "bm25")
     (tmp_path / "bm25" / "bm25.json").write_text(state)
     with pytest.raises(EncoderError, match=r"bm25: not a whole bm25 encoder|analyzer version 2"):
@@ -253,7 +253,7 @@ def test_damaged_state_names_the_folder(tmp_path, state):
 @pytest.mark.parametrize(
     "config", ["", "[]", '{"type": "bm25"}', '{"format": 99, "type": "bm25"}', '{"format": 1, "type": 3}']
 )
-def test_damaged_config_names_the_file(tmp_path, config):
+def test_an_error_about_damaged_config_names_the_file(tmp_path, config):
     (tmp_path / "encoder.json").write_text(config)
     with pytest.raises(EncoderError, match=r"encoder\.json: "):
         read_config(tmp_path)

@@ -1,4 +1,4 @@
-"""FixedBM25Encoder, of earlier versions: its weights by hand and by the formula, and what a fit leaves on disk."""
+"""FixedBM25Encoder of earlier versions: weights by a hand-worked example and by the formula, and the saved state."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def by_token(encoder, matrix, row=0):
 
 
 def bm25(text, corpus, k1, b):
-    """The formula at the head of the module, word by word."""
+    """The formula of the module's docstring."""
     average = sum(len(t.split()) for t in corpus) / len(corpus)
     weights = {}
     for word, tf in Counter(text.split()).items():
@@ -61,7 +61,7 @@ def test_weights_follow_the_formula(corpus, k1, b):
         assert by_token(encoder, matrix, i) == pytest.approx(bm25(text, corpus, k1, b), rel=1e-6)
 
 
-def test_a_text_encodes_the_same_alone_and_among_others():
+def test_a_text_encodes_alike_alone_and_in_a_batch():
     texts = ["wing flow", "", "flow flow plate"]
     encoder = fitted(texts)
     together = encoder.encode_document(texts)
@@ -75,13 +75,13 @@ def test_query_weights_are_counts_of_known_words():
     assert by_token(encoder, query) == {"flow": 2.0, "wing": 1.0}
 
 
-def test_stop_words_and_single_letters_are_left_out():
+def test_stop_words_and_single_letters_are_dropped():
     encoder = fitted(["The wing of a plane is x"])
     assert list(encoder.vocabulary) == ["plane", "wing"]
 
 
 @pytest.mark.parametrize("corpus", [[], [""], ["", "the of and"], ["! ?"]])
-def test_corpora_without_a_word(corpus):
+def test_corpora_without_words(corpus):
     encoder = fitted(corpus)
     assert encoder.needs_fit
     again = load_encoder_files(encoder.query_files())
@@ -90,7 +90,7 @@ def test_corpora_without_a_word(corpus):
     assert not again.needs_fit
 
 
-def test_no_texts_make_no_rows():
+def test_no_texts_give_no_rows():
     encoder = fitted(["wing"])
     assert encoder.encode_document([]).shape == (0, 1)
     assert encoder.encode_query([]).shape == (0, 1)
@@ -112,13 +112,13 @@ def test_languages(language, text, stems):
     assert set(fitted([text], language=language).vocabulary) == stems
 
 
-def test_unknown_language_names_the_known_ones():
+def test_an_unknown_language_names_the_known_ones():
     with pytest.raises(EncoderError, match=r"no language 'klingon'; there are: none, .*english.*swedish"):
         FixedBM25Encoder(language="klingon")
 
 
 @pytest.mark.parametrize("settings", [{"k1": -1}, {"b": -0.1}, {"b": 1.1}, {"k1": math.nan}, {"b": math.nan}])
-def test_settings_out_of_range(settings):
+def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(EncoderError, match="k1 >= 0 and 0 <= b <= 1"):
         FixedBM25Encoder(**settings)
 
@@ -134,7 +134,7 @@ def test_spans_point_at_the_words():
 
 
 @given(st.text(alphabet="aIiİıſßΣσςäÄ \u0307'_-1", max_size=20))
-def test_spans_and_encoding_see_the_same_words(text):
+def test_spans_and_encoding_have_the_same_words(text):
     encoder = fitted([text], language="none")
     assert Counter(term for term, _, _ in encoder.spans(text)) == {
         term: int(count) for row in encoder.encode_query(text).rows() for term, count in zip(*row, strict=True)
@@ -144,7 +144,7 @@ def test_spans_and_encoding_see_the_same_words(text):
 # --- what it is, and on disk
 
 
-def test_needs_a_corpus_first():
+def test_an_unfitted_encoder_is_refused():
     encoder = FixedBM25Encoder()
     assert encoder.needs_fit
     for use in (encoder.encode_query, encoder.encode_document, encoder.spans):
@@ -157,7 +157,7 @@ def test_texts_must_be_strings():
         fitted(["wing"]).encode_document(["wing", 3])
 
 
-def test_save_and_load_give_the_same_encoder(tmp_path):
+def test_a_saved_encoder_encodes_alike(tmp_path):
     encoder = fitted(["wing flow", "flow flow plate", "Überschall"], k1=1.2, b=0.75, language="german")
     encoder.save(tmp_path / "bm25")
     texts = ["wing flow Überschall", "plate plate"]
@@ -177,7 +177,7 @@ def test_a_saved_encoder_keeps_its_stop_words(tmp_path):
     assert load_encoder(tmp_path).encode_query("wing").nnz == 0
 
 
-def test_fitted_again_forgets_the_first_corpus():
+def test_refitting_forgets_the_first_corpus():
     encoder = fitted(["wing flow"])
     before = encoder.fingerprint
     encoder.encode_query("wing heat")
@@ -202,7 +202,7 @@ def test_equal_fits_have_equal_fingerprints():
         (["wing flow", "flow"], {"language": "none"}),
     ],
 )
-def test_another_corpus_or_setting_has_another_fingerprint(texts, settings):
+def test_the_fingerprint_depends_on_corpus_and_settings(texts, settings):
     assert fitted(texts, **settings).fingerprint.differences(fitted(["wing flow", "flow"]).fingerprint)
 
 
@@ -217,7 +217,7 @@ def test_another_corpus_or_setting_has_another_fingerprint(texts, settings):
         '{"n_docs": 1, "average_length": 1, "stop_words": [], "idf": [1], "vocabulary": [7]}',
     ],
 )
-def test_damaged_state_names_the_folder(tmp_path, state):
+def test_an_error_about_damaged_state_names_the_folder(tmp_path, state):
     fitted(["wing"]).save(tmp_path / "bm25")
     (tmp_path / "bm25" / "bm25.json").write_text(state)
     with pytest.raises(EncoderError, match="bm25: not a whole bm25 encoder"):

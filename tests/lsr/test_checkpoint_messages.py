@@ -1,4 +1,4 @@
-"""Checkpoints and devices that can't be used: what is there instead, and what to do."""
+"""Messages about unusable checkpoints and devices: what exists instead, and what to do."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(checkpoint, tmp_path):
         ([], "Download it"),
     ],
 )
-def test_what_there_is_instead_of_weights(folder, names, message):
+def test_missing_weights_name_what_exists_instead(folder, names, message):
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"x")
@@ -52,7 +52,7 @@ def test_what_there_is_instead_of_weights(folder, names, message):
 
 
 @pytest.mark.parametrize("kept", [["config.json", "tokenizer.json"], [], ["config.json", "modules.json"]])
-def test_a_lora_adapter(folder, checkpoint, kept):
+def test_a_lora_adapter_is_refused_with_advice(folder, checkpoint, kept):
     for path in folder.iterdir():
         if path.name not in kept:
             path.unlink()
@@ -70,7 +70,7 @@ def test_a_lora_adapter(folder, checkpoint, kept):
         load_encoder(folder)
 
 
-def test_weights_of_another_vocabulary(checkpoint, tmp_path):
+def test_weights_of_another_vocabulary_are_refused(checkpoint, tmp_path):
     folder = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 4}))
@@ -79,7 +79,7 @@ def test_weights_of_another_vocabulary(checkpoint, tmp_path):
         SpladeEncoder(folder, device="cpu").encode_query("cat")
 
 
-def test_a_sentencepiece_model_alone(folder, monkeypatch):
+def test_a_lone_sentencepiece_model_is_refused(folder, monkeypatch):
     (folder / "tokenizer.json").unlink()
     (folder / "spiece.model").write_bytes(b"x")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -88,12 +88,12 @@ def test_a_sentencepiece_model_alone(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "gpu", "cuda:x"])
-def test_a_device_that_is_not_there(checkpoint, device):
+def test_an_unavailable_device_is_reported(checkpoint, device):
     with pytest.raises(EncoderError, match=rf"the device '{device}' can't be used: .*PyTorch sees .* here"):
         SpladeEncoder(checkpoint, device=device).encode_document("cat")
 
 
-def test_a_graph_runs_on_the_cpu():
+def test_a_graph_runs_only_on_the_cpu():
     with pytest.raises(EncoderError, match="lsr-mini: this model runs on the CPU, not on 'cuda': leave --device out"):
         load_encoder("lsr-mini", device="cuda")  # before a corpus is read
     load_encoder("lsr-mini", device="cpu")

@@ -1,4 +1,4 @@
-"""CIFF: read back as it was written, read by others' code, and every file refused that is cut, changed or invented."""
+"""CIFF: round trips, files read by other programs, and refusal of truncated, changed and forged files."""
 
 import gzip
 import re
@@ -101,12 +101,12 @@ def test_levels_lower_whole_weights(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [[], [{}], [{}, {}]])
-def test_nothing_to_list(tmp_path, rows):
+def test_an_empty_index(tmp_path, rows):
     ids, read, vectors = read_all(put(tmp_path / "v.ciff", rows))
     assert (len(ids), read, vectors.vocabulary) == (len(rows), rows, [])
 
 
-def test_long_lists_come_in_windows(tmp_path, monkeypatch):
+def test_long_lists_are_read_in_windows(tmp_path, monkeypatch):
     rows = [{0: i % 300 + 1, **({2: 5} if i % 997 == 3 else {})} for i in range(4000)]
     path = put(tmp_path / "v.ciff", rows)
     monkeypatch.setattr("lsr.io.ciff._WINDOW", 500)
@@ -158,7 +158,7 @@ def delimited(data):
     return found
 
 
-def test_the_protobuf_package_reads_what_is_written(tmp_path):
+def test_the_protobuf_package_reads_our_files(tmp_path):
     kinds = messages()
     head, *rest = delimited(put(tmp_path / "v.ciff", ids=IDS).read_bytes())
     header = kinds["Header"].FromString(head)
@@ -183,7 +183,7 @@ def test_the_protobuf_package_reads_what_is_written(tmp_path):
     assert [m.SerializeToString() for m in (header, *lists, *records)] == [head, *rest]
 
 
-def test_what_the_protobuf_package_writes_is_read(tmp_path):
+def test_files_of_the_protobuf_package_are_read(tmp_path):
     kinds = messages()
     header = kinds["Header"](version=1, num_postings_lists=1, num_docs=3, description="of another tool")
     postings = [kinds["Posting"](docid=g, tf=f) for g, f in ((1, 70_000), (1, 2))]
@@ -194,7 +194,7 @@ def test_what_the_protobuf_package_writes_is_read(tmp_path):
     assert read_all(tmp_path / "v.ciff.gz")[:2] == (["x", "y", "z"], [{}, {"t": 70_000.0}, {"t": 2.0}])
 
 
-def test_the_ciff_toolkit_reads_what_is_written(tmp_path):
+def test_the_ciff_toolkit_reads_our_files(tmp_path):
     # It wants an older protobuf than onnx: a virtual environment of its own can have it.
     ciff_toolkit = pytest.importorskip("ciff_toolkit.read", reason="pip install ciff-toolkit")
     with ciff_toolkit.CiffReader(put(tmp_path / "v.ciff", ids=IDS)) as reader:
@@ -249,20 +249,20 @@ def refused(tmp_path, data, name="v.ciff"):
     return str(raised.value).removeprefix(str(path))
 
 
-def test_what_is_refused_below_would_be_read(tmp_path):
+def test_the_unchanged_file_of_the_refusal_tests_is_read(tmp_path):
     (tmp_path / "v.ciff").write_bytes(head() + LIST + RECORDS)
     assert read_all(tmp_path / "v.ciff")[:2] == (["a", "b"], [{"t": 1.0}, {"t": 1.0}])
 
 
 @pytest.mark.parametrize("name", ["v.ciff", "v.ciff.gz"])
-def test_cut_anywhere(tmp_path, name):
+def test_a_file_truncated_anywhere_is_refused(tmp_path, name):
     data = put(tmp_path / "v.ciff", ids=IDS).read_bytes()
     for size in range(len(data)):
         assert re.match(r": byte \d+: ", refused(tmp_path, data[:size], name))
     assert "byte 64: the file ends within a " in refused(tmp_path, data[:64], "v.ciff.gz")
 
 
-def test_a_packed_file_that_ends_early(tmp_path):
+def test_a_truncated_gzip_file_is_refused(tmp_path):
     path = put(tmp_path / "v.ciff.gz", [{i % 5: i + 1} for i in range(1000)], tokens=list("abcde"))
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"v\.ciff\.gz: byte \d+: "):
@@ -315,11 +315,11 @@ def test_garbage_is_refused_or_read_but_never_crashes(tmp_path_factory, garbage,
         (head(description="weight = tf * 1e38") + message((1, "t"), (2, 1), posting(0, 99)) + RECORDS, "weight inf"),
     ],
 )  # fmt: skip
-def test_refused(tmp_path, data, problem):
+def test_bad_files_are_refused(tmp_path, data, problem):
     assert re.search(problem, refused(tmp_path, data))
 
 
-def test_no_size_is_trusted(tmp_path):
+def test_sizes_in_the_file_are_not_trusted(tmp_path):
     data = head() + varint(2**40) + b"\x0a" + varint(2**39)
     tracemalloc.start()
     for name in ("v.ciff", "v.ciff.gz"):
@@ -344,7 +344,7 @@ def test_legal_but_unusual(tmp_path):
     assert rows == [{"t": 5.0}, {"t": 6.0}, {"t": 9.0}, {"t": 7.0}, {}]
 
 
-def test_a_document_beyond_int32(tmp_path):
+def test_a_document_number_beyond_int32_is_refused(tmp_path):
     rows = [dict.fromkeys(range(40_000), 65_535)]
     with pytest.raises(DataError, match="document 1 is too long for CIFF"):
         put(tmp_path / "v.ciff", rows, tokens=[str(i) for i in range(40_000)])

@@ -106,7 +106,7 @@ def test_import_lsr_is_light():
     assert python(code) == "[]\n"
 
 
-def test_the_face_of_the_package():
+def test_the_public_names_of_the_package():
     for name in lsr.__all__:
         assert getattr(lsr, name) is not None
     assert set(lsr.__all__) <= set(dir(lsr))
@@ -144,7 +144,7 @@ def test_the_nearest_command_is_suggested(capsys, typed, meant):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_use(capsys, docs, monkeypatch, args, said):
+def test_wrong_usage_exits_with_2(capsys, docs, monkeypatch, args, said):
     monkeypatch.chdir(docs.parent)
     assert said in failure(capsys, *["docs.jsonl" if arg == "DOCS" else arg for arg in args], code=2)
     assert [f.name for f in docs.parent.iterdir()] == ["docs.jsonl"]
@@ -197,7 +197,7 @@ def test_encode_converts_vectors(capsys, docs):
     assert first.ids == last.ids
 
 
-def test_options_of_texts(capsys, docs):
+def test_options_for_texts(capsys, docs):
     put(docs, *DOCS, "oops", {"_id": "c", "text": ""})
     out = docs.parent / "v.parquet"
     args = ("encode", docs, "--encoder", "bm25", "--out", out, "--skip-bad", "--no-text", "--passages", "1")
@@ -222,7 +222,7 @@ def test_options_of_texts(capsys, docs):
         (['{"_id": "x", "vector": {"a": 1}}', *DOCS], "docs.jsonl:2: expected {"),
     ],
 )
-def test_bad_input(capsys, docs, lines, said):
+def test_bad_input_is_reported(capsys, docs, lines, said):
     put(docs, *lines)
     for out in ("v.parquet", "v.jsonl"):
         assert said in failure(capsys, "encode", docs, "--out", docs.parent / out)
@@ -242,7 +242,7 @@ def test_bad_input(capsys, docs, lines, said):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_done(capsys, docs, monkeypatch, args, said):
+def test_impossible_requests_are_reported(capsys, docs, monkeypatch, args, said):
     monkeypatch.chdir(docs.parent)
     assert said in failure(capsys, "encode", *args)
     assert [f.name for f in docs.parent.iterdir()] == ["docs.jsonl"]
@@ -251,7 +251,7 @@ def test_what_cannot_be_done(capsys, docs, monkeypatch, args, said):
 # --- errors
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+def test_an_internal_error_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(cli, "main", lambda *args, **kwargs: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         main(["encode"])
@@ -281,7 +281,7 @@ def test_errors_end_in_one_line(capsys, monkeypatch, error, code, said):
     assert capsys.readouterr().err == said
 
 
-def test_a_reader_that_has_gone_is_no_error():
+def test_a_closed_pipe_is_no_error():
     code = "from lsr.cli import cli, main; cli.main = lambda *a, **k: print(*range(99999), sep='\\n'); main()"
     done = subprocess.run(["sh", "-c", f'"{sys.executable}" -c "{code}" | head -1'], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("0\n", "")
@@ -298,7 +298,7 @@ def test_a_reader_that_has_gone_is_no_error():
     ],
     ids=repr,
 )
-def test_errors_of_the_operating_system(error, text):
+def test_operating_system_errors_are_reported(error, text):
     assert os_error_text(error) == text
 
 
@@ -312,7 +312,7 @@ def test_run_command_raises_where_main_exits(docs, monkeypatch):
 
 
 @pytest.mark.parametrize("args", [("search", "idx", "wing", "flutter"), ("explain", "idx", "wing", "flutter", "d1")])
-def test_a_text_without_quotes_is_told(lsr_command, args):
+def test_a_query_without_quotes_is_explained(lsr_command, args):
     ran = lsr_command(*args)
     assert ran.code == 2
     assert f'A text of several words needs quotes: lsr {args[0]} idx "' in ran.err

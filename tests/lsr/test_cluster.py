@@ -1,4 +1,4 @@
-"""An address that nobody answers at is told within a bound, and with what to check."""
+"""An address without a cluster is reported within a time limit, with advice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsr.errors import ClusterError, MissingExtra
 
 @pytest.fixture
 def silent():
-    """The address of somebody who listens but never answers."""
+    """The address of a server that listens but never answers."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -22,7 +22,7 @@ def silent():
 
 
 class Ray:
-    """What `connect` and `require` ask of Ray."""
+    """The part of Ray that `connect` and `require` use."""
 
     def __init__(self, nodes=(), free=None, init=None):
         self._nodes, self._free, self._init = nodes, free, init
@@ -44,19 +44,19 @@ class Ray:
 
 
 @pytest.mark.parametrize("address", ["", "nonsense", "host", ":6379", "host:port", "http://host:1", "host:99999"])
-def test_what_is_no_address_is_refused(address):
+def test_invalid_addresses_are_refused(address):
     pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
     with pytest.raises(ClusterError, match="the address of a Ray cluster is auto, local, HOST:PORT or ray://HOST:PORT"):
         connect(address)
 
 
-def test_nobody_listening_is_told(silent):
+def test_a_refused_connection_is_reported(silent):
     pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
     with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1: no server listens there .* check that the cluster runs"):
         connect("127.0.0.1:1", 2)
 
 
-def test_nobody_answering_is_told_within_the_bound(monkeypatch, silent):
+def test_a_missing_answer_is_reported_within_the_time_limit(monkeypatch, silent):
     # Ray itself goes on trying for a minute, with messages of its own.
     class Waiting(Ray):
         def init(self, address, **_):
@@ -69,7 +69,7 @@ def test_nobody_answering_is_told_within_the_bound(monkeypatch, silent):
         connect(silent, 0.2)
 
 
-def test_what_ray_says_is_passed_on(monkeypatch, silent):
+def test_ray_errors_are_passed_on(monkeypatch, silent):
     monkeypatch.setitem(sys.modules, "ray", Ray(init=ConnectionError("Could not find any\nrunning Ray instance")))
     with pytest.raises(ClusterError, match="auto: Could not find any running Ray instance; check that"):
         connect("auto")
@@ -95,7 +95,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         connect("auto")
 
 
-def test_what_is_needed_and_what_there_is_are_told(monkeypatch):
+def test_needed_and_available_resources_are_reported(monkeypatch):
     nodes = [
         (True, {"CPU": 4.0, "memory": 8e9}),
         (True, {"CPU": 2.0, "memory": 1e9, "GPU": 1.0}),

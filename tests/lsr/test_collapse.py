@@ -1,4 +1,4 @@
-"""examine: each way to collapse is named, and a healthy model isn't accused."""
+"""examine names each kind of collapse, and has no findings for a healthy model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsr.sparse import SparseMatrix
-from lsr.train.collapse_check import examine
+from lsr.train.collapse_check import effective_rank, examine
 
 VOCABULARY = ["[CLS]", "the", "of", *(f"word{i}" for i in range(397))]
 N_DOCS = 50
@@ -26,24 +26,24 @@ def found(dense):
     return [finding.what for finding in examine(SparseMatrix.from_dense(dense), VOCABULARY, special=[0])]
 
 
-def test_a_healthy_model(healthy):
+def test_a_healthy_model_has_no_findings(healthy):
     assert found(healthy) == []
     assert found(healthy[:0]) == []
 
 
 @pytest.mark.parametrize("dead", [3, N_DOCS])
-def test_dead_rows(healthy, dead):
+def test_empty_vectors_are_found(healthy, dead):
     healthy[:dead] = 0
     assert found(healthy) == ["dead rows"]
     (finding,) = examine(SparseMatrix.from_dense(healthy), VOCABULARY)
     assert f"{dead / N_DOCS:.0%} of the documents have no term" in str(finding)
 
 
-def test_everything_dense(healthy):
+def test_dense_vectors_are_found(healthy):
     assert "everything dense" in found(healthy + 0.01)
 
 
-def test_weight_where_it_is_of_no_use(healthy):
+def test_weight_on_special_tokens_and_function_words_is_found(healthy):
     special = healthy.copy()
     special[:, 0] = 1
     assert found(special) == ["weight on special tokens"]
@@ -51,7 +51,7 @@ def test_weight_where_it_is_of_no_use(healthy):
     assert found(healthy) == ["weight on function words"]
 
 
-def test_vectors_that_hardly_differ(healthy):
+def test_nearly_equal_vectors_are_found(healthy):
     healthy[:, :] = 0
     healthy[:, 100:120] = 1
     assert found(healthy) == ["the same terms everywhere"]
@@ -71,7 +71,7 @@ def test_shared_terms_are_found_by_their_mass(healthy, seed):
 
 
 @pytest.mark.parametrize("noise", [0, 0.02])
-def test_documents_that_are_alike(healthy, noise):
+def test_documents_alike_are_found(healthy, noise):
     draw = np.random.default_rng(1)
 
     def noisy(dense):
@@ -90,6 +90,28 @@ def test_documents_that_are_alike(healthy, noise):
     assert found(noisy(few)) == []
 
 
-def test_common_function_words_alone_are_no_collapse(healthy):
+def test_common_function_words_are_not_a_collapse(healthy):
     healthy[:, 1:3] = 0.3
     assert found(healthy) == []
+
+
+def test_the_rank_of_vectors():
+    """Of vectors without a common term it is their number, of equal ones 1, of clusters the number of clusters."""
+    alone = np.eye(20, dtype=np.float32) * 3
+    assert effective_rank(SparseMatrix.from_dense(alone)) == pytest.approx(20, abs=1e-3)
+    assert effective_rank(SparseMatrix.from_dense(np.ones((20, 5)))) == pytest.approx(1, abs=1e-3)
+    assert effective_rank(SparseMatrix.from_dense(alone[np.arange(20) % 4])) == pytest.approx(4, abs=1e-3)
+    dense = np.random.default_rng(0).random((12, 30))
+    values = np.linalg.svd(dense / np.linalg.norm(dense, axis=1, keepdims=True), compute_uv=False)
+    shares = values / values.sum()
+    assert effective_rank(SparseMatrix.from_dense(dense)) == pytest.approx(
+        np.exp(-(shares * np.log(shares)).sum()), rel=1e-4
+    )
+    assert effective_rank(SparseMatrix.from_dicts([{}, {}], 5)) == 0
+
+
+def test_the_rank_falls_in_a_collapse(healthy):
+    ranks = [
+        examine(SparseMatrix.from_dense(rows), VOCABULARY).rank for rows in (healthy, healthy[np.arange(N_DOCS) % 4])
+    ]
+    assert ranks[0] > 5 * ranks[1] > 5

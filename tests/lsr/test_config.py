@@ -76,7 +76,7 @@ def test_overrides_replace_and_add(write):
     assert read_config(write("name: x\n"), Outer, ["inner.rate=3"]).inner == Inner(3.0)
 
 
-def test_all_problems_at_once_with_their_lines(write):
+def test_all_problems_are_reported_with_their_lines(write):
     path = write("name: 3\ninnner:\n  rate: 1\nsteps: many\nloud: 1\nparts:\n  - rate: x\n    kind: cosinus\n")
     assert problems(path) == [
         f"{path}:1: name must be text, got 3",
@@ -89,7 +89,7 @@ def test_all_problems_at_once_with_their_lines(write):
     ]
 
 
-def test_what_the_dataclass_refuses_is_named(write):
+def test_values_refused_by_the_dataclass_are_named(write):
     path = write("name: a\ninner:\n  rate: -1\n")
     assert problems(path) == [f"{path}:3: inner.rate must not be negative, got -1.0"]
 
@@ -107,7 +107,7 @@ def test_what_the_dataclass_refuses_is_named(write):
         ("name: a\ninner: {rate: !!python/name:os.system x}", ":2: inner.rate must be a number, got "),
     ],
 )
-def test_bad_files(write, text, message):
+def test_bad_files_are_refused(write, text, message):
     assert any(message in line for line in problems(write(text)))
 
 
@@ -120,5 +120,5 @@ def test_bad_files(write, text, message):
         ("steps=a", "--set steps=a: steps must be a whole number, got 'a'"),
     ],
 )
-def test_bad_overrides(write, override, message):
+def test_bad_overrides_are_refused(write, override, message):
     assert message in problems(write(GOOD), override)

@@ -1,4 +1,4 @@
-"""What people see beside results: progress in a log, numbers with their nouns."""
+"""Console output: progress in a log, numbers with nouns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_log_gets_a_line_every_ten_seconds(clock, capsys):
     assert capsys.readouterr().err == "fitting: 11 docs, 1.0 a second\n"
 
 
-def test_short_work_and_work_in_the_background_say_nothing(clock, capsys):
+def test_short_and_background_work_print_nothing(clock, capsys):
     with progress(10, "encoding") as bar:
         clock[0] += 9.0
         bar.update(10)
@@ -58,5 +58,5 @@ def test_short_work_and_work_in_the_background_say_nothing(clock, capsys):
         (1, "query", "1 query"),
     ],
 )
-def test_numbers_with_nouns(n, what, text):
+def test_counted_uses_singular_and_plural(n, what, text):
     assert counted(n, what) == text

@@ -1,4 +1,4 @@
-"""Texts from every source, and every bad line named with file and number."""
+"""Texts from all sources; bad lines are named with file and number."""
 
 import datetime
 import gzip
@@ -101,7 +101,7 @@ def test_standard_input_can_be_read_twice(monkeypatch):
     assert corpus.bad[0].startswith("<stdin>:4: not JSON")
 
 
-def test_standard_input_is_known_by_its_bytes(monkeypatch):
+def test_standard_input_is_identified_by_its_bytes(monkeypatch):
     def identity(content):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
         return open_corpus("-").identity
@@ -119,7 +119,7 @@ def test_documents_in_memory(documents, wrap, replay):
         assert plain(corpus) == plain(DOCUMENTS)
 
 
-def test_a_generator_is_not_read_ahead_of_need():
+def test_a_generator_is_read_lazily():
     taken = []
 
     def endless():
@@ -149,7 +149,7 @@ def test_ir_datasets(tmp_path, monkeypatch):
     assert refusal("tiny-test").startswith("tiny-test: ir-datasets can't read it: ")
 
 
-def test_a_dataset_without_ir_datasets(monkeypatch):
+def test_a_dataset_needs_ir_datasets(monkeypatch):
     monkeypatch.setitem(sys.modules, "ir_datasets", None)
     with pytest.raises(MissingExtra, match=r"lsr-search\[eval\]"):
         open_corpus("irds:beir/scifact/test")
@@ -249,7 +249,7 @@ BAD_LINES = [
 
 
 @pytest.mark.parametrize(("line", "problem"), BAD_LINES, ids=[problem[:40] for _, problem in BAD_LINES])
-def test_bad_line(tmp_path, line, problem):
+def test_bad_lines_are_named(tmp_path, line, problem):
     before, after = jsonl([{"_id": "a", "text": "t"}]), jsonl([{"_id": "b", "text": "t"}])
     path = put(tmp_path / "d.jsonl", before + b"\n" + line + b"\n" + after)
     message = refusal(path)
@@ -272,19 +272,19 @@ def test_bad_line(tmp_path, line, problem):
         (b"x\t\xff", "not UTF-8: byte 0xff at column 3"),
     ],
 )
-def test_bad_tsv_line(tmp_path, line, problem):
+def test_bad_tsv_lines_are_named(tmp_path, line, problem):
     path = put(tmp_path / "d.tsv.gz", b"a\tt\n" + line + b"\nb\tt\n")
     assert refusal(path).startswith(f"{path}:2: {problem}")
     assert [d.id for d in open_corpus(path, skip_bad=True)] == ["a", "b"]
 
 
-def test_bad_byte_after_a_byte_order_mark(tmp_path):
+def test_a_bad_byte_after_a_byte_order_mark_is_located(tmp_path):
     path = put(tmp_path / "d.tsv", b"\xef\xbb\xbfx\t\xfe\n")
     assert ":1: not UTF-8: byte 0xfe" in refusal(path)
 
 
 @pytest.mark.parametrize("between", [0, 1, 1022, 1023, 1024, 5000, 20_000])
-def test_doubled_id_near_and_far(tmp_path, between):
+def test_duplicate_ids_are_found(tmp_path, between):
     rows = [{"_id": "x", "text": ""}, *({"_id": f"d{i}", "text": ""} for i in range(between)), {"_id": "x", "text": ""}]
     path = put(tmp_path / "d.jsonl", jsonl(rows))
     assert refusal(path).startswith(f"{path}:{between + 2}: the id 'x' occurs twice")
@@ -293,7 +293,7 @@ def test_doubled_id_near_and_far(tmp_path, between):
     assert len(corpus.bad) == 1
 
 
-def test_bad_rows_of_parquet(tmp_path):
+def test_bad_rows_of_parquet_are_named(tmp_path):
     path = put_parquet(tmp_path / "d.parquet", {"_id": ["a", None, "a"], "text": ["t", "t", "t"]})
     assert refusal(path).startswith(f"{path}:2: no id")
     corpus = open_corpus(path, skip_bad=True)
@@ -301,14 +301,14 @@ def test_bad_rows_of_parquet(tmp_path):
     assert [message.split(": ")[0] for message in corpus.bad] == [f"{path}:2", f"{path}:3"]
 
 
-def test_parquet_with_strings_that_are_not_utf8(tmp_path):
+def test_parquet_strings_that_are_not_utf8_are_refused(tmp_path):
     texts = pa.array([b"t\xff"], pa.binary()).view(pa.string())
     path = put_parquet(tmp_path / "d.parquet", {"_id": ["a"], "text": texts})
     assert refusal(path).startswith(f"{path}:1: can't be read")
 
 
 @pytest.mark.parametrize("options", [{}, {"skip_bad": True}])
-def test_a_packed_file_that_ends_early_is_never_skipped_over(tmp_path, options):
+def test_a_truncated_gzip_file_is_never_skipped(tmp_path, options):
     whole = gzip.compress(jsonl({"_id": f"d{i}", "text": f"text {i * i}"} for i in range(2000)))
     path = tmp_path / "d.jsonl.gz"
     path.write_bytes(whole[: len(whole) // 2])
@@ -317,7 +317,7 @@ def test_a_packed_file_that_ends_early_is_never_skipped_over(tmp_path, options):
     assert message.startswith(f"{path}:")
 
 
-def test_a_packed_file_that_is_damaged(tmp_path):
+def test_a_damaged_gzip_file_is_refused(tmp_path):
     whole = bytearray(gzip.compress(jsonl({"_id": f"d{i}", "text": f"text {i * i}"} for i in range(2000))))
     whole[len(whole) // 2] ^= 0xFF
     (tmp_path / "d.jsonl.gz").write_bytes(whole)
@@ -328,7 +328,7 @@ def test_a_packed_file_that_is_damaged(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.98])
-def test_a_parquet_file_that_ends_early(tmp_path, keep):
+def test_a_truncated_parquet_file_is_refused(tmp_path, keep):
     path = put_parquet(tmp_path / "d.parquet", {"_id": ["a", "b"], "text": ["t", "u"]})
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep)])
@@ -336,18 +336,18 @@ def test_a_parquet_file_that_ends_early(tmp_path, keep):
 
 
 @pytest.mark.parametrize("name", ["d.txt", "d", "d.gz", "d.jsonl.bz2"])
-def test_unknown_ending(tmp_path, name):
+def test_an_unknown_suffix_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     assert "the name must end in .jsonl, .json, .tsv, .csv (all also .gz) or .parquet" in refusal(tmp_path / name)
 
 
-def test_a_folder_without_a_corpus(tmp_path):
+def test_a_folder_without_a_corpus_is_refused(tmp_path):
     put(tmp_path / "corpus.jsonl", jsonl(ROWS))
     message = refusal(tmp_path, queries=True)
     assert message == f"{tmp_path}: no queries.jsonl, queries.jsonl.gz or the like in this folder"
 
 
-def test_nothing_of_that_name(tmp_path):
+def test_a_missing_source_is_refused(tmp_path):
     pytest.importorskip("ir_datasets")
     for name in (str(tmp_path / "missing.jsonl"), "no-such-dataset"):
         assert refusal(name) == f"{name}: no such file or folder, and no such dataset of ir-datasets"
@@ -358,7 +358,7 @@ def test_nothing_of_that_name(tmp_path):
     ("document", "problem"),
     [("just text", "expected an object"), ({"text": "t"}, "no id"), (None, "expected an object")],
 )
-def test_bad_document_in_memory(document, problem, replay):
+def test_bad_documents_in_memory_are_refused(document, problem, replay):
     with pytest.raises(DataError, match=f"^document 2: {problem}"):
         list(documents_corpus(iter([ROWS[0], document]), replay=replay))
 

@@ -1,4 +1,4 @@
-"""Files that take their names are on the disk by then, and so are the names soon after: power may go at any time."""
+"""Files are synced before they are renamed, and the renames soon after, so a power cut at any time loses nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Disk:
         patch.setattr(os, "rename", watched_replace)
 
     def settle(self):
-        """What a power cut would lose now."""
+        """Files that a power cut would lose now."""
         return [*self.wrong, *self._open.values()]
 
 
@@ -73,13 +73,13 @@ def vectors():
 @pytest.mark.parametrize(
     ("format_name", "ending"), [(name, ending) for name, endings in FORMATS.items() for ending in endings]
 )
-def test_exports_are_on_the_disk_before_they_have_their_names(tmp_path, disk, format_name, ending):
+def test_exports_are_synced_before_they_are_renamed(tmp_path, disk, format_name, ending):
     convert(vectors(), tmp_path / f"out{ending}", Form(format_name))
     assert f"out{ending}" in disk.renamed
     assert disk.settle() == []
 
 
-def test_places_write_through_too(tmp_path, disk):
+def test_object_stores_sync_local_files(tmp_path, disk):
     place = Place(tmp_path / "place")
     place.write("some", b"content")
     place.fetch("some", tmp_path / "copy")
@@ -89,7 +89,7 @@ def test_places_write_through_too(tmp_path, disk):
 
 
 @pytest.mark.parametrize("out", ["out.parquet", "out.jsonl.gz", "folder"])
-def test_vectors_are_on_the_disk_before_they_have_their_names(tmp_path, disk, lsr_command, out):
+def test_vectors_are_synced_before_they_are_renamed(tmp_path, disk, lsr_command, out):
     (tmp_path / "docs.jsonl").write_text('{"_id": "a", "text": "one wing"}\n')
     for _ in range(2):
         ran = lsr_command(
@@ -100,7 +100,7 @@ def test_vectors_are_on_the_disk_before_they_have_their_names(tmp_path, disk, ls
     assert disk.settle() == []
 
 
-def test_checkpoints_are_on_the_disk_before_they_have_their_names(tmp_path, disk):
+def test_checkpoints_are_synced_before_they_are_renamed(tmp_path, disk):
     torch, checkpoints = pytest.importorskip("torch"), pytest.importorskip("lsr.train.checkpoints")
     kept = checkpoints.Checkpoints(tmp_path)
     for step in (1, 2, 3):
@@ -110,7 +110,7 @@ def test_checkpoints_are_on_the_disk_before_they_have_their_names(tmp_path, disk
     assert kept.load().state == {"step": 3}
 
 
-def test_caches_and_artifacts_are_on_the_disk_before_they_count(tmp_path, disk):
+def test_caches_and_artifacts_are_synced_before_they_are_valid(tmp_path, disk):
     cache = pytest.importorskip("lsr.train.dataset_cache")
     made_once = cache.made_once(tmp_path / "cache", "texts", "key", lambda folder: (folder / "a").write_bytes(b"text"))
 
@@ -125,7 +125,7 @@ def test_caches_and_artifacts_are_on_the_disk_before_they_count(tmp_path, disk):
     assert disk.settle() == []
 
 
-def test_what_is_published_is_on_the_disk_before_it_has_its_name(tmp_path, disk, lsr_command):
+def test_published_encoders_are_synced_before_they_are_renamed(tmp_path, disk, lsr_command):
     for _ in range(2):
         ran = lsr_command("publish", "lsr-tiny", "--out", tmp_path / "mine", "--overwrite")
         assert ran.code == 0, ran.err
@@ -134,7 +134,7 @@ def test_what_is_published_is_on_the_disk_before_it_has_its_name(tmp_path, disk,
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["mine"]
 
 
-def test_a_file_that_is_given_up_leaves_nothing(tmp_path, disk):
+def test_an_abandoned_file_is_removed(tmp_path, disk):
     def write():
         with new_bytes(tmp_path / "file") as file:
             file.write(b"half")
@@ -147,7 +147,7 @@ def test_a_file_that_is_given_up_leaves_nothing(tmp_path, disk):
 
 
 class Killed(BaseException):
-    """As if the process had ended."""
+    """Simulates the end of the process."""
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def dying(monkeypatch):
     return run
 
 
-def test_a_killed_export_does_not_refuse_what_it_left(tmp_path, dying):
+def test_a_killed_export_can_be_repeated(tmp_path, dying):
     out, n = tmp_path / "out.ndjson", 1
     while dying(n, lambda: convert(vectors(), out)) and not out.exists():
         check_out(out, overwrite=False)
@@ -197,7 +197,7 @@ def test_a_killed_export_does_not_refuse_what_it_left(tmp_path, dying):
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.ndjson"])
-def test_an_encoding_killed_at_its_end_does_not_refuse_what_it_left(tmp_path, dying, name):
+def test_an_encoding_killed_at_its_end_can_be_repeated(tmp_path, dying, name):
     (tmp_path / "docs.jsonl").write_text('{"_id": "a", "text": "one wing"}\n{"_id": "b", "text": "two"}\n')
     encoder = BM25Encoder()
     encoder.fit(["one wing", "two"])
@@ -217,7 +217,7 @@ def test_an_encoding_killed_at_its_end_does_not_refuse_what_it_left(tmp_path, dy
     assert named  # it also died when the file had its name already
 
 
-def test_what_another_run_left_is_not_taken_for_the_result(tmp_path, dying):
+def test_leftovers_of_another_run_are_not_the_result(tmp_path, dying):
     (tmp_path / "docs.jsonl").write_text('{"_id": "a", "text": "one wing"}\n')
     encoder = BM25Encoder()
     encoder.fit(["one wing"])

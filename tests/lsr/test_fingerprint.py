@@ -19,7 +19,7 @@ OTHER_VALUES = {
 
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
-def test_one_difference_is_found_and_named(name):
+def test_each_difference_is_named(name):
     other = dataclasses.replace(FULL, **{name: OTHER_VALUES[name]})
     assert FULL.differences(other) == [f"{name} {getattr(FULL, name)} / {OTHER_VALUES[name]}"]
     with pytest.raises(EncoderMismatch, match=f"differ in {name}.*build an index again") as error:
@@ -30,17 +30,17 @@ def test_one_difference_is_found_and_named(name):
 
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
-def test_what_one_side_does_not_know_is_no_difference(name):
+def test_unknown_values_are_not_a_difference(name):
     unknown = dataclasses.replace(FULL, **{name: None})
     FULL.require_same(unknown, "a", "b")
     unknown.require_same(FULL, "b", "a")
 
 
-def test_the_name_alone_is_no_difference():
+def test_the_name_is_not_compared():
     FULL.require_same(dataclasses.replace(FULL, model="the same files elsewhere"), "a", "b")
 
 
-def test_shown_by_name():
+def test_the_repr_has_the_name():
     assert str(FULL) == "m"
     assert str(Fingerprint()) == "an unknown encoder"
 
@@ -53,7 +53,7 @@ def test_json_round_trip(fingerprint):
     assert Fingerprint.from_json(text.encode()) == fingerprint
 
 
-def test_keys_of_later_versions_are_passed_over():
+def test_keys_of_later_versions_are_ignored():
     assert Fingerprint.from_json('{"model": "m", "colour": [1]}') == Fingerprint(model="m")
 
 
@@ -62,12 +62,12 @@ def test_keys_of_later_versions_are_passed_over():
     [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"model": 3}', b'{"max_length": "256"}', b"[" * 100_000],
     ids=range(9),
 )
-def test_bad_json_names_the_file(text):
+def test_an_error_about_bad_json_names_the_file(text):
     with pytest.raises(DataError, match=r"^v\.parquet: the encoder's fingerprint"):
         Fingerprint.from_json(text, "v.parquet")
 
 
-def test_digest_depends_on_the_bytes_only(tmp_path):
+def test_the_digest_depends_only_on_the_bytes(tmp_path):
     assert digest([b"ab", b"c"]) == digest([b"abc"]) == "ba7816bf8f01cfea"  # SHA-256 of "abc", FIPS 180
     assert digest([b"abd"]) != digest([b"abc"])
     (tmp_path / "x").write_bytes(b"ab")

@@ -1,6 +1,6 @@
-"""Forked children: nothing there waits for a thread or a lock of the parent, and nothing of the parent's is removed.
+"""Forks: a child never waits for a thread or lock of its parent, and never removes its files.
 
-And what is pickled: an encoder encodes alike wherever it arrives.
+Pickles: an encoder gives equal vectors in another process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def same(left, right):
     return np.array_equal(left.indices, right.indices) and np.array_equal(left.data, right.data)
 
 
-def test_the_encoder_that_ships_encodes_in_a_child(mini, forked):
+def test_the_shipped_encoder_works_in_a_child(mini, forked):
     documents, queries = mini.encode_document(TEXTS), mini.encode_query(TEXTS)
     assert forked(lambda: [same(mini.encode_document(TEXTS), documents), same(mini.encode_query(TEXTS), queries)]) == [
         True,
@@ -42,7 +42,7 @@ def test_the_encoder_that_ships_encodes_in_a_child(mini, forked):
     ]
 
 
-def test_a_session_that_a_thread_was_in_is_opened_anew(mini, forked):
+def test_a_session_used_by_a_thread_is_reopened(mini, forked):
     documents = mini.encode_document(TEXTS)
     (runner,) = mini.learned.document._models.values()
     before = runner._session
@@ -54,7 +54,7 @@ def test_a_session_that_a_thread_was_in_is_opened_anew(mini, forked):
     assert forked(lambda: [same(mini.encode_document(TEXTS), documents), runner._session is before]) == [True, True]
 
 
-def test_torch_encodes_in_a_child(checkpoint, forked):
+def test_torch_works_in_a_child(checkpoint, forked):
     import torch
 
     encoder = load_encoder(checkpoint)
@@ -74,7 +74,7 @@ def test_torch_encodes_in_a_child(checkpoint, forked):
         torch.set_num_threads(threads)
 
 
-def test_a_model_on_a_gpu_says_that_it_does_not_survive(checkpoint, forked):
+def test_a_model_on_a_gpu_refuses_to_run_in_a_child(checkpoint, forked):
     encoder = load_encoder(checkpoint)
     encoder.encode_document(TEXTS)
     (runner,) = encoder._models.values()
@@ -119,7 +119,7 @@ def test_a_property_that_a_thread_computes_is_computed_in_a_child(forked):
     thread.join()
 
 
-def test_a_child_removes_no_files_of_its_parent(forked):
+def test_a_child_does_not_remove_its_parents_files(forked):
     corpus = documents_corpus(iter([{"_id": "a", "text": "cats"}]), replay=True)
 
     def end():
@@ -140,7 +140,7 @@ def test_a_child_removes_no_files_of_its_parent(forked):
 
 
 @pytest.mark.parametrize("name", ["bm25", "mini", "splade", "pruned", "hybrid"])
-def test_a_pickled_encoder_encodes_alike(name, mini, checkpoint):
+def test_a_pickled_encoder_gives_equal_vectors(name, mini, checkpoint):
     encoder = {
         "bm25": lambda: load_encoder("bm25", k1=1.2, language="none"),
         "mini": lambda: mini,
@@ -162,7 +162,7 @@ def test_an_encoder_that_is_not_fitted_stays_so():
     assert pickle.loads(pickle.dumps(load_encoder("bm25"))).needs_fit
 
 
-def test_processes_that_are_spawned_take_an_encoder(mini):
+def test_spawned_processes_accept_an_encoder(mini):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply(methodcaller("encode_query", TEXTS), (mini,))
     assert same(found, mini.encode_query(TEXTS))

@@ -1,4 +1,4 @@
-"""load_encoder: every layout opens with the weights that its own library gives."""
+"""load_encoder opens every layout, with the same vectors as the layout's own library."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_read_tensor(tmp_path, dtype):
 # --- errors -----------------------------------------------------------------------------------------------------
 
 
-def test_unknown_settings(checkpoint, opensearch, tmp_path):
+def test_unknown_settings_are_refused(checkpoint, opensearch, tmp_path):
     with pytest.raises(EncoderError, match="did you mean 'pooling'"):
         load_encoder(checkpoint, poling="max")
     with pytest.raises(EncoderError, match=r"no setting 'pooling'.*k1, b, language"):
@@ -174,7 +174,7 @@ def test_unknown_settings(checkpoint, opensearch, tmp_path):
         load_encoder(tmp_path, k1=2.0)
 
 
-def test_unknown_names(tmp_path, monkeypatch):
+def test_unknown_names_are_refused(tmp_path, monkeypatch):
     with pytest.raises(EncoderError, match=r'"organisation/name".*Built in: bm25'):
         load_encoder("no-such-encoder")
     with pytest.raises(EncoderError, match="Built in: bm25"):
@@ -210,7 +210,7 @@ def test_hub(checkpoint, texts, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["../..", "/etc", "a/../../b", "..\\x", "C:\\x"])
-def test_paths_that_lead_out(reference, tmp_path, path):
+def test_paths_outside_of_the_folder_are_refused(reference, tmp_path, path):
     folder = Path(shutil.copytree(reference("max-relu")[0], tmp_path / "bad"))
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["path"] = path
@@ -219,7 +219,7 @@ def test_paths_that_lead_out(reference, tmp_path, path):
         load_encoder(folder)
 
 
-def test_modules_that_are_not_known(reference, tmp_path):
+def test_unknown_modules_are_refused(reference, tmp_path):
     folder = Path(shutil.copytree(reference("max-relu")[0], tmp_path / "bad"))
     modules = json.loads((folder / "modules.json").read_text())
     (folder / modules[1]["path"] / "config.json").write_text('{"activation_function": "gelu"}')
@@ -242,7 +242,7 @@ def test_pickled_table_is_refused(reference, tmp_path):
         load_encoder(folder)
 
 
-def test_table_by_token_that_does_not_fit(opensearch, tmp_path):
+def test_a_table_by_token_must_fit_the_vocabulary(opensearch, tmp_path):
     folder = Path(shutil.copytree(opensearch, tmp_path / "bad"))
     (folder / "idf.json").write_text('{"cat": "heavy"}')
     with pytest.raises(EncoderError, match="weight of 'cat'"):
@@ -255,7 +255,7 @@ def test_table_by_token_that_does_not_fit(opensearch, tmp_path):
         load_encoder(folder)
 
 
-def test_damaged_encoder_files(checkpoint, tmp_path):
+def test_damaged_encoder_files_are_refused(checkpoint, tmp_path):
     load_encoder(checkpoint).save(tmp_path)
     config = json.loads((tmp_path / "encoder.json").read_text())
     for change, message in [

@@ -1,4 +1,4 @@
-"""HybridEncoder: both parts' scores added up, and one folder for both."""
+"""HybridEncoder: the sum of both parts' scores, saved in one folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encoder(parts):
     return HybridEncoder(*parts, 0.7)
 
 
-def test_scores_add_up(encoder, parts, texts):
+def test_scores_are_sums_of_both_encoders(encoder, parts, texts):
     learned, lexical = (part.encode_document(texts).dot(part.encode_query(QUERIES)) for part in parts)
     assert learned.any()
     assert lexical.any()
@@ -41,21 +41,21 @@ def test_scores_add_up(encoder, parts, texts):
     np.testing.assert_allclose(found.dot(encoder.encode_query(QUERIES)), learned + 0.7 * lexical, rtol=1e-5)
 
 
-def test_the_vocabulary_is_both(encoder, parts):
+def test_the_vocabulary_joins_both(encoder, parts):
     learned, lexical = parts
     assert list(encoder.vocabulary[: learned.n_terms]) == list(learned.vocabulary)
     assert list(encoder.vocabulary[learned.n_terms :]) == [f"bm25:{stem}" for stem in lexical.vocabulary]
     assert len(set(encoder.vocabulary)) == encoder.n_terms
 
 
-def test_spans_of_both(encoder, parts):
+def test_spans_come_from_both(encoder, parts):
     found = {(encoder.vocabulary[term], start, end) for term, start, end in encoder.spans("the cats sat")}
     assert ("bm25:cat", 4, 8) in found or ("bm25:cats", 4, 8) in found
     assert ("sat", 9, 12) in found
     assert encoder.tokens("the cats sat") == parts[0].spans("the cats sat")
 
 
-def test_passages_are_counted_in_the_models_tokens(encoder, parts):
+def test_passages_are_measured_in_the_models_tokens(encoder, parts):
     from lsr.io.document import Document
 
     document = Document(id="d", text="the cat sat on the mat " * 4)
@@ -64,7 +64,7 @@ def test_passages_are_counted_in_the_models_tokens(encoder, parts):
     assert len(found) > 2
 
 
-def test_has_to_be_fitted(parts, texts):
+def test_an_unfitted_encoder_is_refused(parts, texts):
     encoder = HybridEncoder(parts[0], BM25Encoder(), 1)
     assert encoder.needs_fit
     with pytest.raises(EncoderError, match="has seen no corpus"):
@@ -93,7 +93,7 @@ def test_save_and_load(encoder, parts, texts, tmp_path):
     assert [d.split()[0] for d in encoder.fingerprint.differences(other.fingerprint)] == ["weights"]
 
 
-def test_of_any_checkpoint(checkpoint, texts):
+def test_any_checkpoint_can_be_combined(checkpoint, texts):
     encoder = load_encoder(checkpoint, lexical=0.5, device="cpu")
     assert isinstance(encoder, HybridEncoder)
     assert isinstance(encoder.learned, SpladeEncoder)
@@ -101,7 +101,7 @@ def test_of_any_checkpoint(checkpoint, texts):
     assert encoder.count_truncated(texts) == encoder.learned.count_truncated(texts) == 1
 
 
-def test_a_damaged_folder(encoder, tmp_path):
+def test_a_damaged_folder_is_refused(encoder, tmp_path):
     encoder.save(tmp_path)
     config = json.loads((tmp_path / CONFIG_FILE).read_text())
     for broken in ({**config, "weight": "x"}, {**config, "lexical": None}, {**config, "learned": {"type": "hybrid"}}):
@@ -152,7 +152,7 @@ def mini():
         ("", {}),
     ],
 )
-def test_pieces_of_words_do_not_find_other_words(mini, query, learned):
+def test_word_pieces_do_not_match_other_words(mini, query, learned):
     terms, weights = mini.split_by_encoder(mini.encode_query(query))[0].row(0)
     found = {mini.vocabulary[term]: weight for term, weight in zip(terms.tolist(), weights.tolist(), strict=True)}
     table = dict(zip(mini.learned.vocabulary, mini.learned.table.tolist(), strict=True))
@@ -160,7 +160,7 @@ def test_pieces_of_words_do_not_find_other_words(mini, query, learned):
     assert {token: weight for token, weight in found.items() if token.strip("#").isalnum()} == wanted
 
 
-def test_whole_words_weigh_what_they_did(mini):
+def test_whole_words_keep_their_weights(mini):
     query = "what is the strength of glue, and why?"
     found, expected = mini.split_by_encoder(mini.encode_query(query))[0].row(0), mini.learned.encode_query(query).row(0)
     assert [part.tolist() for part in found] == [part.tolist() for part in expected]
@@ -213,7 +213,7 @@ def pages(request, tmp_path_factory):
         ("get openapi", ["openapi"]),
     ],
 )
-def test_words_in_pieces_find_what_has_them(pages, query, found):
+def test_split_words_match_documents_with_them(pages, query, found):
     hits = [hit.id for hit in pages.search(query)]
     assert hits[: len(found)] == found
     assert hits == found or query.startswith(("what", "get"))  # whose other words find more
@@ -223,5 +223,5 @@ def test_words_in_pieces_find_what_has_them(pages, query, found):
     ("query", "first"),
     [("database error ORA-12541", "ora"), ("database ORA-12599", "tns"), ("take Zyntrel in a day", "zyntrel")],
 )
-def test_words_in_pieces_count_beside_others(pages, query, first):
+def test_split_words_count_beside_other_words(pages, query, first):
     assert pages.search(query)[0].id == first

@@ -1,4 +1,4 @@
-"""Texts in whatever shape a program has them: any iterable, read once; documents; nothing else is taken for a text."""
+"""Texts as any iterable, read once, or documents; other values are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXTS = ["the cat sat", "dogs on the mat", ""]
 
 
 class Once:
-    """An iterable that is no iterator, and still is there only once."""
+    """An iterable that isn't an iterator, but can be read only once."""
 
     def __init__(self, items):
         self._items = iter(items)
@@ -89,13 +89,13 @@ class Frame:
         (["cat", "caf\udce9"], DataError, "text 1 holds a byte that isn't UTF-8, 0xe9, at character 3"),
     ],
 )
-def test_what_is_no_text_is_refused_by_name(encoder, wrong, error, message):
+def test_values_that_are_not_text_are_refused_with_their_type(encoder, wrong, error, message):
     for encode in (encoder.encode_query, encoder.encode_document):
         with pytest.raises(error, match=message):
             encode(wrong)
 
 
-def test_a_text_stays_as_it_is():
+def test_a_text_is_unchanged():
     texts = ["", " a\n", "naïve 日本 🙂", np.str_("x")]
     assert as_texts(texts) == texts
     assert as_texts("a") == ["a"]

@@ -1,4 +1,4 @@
-"""Languages: which one a text is in, and what is found where documents are in several."""
+"""Languages: detection, and search over documents in several languages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from lsr.encode.analyzer import Analyzer, language_name
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.languages import MixedAnalyzer, analyzer_of, saved_analyzer, told_language
+from lsr.encode.languages import MixedAnalyzer, analyzer_of, detect_language, saved_analyzer
 from lsr.encode.load import load_encoder
 from lsr.errors import EncoderError
 from lsr.index.index import Index
@@ -39,20 +39,20 @@ ALL = tuple(MixedAnalyzer().marks)
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_a_text_tells_its_language(language):
-    assert told_language(TEXTS[language], ALL) == language
-    assert told_language(TEXTS[language].upper(), ALL) == language
+def test_the_language_of_a_text_is_detected(language):
+    assert detect_language(TEXTS[language], ALL) == language
+    assert detect_language(TEXTS[language].upper(), ALL) == language
 
 
 @pytest.mark.parametrize("text", UNSPACED.values(), ids=UNSPACED)
-def test_words_within_scripts_without_spaces_are_english(text):
-    assert told_language(text, ALL) == "english"
-    assert told_language(text, ("german", "none")) == "none"
+def test_latin_words_in_scripts_without_spaces_are_english(text):
+    assert detect_language(text, ALL) == "english"
+    assert detect_language(text, ("german", "none")) == "none"
 
 
 @pytest.mark.parametrize("text", ["", "12 34", "Zürich Reykjavík", "!?", "\ud800"])
-def test_what_tells_nothing(text):
-    assert told_language(text, ALL) is None
+def test_texts_without_a_sign_have_the_first_language(text):
+    assert detect_language(text, ALL) is None
     assert MixedAnalyzer().language_of(text) == "english"
     assert MixedAnalyzer("de,fr").language_of(text) == "german"
 
@@ -60,8 +60,8 @@ def test_what_tells_nothing(text):
 @pytest.mark.parametrize(
     "text", ["Будинки на пагорбі були збудовані до війни", "خانه‌های روی تپه پیش از جنگ ساخته شدند"]
 )
-def test_languages_that_share_a_script_are_not_stemmed_as_others(text):
-    assert told_language(text, ALL) == "none"
+def test_unsupported_languages_of_a_script_are_not_stemmed(text):
+    assert detect_language(text, ALL) == "none"
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_names_and_codes(given, name):
 
 
 @pytest.mark.parametrize("language", ["xx", "de,xx", ",", "auto,de", ""])
-def test_no_such_language(language):
+def test_unknown_languages_are_refused(language):
     with pytest.raises(EncoderError, match=r"no language .* and auto"):
         load_encoder("bm25", language=language)
 
 
-def test_one_language_is_taken_apart_as_before():
+def test_a_single_language_is_analyzed_as_before():
     assert type(analyzer_of("german", "light")) is Analyzer
     mixed = MixedAnalyzer()
     for language, text in TEXTS.items():
@@ -89,7 +89,7 @@ def test_one_language_is_taken_apart_as_before():
         assert mixed.query(text, [language]) == Analyzer(language).query(text)
 
 
-def test_a_query_has_the_stems_of_each_language_but_stop_words_of_its_own():
+def test_a_query_has_stems_of_all_languages_and_its_own_stop_words():
     mixed = MixedAnalyzer("en,de")
     weights = mixed.query("die Häuser der Stadt")
     assert {"haus": 1.0, "stadt": 1.0, "häuser": 0.5}.items() <= weights.items()
@@ -130,7 +130,7 @@ def index(request, tmp_path_factory):
         ("pythons", "ja", "Python"),
     ],
 )
-def test_each_document_is_found_by_its_own_stems(index, query, found, marked):
+def test_documents_are_found_by_the_stems_of_their_language(index, query, found, marked):
     hits = index.search(query, k=3)
     if marked is None:  # Arabic's broken plurals are beyond stems
         assert hits == [] or hits[0].id == found
@@ -146,7 +146,7 @@ def test_words_of_other_languages_are_known_words(index):
     assert all("[" not in one.text for one in index.suggest("ge", 20))
 
 
-def test_languages_come_and_go(tmp_path):
+def test_the_languages_of_an_index_follow_its_documents(tmp_path):
     encoder = load_encoder("bm25", language="auto")
     with Index.build(tmp_path / "idx", [{"_id": "en", "text": TEXTS["english"]}], encoder=encoder) as index:
         assert index.query_vectors(["houses, Häuser"]).nnz == 1  # of English alone
@@ -158,7 +158,7 @@ def test_languages_come_and_go(tmp_path):
         assert index.search("Krieg") == []
 
 
-def test_it_is_saved_with_its_words(tmp_path):
+def test_a_saved_encoder_keeps_languages_and_words(tmp_path):
     encoder = load_encoder("bm25", language="auto", stop_words="drop")
     texts = list(TEXTS.values())
     encoder.fit(texts)

@@ -47,7 +47,7 @@ def test_info_nce_by_hand():
     assert info_nce(scores, first_positive(2, 2)).item() == pytest.approx(expected)
 
 
-def test_several_positives_are_not_held_against_each_other():
+def test_positives_of_a_query_are_not_its_negatives():
     scores = torch.tensor([[math.log(3), math.log(2), 0.0]])
     positives = torch.tensor([[True, True, False]])
     expected = (math.log(4 / 3) + math.log(3 / 2)) / 2
@@ -63,7 +63,7 @@ def test_info_nce_agrees_with_sentence_transformers(theirs, temperature):
     torch.testing.assert_close(info_nce(scores, first_positive(4, 12), temperature), expected)
 
 
-def test_info_nce_takes_documents_out():
+def test_info_nce_excludes_masked_documents():
     scores, positives = random(3, 4), first_positive(3, 4)
     without = info_nce(scores[:, :3], positives[:, :3])
     scores[:, 3] = -INF
@@ -91,7 +91,7 @@ def test_info_nce_of_large_scores():
     assert scores.grad.isfinite().all()
 
 
-def test_info_nce_says_what_is_wrong():
+def test_info_nce_refuses_bad_input():
     with pytest.raises(ValueError, match="query 1 of the batch has no positive"):
         info_nce(random(2, 2), torch.tensor([[True, False], [False, False]]))
     with pytest.raises(ValueError, match=r"scores are \(2, 3\), but positives is \(2, 2\)"):
@@ -129,7 +129,7 @@ def test_margin_mse_without_pairs_is_zero():
     assert margin_mse(random(1, 2), random(1, 2), absent).item() == 0
 
 
-def test_every_pair_of_margin_mse_as_naver_has_it():
+def test_margin_mse_over_all_pairs_equals_navers():
     """Their trainer: the mean over queries of that over a (G, G) table of margins, its diagonal of zeros included."""
     scores, teacher = random(3, 4), random(3, 4, seed=1)
     margins = [values.unsqueeze(1) - values.unsqueeze(2) for values in (scores, teacher)]
@@ -164,7 +164,7 @@ def test_kl_agrees_with_sentence_transformers(theirs, temperature):
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 1000), shift=st.floats(-50, 50))
-def test_kl_is_not_negative_and_knows_no_level(seed, shift):
+def test_kl_is_nonnegative_and_shift_invariant(seed, shift):
     scores, teacher = random(3, 4, seed=seed), random(3, 4, seed=seed + 1)
     loss = kl(scores, teacher)
     assert loss >= 0
@@ -195,7 +195,7 @@ OVER_CANDIDATES = pytest.mark.parametrize("loss", [margin_mse, kl])
 
 @OVER_CANDIDATES
 @pytest.mark.parametrize("rubbish", [NAN, INF, -INF])
-def test_what_is_absent_counts_for_nothing(loss, rubbish):
+def test_absent_documents_do_not_count(loss, rubbish):
     scores, teacher = random(3, 4), random(3, 4, seed=1)
     expected = loss(scores, teacher)
     wider = torch.cat([scores, torch.full((3, 2), rubbish)], 1).requires_grad_()
@@ -208,7 +208,7 @@ def test_what_is_absent_counts_for_nothing(loss, rubbish):
 
 
 @OVER_CANDIDATES
-def test_shapes_that_differ(loss):
+def test_different_shapes_are_refused(loss):
     with pytest.raises(ValueError, match=r"scores are \(2, 3\), but teacher is \(2, 4\)"):
         loss(random(2, 3), random(2, 4))
     with pytest.raises(ValueError, match=r"but mask is \(3,\)"):
@@ -224,7 +224,7 @@ def test_the_teacher_gets_no_gradient(loss):
 
 @OVER_CANDIDATES
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_raised(loss, dtype):
+def test_half_precision_is_computed_in_float32(loss, dtype):
     scores, teacher = random(2, 3).to(dtype), random(2, 3, seed=1)
     value = loss(scores, teacher)
     assert value.dtype == torch.float32
@@ -281,7 +281,7 @@ def test_ensemble_by_hand():
     assert ensemble(teachers[:1], scale=1).tolist() == [[0, 1, 0.5]]
 
 
-def test_missing_scores_are_left_out():
+def test_missing_scores_are_ignored():
     teachers = torch.tensor([[[0.0, 2.0, NAN, NAN]], [[4.0, NAN, 8.0, -INF]]])
     result = ensemble(teachers, scale=10)
     assert result[0, :3].tolist() == [0, 10, 10]
@@ -297,7 +297,7 @@ def test_a_teacher_without_preferences(n_docs):
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 1000), gain=st.floats(0.1, 100), level=st.floats(-100, 100))
-def test_a_teachers_scale_does_not_matter(seed, gain, level):
+def test_ensembles_are_invariant_to_a_teachers_scale(seed, gain, level):
     teachers = random(2, 3, 5, seed=seed)
     result = ensemble(teachers)
     assert ((result >= 0) & (result <= 30)).all()

@@ -1,4 +1,4 @@
-"""Hard negatives: the filters by hand, what never happens, and the command."""
+"""Hard negatives: hand-worked filters, invariants, and the command."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_filters(options, expected):
     assert negatives([RUN], **options) == [expected]
 
 
-def test_what_is_counted():
+def test_the_report_counts_queries_and_negatives():
     qrels = {"q": {"p": 1}, "none": {"x": 0}, "nowhere": {"x": 1}, "unscored": {"x": 1}, "alone": {"x": 1}}
     run = RUN | {"unscored": {"y": 1.0}, "alone": {"x": 2.0, "y": 1.99}}
     mined, report = mine([run], qrels)
@@ -60,7 +60,7 @@ def test_what_is_counted():
     )
 
 
-def test_scores_of_the_run_come_along():
+def test_scores_of_the_run_are_kept():
     (mined,), _ = mine([RUN])
     assert mined.scores.dtype == np.float32
     assert mined.scores.tolist() == [[10, 9, 1]]
@@ -82,11 +82,11 @@ def test_several_runs_are_merged_by_rank():
     np.testing.assert_equal(mined.scores, np.array(expected, np.float32))
 
 
-def test_one_run_that_finds_it_too_close_is_enough():
+def test_a_candidate_too_close_in_one_run_is_dropped():
     assert negatives([RUN, {"q": {"p": 3.0, "e": 2.99}}]) == [["d"]]
 
 
-def test_a_run_without_the_positive_says_nothing():
+def test_a_run_without_the_positive_does_not_filter():
     assert negatives([RUN, {"q": {"e": 5.0, "z": 4.0}}]) == [["e", "d"]]
 
 
@@ -103,7 +103,7 @@ def test_judged_as_not_relevant_may_score_high():
     assert negatives([RUN], qrels) == [["a", "b", "d", "e"]]
 
 
-def test_a_share_of_a_negative_score_is_no_limit():
+def test_a_share_needs_positive_scores():
     with pytest.raises(DataError, match=r"a positive of query 'q' scores -2, .* need a margin instead"):
         mine([{"q": {"p": -2.0, "a": -3.0}}])
     assert negatives([{"q": {"p": -2.0, "a": -3.0}}], share=None, margin=0.5) == [["a"]]
@@ -119,7 +119,7 @@ SCORES = st.dictionaries(IDS, st.sampled_from([0.5, 1.0, 1.9, 1.95, 2.0, 3.0]))
     qrels=st.dictionaries(st.sampled_from("qrs"), st.dictionaries(IDS, st.integers(-1, 2))),
     options=st.fixed_dictionaries({"count": st.integers(1, 5), "sample": st.booleans(), "skip": st.integers(0, 2)}),
 )
-def test_what_always_holds(runs, qrels, options):
+def test_invariants_of_mining(runs, qrels, options):
     mined, report = mine(runs, qrels, **options)
     assert report.queries == len(mined)
     assert report.negatives == sum(len(one.negatives) for one in mined)
@@ -135,7 +135,7 @@ def test_what_always_holds(runs, qrels, options):
             assert all(scores.get(n, 0) < limit for n in one.negatives if n not in judged)
 
 
-def test_draws_depend_on_seed_and_query_alone():
+def test_draws_depend_only_on_seed_and_query():
     run = {query: {"p": 100.0} | {f"d{i}": float(i) for i in range(50)} for query in "qrs"}
     qrels = {query: {"p": 1} for query in "qrs"}
 
@@ -154,7 +154,7 @@ def test_draws_depend_on_seed_and_query_alone():
 @pytest.mark.parametrize(
     "options", [{"count": 0}, {"skip": -1}, {"skip": 5, "depth": 5}, {"share": 0.0}, {"share": 1.5}]
 )
-def test_settings_that_make_no_sense(options):
+def test_invalid_settings_are_refused(options):
     with pytest.raises(ValueError, match=r"count is at least 1|share must be"):
         MiningSettings(**options)
 
@@ -176,7 +176,7 @@ def collection(tmp_path):
     return tmp_path
 
 
-def test_the_command_writes_what_training_reads(collection, lsr_command):
+def test_training_reads_the_output_of_the_command(collection, lsr_command):
     out = collection / "hard.jsonl"
     ran = lsr_command("mine", collection / "run.trec", "--dataset", collection / "beir", "--out", out)
     assert ran.code == 0, ran.err
@@ -236,7 +236,7 @@ def test_two_runs_give_two_lists_of_scores(collection, lsr_command):
         (["--dataset", "beir", "--queries", "odd.jsonl", "--out", "new.jsonl"], 1, "none of the judged queries"),
     ],
 )
-def test_what_the_command_refuses(collection, lsr_command, monkeypatch, options, code, message):
+def test_the_command_refuses_bad_input(collection, lsr_command, monkeypatch, options, code, message):
     monkeypatch.chdir(collection)
     (collection / "old.jsonl").write_text("")
     (collection / "odd.jsonl").write_text('{"_id": "other", "text": "x"}\n')
@@ -246,7 +246,7 @@ def test_what_the_command_refuses(collection, lsr_command, monkeypatch, options,
     assert not (collection / "new.jsonl").exists()
 
 
-def test_queries_without_a_text_are_told(collection, lsr_command):
+def test_queries_without_a_text_are_reported(collection, lsr_command):
     (collection / "beir" / "qrels" / "train.tsv").write_text("q\tp\t1\nlost\tp\t1\n")
     with (collection / "run.trec").open("a") as file:
         file.write("lost Q0 p 1 9 t\nlost Q0 a 2 1 t\n")

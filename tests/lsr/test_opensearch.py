@@ -1,4 +1,4 @@
-"""OpenSearch's bulk lines: there and back, the mapping beside them, and each bad line named."""
+"""OpenSearch's bulk format: round trips, the mapping, and bad lines named."""
 
 import gzip
 import json
@@ -51,7 +51,7 @@ def test_round_trip(tmp_path, name):
     assert sorted(f.name for f in tmp_path.iterdir()) == sorted([name, "docs.mapping.json"])
 
 
-def test_the_lines(tmp_path):
+def test_the_bulk_lines(tmp_path):
     path = put(tmp_path / "docs.ndjson", index_name="my-docs", field="embedding")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0] == {"index": {"_index": "my-docs", "_id": "a"}}
@@ -100,7 +100,7 @@ def test_any_tokens_ids_and_weights(tmp_path_factory, rows, ids):
     assert read == rows
 
 
-def test_weights_that_lucene_refuses_are_raised(tmp_path):
+def test_weights_below_lucenes_minimum_are_raised(tmp_path):
     tiny = float(np.finfo(np.float32).tiny)
     path = put(tmp_path / "d.ndjson", SparseMatrix.from_dicts([{0: 1e-40, 1: 1.0}], 4), DOCUMENTS[:1])
     assert read_all(path)[1] == [{"wing": tiny, "u.s.": 1.0}]
@@ -119,7 +119,7 @@ def test_weights_that_lucene_refuses_are_raised(tmp_path):
         ({"vocabulary": ["", "b", "c", "d"]}, "document 'a' has the empty token"),
     ],
 )
-def test_what_opensearch_would_refuse(tmp_path, options, problem):
+def test_values_that_opensearch_refuses_are_refused(tmp_path, options, problem):
     with pytest.raises(DataError, match=problem):
         put(tmp_path / "docs.ndjson", **options)
     assert not list(tmp_path.iterdir())
@@ -177,7 +177,7 @@ def test_a_file_of_another_tool(tmp_path):
         ([ACTION, {"v": {"a": 1}}, {"v": {"a": 1}}], ':3: expected {"index"'),
     ],
 )
-def test_bad_lines(tmp_path, lines, problem):
+def test_bad_lines_are_named(tmp_path, lines, problem):
     path = put_lines(tmp_path / "docs.ndjson", *lines)
     assert holds_vectors(path)
     with pytest.raises(DataError, match=rf"docs\.ndjson{problem}.*--skip-bad"):

@@ -1,4 +1,4 @@
-"""Origins: the word whose token has a term's largest logit, found again in all logits; those of lsr-mini."""
+"""Origins: the word whose token has a term's largest logit, checked against all logits; and those of lsr-mini."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_words_of_tokens(tokenizer):
     assert found.count("aeroplanes") > 1  # the whole word, of each of its tokens
 
 
-def test_words_stop_where_reading_does(tokenizer):
+def test_words_end_where_the_text_is_truncated(tokenizer):
     ids, words = tokenizer.words("wing flutter heat", 4)
     assert ids == tokenizer.ids(["wing flutter heat"], 4, special=True)[0]
     assert words == [None, (0, 4), (5, 12), None]
 
 
-def test_words_of_a_prompt_are_none_of_the_texts(tokenizer):
+def test_words_of_a_prompt_do_not_belong_to_the_text(tokenizer):
     assert tokenizer.words("wing", None, "text: ")[1] == [None, None, None, (0, 4), None]
     assert tokenizer.words("wing", None, "a")[1][1:-1] == [(0, 4)] * len(tokenizer.words("wing", None, "a")[1][1:-1])
 
@@ -72,7 +72,7 @@ def brute_force(model, tower, tokenizer, text, saturation):
 
 @pytest.mark.parametrize("pooling", ["max", "sum"])
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
-def test_the_word_with_the_largest_logit(checkpoint, texts, pooling, saturation):
+def test_the_origin_is_the_word_with_the_largest_logit(checkpoint, texts, pooling, saturation):
     pytest.importorskip("torch")
     tower = Tower.open(checkpoint, pooling=pooling, saturation=saturation, prompt="the ")
     encoder = SpladeEncoder(tower, device="cpu")
@@ -87,7 +87,7 @@ def test_the_word_with_the_largest_logit(checkpoint, texts, pooling, saturation)
     assert encoder.origins(texts[0], []) == {}
 
 
-def test_of_a_model_that_is_not_taken_apart(make_checkpoint, tmp_path, texts):
+def test_origins_of_models_run_as_a_whole(make_checkpoint, tmp_path, texts):
     pytest.importorskip("torch")
     encoder = SpladeEncoder(make_checkpoint(tmp_path / "m", "mobilebert"), device="cpu")
     model, everything = encoder.network(), range(encoder.n_terms)
@@ -99,7 +99,7 @@ def test_of_a_model_that_is_not_taken_apart(make_checkpoint, tmp_path, texts):
 
 
 @pytest.mark.parametrize("kind", ["expansion", "lexical", "gated"])
-def test_heads_take_the_maximum_of_what_tokens_say(checkpoint, kind):
+def test_heads_take_the_maximum_over_tokens(checkpoint, kind):
     torch = pytest.importorskip("torch")
     from lsr.encode import model, pooling
 
@@ -135,7 +135,7 @@ def test_parts_of_other_encoders(checkpoint, query_weights, texts):
     assert lexical.origins(texts[0], range(3)) == {}
 
 
-def test_nothing_is_downloaded_and_what_is_not_here_has_no_origins(checkpoint, tmp_path, monkeypatch):
+def test_a_missing_model_gives_no_origins_and_no_download(checkpoint, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     import shutil
 
@@ -160,7 +160,7 @@ def test_nothing_is_downloaded_and_what_is_not_here_has_no_origins(checkpoint, t
     assert not files.is_here("elsewhere/model")
 
 
-def test_another_model_in_its_place_explains_nothing(make_checkpoint, tmp_path, query_weights):
+def test_a_replaced_model_gives_no_origins(make_checkpoint, tmp_path, query_weights):
     pytest.importorskip("torch")
     from lsr.encode import InferenceFreeEncoder
 
@@ -181,7 +181,7 @@ def test_another_model_in_its_place_explains_nothing(make_checkpoint, tmp_path, 
 # --- the encoder that ships -------------------------------------------------------------------------------------------
 
 
-def test_the_encoder_that_ships_knows_its_words(mini):
+def test_the_shipped_encoder_finds_origins(mini):
     terms, _ = mini.learned.encode_document(FLUTTER).row(0)
     origins = mini.origins(FLUTTER, range(mini.learned.n_terms))
     assert set(origins) <= set(terms.tolist())
@@ -192,7 +192,7 @@ def test_the_encoder_that_ships_knows_its_words(mini):
     assert (words["flutter"], words["plane"]) == ("flutter", "aeroplane")
 
 
-def test_an_index_explained_and_marked_by_the_encoder_that_ships(tmp_path, lsr_command):
+def test_the_shipped_encoder_explains_and_highlights(tmp_path, lsr_command):
     Index.build(tmp_path / "idx", [{"_id": "a", "text": FLUTTER}, {"_id": "b", "text": "Heat."}], encoder="lsr-mini")
     hit = Index.open(tmp_path / "idx").search("aircraft flutter")[0]
     assert "aircraft*(aeroplane)" in hit.explain().words()
@@ -209,7 +209,7 @@ def test_an_index_explained_and_marked_by_the_encoder_that_ships(tmp_path, lsr_c
 @example(unicodedata.normalize("NFD", "Café über Ångström"))
 @example("東京 \U0001f600 e\u0301\u0327 \u200b")
 @example("wing " * 400)
-def test_spans_of_any_text_are_words_of_it(text):
+def test_spans_of_any_text_are_its_words(text):
     encoder = _shipped()
     for span in set(encoder.origins(text, range(1996, 3996)).values()):  # the commonest words
         start, end = span
@@ -227,13 +227,13 @@ def _shipped():
     return _opened["lsr-mini"]
 
 
-def test_a_token_that_the_model_does_not_know_is_refused(mini):
+def test_unknown_tokens_are_refused(mini):
     runner = mini.learned.document._model(mini.learned.document.document)
     with pytest.raises(EncoderError, match="knows 30522"):
         runner.origins([30522], [5])
 
 
-def test_a_graph_of_something_else(tmp_path):
+def test_a_graph_of_another_model_is_refused(tmp_path):
     onnx = pytest.importorskip("onnx")
     helper, kinds = onnx.helper, onnx.TensorProto
     graph = helper.make_graph(

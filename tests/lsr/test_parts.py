@@ -1,4 +1,4 @@
-"""encode_to: what a part holds depends on the corpus alone, and only missing parts are encoded."""
+"""encode_to: a part's content depends only on the corpus, and only missing parts are encoded."""
 
 import json
 
@@ -65,7 +65,7 @@ def files(folder):
 
 @pytest.mark.parametrize("n", [0, 1, 5, 6, 12, 20])
 @pytest.mark.parametrize("how", [{}, {"passages": Passages(2, 1)}, {"with_text": False}])
-def test_the_parts_hold_what_encoding_in_memory_gives(tmp_path, n, how):
+def test_parts_equal_encoding_in_memory(tmp_path, n, how):
     source = write_corpus(tmp_path / "docs.jsonl", n)
     encoder, expected = BM25Encoder(), Report()
     encoder.fit(document.content for document in open_corpus(source))
@@ -81,7 +81,7 @@ def test_the_parts_hold_what_encoding_in_memory_gives(tmp_path, n, how):
     ]
 
 
-def test_of_long_documents_there_are_fewer_in_a_part_and_together(tmp_path, corpus, monkeypatch):
+def test_parts_and_batches_of_long_documents_are_smaller(tmp_path, corpus, monkeypatch):
     """So that memory is bounded; texts have 0 to 37 characters."""
     plain = encode(corpus, tmp_path / "plain")
     monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 20)
@@ -100,14 +100,14 @@ def test_of_long_documents_there_are_fewer_in_a_part_and_together(tmp_path, corp
     assert len(files(tmp_path / "v")) > 4
 
 
-def test_one_file_is_made_of_the_parts(tmp_path, corpus):
+def test_parts_are_joined_into_one_file(tmp_path, corpus):
     encode(corpus, tmp_path / "v.parquet")
     encode(corpus, tmp_path / "v")
     assert content(tmp_path / "v.parquet") == content(tmp_path / "v")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["docs.jsonl", "v", "v.parquet"]
 
 
-def test_a_part_alone_says_what_it_lacks(tmp_path, corpus):
+def test_a_single_part_names_what_it_lacks(tmp_path, corpus):
     encode(corpus, tmp_path / "v")
     with pytest.raises(
         DataError, match=r"tokens are in 'part-00000\.parquet', which isn't here: read the whole folder"
@@ -127,7 +127,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Encoding stops at a part, as a kill does; gives the numbers of those that are encoded from then on."""
+    """Encoding stops at a part, as by a kill; returns the numbers of parts encoded afterwards."""
     encoded, real = [], parts._encode_part
 
     def encode_part(*args):
@@ -149,7 +149,7 @@ def cut_off(monkeypatch, source, out, number, **options):
 
 @pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize("at", [0, 1, 3])
-def test_a_second_run_does_what_is_missing(tmp_path, corpus, monkeypatch, at, remote):
+def test_a_second_run_encodes_missing_parts(tmp_path, corpus, monkeypatch, at, remote):
     encode(corpus, tmp_path / "whole")
     out, work = tmp_path / "v", tmp_path / ("v" if remote else "v.partial")
     where = out.as_uri() if remote else out
@@ -162,7 +162,7 @@ def test_a_second_run_does_what_is_missing(tmp_path, corpus, monkeypatch, at, re
     assert report.documents == 20
 
 
-def test_a_part_that_is_not_whole_is_made_again(tmp_path, corpus, monkeypatch):
+def test_an_incomplete_part_is_encoded_again(tmp_path, corpus, monkeypatch):
     encode(corpus, tmp_path / "whole")
     cut_off(monkeypatch, corpus, tmp_path / "v", 3)
     work = tmp_path / "v.partial"
@@ -177,7 +177,7 @@ def test_a_part_that_is_not_whole_is_made_again(tmp_path, corpus, monkeypatch):
     assert {path.name for path in (tmp_path / "v").iterdir()} == files(tmp_path / "whole").keys()
 
 
-def test_what_is_skipped_is_known_after_a_kill_too(tmp_path, corpus, monkeypatch):
+def test_skipped_documents_are_known_after_a_kill(tmp_path, corpus, monkeypatch):
     corpus.write_text(corpus.read_text() + "no JSON\n")
     monkeypatch.setattr(write, "_finish", lambda *_: (_ for _ in ()).throw(Stopped))
     with pytest.raises(Stopped):
@@ -192,7 +192,7 @@ def test_what_is_skipped_is_known_after_a_kill_too(tmp_path, corpus, monkeypatch
     assert "docs.jsonl:21: not JSON" in report.bad[0]
 
 
-def test_work_of_another_kind_is_not_continued(tmp_path, corpus, monkeypatch):
+def test_work_with_other_settings_is_not_resumed(tmp_path, corpus, monkeypatch):
     cut_off(monkeypatch, corpus, tmp_path / "v", 2)
     with pytest.raises(OutputExists, match="holds unfinished work from another source or with other settings"):
         encode(corpus, tmp_path / "v", settings="others")
@@ -212,7 +212,7 @@ def test_another_encoder_of_the_same_name_is_refused(tmp_path, corpus, monkeypat
         encode(corpus, tmp_path / "v", encoder=fitted(2))
 
 
-def test_a_bad_line_is_named_and_what_is_done_is_kept(tmp_path, corpus, monkeypatch):
+def test_a_bad_line_is_named_and_finished_parts_are_kept(tmp_path, corpus, monkeypatch):
     lines = corpus.read_text().splitlines()
     lines[14] = "no JSON"
     corpus.write_text("\n".join(lines))
@@ -247,7 +247,7 @@ def test_vectors_in_object_storage(bucket, tmp_path, corpus, monkeypatch):
     assert sorted(Place(where).sizes()) == ["part-00000.parquet", "part-00001.parquet", "vectors.json"]
 
 
-def test_places_that_are_refused(tmp_path, corpus):
+def test_unusable_outputs_are_refused(tmp_path, corpus):
     where = (tmp_path / "v").as_uri()
     Place(where).write("mine.txt", b"x")
     with pytest.raises(OutputExists, match=r"something other than vectors \(mine\.txt\)"):
@@ -256,7 +256,7 @@ def test_places_that_are_refused(tmp_path, corpus):
         encode(corpus, with_suffix(where, ".parquet"))
 
 
-def test_a_folder_that_other_machines_do_not_share(tmp_path):
+def test_a_folder_that_is_not_shared_is_refused(tmp_path):
     with pytest.raises(StorageError, match="isn't shared by all machines"):
         parts.open_shared(str(tmp_path))
     (tmp_path / PLAN).write_text("{}")

@@ -96,7 +96,7 @@ def test_documents_stay_in_order(encoder):
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(0, 1), (-1, 0), (3, 3), (3, -1)])
-def test_impossible_sizes(encoder, size, overlap):
+def test_impossible_sizes_are_refused(encoder, size, overlap):
     with pytest.raises(ValueError, match=f"got size {size}, overlap {overlap}"):
         split("wing", encoder, size, overlap)
 
@@ -131,7 +131,7 @@ def test_no_passage_loses_its_end(reader, text, title, sizes):
         assert set(" ".join(kept).split()) == set(text.split())
 
 
-def test_as_many_tokens_as_fit(reader):
+def test_passages_have_as_many_tokens_as_fit(reader):
     assert reader.room(["", "cat", "the cat " * 12]) == [21, 20, -3]
     text = "cat " * 50
     for size in (21, 24, 1000):
@@ -140,7 +140,7 @@ def test_as_many_tokens_as_fit(reader):
     assert split("cat " * 9, reader, 24, title="dog " * 30)[0].content.split() == ["dog"] * 21
 
 
-def test_tokens_of_whole_texts_are_counted_only_where_they_decide(reader, monkeypatch):
+def test_whole_texts_are_tokenized_only_if_needed(reader, monkeypatch):
     text, counted, room = "cat " * 50, [], reader.room
     file = {"blocks": (Block(0), Block(100))}
     documents = [Document("a", text, **file), Document("b", text), Document("c", "dog"), Document("d", text, **file)]

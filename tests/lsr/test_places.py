@@ -1,4 +1,4 @@
-"""Places: files come and go whole, here and in object storage, and what goes wrong there is said."""
+"""Places: files are complete or absent, locally and in object storage, and problems are reported."""
 
 import json
 import os
@@ -43,17 +43,17 @@ def write(path, content):
     ("name", "remote"),
     [("s3://b/k", True), ("gs://b", True), ("file:///x", True), ("idx", False), ("s3:/b", False), ("http://x", False)],
 )
-def test_what_is_a_uri(name, remote):
+def test_uris_are_recognized(name, remote):
     assert is_remote(name) == remote
 
 
-def test_names_beside():
+def test_suffixes_go_before_the_query_string():
     assert with_suffix("idx/", ".partial") == "idx.partial"
     assert with_suffix("s3://b/idx/?region=x", ".partial") == "s3://b/idx.partial?region=x"
     assert with_suffix("s3://b/idx", "/part") == "s3://b/idx/part"
 
 
-def test_the_cache_is_the_users_or_the_one_that_is_named(monkeypatch, tmp_path):
+def test_the_cache_folder_can_be_set(monkeypatch, tmp_path):
     monkeypatch.delenv("LSR_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "lsr"
@@ -64,7 +64,7 @@ def test_the_cache_is_the_users_or_the_one_that_is_named(monkeypatch, tmp_path):
 # --- files
 
 
-def test_files_come_back_as_they_went(where, tmp_path):
+def test_files_are_read_back_unchanged(where, tmp_path):
     place = Place(where)
     assert place.sizes() == {}
     assert place.read("a.json") is None
@@ -86,7 +86,7 @@ def test_files_come_back_as_they_went(where, tmp_path):
 
 
 @pytest.mark.parametrize(("there", "said"), [(b"shor", "4 bytes, 5 expected"), (b"other", "content has changed")])
-def test_another_content_than_is_wanted_is_refused(where, tmp_path, there, said):
+def test_unexpected_content_is_refused(where, tmp_path, there, said):
     place = Place(where)
     wanted = place.put(write(tmp_path / "x", b"whole"), "x")
     place.write("x", there)
@@ -96,13 +96,13 @@ def test_another_content_than_is_wanted_is_refused(where, tmp_path, there, said)
     assert os.listdir(tmp_path / "copies") == []
 
 
-def test_a_file_that_is_not_there(where, tmp_path):
+def test_a_missing_file_is_named(where, tmp_path):
     with pytest.raises(StorageError, match="no such file"):
         Place(where).fetch("x", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
-def test_a_kill_leaves_no_half_file(tmp_path):
+def test_a_kill_leaves_no_partial_file(tmp_path):
     code = """
 import os, signal, sys
 from pathlib import Path
@@ -129,12 +129,12 @@ else:
 # --- what goes wrong elsewhere
 
 
-def test_a_bucket_that_is_not_there(bucket):
+def test_a_missing_bucket_is_named(bucket):
     with pytest.raises(StorageError, match="no such bucket"):
         Place(bucket("x", bucket="nobodys")).sizes()
 
 
-def test_access_that_is_denied(bucket, monkeypatch):
+def test_denied_access_is_reported(bucket, monkeypatch):
     place = Place(bucket("x"))
     place.write("a", b"1")
     monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0.0)  # it knows nobody's credentials
@@ -157,14 +157,14 @@ def silent():
         yield server.getsockname()[1]
 
 
-def test_nobody_answers(bucket, silent, short_waits):
+def test_a_server_that_does_not_answer_is_reported(bucket, silent, short_waits):
     place = Place(f"s3://bucket/x?endpoint_override=127.0.0.1:{silent}&scheme=http")
     with pytest.raises(StorageError, match="no answer in time"):
         place.read("a")
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_nobody_listens(own_cache, short_waits, monkeypatch, scheme):
+def test_a_missing_server_is_reported(own_cache, short_waits, monkeypatch, scheme):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -183,7 +183,7 @@ def test_nobody_listens(own_cache, short_waits, monkeypatch, scheme):
         ("s3:///x?region=eu", "the URI needs a bucket"),
     ],
 )
-def test_uris_that_make_no_sense(uri, said):
+def test_invalid_uris_are_refused(uri, said):
     with pytest.raises(StorageError, match=said) as refused:
         Place(uri)
     assert "secret" not in str(refused.value)
@@ -192,7 +192,7 @@ def test_uris_that_make_no_sense(uri, said):
 # --- texts and vectors
 
 
-def test_a_corpus_is_read_from_anywhere(where, tmp_path):
+def test_a_corpus_is_read_from_object_storage(where, tmp_path):
     lines = b"".join(json.dumps({"_id": f"d{i}", "text": f"text {i}"}).encode() + b"\n" for i in range(5))
     place = Place(where)
     place.write("corpus.jsonl", lines)
@@ -209,13 +209,13 @@ def test_a_corpus_is_read_from_anywhere(where, tmp_path):
         list(open_corpus(where))
 
 
-def test_a_folder_without_texts(where):
+def test_a_folder_without_texts_is_refused(where):
     Place(where).write("other.txt", b"x")
     with pytest.raises(DataError, match="no "):
         open_corpus(where)
 
 
-def test_vectors_are_read_from_anywhere(where, tmp_path):
+def test_vectors_are_read_from_object_storage(where, tmp_path):
     save_matrix(tmp_path / "v.parquet", SparseMatrix.from_dicts([{1: 2.0}, {0: 1.0, 2: 3.0}], 3), ["a", "b"])
     place = Place(where)
     wanted = place.put(tmp_path / "v.parquet", "part-00000.parquet")
@@ -232,7 +232,7 @@ def test_vectors_are_read_from_anywhere(where, tmp_path):
     assert [batch.ids for batch in read_vectors(where)] == [["a", "b"]]
 
 
-def test_a_folder_of_vectors_that_was_changed(tmp_path):
+def test_a_changed_folder_of_vectors_is_refused(tmp_path):
     where = (tmp_path / "v").as_uri()
     place = Place(where)
     save_matrix(tmp_path / "v.parquet", SparseMatrix.from_dicts([{1: 2.0}], 3))
@@ -244,14 +244,14 @@ def test_a_folder_of_vectors_that_was_changed(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"parts": {}}', b'{"parts": {"../x": {"bytes": 1, "sha256": ""}}}'])
-def test_a_list_of_parts_that_is_damaged(tmp_path, content):
+def test_a_damaged_list_of_parts_is_refused(tmp_path, content):
     where = (tmp_path / "v").as_uri()
     Place(where).write(remote_files.PARTS_FILE, content)
     with pytest.raises(DataError, match=r"vectors\.json is damaged"):
         read_vectors(where)
 
 
-def test_many_may_write_one_file(tmp_path):
+def test_several_processes_may_write_one_file(tmp_path):
     place, errors = Place(tmp_path / "x"), []
 
     def write_some():

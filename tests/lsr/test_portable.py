@@ -1,4 +1,4 @@
-"""A saved encoder in other libraries: sentence-transformers gives the same vectors, and so do OpenSearch's files."""
+"""A saved encoder in other libraries: sentence-transformers and OpenSearch's layout give the same vectors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def same(encoder, queries, documents, texts, tolerance):
         assert not ours[:, theirs.shape[1] :].any()
 
 
-def test_sentence_transformers_gives_the_same_vectors(saved, texts):
+def test_sentence_transformers_gives_equal_vectors(saved, texts):
     pytest.importorskip("sentence_transformers")
     encoder, folder = saved
     with warnings.catch_warnings():
@@ -81,7 +81,7 @@ def test_sentence_transformers_gives_the_same_vectors(saved, texts):
     same(encoder, *(vectors.to_dense().numpy() for vectors in found), some, 1e-5)
 
 
-def test_it_opens_here_by_what_is_for_others_alone(saved, texts):
+def test_lsr_opens_the_files_for_other_libraries(saved, texts):
     encoder, folder = saved
     (folder / "encoder.json").unlink()
     other = load_encoder(folder)
@@ -90,7 +90,7 @@ def test_it_opens_here_by_what_is_for_others_alone(saved, texts):
         same(encoder, other.encode_query(texts).to_dense(), other.encode_document(texts).to_dense(), texts, 1e-6)
 
 
-def test_opensearch_finds_model_and_table(checkpoint, query_weights, texts, tmp_path):
+def test_opensearchs_layout_has_model_and_table(checkpoint, query_weights, texts, tmp_path):
     encoder = inference_free(checkpoint, query_weights, 8)
     encoder.save(tmp_path / "saved")
     bare = tmp_path / "bare"
@@ -106,7 +106,7 @@ def test_opensearch_finds_model_and_table(checkpoint, query_weights, texts, tmp_
     assert idf["[CLS]"] == 0
 
 
-def test_other_tokenizers_stay_with_their_queries(checkpoint, query_weights, texts, tmp_path):
+def test_separate_query_tokenizers_are_kept(checkpoint, query_weights, texts, tmp_path):
     content = json.loads((checkpoint / "tokenizer.json").read_text())
     content["normalizer"]["lowercase"] = True
     tokenizer = TextTokenizer(json.dumps(content))
@@ -121,7 +121,7 @@ def test_other_tokenizers_stay_with_their_queries(checkpoint, query_weights, tex
         assert np.allclose(other.encode_document(texts).to_dense(), expected[1], atol=1e-6)
 
 
-def test_a_folder_of_the_older_layout_still_opens(checkpoint, query_weights, texts, tmp_path):
+def test_the_older_layout_still_opens(checkpoint, query_weights, texts, tmp_path):
     encoder = inference_free(checkpoint, query_weights, 8)
     places = encoder.document.copy_towers(tmp_path, "document")
     for name, content in encoder._files(encoder.document.config(places)).items():
@@ -131,7 +131,7 @@ def test_a_folder_of_the_older_layout_still_opens(checkpoint, query_weights, tex
     same(encoder, other.encode_query(texts).to_dense(), other.encode_document(texts).to_dense(), texts, 0)
 
 
-def test_the_card_says_what_it_is(checkpoint, query_weights, tmp_path):
+def test_the_model_card_describes_the_encoder(checkpoint, query_weights, tmp_path):
     SpladeEncoder(Tower.open(checkpoint, max_length=20), top_k=5).save(tmp_path / "a")
     card = (tmp_path / "a" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
@@ -153,8 +153,8 @@ def test_the_card_says_what_it_is(checkpoint, query_weights, tmp_path):
 
 
 @pytest.mark.parametrize("head", ["lexical", "expansion"])
-def test_heads_of_our_own_are_refused_elsewhere_instead_of_guessed_at(checkpoint, tmp_path, head):
-    """sentence-transformers would take such a folder for a backbone, and put a random layer behind it."""
+def test_other_libraries_refuse_lsrs_own_heads(checkpoint, tmp_path, head):
+    """sentence-transformers would open such a folder as a backbone and add a random layer."""
     sentence_transformers = pytest.importorskip("sentence_transformers")
     from lsr.encode.model import start_model
 
@@ -207,7 +207,7 @@ def test_an_encoder_is_pushed_with_its_card(checkpoint, query_weights, tmp_path,
     assert load_encoder(out).fingerprint.weights == load_encoder(tmp_path / "made").fingerprint.weights
 
 
-def test_a_graph_is_published_by_a_command(checkpoint, tmp_path, lsr_command):
+def test_lsr_publish_writes_a_graph(checkpoint, tmp_path, lsr_command):
     pytest.importorskip("onnx")
     encoder = towers(checkpoint, max_length=12)
     encoder.save(tmp_path / "made")
@@ -220,7 +220,7 @@ def test_a_graph_is_published_by_a_command(checkpoint, tmp_path, lsr_command):
     assert np.abs(difference).mean() < 0.02
 
 
-def test_what_cannot_be_published(checkpoint, tmp_path, lsr_command, hub, monkeypatch):
+def test_unpublishable_encoders_are_refused(checkpoint, tmp_path, lsr_command, hub, monkeypatch):
     assert lsr_command("publish", checkpoint).code == 2
     assert lsr_command("publish", checkpoint, "--out", tmp_path / "x", "--private").code == 2
     ran = lsr_command("publish", checkpoint, "--out", tmp_path)

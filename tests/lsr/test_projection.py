@@ -1,4 +1,4 @@
-"""Projection: the largest logit of each term, the same to the bit whatever the processor can do."""
+"""Projection: the largest logit of each term, bit for bit the same on all processors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def layer(n_terms: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
 
 @pytest.mark.parametrize(("n_terms", "width", "n_tokens"), [(1, 4, 1), (33, 16, 17), (64, 384, 8), (5000, 128, 3)])
-def test_every_way_gives_the_same_bits(n_terms, width, n_tokens):
+def test_all_implementations_give_the_same_bits(n_terms, width, n_tokens):
     rows, scales = layer(n_terms, width)
     states = np.random.default_rng(1).normal(size=(n_tokens, width)).astype(np.float32)
     found = [Projection(rows, scales, lanes=lanes).largest(states) for lanes in LANES]
@@ -30,7 +30,7 @@ def test_every_way_gives_the_same_bits(n_terms, width, n_tokens):
 
 
 @pytest.mark.parametrize("lanes", LANES)
-def test_the_largest_sums_there_are(lanes):
+def test_the_largest_possible_sums(lanes):
     for sign in (-1, 1):
         rows = np.full((40, 1040), 127, np.int8)
         states = np.full((9, 1040), sign * 3.0, np.float32)
@@ -39,7 +39,7 @@ def test_the_largest_sums_there_are(lanes):
 
 
 @pytest.mark.parametrize("lanes", LANES)
-def test_a_small_token_keeps_its_digits_beside_a_large_one(lanes):
+def test_small_tokens_keep_precision_beside_large_ones(lanes):
     rows, scales = layer(50, 64)
     states = np.random.default_rng(2).normal(size=(2, 64)).astype(np.float32)
     alone = Projection(rows, scales, lanes=lanes).largest(states[:1])
@@ -55,6 +55,6 @@ def test_empty_states_are_zero():
 
 
 @pytest.mark.parametrize("shape", [(3, 6), (3, LARGEST_WIDTH + 4)])
-def test_shapes_that_can_not_be_exact_are_refused(shape):
+def test_shapes_without_exact_sums_are_refused(shape):
     with pytest.raises(EncoderError, match="can't be used"):
         Projection(np.zeros(shape, np.int8), np.ones(3, np.float32))

@@ -1,4 +1,4 @@
-"""Settings beside tokenizer.json: read as transformers and sentence-transformers read them, or refused by name."""
+"""Settings beside tokenizer.json are applied as by transformers and sentence-transformers, or refused by name."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def tokenizer(request, checkpoint, tmp_path_factory):
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_texts_are_read_as_transformers_reads_them(tokenizer, tmp_path, settings):
+def test_texts_are_read_as_by_transformers(tokenizer, tmp_path, settings):
     folder = Path(shutil.copytree(tokenizer, tmp_path / "changed"))
     change(folder, "tokenizer_config.json", **settings)
     with warnings.catch_warnings():
@@ -154,7 +154,7 @@ def model(reference, tmp_path):
 
 
 def same_weights(folder):
-    """Whether lsr and sentence-transformers make the same vectors of TEXTS; what lsr saved, too."""
+    """Check that lsr and sentence-transformers give the same vectors for TEXTS, also after lsr saved the model."""
     from sentence_transformers import SparseEncoder
 
     with warnings.catch_warnings():
@@ -261,14 +261,14 @@ def test_settings_of_a_router(reference, tmp_path):
         ("tokenizer_config.json", {"split_special_tokens": True}, "the setting split_special_tokens=True"),
     ],
 )
-def test_what_is_not_known_is_refused_by_name(model, file, settings, message):
+def test_unknown_settings_are_refused_by_name(model, file, settings, message):
     change(model, file, **settings)
     with pytest.raises(EncoderError, match=message) as raised:
         load_encoder(model)
     assert file.rpartition("/")[2] in str(raised.value) or "tokenizer" in file
 
 
-def test_another_similarity_is_told(model):
+def test_another_similarity_gives_a_warning(model):
     change(model, "config_sentence_transformers.json", similarity_fn_name="cosine")
     with pytest.warns(CheckpointWarning, match="compares vectors by cosine"):
         load_encoder(model)
@@ -277,7 +277,7 @@ def test_another_similarity_is_told(model):
 # --- lengths and padding ----------------------------------------------------------------------------------------------
 
 
-def test_positions_of_roberta_begin_behind_its_padding(make_checkpoint, tmp_path):
+def test_positions_of_roberta_start_after_padding(make_checkpoint, tmp_path):
     folder = make_checkpoint(tmp_path / "roberta", "roberta")
     change(folder, "config.json", pad_token_id=None)
     encoder = SpladeEncoder(folder, device="cpu")
@@ -286,7 +286,7 @@ def test_positions_of_roberta_begin_behind_its_padding(make_checkpoint, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["fnet", "convbert", "nystromformer"])
-def test_a_model_that_depends_on_padding_is_told_and_gets_none(make_checkpoint, tmp_path, texts, kind):
+def test_padding_dependent_models_get_no_padding_and_a_warning(make_checkpoint, tmp_path, texts, kind):
     folder = make_checkpoint(tmp_path / kind, kind)
     encoder = SpladeEncoder(folder, device="cpu")
     with pytest.warns(CheckpointWarning, match="depends on masked padding"):

@@ -1,4 +1,4 @@
-"""Regrouping: key by key in the wanted order, whatever fits the memory."""
+"""External sort: keys in the given order, for any memory limit."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from lsr.io.external_sort import Regrouping
 
 
 @pytest.mark.parametrize("memory", [1, 7, 1000, 1 << 21])
-def test_groups(monkeypatch, memory):
+def test_rows_are_grouped(monkeypatch, memory):
     monkeypatch.setattr(external_sort, "_MEMORY", memory)
     rng = np.random.default_rng(1)
     keys, others = rng.integers(0, 40, 2000) ** 2 % 41, np.arange(2000)
@@ -28,7 +28,7 @@ def test_groups(monkeypatch, memory):
     assert found == {key: np.flatnonzero(keys == key).tolist() for key in range(41)}
 
 
-def test_nothing():
+def test_no_rows():
     with Regrouping() as regrouping:
         assert list(regrouping.groups(np.arange(0), regrouping.counts(0))) == []
         [(first, indptr, others, weights)] = regrouping.groups(np.arange(3), regrouping.counts(3))

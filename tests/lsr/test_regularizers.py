@@ -54,7 +54,7 @@ def random_weights(n_docs=5, n_terms=7, seed=0, dtype=torch.float64):
         (anti_zero, 1 / 16),
     ],
 )
-def test_worked_by_hand(penalty, value):
+def test_hand_worked_examples(penalty, value):
     assert penalty(ROWS).item() == pytest.approx(value, rel=1e-6)
 
 
@@ -64,13 +64,13 @@ def test_gradients(penalty):
 
 
 @pytest.mark.parametrize("penalty", [flops, l1, anti_zero, lambda w: l0_flops(w, 3)])
-def test_order_of_rows_does_not_matter(penalty):
+def test_the_order_of_rows_does_not_matter(penalty):
     weights = random_weights()
     assert penalty(weights).item() == pytest.approx(penalty(weights[[3, 1, 4, 0, 2]]).item())
 
 
 @pytest.mark.parametrize("penalty", [flops, l1, lambda w: l0_flops(w, 3)])
-def test_order_of_terms_does_not_matter(penalty):
+def test_the_order_of_terms_does_not_matter(penalty):
     weights = random_weights()
     assert penalty(weights).item() == pytest.approx(penalty(weights.flip(1)).item())
 
@@ -86,7 +86,7 @@ def test_agrees_with_sentence_transformers(threshold):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_the_mean_by_places_of_a_group_is_that_many_times_larger():
+def test_the_sum_over_group_positions_is_larger_by_the_group_size():
     """The conversion of lambdas that the module promises, on groups whose places are alike."""
     by_query = random_weights(4, 6)
     n_places = 3
@@ -121,24 +121,24 @@ def test_a_sample_of_the_columns_is_unbiased(name):
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 1000))
-def test_both_views_of_idf_flops_agree(seed):
+def test_both_forms_of_idf_flops_agree(seed):
     weights = random_weights(seed=seed)
     idf = torch.rand(7, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 0.1
     seen = idf_flops(weights * idf, idf, view="query")
     torch.testing.assert_close(seen, idf_flops(weights, idf, view="document"))
 
 
-def test_common_terms_are_dear():
+def test_common_terms_cost_more():
     rare, common = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     idf = torch.tensor([5.0, 0.2])
     assert idf_flops(common, idf, view="query") > 100 * idf_flops(rare, idf, view="query")
 
 
-def test_a_term_of_every_document_has_a_finite_price():
+def test_a_term_of_all_documents_has_a_finite_cost():
     assert idf_flops(torch.ones(1, 2), torch.tensor([0.0, -1.0]), view="query").item() == pytest.approx(2e4)
 
 
-def test_another_view_is_refused():
+def test_an_unknown_form_is_refused():
     with pytest.raises(ValueError, match="view must be"):
         idf_flops(ROWS, IDF, view="both")
 
@@ -148,7 +148,7 @@ def test_another_view_is_refused():
 
 @settings(max_examples=25)
 @given(df=st.lists(st.floats(0, 1), min_size=2, max_size=20).map(sorted))
-def test_the_price_grows_with_the_document_frequency(df):
+def test_the_cost_grows_with_the_document_frequency(df):
     prices = [df_flops(torch.ones(1, 1), torch.tensor([share])).item() for share in df]
     assert all(0 <= price <= 1 for price in prices)
     assert prices == sorted(prices)
@@ -165,12 +165,12 @@ def test_half_precision(penalty, dtype):
 
 
 @pytest.mark.parametrize(("a", "b"), [(0, 10), (1, 10), (0.1, 0), (0.1, -1)])
-def test_constants_that_make_no_price(a, b):
+def test_invalid_constants_are_refused(a, b):
     with pytest.raises(ValueError, match="a must lie between"):
         df_flops(ROWS, DF, a=a, b=b)
 
 
-def test_document_frequency_counts():
+def test_document_frequencies_are_counted():
     df = DocumentFrequency(3, window=10**9)
     assert df.fractions().tolist() == [0, 0, 0]
     df.update(ROWS.clone().requires_grad_())
@@ -179,7 +179,7 @@ def test_document_frequency_counts():
     assert not df.fractions().requires_grad
 
 
-def test_document_frequency_of_a_sample_of_columns():
+def test_document_frequencies_of_a_sample_of_columns():
     whole, sampled = DocumentFrequency(7), DocumentFrequency(7)
     weights = random_weights(50, 7)
     whole.update(weights)
@@ -190,7 +190,7 @@ def test_document_frequency_of_a_sample_of_columns():
     assert sampled.fractions()[5:].tolist() == [0, 0]
 
 
-def test_document_frequency_forgets():
+def test_document_frequencies_decay():
     df = DocumentFrequency(1, window=100)
     df.update(torch.ones(1000, 1))
     for _ in range(50):
@@ -198,7 +198,7 @@ def test_document_frequency_forgets():
     assert df.fractions().item() < 0.001
 
 
-def test_document_frequency_goes_on_from_its_state():
+def test_document_frequencies_resume_from_their_state():
     df, again = DocumentFrequency(7, window=5), DocumentFrequency(7, window=5)
     df.update(random_weights())
     again.load_state_dict({name: counts.clone() for name, counts in df.state_dict().items()})
@@ -209,7 +209,7 @@ def test_document_frequency_goes_on_from_its_state():
         DocumentFrequency(3).load_state_dict(df.state_dict())
 
 
-def test_a_window_of_nothing():
+def test_an_invalid_window_is_refused():
     with pytest.raises(ValueError, match="window must be at least 1"):
         DocumentFrequency(3, window=0)
 
@@ -217,21 +217,21 @@ def test_a_window_of_nothing():
 # --- l0 and anti-zero
 
 
-def test_the_l0_mask_leaves_sparse_rows_alone():
+def test_the_l0_mask_skips_sparse_rows():
     weights = ROWS.clone().requires_grad_()
     l0_flops(weights, 1).backward()
     assert weights.grad[0].abs().sum() > 0
     assert weights.grad[1].tolist() == [0, 0, 0]
 
 
-def test_a_dead_row_is_lifted_and_the_others_hardly_touched():
+def test_a_dead_row_is_raised_without_changing_others_much():
     weights = torch.tensor([[0.0, 0.0, 0.0], [30.0, 20.0, 0.0]], requires_grad=True)
     anti_zero(weights).backward()
     assert (weights.grad[0] == -1).all()  # -2 for each row, divided by two rows
     assert weights.grad[1].abs().max() < 1e-4
 
 
-def test_descent_brings_a_dying_row_back():
+def test_gradient_descent_revives_a_dying_row():
     logits = torch.full((2, 4), 0.01).requires_grad_()
     optimizer = torch.optim.SGD([logits], lr=0.05)
     for _ in range(50):
@@ -259,11 +259,11 @@ def test_schedule(kind, values):
 
 
 @pytest.mark.parametrize(("kind", "step", "steps"), [("cubic", 1, 2), ("linear", -1, 2), ("linear", 1, -2)])
-def test_schedules_that_make_no_sense(kind, step, steps):
+def test_invalid_schedules_are_refused(kind, step, steps):
     with pytest.raises(ValueError, match=r"schedule must be one of|steps are not negative"):
         schedule(kind, step, steps)
 
 
-def test_price_at_the_half():
+def test_the_cost_at_frequency_a():
     assert df_flops(torch.ones(1, 1), torch.tensor([0.25]), a=0.25, b=3).item() == pytest.approx(0.25)
     assert math.isclose(df_flops(torch.ones(1, 1), torch.tensor([1.0])).item(), 1)

@@ -1,4 +1,4 @@
-"""What people bring: JSON arrays, CSV, tables and data frames, headers, metadata as it comes."""
+"""Input in many forms: JSON arrays, CSV, tables and data frames, headers, all kinds of metadata."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_arrays(tmp_path, name, indent):
     st.lists(st.fixed_dictionaries({"text": st.text(max_size=20), "n": st.floats(allow_infinity=False)})),
     st.integers(1, 9),
 )
-def test_arrays_in_pieces(tmp_path_factory, values, piece):
+def test_arrays_are_read_in_pieces(tmp_path_factory, values, piece):
     values = [{"_id": str(i), **value} for i, value in enumerate(values)]
     path = put(tmp_path_factory.mktemp("pieces") / "d.json", json.dumps(values, indent=piece % 3))
     with pytest.MonkeyPatch.context() as patch:
@@ -84,13 +84,13 @@ def test_arrays_in_pieces(tmp_path_factory, values, piece):
         ("[" * 100_000, "d.json:1: not a JSON array"),
     ],
 )  # fmt: skip
-def test_broken_arrays(tmp_path, text, problem):
+def test_broken_arrays_are_refused(tmp_path, text, problem):
     with pytest.raises(DataError) as error:
         read(put(tmp_path / "d.json", text))
     assert problem in str(error.value)
 
 
-def test_bad_elements_of_an_array_are_passed_over(tmp_path):
+def test_bad_elements_of_an_array_are_skipped(tmp_path):
     path = put(tmp_path / "d.json", '[3, {"_id": "a"}, {"_id": "b", "text": "t"}]')
     assert [d[0] for d in read(path, skip_bad=True)] == ["b"]
 
@@ -112,13 +112,13 @@ def test_a_list_as_vector_is_metadata(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content"), [("d.jsonl", '{"a": 1}\n[]\n'), ("v.jsonl", '{"vector": {"a": 1}}\n')])
-def test_a_file_of_which_nothing_is_good_is_refused(tmp_path, name, content):
+def test_a_file_without_a_good_row_is_refused(tmp_path, name, content):
     path = put(tmp_path / name, content)
     with pytest.raises(DataError, match=r"none of \d documents? can be read; the first: .*jsonl:1"):
         list(read_vectors(path, skip_bad=True) if holds_vectors(path) else open_corpus(path, skip_bad=True))
 
 
-def test_null_texts_alike(tmp_path):
+def test_null_texts_are_empty_in_all_formats(tmp_path):
     put(tmp_path / "d.jsonl", '{"_id": "a", "text": null}\n{"_id": "b", "text": "t"}\n')
     pq.write_table(pa.table({"_id": ["a", "b"], "text": [None, "t"]}), tmp_path / "d.parquet")
     for name in ("d.jsonl", "d.parquet"):
@@ -143,7 +143,7 @@ def test_tsv(tmp_path, lines, expected):
     assert read(put(tmp_path / "d.tsv", lines)) == expected
 
 
-def test_a_tsv_line_of_another_length_is_named(tmp_path):
+def test_a_tsv_line_of_the_wrong_length_is_named(tmp_path):
     with pytest.raises(DataError, match=r"d.tsv:3: expected 2 columns, got 3"):
         read(put(tmp_path / "d.tsv", "id\ttext\na\tcats\nb\tx\ty\n"))
 
@@ -163,7 +163,7 @@ def test_csv_columns_are_numbers_if_all_of_their_cells_are(tmp_path):
     assert second == ("2", "", "t", {"price": -300.0, "zip": "1", "mixed": "x"})
 
 
-def test_csv_that_is_wrong(tmp_path):
+def test_bad_csv_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"d.csv:4: 3 cells, but 2 columns"):
         read(put(tmp_path / "d.csv", 'id,text\na,"two\nlines"\nb,c,d\n'))
     with pytest.raises(DataError, match=r"d.csv:2: not UTF-8"):
@@ -227,7 +227,7 @@ def test_frames_of_vectors():
     assert isinstance(given_documents(rows), Vectors)
 
 
-def test_a_mapping_is_no_list_of_documents():
+def test_a_mapping_is_not_a_list_of_documents():
     with pytest.raises(DataError, match="expected a list of documents, got a mapping of train, test"):
         given_documents({"train": DOCS, "test": DOCS})
 
@@ -257,14 +257,14 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(("value", "plain"), PLAIN)
-def test_values_become_plain(value, plain):
+def test_values_become_plain_python(value, plain):
     (document,) = documents_corpus([{"_id": "a", "text": "t", "v": value}])
     assert json.loads(json.dumps(document.metadata)) == {"v": plain}
     assert plain_metadata({"v": value}, "a", "") == {"v": plain}
 
 
 @pytest.mark.parametrize("value", [math.nan, np.float64("nan"), Decimal("NaN"), np.datetime64("NaT")])
-def test_values_that_are_not_there(value):
+def test_missing_values(value):
     (document,) = documents_corpus([{"_id": "a", "text": "t", "v": value, "n": 1}])
     assert document.metadata == {"n": 1}
     (document,) = documents_corpus([{"_id": "a", "text": "t", "v": value}])
@@ -274,12 +274,12 @@ def test_values_that_are_not_there(value):
 @pytest.mark.parametrize(
     "value", [b"raw", math.inf, Decimal("Infinity"), dt.timedelta(1), {1, 2}, object(), 1j, {(1,): 2}]
 )
-def test_what_no_filter_could_ask_for_is_refused_by_name(value):
+def test_unfilterable_values_are_refused_by_name(value):
     with pytest.raises(DataError, match=r"^document 1: document 'a': the metadata 'out\.v.*' is "):
         list(documents_corpus([{"_id": "a", "text": "t", "out": {"v": value}}]))
 
 
-def test_ids_of_other_kinds():
+def test_ids_of_other_types():
     documents = [{"_id": i, "text": "t"} for i in (np.int64(7), UUID, 3, np.str_("x"))]
     assert [d.id for d in documents_corpus(documents)] == ["7", str(UUID), "3", "x"]
     for bad in (True, 1.5, None, math.nan, ""):
@@ -287,7 +287,7 @@ def test_ids_of_other_kinds():
             list(documents_corpus([{"_id": bad, "text": "t"}]))
 
 
-def test_parquet_with_all_kinds_of_columns(tmp_path):
+def test_parquet_columns_of_all_types(tmp_path):
     moment = dt.datetime(2020, 5, 17, 12, 30)
     columns = {
         "_id": pa.array([1, 2]),
@@ -322,7 +322,7 @@ def test_parquet_with_all_kinds_of_columns(tmp_path):
     assert second == ("2", "", "", {"score": 0.5})
 
 
-def test_parquet_names_row_column_and_type(tmp_path):
+def test_parquet_errors_name_row_column_and_type(tmp_path):
     pq.write_table(pa.table({"_id": ["a", "b"], "text": ["t", "t"], "raw": [None, b"\x00"]}), tmp_path / "d.parquet")
     with pytest.raises(DataError, match=r"d.parquet:2: document 'b': the metadata 'raw' is of type bytes"):
         read(tmp_path / "d.parquet")
@@ -352,11 +352,11 @@ def test_vectors_with_an_empty_id_are_refused(tmp_path):
         ("1970-01-01 and more", None),
     ],
 )
-def test_times_in_texts(text, micros):
+def test_times_given_as_text(text, micros):
     assert parse_time(text) == micros
 
 
-def test_documents_may_hold_what_is_not_plain():
+def test_documents_may_have_values_that_are_not_plain():
     document = Document("a", "t", metadata={"day": dt.date(2020, 1, 1)})
     (read_back,) = documents_corpus([document])
     assert read_back.metadata == {"day": "2020-01-01"}
@@ -382,7 +382,7 @@ def piped(tmp_path):
         writer.join()
 
 
-def test_pipes_of_texts(piped):
+def test_texts_from_a_pipe(piped):
     path = piped(json.dumps(DOCS, indent=1))
     assert not holds_vectors(path)
     corpus = open_corpus(path)
@@ -400,7 +400,7 @@ def test_vectors_on_standard_input_are_vectors(monkeypatch):
         assert batch.ids == [f"a{number}"]
 
 
-def test_pipes_of_vectors(piped):
+def test_vectors_from_a_pipe(piped):
     path = piped('{"_id": "a", "vector": {"x": -1}}\n')
     assert holds_vectors(path)
     with pytest.raises(DataError, match="pipe:1: 'a': weight -1"):
@@ -423,7 +423,7 @@ def test_pipes_of_vectors(piped):
         ("quoted.csv", '_id,text\na,"%s"\n', 2),
     ],
 )
-def test_a_line_that_is_longer_than_any_document_is_refused_where_it_is(tmp_path, monkeypatch, name, content, line):
+def test_a_line_beyond_the_limit_is_refused_with_its_position(tmp_path, monkeypatch, name, content, line):
     monkeypatch.setattr(module, "MOST_LINE", 3 << 20)
     monkeypatch.setattr(module, "_PIECE", 1 << 16)
     path = tmp_path / name
@@ -438,7 +438,7 @@ def test_a_line_that_is_longer_than_any_document_is_refused_where_it_is(tmp_path
     assert len(list(how(fitting))) > 0
 
 
-def test_a_long_line_takes_no_more_memory_than_the_bound(tmp_path, monkeypatch):
+def test_a_long_line_takes_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_LINE", 1 << 20)
     path = tmp_path / "docs.jsonl"
     with path.open("wb") as file:
@@ -481,13 +481,13 @@ def read_twice(source):
         lambda frame: frame.iloc[::-1].iloc[::-1],
     ],
 )
-def test_frames_of_pandas(form):
+def test_pandas_data_frames(form):
     pandas = pytest.importorskip("pandas")
     assert read_twice(form(pandas.DataFrame(FRAMED))) == READ
 
 
 @pytest.mark.parametrize("form", ["eager", "lazy", "categorical"])
-def test_frames_of_polars(form):
+def test_polars_data_frames(form):
     polars = pytest.importorskip("polars")
     frame = polars.DataFrame(FRAMED)
     if form == "categorical":
@@ -496,7 +496,7 @@ def test_frames_of_polars(form):
 
 
 @pytest.mark.parametrize("form", [None, "numpy", "torch", "arrow", "pandas", "iterable"])
-def test_data_sets_in_any_format(form):
+def test_datasets_in_any_format(form):
     datasets = pytest.importorskip("datasets")
     data = datasets.Dataset.from_list(FRAMED)
     data = data.to_iterable_dataset() if form == "iterable" else data.with_format(form)
@@ -506,7 +506,7 @@ def test_data_sets_in_any_format(form):
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_a_column_alone_is_no_table(library):
+def test_a_single_column_is_not_a_table(library):
     column = pytest.importorskip(library).DataFrame(FRAMED)["text"]
     with pytest.raises(DataError, match="document 1: expected an object with an id and a text"):
         list(documents_corpus(column))

@@ -35,7 +35,7 @@ def test_qrels(tmp_path, text):
     assert read_qrels(write(tmp_path / "qrels.tsv", text)) == JUDGED
 
 
-def test_packed_qrels(tmp_path):
+def test_compressed_qrels(tmp_path):
     (tmp_path / "qrels.gz").write_bytes(gzip.compress(b"q1 0 d1 2\nq1 0 d2 0\nq2 0 d1 -1\n"))
     assert read_qrels(tmp_path / "qrels.gz") == JUDGED
 
@@ -54,7 +54,7 @@ def test_ids_with_spaces_survive_tabs(tmp_path):
         ("q0\td1\t1", "query 'q0' and document 'd1' are judged twice, differently"),
     ],
 )
-def test_bad_qrels_line(tmp_path, line, message):
+def test_bad_qrels_lines_are_named(tmp_path, line, message):
     path = write(tmp_path / "qrels.tsv", f"query-id\tcorpus-id\tscore\nq0\td1\t0\n{line}\n")
     with pytest.raises(DataError, match=f"qrels.tsv:3: {message}"):
         read_qrels(path)
@@ -76,12 +76,12 @@ def test_run(tmp_path):
         ("q1 Q0 d1 2 1.0 tag", "document 'd1' occurs twice for query 'q1'"),
     ],
 )
-def test_bad_run_line(tmp_path, line, message):
+def test_bad_run_lines_are_named(tmp_path, line, message):
     with pytest.raises(DataError, match=f"run:2: {message}"):
         read_run(write(tmp_path / "run", f"q1 Q0 d1 1 3.5 tag\n{line}\n"))
 
 
-def test_all_bad_lines_are_told_at_once(tmp_path):
+def test_all_bad_lines_are_reported_at_once(tmp_path):
     path = write(tmp_path / "run", "q Q0 a 1 2 t\nq Q0 a 2 1 t\nq Q0 b\nq Q0 a 3 0 t\nq Q0 c 4 nan t\n")
     with pytest.raises(DataError, match=r"run: 4 bad lines:\n") as error:
         read_run(path)
@@ -100,7 +100,7 @@ def test_many_bad_lines_are_counted(tmp_path):
     assert (len(lines), lines[0].endswith("1,030 bad lines:"), lines[-1].strip()) == (22, True, "and 1,010 more")
 
 
-def test_errors_are_gathered():
+def test_errors_are_collected():
     problems = DataErrors()
     problems.settle()
     with problems:
@@ -116,7 +116,7 @@ def test_errors_are_gathered():
 
 
 @pytest.mark.parametrize("read", [read_qrels, read_run])
-def test_not_utf8_and_missing(tmp_path, read):
+def test_missing_files_and_bad_utf8_are_reported(tmp_path, read):
     (tmp_path / "latin").write_bytes(b"q1 0 caf\xe9 1\n")
     with pytest.raises(DataError, match="latin:1: not UTF-8: byte 0xe9 at column 9"):
         read(tmp_path / "latin")
@@ -132,7 +132,7 @@ def test_run_lines_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(("query", "doc"), [("q 1", "d"), ("q", "d\t1"), ("q", ""), ("q", " d"), ("", "d")])
-def test_run_lines_refuse_white_space(query, doc):
+def test_run_lines_refuse_whitespace(query, doc):
     with pytest.raises(DataError, match="has white space"):
         list(run_lines(query, [(doc, 1.0)], "lsr"))
 
@@ -158,7 +158,7 @@ def test_run_lines_refuse_white_space(query, doc):
                     '{"qid": "q2", "docid": "d1", "rel": -1}\n'),
     ],
 )  # fmt: skip
-def test_qrels_of_other_forms(tmp_path, name, text):
+def test_qrels_of_other_formats(tmp_path, name, text):
     assert read_qrels(write(tmp_path / name, text)) == JUDGED
 
 
@@ -168,13 +168,13 @@ def test_ids_may_begin_with_a_hash(tmp_path):
 
 
 @pytest.mark.parametrize("grade", [10**20, 2**31, -(2**40), "9" * 5000])
-def test_grades_beyond_what_measures_take(tmp_path, grade):
+def test_unsupported_grades_are_refused(tmp_path, grade):
     with pytest.raises(DataError, match="qrels:2: the grade"):
         read_qrels(write(tmp_path / "qrels", f"q1 0 d1 1\nq1 0 d2 {grade}\n"))
 
 
 @pytest.mark.parametrize("suffix", [".tsv.gz", ".TSV.GZ", ".txt.gz", ".csv", ".json"])
-def test_judgments_of_a_folder(tmp_path, suffix):
+def test_qrels_of_a_folder(tmp_path, suffix):
     (tmp_path / "qrels").mkdir()
     text = {".csv": "qid,docid,rel\nq,d,1\n", ".json": '{"q": {"d": 1}}'}.get(suffix, "q 0 d 1\n").encode()
     packed = gzip.compress(text) if suffix.lower().endswith(".gz") else text
@@ -198,7 +198,7 @@ RUN = {"q1": {"d1": 3.5, "d2": -0.001}, "q2": {"d1": 7.0}}
         ("r.csv", "q_id,doc_id,score\nq1,d1,3.5\nq1,d2,-1e-3\nq2,d1,7\n"),
     ],
 )  # fmt: skip
-def test_runs_of_other_forms(tmp_path, name, text):
+def test_runs_of_other_formats(tmp_path, name, text):
     assert read_run(write(tmp_path / name, text)) == RUN
 
 
@@ -218,7 +218,7 @@ def test_bad_scores_of_json_are_named(tmp_path):
         read_run(path)
 
 
-def test_equal_scores_are_written_apart():
+def test_equal_scores_are_written_as_different_ones():
     lines = list(run_lines("q", [("b", 1.0), ("a", 1.0), ("c", 2.0), ("d", 0.5)], "t"))
     assert [line.split()[2] for line in lines] == ["c", "b", "a", "d"]
     scores = [float(line.split()[4]) for line in lines]
@@ -229,6 +229,6 @@ def test_equal_scores_are_written_apart():
 
 
 @pytest.mark.parametrize("tag", ["my run", "", "a\tb"])
-def test_tags_are_one_word(tag):
+def test_a_tag_must_be_one_word(tag):
     with pytest.raises(DataError, match=r"the tag .* has white space"):
         list(run_lines("q", [("d", 1.0)], tag))

@@ -1,4 +1,4 @@
-"""SparseMatrix against scipy and numpy, and what it refuses."""
+"""SparseMatrix equals scipy and numpy; bad input is refused."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def assert_canonical(matrix):
 
 
 @given(DENSE)
-def test_all_constructors_make_the_same_matrix(dense):
+def test_all_constructors_give_the_same_matrix(dense):
     expected = SparseMatrix.from_dense(dense)
     rows = [([*d], [*d.values()]) for d in as_dicts(dense)]
     assert_canonical(expected)
@@ -69,7 +69,7 @@ def test_terms_are_sorted_and_zeros_dropped(dense, random):
     assert np.array_equal(matrix.to_dense(), dense)
 
 
-def test_from_scipy_adds_up_doubled_entries_and_leaves_its_input_alone():
+def test_from_scipy_sums_duplicates_and_keeps_its_input():
     doubled = sparse.csr_array(([1.0, 2.0], [3, 3], [0, 2]), shape=(1, 5))
     assert SparseMatrix.from_scipy(doubled) == SparseMatrix.from_dicts([{3: 3.0}], 5)
     assert doubled.nnz == 2
@@ -93,7 +93,7 @@ def test_rows_given_as_empty_lists():
     ("weight", "shown"),
     [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (-0.5, "-0.5"), (1e39, "1e+39"), (-1e39, "-1e+39")],
 )
-def test_bad_weight(weight, shown):
+def test_bad_weights_are_refused(weight, shown):
     # An empty row before the bad one: the row is counted right all the same.
     message = rf"^row 2: weight {shown.replace('+', '[+]')} of term 4;"
     with pytest.raises(ValueError, match=message):
@@ -105,19 +105,19 @@ def test_bad_weight(weight, shown):
 
 
 @pytest.mark.parametrize("term", [-1, 5, 2**31, 2**32 + 1])
-def test_term_outside_the_vocabulary(term):
+def test_terms_outside_the_vocabulary_are_refused(term):
     with pytest.raises(ValueError, match=f"^row 1: term {term} is outside the vocabulary of 5 terms"):
         SparseMatrix.from_dicts([{0: 1.0}, {term: 1.0}], 5)
 
 
 @pytest.mark.parametrize("terms", [[3, 3], [3, 1, 3], [0, 3, 1, 3]])
-def test_doubled_term(terms):
+def test_duplicate_terms_are_refused(terms):
     with pytest.raises(ValueError, match=r"^row 1: term 3 occurs twice"):
         SparseMatrix.from_rows([([3], [1.0]), (terms, np.ones(len(terms)))], 5)
 
 
 @pytest.mark.parametrize("terms", [[1.0], [True], ["1"], np.array([1], np.float32)])
-def test_term_ids_that_are_no_integers(terms):
+def test_term_ids_must_be_integers(terms):
     with pytest.raises(ValueError, match="term ids must be integers"):
         SparseMatrix([0, 1], terms, [1.0], (1, 5))
 
@@ -125,18 +125,18 @@ def test_term_ids_that_are_no_integers(terms):
 @pytest.mark.parametrize(
     "indptr", [[0, 1], [0, 1, 3], [1, 1, 2], [0, 3, 2], [0, 1, 2, 2], []], ids=lambda indptr: str(indptr)
 )
-def test_bad_indptr(indptr):
+def test_a_bad_indptr_is_refused(indptr):
     with pytest.raises(ValueError, match="indptr doesn't describe 2 rows of 2 weights"):
         SparseMatrix(indptr, [0, 1], [1.0, 1.0], (2, 5))
 
 
 @pytest.mark.parametrize("shape", [(0, -1), (0, MAX_TERMS + 1), (-1, 5)])
-def test_impossible_shape(shape):
+def test_impossible_shapes_are_refused(shape):
     with pytest.raises(ValueError, match=r"got|rows"):
         SparseMatrix([0], [], [], shape)
 
 
-def test_as_many_weights_as_terms():
+def test_weights_and_terms_must_be_equally_many():
     with pytest.raises(ValueError, match=r"\(2,\) term ids but \(3,\) weights"):
         SparseMatrix([0, 2], [0, 1], [1.0, 1.0, 1.0], (1, 5))
     with pytest.raises(ValueError, match=r"^row 0: \(2,\) term ids but \(1,\) weights"):
@@ -147,7 +147,7 @@ def test_as_many_weights_as_terms():
 
 
 @given(DENSE, st.data())
-def test_rows_are_picked_as_numpy_does(dense, data):
+def test_rows_are_indexed_as_in_numpy(dense, data):
     n = len(dense)
     matrix = SparseMatrix.from_dense(dense)
     keys = [data.draw(st.slices(n)), data.draw(hnp.arrays(bool, n))]
@@ -161,12 +161,12 @@ def test_rows_are_picked_as_numpy_does(dense, data):
 
 
 @pytest.mark.parametrize("key", [slice(2, 1), slice(9, 12), slice(-9, -5), slice(0, 0), []], ids=str)
-def test_no_row_picked(key):
+def test_an_empty_index_gives_no_rows(key):
     assert SparseMatrix.from_dense(np.ones((3, 2)))[key] == SparseMatrix.empty(2)
 
 
 @pytest.mark.parametrize("key", [3, -4, [0, 3], [True, False]])
-def test_rows_that_are_not_there(key):
+def test_rows_out_of_range_are_refused(key):
     with pytest.raises(IndexError):
         SparseMatrix.from_dense(np.ones((3, 2)))[key]
 
@@ -209,7 +209,7 @@ def test_top_k_keeps_the_heaviest_and_of_equal_ones_the_lowest_terms(dense, k):
 
 
 @given(DENSE, st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]))
-def test_prune_compares_with_the_largest_of_the_row(dense, ratio):
+def test_prune_is_relative_to_the_largest_weight_of_the_row(dense, ratio):
     largest = dense.max(axis=1, keepdims=True, initial=0)
     pruned = SparseMatrix.from_dense(dense).prune(ratio)
     assert_canonical(pruned)
@@ -235,7 +235,7 @@ def test_within_cuts_the_vocabulary(dense, n_terms):
 
 
 @given(DENSE, DENSE)
-def test_dot_is_the_product_of_the_dense_matrices(a, b):
+def test_dot_equals_the_dense_product(a, b):
     width = max(a.shape[1], b.shape[1])
     wide = [np.pad(m.astype(np.float64), ((0, 0), (0, width - m.shape[1]))) for m in (a, b)]
     scores = SparseMatrix.from_dense(a).dot(SparseMatrix.from_dense(b))
@@ -268,13 +268,13 @@ def test_save_and_load_without_weights(tmp_path, shape):
     assert load_matrix(tmp_path / "m.parquet") == matrix
 
 
-def test_save_needs_an_id_for_each_row(tmp_path):
+def test_saving_needs_an_id_for_each_row(tmp_path):
     with pytest.raises(ValueError, match="2 rows but 1 ids"):
         save_matrix(tmp_path / "m.parquet", SparseMatrix.from_dense(np.ones((2, 3))), ["a"])
     assert not list(tmp_path.iterdir())
 
 
-def test_load_of_something_else(tmp_path):
+def test_loading_something_else_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_matrix(tmp_path / "missing.parquet")
 

@@ -1,4 +1,4 @@
-"""SpladeEncoder and its pooling: the same weights as the model's plain logits give, in bounded memory."""
+"""SpladeEncoder and its pooling: the same weights as from the model's plain logits, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from lsr.encode.load import load_encoder, load_encoder_files
 from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tokenizer import TextTokenizer
 from lsr.encode.tower import Tower
 from lsr.errors import EncoderError, EncoderMismatch, MissingExtra
 
@@ -100,7 +101,7 @@ def test_screen_equals_pool_states(monkeypatch, exact, saturation, shift):
     assert seen.elements <= 1000
 
 
-def test_screen_has_no_term_by_chance(exact):
+def test_the_screen_keeps_no_term_by_chance(exact):
     """Logits as close to zero as they come: what the rounding changes must never decide."""
     make = torch.Generator().manual_seed(6)
     states, weight = torch.randn(4, 9, 48, generator=make), torch.randn(3000, 48, generator=make)
@@ -114,7 +115,7 @@ def test_screen_has_no_term_by_chance(exact):
     assert torch.allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
-def test_with_and_without_screen(monkeypatch, checkpoint, texts):
+def test_the_screen_does_not_change_results(monkeypatch, checkpoint, texts):
     found = []
     for exact in {pooling.adds_bytes_exactly(), False}:
         monkeypatch.setattr(pooling, "adds_bytes_exactly", lambda exact=exact: exact)
@@ -125,7 +126,7 @@ def test_with_and_without_screen(monkeypatch, checkpoint, texts):
     np.testing.assert_allclose(found[0], found[-1], atol=1e-6)
 
 
-def test_screen_follows_the_weights(checkpoint, texts, exact):
+def test_the_screen_follows_changed_weights(checkpoint, texts, exact):
     encoder = SpladeEncoder(checkpoint, device="cpu")
     before = encoder.encode_document(texts)
     network = encoder.network()
@@ -137,7 +138,7 @@ def test_screen_follows_the_weights(checkpoint, texts, exact):
     assert encoder.encode_document(texts) == before
 
 
-def test_saturation_by_hand():
+def test_hand_worked_saturation():
     logits = torch.tensor([[[1.0, -2.0], [3.0, -1.0], [100.0, 100.0]]])
     mask = torch.tensor([[1, 1, 0]])
     assert pooling.pool_logits(logits, mask, "max", "log1p").tolist() == [[pytest.approx(np.log(4)), 0]]
@@ -145,7 +146,7 @@ def test_saturation_by_hand():
     assert pooling.pool_logits(logits, mask, "sum", "log1p_log1p").tolist() == [[pytest.approx(expected), 0]]
 
 
-def test_logits_never_exist_as_a_whole(make_checkpoint, tmp_path):
+def test_logits_are_never_materialized(make_checkpoint, tmp_path):
     vocab_size = 70_000
     encoder = SpladeEncoder(make_checkpoint(tmp_path / "large", vocab_size=vocab_size), device="cpu")
     text = "abc def ghij " * 20
@@ -162,7 +163,7 @@ def test_logits_never_exist_as_a_whole(make_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equals_plain_logits(make_checkpoint, tmp_path, texts, kind):
+def test_vectors_equal_those_of_plain_logits(make_checkpoint, tmp_path, texts, kind):
     folder = make_checkpoint(tmp_path / kind, kind)
     how = {"max_length": 20, "pooling": "sum", "saturation": "log1p_log1p"}
     encoder = SpladeEncoder(Tower.open(folder, **how), batch_tokens=50, device="cpu")
@@ -174,7 +175,7 @@ def test_equals_plain_logits(make_checkpoint, tmp_path, texts, kind):
     assert model.model.head.apart == (kind != "mobilebert")  # its head can't be taken apart
 
 
-def test_order_and_company_make_no_difference(checkpoint, texts):
+def test_order_and_batch_make_no_difference(checkpoint, texts):
     encoder = SpladeEncoder(checkpoint, batch_tokens=40, device="cpu")
     together = encoder.encode_document(texts).to_dense()
     for i, text in enumerate(texts):
@@ -184,7 +185,7 @@ def test_order_and_company_make_no_difference(checkpoint, texts):
     assert encoder.encode_document([]).shape == (0, encoder.n_terms)
 
 
-def test_text_without_tokens_gets_an_empty_row(make_checkpoint, tmp_path):
+def test_a_text_without_tokens_has_an_empty_row(make_checkpoint, tmp_path):
     folder = make_checkpoint(tmp_path / "bare")
     settings = json.loads((folder / "tokenizer.json").read_text())
     settings["post_processor"] = None  # no [CLS] and [SEP], so an empty text has no tokens at all
@@ -196,12 +197,41 @@ def test_text_without_tokens_gets_an_empty_row(make_checkpoint, tmp_path):
     assert encoder.encode_query("").nnz == 0
 
 
-def test_pruning_is_for_documents(checkpoint, texts):
+def test_only_documents_are_pruned(checkpoint, texts):
     plain = load_encoder(checkpoint, device="cpu")
     pruned = load_encoder(checkpoint, top_k=3, max_ratio=0.5, device="cpu")
     assert pruned.encode_document(texts) == plain.encode_document(texts).prune(0.5).top_k(3)
     assert pruned.encode_query(texts) == plain.encode_query(texts)
     assert pruned.fingerprint == plain.fingerprint
+
+
+def test_texts_that_were_counted_are_not_read_again(checkpoint, texts, monkeypatch):
+    encoder, read = SpladeEncoder(Tower.open(checkpoint, max_length=12), device="cpu"), []
+    plain = TextTokenizer.ids
+
+    def ids(self, texts, *args, **more):
+        read.extend(texts)
+        return plain(self, texts, *args, **more)
+
+    expected = SpladeEncoder(Tower.open(checkpoint, max_length=12), device="cpu").encode_document(texts)
+    monkeypatch.setattr(TextTokenizer, "ids", ids)
+    room = encoder.room(texts)
+    assert min(room) < 0 <= max(room)
+    assert read == texts
+    read.clear()
+    vectors = encoder.encode_document(texts)
+    assert read == [text for text, left in zip(texts, room, strict=True) if left < 0]  # they must be cut
+    assert (vectors.to_dense() == expected.to_dense()).all()
+    assert encoder.room(texts) == room
+
+
+def test_offsets_are_those_of_the_tokens(checkpoint, texts, monkeypatch):
+    encoder = SpladeEncoder(checkpoint)
+    expected = [[(start, end) for _, start, end in encoder.tokens(text)] for text in [*texts, ""]]
+    assert any(expected)
+    assert encoder.offsets([*texts, ""]) == expected
+    monkeypatch.setattr("lsr.encode.tokenizer._AT_ONCE", 7)
+    assert encoder.offsets([*texts, ""]) == expected
 
 
 def test_spans_vocabulary_and_truncation(checkpoint, texts):
@@ -219,7 +249,7 @@ def test_spans_vocabulary_and_truncation(checkpoint, texts):
     assert encoder.vocabulary[:2] == ["[PAD]", "[UNK]"]
 
 
-def test_not_a_text(checkpoint):
+def test_values_that_are_not_text_are_refused(checkpoint):
     with pytest.raises(TypeError, match="text 1 is int"):
         SpladeEncoder(checkpoint).encode_query(["a", 1])
 
@@ -307,7 +337,7 @@ def test_vocabulary_file_only(checkpoint, texts, tmp_path):
     np.testing.assert_allclose(encoder.encode_query(texts).to_dense(), plain_weights(checkpoint, texts), atol=1e-5)
 
 
-def test_weights_that_are_left_over(checkpoint, texts, tmp_path):
+def test_unused_weights_are_refused(checkpoint, texts, tmp_path):
     """Older checkpoints hold the tied projection twice, a pooler, and buffers that are made anew today."""
     from safetensors.torch import load_file, save_file
 
@@ -337,12 +367,12 @@ def test_weights_that_are_left_over(checkpoint, texts, tmp_path):
         ({"batch_tokens": 0}, "batch_tokens"),
     ],
 )
-def test_settings_out_of_range(checkpoint, settings, message):
+def test_settings_out_of_range_are_refused(checkpoint, settings, message):
     with pytest.raises(EncoderError, match=message):
         load_encoder(checkpoint, **settings)
 
 
-def test_no_head(checkpoint, tmp_path):
+def test_a_checkpoint_without_a_head_is_refused(checkpoint, tmp_path):
     from transformers import AutoModelForMaskedLM
 
     AutoModelForMaskedLM.from_pretrained(checkpoint).bert.save_pretrained(tmp_path)
@@ -351,7 +381,7 @@ def test_no_head(checkpoint, tmp_path):
         load_encoder(tmp_path, device="cpu").encode_query("cat")
 
 
-def test_no_masked_language_model(checkpoint, tmp_path):
+def test_other_models_are_refused(checkpoint, tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
@@ -367,7 +397,7 @@ def test_pickled_weights_are_refused(checkpoint, tmp_path):
         load_encoder(folder)
 
 
-def test_tokenizer_and_model_that_do_not_belong_together(checkpoint, make_checkpoint, tmp_path):
+def test_a_tokenizer_of_another_model_is_refused(checkpoint, make_checkpoint, tmp_path):
     small = make_checkpoint(tmp_path / "small", vocab_size=10)
     with pytest.raises(EncoderError, match="don't belong together"):
         SpladeEncoder(small, device="cpu").encode_query("cat")
@@ -375,7 +405,7 @@ def test_tokenizer_and_model_that_do_not_belong_together(checkpoint, make_checkp
         load_encoder(checkpoint, query_model=small)
 
 
-def test_weights_that_are_no_numbers(checkpoint, tmp_path):
+def test_weights_that_are_not_finite_are_refused(checkpoint, tmp_path):
     from transformers import AutoModelForMaskedLM
 
     model = AutoModelForMaskedLM.from_pretrained(checkpoint)
@@ -388,7 +418,7 @@ def test_weights_that_are_no_numbers(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "config.json", "model.safetensors"])
-def test_damaged_files(checkpoint, tmp_path, file):
+def test_damaged_files_are_refused(checkpoint, tmp_path, file):
     folder = Path(shutil.copytree(checkpoint, tmp_path / "damaged"))
     (folder / file).write_bytes((folder / file).read_bytes()[:50])
     with pytest.raises(EncoderError, match=file if file.endswith("json") else "can't be opened"):

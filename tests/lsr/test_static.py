@@ -34,21 +34,21 @@ def test_query_weights(encoder, query_weights):
     assert found.shape == (3, encoder.n_terms)
 
 
-def test_special_tokens_weigh_nothing(checkpoint):
+def test_special_tokens_have_no_weight(checkpoint):
     document = SpladeEncoder(checkpoint)
     encoder = InferenceFreeEncoder(document, np.ones(document.n_terms))
     assert encoder.encode_query("[CLS] ? [MASK]").nnz == 0
     assert encoder.encode_query("cat").nnz == 1
 
 
-def test_queries_are_cut_as_documents_are_not(checkpoint):
+def test_queries_are_truncated_by_their_own_limit(checkpoint):
     document = SpladeEncoder(checkpoint)
     encoder = InferenceFreeEncoder(document, np.ones(document.n_terms), max_length=3, prompt="the ")
     found = encoder.encode_query("cat sat on mat")
     assert [encoder.vocabulary[term] for term in found.indices] == ["cat", "the", "sat"]
 
 
-def test_documents_go_through_the_model(encoder, checkpoint, texts):
+def test_documents_are_encoded_by_the_model(encoder, checkpoint, texts):
     plain = SpladeEncoder(checkpoint, device="cpu")
     assert encoder.encode_document(texts) == plain.encode_document(texts)
     assert encoder.count_truncated(texts) == 1
@@ -65,7 +65,7 @@ def test_save_and_load(encoder, texts, tmp_path):
     assert load_encoder(tmp_path, top_k=2, device="cpu").encode_document(texts).lengths().max() == 2
 
 
-def test_fingerprint_knows_the_table(encoder, checkpoint, query_weights):
+def test_the_fingerprint_depends_on_the_table(encoder, checkpoint, query_weights):
     other = InferenceFreeEncoder(SpladeEncoder(checkpoint), query_weights * 2)
     assert [part.split()[0] for part in encoder.fingerprint.differences(other.fingerprint)] == ["weights"]
 
@@ -77,7 +77,7 @@ def test_query_files(encoder, texts):
     assert again.encode_document(texts) == encoder.encode_document(texts)
 
 
-def test_query_side_without_torch(encoder, tmp_path):
+def test_queries_need_no_torch(encoder, tmp_path):
     for name, content in encoder.query_files().items():
         (tmp_path / name).write_bytes(content)
     code = f"""
@@ -105,12 +105,12 @@ print(encoder.encode_query("cat mat").indices.tolist(), encoder.fingerprint.weig
         (np.r_[np.ones(32), np.nan], "nan for token 32"),
     ],
 )
-def test_tables_that_do_not_fit(checkpoint, table, message):
+def test_tables_that_do_not_fit_are_refused(checkpoint, table, message):
     with pytest.raises(EncoderError, match=message):
         InferenceFreeEncoder(SpladeEncoder(checkpoint), table)
 
 
-def test_damaged_table(encoder):
+def test_a_damaged_table_is_refused(encoder):
     content = encoder.query_files()
     for bad in (b"", content[TABLE_FILE][:200], content[TABLE_FILE].replace(b"ARROW1", b"ARROW2")):
         with pytest.raises(EncoderError, match=TABLE_FILE):

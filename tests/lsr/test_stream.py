@@ -1,4 +1,4 @@
-"""encode_to: the same result whatever the chunks, in memory that is bounded, and after a kill it goes on."""
+"""encode_to: chunk sizes don't affect the result, memory is bounded, and a killed run resumes."""
 
 import errno
 import gzip
@@ -120,7 +120,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
-def test_every_kind_of_output(tmp_path, corpus, out):
+def test_all_output_formats(tmp_path, corpus, out):
     report = encode(corpus, tmp_path / out)
     assert report == Report(documents=22, vectors=22, empty=1, no_terms=1)
     rows = content(tmp_path / out)
@@ -133,7 +133,7 @@ def test_every_kind_of_output(tmp_path, corpus, out):
 
 @pytest.mark.parametrize("out", OUTPUTS)
 @pytest.mark.parametrize("chunk", [1, 3, 512])
-def test_chunks_and_parts_do_not_show(tmp_path, corpus, monkeypatch, out, chunk):
+def test_chunk_and_part_sizes_do_not_affect_results(tmp_path, corpus, monkeypatch, out, chunk):
     encode(corpus, tmp_path / out)
     monkeypatch.setattr(encoding, "CHUNK", chunk)
     monkeypatch.setattr(parts, "PART", 7)
@@ -143,7 +143,7 @@ def test_chunks_and_parts_do_not_show(tmp_path, corpus, monkeypatch, out, chunk)
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
-def test_an_empty_corpus_makes_an_output_all_the_same(tmp_path, out):
+def test_an_empty_corpus_gives_an_empty_output(tmp_path, out):
     assert encode(write_corpus(tmp_path / "none.jsonl", 0), tmp_path / out) == Report()
     assert content(tmp_path / out) == []
     if out == "v.parquet":
@@ -164,7 +164,7 @@ def test_passages(tmp_path):
     assert (report.documents, report.vectors) == (2, 4)
 
 
-def test_an_encoder_that_learns_sees_the_corpus_first_and_travels_along(tmp_path, corpus):
+def test_an_encoder_is_fitted_first_and_stored_with_the_vectors(tmp_path, corpus):
     encode(corpus, tmp_path / "v.parquet", BM25Encoder())
     fitted = BM25Encoder()
     fitted.fit(document.content for document in open_corpus(corpus))
@@ -185,7 +185,7 @@ def test_bad_documents_are_counted(tmp_path, corpus, capsys):
     assert "skipped 2 bad documents, the first: " in capsys.readouterr().err
 
 
-def test_a_corpus_is_read_as_it_is_encoded():
+def test_a_corpus_is_read_lazily():
     taken = []
 
     def endless():
@@ -198,7 +198,7 @@ def test_a_corpus_is_read_as_it_is_encoded():
     assert len(taken) < 5000
 
 
-def test_long_documents_go_few_at_a_time(monkeypatch):
+def test_long_documents_are_encoded_in_small_batches(monkeypatch):
     monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 10)
     documents = [{"_id": str(i), "text": "x" * n} for i, n in enumerate([4, 4, 4, 30, 1, 1])]
     batches = encode_corpus(documents_corpus(documents), Letters(), Report())
@@ -209,7 +209,7 @@ def test_long_documents_go_few_at_a_time(monkeypatch):
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
-def test_an_output_is_replaced_only_if_asked(tmp_path, corpus, out):
+def test_an_output_is_replaced_only_with_overwrite(tmp_path, corpus, out):
     encode(write_corpus(tmp_path / "other.jsonl", 3), tmp_path / out)
     with pytest.raises(OutputExists, match=f"{out}: exists already"):
         encode(corpus, tmp_path / out, Letters(tmp_path / "log"))
@@ -221,7 +221,7 @@ def test_an_output_is_replaced_only_if_asked(tmp_path, corpus, out):
 
 
 @pytest.mark.parametrize("out", ["v", "v.parquet"])
-def test_no_other_folder_is_replaced(tmp_path, corpus, out):
+def test_a_folder_of_something_else_is_not_replaced(tmp_path, corpus, out):
     (tmp_path / out).mkdir()
     (tmp_path / out / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputExists, match="holds something other than vectors"):
@@ -236,14 +236,14 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path, corpus):
     assert (tmp_path / "v").read_text() == "notes"
 
 
-def test_an_unknown_ending_is_refused_before_any_work(tmp_path, corpus):
+def test_an_unknown_suffix_is_refused_before_any_work(tmp_path, corpus):
     with pytest.raises(DataError, match="vectors are written to"):
         encode(corpus, tmp_path / "v.npz", Letters(tmp_path / "log"))
     assert names(tmp_path) == ["docs.jsonl"]
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
-def test_the_old_output_stays_until_the_new_one_is_whole(tmp_path, corpus, out):
+def test_the_old_output_stays_until_the_new_one_is_complete(tmp_path, corpus, out):
     encode(write_corpus(tmp_path / "other.jsonl", 3), tmp_path / out)
     old = content(tmp_path / out)
     with pytest.raises(RuntimeError, match="broken"):
@@ -272,7 +272,7 @@ def killed(corpus, out, at, *, overwrite=False):
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
-def test_after_a_kill_it_goes_on_where_it_was(tmp_path, corpus, capsys, out):
+def test_after_a_kill_encoding_resumes(tmp_path, corpus, capsys, out):
     whole = encode(corpus, tmp_path / f"whole-{out}")
     done = killed(corpus, tmp_path / out, 14)
     assert done >= 8
@@ -312,7 +312,7 @@ def cut_off(corpus, out, encoder=None, **options):
 
 
 @pytest.mark.parametrize("change", ["settings", "source"])
-def test_unfinished_work_of_another_kind_is_kept_unless_overwritten(tmp_path, corpus, change):
+def test_unfinished_work_with_other_settings_is_kept_unless_overwritten(tmp_path, corpus, change):
     out = tmp_path / "v.parquet"
     cut_off(corpus, out)
     before = names(tmp_path / "v.parquet.partial")
@@ -328,7 +328,7 @@ def test_unfinished_work_of_another_kind_is_kept_unless_overwritten(tmp_path, co
     assert len((tmp_path / "log").read_text().splitlines()) == len(content(out))
 
 
-def test_an_encoder_that_has_changed_is_not_mixed_in(tmp_path, corpus):
+def test_vectors_of_a_changed_encoder_are_not_mixed(tmp_path, corpus):
     cut_off(corpus, tmp_path / "v")
     with pytest.raises(EncoderMismatch, match="weights 1 / 2"):
         encode(corpus, tmp_path / "v", Letters(weights="2"))
@@ -369,7 +369,7 @@ def test_killed_between_the_renames_of_a_folder(tmp_path, corpus):
     assert names(tmp_path) == ["docs.jsonl", "other.jsonl", "v"]
 
 
-def test_the_old_folder_goes_when_the_new_one_is_in_place(tmp_path, corpus, monkeypatch):
+def test_the_old_folder_is_removed_after_the_new_one_is_in_place(tmp_path, corpus, monkeypatch):
     encode(write_corpus(tmp_path / "other.jsonl", 3), tmp_path / "v")
     removed = []
 
@@ -382,7 +382,7 @@ def test_the_old_folder_goes_when_the_new_one_is_in_place(tmp_path, corpus, monk
     assert removed == [("v.old", 22)]
 
 
-def test_skipped_documents_are_all_told_after_going_on(tmp_path, corpus):
+def test_skipped_documents_are_all_reported_after_resuming(tmp_path, corpus):
     lines = corpus.read_text().splitlines(keepends=True)
     corpus.write_text("".join(["oops\n", *lines[:10], "oops\n", *lines[10:], "oops\n"]))
     broken = Letters(at=text_of(14), what=RuntimeError("broken"))
@@ -397,7 +397,7 @@ def test_skipped_documents_are_all_told_after_going_on(tmp_path, corpus):
 
 
 @pytest.mark.parametrize("out", ["v.parquet", "v"])
-def test_a_disk_that_fills_up_in_mid_part(tmp_path, corpus, monkeypatch, out):
+def test_a_disk_that_fills_up_within_a_part(tmp_path, corpus, monkeypatch, out):
     encode(write_corpus(tmp_path / "other.jsonl", 3), tmp_path / out)
     write, written = parts.ParquetWriter.write, []
 
@@ -458,7 +458,7 @@ def test_a_file_size_limit(tmp_path, limit):
 
 @pytest.mark.parametrize("name", ["w.parquet", "w.jsonl", "w.jsonl.gz"])
 @pytest.mark.parametrize("source", OUTPUTS)
-def test_convert(tmp_path, corpus, source, name):
+def test_vectors_are_converted(tmp_path, corpus, source, name):
     encode(corpus, tmp_path / source)
     convert(read_vectors(tmp_path / source, vocabulary=Letters().vocabulary), tmp_path / name)
     assert [(i, v) for i, _, v in content(tmp_path / name)] == [(i, v) for i, _, v in expected()]
@@ -473,7 +473,7 @@ def test_anserini(tmp_path, corpus):
     assert first == {"id": "d0", "contents": text_of(0), "vector": {"a": 100, "e": 100, "t": 200, "x": 100}}
 
 
-def test_what_cannot_be_converted(tmp_path):
+def test_invalid_conversions_are_refused(tmp_path):
     save_matrix(tmp_path / "bare.parquet", SparseMatrix.from_dicts([{1: 0.5}], 3))
     bare = read_vectors(tmp_path / "bare.parquet")
     with pytest.raises(DataError, match="JSONL needs the tokens of the terms"):

@@ -1,4 +1,4 @@
-"""Dense teachers: their vectors are those of sentence-transformers, and no cache gives another model's."""
+"""Dense teachers: vectors equal those of sentence-transformers, and caches never mix models."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ PROMPTS = {"query": "the ", "document": "a b "}
         (("cls", "mean"), {"prompts": {"query": "the ", "document": "dog "}}),
     ],
 )
-def test_vectors_are_those_of_sentence_transformers(make_dense, tmp_path, pooling, options):
+def test_vectors_equal_those_of_sentence_transformers(make_dense, tmp_path, pooling, options):
     folder, model = make_dense(pooling, **options)
     teacher = open_teacher(folder, tmp_path)
     queries, documents = model.encode_query(TEXTS), model.encode_document(TEXTS)
@@ -78,7 +78,7 @@ def test_vectors_are_those_of_sentence_transformers(make_dense, tmp_path, poolin
     assert open_teacher(folder, tmp_path).scores(TEXTS, TEXTS) == pytest.approx(expected, rel=1e-2, abs=3e-3)
 
 
-def test_the_older_way_of_naming_a_pooling(make_dense, tmp_path):
+def test_the_older_pooling_settings_are_read(make_dense, tmp_path):
     folder, model = make_dense("cls")
     path = folder / "1_Pooling" / "config.json"
     path.write_text(json.dumps({"word_embedding_dimension": 16, "pooling_mode_cls_token": True,
@@ -87,7 +87,7 @@ def test_the_older_way_of_naming_a_pooling(make_dense, tmp_path):
     assert open_teacher(folder, tmp_path).scores(TEXTS, TEXTS) == pytest.approx(expected, abs=3e-3)
 
 
-def test_the_older_way_of_naming_prompts(mean):
+def test_the_older_prompt_settings_are_read(mean):
     folder, _ = mean
     path = folder / "config_sentence_transformers.json"
     for prompts, expected in (
@@ -109,7 +109,7 @@ def test_a_plain_checkpoint_is_mean_pooled(mean, checkpoint, tmp_path):
     assert open_teacher(checkpoint, tmp_path).scores(TEXTS, TEXTS) == pytest.approx(expected, abs=3e-3)
 
 
-def test_a_cache_never_gives_the_vectors_of_another_model(make_dense, mean, tmp_path):
+def test_the_cache_never_mixes_models(make_dense, mean, tmp_path):
     """One folder of caches serves them all: other weights, another pooling, another length."""
     made = [mean, make_dense("mean", seed=5), make_dense("cls")]
     teachers = [open_teacher(folder, tmp_path) for folder, _ in made]
@@ -137,7 +137,7 @@ def test_a_cache_never_gives_the_vectors_of_another_model(make_dense, mean, tmp_
         ("config_sentence_transformers.json", {"similarity_fn_name": "manhattan"}, "compared by 'manhattan'"),
     ],
 )  # fmt: skip
-def test_what_is_not_known_is_refused(mean, tmp_path, file, content, message):
+def test_unknown_settings_are_refused(mean, tmp_path, file, content, message):
     folder, _ = mean
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "the "}}))
     (folder / file).write_text(json.dumps(content))
@@ -146,6 +146,6 @@ def test_what_is_not_known_is_refused(mean, tmp_path, file, content, message):
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "cpu:x"])
-def test_a_device_that_is_not_here(name):
+def test_an_unavailable_device_is_reported(name):
     with pytest.raises(TrainingError, match=f"device '{name}' can't be used here .*; cpu can"):
         device_of(name)

@@ -1,4 +1,4 @@
-"""Settings of a training run: every number has a range, all wrong ones are named at once, and what is idle is told."""
+"""Settings of a training run: every number has a range, all wrong ones are named at once, idle ones are reported."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def test_every_number_has_a_range():
         "pretrain={steps: 5, mask_share: 1}", "pretrain={steps: 5, flops: -1}",
     ],
 )  # fmt: skip
-def test_what_is_out_of_range_is_refused(read, change):
+def test_values_out_of_range_are_refused(read, change):
     with pytest.raises(DataError, match=r"--set .*: \S+ must be (at least|above|a finite)") as refused:
         read(change)
     assert len(str(refused.value).splitlines()) == 1
 
 
-def test_all_that_is_wrong_is_named_with_its_line(read):
+def test_all_problems_are_named_with_their_lines(read):
     text = PLAIN.replace("{steps: 100}", "\n  steps: -4\n  lr: -1\n  clip: 0") + "seed: -1\nsample_terms: -3\n"
     with pytest.raises(DataError) as refused:
         read(text=text)
@@ -83,7 +83,7 @@ def test_all_that_is_wrong_is_named_with_its_line(read):
     ]
 
 
-def test_what_is_made_in_python_is_held_to_the_same():
+def test_settings_made_in_python_are_checked_too():
     with pytest.raises(ValueError, match="kl must be at least 0, got -1\ntemperature must be above 0, got nan"):
         LossSettings(kl=-1, temperature=math.nan)
 
@@ -126,5 +126,5 @@ def test_what_is_made_in_python_is_held_to_the_same():
         (["data.sources=[{path: x.jsonl, split: dev}]"], ["data.sources[0].split dev: a file has no splits"]),
     ],
 )  # fmt: skip
-def test_what_has_no_effect_is_told(read, changes, told):
+def test_settings_without_effect_are_reported(read, changes, told):
     assert idle_settings(read(*changes)) == told

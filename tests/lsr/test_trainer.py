@@ -1,4 +1,4 @@
-"""Trainer: every head learns and is saved as it is, and a run goes on after anything as if nothing had happened."""
+"""Trainer: every head learns and is saved unchanged, and interrupted runs resume exactly."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ from lsr.train.settings import (  # noqa: E402
     ValidationSettings,
 )
 from lsr.train.sources import TrainingSource  # noqa: E402
-from lsr.train.teachers import Teacher  # noqa: E402
+from lsr.train.teachers import SparseTeacher, Teacher  # noqa: E402
 from lsr.train.trainer import Helpers, Trainer  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("training_surroundings")
+pytestmark = pytest.mark.usefixtures("training_environment")
 
 WORDS = ["cat", "dog", "the", "sat", "on", "mat", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]
 SOME = ["the cat sat on the mat .", "dog", "abc def ghij " * 20]
@@ -120,7 +120,7 @@ def live(run, texts):
 
 @pytest.mark.parametrize("kind", ["encoded", "table", "projected", "idf", "tokens"])
 @pytest.mark.parametrize("head", ["masked-lm", "gated", "expansion", "lexical"])
-def test_every_head_is_saved_as_it_is(settings, tmp_path, head, kind):
+def test_every_head_is_saved_unchanged(settings, tmp_path, head, kind):
     settings = replace(
         settings,
         model=replace(settings.model, head=head),
@@ -162,7 +162,7 @@ def counted_idf(run, triples):
 
 @pytest.mark.parametrize("penalty", ["flops", "idf_flops"])
 @pytest.mark.parametrize("kind", ["idf", "table", "tokens"])
-def test_the_idf_keeps_its_size(settings, triples, tmp_path, kind, penalty):
+def test_the_idf_keeps_its_scale(settings, triples, tmp_path, kind, penalty):
     """Published lambdas stand beside the IDF as it is; a learned table starts with a mean of 1; tokens count 1."""
     settings = replace(
         settings,
@@ -184,7 +184,7 @@ def test_the_idf_keeps_its_size(settings, triples, tmp_path, kind, penalty):
 
 
 @pytest.mark.parametrize("kind", ["idf", "table"])
-def test_a_table_of_ones_own(settings, tmp_path, kind):
+def test_a_table_can_be_given(settings, tmp_path, kind):
     path = tmp_path / "idf.json"
     path.write_text(json.dumps({"cat": 8.5, "dog": 2, "[CLS]": 3.0, "unheard": 1.0, "the": -1.0}))
     settings = replace(
@@ -218,7 +218,7 @@ def test_a_run_with_the_scaled_idf_of_an_earlier_version(settings, tmp_path):
         trainer(settings, tmp_path)
 
 
-def test_query_weights_of_embeddings_by_their_definition():
+def test_projected_query_weights_equal_their_definition():
     start, embeddings = torch.tensor([0.0, 3, 1, 1]), torch.tensor([[1.0, 2], [0, 1], [3, 0], [-5, 0]])
     table = QueryTable(start, learned=True, embeddings=embeddings)
     assert table.weights().tolist() == pytest.approx([0, 1, 1, 1])
@@ -247,7 +247,7 @@ def decoder(checkpoint, tmp_path_factory):
     return folder
 
 
-def test_adapters_alone_are_trained_and_merged_when_saved(settings, decoder, tmp_path):
+def test_only_adapters_are_trained_and_merged_when_saved(settings, decoder, tmp_path):
     pytest.importorskip("peft")
     settings = replace(
         settings,
@@ -275,7 +275,7 @@ def test_adapters_of_a_masked_language_model(settings, tmp_path):
     assert np.abs(load_encoder(run.run()).encode_document(SOME).to_dense() - live(run, SOME)).max() < 1e-4
 
 
-def test_a_text_that_is_read_twice_has_to_fit_twice(settings, decoder, tmp_path):
+def test_a_text_that_is_read_twice_must_fit_twice(settings, decoder, tmp_path):
     long = replace(settings.model, checkpoint=str(decoder), head="causal-lm", max_length=40)
     with pytest.raises(EncoderError, match=r"model.max_length 40: .* reads 32 tokens"):
         trainer(replace(settings, model=long), tmp_path)
@@ -289,7 +289,7 @@ class Lengths(Teacher):
 
 
 @pytest.mark.parametrize("kind", ["encoded", "table"])
-def test_what_bm25_knows_is_part_of_the_score(settings, tmp_path, monkeypatch, kind):
+def test_bm25_scores_are_part_of_the_score(settings, tmp_path, monkeypatch, kind):
     settings = replace(settings, lexical=0.5, queries=QuerySettings(kind, max_length=16))
     seen = []
     monkeypatch.setattr(
@@ -313,7 +313,7 @@ def test_what_bm25_knows_is_part_of_the_score(settings, tmp_path, monkeypatch, k
     assert encoder.weight == known.student.table.lexical.item()
 
 
-def test_losses_of_the_model_alone_beside_those_with_bm25(settings, tmp_path):
+def test_losses_can_be_on_the_models_score_alone(settings, tmp_path):
     settings = replace(settings, lexical=0.5, losses=LossSettings(info_nce=0.7), teachers=())
     settings = replace(settings, optimizer=replace(settings.optimizer, steps=1))
     both = replace(settings, losses=replace(settings.losses, alone=2.0))
@@ -329,12 +329,12 @@ def test_losses_of_the_model_alone_beside_those_with_bm25(settings, tmp_path):
 # --- the same result another way --------------------------------------------------------------------------------------
 
 
-def compare(settings, tmp_path, **changes):
+def compare(settings, tmp_path, teachers=(), **changes):
     """Two steps with and without some changes have the same losses, and the first the same gradients."""
     found = []
     for name, each in (("plain", settings), ("changed", replace(settings, **changes))):
         each = replace(each, optimizer=replace(each.optimizer, steps=2), checkpoint_every=1)
-        trainer(each, tmp_path / name).run()
+        trainer(each, tmp_path / name, teachers=teachers).run()
         moments = load_file(tmp_path / name / "checkpoint-00000001" / "optimizer.safetensors")
         found.append((log(tmp_path / name), {key: v for key, v in moments.items() if key.endswith("exp_avg")}))
     (losses_one, one), (losses_two, two) = found
@@ -344,7 +344,7 @@ def compare(settings, tmp_path, **changes):
     assert all(torch.allclose(value, two[name], rtol=1e-3, atol=1e-4 * largest) for name, value in one.items())
 
 
-def test_the_gradient_cache_changes_nothing(settings, steady, tmp_path):
+def test_the_gradient_cache_gives_equal_gradients(settings, steady, tmp_path):
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
@@ -387,7 +387,7 @@ def test_accumulated_batches_make_one_update(settings, steady, tmp_path):
     )
 
 
-def test_the_gradient_cache_makes_one_batch_of_those_that_are_accumulated(settings, steady, tmp_path):
+def test_the_gradient_cache_joins_accumulated_batches(settings, steady, tmp_path):
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
@@ -404,26 +404,28 @@ def test_the_gradient_cache_makes_one_batch_of_those_that_are_accumulated(settin
 
 
 @pytest.mark.parametrize("kind", ["flops", "l1", "idf_flops", "df_flops", "l0_flops"])
-def test_two_batches_of_three_are_one_of_six(settings, steady, tmp_path, kind):
+def test_two_batches_of_three_equal_one_of_six(settings, steady, make_checkpoint, tmp_path, kind):
     """In every loss and regularizer, through the gradient cache."""
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
         data=replace(settings.data, queries=6, negatives=2),
-        losses=LossSettings(info_nce=1.0, kl=0.5, margin_mse=0.1, margin_pairs="all"),
-        documents_regularizer=RegularizerSettings(kind, weight=0.1, threshold=1, anti_zero=0.1),
-        queries_regularizer=RegularizerSettings("flops" if kind == "l0_flops" else kind, weight=0.1),
+        losses=LossSettings(info_nce=1.0, kl=0.5, margin_mse=0.1, margin_pairs="all", vectors=0.1, term_recall=0.1),
+        documents_regularizer=RegularizerSettings(kind, weight=0.1, threshold=1, anti_zero=0.1, target=5),
+        queries_regularizer=RegularizerSettings(kind, weight=0.1, threshold=1),
         gradient_cache=True,
     )
+    teacher = SparseTeacher(load_encoder(make_checkpoint(tmp_path / "teacher", seed=7), max_length=20))
     compare(
         settings,
         tmp_path,
+        [teacher],
         data=replace(settings.data, queries=3),
         optimizer=replace(settings.optimizer, accumulate=2),
     )
 
 
-def test_half_precision_is_near(settings, steady, tmp_path):
+def test_half_precision_is_close(settings, steady, tmp_path):
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
@@ -438,7 +440,7 @@ def test_half_precision_is_near(settings, steady, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["flops", "l1", "df_flops", "idf_flops", "l0_flops"])
-def test_a_sample_of_all_terms_is_all_terms(settings, steady, tmp_path, kind):
+def test_sampling_all_terms_equals_no_sampling(settings, steady, tmp_path, kind):
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
@@ -449,7 +451,7 @@ def test_a_sample_of_all_terms_is_all_terms(settings, steady, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["flops", "l1", "df_flops", "l0_flops"])
-def test_what_a_sample_costs_is_scaled_to_all_terms(kind):
+def test_the_cost_of_a_sample_is_scaled_to_all_terms(kind):
     regularizer = RegularizerSettings(kind, weight=1.0, threshold=50, anti_zero=0.5)
     weights = torch.full((4, 100), 0.5)
     whole, total = Penalty(regularizer, torch.ones(100), "document")(weights, None, 0)
@@ -460,7 +462,7 @@ def test_what_a_sample_costs_is_scaled_to_all_terms(kind):
     assert float(whole["terms"]) == 100
 
 
-def test_frozen_layers_run_once_for_a_text(settings, steady, tmp_path, monkeypatch):
+def test_frozen_layers_run_once_per_text(settings, steady, tmp_path, monkeypatch):
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady), head="expansion", freeze=1),
@@ -483,7 +485,7 @@ def test_frozen_layers_run_once_for_a_text(settings, steady, tmp_path, monkeypat
     again._update(again._examples())
 
 
-def test_more_frozen_layers_than_there_are(settings, tmp_path):
+def test_too_many_frozen_layers_are_refused(settings, tmp_path):
     with pytest.raises(ValueError, match="freeze works with the heads"):
         replace(settings.model, freeze=1)
     deep = replace(settings.model, head="lexical", freeze=2)
@@ -516,7 +518,7 @@ def test_a_teacher_is_imitated(settings, tmp_path):
         assert np.mean(values[-10:]) < 0.7 * np.mean(values[:10])
 
 
-def test_models_and_the_scores_of_the_examples_teach_together():
+def test_models_and_example_scores_can_be_teachers_together():
     own = torch.tensor([[0, 1, 2], [2, 1, -1]])
     brought = torch.tensor([[[1.0, 5, 1], [4, 4, torch.nan]]])
     batch = Batch(["cat", "dog"], ["x" * 9, "x", "x" * 5], own, torch.eye(2, 3).bool(), brought)
@@ -532,7 +534,7 @@ def test_models_and_the_scores_of_the_examples_teach_together():
         TeacherSettings(encoder="bm25", examples=True)
 
 
-def test_scores_of_teachers_as_they_are():
+def test_raw_teacher_scores():
     """SPLADE-v3's losses: KL against raw scores, and MarginMSE over every pair."""
     own, brought = torch.tensor([[0, 1, 2]]), torch.tensor([[[9.0, 2.5, -3]]])
     batch = Batch(["cat"], ["x", "y", "z"], own, torch.eye(1, 3).bool(), brought)
@@ -546,7 +548,7 @@ def test_scores_of_teachers_as_they_are():
     assert total.item() == pytest.approx(raw["kl"].item() + 0.05 * raw["margin_mse"].item())
 
 
-def test_rates_are_those_of_transformers(settings, tmp_path):
+def test_learning_rates_equal_those_of_transformers(settings, tmp_path):
     from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
     for decay, schedule in (("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)):
@@ -561,7 +563,7 @@ def test_rates_are_those_of_transformers(settings, tmp_path):
 
 
 @pytest.mark.parametrize("teachers", [(), (TeacherSettings(examples=True), TeacherSettings(encoder="bm25"))])
-def test_there_must_be_something_to_imitate(settings, triples, tmp_path, teachers):
+def test_distillation_needs_teachers(settings, triples, tmp_path, teachers):
     """Sources of unlike scores are refused before the first step, whichever come up first."""
     line = {"query": "cat", "positive": "the cat", "negative": "dog"}
     sources = [TrainingSource(str(triples))]
@@ -645,7 +647,7 @@ if "RANK" in os.environ:
 
 
 def child(settings, folder, until=-1, **environment):
-    """A process that trains, and kills itself in the midst of a step."""
+    """A process that trains, and kills itself within a step."""
     config = folder.parent / f"{folder.name}.yaml"
     config.write_text(json.dumps(asdict(settings)))
     command = [sys.executable, "-c", CHILD, str(config), str(folder), str(until)]
@@ -658,7 +660,7 @@ def whole_run(settings, folder):
     return log(folder), weights_of(folder / "last")
 
 
-def test_a_killed_run_goes_on_as_if_nothing_was(settings, tmp_path):
+def test_a_killed_run_resumes_exactly(settings, tmp_path):
     killed = child(settings, tmp_path / "killed", until=4)
     expected = whole_run(settings, tmp_path / "whole")
     _, said = killed.communicate(timeout=100)
@@ -674,7 +676,7 @@ def test_a_killed_run_goes_on_as_if_nothing_was(settings, tmp_path):
     assert [json.loads(line)["step"] for line in lines if "loss" in line] == list(range(1, 9))
 
 
-def test_a_run_that_failed_in_a_step_goes_on(settings, tmp_path, monkeypatch):
+def test_a_run_that_failed_in_a_step_resumes(settings, tmp_path, monkeypatch):
     settings = replace(settings, gradient_cache=True, optimizer=replace(settings.optimizer, accumulate=2))
     expected = whole_run(settings, tmp_path / "whole")
     run = trainer(settings, tmp_path / "failed")
@@ -693,7 +695,7 @@ def test_a_run_that_failed_in_a_step_goes_on(settings, tmp_path, monkeypatch):
 
 
 def two_processes(settings, folder):
-    """Runs with two processes, this one and a child; gives the run and what the child said in the end."""
+    """Run with two processes, this one and a child; returns the run and the child's output."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -721,7 +723,7 @@ def sums(run):
 
 
 @pytest.mark.parametrize("way", ["encoded", "cached table"])
-def test_two_processes_are_one_with_batches_twice_as_large(settings, steady, tmp_path, capsys, way):
+def test_two_processes_equal_one_with_doubled_batches(settings, steady, tmp_path, capsys, way):
     """In-batch negatives, teachers' choices and FLOPS are of all texts, and so is the log."""
     cached = way == "cached table"
     settings = replace(
@@ -730,6 +732,9 @@ def test_two_processes_are_one_with_batches_twice_as_large(settings, steady, tmp
         queries=QuerySettings("table" if cached else "encoded", max_length=16),
         losses=LossSettings(info_nce=1.0, kl=0.3, margin_mse=0.1),
         documents_regularizer=RegularizerSettings("df_flops" if cached else "flops", weight=0.1),
+        queries_regularizer=RegularizerSettings()
+        if cached
+        else RegularizerSettings("l0_flops", weight=0.1, threshold=1),
         pretrain=None if cached else PretrainSettings(2, flops=1e-2),
         gradient_cache=cached,
         teachers=(TeacherSettings(encoder="bm25"),) if cached else (),
@@ -761,7 +766,7 @@ def test_two_processes_are_one_with_batches_twice_as_large(settings, steady, tmp
     assert taught(settings, tmp_path / "two")._drawn() == at * 2 * size + (one.steps - at) * size
 
 
-def test_no_number_is_named_and_costs_no_checkpoint(settings, tmp_path, monkeypatch):
+def test_a_nan_is_reported_and_costs_no_checkpoint(settings, tmp_path, monkeypatch):
     expected = whole_run(settings, tmp_path / "whole")
     run = trainer(settings, tmp_path / "run")
     sound = losses.info_nce
@@ -773,7 +778,7 @@ def test_no_number_is_named_and_costs_no_checkpoint(settings, tmp_path, monkeypa
     assert (log(tmp_path / "run"), weights_of(tmp_path / "run" / "last")) == expected
 
 
-def test_weights_that_are_no_numbers_are_not_kept(settings, tmp_path, monkeypatch):
+def test_weights_that_are_not_finite_are_not_saved(settings, tmp_path, monkeypatch):
     expected = whole_run(settings, tmp_path / "whole")
     run = trainer(settings, tmp_path / "run")
     update = run.optimizer.step
@@ -832,7 +837,7 @@ def test_a_damaged_checkpoint_is_named(settings, tmp_path, file, keep):
     assert trainer(settings, tmp_path).step == 2
 
 
-def test_a_folder_with_another_run_is_refused(settings, tmp_path):
+def test_a_folder_of_another_run_is_refused(settings, tmp_path):
     settings = replace(settings, optimizer=replace(settings.optimizer, steps=2))
     trainer(settings, tmp_path).run()
     with pytest.raises(TrainingError, match=r"other settings \(losses.info_nce, seed\)"):
@@ -847,7 +852,7 @@ def test_a_folder_with_another_run_is_refused(settings, tmp_path):
         trainer(settings, tmp_path)
 
 
-def test_a_run_is_extended(settings, tmp_path, capsys):
+def test_a_finished_run_can_be_extended(settings, tmp_path, capsys):
     short = replace(settings, optimizer=replace(settings.optimizer, steps=4, decay="constant"))
     longer = replace(short, optimizer=replace(short.optimizer, steps=8), checkpoint_every=2, batch_tokens=8000)
     expected = whole_run(longer, tmp_path / "whole")
@@ -864,7 +869,7 @@ def test_a_run_is_extended(settings, tmp_path, capsys):
     assert "has 8 steps instead of 2, and learning rates now fall towards the new end" in capsys.readouterr().err
 
 
-def test_a_tokenizer_of_another_model(settings, steady, tmp_path):
+def test_a_tokenizer_of_another_model_is_refused(settings, steady, tmp_path):
     folder = shutil.copytree(steady, tmp_path / "bert")
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"]["vocab"]["more"] = 36
@@ -876,7 +881,7 @@ def test_a_tokenizer_of_another_model(settings, steady, tmp_path):
 # --- validation -------------------------------------------------------------------------------------------------------
 
 
-def test_the_best_is_kept_and_patience_ends(settings, tmp_path):
+def test_the_best_encoder_is_kept_and_patience_stops_the_run(settings, tmp_path):
     settings = replace(
         settings,
         validation=ValidationSettings(("x",), every=2, measure="m", patience=2),
@@ -900,8 +905,8 @@ def test_the_best_is_kept_and_patience_ends(settings, tmp_path):
         assert len(log(tmp_path / "short")) == 4
 
 
-def test_what_is_not_sparse_yet_is_not_the_best(settings, tmp_path, capsys):
-    """While the regularizer grows, quality is high and so is length: neither the best nor patience counts it."""
+def test_encoders_before_the_end_of_the_ramp_are_not_the_best(settings, tmp_path, capsys):
+    """During the regularizer's ramp, vectors are long: such encoders are neither the best nor count for patience."""
     settings = replace(
         settings,
         documents_regularizer=RegularizerSettings("flops", weight=0.01, ramp=5),
@@ -919,7 +924,7 @@ def test_what_is_not_sparse_yet_is_not_the_best(settings, tmp_path, capsys):
     assert said.count("not eligible as the best encoder: the regularizers grow until step 5") == 2
 
 
-def test_the_best_has_at_most_so_many_terms(settings, tmp_path, capsys):
+def test_the_best_encoder_respects_the_limit_of_terms(settings, tmp_path, capsys):
     settings = replace(settings, validation=ValidationSettings(("x",), every=2, measure="m", max_terms=50))
     found = iter([(9.0, 99.0), (8.0, 51.0), (2.0, 50.0), (1.0, 3.0)])
     seen = []
@@ -936,7 +941,7 @@ def test_the_best_has_at_most_so_many_terms(settings, tmp_path, capsys):
     assert "no encoder had at most 50 terms a document, so there is only the last one" in capsys.readouterr().err
 
 
-def test_a_kill_while_the_best_is_replaced(settings, tmp_path):
+def test_a_kill_while_the_best_encoder_is_replaced(settings, tmp_path):
     settings = replace(settings, optimizer=replace(settings.optimizer, steps=2))
     (tmp_path / "best.old").mkdir()
     assert trainer(settings, tmp_path).run() == tmp_path / "best"
@@ -958,7 +963,7 @@ def test_a_full_disk_while_the_encoder_is_written(settings, tmp_path, monkeypatc
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_validation_that_lacks_the_measure(settings, tmp_path):
+def test_validation_without_the_measure_is_refused(settings, tmp_path):
     settings = replace(settings, validation=ValidationSettings(("x",), every=2, measure="m"))
     with pytest.raises(TrainingError, match="validation gave n, not m"):
         trainer(settings, tmp_path, validate=lambda folder: {"n": 1.0}).run()
@@ -973,6 +978,9 @@ def test_a_collapse_is_found_without_validation(settings, tmp_path, capsys):
     )
     trainer(settings, tmp_path).run()
     assert "dead rows" in log(tmp_path, "collapse")[-1]
+    ranks = log(tmp_path, "rank")
+    assert len(ranks) == 3
+    assert ranks[0] >= 1 > ranks[-1] == 0
     assert "dead rows: 100% of the documents" in capsys.readouterr().err
 
 
@@ -1001,7 +1009,7 @@ def mined(settings, tmp_path):
     return settings, mine, asked
 
 
-def test_negatives_are_searched_anew(mined, tmp_path):
+def test_negatives_are_refreshed(mined, tmp_path):
     settings, mine, asked = mined
     run = trainer(settings, tmp_path / "run", mine=mine)
     run.run()
@@ -1011,7 +1019,7 @@ def test_negatives_are_searched_anew(mined, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").glob("negatives-*")) == ["negatives-00000006"]
 
 
-def test_a_killed_run_has_its_negatives_still(mined, tmp_path):
+def test_a_killed_run_keeps_its_negatives(mined, tmp_path):
     settings, mine, asked = mined
     settings = replace(settings, checkpoint_every=5)
     trainer(settings, tmp_path / "whole", mine=mine).run()
@@ -1037,7 +1045,7 @@ def test_a_killed_run_has_its_negatives_still(mined, tmp_path):
     assert (log(tmp_path / "killed"), weights_of(tmp_path / "killed" / "last")) == expected
 
 
-def test_what_other_settings_left_before_the_first_checkpoint_is_not_used(mined, tmp_path):
+def test_leftovers_of_other_settings_are_not_used(mined, tmp_path):
     settings, mine, asked = mined
     regularizer = RegularizerSettings("flops", weight=0.01)
     validation = ValidationSettings(("x",), every=2, measure="m")
@@ -1066,7 +1074,7 @@ def test_what_other_settings_left_before_the_first_checkpoint_is_not_used(mined,
     assert len(asked) == 4
 
 
-def test_states_of_frozen_layers_are_kept_by_what_made_them(settings, steady, tmp_path):
+def test_cached_states_depend_on_the_model_that_made_them(settings, steady, tmp_path):
     folders = set()
     for precision in ("float32", "bfloat16"):
         model = replace(settings.model, checkpoint=str(steady), head="lexical", freeze=1)
@@ -1088,7 +1096,7 @@ def test_queries_without_ids_are_refused_before_the_first_step(mined, tmp_path):
         trainer(settings, tmp_path / "run", mine=mine)
 
 
-def test_negatives_that_are_gone(mined, tmp_path):
+def test_missing_negatives_are_reported(mined, tmp_path):
     settings, mine, _ = mined
     trainer(settings, tmp_path / "run", mine=mine).run()
     for path in (tmp_path / "run").glob("negatives-*"):

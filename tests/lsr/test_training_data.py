@@ -1,4 +1,4 @@
-"""Training data: every form of source, joins by id, what is refused, and streams that can be taken up anywhere."""
+"""Training data: all forms of sources, joins by id, refusals, and streams that resume anywhere."""
 
 import gzip
 import json
@@ -117,7 +117,7 @@ def test_candidate_lists_in_parquet(load, put):
     assert [e.n_positives for e in examples] == [2, 1, 1]
 
 
-def test_texts_without_ids_are_known_by_their_digest(load, put):
+def test_texts_without_ids_are_identified_by_their_digest(load, put):
     first, second = load(put("t.jsonl", [TRIPLES[0], TRIPLES[0] | {"positive": "other"}]))
     assert first.query_id == second.query_id
     assert first.doc_ids[1] == second.doc_ids[1] != first.doc_ids[0]
@@ -213,13 +213,13 @@ def test_candidates_of_a_run(load, put, beir):
     ]
 
 
-def test_candidates_come_once(load, put, beir):
+def test_a_candidate_occurs_once(load, put, beir):
     rows = [{"query_id": "q0", "positives": name, "negatives": ["d4", "d3"]} for name in ("d0", "t")]
     examples = load(beir, candidates=put("mined.jsonl", rows), allow_missing=True)
     assert list(examples[0].doc_ids) == ["d0", "t", "d4", "d3"]
 
 
-def test_what_was_mined_gives_candidates_and_scores(load, put, beir):
+def test_mined_files_give_candidates_and_scores(load, put, beir):
     rows = [
         {"query_id": "q0", "positive_ids": ["d0", "t"], "negative_ids": ["d4"], "scores": [5, 4, 1]},
         {"query_id": "q2", "positive_ids": ["d5"], "negative_ids": ["d1"], "scores": [3, 2]},
@@ -243,13 +243,13 @@ def test_teachers_are_joined_by_id(load, put, beir):
     assert examples[0].scores.dtype == np.float32
 
 
-def test_teachers_beside_scores_in_the_file(load, put, documents):
+def test_teachers_and_scores_of_the_file_are_combined(load, put, documents):
     rows = [{"query_id": "q0", "query": "x", "positives": "d0", "negatives": ["t"], "scores": [2, 1]}]
     (example,) = load(put("t.jsonl", rows), documents=documents, scores=(put("run.trec", RUN),))
     assert example.scores.tolist() == [[2, 1], [9, 8]]
 
 
-def test_what_teachers_miss_is_an_error_unless_allowed(load, refusal, put, beir):
+def test_missing_teacher_scores_are_an_error_unless_allowed(load, refusal, put, beir):
     teacher = put("some.trec", "q0 Q0 d0 1 9 t\nq2 Q0 d5 1 2 t\n")
     candidates = put("run.trec", RUN)
     message = refusal(beir, candidates=candidates, scores=(teacher,))
@@ -262,7 +262,7 @@ def test_what_teachers_miss_is_an_error_unless_allowed(load, refusal, put, beir)
     assert second.scores[0, 0] == 2
 
 
-def test_what_candidates_miss_is_an_error_unless_allowed(load, refusal, put, beir):
+def test_missing_candidates_are_an_error_unless_allowed(load, refusal, put, beir):
     candidates = put("run.trec", "q0 Q0 d3 1 9.5 t\n")
     assert f"{candidates}: 1 queries that {beir} refers to are not in it: 'q2'" in refusal(beir, candidates=candidates)
     examples = load(beir, candidates=candidates, allow_missing=True)
@@ -289,11 +289,11 @@ def test_scores_of_the_file_do_not_cover_candidates(load, refusal, put, document
         ("s.jsonl", [{"query_id": "q", "positives": "d0", "scores": [[1], [2]]}], "scores of 2 teachers"),
     ],
 )
-def test_bad_teachers(refusal, put, beir, name, content, message):
+def test_bad_teachers_are_refused(refusal, put, beir, name, content, message):
     assert message in refusal(beir, scores=(put(name, content),))
 
 
-def test_candidates_that_no_text_has(refusal, put, beir):
+def test_candidates_without_a_text_are_refused(refusal, put, beir):
     candidates = put("run.trec", RUN + "".join(f"q0 Q0 x{i} 9 1 t\n" for i in range(9)))
     message = refusal(beir, candidates=candidates)
     assert message.startswith(f"{beir}: 9 documents that {candidates} refers to are not in it: 'x0', 'x1', ")
@@ -302,7 +302,7 @@ def test_candidates_that_no_text_has(refusal, put, beir):
 
 @pytest.mark.parametrize("joined", [["candidates"], ["scores"], ["candidates", "scores"]])
 @pytest.mark.parametrize("own", [{}, {"scores": [3, 2, 1]}], ids=["no scores", "scores"])
-def test_missing_documents_are_named_whatever_is_joined(refusal, put, documents, joined, own):
+def test_missing_documents_are_named_for_every_join(refusal, put, documents, joined, own):
     rows = [{"query_id": "q0", "query": "x", "positives": "d0", "negatives": ["gone", "t"], **own}]
     run = put("run.trec", RUN)
     options = {"candidates": run if "candidates" in joined else None, "scores": (run,) if "scores" in joined else ()}
@@ -319,7 +319,7 @@ def test_joins_need_ids(refusal, put, documents):
     assert 'ids.jsonl:1: no "query_id", which' in refusal(by_id, documents=documents, scores=(run,))
 
 
-def test_a_file_that_is_not_there(refusal, beir):
+def test_a_missing_file_is_named(refusal, beir):
     assert refusal(beir, scores=("nowhere.trec",)) == "nowhere.trec: no such file"
 
 
@@ -368,16 +368,16 @@ def test_all_bad_lines_are_listed(refusal, put):
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz"])
-def test_an_empty_file(refusal, put, name):
+def test_an_empty_file_is_refused(refusal, put, name):
     assert refusal(put(name, "\n\n")).endswith(f"{name}: there are no examples in it")
 
 
-def test_all_lines_have_the_same_teachers(refusal, put):
+def test_all_lines_must_have_the_same_teachers(refusal, put):
     said = refusal(put("t.jsonl", [LISTS[0], TRIPLES[0]]))
     assert "t.jsonl:2: scores of 0 teachers, but 1 in the lines before" in said
 
 
-def test_ids_that_lead_nowhere(refusal, put, documents):
+def test_ids_without_a_text_are_reported(refusal, put, documents):
     rows = [{"query_id": f"q{i}", "positives": [f"d{i}"], "negatives": ["t"]} for i in range(20)]
     source, queries = put("t.jsonl", rows), put("queries.jsonl", QUERIES)
     said = refusal(source, documents=documents, queries=queries)
@@ -388,7 +388,7 @@ def test_ids_that_lead_nowhere(refusal, put, documents):
     assert said.startswith(f"{documents}: 14 documents that {source} refers to are not in it: 'd6', ")
 
 
-def test_other_files_and_names(refusal, put):
+def test_unsupported_sources_are_refused(refusal, put):
     assert ".jsonl, .jsonl.gz or .parquet" in refusal(put("t.tsv", "a\tb\n"))
     assert "must end in" in refusal(put("t.txt", "a\tb\n"))
     assert "no such file or folder" in refusal("nowhere.jsonl")
@@ -419,7 +419,7 @@ def test_weights_must_be_positive():
 # --- the cache
 
 
-def test_what_was_made_is_used_again_until_its_file_changes(load, put, tmp_path, monkeypatch):
+def test_prepared_data_is_reused_until_the_file_changes(load, put, tmp_path, monkeypatch):
     source, documents = put("t.jsonl", [{"query": "q", "positives": "d0"}]), put("docs.jsonl", DOCUMENTS)
     assert len(load(source, documents=documents)) == 1
     made = sorted(p.name for p in (tmp_path / "cache").iterdir() if p.is_dir())
@@ -433,7 +433,7 @@ def test_what_was_made_is_used_again_until_its_file_changes(load, put, tmp_path,
     assert list(load(source, documents=documents)[0].documents) == ["new 0"]
 
 
-def test_nothing_is_left_of_what_failed(refusal, load, put, tmp_path):
+def test_failed_preparation_leaves_no_files(refusal, load, put, tmp_path):
     source = put("t.jsonl", [TRIPLES[0], "oops"])
     refusal(source)
     assert [p for p in (tmp_path / "cache").iterdir() if p.is_dir()] == []
@@ -441,7 +441,7 @@ def test_nothing_is_left_of_what_failed(refusal, load, put, tmp_path):
     assert len(load(source)) == 3
 
 
-def test_the_default_cache_is_the_users(put, tmp_path, monkeypatch):
+def test_the_default_cache_is_in_the_users_folder(put, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert len(open_training(put("t.jsonl", TRIPLES))) == 3
     assert (tmp_path / "home" / "lsr" / "train").is_dir()
@@ -481,7 +481,7 @@ def test_a_store_of_several_batches(tmp_path, monkeypatch):
             store.text(row)
 
 
-def test_texts_are_not_copied_into_memory(tmp_path):
+def test_texts_are_memory_mapped(tmp_path):
     path = tmp_path / "docs.jsonl"
     path.write_text(jsonl({"_id": str(i), "text": "x" * 1000} for i in range(20_000)))
     store = open_texts(str(path), tmp_path / "cache")
@@ -532,7 +532,7 @@ def queries(stream, count):
     return [example.query for example in islice(stream, count)]
 
 
-def test_every_epoch_has_every_example_in_another_order(numbered):
+def test_every_epoch_has_all_examples_in_a_new_order(numbered):
     data = numbered(50)
     assert len(data) == 50
     seen = queries(data.stream(seed=1), 150)
@@ -545,13 +545,13 @@ def test_every_epoch_has_every_example_in_another_order(numbered):
 
 
 @pytest.mark.parametrize("start", [0, 1, 49, 50, 137, 4095, 4096, 9000])
-def test_a_stream_is_taken_up_anywhere(numbered, start):
+def test_a_stream_resumes_anywhere(numbered, start):
     data = numbered(7, 20, 3, weights=[5, 1, 0.1])
     whole = queries(data.stream(seed=3), start + 30)
     assert queries(data.stream(seed=3, start=start), 30) == whole[start:]
 
 
-def test_sources_come_up_by_their_weights(numbered):
+def test_sources_are_drawn_by_their_weights(numbered):
     data = numbered(100, 10, 1, weights=[1, 3, 0.5])
     count = Counter(query.split(":")[0] for query in queries(data.stream(0), 9000))
     assert count["0"] == pytest.approx(2000, rel=0.1)
@@ -559,19 +559,19 @@ def test_sources_come_up_by_their_weights(numbered):
     assert count["2"] == pytest.approx(1000, rel=0.2)
 
 
-def test_mixed_sources_go_through_their_own_epochs(numbered):
+def test_mixed_sources_have_their_own_epochs(numbered):
     seen = queries(numbered(100, 10).stream(0), 1000)
     small = [query for query in seen if query.startswith("1:")]
     assert all(len(set(small[i : i + 10])) == 10 for i in range(0, len(small) - 10, 10))
 
 
 @pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 0, "start": -1}])
-def test_streams_that_make_no_sense(numbered, options):
+def test_invalid_streams_are_refused(numbered, options):
     with pytest.raises(ValueError, match="seed and start are not negative"):
         numbered(3).stream(**options)
 
 
-def test_all_documents_to_choose_from(put, documents, tmp_path):
+def test_negatives_may_be_any_document(put, documents, tmp_path):
     sources = [
         TrainingSource(put("a.jsonl", [{"query": "q", "positives": "d0"}]), documents=documents),
         TrainingSource(put("b.jsonl", [{"query": "q", "positives": "d1"}]), documents=documents),
@@ -582,13 +582,13 @@ def test_all_documents_to_choose_from(put, documents, tmp_path):
     assert list(data.documents()) == expected
 
 
-def test_nothing_is_read_before_it_is_asked_for(load, put, documents, monkeypatch):
+def test_data_is_read_lazily(load, put, documents, monkeypatch):
     (example,) = load(put("t.jsonl", [{"query": "q", "positives": "d0", "negatives": ["d1"]}]), documents=documents)
     monkeypatch.setattr(TextStore, "text", None)
     assert len(example.documents) == 2
 
 
-def test_no_torch_is_needed():
+def test_torch_is_not_imported():
     code = "import sys, lsr.train.data, lsr.train.mining, lsr.train.cli; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 

@@ -1,4 +1,4 @@
-"""Vectors on disk: Parquet and JSONL there and back, and every file refused that holds something else."""
+"""Vectors on disk: round trips in Parquet and JSONL, and refusal of all other files."""
 
 import base64
 import gzip
@@ -175,13 +175,13 @@ def test_parts_of_different_vocabularies(tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_column(tmp_path, columns, problem):
+def test_bad_columns_are_refused(tmp_path, columns, problem):
     path = put_columns(tmp_path / "v.parquet", pack_metadata(PRINT), **columns)
     with pytest.raises(DataError, match=rf"v\.parquet: (after 0 rows: )?{problem}"):
         list(read_vectors(path))
 
 
-def test_the_place_counts_from_the_start_of_the_file(tmp_path, monkeypatch):
+def test_positions_count_from_the_start_of_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH", 1)
     path = put_columns(tmp_path / "v.parquet", weights=[[1.0], [-1.0]])
     with pytest.raises(DataError, match=r"v.parquet: after 1 rows: row 0: weight -1.0"):
@@ -189,20 +189,20 @@ def test_the_place_counts_from_the_start_of_the_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("missing", ["id", "terms", "weights"])
-def test_missing_column(tmp_path, missing):
+def test_a_missing_column_is_named(tmp_path, missing):
     with pytest.raises(DataError, match=f"v.parquet: not vectors: the column '{missing}' is missing"):
         read_vectors(put_columns(tmp_path / "v.parquet", **{missing: None}))
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9, 0.99])
-def test_a_parquet_file_that_ends_early(tmp_path, keep):
+def test_a_truncated_parquet_file_is_refused(tmp_path, keep):
     path = put(tmp_path / "v.parquet")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(DataError, match=r"v\.parquet: not a whole Parquet file"):
         read_vectors(path)
 
 
-def test_a_damaged_page(tmp_path):
+def test_a_damaged_page_is_refused(tmp_path):
     path = put(tmp_path / "v.parquet")
     whole = bytearray(path.read_bytes())
     whole[4:60] = bytes(56)
@@ -225,14 +225,14 @@ def test_hostile_file_names(tmp_path, name):
 
 
 @pytest.mark.parametrize("files", [{"a": 101}, {"a": 60, "b": 60}, {"a": 100, "b": 1}])
-def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, files):
+def test_excessive_decompression_is_refused(tmp_path, monkeypatch, files):
     monkeypatch.setattr(module, "_ENCODER_LIMIT", 100)
     path = put(tmp_path / "v.parquet", metadata=packed(**{name: bytes(size) for name, size in files.items()}))
     with pytest.raises(DataError, match="of the encoder in this file can't be unpacked: it is too large"):
         read_vectors(path)
 
 
-def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_ENCODER_LIMIT", 1 << 20)
     path = put(tmp_path / "v.parquet", metadata=packed(a=bytes(1 << 26)))
     tracemalloc.start()
@@ -254,7 +254,7 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     ],
     ids=["alphabet", "empty", "not packed", "cut short", "number"],
 )
-def test_damaged_encoder_files(tmp_path, content):
+def test_damaged_encoder_files_are_refused(tmp_path, content):
     path = put(tmp_path / "v.parquet", metadata={"lsr.encoder": json.dumps({"a": content})})
     with pytest.raises(DataError, match="a of the encoder in this file can't be unpacked"):
         read_vectors(path)
@@ -276,7 +276,7 @@ def test_damaged_encoder_files(tmp_path, content):
     ],
     ids=range(10),
 )
-def test_damaged_metadata(tmp_path, metadata, problem):
+def test_damaged_metadata_is_refused(tmp_path, metadata, problem):
     with pytest.raises(DataError, match=f"v.parquet: {problem}"):
         read_vectors(put(tmp_path / "v.parquet", metadata=metadata))
 
@@ -356,7 +356,7 @@ def test_anserini_jsonl(tmp_path, name):
         ('{"_id": "x", "vector": {"a": 1}', "not JSON"),
     ],
 )
-def test_bad_jsonl_line(tmp_path, line, problem):
+def test_bad_jsonl_lines_are_named(tmp_path, line, problem):
     good = {"_id": "g", "vector": {"a": 1}}
     path = put_lines(tmp_path / "v.jsonl", good, line, good | {"_id": "h"})
     with pytest.raises(DataError, match=rf"v\.jsonl:2: {problem}"):
@@ -368,7 +368,7 @@ def test_bad_jsonl_line(tmp_path, line, problem):
     assert vectors.vocabulary == ["a"]
 
 
-def test_a_packed_file_that_ends_early(tmp_path):
+def test_a_truncated_gzip_file_is_refused(tmp_path):
     path = put_lines(tmp_path / "v.jsonl.gz", *({"_id": str(i), "vector": {str(i * i): 1}} for i in range(2000)))
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(DataError, match=r"v\.jsonl\.gz:\d+: the compressed file ends early"):
@@ -404,7 +404,7 @@ def test_holds_vectors(tmp_path):
         ("", "has no part"),
     ],
 )
-def test_no_vectors_there(tmp_path, name, problem):
+def test_a_source_without_vectors_is_refused(tmp_path, name, problem):
     for existing in ("d.tsv", "d.txt"):
         (tmp_path / existing).write_text("x")
     with pytest.raises(DataError, match=problem):
@@ -439,7 +439,7 @@ def test_a_failed_jsonl_write_leaves_the_old_file_and_nothing_else(tmp_path, nam
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_no_folder_to_write_to(tmp_path):
+def test_a_missing_output_folder_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError):
         put(tmp_path / "missing" / "v.parquet")
     with pytest.raises(OutputError, match="there is no folder"):

@@ -1,4 +1,4 @@
-"""do_jobs: each job is done, in this process or by a real Ray cluster of several nodes that lose workers on the way."""
+"""do_jobs does every job, in this process or on a real Ray cluster that loses workers meanwhile."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def run(open_worker, jobs, address=None, **how):
 # --- without a cluster
 
 
-def test_in_this_process():
+def test_jobs_run_in_this_process():
     opened = []
 
     def open_worker():
@@ -44,13 +44,13 @@ def test_in_this_process():
     assert opened == [1]
 
 
-def test_without_ray(monkeypatch):
+def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"lsr-search\[ray\]"):
         run(lambda: len, [], "auto")
 
 
-def test_nobody_answers(lsr_command, tmp_path):
+def test_a_cluster_that_does_not_answer_is_reported(lsr_command, tmp_path):
     pytest.importorskip("ray")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -65,16 +65,21 @@ def test_nobody_answers(lsr_command, tmp_path):
 # --- with one
 
 
-def test_results_come_and_nothing_is_left(ray_cluster):
+@pytest.fixture(scope="module")
+def ray_nodes():
+    return 2
+
+
+def test_results_arrive_and_no_process_is_left(ray_cluster):
     import ray
 
     done = run(lambda: lambda job: (job, os.getpid()), range(7), ray_cluster.address)
     assert sorted(job for job, _ in done) == list(range(7))
-    assert len({pid for _, pid in done}) <= 6
+    assert len({pid for _, pid in done}) <= 4
     assert not ray.is_initialized()
 
 
-def test_from_outside_of_the_cluster(ray_cluster, tmp_path):
+def test_a_client_outside_of_the_cluster(ray_cluster, tmp_path):
     """Through Ray's client, at an address ray://."""
     pytest.importorskip("grpc", reason="Ray's client isn't installed (the extra ray)")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -125,7 +130,9 @@ def test_a_worker_that_dies_is_replaced(cluster, tmp_path, capfd):
     assert "one of the workers of the test is lost" in capfd.readouterr().err
 
 
-def test_a_job_that_kills_every_worker(cluster):
+def test_a_job_that_kills_every_worker_fails(cluster, monkeypatch):
+    monkeypatch.setattr(pool, "_LOSSES", 2)
+
     def open_worker():
         def work(job):
             if job == 1:
@@ -134,16 +141,17 @@ def test_a_job_that_kills_every_worker(cluster):
 
         return work
 
-    with pytest.raises(ClusterError, match="3 workers of the test died over the same part"):
+    with pytest.raises(ClusterError, match="2 workers of the test died over the same part"):
         run(open_worker, range(3), cluster.address, count=1)
 
 
-def test_workers_that_die_while_they_start(cluster):
+def test_workers_that_die_while_starting_are_reported(cluster, monkeypatch):
+    monkeypatch.setattr(pool, "_LOSSES", 2)
     with pytest.raises(ClusterError, match="die while they start"):
         run(lambda: os.kill(os.getpid(), signal.SIGKILL), range(3), cluster.address, count=1)
 
 
-def test_what_a_worker_can_not_do_is_told(cluster):
+def test_errors_of_workers_are_reported(cluster):
     def open_worker():
         def work(job):
             raise DataError("bad", "file:1")
@@ -159,7 +167,7 @@ def test_what_a_worker_can_not_do_is_told(cluster):
         run(unopened, range(3), cluster.address, count=1)
 
 
-def test_jobs_that_can_not_be_read(cluster):
+def test_errors_of_the_job_source_are_reported(cluster):
     def jobs():
         yield 1
         raise DataError("no JSON", "docs.jsonl:2")
@@ -168,7 +176,7 @@ def test_jobs_that_can_not_be_read(cluster):
         run(lambda: lambda job: job, jobs(), cluster.address, count=1)
 
 
-def test_no_more_jobs_than_workers_are_under_way(cluster):
+def test_at_most_one_job_per_worker_is_in_flight(cluster):
     read = []
 
     def jobs():
@@ -187,17 +195,17 @@ def test_no_more_jobs_than_workers_are_under_way(cluster):
     [
         ({"memory": 1 << 40}, r"1 workers of the test of 1 CPU, 1099\.51 GB each don't fit: there is room for 0"),
         ({"gpus": 1}, r"of 1 CPU, 1 GPU, 1\.07 GB each don't fit"),
-        ({"count": 9}, "9 workers of the test .* there is room for 6"),
+        ({"count": 9}, "9 workers of the test .* there is room for 4"),
     ],
 )
-def test_a_cluster_that_has_too_little(cluster, wanted, said):
+def test_a_cluster_with_too_few_resources_is_reported(cluster, wanted, said):
     with pytest.raises(ClusterError, match=said):
         run(lambda: len, ["a"], cluster.address, **wanted)
 
 
-def test_a_cluster_whose_workers_are_taken(cluster, monkeypatch):
-    # Of each machine's 4 GB they leave 1: together there is enough, but nowhere for one of 2.
-    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3, memory=3 << 30), "others")
+def test_a_busy_cluster_is_reported(cluster, monkeypatch):
+    # They leave 1 of each machine's 4 GB: enough for a worker of 2 GB in total, but not on any one machine.
+    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 2, memory=3 << 30), "others")
     next(taking)
     monkeypatch.setattr(pool, "_PATIENCE", 1.0)
     try:
@@ -207,10 +215,10 @@ def test_a_cluster_whose_workers_are_taken(cluster, monkeypatch):
         taking.close()
 
 
-def test_who_names_no_number_takes_what_others_leave(cluster, monkeypatch):
-    """Or what machines leave that are lost, but that Ray still counts."""
+def test_without_workers_all_free_cores_are_used(cluster, monkeypatch):
+    """Others' cores, and those of lost machines that Ray still counts, are left alone."""
     monkeypatch.setattr("lsr.distributed.ray_cluster._FREE", 0.5)
-    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 5), "others")
+    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3), "others")
     next(taking)
     try:
         assert sorted(run(lambda: lambda job: job, range(7), cluster.address)) == list(range(7))
@@ -247,8 +255,8 @@ def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).glob("part-*.parquet")}
 
 
-def test_the_bytes_are_those_of_one_process(cluster, small_parts, tmp_path):
-    """Those of the model that ships, fitted to the corpus, with a worker that is killed on the way."""
+def test_the_bytes_equal_those_of_one_process(cluster, small_parts, tmp_path):
+    """With the shipped model, fitted to the corpus."""
     source = write_corpus(tmp_path / "docs.jsonl", 40)
     report = encode(source, tmp_path / "alone")
     assert encode(source, tmp_path / "one", cluster.address, count=1) == report
@@ -256,7 +264,7 @@ def test_the_bytes_are_those_of_one_process(cluster, small_parts, tmp_path):
     assert len(files(tmp_path / "one")) == 7
 
 
-def test_a_machine_is_lost(cluster, small_parts, tmp_path, monkeypatch):
+def test_a_lost_machine_is_survived(cluster, small_parts, tmp_path, monkeypatch):
     source = write_corpus(tmp_path / "docs.jsonl", 200)
     encode(source, tmp_path / "alone", name="bm25")
     real, doomed, seen = parts.do_jobs, cluster.add_node(num_cpus=1, object_store_memory=80 << 20), []
@@ -274,7 +282,7 @@ def test_a_machine_is_lost(cluster, small_parts, tmp_path, monkeypatch):
     assert files(tmp_path / "many") == files(tmp_path / "alone")
 
 
-def test_a_driver_is_killed_and_goes_on(cluster, small_parts, tmp_path, monkeypatch):
+def test_a_killed_driver_resumes(cluster, small_parts, tmp_path, monkeypatch):
     source = write_corpus(tmp_path / "docs.jsonl", 40)
     encode(source, tmp_path / "alone", name="bm25")
     real = parts.do_jobs
@@ -301,7 +309,7 @@ def test_a_driver_is_killed_and_goes_on(cluster, small_parts, tmp_path, monkeypa
     assert files(tmp_path / "v") == files(tmp_path / "alone")
 
 
-def test_a_bad_line_is_told_as_without_a_cluster(cluster, tmp_path, lsr_command):
+def test_a_bad_line_is_reported_as_without_a_cluster(cluster, tmp_path, lsr_command):
     source = write_corpus(tmp_path / "docs.jsonl", 5)
     source.write_text(source.read_text() + "no JSON\n")
     args = ["encode", source, "--encoder", "bm25", "--out", tmp_path / "v"]

@@ -1,10 +1,10 @@
-// Calls to the server. An API key is kept for this tab alone, until it is closed.
+// Calls to the server. An API key is kept for this tab only, until it is closed.
 
 import { parsed, written } from "./dom.js";
 
 const KEY = "lsr-api-key";
 
-// What went wrong, as the server's problem document (RFC 9457) tells it.
+// An error, from the server's problem document (RFC 9457).
 export class Problem extends Error {
   constructor(status, title, detail = "", errors = []) {
     super(title);
@@ -19,7 +19,7 @@ export function useKey(key) {
 
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
-// A busy server that says when to come again is asked again.
+// If a busy server says when to retry, ask it again.
 export async function call(path, body, signal, again = 2) {
   const headers = { Accept: "application/json" };
   if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(KEY)}`;
@@ -46,7 +46,7 @@ export async function call(path, body, signal, again = 2) {
   throw new Problem(answer.status, content.title ?? `Status ${answer.status}`, content.detail, content.errors);
 }
 
-// Resolves after so many milliseconds; rejects when the signal aborts.
+// Resolves after some milliseconds; rejects when the signal aborts.
 export function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, milliseconds);

@@ -1,8 +1,8 @@
-// What engineers look for: how a query was searched, how long that took, and what was skipped.
+// Details for engineers: how a query was searched, how long it took, and what was skipped.
 
 import { count, el, ms, percent, termed, weight } from "./dom.js";
 
-const WORDS = 14; // of the query that are shown at once
+const WORDS = 14; // words of the query shown at once
 
 // Rows of [name, value] about a search.
 export function facts({ took, plan }, index) {
@@ -25,13 +25,13 @@ export function facts({ took, plan }, index) {
   return rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)));
 }
 
-// The share of the postings that was scored, and that in words.
+// The share of the postings that was scored, and the same in words.
 export function skipped({ plan }) {
   const scored = plan?.postings ? Math.min(1, plan.postings_scored / plan.postings) : 1;
   return [scored, scored < 1 ? `${percent(1 - scored)} of the postings skipped` : "nothing skipped"];
 }
 
-// The words of a query and their weights, as items of a list that is given to `show`.
+// The words of a query and their weights, as list items that are passed to `show`.
 export function vector(words, show) {
   const weights = Object.entries(words);
   const items = weights.map(([word, value]) => {

@@ -1,4 +1,4 @@
-// Elements and numbers. Whatever comes from documents becomes text nodes and attribute values, never markup.
+// Elements and numbers. Content of documents only becomes text nodes and attribute values, never markup.
 
 export function el(name, attributes = {}, ...children) {
   const element = document.createElement(name);
@@ -11,7 +11,7 @@ export function el(name, attributes = {}, ...children) {
 
 export const termed = (word, kind = "") => el("bdi", { class: `token ${kind}` }, word);
 
-// A copy of a <template>'s only element.
+// A copy of the only element of a <template>.
 export const copy = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
 export const count = (value) => value.toLocaleString("en");
@@ -23,19 +23,19 @@ export function ms(value) {
   return `${value.toFixed(value < 1 ? 2 : value < 10 ? 1 : 0)} ms`;
 }
 
-// A share of a whole in per cent; what is not nothing is not shown as nothing.
+// A fraction in per cent; only zero is shown as 0 %.
 export function percent(share) {
   if (share > 0 && share < 0.01) return "under 1%";
   return share > 0.99 && share < 1 ? "over 99%" : `${Math.round(100 * share)}%`;
 }
 
-// A metadata value as people read it.
+// A metadata value in readable form.
 export function plain(value) {
   if (Array.isArray(value)) return value.map(plain).join(", ");
   return value !== null && typeof value === "object" ? written(value) : String(value);
 }
 
-// JSON, both ways. Whole numbers beyond 2^53 keep their digits, as BigInt, in browsers that tell how a number is written.
+// JSON, both ways. Whole numbers beyond 2^53 keep their digits, as BigInt, in browsers that expose a number's source text.
 export const parsed = (text) =>
   JSON.parse(text, (_, value, from) => (typeof value === "number" ? whole(from?.source, value) : value));
 export const written = (value) =>

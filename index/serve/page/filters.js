@@ -1,18 +1,18 @@
-// Filters on metadata: the columns with how many documents have each value, useful ones first, and what is set as words.
-// `where` is a Map from column to condition in the form that the server takes: a list of values, or {">=": a, "<=": b}.
+// Filters on metadata: columns with the number of documents per value, useful columns first; and the active filters in words.
+// `where` is a Map from column to condition in the server's format: a list of values, or {">=": a, "<=": b}.
 
 import { count, el, plain, whole, written } from "./dom.js";
 
-const FIRST = 6; // values of a column that are shown at once
-const SHOWN = 5; // columns that are shown at once
-const FEW = 200; // different values of a column that is useful
-const OFTEN = 5; // documents of each of them, in the mean
-const LISTED = 50; // the server names so many values of a column; where it does there may be more
-const RESERVED = ["and", "or", "not"]; // have a meaning of their own in a filter
-// What lsr itself writes of the place of a text in its file.
+const FIRST = 6; // values of a column shown at once
+const SHOWN = 5; // columns shown at once
+const FEW = 200; // maximum number of distinct values of a useful column
+const OFTEN = 5; // minimum number of documents per value of a useful column, on average
+const LISTED = 50; // number of values that the server lists per column; if it lists that many, there may be more
+const RESERVED = ["and", "or", "not"]; // operators of filters
+// Columns that lsr itself writes about a text's position in its file.
 const PLACES = ["anchor", "digest", "end_line", "line", "page", "source", "url"];
 
-// The columns that all of some indexes have, as [name, column], useful ones first.
+// The columns that all of the given indexes have, as [name, column], useful ones first.
 export function sharedColumns(indexes) {
   const [first, ...others] = indexes.map((index) => Object.entries(index.columns ?? {}));
   const kinds = others.map((columns) => new Map(columns.map(([name, column]) => [name, column.kind])));
@@ -22,14 +22,14 @@ export function sharedColumns(indexes) {
     .sort(([, a], [, b]) => b.useful - a.useful || b.documents - a.documents || a.distinct - b.distinct);
 }
 
-// Few different values, or numbers: what people narrow a search by.
+// Columns with few distinct values, or numbers, are useful for narrowing a search.
 function isUseful(name, { kind, distinct, documents }) {
   if (PLACES.includes(name) || distinct < 2) return false;
   return kind.endsWith("number") || (distinct <= FEW && distinct * OFTEN <= documents) || distinct <= FIRST;
 }
 
-// One field a column; calls `changed` when `where` has been changed. `counts` are, by column, the values of all documents
-// that match, as a Map to their number; null where they aren't known.
+// One field per column; calls `changed` after `where` has changed. `counts` maps a column to a Map from value to the number
+// of matching documents; null where it isn't known.
 export function fieldsOf(columns, where, counts, changed) {
   const fields = columns
     .map(([name, column]) => [name, column, (column.kind.endsWith("number") ? range : choices)(name, column, where, counts?.get(name), changed)])
@@ -42,7 +42,7 @@ export function fieldsOf(columns, where, counts, changed) {
   return [...nodes(first), more];
 }
 
-// What is set, each as [column, words].
+// The active filters, each as [column, words].
 export function conditions(where) {
   return [...where].map(([name, condition]) => {
     if (Array.isArray(condition)) return [name, condition.map(plain).join(" or ")];
@@ -117,7 +117,7 @@ function range(name, column, where, counts, changed) {
   return field(name, pair);
 }
 
-// What hits may be sorted by, as [column of the server, words]: numbers and dates.
+// The columns to sort hits by, as [the server's name, words]: numbers and dates.
 export function orders(columns) {
   const isDates = ({ kind, values }) => kind === "text" && values?.length > 0 && values.every((value) => /^\d{4}-\d\d/.test(value));
   return columns

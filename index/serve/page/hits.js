@@ -1,16 +1,16 @@
-// A hit: where it is from, its heading, the best part of its text; opened, all of its text and its score word by word.
+// A hit: its origin, heading and the best part of its text; when opened, all of its text, and its score word by word.
 
 import { copy, el, percent, plain, termed, weight } from "./dom.js";
 import { Content } from "./marks.js";
 import { Shown } from "./snippet.js";
 import { kindOf } from "./text.js";
 
-const BRIEF = 32; // metadata of more characters is shown only when a hit is opened
+const BRIEF = 32; // longer metadata values are shown only in opened hits
 const HOW = { match: "in the text", expansion: "learned" };
-const KINDS = ["match", "expansion", "", "unweighted", "missing"]; // of the terms of a word, the first counts
+const KINDS = ["match", "expansion", "", "unweighted", "missing"]; // a word has the first kind that any of its terms has
 
 export class HitView {
-  // `names` are the columns whose values are shown beside the text; `mode` is that of the search.
+  // `names` are the columns whose values are shown next to the text; `mode` is the search mode.
   constructor(hit, names, mode) {
     this.hit = hit;
     this.element = copy("hit");
@@ -50,7 +50,7 @@ export class HitView {
     this.#show();
   }
 
-  // Mark its words and tell what they add to its score.
+  // Mark its words and show what they add to its score.
   explain(explanation) {
     this.#explained(explanation);
     this.#show();
@@ -63,12 +63,12 @@ export class HitView {
     this.words = explanation && words(explanation.terms);
   }
 
-  // The bar's length is the score's part of the best hit's.
+  // The bar's length is the score relative to the best hit's.
   compareWith(best) {
     this.#part(".bar").style.width = `${best > 0 ? (100 * this.hit.score) / best : 0}%`;
   }
 
-  // How another ranking, beside this one, sees it.
+  // Show the rank of this hit in the other ranking.
   compare(text) {
     this.#part(".moved").textContent = text;
   }
@@ -95,7 +95,7 @@ export class HitView {
     if (opened) this.#contributions(there);
   }
 
-  // Of a passage, whose title has the headings above it, the first and the last of these.
+  // A passage's title has the headings above it; show the first and the last of them.
   #title() {
     const { content, hit } = this;
     const path = hit.passage ? hit.title.split(" > ") : [hit.title];
@@ -158,7 +158,7 @@ export class HitView {
   }
 }
 
-// Where a document is from: its "url", or its "source" if that is an address; only http and https, which can't run code.
+// A document's address: its "url", or its "source" if that is an address; http and https only, as they can't run code.
 function linkOf({ url, source, anchor }) {
   for (const [address, relative] of [[url, true], [source, false]]) {
     if (typeof address !== "string" || !address.trim() || !(relative || /^https?:\/\//i.test(address))) continue;
@@ -179,7 +179,7 @@ function decoded(part) {
   }
 }
 
-// What each word adds to the score, heaviest first: its terms added up, by the rules of Explanation.by_word.
+// What each word adds to the score, heaviest first: the sum over its terms, as in Explanation.by_word.
 function words(terms) {
   const found = new Map();
   for (const term of terms) {
@@ -205,7 +205,7 @@ function words(terms) {
     .sort((a, b) => b.score - a.score);
 }
 
-// Places in order; those that overlap or touch as one.
+// Sorts places and merges those that overlap or touch.
 function apart(spans) {
   const found = [];
   for (const [start, end] of spans.toSorted((a, b) => a[0] - b[0] || a[1] - b[1])) {

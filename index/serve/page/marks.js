@@ -1,10 +1,10 @@
-// A document's text and which parts of it count, by the rules of index/search/explain.py.
-// Places are counted in code points, as Python counts them, not in JavaScript's UTF-16 units.
+// A document's text and its important parts, by the rules of index/search/highlight.py.
+// Places are counted in code points, as in Python, not in JavaScript's UTF-16 units.
 
 import { el } from "./dom.js";
 
 const EXPANSION = 1;
-const MATCH = 2; // the larger one counts
+const MATCH = 2; // the larger kind wins
 export const NAMES = { [EXPANSION]: "expansion", [MATCH]: "match" };
 
 export class Content {
@@ -20,14 +20,14 @@ export class Content {
     for (const kind of [EXPANSION, MATCH]) {
       for (const { start, end } of this.places.filter((place) => place.kind === kind)) this.kinds.fill(kind, start, end);
     }
-    // An origin that overlaps a match is a match.
+    // An origin that overlaps a match counts as a match.
     const matched = this.kinds.slice();
     for (const { start, end, kind } of this.places) {
       if (kind === EXPANSION && matched.subarray(start, end).includes(MATCH)) this.kinds.fill(MATCH, start, end);
     }
   }
 
-  // With the accents and the like that combine with the last letter.
+  // Includes combining characters (accents, for instance) after the last letter.
   #place([start, end], term, share, kind) {
     while (end < this.characters.length && /\p{M}/u.test(this.characters[end])) end += 1;
     return { start, end, term, share, kind };
@@ -41,7 +41,7 @@ export class Content {
     return this.nodes(0, Math.max(0, this.body - 1));
   }
 
-  // A part of the content, what counts in <mark>, with an ellipsis where something of the text is left out.
+  // A part of the content, with important parts in <mark>, and an ellipsis where text is left out.
   nodes(start, end, cut = false) {
     const nodes = cut && start > this.body ? ["… "] : [];
     for (let from = start, to; from < end; from = to) {
@@ -54,7 +54,7 @@ export class Content {
     return cut && end < this.characters.length ? [...nodes, " …"] : nodes;
   }
 
-  // The part of the text, of about so many characters, whose terms have the largest share of the score.
+  // The part of the text, of about the given length, whose terms have the largest share of the score.
   best(length) {
     const { body } = this;
     const all = this.characters.length;
@@ -64,7 +64,7 @@ export class Content {
   }
 }
 
-// The places within a length that have the largest share, a term once: where the first begins and the last ends.
+// The places within a length with the largest total share, each term counted once: start of the first, end of the last.
 export function bestPart(places, size, length, first = 0) {
   if (size <= length) return [first, first + size];
   let [from, to, most] = [first, first, 0];
@@ -82,7 +82,7 @@ export function bestPart(places, size, length, first = 0) {
   return [from, to];
 }
 
-// A part with what room is left on either side; words stay whole where there is anything between them.
+// Extends a part on both sides up to a length, without cutting words if there are spaces.
 export function widened(from, to, least, most, length, isBetween) {
   if (most - least <= length) return [least, most];
   const spare = Math.max(0, length - (to - from));

@@ -1,4 +1,4 @@
-// The page as a whole: the query, filters and sides, kept in the URL's fragment so that a search can be shared.
+// The page as a whole: query, filters and sides. The state is kept in the URL's fragment, so that a search can be shared.
 
 import { call, hasKey, useKey } from "./api.js";
 import { el, parsed, some, written } from "./dom.js";
@@ -11,7 +11,7 @@ const at = (id) => document.getElementById(id);
 const state = { query: "", k: K, where: new Map(), sort: "", detailed: false, columns: [] };
 let indexes = [];
 let sides = [];
-let shared = []; // columns of all sides, useful ones first
+let shared = []; // columns that all sides have, useful ones first
 let sent = "";
 
 // --- the state and the fragment ---
@@ -32,12 +32,12 @@ function save(push = false) {
   });
   const fragment = `#${values}`;
   document.title = state.query ? `${state.query} · lsr` : "lsr";
-  // Typing changes the newest entry of the history; a search that was sent off stays as one.
+  // Typing replaces the newest history entry; a submitted search keeps its own.
   if (push && fragment !== sent) history.pushState(null, "", (sent = fragment));
   else if (fragment !== (location.hash || "#")) history.replaceState(null, "", fragment);
 }
 
-// What a fragment can't mean is passed over: it may have been written by hand.
+// Invalid parts of a fragment are ignored, as it may have been edited by hand.
 function load() {
   const values = new URLSearchParams(location.hash.slice(1));
   const number = (name, usual, least, most) => {
@@ -87,7 +87,7 @@ function arrange(settings) {
     refused,
   };
   sides = settings.map((one) => new Side(indexes, one, called));
-  at("sides").before(at("tools")); // or they'd go with a side
+  at("sides").before(at("tools")); // or they would be removed with a side
   at("sides").replaceChildren(...sides.map((side) => side.element));
   document.body.classList.toggle("two", sides.length > 1);
   at("two").setAttribute("aria-pressed", sides.length > 1);
@@ -101,7 +101,7 @@ function arrange(settings) {
   changed({ now: true, panel: true });
 }
 
-// The second side is another index, or the same one searched another way.
+// The second side is another index, or the same one with other settings.
 function toggleSides() {
   if (sides.length > 1) return arrange([sides[0].settings]);
   const { settings, index } = sides[0];
@@ -129,7 +129,7 @@ function asked(query) {
   at("query").focus();
 }
 
-// A side has something new to show; `calm` when nothing more will come.
+// A side has new content to show; `calm` if nothing more will follow.
 function shown(side, calm = false) {
   if (sides.length > 1 && sides.every(({ found }) => found)) compare();
   if (calm && sides.includes(side)) {
@@ -169,7 +169,7 @@ function showFilters() {
   const active = document.activeElement;
   const panel = at("filters");
   const inside = panel.contains(active);
-  if (inside && active.matches("[type=number], [type=text]")) return; // what somebody types into isn't replaced
+  if (inside && active.matches("[type=number], [type=text]")) return; // don't replace a field while someone types in it
   const open = panel.querySelector(".later")?.open;
   const fields = fieldsOf(shared, state.where, sides[0]?.counts, () => changed({}));
   panel.replaceChildren(...fields);
@@ -179,7 +179,7 @@ function showFilters() {
   placeFilters();
 }
 
-// Beside the hits where there is room, else in a sheet.
+// Next to the hits if there is room, else in a sheet.
 function placeFilters() {
   const beside = wide.matches && sides.length < 2 && shared.some(([name, { useful }]) => useful || state.where.has(name));
   const home = at(beside ? "aside" : "sheet-filters");
@@ -246,7 +246,7 @@ at("two").addEventListener("click", toggleSides);
 wide.addEventListener("change", placeFilters);
 addEventListener("hashchange", () => indexes.length && load());
 
-// "/" goes to the query; arrows go through the hits, and to those of the other side.
+// "/" moves to the query; arrow keys move through the hits, and to the other side's.
 addEventListener("keydown", (event) => {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
   const { target, key } = event;
@@ -268,7 +268,7 @@ addEventListener("keydown", (event) => {
   next.scrollIntoView({ block: "nearest" });
 });
 
-// --- the beginning ---
+// --- start ---
 
 async function start() {
   at("sides").before(at("tools"));

@@ -1,4 +1,4 @@
-// One ranking: an index, how it is searched, and what was found.
+// One ranking: an index, its search settings, and the results.
 
 import { call, pause } from "./api.js";
 import { facts, skipped, vector } from "./details.js";
@@ -6,17 +6,17 @@ import { copy, el, ms, some, termed } from "./dom.js";
 import { HitView } from "./hits.js";
 
 const TYPING = 90; // milliseconds without a key before a search
-const CALM = 300; // and before what is slower: the words that expansions come from, counts, corrections
-const SHOWN = 100; // hits at most: the server explains no more
-const OF_GROUP = 3; // hits of one document
-const NEAR = 0.5; // share of the score of a document's first hit that the others need to be shown
-const COUNTED = 12; // columns
+const CALM = 300; // milliseconds before slower requests: origins of expansions, counts, corrections
+const SHOWN = 100; // maximum number of hits, as the server doesn't explain more
+const OF_GROUP = 3; // maximum number of hits per document
+const NEAR = 0.5; // further hits of a document are shown if they have this share of its first hit's score
+const COUNTED = 12; // columns to count
 export const DEFAULTS = { skip: "exact", alpha: 0.8, cut: 8, heap_factor: 1 };
 
 export const usualMode = (index) => (index.has_dense && index.takes_text ? "hybrid" : "sparse");
 
 export class Side {
-  // `indexes` are those of the server; `settings` is {index, mode, skip, alpha, cut, heap_factor}, changed in place.
+  // `indexes` are the server's; `settings` is {index, mode, skip, alpha, cut, heap_factor}, changed in place.
   constructor(indexes, settings, called) {
     Object.assign(this, { indexes, settings, called, views: [], counts: null, total: null });
     this.element = copy("side");
@@ -48,7 +48,7 @@ export class Side {
     return this.settings.skip === "exact" ? "exact" : "approximate";
   }
 
-  // Documents of one source are shown as one result; passages of one document are one anyway.
+  // Documents of the same source are shown as one result; passages of a document always are.
   get #group() {
     const { whole_documents, columns } = this.index;
     return columns.source?.kind === "text" && columns.source.distinct < 0.9 * whole_documents ? "source" : null;
@@ -97,14 +97,14 @@ export class Side {
 
   #settings(sort) {
     const { mode, skip, alpha, cut, heap_factor } = this.settings;
-    const settings = mode === "sparse" || sort ? {} : { mode }; // to sort all that match takes a search by words
+    const settings = mode === "sparse" || sort ? {} : { mode }; // sorting all matches requires a sparse search
     if (skip === "exact" || mode === "dense") return settings;
     return skip === "alpha" ? { ...settings, alpha } : { ...settings, algorithm: "clusters", cut, heap_factor };
   }
 
   // --- searching ---
 
-  // A later search ends an earlier one. `now` doesn't wait for somebody to stop typing.
+  // A new search cancels the previous one. `now` doesn't wait for a pause in typing.
   async search({ query, where, k, sort, detailed, columns }, now) {
     this.running?.abort();
     this.running = new AbortController();
@@ -135,7 +135,7 @@ export class Side {
       if (failed) throw failed.reason;
     } catch (problem) {
       if (signal.aborted) return;
-      if (this.element.hasAttribute("aria-busy")) this.#clear(); // hits without the rest are hits all the same
+      if (this.element.hasAttribute("aria-busy")) this.#clear(); // keep hits that lack only the additional information
       this.part(".problem div").replaceChildren(...described(problem));
       this.part(".problem").hidden = false;
       const wrong = problem.status === 422 && where.size > 0;
@@ -149,17 +149,17 @@ export class Side {
     this.running?.abort();
   }
 
-  // The words that expansions come from: some encoders read the documents once more for that.
+  // The words that expansions come from; some encoders read the documents again for that.
   async #origins(asked, signal) {
     const learned = this.views.some(({ hit }) => hit.explanation.terms.some(({ kind }) => kind === "expansion"));
     if (!learned) return;
     const { hits } = await call("v1/search", { ...asked, fields: false }, signal);
     const views = new Map(this.views.map((view) => [view.hit.passage ?? view.hit.id, view]));
-    // The index may have changed in between: what is no longer found stays as it is.
+    // The index may have changed meanwhile: hits that are no longer found stay unchanged.
     for (const { id, passage, explanation } of hits) views.get(passage ?? id)?.explain(explanation);
   }
 
-  // How many documents match, and how many have each value; of a column that is filtered by, without that filter.
+  // The number of matching documents, and of each value; for a filtered column, without its filter.
   async #count(asked, where, columns, signal) {
     const names = columns.filter((name) => name in this.index.columns).slice(0, COUNTED);
     const own = names.filter((name) => where.has(name));
@@ -178,7 +178,7 @@ export class Side {
     }
     if (!this.views.length && where.size) {
       const { total } = await call("v1/search", { ...asked, facets: [] }, signal);
-      if (total) this.#nothing(`Nothing meets the ${where.size > 1 ? "filters" : "filter"}. Without, there ${total === 1 ? "is" : "are"} ${some(total, "document")}.`, true);
+      if (total) this.#nothing(`No document matches the ${where.size > 1 ? "filters. Without them" : "filter. Without it"}, there ${total === 1 ? "is" : "are"} ${some(total, "document")}.`, true);
     }
     this.called.counted(this);
   }
@@ -196,14 +196,14 @@ export class Side {
     this.part(".unknown").append(" Did you mean ", button, "?");
   }
 
-  // An index without an encoder of queries is asked in weights, "wing:1.2 flutter:0.8" or JSON.
+  // An index without a query encoder takes weights, "wing:1.2 flutter:0.8" or JSON.
   #query(text) {
     if (this.index.takes_text) return { query: text };
     if (text.trim().startsWith("{")) {
       try {
         return { vector: JSON.parse(text) };
       } catch {
-        throw Object.assign(new Error("This is no JSON object yet"), { detail: 'Such as {"wing": 1.2, "flutter": 0.8}' });
+        throw Object.assign(new Error("This isn't a JSON object yet"), { detail: 'Such as {"wing": 1.2, "flutter": 0.8}' });
       }
     }
     const pairs = text.trim().split(/\s+/).map((pair) => [pair, pair.lastIndexOf(":")]);
@@ -250,7 +250,7 @@ export class Side {
     this.part(".nothing .drop").hidden = !filtered;
   }
 
-  // What was shown before and is found again stays as it is, opened say.
+  // Hits that were already shown keep their state (opened, for instance).
   #list(hits) {
     const before = new Map(this.views.map((view) => [view.hit.passage ?? view.hit.id, view]));
     const names = this.called.names();
@@ -292,9 +292,9 @@ export class Side {
 
 const listed = (words) => words.flatMap((word, i) => [i ? ", " : "", termed(word)]);
 
-// Each wrong value where they are named, or all in one sentence.
+// Names each invalid value, or says it in one sentence.
 function described({ status, message, detail, errors }) {
   const items = (errors ?? []).map((one) => el("li", {}, ...(one.where ? [el("code", {}, one.where), ": "] : []), one.message));
-  const title = status === 422 ? "This search can't be made" : message;
+  const title = status === 422 ? "This search is invalid" : message;
   return [el("strong", {}, title), items.length ? el("ul", {}, ...items) : el("p", {}, detail ?? "")];
 }

@@ -1,18 +1,18 @@
-// What is shown of a document's text: the sentences, or lines of code, that count most; or all of it.
+// The part of a document's text to show: the sentences, or lines of code, that match best; or all of it.
 
 import { el } from "./dom.js";
 import { NAMES, bestPart, widened } from "./marks.js";
 import { blocksOf, codePoints } from "./text.js";
 
 const LENGTH = 220; // characters of a snippet
-const LINES = 4; // of code
-const PROSE_FIRST = 0.8; // code is shown where it has so much more of the score than prose
-const WHOLE = 20_000; // of longer texts the best part of this size is looked at
+const LINES = 4; // lines of code in a snippet
+const PROSE_FIRST = 0.8; // prose is preferred over code unless it has less than this share of the code's score
+const WHOLE = 20_000; // of longer texts, only the best part of this size is considered
 const STYLES = { b: "strong", i: "em", c: "code" };
 
 const segmenter = Intl.Segmenter && new Intl.Segmenter("en", { granularity: "sentence" });
 
-// A text in blocks, whose characters know where in the content they stand.
+// A text in blocks whose characters know their position in the content.
 export class Shown {
   constructor(content, kind) {
     this.content = content;
@@ -75,7 +75,7 @@ export class Shown {
     return [el("p", {}, units[first].whole[0] ? "" : "… ", ...nodes, units[last].whole[1] ? "" : " …")];
   }
 
-  // Sentences and lines of code, each with the terms it has; headings only where there is nothing else.
+  // Sentences and lines of code, each with its terms; headings only if there is nothing else.
   #units() {
     const of = (wanted) => this.blocks.filter(wanted).flatMap((block) => (block.type === "code" ? this.#lines(block) : this.#sentences(block)));
     const found = of(({ type }) => type !== "heading");
@@ -112,7 +112,7 @@ export class Shown {
       clauses.forEach((clause, i) => {
         const characters = Array.from(clause);
         const [lead, inner] = [characters.findIndex((one) => /\S/.test(one)), Array.from(clause.trimEnd()).length];
-        const whole = [!i, i === clauses.length - 1]; // whether a sentence begins or ends with it
+        const whole = [!i, i === clauses.length - 1]; // whether a sentence begins or ends here
         if (lead >= 0) units.push({ block, from: at + lead, to: at + inner, type: "prose", terms: new Map(), whole });
         at += characters.length;
       });
@@ -120,7 +120,7 @@ export class Shown {
     return units;
   }
 
-  // A few lines of code with those that count in their middle.
+  // A few lines of code with the best ones in the middle.
   #around(units, first, last) {
     const { block } = units[first];
     const within = (unit) => unit?.block === block && !unit.blank;
@@ -147,7 +147,7 @@ export class Shown {
     return block.at.map((place) => this.content.characters[place]);
   }
 
-  // A part of a block, in its styles, what counts in <mark>.
+  // A part of a block with its styles, and important parts in <mark>.
   #nodes({ type, at, styles }, from, to) {
     const nodes = [];
     for (let i = from, j; i < to; i = j) {

@@ -1,8 +1,8 @@
-// A document's text as blocks: prose, headings, items and code, without the marks of Markdown and reStructuredText.
-// Blocks are made of runs, places in the text with a style; nothing of a document ever becomes markup.
+// A document's text as blocks: prose, headings, items and code, without the markup of Markdown and reStructuredText.
+// Blocks consist of runs, which are places in the text with a style; content of documents never becomes HTML.
 
 const CODE = /\.(bash|cc?|cfg|clj|cpp|cs|cxx|dart|el|ex|exs|f90|fs|go|gradle|hh?|hpp|hs|ini|java|jl|js|json|jsx|kts?|lisp|lua|m|mjs|ml|php|pl|proto|ps1|pxd|pyx?|pyi|r|rb|rs|scala|scm|sh|sol|sql|swift|tcl|tf|toml|tsx?|vim|vue|ya?ml|zig|zsh)$/i;
-const LONG = 5000; // units of a part beyond which marks are left as they are: to look for them takes its square
+const LONG = 5000; // marks in longer parts aren't parsed, as that takes quadratic time
 const MARKDOWN = /\.(md|markdown|mdx|qmd|rmd|ipynb)$/i;
 const RST = /\.(rst|rest)$/i;
 const LOOKS_LIKE_MARKDOWN = /^ {0,3}(#{1,6} \S|```|~~~)|\[[^\]\n]+\]\([^)\s]+\)|\*\*[^\s*][^*\n]*\*\*/m;
@@ -11,10 +11,10 @@ const ITEM = /^\s*([-*+•]|\d{1,3}[.)]|#\.)\s+/;
 const UNDERLINE = /^([=\-~^"'`#*+.:_])\1{2,}\s*$/;
 const DIRECTIVE = /^\s*\.\. ?([\w:.-]+)::\s*/;
 const LISTINGS = ["code", "code-block", "sourcecode", "parsed-literal", "literalinclude", "doctest", "math"];
-// Lines that tell a generator of sites something, and readers nothing.
+// Lines for a site generator, not for readers.
 const COMMANDS = /^\s*(\/{3,}( .*)?|:{3,}.*|[!?]{3}\+? .*|\{[*%{].*[*%}]\}|<!--.*-->|\[[^\]]+\]: *\S+.*|([-*_] *){3,}|-+8<-+.*|\[TOC\])\s*$/;
 
-// What a text is written in, by the names of its file, or by its looks.
+// The format of a text, by its file name or its content.
 export function kindOf(names, text) {
   for (const name of names) {
     if (MARKDOWN.test(name)) return "markdown";
@@ -24,8 +24,8 @@ export function kindOf(names, text) {
   return LOOKS_LIKE_MARKDOWN.test(text) ? "markdown" : "plain";
 }
 
-// Blocks, each {type, level, runs}: type is "prose", "heading", "item" or "code", runs are [{start, end, style}] in
-// UTF-16 units, their style any of the letters b, i and c (bold, italic, code).
+// Blocks, each {type, level, runs}: type is "prose", "heading", "item" or "code"; runs are [{start, end, style}] in
+// UTF-16 units, with style any of the letters b, i and c (bold, italic, code).
 export function blocksOf(text, kind) {
   if (kind === "code") return text.trim() ? [{ type: "code", runs: [trimmed(text, 0, text.length)] }] : [];
   const lines = [];
@@ -36,7 +36,7 @@ export function blocksOf(text, kind) {
     start = end + 1;
   }
   const found = [];
-  let open = null; // a block that the next line may belong to
+  let open = null; // the block that the next line may belong to
   const begin = (type, start, end, level) => found.push((open = { type, level, parts: [{ start, end }] }));
   const close = () => (open = null);
   const listing = (i, isInside) => {
@@ -77,7 +77,7 @@ export function blocksOf(text, kind) {
         begin("prose", start + directive[0].length, end);
       }
     } else if (kind === "rst" && /^\s*\.\.( |$)|^\s*:[\w-]+:( |$)/.test(line)) {
-      close(); // a comment, a target, an option
+      close(); // a comment, a target, or an option
     } else if (heading) {
       const shown = line.replace(/\s*(\{[^{}]*\})?\s*#*\s*$/, "");
       begin("heading", start + heading[0].length, start + shown.length, heading[1].length);
@@ -104,7 +104,7 @@ export function blocksOf(text, kind) {
       if (!open) begin("prose", start + quote, end);
       else if (!quote) last.end = end;
       else {
-        last.end += 1; // the end of the line stands between them
+        last.end += 1; // include the line break between them
         open.parts.push({ start: start + quote, end });
       }
     }
@@ -119,13 +119,13 @@ export function blocksOf(text, kind) {
   return found.filter(({ runs }) => runs.some(({ start, end }) => text.slice(start, end).trim()));
 }
 
-// Of a passage that begins within code the line where that ends; -1 if it doesn't. A fence that opens code may name a
+// If a passage begins within code, returns the line where that code ends, else -1. A fence that opens code may name a
 // language, one that closes it doesn't.
 function closingFence(lines) {
   const fences = lines.filter(({ text }) => FENCE.test(text));
   const isBare = (line) => /^\s*(`+|~+)\s*$/.test(line.text);
   let inside = false;
-  let wrong = false; // code would be opened within code, or at the end by what may close it
+  let wrong = false; // code would be opened within code, or closed at the end by a fence that may open it
   for (const fence of fences) {
     wrong ||= inside && !isBare(fence);
     inside = isBare(fence) ? !inside : true;
@@ -134,7 +134,7 @@ function closingFence(lines) {
   return wrong && isBare(fences[0]) ? lines.indexOf(fences[0]) : -1;
 }
 
-// A place without the empty lines at its ends.
+// A place without empty lines at its ends.
 function trimmed(text, start, end) {
   const part = text.slice(start, end);
   const lead = /^(\s*\n)?/.exec(part)[0].length;
@@ -168,7 +168,7 @@ const INLINE = {
 };
 const MAY_BEGIN = { markdown: /[`![<{\\*_~|]/g, rst: /[`:*|\\]/g };
 
-// Runs of a part of a block, what its marks enclose each with its style.
+// The runs of a part of a block, with the style of the marks around each.
 function inline(text, { start, end }, kind, style) {
   if (kind === "plain" || end - start > LONG) return end > start ? [{ start, end, style }] : [];
   const runs = [];
@@ -204,7 +204,7 @@ function inline(text, { start, end }, kind, style) {
   return runs;
 }
 
-// Places of a text in code points, as Python counts them, for those in UTF-16 units.
+// Converts places from UTF-16 units to code points, as Python counts.
 export function codePoints(text) {
   if (!/[\ud800-\udfff]/.test(text)) return (at) => at;
   const points = new Uint32Array(text.length + 1);

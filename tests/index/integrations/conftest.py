@@ -1,4 +1,4 @@
-"""A small index for the adapters' tests, and what those tests need that write."""
+"""Small indexes for the adapters' tests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def passages(tmp_path):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Run the libraries' own tests that are coroutines."""
+    """Run coroutine tests of the libraries."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     asyncio.run(

@@ -1,4 +1,4 @@
-"""The document store and the retriever for Haystack, in its pipelines and against its own tests of a store."""
+"""Haystack's document store and retriever, in pipelines and with Haystack's own tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _no_telemetry():
         yield
 
 
-with pytest.MonkeyPatch.context() as patch:  # it sends what it sends while it is imported, too
+with pytest.MonkeyPatch.context() as patch:  # it sends telemetry when it is imported, too
     patch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
     pytest.importorskip("haystack", reason='heavy, so not among dev: pip install "lsr-search[haystack]"')
     from haystack import Document, Pipeline
@@ -35,7 +35,7 @@ with pytest.MonkeyPatch.context() as patch:  # it sends what it sends while it i
 LATER = {"field": "meta.year", "operator": ">", "value": 1960}
 
 
-def test_finds_what_the_index_finds(folder):
+def test_results_equal_those_of_the_index(folder):
     hits = Index.open(folder).search("flutter of wings", k=2)
     found = LsrRetriever(LsrDocumentStore(folder)).run("flutter of wings", top_k=2)["documents"]
     assert [(d.id, d.content, d.score) for d in found] == [(h.id, h.text, h.score) for h in hits]
@@ -47,13 +47,13 @@ def test_settings_reach_the_search(folder):
         LsrRetriever(LsrDocumentStore(folder), settings={"alpha": 7}).run("wing")
 
 
-def test_no_index(tmp_path):
+def test_a_missing_index_is_an_error(tmp_path):
     with pytest.raises(IndexFormatError, match="not an index"):
         LsrDocumentStore(tmp_path).count_documents()
 
 
-def test_filters_leave_as_many_as_were_asked_for(tmp_path):
-    """What is filtered out of the best is made up for by what comes below."""
+def test_filters_apply_before_the_top_k(tmp_path):
+    """Documents that a filter removes from the best are replaced by the next ones."""
     documents = [{"_id": str(n), "text": "cat " * (40 - n), "metadata": {"even": n % 2 == 0}} for n in range(40)]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25", impacts="float32")
     expected = [hit.id for hit in index.search("cat", k=40) if not hit.metadata["even"]]
@@ -89,7 +89,7 @@ FILTERS += [
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
-def test_filters_are_haystacks_own(tmp_path, filters):
+def test_filters_follow_haystacks_semantics(tmp_path, filters):
     def about(n):
         found = {"n": n, "date": f"2020-01-{n % 28 + 1:02}", "tags": ["a"] * (n % 3), "mixed": n if n % 2 else "x"}
         return found | ({"lang": ("en", "de")[n % 2]} if n % 5 else {}) | ({"author": {"name": "Ada"}} if n % 7 else {})
@@ -104,7 +104,7 @@ def test_filters_are_haystacks_own(tmp_path, filters):
     assert [d.id for d in among] == [doc_id for doc_id in expected if int(doc_id) < 35][:3]
 
 
-def test_few_documents_that_match_are_all_that_is_read(tmp_path, monkeypatch):
+def test_only_matching_documents_are_read(tmp_path, monkeypatch):
     documents = [{"_id": str(n), "text": "cat", "metadata": {"n": n}} for n in range(400)]
     Index.build(tmp_path / "idx", documents, encoder="bm25")
     store = LsrDocumentStore(tmp_path / "idx")
@@ -123,7 +123,7 @@ def test_filter_documents(folder):
     assert [d.id for d in store.filter_documents(LATER)] == ["plate", "flutter"]
 
 
-def test_in_a_pipeline_that_is_saved_and_loaded(folder, monkeypatch):
+def test_a_pipeline_can_be_saved_and_loaded(folder, monkeypatch):
     monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", LsrRetriever.__module__)
     pipeline = Pipeline()
     retriever = LsrRetriever(LsrDocumentStore(folder), top_k=1, filters=LATER, settings={"alpha": 0.9})
@@ -140,13 +140,13 @@ def test_in_a_pipeline_that_is_saved_and_loaded(folder, monkeypatch):
         assert ran["prompt"]["prompt"] == "Flutter of a wing, flutter of a panel. Why?"
 
 
-def test_store_as_a_dictionary():
+def test_a_store_can_be_serialized():
     store = LsrDocumentStore("idx", encoder="bm25")
     again = LsrDocumentStore.from_dict(store.to_dict())
     assert (again.path, again.encoder) == ("idx", "bm25")
 
 
-def test_a_store_stays_where_it_was_made(tmp_path, monkeypatch):
+def test_a_store_keeps_its_absolute_path(tmp_path, monkeypatch):
     for name in "ab":
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "a")
@@ -171,7 +171,7 @@ def test_a_retriever_keeps_its_filters_when_it_is_copied(folder):
 
 
 def test_two_stores_on_one_index(tmp_path):
-    """What to do with an id that is there already is decided by what was committed last, by whichever store."""
+    """The policy for existing ids looks at the last commit, of any store."""
     first, second = (LsrDocumentStore(tmp_path / "idx", encoder="bm25") for _ in range(2))
     assert (first.count_documents(), second.count_documents()) == (0, 0)
     mine, theirs_ = Document(id="1", content="Cats sleep."), Document(id="1", content="Dogs bark.")
@@ -189,7 +189,7 @@ def test_two_stores_on_one_index(tmp_path):
     assert first.count_documents() == 2
 
 
-def test_a_bad_document_is_no_doubled_one(tmp_path):
+def test_a_bad_document_is_not_reported_as_a_duplicate(tmp_path):
     store = LsrDocumentStore(tmp_path / "idx", encoder="bm25")
     bad = Document(id="1", content="Cats.", meta={"tags": {1, 2}})
     for policy in DuplicatePolicy:
@@ -221,7 +221,7 @@ class TestAgainstTheirs(theirs.DocumentStoreBaseExtendedTests, theirs.CountDocum
         assert _plain(received) == _plain(expected)
 
     def test_write_documents(self, document_store):
-        """Without a policy a doubled id is refused, and nothing of the batch written."""
+        """Without a policy a duplicate id is refused, and nothing of the batch is written."""
         document = Document(content="test doc")
         assert document_store.write_documents([document]) == 1
         with pytest.raises(theirs.DuplicateDocumentError, match="already"):
@@ -245,14 +245,14 @@ class TestAgainstTheirsAsync(
     assert_documents_are_equal = staticmethod(TestAgainstTheirs.assert_documents_are_equal)
 
     async def test_write_documents_async(self, document_store):
-        """Without a policy a doubled id is refused."""
+        """Without a policy a duplicate id is refused."""
         document = Document(content="test doc")
         assert await document_store.write_documents_async([document]) == 1
         with pytest.raises(theirs.DuplicateDocumentError, match="already"):
             await document_store.write_documents_async([document])
 
 
-def test_filters_of_a_run_replace_or_are_merged(folder):
+def test_filters_of_a_run_replace_or_merge(folder):
     store = LsrDocumentStore(folder)
     swept = {"field": "meta.title", "operator": "==", "value": "Wings"}
     for policy, ids in (("replace", ["wing"]), ("merge", []), (FilterPolicy.MERGE, [])):
@@ -263,7 +263,7 @@ def test_filters_of_a_run_replace_or_are_merged(folder):
         LsrRetriever(store, filter_policy="mix")
 
 
-def test_options_and_async(folder):
+def test_options_work_in_sync_and_async_calls(folder):
     retriever = LsrRetriever(LsrDocumentStore(folder), settings={"group_by": "year", "min_score": 0.01})
     found = retriever.run("wing panel plate")
     assert len(found["documents"]) == 2
@@ -273,7 +273,7 @@ def test_options_and_async(folder):
     assert asyncio.run(pipeline.run_async({"retriever": {"query": "wing panel plate"}})) == {"retriever": found}
 
 
-def test_passages_are_not_cut_again(passages):
+def test_given_passages_are_not_cut_again(passages):
     store = LsrDocumentStore(passages.path)
     with pytest.raises(ValueError, match="add them again"):
         store.update_by_filter({}, {"lang": "en"})

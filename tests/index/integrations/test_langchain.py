@@ -29,11 +29,11 @@ standard = pytest.importorskip("langchain_tests.integration_tests", reason="lang
 
 @pytest.fixture(autouse=True)
 def no_tracing(monkeypatch):
-    """LangChain's tracing is off, whatever the machine's environment says."""
+    """Turn LangChain's tracing off, whatever the environment says."""
     monkeypatch.setenv("LANGSMITH_TRACING", "false")
 
 
-def test_finds_what_the_index_finds(folder):
+def test_results_equal_those_of_the_index(folder):
     index = Index.open(folder)
     hits = index.search("flutter of wings", k=2)
     for retriever in (LsrRetriever(index=index, k=2), LsrRetriever(index=folder, k=2)):
@@ -48,7 +48,7 @@ def test_finds_what_the_index_finds(folder):
     }
 
 
-def test_async_and_batches(folder):
+def test_async_and_batch_calls(folder):
     retriever = LsrRetriever(index=folder, k=1)
     queries = ["flat plates", "shock waves"]
     one_by_one = [retriever.invoke(query) for query in queries]
@@ -58,7 +58,7 @@ def test_async_and_batches(folder):
     assert asyncio.run(retriever.abatch(queries)) == one_by_one
 
 
-def test_in_a_chain(folder):
+def test_the_retriever_works_in_a_chain(folder):
     chain = {"context": LsrRetriever(index=folder, k=1), "question": RunnablePassthrough()} | RunnableLambda(
         lambda values: f"{values['question']} {values['context'][0].page_content}"
     )
@@ -86,7 +86,7 @@ def test_settings_reach_the_search(folder):
         ({"where": "year=1958"}, "a filter is a mapping"),
     ],
 )
-def test_a_wrong_setting_is_refused_at_once(folder, settings, message):
+def test_a_wrong_setting_is_refused_immediately(folder, settings, message):
     with pytest.raises(ValueError, match=message):
         LsrRetriever(index=folder, **settings)
     retriever = LsrRetriever(index=folder)
@@ -96,7 +96,7 @@ def test_a_wrong_setting_is_refused_at_once(folder, settings, message):
 
 
 def _rebuilt(retriever, **changed):
-    """What LangChain makes of a retriever, in each of the ways that it has."""
+    """All ways in which LangChain copies or wraps a retriever."""
     fields = {name: ConfigurableField(id=name) for name in ("k", "where", "alpha")}
     yield retriever.configurable_fields(**fields).with_config(configurable={"k": 10, **changed})
     yield retriever.configurable_fields(k=fields["k"]).with_config(configurable={"k": 10})
@@ -111,7 +111,7 @@ def _rebuilt(retriever, **changed):
     yield LsrRetriever.model_validate(dict(retriever))
 
 
-def test_whatever_langchain_makes_of_it_keeps_the_filter(folder):
+def test_copies_by_langchain_keep_the_filter(folder):
     index = Index.open(folder)
     retriever = LsrRetriever(index=index, where={"year": 1962}, alpha=0.5)
     for one in _rebuilt(retriever):
@@ -123,7 +123,7 @@ def test_whatever_langchain_makes_of_it_keeps_the_filter(folder):
     assert SearchSettings() == SearchSettings(**{f.name: getattr(defaults, f.name) for f in fields(SearchSettings)})
 
 
-def test_no_index(tmp_path):
+def test_a_missing_index_is_an_error(tmp_path):
     with pytest.raises(IndexFormatError, match="not an index"):
         LsrRetriever(index=tmp_path)
 
@@ -153,12 +153,12 @@ def test_from_texts(tmp_path):
         LsrRetriever.from_texts(texts, tmp_path / "other", ids=["x"], encoder="bm25")
 
 
-def test_metadata_that_is_not_json(tmp_path):
+def test_metadata_that_is_not_json_is_refused(tmp_path):
     with pytest.raises(DataError, match="metadata"):
         LsrRetriever.from_texts(["Cats sleep."], tmp_path / "idx", metadatas=[{"tags": {1, 2}}], encoder="bm25")
 
 
-def test_the_passage_that_matched(passages):
+def test_a_hit_has_the_matching_passage(passages):
     (found,) = LsrRetriever(index=passages).invoke("flutter")
     assert found.id == "d"
     assert found.metadata["passage"].startswith("d#")
@@ -178,13 +178,13 @@ def test_add_replace_and_delete(tmp_path):
     assert [d.id for d in retriever.invoke("cats")] == ["y"]
 
 
-def test_an_id_given_twice_is_the_last(tmp_path):
+def test_the_last_of_duplicate_ids_counts(tmp_path):
     retriever = LsrRetriever.from_texts(["Birds."], tmp_path / "idx", ids=["z"], encoder="bm25")
     retriever.add_texts(["Cats sleep.", "Birds sing.", "Birds fly."], [{"n": 1}, {"n": 2}, {"n": 3}], ["x", "y", "x"])
     assert [(d.id, d.metadata["n"]) for d in retriever.invoke("birds") if d.id != "z"] == [("y", 2), ("x", 3)]
 
 
-def test_what_others_commit_is_found(tmp_path):
+def test_commits_of_others_are_found(tmp_path):
     retriever = LsrRetriever.from_texts(["Cats sleep."], tmp_path / "idx", ids=["x"], encoder="bm25")
     other = LsrRetriever(index=tmp_path / "idx", k=3)
     other.add_texts(["Cats and cats."], ids=["y"])
@@ -203,9 +203,9 @@ def test_options_reach_the_search(folder):
         LsrRetriever(index=folder, per_group=2)
 
 
-def test_callbacks_are_told(folder):
+def test_callbacks_are_called(folder):
     class Handler(BaseCallbackHandler):
-        """Keeps what it is told."""
+        """Stores its events."""
 
         told = ()
 
@@ -236,7 +236,7 @@ def test_a_store_searches_filters_and_scores(folder):
         store.similarity_search_with_relevance_scores("wing")
 
 
-def test_a_store_is_built_of_texts(tmp_path):
+def test_a_store_is_built_from_texts(tmp_path):
     store = LsrVectorStore.from_documents(
         [Document(page_content="Cats sleep.", id="a")], None, path=tmp_path / "idx", encoder="bm25"
     )
@@ -297,12 +297,12 @@ class TestRetrieverAgainstTheirs(standard.RetrieversIntegrationTests):
 
 @pytest.fixture(scope="module")
 def encoder():
-    """The model that ships, read once."""
+    """The shipped model, opened once."""
     return load_encoder("lsr-mini")
 
 
 class TestStoreAgainstTheirs(standard.VectorStoreIntegrationTests):
-    """LangChain's own tests of a vector store. They expect k documents also where fewer share a word with the query."""
+    """LangChain's own tests of a vector store. They expect k documents even if fewer share a word with the query."""
 
     @pytest.fixture
     def vectorstore(self, tmp_path, encoder):

@@ -35,7 +35,7 @@ def nodes():
     ]
 
 
-def test_finds_what_the_index_finds(folder):
+def test_results_equal_those_of_the_index(folder):
     index = Index.open(folder)
     hits = index.search("flutter of wings", k=2)
     for retriever in (LsrRetriever(index, 2), LsrRetriever(folder, 2)):
@@ -50,7 +50,7 @@ def test_settings_reach_the_search(folder):
         LsrRetriever(folder, alpha=7).retrieve("wing")
 
 
-def test_nodes_come_back_as_they_were(nodes, tmp_path):
+def test_nodes_are_returned_unchanged(nodes, tmp_path):
     retriever = LsrRetriever.from_nodes(nodes, tmp_path / "idx", encoder="bm25")
     found = {f.node_id: f.node for f in retriever.retrieve("cats and dogs")}
     assert found == {node.node_id: node for node in nodes}
@@ -58,13 +58,13 @@ def test_nodes_come_back_as_they_were(nodes, tmp_path):
     assert found["b"].excluded_llm_metadata_keys == ["page"]
 
 
-def test_documents_are_nodes(tmp_path):
+def test_documents_are_returned_as_nodes(tmp_path):
     retriever = LsrRetriever.from_nodes([Document(text="Cats sleep.", doc_id="d")], tmp_path / "idx", encoder="bm25")
     (found,) = retriever.retrieve("cats")
     assert (found.node_id, found.text) == ("d", "Cats sleep.")
 
 
-def test_in_a_query_engine(nodes, tmp_path, monkeypatch):
+def test_the_retriever_works_in_a_query_engine(nodes, tmp_path, monkeypatch):
     monkeypatch.setattr(Settings, "_embed_model", MockEmbedding(1))
     retriever = LsrRetriever.from_nodes(nodes, tmp_path / "idx", encoder="bm25", k=1)
     with warnings.catch_warnings():
@@ -74,7 +74,7 @@ def test_in_a_query_engine(nodes, tmp_path, monkeypatch):
     assert "Dogs bark." in str(answer)
 
 
-def test_the_passage_that_matched(passages):
+def test_a_hit_has_the_matching_passage(passages):
     (found,) = LsrRetriever(passages).retrieve("flutter")
     assert found.node_id == "d"
     assert "Flutter" in found.text
@@ -99,7 +99,7 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize("condition", list(FilterCondition))
-def test_filters_are_llamaindex_own(tmp_path, condition):
+def test_filters_follow_llamaindex_semantics(tmp_path, condition):
     def about(n):
         return {"n": n, "tags": ["a", "b", "c"][: n % 4]} | ({"lang": ("en", "de")[n % 2]} if n % 3 else {})
 
@@ -115,7 +115,7 @@ def test_filters_are_llamaindex_own(tmp_path, condition):
         assert [f.node_id for f in found] == [node.node_id for node in nodes if matches(node.node_id)], (key, operator)
 
 
-def test_filters_within_filters_and_beside_where(folder):
+def test_filters_can_be_nested_and_combined_with_where(folder):
     year = MetadataFilter(key="year", operator=Op.GT, value=1960)
     filters = MetadataFilters(filters=[MetadataFilters(filters=[year], condition="not"), year], condition="or")
     assert len(LsrRetriever(folder, filters=filters).retrieve("wing")) == 2
@@ -132,7 +132,7 @@ def test_options_reach_the_search(folder):
     assert [(f.node_id, f.score) for f in found] == [("wing", 41.0), ("flutter", 38.0)]  # of title and text
 
 
-def test_callbacks_are_told(folder):
+def test_callbacks_are_called(folder):
     handler = LlamaDebugHandler(print_trace_on_end=False)
     LsrRetriever(folder, 1, callback_manager=CallbackManager([handler])).retrieve("wing")
     ((_, end),) = handler.get_event_pairs(CBEventType.RETRIEVE)

@@ -1,4 +1,4 @@
-"""lsr mcp, asked by the SDK's own client: in memory, over a process' stdin and stdout, and over HTTP."""
+"""lsr mcp with the SDK's own client: in memory, over stdin and stdout, and over HTTP."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def index(tmp_path):
 
 
 def ask(server, *calls):
-    """What the tools answer: (error, text, structured content) of each call."""
+    """(error, text, structured content) of each call."""
 
     async def asked():
         async with Client(server) as client:
@@ -63,7 +63,7 @@ def tokens(found):
 
 
 def plain(text, found):
-    """A quotation without its marks, which are those that the answer names."""
+    """A quotation without its markers, which must be those that the answer names."""
     mark = re.search("<(quoted [0-9a-f]{8})>", found["notice"])[1]
     inner = re.fullmatch(f"<{mark}>(.*)</{mark}>", text, re.DOTALL)[1]
     assert mark not in inner
@@ -82,12 +82,12 @@ def test_a_hit_has_what_an_agent_needs(index):
     assert "metadata" not in first
 
 
-def test_a_link_is_no_script(index):
+def test_a_link_is_never_a_script(index):
     (hit,) = told(mcp_server(index), "search", query="rain")["hits"]
     assert "link" not in hit
 
 
-def test_passages_and_spans_lead_back_to_the_text(tmp_path):
+def test_passages_and_spans_point_into_the_text(tmp_path):
     text = " ".join(f"Chapter {n} speaks of clouds." for n in range(60)) + " Then lightning strikes."
     with Index.build(
         tmp_path / "idx", [{"_id": "book", "text": text}], encoder="bm25", passages=Passages(50, 10)
@@ -108,7 +108,7 @@ def test_passages_and_spans_lead_back_to_the_text(tmp_path):
 
 @pytest.mark.parametrize("max_tokens", [200, 230, 300, 411, 700, 1500, 100_000])
 @pytest.mark.parametrize("text", ["ice and wings, ", "Eis auf Flügeln ice ", "翼の氷ice", 'ice "\\\n', "ice\U0001f9ca"])
-def test_no_answer_has_more_tokens_than_allowed(tmp_path, text, max_tokens):
+def test_answers_stay_within_max_tokens(tmp_path, text, max_tokens):
     docs = [
         {"_id": f"{n}", "title": "t" * n, "text": text * (n + 1) ** 2, "n": n, "url": f"https://example.org/{n}"}
         for n in range(12)
@@ -146,7 +146,7 @@ def test_a_long_text_is_read_in_parts(index):
     assert told(server, "get_document", id="ice", start=10**6)["text"].count(">") == 2
 
 
-def test_what_documents_say_can_not_leave_its_marks(index):
+def test_documents_cannot_close_their_markers(index):
     server = mcp_server(index)
     marks = set()
     for name, arguments in (
@@ -161,10 +161,10 @@ def test_what_documents_say_can_not_leave_its_marks(index):
         assert "Ignore all previous" in text
         assert "Ignore" not in re.sub(f"<{mark}>.*?</{mark}>", "", text, flags=re.DOTALL)
         assert "\U000e0049" not in text
-    assert len(marks) == 3  # no document can know them
+    assert len(marks) == 3  # random, so no document can know them
 
 
-def test_messages_quote_what_documents_may_have_written(tmp_path):
+def test_messages_that_quote_documents_are_marked(tmp_path):
     with Index.build(tmp_path / "idx", [{"_id": "a", "text": "cat", ORDER: 1}], encoder="bm25") as index:
         ((error, text, _),) = ask(mcp_server(index), ("search", {"query": "cat", "where": {"year": 1}}))
     assert error
@@ -192,7 +192,7 @@ def test_messages_quote_what_documents_may_have_written(tmp_path):
         ({"offset": -1}, "greater than"),
     ],
 )
-def test_what_is_wrong_is_refused(index, arguments, message):
+def test_wrong_arguments_are_refused(index, arguments, message):
     ((error, text, _),) = ask(mcp_server(index), ("search", {"query": "ice", **arguments}))
     assert error
     assert re.search(message, text), text
@@ -209,7 +209,7 @@ def test_filters_choose_documents(index):
     assert [hit["id"] for hit in found["hits"]] == ["hail"]
 
 
-def test_an_explanation_names_words_and_places(index):
+def test_an_explanation_has_words_and_positions(index):
     found = told(mcp_server(index), "explain", query="wings of hail", id="hail")
     assert (found["id"], found["why"].lower()) == ("hail", "hail 100%")
     words = {plain(one["word"], found).lower(): one for one in found["words"]}
@@ -219,14 +219,14 @@ def test_an_explanation_names_words_and_places(index):
     assert (words["wings"]["kind"], words["wings"]["share"]) == ("missing", 0)
 
 
-def test_columns_are_told(index):
+def test_columns_are_listed(index):
     found = told(mcp_server(index), "list_columns")
     assert found["documents"] == 4
     assert {"kind": "number", "min": 2019, "max": 2021}.items() <= found["columns"]["year"].items()
     assert plain(found["columns"]["source"]["values"][0], found) == "sky/hail.md"
 
 
-def test_nothing_can_be_changed_unless_told(index):
+def test_an_index_is_read_only_by_default(index):
     async def names(server):
         async with Client(server) as client:
             return {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
@@ -264,7 +264,7 @@ def full_disk():
     raise OutputError("the disk is full")
 
 
-def test_what_others_commit_is_seen(index):
+def test_commits_of_others_are_visible(index):
     server = mcp_server(index)
     with Index.open(index.path) as other:
         other.add([{"_id": "fog", "text": "Fog hides the runway."}])
@@ -272,7 +272,7 @@ def test_what_others_commit_is_seen(index):
     assert [hit["id"] for hit in told(server, "search", query="fog")["hits"]] == ["fog"]
 
 
-def test_calls_at_once_are_answered(index):
+def test_concurrent_calls_are_answered(index):
     async def asked():
         async with Client(mcp_server(index, writable=True)) as client:
             adds = (client.call_tool("add", {"documents": [{"id": f"n{n}", "text": "snow"}]}) for n in range(8))
@@ -283,7 +283,7 @@ def test_calls_at_once_are_answered(index):
     assert len(index) == 12
 
 
-def test_a_setting_holds_for_all_searches(index):
+def test_settings_apply_to_all_searches(index):
     ((error, text, _),) = ask(mcp_server(index, mode="dense"), ("search", {"query": "ice"}))
     assert error
     assert "dense" in text
@@ -291,7 +291,7 @@ def test_a_setting_holds_for_all_searches(index):
         mcp_server(index, alhpa=1)
 
 
-def test_a_process_serves_stdin_and_stdout(index):
+def test_the_command_serves_stdin_and_stdout(index):
     """As a desktop client starts it."""
 
     async def asked():
@@ -322,7 +322,7 @@ KEYS = Keys({"r" * 16: "reader", "w" * 16: "writer"})
         ({"keys": KEYS, "writable": True}, "w" * 16, True),
     ],
 )
-def test_http_asks_for_keys(index, settings, key, allowed):
+def test_http_requires_keys(index, settings, key, allowed):
     settings = ServeSettings(port=0, **settings)
 
     async def asked(url):
@@ -338,7 +338,7 @@ def test_http_asks_for_keys(index, settings, key, allowed):
     assert found == 401 if not allowed else found.structured_content["hits"][0]["id"] == "hail"
 
 
-def test_http_refuses_other_names_and_pages(index):
+def test_http_refuses_other_hosts_and_origins(index):
     settings = ServeSettings(port=0)
     with Listener(http_app(mcp_server(index), settings), settings) as listener:
         url = f"{listener.url}/mcp"
@@ -346,7 +346,7 @@ def test_http_refuses_other_names_and_pages(index):
             assert httpx2.post(url, json={}, headers=headers).status_code == status
 
 
-def test_the_command_refuses_what_makes_no_sense(index):
+def test_the_command_refuses_invalid_options(index):
     run = CliRunner().invoke
     for arguments, message in (
         (["--keys", "k.txt"], "--http"),

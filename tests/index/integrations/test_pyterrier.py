@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*inplace:DeprecationWarning")  
 TOPICS = pd.DataFrame({"qid": ["7", "8", "9"], "query": ["flutter of wings", "unheard", "plates"], "user": [1, 2, 3]})
 
 
-def test_finds_what_the_index_finds(folder):
+def test_results_equal_those_of_the_index(folder):
     index = Index.open(folder)
     expected = [
         (qid, query, user, hit.id, hit.score, rank, hit.text)
@@ -38,7 +38,7 @@ def test_finds_what_the_index_finds(folder):
     assert "text" not in LsrRetriever(index, text=False)(TOPICS).columns
 
 
-def test_nothing_found(folder):
+def test_no_hits_give_an_empty_frame(folder):
     full = LsrRetriever(folder)(TOPICS)
     for topics in (TOPICS[:0], TOPICS[1:2]):
         empty = LsrRetriever(folder)(topics)
@@ -57,7 +57,7 @@ def test_one_query_and_settings(folder):
         LsrRetriever(folder)(pd.DataFrame({"qid": ["1"]}))
 
 
-def test_queries_that_are_encoded_already(folder):
+def test_encoded_queries_are_searched(folder):
     index = Index.open(folder)
     topics = pd.DataFrame({"qid": ["1"], "query_toks": [{"wing": 2.0, "panel": 0.5}]})
     (expected,) = index.search_batch([{"wing": 2.0, "panel": 0.5}])
@@ -80,7 +80,7 @@ def test_pipelines(folder):
     assert reranked(TOPICS)["score"].tolist()[:2] == [38.0, 35.0]
 
 
-def test_reranks_what_something_else_found(folder):
+def test_reranks_the_results_of_another_retriever(folder):
     index = Index.open(folder)
     found = LsrRetriever(folder)(TOPICS)
     again = (pt.apply.doc_score(lambda row: -row["score"]) >> LsrReranker(index))(found)
@@ -101,7 +101,7 @@ def test_reranks_what_something_else_found(folder):
 
 
 @pytest.mark.parametrize("kind", [LsrRetriever, lambda folder: LsrReranker(Index.open(folder))])
-def test_pyterriers_own_conventions(folder, kind, monkeypatch):
+def test_frames_follow_pyterriers_conventions(folder, kind, monkeypatch):
     monkeypatch.setenv("PT_TEST_TRANSFORMER_REPORTS", "0")
     case = pt.testing.transformer_test_class(lambda: kind(folder))
     outcome = unittest.TestResult()
@@ -113,7 +113,7 @@ def test_pyterriers_own_conventions(folder, kind, monkeypatch):
     assert case.io_configs
 
 
-def test_reranks_what_terrier_finds(folder, tmp_path):
+def test_reranks_the_results_of_terrier(folder, tmp_path):
     """Terrier itself needs Java and its jars, which PyTerrier fetches: in a process of its own, as Java stays."""
     code = f"""
 import pandas as pd, pyterrier as pt
@@ -158,5 +158,5 @@ def test_indexer(tmp_path):
     assert LsrRetriever(tmp_path / "birds").search("birds")["docno"].tolist() == ["b", "a"]
 
 
-def test_no_java():
+def test_java_is_not_needed():
     assert "jnius" not in sys.modules

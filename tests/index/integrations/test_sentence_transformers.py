@@ -1,4 +1,4 @@
-"""SparseEncoder as an encoder, and search over its embeddings; small models that are made here."""
+"""SparseEncoder as an encoder, and search over its embeddings, with small random models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _tokenizer():
 
 
 def _model(kind, folder, seed=0):
-    """A SparseEncoder: "splade", "static" (a table of weights) or "autoencoder" (dimensions that are no tokens)."""
+    """A SparseEncoder: "splade", "static" (a table of weights) or "autoencoder" (dimensions that aren't tokens)."""
     import torch
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sentence_transformer import modules as dense
@@ -83,7 +83,7 @@ KINDS = pytest.mark.parametrize("kind", ["splade", "static", "autoencoder"])
 
 
 @KINDS
-def test_vectors_are_the_models_own(adapter, kind):
+def test_vectors_equal_those_of_the_model(adapter, kind):
     encoder = adapter(kind)
     for ours, theirs in (
         (encoder.encode_query, encoder.model.encode_query),
@@ -95,7 +95,7 @@ def test_vectors_are_the_models_own(adapter, kind):
 
 
 @KINDS
-def test_an_index_of_it(adapter, kind, tmp_path):
+def test_an_index_with_a_sparse_encoder(adapter, kind, tmp_path):
     encoder = adapter(kind)
     documents = [{"_id": str(n), "text": text} for n, text in enumerate(TEXTS)]
     Index.build(tmp_path / "idx", documents, encoder=encoder, impacts="float32")
@@ -113,7 +113,7 @@ def test_an_index_of_it(adapter, kind, tmp_path):
         Index.open(tmp_path / "idx", encoder=adapter(kind, 1) if kind != "static" else adapter("splade"))
 
 
-def test_terms_are_tokens_only_where_they_are(adapter):
+def test_terms_are_named_only_if_the_model_has_tokens(adapter):
     text = "dogs bark"
     assert adapter("splade").spans(text) == [(6, 0, 4), (8, 5, 9)]
     assert adapter("static").vocabulary == TOKENS
@@ -124,7 +124,7 @@ def test_terms_are_tokens_only_where_they_are(adapter):
     assert autoencoder.tokens(text) == adapter("splade").spans(text)
 
 
-def test_what_is_cut_is_counted(adapter):
+def test_truncated_texts_are_counted(adapter):
     assert adapter("splade").count_truncated(TEXTS) == 1
 
 
@@ -138,7 +138,7 @@ def test_fingerprint(adapter, tmp_path):
     assert [d.split()[0] for d in same.fingerprint.differences(fingerprint)] == ["weights"]
 
 
-def test_agrees_with_the_loader(adapter, tmp_path):
+def test_vectors_equal_those_of_load_encoder(adapter, tmp_path):
     encoder = adapter("splade")
     encoder.model.save_pretrained(str(tmp_path / "model"))
     loaded = load_encoder(tmp_path / "model")
@@ -150,7 +150,7 @@ def test_agrees_with_the_loader(adapter, tmp_path):
         np.testing.assert_allclose(ours(TEXTS).to_dense(), theirs(TEXTS).to_dense(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_loader_refuses_what_the_adapter_is_for(adapter, tmp_path):
+def test_load_encoder_refuses_models_that_need_the_adapter(adapter, tmp_path):
     encoder = adapter("autoencoder")
     encoder.model.save_pretrained(str(tmp_path / "model"))
     with pytest.raises(EncoderError, match="SparseAutoEncoder"):
@@ -206,7 +206,7 @@ def test_semantic_search(adapter, kind):
     assert not folder.exists()
 
 
-def test_semantic_search_needs_something_to_search(adapter):
+def test_semantic_search_needs_documents(adapter):
     from lsr.index.integrations.semantic_search import semantic_search_lsr
 
     with pytest.raises(ValueError, match="corpus_embeddings or corpus_index"):
@@ -246,7 +246,7 @@ def test_a_cross_encoder_reranks(cross_encoder, tmp_path):
         assert [hit.score for hit in hits] == pytest.approx([scores[i] for i in expected[:3]], abs=1e-5)
 
 
-def test_a_cross_encoder_that_is_none_is_told(tmp_path):
+def test_an_unsuitable_cross_encoder_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(RerankerError, match="can't be loaded"):
         CrossEncoderReranker(str(tmp_path))

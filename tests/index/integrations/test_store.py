@@ -1,4 +1,4 @@
-"""What all adapters have in common: the extra that each needs, and how they change an index."""
+"""Common behaviour of all adapters: the extra that each needs, and how they change an index."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ LIBRARIES = {
     "haystack": "haystack",
     "mcp": "mcp",
     "pyterrier": "pyterrier",
+    "mteb": "mteb",
     "sentence_transformers": "sentence_transformers",
 }
 WITHOUT = f"""
@@ -71,7 +72,7 @@ def test_changes_are_committed_together_or_not_at_all(tmp_path):
         assert one.search("birds") == []
 
 
-def test_what_was_pending_before_a_call_that_fails_stays_pending(tmp_path):
+def test_a_failed_call_keeps_earlier_pending_changes(tmp_path):
     index = opened_or_created(tmp_path / "idx", "bm25")
     index.add([{"_id": "a", "text": "Cats sleep."}])
     with pytest.raises(DataError):
@@ -83,8 +84,8 @@ def test_what_was_pending_before_a_call_that_fails_stays_pending(tmp_path):
     assert [(doc_id, text) for doc_id, _, text, _ in stored(index)] == [("a", "Cats sleep."), ("b", "Cats.")]
 
 
-def test_two_make_the_index_at_once(tmp_path, monkeypatch):
-    """Who comes second, after it has looked and seen nothing, finds what the first has made; nothing is replaced."""
+def test_two_stores_may_create_the_index_at_once(tmp_path, monkeypatch):
+    """A store that saw no index, but is second to create it, uses the first one's; nothing is replaced."""
     put(opened_or_created(tmp_path / "idx", "bm25"), [{"_id": "a", "text": "Cats sleep."}])
     monkeypatch.setattr("lsr.index.integrations.store.MANIFEST", "not yet")
     monkeypatch.setattr("lsr.index.write.builder.check_output_empty", _blind_at_first(builder.check_output_empty))
@@ -104,7 +105,7 @@ def _blind_at_first(look):
     return looked
 
 
-def test_a_document_that_was_cut_is_deleted_whole(passages):
+def test_all_passages_of_a_document_are_deleted(passages):
     put(passages, [{"_id": "d", "text": "Birds."}])
     assert [hit.text for hit in passages.search("birds flutter")] in ([], ["Birds."])
     remove(passages, ["d"])

@@ -1,4 +1,4 @@
-"""A small index behind a server, and a way to ask it."""
+"""A small index behind a server, and a client for tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DOCS = [
 
 
 class Reply(NamedTuple):
-    """What a server answered."""
+    """A server's answer."""
 
     status: int
     headers: dict
@@ -72,13 +72,13 @@ class Asking:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
-    """An index that nobody changes."""
+    """A read-only index."""
     return Index.build(tmp_path_factory.mktemp("served") / "small", DOCS, encoder="bm25")
 
 
 @pytest.fixture(scope="session")
 def asking(small):
-    """It, served with the defaults."""
+    """The read-only index, served with the defaults."""
     with Server({"small": small}, ServeSettings(port=0)) as server:
         yield Asking(server)
 

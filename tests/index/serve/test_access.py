@@ -1,4 +1,4 @@
-"""Who may: keys, roles, addresses, other sites' pages; and what is never told or logged."""
+"""Access: keys, roles, addresses, cross-site requests; and secrets that are never shown or logged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def guarded(serving, living):
     return serving(living, keys=KEYS, writable=True)
 
 
-def test_without_a_key_nothing_but_health_and_the_page(guarded):
+def test_without_a_key_only_health_and_the_page_are_served(guarded):
     for path, methods in ROUTES.items():
         for method, route in methods.items():
             reply = guarded.ask(method, path.replace("{id}", "a").replace("{file}", "page.js"), {})
@@ -38,7 +38,7 @@ def test_wrong_keys_are_refused(guarded, value):
     assert guarded.post("/v1/search", {"query": "wing"}, Authorization=value).status == 401
 
 
-def test_readers_read_and_writers_write(guarded):
+def test_reader_keys_read_and_writer_keys_write(guarded):
     add = {"documents": [{"id": "x", "text": "wing"}]}
     assert guarded.post("/v1/search", {"query": "wing"}, **bearer(READER)).status == 200
     refused = guarded.post("/v1/documents", add, **bearer(READER))
@@ -48,7 +48,7 @@ def test_readers_read_and_writers_write(guarded):
     assert len(guarded.post("/v1/search", {"query": "wing"}, **bearer(WRITER)).json["hits"]) == 3
 
 
-def test_a_server_is_read_only_unless_told(asking):
+def test_a_server_is_read_only_by_default(asking):
     for method, path in (("POST", "/v1/documents"), ("DELETE", "/v1/documents"), ("POST", "/v1/merge")):
         reply = asking.ask(method, path, {"documents": []})
         assert reply.status == 403
@@ -66,7 +66,7 @@ def test_keys_are_never_logged_or_shown(guarded, caplog, monkeypatch):
         assert "not-a-key" not in shown
 
 
-def test_security_headers_are_on_all_answers(asking):
+def test_all_answers_have_security_headers(asking):
     for path in ("/", "/health", "/v1/indexes", "/nothing", "/v1/search"):
         headers = asking.get(path).headers
         assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
@@ -77,12 +77,12 @@ def test_security_headers_are_on_all_answers(asking):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "10.0.0.1"])
-def test_names_of_others_that_lead_here_are_refused(asking, host):
+def test_other_host_names_are_refused(asking, host):
     assert asking.get("/v1/indexes", Host=host).status == 421
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1", "[::1]:80", "[::1]", "127.8.9.1:1"])
-def test_names_of_this_machine_are_taken(asking, host):
+def test_names_of_this_machine_are_accepted(asking, host):
     assert asking.get("/v1/indexes", Host=host).status == 200
 
 
@@ -99,11 +99,11 @@ def test_names_of_this_machine_are_taken(asking, host):
         ({}, 200),
     ],
 )
-def test_pages_of_other_sites_are_refused(asking, headers, status):
+def test_cross_site_requests_are_refused(asking, headers, status):
     assert asking.post("/v1/search", {"query": "wing"}, **headers).status == status
 
 
-def test_an_address_that_others_reach_needs_keys():
+def test_an_address_reachable_by_others_needs_keys():
     for host in ("0.0.0.0", "::", "192.168.0.7", "example.org"):
         assert not is_loopback(host)
         with pytest.raises(ValueError, match="give keys"):
@@ -134,15 +134,15 @@ def test_keys_of_a_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "there is no key"),
-        ("# nothing", "there is no key"),
+        ("", "contains no key"),
+        ("# nothing", "contains no key"),
         (READER, ":1: a line is reader KEY"),
         (f"reader {READER}\nadmin secret-that-is-long", ":2: a line is reader KEY"),
         ("reader secret", ":1: a key has at least 16 characters"),
         ("reader secret-wïth-umlauts-in-it", ":1: a line is"),
     ],
 )
-def test_files_that_hold_no_keys_are_refused_without_showing_them(tmp_path, text, message):
+def test_bad_key_files_are_refused_without_showing_their_content(tmp_path, text, message):
     path = tmp_path / "keys"
     path.write_text(text)
     with pytest.raises(DataError, match=message) as error:
@@ -151,6 +151,6 @@ def test_files_that_hold_no_keys_are_refused_without_showing_them(tmp_path, text
     assert READER not in str(error.value)
 
 
-def test_keys_that_can_not_be_read(tmp_path):
+def test_unreadable_key_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="can't be read"):
         find_keys(tmp_path / "none")

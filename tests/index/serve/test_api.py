@@ -1,4 +1,4 @@
-"""What a server answers is what the index finds; and every answer is what its description says."""
+"""Answers of the server equal those of the index, and follow the API's description."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCS = [{"_id": "p", "text": "The aeroplane shook in gusts of wind."}, {"_id": "
 VECTOR = {"flutter": 2.0, "wing": 1.0, "never": 1.0}
 
 
-def test_a_search_finds_what_the_index_finds(asking, small):
+def test_results_equal_those_of_the_index(asking, small):
     found = asking.post("/v1/search", {"query": "wing flutter", "k": 3}).json
     answers.Found.model_validate(found)
     hits = small.search("wing flutter", 3)
@@ -35,14 +35,14 @@ def test_a_search_finds_what_the_index_finds(asking, small):
     assert found["query"]["unknown"] == []
 
 
-def test_a_vector_is_a_query_and_unknown_tokens_are_told(asking, small):
+def test_a_vector_is_a_query_and_unknown_tokens_are_reported(asking, small):
     found = asking.post("/v1/search", {"vector": VECTOR}).json
     assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in small.search(VECTOR)]
     weights = {"flutter": 2.0, "wing": 1.0}
     assert found["query"] == {"vector": weights, "words": weights, "unknown": ["never"]}
 
 
-def test_filters_settings_and_bare_hits(asking, small):
+def test_filters_settings_and_hits_without_text(asking, small):
     where = {"year": {">=": 1965}}
     found = asking.post(
         "/v1/search", {"query": "wing", "where": where, "settings": {"algorithm": "exhaustive"}, "fields": False}
@@ -53,12 +53,12 @@ def test_filters_settings_and_bare_hits(asking, small):
     ]
 
 
-def test_the_settings_are_those_of_a_search(small):
+def test_all_search_settings_are_accepted(small):
     described = schemas.Search.model_json_schema()["$defs"]["SearchSettings"]["properties"]
     assert set(described) == set(vars(SearchSettings()))
 
 
-def test_explanations_and_plans_are_those_of_the_index(asking, small):
+def test_explanations_and_plans_equal_those_of_the_index(asking, small):
     found = asking.post("/v1/search", {"query": "wing flutter", "explain": True, "plan": True}).json
     answers.Found.model_validate(found)
     for hit in found["hits"]:
@@ -108,7 +108,7 @@ def test_documents_by_their_ids(asking):
         assert f"no document {unquote(path)!r}" in missing.json["detail"]
 
 
-def test_passages_are_told_apart_from_their_documents(tmp_path, serving):
+def test_passages_have_ids_of_their_own(tmp_path, serving):
     text = "wing flutter at speed. " * 8
     index = Index.build(tmp_path / "p", [{"_id": "long", "text": text}], encoder="bm25", passages=Passages(8))
     asking = serving(index)
@@ -127,7 +127,7 @@ def test_passages_are_told_apart_from_their_documents(tmp_path, serving):
     assert (facts["documents"], facts["whole_documents"]) == (len(index), 2)
 
 
-def test_queries_to_begin_with(tmp_path, serving):
+def test_example_queries(tmp_path, serving):
     documents = [
         {"_id": "a", "title": "Flutter of swept wings.", "text": "x"},
         {"_id": "b", "text": "A wind tunnel blows air, at a model of an aeroplane. More."},
@@ -188,7 +188,7 @@ def test_deleted_documents_leave_the_columns(living, serving):
     assert columns["year"]["max"] == 1980.5
 
 
-def test_a_key_of_many_kinds_is_no_column(living, serving):
+def test_a_key_of_mixed_kinds_is_not_a_column(living, serving):
     asking = serving(living, writable=True)
     for number, year in enumerate(["new", [], True]):
         documents = [{"id": f"x{number}", "text": "wing", "metadata": {"year": year, "tags": []}}]
@@ -202,7 +202,7 @@ def test_a_key_of_many_kinds_is_no_column(living, serving):
         assert asking.post("/v1/merge", {}).status == 200
 
 
-def test_an_index_of_vectors_alone(tmp_path, serving):
+def test_an_index_of_vectors_without_encoder(tmp_path, serving):
     index = Index.build(tmp_path / "v", SparseMatrix.from_dicts([{0: 1.0}, {1: 2.0}], 2))
     asking = serving(index)
     assert not asking.get("/v1/indexes").json["indexes"][0]["takes_text"]
@@ -240,7 +240,7 @@ def test_hybrid_search_needs_a_hybrid_encoder(asking):
     assert "only one ranking" in refused.json["detail"]
 
 
-def test_texts_that_json_makes_trouble_of(tmp_path, serving):
+def test_texts_that_are_hard_to_express_in_json(tmp_path, serving):
     docs = [{"_id": "é/ü", "text": "wing \u2028 \U0001f600", "ratio": None, "big": 10**400}]
     asking = serving(Index.build(tmp_path / "odd", docs, encoder="bm25"))
     (hit,) = asking.post("/v1/search", {"query": "wing"}).json["hits"]
@@ -250,7 +250,7 @@ def test_texts_that_json_makes_trouble_of(tmp_path, serving):
     assert asking.get("/v1/documents/%C3%A9/%C3%BC").status == 200
 
 
-def test_state_is_told(asking):
+def test_health_readiness_and_statistics(asking):
     assert asking.get("/health").json == {"status": "alive"}
     assert asking.get("/ready").json == {"status": "ready"}
     stats = asking.get("/v1/stats").json
@@ -270,7 +270,7 @@ def test_state_is_told(asking):
     assert "process_resident_memory_bytes" in text
 
 
-def test_head_is_get_without_a_body(asking):
+def test_head_equals_get_without_a_body(asking):
     reply = asking.ask("HEAD", "/health")
     assert (reply.status, reply.body) == (200, b"")
 
@@ -301,7 +301,7 @@ def test_every_path_is_described(asking):
 @pytest.mark.parametrize(
     "path", ["/page/../settings.py", "/page/%2e%2e/settings.py", "/page//etc/passwd", "/page/x.py"]
 )
-def test_only_files_of_the_page_are_given(asking, path):
+def test_only_files_of_the_page_are_served(asking, path):
     reply = asking.get(path)
     assert reply.status == 404
     assert b"ServeSettings" not in reply.body

@@ -1,4 +1,4 @@
-"""Documents that come and go over HTTP: as a whole or not at all, one change at a time, whoever makes them."""
+"""Changes over HTTP are atomic and made one at a time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_documents_are_added_replaced_and_deleted(asking):
     assert asking.get("/v1/documents/a").status == 404
 
 
-def test_changes_wait_for_a_commit_if_asked_to(asking, living):
+def test_changes_may_wait_for_a_commit(asking, living):
     told = asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}], "commit": False}).json
     assert not told["committed"]
     assert asking.get("/v1/stats").json["pending"]
@@ -68,7 +68,7 @@ def test_changes_wait_for_a_commit_if_asked_to(asking, living):
     assert Index.open(living.path).verify() == []
 
 
-def test_one_bad_document_keeps_all_out_unless_it_is_skipped(asking):
+def test_one_bad_document_refuses_all_unless_skipped(asking):
     documents = [{"id": "x", "text": "wing"}, {"id": "a", "text": "again"}]
     assert asking.post("/v1/documents", {"documents": documents}).status == 422
     assert "x" not in found(asking, "wing")
@@ -77,14 +77,14 @@ def test_one_bad_document_keeps_all_out_unless_it_is_skipped(asking):
     assert "'a' is in the index already" in told["bad"][0]
 
 
-def test_vectors_are_added_with_what_belongs_to_them(asking):
+def test_vectors_are_added_with_text_and_metadata(asking):
     document = {"id": "v", "vector": {"flutter": 9.0}, "text": "given", "metadata": {"year": 1}}
     assert asking.post("/v1/documents", {"documents": [document]}).json["added"] == 1
     (hit,) = asking.post("/v1/search", {"query": "flutter", "where": {"year": 1}}).json["hits"]
     assert (hit["id"], hit["text"]) == ("v", "given")
 
 
-def test_what_can_not_be_committed_is_forgotten(asking, living, monkeypatch):
+def test_a_failed_commit_is_rolled_back(asking, living, monkeypatch):
     def full(*_, **__):
         raise OutputError(f"{living.path}: can't be written: the disk is full")
 
@@ -101,7 +101,7 @@ def test_what_can_not_be_committed_is_forgotten(asking, living, monkeypatch):
     assert set(found(asking, "wing")) == {"a", "b", "y"}
 
 
-def test_commits_of_others_are_seen(asking, living):
+def test_commits_of_others_are_visible(asking, living):
     before = asking.get("/v1/stats").json["snapshot"]
     other = Index.open(living.path)
     other.add([{"_id": "z", "text": "wing"}])
@@ -131,7 +131,7 @@ def test_another_writer_is_named(asking, living):
     assert asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}]}).status == 200
 
 
-def test_an_index_that_is_damaged_meanwhile_is_served_as_it_was(asking, living, caplog):
+def test_an_index_damaged_later_is_served_from_its_snapshot(asking, living, caplog):
     manifest = living.path / "manifest.json"
     content = manifest.read_bytes()
     manifest.write_bytes(content[:-20])
@@ -143,7 +143,7 @@ def test_an_index_that_is_damaged_meanwhile_is_served_as_it_was(asking, living, 
     until(lambda: not asking.get("/v1/stats").json["refreshed"])
 
 
-def test_an_index_that_was_away_for_a_while(asking, living):
+def test_an_index_that_returns_is_served_again(asking, living):
     away = living.path.with_name("away")
     living.path.rename(away)
     until(lambda: asking.get("/v1/stats").json["refreshed"] == "idx: no such index")
@@ -153,7 +153,7 @@ def test_an_index_that_was_away_for_a_while(asking, living):
     assert asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}]}).status == 200
 
 
-def test_changes_of_many_clients_are_made_one_after_the_other(asking):
+def test_changes_of_many_clients_are_serialized(asking):
     def add(number):
         documents = [{"id": f"{number}-{half}", "text": "pair", "metadata": {"n": number}} for half in "lr"]
         replies.append(asking.post("/v1/documents", {"documents": documents}))
@@ -175,11 +175,11 @@ def test_segments_are_merged_in_the_background(asking):
     assert asking.get("/v1/stats").json["documents"] == 18
 
 
-def test_a_stop_forgets_what_was_never_committed_and_says_so(living, caplog):
+def test_stopping_rolls_back_pending_changes_with_a_warning(living, caplog):
     caplog.set_level(logging.WARNING)
     with Server({"idx": living}, ServeSettings(port=0, writable=True)) as server:
         server.app.serving.indexes["idx"].add(schemas.Add(documents=[{"id": "x", "text": "wing"}], commit=False))
-    assert "never committed" in caplog.text
+    assert "uncommitted changes are discarded" in caplog.text
     assert not living.pending
     Index.open(living.path).delete(["a"])  # nobody holds the lock
     assert os.listdir(living.path)
@@ -206,7 +206,7 @@ def test_a_sharded_folder_is_searched_changed_and_refreshed(serving, living, tmp
     assert merged.json["segments"] == 2
 
 
-def test_an_index_in_object_storage_is_looked_at_now_and_then(serving, tmp_path, monkeypatch):
+def test_an_index_in_object_storage_is_refreshed(serving, tmp_path, monkeypatch):
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(service, "_ASK_STORAGE", 0.05)
     uri, documents = (tmp_path / "there").as_uri(), [{"_id": i, "text": f"wing {i}"} for i in "ab"]
@@ -214,7 +214,7 @@ def test_an_index_in_object_storage_is_looked_at_now_and_then(serving, tmp_path,
     assert set(found(asking, "wing")) == {"a", "b"}
     refused = asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}]})
     assert refused.status >= 400
-    assert "isn't changed in place" in refused.json["detail"]
+    assert "can't be changed in place" in refused.json["detail"]
     assert uri not in refused.json["detail"]
     Index.build(uri, documents[1:], encoder="bm25", overwrite=True)
     until(lambda: found(asking, "wing") == ["b"])

@@ -1,4 +1,4 @@
-"""The client has the index' calls, results and errors; all of it without the packages that the server takes."""
+"""The client has the index' calls, results and errors, without the packages of the server."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def same(hits, others):
 
 @pytest.mark.parametrize("query", ["wing flutter", {"flutter": 2.0, "wing": 1.0, "never": 3.0}, ""])
 @pytest.mark.parametrize("how", [{}, {"k": 1}, {"where": {"year": {"<": 1965}}}, {"algorithm": "exhaustive"}])
-def test_searches_find_the_same(reading, small, query, how):
+def test_searches_equal_those_of_the_index(reading, small, query, how):
     same(reading.search(query, **how), small.search(query, **how))
 
 
-def test_batches_find_the_same(reading, small):
+def test_batches_equal_those_of_the_index(reading, small):
     for queries in (["wing", "nothing", ""], [{"flutter": 1.0}, {"wing": 2.0, "never": 1.0}], []):
         for hits, others in zip(reading.search_batch(queries, 2), small.search_batch(queries, 2), strict=True):
             same(hits, others)
@@ -60,7 +60,7 @@ def test_hits_explain_themselves(reading, small):
     assert reading.explain({"wing": 1.0}, "b", origins=False) == small.explain({"wing": 1.0}, "b", origins=False)
 
 
-def test_the_rest_of_the_face(reading, small):
+def test_other_calls_equal_those_of_the_index(reading, small):
     assert len(reading) == len(small)
     assert reading.explain_plan("wing", 2) == small.explain_plan("wing", 2)
     idf = math.log(2)  # two of the four documents have each
@@ -70,7 +70,7 @@ def test_the_rest_of_the_face(reading, small):
     })  # fmt: skip
 
 
-def test_documents_come_and_go(client, living):
+def test_documents_are_added_updated_and_deleted(client, living):
     added = client.add([{"_id": "x", "text": "wing", "year": 1}, Document("y", "lift", metadata={"year": 2})])
     assert (added.added, str(added)) == (2, "2 added")
     assert len(client) == 4
@@ -124,7 +124,7 @@ def test_files_are_added(client, tmp_path):
         client.update("nowhere.jsonl")
 
 
-def test_numbers_of_numpy_and_sets(reading, small):
+def test_numpy_numbers_and_sets_are_accepted(reading, small):
     where = {"year": {">": np.int64(1965)}, "lang": {"en", "de"}}
     same(reading.search({"wing": np.float32(2)}, np.int64(3), where=where), small.search({"wing": 2}, 3, where=where))
     with pytest.raises(TypeError, match="can't be sent"):
@@ -147,12 +147,12 @@ def test_numbers_of_numpy_and_sets(reading, small):
         (lambda c: c.document("nobody"), ServerError, "no document 'nobody'"),
     ],
 )
-def test_errors_are_those_of_the_index(client, call, kind, message):
+def test_errors_equal_those_of_the_index(client, call, kind, message):
     with pytest.raises(kind, match=message):
         call(client)
 
 
-def test_who_writes_is_told(client, living):
+def test_another_writer_is_named(client, living):
     other = Index.open(living.path)
     other.delete("a")
     with pytest.raises(IndexLocked, match="has been writing this index"):
@@ -160,7 +160,7 @@ def test_who_writes_is_told(client, living):
     other.rollback()
 
 
-def test_an_index_without_its_encoder(tmp_path, serving):
+def test_texts_need_an_index_with_an_encoder(tmp_path, serving):
     encoder = load_encoder("bm25")
     encoder.fit(["wing flutter"])
     index = Index.build(tmp_path / "v", encoder.encode_document(["wing flutter"]))
@@ -168,7 +168,7 @@ def test_an_index_without_its_encoder(tmp_path, serving):
         Client(serving(index).url).search("wing")
 
 
-def test_refusals(serving, small):
+def test_unsupported_calls_are_refused(serving, small):
     asking = serving(small, keys=Keys({"a-reader's-long-key": "reader"}))
     with pytest.raises(ServerError, match="needs a key"):
         Client(asking.url).search("wing")
@@ -180,14 +180,14 @@ def test_refusals(serving, small):
         Client(asking.url, "other", key="a-reader's-long-key").search("wing")
 
 
-def test_no_server():
+def test_a_missing_server_is_reported():
     with pytest.raises(ValueError, match="http://HOST:PORT"):
         Client("localhost:8000")
     with pytest.raises(ServerError, match="no answer"):
         Client("http://127.0.0.1:9", timeout=2).search("wing")
 
 
-def test_a_connection_that_was_closed_meanwhile_is_made_anew(reading):
+def test_a_closed_connection_is_reopened(reading):
     assert reading.search("wing")
     ((connection, since),) = reading._connections.idle
     connection.sock.shutdown(2)
@@ -201,14 +201,14 @@ def test_a_connection_that_was_closed_meanwhile_is_made_anew(reading):
     assert reading._connections.idle == []
 
 
-def test_a_body_that_is_too_large_is_told(serving, living):
+def test_a_body_that_is_too_large_is_refused(serving, living):
     client = Client(serving(living, writable=True, max_body=100_000).url)
     with pytest.raises(ServerError, match="larger than 100,000 bytes"):
         client.add([{"_id": "x", "text": "wing " * 1_000_000}])
     assert len(client) == 4
 
 
-def test_the_client_takes_no_extra():
+def test_the_client_needs_no_extra():
     code = (
         "import sys\nfor name in ('pydantic', 'uvicorn', 'prometheus_client'): sys.modules[name] = None\n"
         "from lsr.index.serve.client import Client\nClient('http://localhost:1')"
@@ -216,7 +216,7 @@ def test_the_client_takes_no_extra():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_a_child_or_a_pickle_has_connections_of_its_own(asking, forked):
+def test_forks_and_pickles_have_connections_of_their_own(asking, forked):
     client = Client(asking.url, timeout=30)
     first = client.search("wing")[0].id
     ours = client._connections.idle[0][0].sock.getsockname()

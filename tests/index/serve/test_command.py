@@ -1,4 +1,4 @@
-"""lsr serve as people start it."""
+"""The command lsr serve."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lsr.index.serve.keys import ENVIRONMENT
 
 @pytest.fixture
 def started(small):
-    """Starts `lsr serve`, and gives its URL once it listens."""
+    """Starts `lsr serve`; returns its URL once it listens."""
     running = []
 
     def start(*args, **environment):
@@ -44,7 +44,7 @@ def started(small):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_it_is_told_to_stop(started, small, how):
+def test_it_serves_until_it_is_stopped(started, small, how):
     process, url, told = started(f"wings={small.path}")
     assert "wings: 4 documents" in told
     assert "read-only, no keys" in told
@@ -75,20 +75,20 @@ def test_keys_come_from_the_environment(started, small):
         ([], 2, "Missing argument"),
     ],
 )
-def test_what_can_not_be_served_is_told(lsr_command, small, args, code, message):
+def test_indexes_that_cannot_be_served_are_reported(lsr_command, small, args, code, message):
     ran = lsr_command("serve", *[str(small.path) if arg == "IDX" else arg for arg in args])
     assert ran.code == code
     assert message in ran.err
 
 
-def test_a_port_that_is_taken_is_told(lsr_command, asking, small):
+def test_a_port_in_use_is_reported(lsr_command, asking, small):
     ran = lsr_command("serve", small.path, "--port", asking.url.rpartition(":")[2])
     assert ran.code == 1
     assert "can't listen at 127.0.0.1" in ran.err
     assert "this port is taken; --port 0 finds a free one" in ran.err
 
 
-def test_what_is_left_of_a_damaged_index_is_served(started, lsr_command, small, tmp_path):
+def test_undamaged_segments_of_an_index_are_served(started, lsr_command, small, tmp_path):
     path = tmp_path / "damaged"
     shutil.copytree(small.path, path)
     index = Index.open(path)
@@ -105,9 +105,17 @@ def test_what_is_left_of_a_damaged_index_is_served(started, lsr_command, small, 
         assert json.load(reply)["documents"] == 4
 
 
-def test_a_missing_package_is_told(lsr_command, small, monkeypatch):
+def test_a_missing_package_is_named(lsr_command, small, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "lsr.index.serve.server", raising=False)
     ran = lsr_command("serve", small.path)
     assert ran.code == 1
     assert 'pip install "lsr-search[serve]", or in a checkout pip install -e ".[serve]"' in ran.err
+
+
+@pytest.mark.parametrize("command", ["serve", "mcp"])
+def test_a_reranker_needs_its_package(lsr_command, small, monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    ran = lsr_command(command, small.path, "--rerank", "a-model")
+    assert ran.code == 1
+    assert "re-ranking with a-model needs the package sentence-transformers" in ran.err

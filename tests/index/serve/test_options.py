@@ -1,4 +1,4 @@
-"""What a server gives for the options of a search, and of documents, is what its index gives."""
+"""Options of searches and documents give the same results over HTTP as from the index."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ RECENT = {"day": {"weight": 2, "half_life": timedelta(days=3), "origin": "2024-0
     ],
     ids=str,
 )
-def test_searches_find_the_same(client, one, how):
+def test_searches_equal_those_of_the_index(client, one, how):
     query = '"flutter lift" wing -drag' if "syntax" in how else "wing flutter drag"
     found, expected = client.search(query, 4, **how), one.search(query, 4, **how)
     assert told(found) == told(expected)
@@ -66,7 +66,7 @@ def test_searches_find_the_same(client, one, how):
 @pytest.mark.parametrize(
     "how", [{}, {"offset": 2}, {"group_by": "meta.source"}, {"boost": {"stars": 1}, "facets": "stars"}]
 )
-def test_a_reranker_runs_at_the_client(client, one, how):
+def test_a_reranker_runs_in_the_client(client, one, how):
     def longest(query, texts):
         assert query == "wing flutter"
         return [len(text) for text in texts]
@@ -101,8 +101,8 @@ def test_documents(client, one, monkeypatch):
     assert client.count({"stars": {">": 24}}) == 5
 
 
-def test_a_list_whose_last_document_is_gone(client):
-    with pytest.raises(ServerError, match="begin again"):
+def test_listing_after_an_unknown_document_is_refused(client):
+    with pytest.raises(ServerError, match="start again"):
         client._post("/v1/list", {"after": "never"})
 
 
@@ -125,7 +125,11 @@ def test_upsert(serving, living):
         ({"sort": ["stars"], "diversity": 0.5}, "sort goes with neither"),
         ({"offset": 2, "hybrid": {}}, "offset doesn't go with hybrid"),
         ({"syntax": "operators", "query": '"wing'}, "isn't closed"),
-        ({"rerank": "x"}, "unknown field"),
+        ({"rerank": "x"}, "rerank should be a valid boolean"),
+        ({"rerank": True}, "this server has no re-ranker"),
+        ({"rerank_unit": "sentence"}, "rerank_unit needs rerank"),
+        ({"fields": ["stas"]}, "did you mean 'stars'"),
+        ({"fields": 3}, "fields"),
     ],
     ids=str,
 )

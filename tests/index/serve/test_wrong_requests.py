@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is a problem document that says what is wrong and where."""
+"""Every wrong request is answered by a problem document that says what is wrong and where."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_wrong_values_are_named(asking, asked, where, message):
     assert message in told["detail"]
 
 
-def test_all_that_is_wrong_is_told_at_once(asking):
+def test_all_wrong_values_are_reported_at_once(asking):
     told = problem(asking.post("/v1/search", {"qurey": "wing", "k": 0, "settings": {"cut": "x"}}), 422)
     assert [one["where"] for one in told["errors"]] == ["k", "settings.cut", "query", "qurey"]
     asked = {"vector": {"x": -1}, "k": 500, "explain": True, "where": {"or": [1] * 2000}, "hybrid": {"depth": 10**9}}
@@ -76,7 +76,7 @@ def test_all_that_is_wrong_is_told_at_once(asking):
     assert [one["where"] for one in told["errors"]] == ["queries", "zzz"]
 
 
-def test_defaults_have_limits_too(serving, small):
+def test_defaults_respect_limits(serving, small):
     asking = serving(small, max_k=5)
     told = problem(asking.post("/v1/search", {"query": "wing", "hybrid": {}}), 422)
     assert [one["where"] for one in told["errors"]] == ["k", "hybrid.depth"]
@@ -94,14 +94,14 @@ def test_wrong_values_within_a_batch_are_named(asking):
 @pytest.mark.parametrize(
     "body", [b"{", b"", b"[1]", b"null", b'{"query": "\xff"}', b'{"query": "\\ud800"}', b"[" * 100_000, b'{"k": NaN}']
 )
-def test_what_is_no_json_is_refused(asking, body):
+def test_invalid_json_is_refused(asking, body):
     reply = asking.post("/v1/search", body)
     assert reply.status in (400, 422)
     problem(reply, reply.status)
 
 
 @pytest.mark.parametrize("weight", ["NaN", "Infinity", "-Infinity", "1e999", "1e300"])
-def test_weights_that_are_no_numbers_are_refused(asking, weight):
+def test_weights_that_are_not_finite_are_refused(asking, weight):
     body = b'{"vector": {"wing": ' + weight.encode() + b"}}"
     told = problem(asking.post("/v1/search", body), 422)
     assert "vector.wing" in told["detail"] or "weights are finite" in told["detail"]
@@ -113,12 +113,12 @@ def test_another_content_type_is_refused(asking, kind):
     assert "application/json" in problem(reply, 415)["detail"]
 
 
-def test_a_charset_is_no_other_content_type(asking):
+def test_a_charset_is_allowed_in_the_content_type(asking):
     kind = {"Content-Type": "Application/JSON; charset=utf-8"}
     assert asking.post("/v1/search", {"query": "wing"}, **kind).status == 200
 
 
-def test_more_wrong_values_than_anybody_reads(asking):
+def test_many_wrong_values_are_summarized(asking):
     told = problem(asking.post("/v1/search", {"vector": {f"t{i}": -1 for i in range(20_000)}}), 422)
     assert len(told["errors"]) == 20
     assert told["detail"].endswith("and 19,980 more")
@@ -139,7 +139,7 @@ LARGE_AND_WRONG = (
 )
 
 
-def test_what_is_wrong_is_bounded_before_it_is_told(serving, living, monkeypatch):
+def test_error_messages_are_bounded(serving, living, monkeypatch):
     made, real = [], problems._told
     monkeypatch.setattr(problems, "_told", lambda one, model: made.append(one) or real(one, model))
     writing = serving(living, writable=True)
@@ -155,7 +155,7 @@ def test_compressed_bodies_are_refused(asking):
     problem(asking.post("/v1/search", b"{}", **{"Content-Encoding": "gzip"}), 415)
 
 
-def test_unknown_paths_and_methods(asking):
+def test_unknown_paths_and_methods_are_refused(asking):
     assert "/v1/search" in problem(asking.get("/v1/serach"), 404)["detail"]
     reply = asking.get("/v1/search")
     problem(reply, 405)
@@ -168,11 +168,11 @@ def test_a_huge_body_is_refused(serving, small):
     body = json.dumps({"query": "x" * 1500}).encode()
     assert "1,000 bytes" in problem(asking.post("/v1/search", body), 413)["detail"]
     at = urlsplit(asking.url)
-    with socket.create_connection((at.hostname, at.port)) as sock:  # by who asks first
+    with socket.create_connection((at.hostname, at.port)) as sock:  # a client that asks before it sends the body
         sock.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         sock.sendall(b"Expect: 100-continue\r\nContent-Length: 10000000\r\n\r\n")
         assert sock.makefile("rb").readline().split()[1] == b"413"
-    with socket.create_connection((at.hostname, at.port)) as sock:  # of no declared length
+    with socket.create_connection((at.hostname, at.port)) as sock:  # a body without a declared length
         sock.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         sock.sendall(b"Transfer-Encoding: chunked\r\n\r\n" + b"200\r\n" + b"x" * 512 + b"\r\n")
         sock.sendall(b"200\r\n" + b"x" * 512 + b"\r\n0\r\n\r\n")
@@ -190,43 +190,43 @@ def test_a_huge_body_is_refused(serving, small):
         ({"documents": [{"id": "x", "text": "x"}, {"id": "y", "vector": {}}]}, "either all have vectors, or none"),
         ({"documents": [{"id": "a", "text": "again"}]}, "'a' is in the index already"),
         ({"documents": [{"id": "x", "text": "1"}, {"id": "x", "text": "2"}]}, "'x' occurs twice"),
-        ({"documents": [{"id": "x", "vector": {"zebra": 1.0}}]}, "'zebra' isn't in the index' vocabulary"),
+        ({"documents": [{"id": "x", "vector": {"zebra": 1.0}}]}, "'zebra' isn't in the index's vocabulary"),
         ({"documents": [{"id": "x", "vector": {"wing": -1}}]}, "documents.0.vector.wing"),
         ({"documents": [{"id": "x", "text": "t", "metadata": 3}]}, "documents.0.metadata"),
     ],
 )
-def test_wrong_documents_are_named_and_nothing_is_changed(serving, living, asked, message):
+def test_wrong_documents_are_named_and_change_nothing(serving, living, asked, message):
     asking = serving(living, writable=True)
     assert message in problem(asking.post("/v1/documents", asked), 422)["detail"]
     assert asking.get("/v1/stats").json["documents"] == 4
     assert not asking.get("/v1/stats").json["pending"]
 
 
-def test_numbers_that_json_does_not_know_are_no_metadata(serving, living):
+def test_numbers_that_json_lacks_are_refused_as_metadata(serving, living):
     asking = serving(living, writable=True)
     body = b'{"documents": [{"id": "x", "text": "t", "metadata": {"deep": [{"x": NaN}]}}]}'
     assert "documents.0.metadata" in problem(asking.post("/v1/documents", body), 422)["detail"]
 
 
-def test_nothing_is_deleted_by_an_empty_filter(serving, living):
+def test_an_empty_filter_deletes_nothing(serving, living):
     asking = serving(living, writable=True)
     for asked in ({}, {"where": {}}, {"ids": []}):
         assert "ids" in problem(asking.delete("/v1/documents", asked), 422)["detail"]
     assert asking.get("/v1/stats").json["documents"] == 4
 
 
-def test_an_error_of_our_own_says_nothing_of_the_machine(serving, tmp_path, monkeypatch, caplog):
+def test_internal_errors_reveal_nothing_of_the_machine(serving, tmp_path, monkeypatch, caplog):
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "wing"}], encoder="bm25")
     asking = serving(index)
     monkeypatch.setattr(asking.app.serving.indexes["idx"], "search", lambda *_: {}[str(tmp_path)])
     told = problem(asking.post("/v1/search", {"query": "wing"}), 500)
     assert str(tmp_path) not in json.dumps(told)
-    assert told["detail"].split()[-4] in caplog.text  # its number
+    assert told["detail"].split()[-4] in caplog.text  # the error's number
 
 
 def too_many_files(path, how):
     try:
-        if how == "pyarrow":  # which tells it in words alone
+        if how == "pyarrow":  # its error has no errno, only a text
             raise OSError(f"Failed to open local file '{path}'. Detail: [errno 24] Too many open files")
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
     except OSError as error:
@@ -236,9 +236,7 @@ def too_many_files(path, how):
 
 
 @pytest.mark.parametrize("how", ["python", "pyarrow", "while writing"])
-def test_too_many_open_files_are_told_with_the_mend_and_a_time_to_come_again(
-    serving, tmp_path, monkeypatch, caplog, how
-):
+def test_too_many_open_files_give_advice_and_retry_after(serving, tmp_path, monkeypatch, caplog, how):
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "wing"}], encoder="bm25")
     asking = serving(index)
     monkeypatch.setattr(asking.app.serving.indexes["idx"], "search", lambda *_: too_many_files(tmp_path, how))
@@ -247,7 +245,7 @@ def test_too_many_open_files_are_told_with_the_mend_and_a_time_to_come_again(
     assert answer.headers["retry-after"] == "1"
     assert re.search("too many files open.*ulimit -n", told["detail"])
     assert str(tmp_path) not in json.dumps(told)
-    assert how == "while writing" or str(tmp_path) in caplog.text  # for whoever runs it
+    assert how == "while writing" or str(tmp_path) in caplog.text  # the log has the path
     monkeypatch.undo()
     assert asking.post("/v1/search", {"query": "wing"}).status == 200
 
@@ -262,7 +260,7 @@ NAMES = ["query", "vector", "k", "where", "settings", "explain", "plan", "hybrid
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=st.dictionaries(st.sampled_from(NAMES), values, max_size=4) | values)
-def test_nothing_that_is_sent_is_an_error_of_ours(asking, asked):
+def test_no_body_causes_an_internal_error(asking, asked):
     reply = asking.post("/v1/search", json.dumps(asked).encode())
     assert reply.status in (200, 400, 404, 422), reply.body
     assert reply.json is not None
@@ -277,6 +275,6 @@ def test_nothing_that_is_sent_is_an_error_of_ours(asking, asked):
         max_size=3,
     )
 )
-def test_no_filter_is_an_error_of_ours(asking, where):
+def test_no_filter_causes_an_internal_error(asking, where):
     reply = asking.post("/v1/search", json.dumps({"query": "wing", "where": where}).encode())
     assert reply.status in (200, 400, 422), reply.body

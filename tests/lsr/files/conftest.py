@@ -1,4 +1,4 @@
-"""Files of every kind, made here: PDF and EPUB by hand, DOCX by python-docx."""
+"""Generated files of all kinds: PDF and EPUB by hand, DOCX by python-docx."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def epub(path, chapters, *, encrypted=()):
 
 @pytest.fixture(scope="session")
 def bm25():
-    """Reads texts whole."""
+    """Reads texts of any length."""
     return load_encoder("bm25")
 
 

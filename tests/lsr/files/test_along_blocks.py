@@ -1,4 +1,4 @@
-"""Passages along blocks: they cover the text, keep to their size, stand under headings, and say where they are."""
+"""Passages along blocks: they cover the text, keep to their size, and have headings and positions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def document_of(text, ending):
 
 
 @given(text=texts(WORDS), ending=st.sampled_from([".md", ".rst", ".txt", ".py", ".c"]), size=st.sampled_from([3, 40]))
-def test_passages_cover_the_text_and_say_their_lines(bm25, text, ending, size):
+def test_passages_cover_the_text_and_know_their_lines(bm25, text, ending, size):
     document = document_of(text, ending)
     if not document.text.strip():
         return
@@ -89,7 +89,7 @@ def test_passages_cover_the_text_and_say_their_lines(bm25, text, ending, size):
 @given(text=texts(["cat", "dog", "sat", "abc", "ghij", "dogs", "?"]), sizes=st.sampled_from([(0, 0), (10, 3), (30, 0)]))
 @example(text="#### Four\n|---|---|\n|---|---|", sizes=(0, 0))
 @example(text="# One\n|---|---|\n|---|---|\nabc", sizes=(0, 0))
-def test_nothing_is_lost_of_what_an_encoder_reads(checkpoint_encoder, text, sizes):
+def test_passages_lose_no_text(checkpoint_encoder, text, sizes):
     document = document_of(text, ".md")
     if not document.blocks:
         return
@@ -104,7 +104,7 @@ def checkpoint_encoder(checkpoint):
     return SpladeEncoder(Tower.open(checkpoint))
 
 
-def test_a_passage_stands_under_its_headings(bm25):
+def test_a_passage_is_titled_with_its_headings(bm25):
     words = " ".join(f"word{i}" for i in range(90))
     text = f"intro\n\n# Guide\n\n## One\n\n{words}\n\n## Two\n\n{words}\n\n### Deep\n\n{words}\n"
     passages = passages_of(document_of(text, ".md"), bm25)
@@ -112,12 +112,12 @@ def test_a_passage_stands_under_its_headings(bm25):
         ("Guide > Two", "#two", 9),
         ("Guide > Two > Deep", "#deep", 13),
     ]
-    # What is small goes with what follows, under what both stand under.
+    # A small section is joined with the next, under their common headings.
     assert (passages[0].title, passages[0].metadata["line"]) == ("Guide", 1)
     assert passages[0].text.startswith("intro\n\n# Guide\n\n## One\n\nword0")
 
 
-def test_small_sections_are_joined_but_not_over_the_size(bm25):
+def test_small_sections_are_joined_up_to_the_size(bm25):
     entries = "\n".join(f"## Version {i}\n\nFixed thing{i}.\n" for i in range(300))
     passages = passages_of(document_of(f"# Changes\n\n{entries}", ".md"), bm25)
     assert 10 < len(passages) < 150
@@ -143,7 +143,7 @@ def test_passages_overlap(bm25):
     assert passages[0].text.split()[-OVERLAP:] == passages[1].text.split()[:OVERLAP]
 
 
-def test_a_title_that_leaves_no_room_is_shortened(checkpoint_encoder):
+def test_a_long_title_is_shortened(checkpoint_encoder):
     long = "abc ghij " * 20
     text = f"# {long}\n\n## Cat\n\ndog sat dog sat\n"
     passages = passages_of(document_of(text, ".md"), checkpoint_encoder)
@@ -151,7 +151,7 @@ def test_a_title_that_leaves_no_room_is_shortened(checkpoint_encoder):
     assert {passage.title for passage in passages} <= {"", "Cat"}
 
 
-def test_a_link_leads_to_the_section(tmp_path, bm25):
+def test_a_passage_links_to_its_section(tmp_path, bm25):
     words = " ".join(f"word{i}" for i in range(90))
     put(tmp_path / "a.md", f"# One\n\n{words}\n\n# Two\n\n{words}\n")
     (document,) = read_documents(tmp_path, url="https://x.org/{stem}/")
@@ -161,7 +161,7 @@ def test_a_link_leads_to_the_section(tmp_path, bm25):
     ]
 
 
-def test_pages_go_on(bm25):
+def test_pages_are_numbered_on(bm25):
     text = "one two three\n\nfour five six"
     blocks = (Block(0, (), "page=1", page=1), Block(15, (), "page=2", page=2))
     document = Document("d", text, "T", {"source": "d.pdf"}, blocks=blocks)
@@ -171,7 +171,7 @@ def test_pages_go_on(bm25):
     assert (first.metadata["page"], second.metadata["page"], second.metadata["anchor"]) == (1, 2, "#page=2")
 
 
-def test_the_longest_block_is_cut_in_pieces(bm25, monkeypatch):
+def test_a_long_block_is_cut(bm25, monkeypatch):
     monkeypatch.setattr("lsr.encode.passages._LONGEST", 100)
     text = "\n".join(f"word{i} in a line" for i in range(200))
     seen = []
@@ -186,7 +186,7 @@ def test_the_longest_block_is_cut_in_pieces(bm25, monkeypatch):
     assert "".join(passage.text for passage in unbroken) == "x" * 1050
 
 
-def test_whole_documents_without_blocks_stay_whole(bm25):
+def test_documents_without_blocks_stay_whole(bm25):
     document = Document("d", "word " * 5000)
     assert passages_of(document, bm25) == [document]
     assert passages_of(Document("d", " \n", blocks=(Block(0),)), bm25)[0].id == "d#0"

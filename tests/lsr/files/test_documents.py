@@ -1,4 +1,4 @@
-"""Folders as documents: which files are read, their ids, links and metadata, and what is told of the rest."""
+"""Folders as documents: which files are read, their ids, links and metadata, and messages about the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsr.errors import DataError, LeftOut
+from lsr.errors import DataError, GuessedEncoding, LeftOut
 from lsr.files.documents import open_texts, read_documents
 from lsr.files.ignore import Ignored
 from lsr.files.walk import PassedOver, walk
@@ -25,7 +25,7 @@ from .conftest import epub, pdf, put
 
 
 def left_out(corpus):
-    """The ids of a corpus, and what its pass tells."""
+    """The ids of a corpus, and the warnings of the pass."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         ids = [document.id for document in corpus]
@@ -36,7 +36,7 @@ def left_out(corpus):
 # --- which files --------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_all_kinds(tmp_path, read):
+def test_a_folder_with_all_kinds_of_files(tmp_path, read):
     put(tmp_path / "a.md", "# A\n\ntext")
     put(tmp_path / "sub" / "b.rst", "B\n=\n\ntext")
     put(tmp_path / "c.HTML", "<title>C</title><p>text")
@@ -67,7 +67,7 @@ def test_a_folder_of_all_kinds(tmp_path, read):
     assert all(len(document.metadata["digest"]) == 16 for document in found.values())
 
 
-def test_what_is_passed_over(tmp_path):
+def test_hidden_and_ignored_files_are_skipped(tmp_path):
     root = tmp_path / "docs"
     put(root / "a.md", "text")
     put(root / ".hidden.md", "text")
@@ -97,7 +97,7 @@ def test_what_is_passed_over(tmp_path):
     assert len(corpus.bad) == 3
 
 
-def test_bad_files_are_told_and_the_rest_is_read(tmp_path, monkeypatch):
+def test_bad_files_are_reported_and_the_rest_is_read(tmp_path, monkeypatch):
     put(tmp_path / "a.md", "text")
     put(tmp_path / "b.pdf", pdf(""))
     put(tmp_path / "c.docx", b"broken")
@@ -122,7 +122,7 @@ def test_bad_files_are_told_and_the_rest_is_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_files_that_may_not_be_read(tmp_path):
+def test_files_without_permission_are_reported(tmp_path):
     put(tmp_path / "a.md", "text")
     put(tmp_path / "b.md", "text").chmod(0)
     put(tmp_path / "c" / "c.md", "text")
@@ -132,7 +132,7 @@ def test_files_that_may_not_be_read(tmp_path):
     assert [line.rpartition("can't be read: ")[2] for line in told] == ["Permission denied"] * 2
 
 
-def test_a_name_that_is_no_text(tmp_path):
+def test_a_file_name_that_is_not_text_is_reported(tmp_path):
     put(tmp_path / "a.md", "text")
     try:
         (tmp_path / os.fsdecode(b"caf\xe9.md")).write_text("text")
@@ -143,7 +143,7 @@ def test_a_name_that_is_no_text(tmp_path):
     assert told[0].endswith("the name isn't UTF-8")
 
 
-def test_a_folder_without_documents(tmp_path):
+def test_a_folder_without_documents_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"there is nothing to read here$"):
         list(read_documents(tmp_path))
     for number in range(9):
@@ -158,7 +158,7 @@ def test_a_folder_without_documents(tmp_path):
         read_documents(tmp_path / "idx")
 
 
-def test_only_the_first_are_told_in_full(tmp_path):
+def test_only_the_first_problems_are_reported_in_full(tmp_path):
     put(tmp_path / "a.md", "text")
     for number in range(15):
         put(tmp_path / f"{number:02}.pdf", b"broken")
@@ -189,7 +189,7 @@ def test_a_missing_library_names_the_extra(tmp_path, monkeypatch, module, name, 
     assert line.endswith(" (1 file)")
 
 
-def test_text_html_and_code_need_nothing_more(tmp_path):
+def test_text_html_and_code_need_no_extra(tmp_path):
     put(tmp_path / "a.html", "<p>text")
     put(tmp_path / "a.py", "x = 1")
     put(tmp_path / "a.rst", "text")
@@ -202,6 +202,18 @@ def test_text_html_and_code_need_nothing_more(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["a.html", "a.py", "a.rst"]
+
+
+def test_guessed_encodings_are_told(tmp_path):
+    put(tmp_path / "latin.txt", "Größe".encode("cp1252"))
+    put(tmp_path / "page.html", '<meta charset="latin1"><p>Größe</p>'.encode("cp1252"))
+    put(tmp_path / "plain.txt", "Größe")
+    corpus = read_documents(tmp_path)
+    for _ in range(2):
+        with pytest.warns(
+            GuessedEncoding, match=r"1 file not in UTF-8, whose encoding was guessed: latin.txt \(cp1252\)$"
+        ):
+            assert {document.text.strip() for document in corpus} == {"Größe"}
 
 
 # --- what git ignores ---------------------------------------------------------------------------------------------
@@ -223,7 +235,7 @@ PATTERNS = st.lists(
     top=PATTERNS,
     below=PATTERNS,
 )
-def test_ignored_as_by_git(tmp_path_factory, files, top, below):
+def test_files_ignored_by_git_are_skipped(tmp_path_factory, files, top, below):
     root = tmp_path_factory.mktemp("repository")
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     put(root / ".gitignore", "\n".join(top))
@@ -237,14 +249,14 @@ def test_ignored_as_by_git(tmp_path_factory, files, top, below):
     assert {found.name for found in walk(root, PassedOver())} == wanted
 
 
-def test_the_repository_above_says_what_is_ignored(tmp_path):
+def test_a_parent_repositorys_gitignore_applies(tmp_path):
     put(tmp_path / ".git" / "HEAD", "")
     put(tmp_path / ".gitignore", "_build/\n/docs/drafts\n")
     put(tmp_path / "docs" / "_build" / "a.md", "text")
     put(tmp_path / "docs" / "drafts" / "b.md", "text")
     put(tmp_path / "docs" / "c.md", "text")
     assert [found.name for found in walk(tmp_path / "docs", PassedOver())] == ["c.md"]
-    # Who names an ignored folder wants it.
+    # An ignored folder is read if it is named explicitly.
     assert [found.name for found in walk(tmp_path / "docs" / "_build", PassedOver())] == ["a.md"]
     assert not Ignored(tmp_path / "docs" / "_build").is_ignored(tmp_path / "docs" / "_build" / "a.md", False)
 
@@ -267,7 +279,7 @@ def test_links(tmp_path, read, url, expected):
     assert read(url=url)["sub/a b.md"].metadata.get("url") == expected
 
 
-def test_what_a_file_says_of_itself_is_metadata_but_not_where_it_lies(tmp_path, read):
+def test_front_matter_is_metadata_but_cannot_set_the_source(tmp_path, read):
     put(tmp_path / "a.md", "---\nsource: me\ndigest: 1\nurl: https://y.org\nempty:\nwhen: 2024-01-02\n---\ntext")
     metadata = read()["a.md"].metadata
     assert metadata.pop("digest") != 1
@@ -308,7 +320,7 @@ def test_a_large_table_is_read_row_by_row(tmp_path):
 @pytest.mark.parametrize(
     "part", ["> ", "- ", "[", "<div>", "(", "<!--", "<![", "*a ", "`", "&#", "\\", "{", "| ", "a\n=\n"]
 )
-def test_hostile_files_are_read_or_refused(tmp_path, ending, part):
+def test_hostile_files_are_read_or_refused_safely(tmp_path, ending, part):
     put(tmp_path / "ok.txt", "text")
     put(tmp_path / f"hostile{ending}", part * 3000)
     ids, told = left_out(read_documents(tmp_path))
@@ -321,7 +333,7 @@ def test_one_file(tmp_path, read):
     assert list(read(path)) == ["a.md"]
 
 
-def test_what_else_is_opened(tmp_path):
+def test_other_sources_are_opened(tmp_path):
     put(tmp_path / "beir" / "corpus.jsonl", '{"_id": "x", "text": "t"}')
     assert [d.id for d in open_texts(tmp_path / "beir")] == ["x"]
     put(tmp_path / "rows.jsonl", '{"_id": "x", "text": "t"}')
@@ -334,13 +346,13 @@ def test_what_else_is_opened(tmp_path):
         open_texts(tmp_path / "nowhere")
 
 
-def test_documents_travel(tmp_path):
+def test_documents_can_be_pickled(tmp_path):
     put(tmp_path / "a.md", "# A\n\ntext")
     (document,) = read_documents(tmp_path)
     assert pickle.loads(pickle.dumps(document)) == document
 
 
-def test_the_same_files_have_the_same_identity(tmp_path):
+def test_equal_files_have_equal_identities(tmp_path):
     put(tmp_path / "a.md", "text")
     before = read_documents(tmp_path).identity
     assert read_documents(tmp_path).identity == before

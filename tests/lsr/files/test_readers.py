@@ -1,4 +1,4 @@
-"""What is read of each kind of file: title, headings, anchors, lines, pages, metadata; and what is refused, and why."""
+"""Readers of each kind of file: title, headings, anchors, lines, pages, metadata, and refusals."""
 
 from __future__ import annotations
 
@@ -86,7 +86,23 @@ def test_markdown():
     ]
 
 
-def test_equal_headings_have_anchors_of_their_own():
+@pytest.mark.parametrize(
+    ("heading", "title", "anchor"),
+    [
+        ("max_new_tokens and `__init__.py`", "max_new_tokens and __init__.py", "max_new_tokens-and-__init__py"),
+        ("`torch.no_grad` _in_ __all__", "torch.no_grad in all", "torchno_grad-in-all"),
+        (r"\_private 2 \* 3", "_private 2 * 3", "_private-2--3"),
+        ("2 * 3 * 4", "2 * 3 * 4", "2--3--4"),
+        ("![the *logo*](a.png) [LSR][1] <b>x_y</b> &amp; z", "the logo [LSR][1] x_y & z", "the-logo-lsr1-x_y--z"),
+        ("snake_case {#an_id}", "snake_case", "an_id"),
+    ],
+)
+def test_a_heading_is_what_its_readers_see(heading, title, anchor):
+    (block,) = read_markdown(f"## {heading}\n").blocks
+    assert (block.headings, block.anchor) == ((title,), anchor)
+
+
+def test_equal_headings_have_different_anchors():
     anchors = [block.anchor for block in read_markdown("# A\n\n## B!\n\n## B!\n\n## b\n").blocks]
     assert anchors == ["a", "b", "b-1", "b-2"]
 
@@ -95,7 +111,7 @@ def test_equal_headings_have_anchors_of_their_own():
     "text",
     ["---\n\nA rule, and a text\n\n---\n", "---\nno end", "+++ not front matter", "---\n- a\n- list\n---\n", ""],
 )
-def test_what_only_looks_like_front_matter(text):
+def test_text_that_looks_like_front_matter(text):
     parsed = read_markdown(text)
     assert (parsed.metadata, parsed.text) == ({}, text)
 
@@ -115,7 +131,7 @@ def test_front_matter_in_toml():
         ("+++\na = \n+++\n", "the front matter isn't TOML"),
     ],
 )
-def test_front_matter_that_makes_no_sense(text, said):
+def test_invalid_front_matter_is_text(text, said):
     with pytest.raises(DataError) as refused:
         read_markdown(text)
     assert said in str(refused.value)
@@ -165,6 +181,18 @@ def test_rst():
         ("* another", *sub, (23, 23)),
         ("Definition\n    its text", *sub, (25, 26)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("title", "heading"),
+    [
+        ("max_k and __init__", "max_k and __init__"),
+        (r"max\_k of ``a_b``", "max_k of a_b"),
+        (":class:`a_b.C_d` is *it*", "a_b.C_d is it"),
+    ],
+)
+def test_a_title_in_rst_keeps_its_underscores(title, heading):
+    assert read_rst(f"{title}\n{'=' * len(title)}\n").title == heading
 
 
 @pytest.mark.parametrize("text", ["a\n\n----\n\nb\n", "=====\n", "::\n\n  x\n", "+---+\n| a |\n+---+\n", "ab\n-\n"])
@@ -222,7 +250,7 @@ def test_python():
     }
 
 
-def test_python_of_another_version_is_source_code():
+def test_unparsable_python_is_read_as_source_code():
     assert blocks(read_python("print 1\n\nx\n")) == blocks(read_code("print 1\n\nx\n"))
 
 
@@ -273,7 +301,7 @@ def test_html():
 @pytest.mark.parametrize(
     "text", ["<script>alert(1)", "<p", "</p></div></nav>", "<![CDATA[", "<a href='", "&#xD800;", ""]
 )
-def test_html_that_ends_early(text):
+def test_truncated_html(text):
     parsed = read_html(f"<p>before</p>{text}")
     assert parsed.text.startswith("before")
     assert "alert" not in parsed.text
@@ -282,7 +310,7 @@ def test_html_that_ends_early(text):
 
 @pytest.mark.parametrize("end", ["", ">", "<p>two</p>"])
 @pytest.mark.parametrize("part", ["<!-- a ", '<a href="x ', "<?x ", "<![CDATA[ ", "</ ", "<!DOCTYPE ", "<p ", "<![if "])
-def test_what_never_ends_is_not_looked_for_again_and_again(part, end):
+def test_unclosed_markup_takes_linear_time(part, end):
     start = time.process_time()
     parsed = read_html("<p>one</p>" + part * 20_000 + end)
     assert time.process_time() - start < 3  # it was 20 s to several minutes for some
@@ -291,7 +319,7 @@ def test_what_never_ends_is_not_looked_for_again_and_again(part, end):
         assert part.strip() in parsed.text
 
 
-def test_comments_that_end_are_left_out_whatever_opens_later():
+def test_closed_comments_are_removed():
     parsed = read_html("<p>a</p><!-- b --><p>c</p><![if !IE]><p>d</p><![endif]><p>1 < 2</p><!-- e <b>f</b>")
     assert parsed.text.split() == ["a", "c", "d", "1", "<", "2", "<!--", "e", "f"]
 
@@ -322,7 +350,7 @@ def test_notebook():
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": 1}', '{"cells": [1]}', "{" * 5000, '{"cells": null}'])
-def test_what_is_no_notebook(text):
+def test_invalid_notebooks_are_refused(text):
     with pytest.raises(DataError, match="not a notebook"):
         read_notebook(text)
 
@@ -348,7 +376,7 @@ def test_the_outline_of_a_pdf_is_its_headings(tmp_path):
     assert [b.headings for b in parsed.blocks] == [("Chapter",), ("Chapter", "Part"), ("Chapter", "Part")]
 
 
-def test_pdf_that_is_refused(tmp_path):
+def test_bad_pdfs_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"^no text on 2 pages: run OCR on scanned pages first$"):
         read_pdf(put(tmp_path / "scan.pdf", pdf("", "")))
     for content in (b"", b"%PDF-1.4\nbroken", pdf("text")[:200], b"no pdf at all"):
@@ -397,12 +425,12 @@ def test_epub(tmp_path):
 
 @pytest.mark.parametrize("reader", [read_docx, read_epub])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken", b"text", b"PK\x05\x06" + bytes(18)])
-def test_archives_that_are_broken(tmp_path, reader, content):
+def test_broken_archives_are_refused(tmp_path, reader, content):
     with pytest.raises(DataError, match=r"^not a whole (DOCX|EPUB): "):
         reader(put(tmp_path / "a", content))
 
 
-def test_archives_that_are_encrypted_or_hostile(tmp_path, monkeypatch):
+def test_encrypted_or_hostile_archives_are_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="encrypted, or of Word before 2007"):
         read_docx(put(tmp_path / "a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100)))
     chapters = {"a.xhtml": "<p>one</p>"}
@@ -427,24 +455,48 @@ GERMAN = "Größe und Auftrieb der Tragflächen; äußerst schöne Flügel über
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252", "iso8859-15"])
 def test_encodings(encoding):
-    assert decoded(GERMAN.encode(encoding)) == GERMAN
+    assert decoded(GERMAN.encode(encoding))[0] == GERMAN
 
 
-def test_markup_says_what_its_encoding_is():
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Größe", "cp1252"),
+        ("naïve café", "cp1252"),
+        ("Señor, ¿qué tal?", "cp1252"),
+        ("“Quoted” – a dash isn’t ASCII", "cp1252"),
+        ("La glace sur l'aile réduit la portance; elle a déjà causé des accidents.", "cp1252"),
+        ("Is på vingen minskar lyftkraften. Åska över älven.", "cp1252"),
+        ("Příliš žluťoučký kůň úpěl ďábelské ódy", "cp1250"),
+        ("Żółta łódź płynie", "cp1250"),
+        ("Привет", "cp1251"),
+        ("Лёд на крыле уменьшает подъёмную силу.", "koi8_r"),
+        ("Ο πάγος στο φτερό", "cp1253"),
+        ("翼の氷は揚力を減らす。", "cp932"),
+        ("翼の氷は揚力を減らす。", "euc_jp"),
+        ("날개 위의 얼음은 양력을 줄인다.", "cp949"),
+        ("机翼上的冰会降低升力。", "gb18030"),
+    ],
+)
+def test_short_texts_have_their_encoding_guessed(text, encoding):
+    assert decoded(text.encode(encoding)) == (text, encoding)
+
+
+def test_markup_declares_its_encoding():
     page = f'<html><head><meta charset="iso-8859-1"></head><body>{GERMAN} “quoted”</body></html>'
-    assert decoded(page.encode("cp1252"), markup=True) == page
+    assert decoded(page.encode("cp1252"), markup=True) == (page, "")
     japanese = '<?xml version="1.0" encoding="Shift_JIS"?><p>日本語の文書</p>'
-    assert decoded(japanese.encode("shift_jis"), markup=True) == japanese
+    assert decoded(japanese.encode("shift_jis"), markup=True) == (japanese, "")
     for declared in ("utf-8", "nonsense", "rot13", "hex"):
         with pytest.raises(DataError):
             decoded(f'<meta charset="{declared}">ä'.encode("latin-1"), markup=True)
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\0\0\0", bytes(range(1, 32)) * 9, b"\x7fELF\2\1\1\0"])
-def test_what_is_no_text(content):
+def test_binary_files_are_refused(content):
     with pytest.raises(DataError, match="it isn't text"):
         decoded(content)
 
 
-def test_ends_of_lines():
-    assert decoded(b"a\r\nb\rc\n") == "a\nb\nc\n"
+def test_line_endings():
+    assert decoded(b"a\r\nb\rc\n") == ("a\nb\nc\n", "")

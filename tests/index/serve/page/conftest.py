@@ -1,4 +1,4 @@
-"""The page in a real browser: chromium, headless, driven by Playwright; skipped where one of them is missing."""
+"""The page in headless chromium, driven by Playwright; skipped if one of them is missing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KEYS = ("__proto__", "constructor", *HOSTILE)  # of the first hostile document's
 
 
 class Visit:
-    """A page that was opened; what Playwright's page has, it has."""
+    """An open page, with all attributes of Playwright's page."""
 
     def __init__(self, page):
         self._page = page
@@ -49,7 +49,7 @@ class Visit:
         return getattr(self._page, name)
 
     def until(self, condition):
-        """Wait for something; the page's policy lets no code of ours wait inside."""
+        """Wait for a condition from outside: the page's policy allows no code of ours inside."""
         for _ in range(400):
             if condition():
                 return
@@ -57,11 +57,11 @@ class Visit:
         raise AssertionError(f"in vain: {self.locator('body').inner_text()}")
 
     def explained(self):
-        """Wait until there are hits, explained, and those that match are counted."""
+        """Wait until hits, explanations and the number of matches are shown."""
         self.until(lambda: self.calm() and self.locator(".hit").count())
 
     def calm(self):
-        """Whether nothing more will come."""
+        """Whether all requests are answered."""
         return not self.locator("[aria-busy]").count() and all(self.texts(".total"))
 
     def search(self, text):
@@ -70,7 +70,7 @@ class Visit:
         self.explained()
 
     def texts(self, selector):
-        """What stands in some elements."""
+        """The texts of elements."""
         return self.locator(selector).evaluate_all("all => all.map(one => one.textContent)")
 
     def ids(self, side=1):
@@ -78,7 +78,7 @@ class Visit:
         return self.texts(f".side:nth-child({side}) .hit dl div:first-child dd")
 
     def fragment(self):
-        """What the address holds of the search."""
+        """The search in the page's address."""
         return {name: values[0] for name, values in parse_qs(urlsplit(self.url).fragment).items()}
 
 
@@ -95,7 +95,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Opens a page; whatever the browser complains of, but what is expected, or asks for elsewhere, fails the test."""
+    """Opens a page; any unexpected complaint of the browser, or request to another host, fails the test."""
     complaints, contexts = [], []
 
     def open_page(url, viewport=(1280, 900), expected="(?!)", **options):
@@ -133,7 +133,7 @@ def mini(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
-    """An index of vectors, whose tokens are as hostile as the rest; every query finds it in the order of HOSTILE."""
+    """An index of vectors with hostile tokens, texts and metadata; every query finds them in the order of HOSTILE."""
     metadata = {HOSTILE[0]: {key: f"{value} as a value" for key, value in zip(KEYS, HOSTILE * 2, strict=False)}}
     documents = [Document(text, f"{text} and its text", text, metadata.get(text)) for text in HOSTILE]
     rows = [{**dict.fromkeys(range(5), 1.0), 5: 5.0 - number} for number in range(5)]

@@ -1,4 +1,4 @@
-"""How the page looks: widths, contrast, motion, on a desk and on a phone."""
+"""How the page looks: widths, contrast, motion, on a desktop and on a phone."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_text_has_enough_contrast(visit, served, scheme):
     assert light == (scheme == "light")
 
 
-def test_nothing_moves_where_that_is_not_wanted(visit, served):
+def test_reduced_motion_is_respected(visit, served):
     page = visit(served, reduced_motion="reduce")
     moving = (
         "[...document.querySelectorAll('*')].filter(one => getComputedStyle(one).transitionDuration !== '0s').length"
@@ -72,7 +72,7 @@ def test_nothing_moves_where_that_is_not_wanted(visit, served):
 
 
 def states(page):
-    """The page as people see it, one state after the other, each by its name."""
+    """The page in its states, each with a name."""
     yield "empty"
     page.search(QUERY)
     yield "hits"
@@ -89,19 +89,18 @@ def states(page):
     page.get_by_role("button", name="Side by side").click()
     page.get_by_role("button", name="Details").click()
     page.goto(f'{page.url.partition("#")[0]}#index=words&q=wind&where={{"lang":["fr"]}}')
-    page.get_by_text("Nothing meets the filter").wait_for()
+    page.get_by_text("No document matches the filter").wait_for()
     yield "filtered away"
     page.goto(f'{page.url.partition("#")[0]}#q=wind&where={{"colour":["red"]}}')
-    page.get_by_text("This search can't be made").wait_for()
+    page.get_by_text("This search is invalid").wait_for()
     yield "a problem"
     page.goto(f"{page.url.partition('#')[0]}#index=words&q=xylophone")
     page.get_by_text("No document has").wait_for()
     yield "nothing"
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(visit, served, viewport, scheme):
+@pytest.mark.parametrize(("viewport", "scheme"), [(PHONE, "dark"), (DESK, "light")], ids=["phone-dark", "desk-light"])
+def test_axe_finds_no_accessibility_problem(visit, served, viewport, scheme):
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
     script = axe.AXE_FILE_PATH.read_text(encoding="utf-8")
     page = visit(served, viewport, expected="status of 422", color_scheme=scheme, bypass_csp=True)
@@ -111,7 +110,7 @@ def test_axe_finds_nothing(visit, served, viewport, scheme):
         assert [(one["id"], one["help"], [node["html"] for node in one["nodes"]]) for one in found] == [], state
 
 
-def test_five_hits_are_on_a_screen(visit, served):
+def test_five_hits_fit_on_a_screen(visit, served):
     page = visit(f"{served}#q=wind%20wing%20cats%20zeppelin", (1280, 800))
     page.explained()
     assert page.locator(".hit").count() == 5

@@ -1,4 +1,4 @@
-"""What the page shows of results: texts without their marks, snippets, links, groups, order, dense vectors."""
+"""Results on the page: texts without markup, snippets, links, groups, order, dense vectors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def upload(file):
 """
 
 
-def test_markdown_is_shown_without_its_marks(visit, serving, tmp_path):
+def test_markdown_is_shown_without_markup(visit, serving, tmp_path):
     documents = [
         {"_id": "guide.md", "text": MARKDOWN},
         {"_id": "code.py", "text": "import os\n\ndef upload(path):\n    return os.open(path)\n"},
@@ -90,7 +90,7 @@ def test_snippets_are_whole_sentences(visit, serving, tmp_path):
     assert shown.endswith("and the balloon landed near the town.")
 
 
-def test_hits_link_to_where_they_are_from(visit, serving, tmp_path):
+def test_hits_link_to_their_source(visit, serving, tmp_path):
     links = {
         "a": (
             {"url": "https://example.org/docs/a.html?x=1", "anchor": "#top"},
@@ -121,7 +121,7 @@ def test_hits_link_to_where_they_are_from(visit, serving, tmp_path):
     assert [places[key] for key in "abcd"] == ["example.org › docs › a.html", "b", "example.org › c", "docs/d.md"]
 
 
-def test_hits_of_one_source_are_one_result(visit, serving, tmp_path):
+def test_hits_of_one_source_are_grouped(visit, serving, tmp_path):
     texts = {"one": ["cats cats", "cats and dogs", "a cat"], "two": ["a cat here", "dogs"], "three": ["cats"]}
     documents = [
         {"_id": f"{source}-{n}", "text": text, "source": source}

@@ -1,4 +1,4 @@
-"""What documents and servers may do to the page: hostile texts, its policy, problems, keys."""
+"""Safety of the page: hostile texts, its content policy, errors of the server, keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEY = "a-reader's-key,-long-enough"
 # --- what documents may hold ------------------------------------------------------------------------------------------
 
 
-def test_hostile_documents_are_text(visit, served, hostile):
+def test_hostile_documents_are_shown_as_text(visit, served, hostile):
     ids, metadata = list(hostile.documents.all_ids()), hostile.documents.fields(0)[2]
     page = visit(f"{served}#index=hostile&details=1")
     for token in ids:
@@ -37,8 +37,8 @@ def test_hostile_documents_are_text(visit, served, hostile):
     assert [page.locator(name).count() for name in ("img", "svg", "script", "iframe")] == [0, 0, 1, 0]
 
 
-def test_nothing_of_a_page_runs_what_it_doesnt_bring(visit, served):
-    """What if something slipped through: neither markup nor inline scripts nor other hosts are let."""
+def test_the_page_runs_only_its_own_scripts(visit, served):
+    """The policy blocks inline scripts, injected markup and other hosts, in case something slips through."""
     page = visit(served, expected="Content Security Policy|Trusted")
     attempts = ["document.body.innerHTML = '<b>x</b>'", "document.body.setAttribute('onclick', 'window.broken=1')"]
     for attempt in attempts:
@@ -50,7 +50,7 @@ def test_nothing_of_a_page_runs_what_it_doesnt_bring(visit, served):
 # --- errors and keys --------------------------------------------------------------------------------------------------
 
 
-def test_a_problem_is_told_as_the_server_tells_it(visit, served):
+def test_problems_of_the_server_are_shown(visit, served):
     page = visit(f"{served}#q=cats&where=" + json.dumps({"colour": ["red"]}), expected="status of 4")
     problem = page.get_by_role("alert").filter(has_text="colour")
     problem.wait_for()
@@ -60,7 +60,7 @@ def test_a_problem_is_told_as_the_server_tells_it(visit, served):
     assert problem.is_hidden()
 
 
-def test_a_server_that_is_gone(visit, served):
+def test_a_server_that_stopped_is_reported(visit, served):
     page = visit(served, expected="ERR_")
     page.route("**/v1/search", lambda route: route.abort("connectionrefused"))
     page.get_by_role("searchbox").fill("cats")
@@ -70,7 +70,7 @@ def test_a_server_that_is_gone(visit, served):
     assert page.ids()[0] == "cats"
 
 
-def test_a_busy_server_is_asked_again(visit, served):
+def test_a_busy_server_is_retried(visit, served):
     page = visit(served, expected="status of (503|429)")
     busy = [503, 429]
 
@@ -87,7 +87,7 @@ def test_a_busy_server_is_asked_again(visit, served):
     assert page.get_by_role("alert").filter(has_text="busy").count() == 0
 
 
-def test_hits_are_shown_where_the_rest_fails(visit, served):
+def test_hits_are_shown_even_if_other_requests_fail(visit, served):
     page = visit(served, expected="ERR_")
 
     def refuse(route):

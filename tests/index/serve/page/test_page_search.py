@@ -10,7 +10,8 @@ import pytest
 
 from lsr import Index
 from lsr.encode.passages import Passages
-from lsr.index.search.explain import Contribution, highlight
+from lsr.index.search.explain import Contribution
+from lsr.index.search.highlight import highlight
 
 QUERY = "aircraft turbulence in the wind"
 
@@ -18,7 +19,7 @@ QUERY = "aircraft turbulence in the wind"
 # --- searching --------------------------------------------------------------------------------------------------------
 
 
-def test_hits_come_as_one_types(visit, served):
+def test_hits_appear_while_typing(visit, served):
     page = visit(served)
     assert page.locator("#hints").is_visible()
     page.get_by_role("searchbox").press_sequentially(QUERY)
@@ -46,7 +47,7 @@ def test_matches_and_expansions_look_different(visit, served):
     assert lines == {"match": "solid", "expansion": "dotted"}
 
 
-def test_marks_are_those_of_python(visit, served):
+def test_highlights_equal_those_of_python(visit, served):
     chance = random.Random(5)
     cases, expected = [], []
     for _ in range(300):
@@ -89,7 +90,7 @@ def test_the_query_is_shown_as_words(visit, served):
     assert page.locator(".vector li bdi").all_inner_texts() == ["Zeppelins"]  # not "##lin", nor "bm25:zeppelin"
 
 
-def test_a_search_that_is_outdated_is_given_up(visit, served):
+def test_an_outdated_search_is_cancelled(visit, served):
     page = visit(served)
     held = []
 
@@ -110,7 +111,7 @@ def test_a_search_that_is_outdated_is_given_up(visit, served):
     assert len(held) == 1
 
 
-def test_a_hit_opens_to_what_makes_its_score(visit, served, mini):
+def test_a_hit_opens_its_explanation(visit, served, mini):
     page = visit(served)
     page.search(QUERY)
     page.get_by_role("button", name="Gusts", exact=True).click()
@@ -143,19 +144,19 @@ def test_nothing_found_and_unknown_words(visit, served):
     assert page.get_by_role("searchbox").input_value() == page.fragment()["q"] == "wings of an aeroplane"
 
 
-def test_what_filters_leave_nothing_of_is_told(visit, served):
+def test_filters_that_match_nothing_are_reported(visit, served):
     page = visit(f'{served}#index=words&q=wind&where={{"year":[1960],"lang":["fr"]}}')
-    page.get_by_text("Nothing meets the filters. Without, there are 2 documents.").wait_for()
+    page.get_by_text("No document matches the filters. Without them, there are 2 documents.").wait_for()
     page.get_by_role("button", name="Drop the filters").click()
     page.explained()
     assert sorted(page.ids()) == ["gusts", "tunnel"]
     assert "where" not in page.fragment()
     page.get_by_label("en", exact=True).check()
     page.get_by_role("searchbox").fill("zeppelin")
-    page.get_by_text("Nothing meets the filter. Without, there is 1 document.").wait_for()
+    page.get_by_text("No document matches the filter. Without it, there is 1 document.").wait_for()
 
 
-def test_examples_of_the_collection(visit, served, mini):
+def test_example_queries_are_offered(visit, served, mini):
     page = visit(served)
     examples = page.locator("#examples button").all_inner_texts()
     assert "A wind tunnel blows air at a model" in examples
@@ -167,7 +168,7 @@ def test_examples_of_the_collection(visit, served, mini):
     assert other.locator("#hints").is_visible()
 
 
-def test_the_best_part_of_a_long_text_is_shown_and_all_of_an_opened_one(visit, served, mini):
+def test_a_hit_shows_its_best_part_and_opens_to_the_whole_text(visit, served, mini):
     page = visit(f"{served}#index=words")
     page.search("zeppelin")
     text = page.locator(".hit .text")
@@ -178,7 +179,7 @@ def test_the_best_part_of_a_long_text_is_shown_and_all_of_an_opened_one(visit, s
     assert text.inner_text().strip() == whole.strip()
 
 
-def test_more_hits_are_asked_for(visit, served):
+def test_more_hits_can_be_loaded(visit, served):
     page = visit(f"{served}#k=1&index=words&q=wind")
     page.explained()
     assert len(page.ids()) == 1
@@ -191,7 +192,7 @@ def test_more_hits_are_asked_for(visit, served):
     assert page.texts(".total") == ["2 documents"]
 
 
-def test_passages_are_marked_within_themselves(visit, serving, tmp_path):
+def test_passages_are_highlighted_in_their_own_text(visit, serving, tmp_path):
     document = {"_id": "long", "title": "Air", "text": f"{'It is calm. ' * 40}Then the zeppelin landed."}
     index = Index.build(tmp_path / "idx", [document], encoder="bm25", passages=Passages(32, 0))
     page = visit(serving(index).url)
@@ -295,13 +296,13 @@ def test_two_encoders_side_by_side(visit, served):
         "sort=x&mode=hybrid&skip=no",
     ],
 )
-def test_a_fragment_written_by_hand_breaks_nothing(visit, served, written):
+def test_a_broken_fragment_does_no_harm(visit, served, written):
     page = visit(f"{served}#{written}", expected="400|422")
     page.search("cats")
     assert page.ids()[0] == "cats"
 
 
-def test_back_goes_to_the_search_that_was_sent_off(visit, served):
+def test_back_returns_to_the_last_submitted_search(visit, served):
     page = visit(served)
     page.search("cats")
     page.get_by_role("searchbox").press("Enter")
@@ -312,7 +313,7 @@ def test_back_goes_to_the_search_that_was_sent_off(visit, served):
     assert page.ids()[0] == "cats"
 
 
-def test_by_keyboard(visit, served):
+def test_the_page_works_by_keyboard(visit, served):
     page = visit(served)
     assert page.evaluate("document.activeElement.id") == "query"
     page.keyboard.type(QUERY)

@@ -1,0 +1,55 @@
+"""The systems of `configs/eval/literature.yaml` on judged collections, as one table.
+
+    NUMBA_NUM_THREADS=1 python benchmarks/literature.py --data FOLDER --work FOLDER
+
+FOLDER holds scifact/, cranfield/ and cacm/ in BEIR layout. --work keeps the experiment's folder, so that an
+interrupted run resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from machine import conditions, keep
+
+from lsr.config import read_config
+from lsr.console import table
+from lsr.eval.datasets import open_dataset
+from lsr.eval.experiment.experiment import named, run_experiment
+from lsr.eval.experiment.settings import ExperimentSettings, LatencySettings
+from lsr.presets import presets
+
+SETS = ("scifact", "cranfield", "cacm")
+MEASURES = ("nDCG@10", "R@100")
+
+
+def main() -> None:
+    """Run the experiment, print and keep the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="NAME")
+    args = parser.parse_args()
+    settings = read_config(presets("eval")["literature"], ExperimentSettings)
+    settings = replace(settings, latency=LatencySettings(queries=0))
+    datasets = named([open_dataset(str(args.data / name)) for name in args.sets])
+    record = run_experiment(settings, datasets, args.work)
+    rows = []
+    for system in settings.systems:
+        of = {one["dataset"]: one["measures"] for one in record["results"] if one["system"] == system.name}
+        values = [[of[name][measure] for name in datasets] for measure in MEASURES]
+        rows.append({"system": system.name, "values": [*values[0], np.mean(values[0]), *values[1], np.mean(values[1])]})
+    header = ["system", *(f"{name} {measure}" for measure in MEASURES for name in (*datasets, "mean"))]
+    for key, value in conditions().items():
+        print(f"{key}: {value}")
+    lines = [(row["system"], *(f"{value:.3f}" for value in row["values"])) for row in rows]
+    print(table(lines, header, "<" + ">" * (len(header) - 1)))
+    if args.sets == list(SETS):
+        keep("literature", {"header": header, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Feedback, densified vectors and pairwise comparisons in experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.dense_export import DenseExport
+from lsr.densified import DensifiedVectors, Slices
+from lsr.eval.experiment.settings import ComparisonSettings, DensifySettings, FeedbackSettings
+from lsr.index.index import Index
+from lsr.index.search.feedback import expand_dense, expand_query, stored_dense
+from lsr.io.runs import Run
+from lsr.pairwise import AGGREGATORS, SAMPLERS, compared
+from lsr.sparse import SparseMatrix
+
+_STEEP = 10.0  # slope of the logistic function of a difference of scores, which are from 0 to 1
+
+
+def with_feedback(
+    index: Index,
+    queries: SparseMatrix,
+    dense: NDArray[np.float32] | None,
+    best: Sequence[Sequence[str]] | None,
+    how: FeedbackSettings,
+    search: Mapping[str, Any],
+) -> tuple[SparseMatrix, NDArray[np.float32] | None]:
+    """Expand queries and their dense vectors by feedback.
+
+    Args:
+        index: The index to search.
+        queries: (n, n_terms).
+        dense: (n, width) float32, or None.
+        best: For each query the ids of the feedback documents; None to take those of a first search.
+        how: Settings of the feedback.
+        search: Settings of the first search.
+    """
+    rows, near = [SparseMatrix.empty(queries.shape[1])], []
+    for i in range(len(queries)):
+        vector, first = queries[i], dict(search)
+        if dense is not None:
+            first["dense"] = dense[i]
+        source = index.search(vector, how.documents, **first) if best is None else best[i]
+        common: dict[str, Any] = {"documents": how.documents, "source": source}
+        rows.append(expand_query(index, vector, terms=how.terms, weight=how.weight, **common))
+        if dense is not None:
+            near.append(expand_dense(index, dense[i], weight=how.dense_weight, **common))
+    return SparseMatrix.vstack(rows), None if dense is None else np.reshape(near, dense.shape).astype(np.float32)
+
+
+def densified_search(
+    how: DensifySettings, index: Index, queries: SparseMatrix, dense: NDArray[np.float32] | None, k: int
+) -> Iterator[list[tuple[str, float]]]:
+    """(id, score) of the best documents of each query."""
+    docs = list(range(len(index)))
+    documents = index.document_vectors(docs)
+    n_terms = max(documents.shape[1], queries.shape[1])
+    documents = SparseMatrix(
+        documents.indptr, documents.indices, documents.data, (len(documents), n_terms), check=False
+    )
+    beside = stored_dense(index, docs) if how.dense_weight else None
+    if how.by == "projection":
+        export = DenseExport.fit(documents, how.width, factors=index.query_factors(np.arange(n_terms)))
+        found = _nearest(export.queries(queries) @ export.documents(documents).T, beside, dense, how.dense_weight, k)
+    else:
+        found = DensifiedVectors.of(documents, _slices(how, documents), beside).search(
+            queries,
+            k,
+            threshold=how.threshold,
+            dense=dense if how.dense_weight else None,
+            dense_weight=how.dense_weight,
+        )
+    for numbers, scores in found:
+        kept = scores > 0
+        pairs = zip(numbers[kept].tolist(), scores[kept].tolist(), strict=True)
+        yield [(index.documents.id(number), score) for number, score in pairs]
+
+
+def _slices(how: DensifySettings, documents: SparseMatrix) -> Slices:
+    if how.by == "coloured":
+        return Slices.coloured(documents, how.width)
+    make = Slices.random if how.by == "random" else Slices.striped
+    return make(documents.shape[1], how.width)
+
+
+def _nearest(
+    scores: NDArray[np.float32],
+    beside: NDArray[np.float32] | None,
+    dense: NDArray[np.float32] | None,
+    weight: float,
+    k: int,
+) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Numbers and scores of each query's best documents."""
+    if beside is not None and dense is not None:
+        scores = scores + np.float32(weight) * (dense @ beside.T)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return [(best, row[best]) for best, row in zip(order, scores, strict=True)]
+
+
+def compared_run(how: ComparisonSettings, first: Run, judge: Run, depth: int) -> Run:
+    """Re-rank the first documents of a run by comparisons; the others follow in their order."""
+    found: Run = {}
+    for query, hits in first.items():
+        ids, scores = list(hits)[:depth], judge.get(query, {})
+        some, rest = ids[: how.depth], ids[how.depth :]
+        top = max(scores.values(), default=0.0) or 1.0
+        judged = np.array([scores.get(doc, 0.0) / top for doc in some])
+        pairs = SAMPLERS[how.sampler](len(some), how.share)
+        at = np.array(pairs, np.int64).reshape(-1, 2)
+        chances = 1 / (1 + np.exp(_STEEP * (judged[at[:, 1]] - judged[at[:, 0]])))
+        order = np.argsort(-AGGREGATORS[how.aggregator](compared(len(some), pairs, chances)), kind="stable")
+        ranked = [*(some[i] for i in order), *rest]
+        found[query] = {doc: float(len(ranked) - place) for place, doc in enumerate(ranked)}
+    return found

@@ -1,0 +1,151 @@
+"""Systems of the literature in an experiment: feedback, densified vectors, comparisons, codes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lsr.data
+from lsr.config import read_config
+from lsr.encode.autoencoder import CodeSettings
+from lsr.eval.datasets import open_dataset
+from lsr.eval.experiment.experiment import named, run_experiment
+from lsr.eval.experiment.settings import (
+    ComparisonSettings,
+    DensifySettings,
+    ExperimentSettings,
+    FeedbackSettings,
+    LatencySettings,
+    SystemSettings,
+)
+from lsr.index.index import Index
+from lsr.index.search.feedback import expand_query
+from lsr.io.corpus import open_corpus
+from lsr.io.runs import read_run
+
+pytest.importorskip("ir_measures")
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "eval" / "literature.yaml"
+LATENCY = LatencySettings(k=3, queries=3, rounds=1)
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """Forty documents of Cranfield and the queries that have judged ones among them."""
+    whole = open_dataset(str(Path(lsr.data.__file__).parent / "cranfield"))
+    folder = tmp_path_factory.mktemp("data") / "small"
+    (folder / "qrels").mkdir(parents=True)
+    queries = sorted(whole.qrels, key=lambda q: -sum(value > 0 for value in whole.qrels[q].values()))[:6]
+    wanted = {doc for q in queries for doc in [doc for doc, value in whole.qrels[q].items() if value > 0][:7]}
+    docs = [doc for doc in whole.corpus() if doc.id in wanted]
+    texts = {query.id: query.content for query in open_corpus(whole.query_source, queries=True)}
+    lines = [json.dumps({"_id": doc.id, "title": doc.title, "text": doc.text}) for doc in docs]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": q, "text": texts[q]}) + "\n" for q in queries))
+    kept = {doc.id for doc in docs}
+    judged = [(q, doc) for q in queries for doc, value in whole.qrels[q].items() if value > 0 and doc in kept]
+    (folder / "qrels" / "test.tsv").write_text("".join(f"{q}\t{doc}\t1\n" for q, doc in judged))
+    return named([open_dataset(str(folder))])
+
+
+def runs(out, names):
+    return {name: read_run(out / "runs" / "small" / f"{name.replace(' ', '-')}.trec.gz") for name in names}
+
+
+@pytest.fixture(scope="module")
+def result(datasets, tmp_path_factory):
+    """An experiment with one system of each kind, and its folder."""
+    out = tmp_path_factory.mktemp("experiment") / "out"
+    settings = ExperimentSettings(
+        (
+            SystemSettings("bm25", encoder="bm25"),
+            SystemSettings("tiny", encoder="lsr-tiny"),
+            SystemSettings("fused", fuse=("bm25", "tiny")),
+            SystemSettings("feedback", encoder="bm25", feedback=FeedbackSettings(documents=2, weight=0.4)),
+            SystemSettings("no feedback", encoder="bm25", feedback=FeedbackSettings(weight=0)),
+            SystemSettings("after fusion", encoder="bm25", feedback=FeedbackSettings(source="fused")),
+            SystemSettings("dense", encoder="bm25", densify=DensifySettings(width=4000)),
+            SystemSettings("dense 50", encoder="bm25", densify=DensifySettings(width=50, by="random")),
+            SystemSettings("projected", encoder="bm25", densify=DensifySettings(width=100, by="projection")),
+            SystemSettings("compared", compare=ComparisonSettings("bm25", "tiny", share=1.0)),
+        ),
+        measures="nDCG@10 R@100",
+        latency=LATENCY,
+    )
+    return run_experiment(settings, datasets, out), out
+
+
+def test_feedback_equals_a_direct_call(result, datasets, tmp_path):
+    found = runs(result[1], ("bm25", "feedback", "no feedback", "after fusion", "fused"))
+    assert found["no feedback"] == found["bm25"]
+    dataset = datasets["small"]
+    index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="bm25")
+    for query in open_corpus(dataset.query_source, queries=True):
+        direct = index.search(expand_query(index, query.content, documents=2, weight=0.4), 20)
+        # Not more: which of equally heavy terms are kept depends on their numbers.
+        assert [hit.id for hit in direct][:10] == list(found["feedback"][query.id])[:10]
+        source = list(found["fused"][query.id])[:3]
+        direct = index.search(expand_query(index, query.content, source=source), 20)
+        assert [hit.id for hit in direct][:10] == list(found["after fusion"][query.id])[:10]
+
+
+def test_enough_slices_rank_like_the_index(result):
+    found = runs(result[1], ("bm25", "dense", "dense 50", "projected"))
+    for query, hits in found["bm25"].items():
+        assert list(found["dense"][query])[:5] == list(hits)[:5]
+        assert set(list(found["projected"][query])[:3]) & set(list(hits)[:3])
+    assert found["dense 50"] != found["dense"]
+    facts = {one["system"]: one for one in result[0]["results"]}
+    assert facts["dense"]["search_ms"] is None
+    assert facts["feedback"]["search_ms"]["p50"] > 0
+
+
+def test_comparisons_give_the_order_of_the_judge(result):
+    found = runs(result[1], ("bm25", "tiny", "compared"))
+    for query, hits in found["compared"].items():
+        assert set(hits) == set(found["bm25"][query])
+        judge = [doc for doc in found["tiny"][query] if doc in hits]
+        known = [doc for doc in hits if doc in found["tiny"][query]]
+        assert known == judge
+
+
+def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
+    """The preset on a small collection, with codes that are trained for a moment."""
+    pytest.importorskip("torch")
+    short = lambda **given: replace(CodeSettings(**given), steps=5)  # noqa: E731
+    monkeypatch.setattr("lsr.encode.load.CodeSettings", short)
+    settings = replace(read_config(CONFIG, ExperimentSettings), latency=LATENCY)
+    record = run_experiment(settings, datasets, tmp_path / "out")
+    values = {one["system"]: one["measures"]["nDCG@10"] for one in record["results"]}
+    assert set(values) == {system.name for system in settings.systems}
+    assert all(np.isfinite(value) and value > 0.05 for value in values.values()), values
+    assert len(values) >= 15
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"feedback": FeedbackSettings()}, "feedback and densify need an encoder"),
+        ({"encoder": "bm25"}, "has .*encoder.*compare"),
+    ],
+)
+def test_a_comparison_excludes_other_kinds_of_system(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        SystemSettings("x", compare=ComparisonSettings("a", "b"), **wrong)
+
+
+def test_settings_that_do_not_fit_are_reported():
+    first = SystemSettings("a", encoder="bm25")
+    with pytest.raises(ValueError, match="needs 'b', which must come before it"):
+        ExperimentSettings((first, SystemSettings("c", encoder="bm25", feedback=FeedbackSettings(source="b"))))
+    with pytest.raises(ValueError, match=r"goes with mode: hybrid"):
+        SystemSettings("a", encoder="bm25", densify=DensifySettings(dense_weight=1))
+    with pytest.raises(ValueError, match="without feedback and algorithm"):
+        SystemSettings("a", encoder="bm25", densify=DensifySettings(), feedback=FeedbackSettings())
+    seeded = SystemSettings("s", encoder="runs/{seed}")
+    with pytest.raises(ValueError, match="needs one ranking of 's'"):
+        ExperimentSettings((seeded, SystemSettings("x", compare=ComparisonSettings("s", "s"))), seeds=(1, 2))
