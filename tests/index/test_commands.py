@@ -317,8 +317,8 @@ def test_an_incomplete_index_is_refused(tmp_path, lsr_command, idx, command):
     verb, *rest = command
     require_refused(lsr_command(verb, tmp_path / "absent", *rest), tmp_path / "absent", "no such index")
     manifest = (idx / "manifest.json").read_bytes()
-    (idx / "manifest.json").write_bytes(manifest.replace(b'"format": 3', b'"format": 4'))
-    require_refused(lsr_command(verb, idx, *rest), idx, "format 4", "upgrade")
+    (idx / "manifest.json").write_bytes(manifest.replace(b'"format": 4', b'"format": 5'))
+    require_refused(lsr_command(verb, idx, *rest), idx, "format 5", "upgrade")
     (idx / "manifest.json").write_bytes(manifest[:-7])
     require_refused(lsr_command(verb, idx, *rest), idx / "manifest.json", "damaged")
     (idx / "manifest.json").write_bytes(manifest)

@@ -154,7 +154,7 @@ def test_truncated_or_missing_files_are_detected_on_opening(path, cut):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b"{}", b'{"format": "1"}', b'{"format": 3}']
+    "content", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b"{}", b'{"format": "1"}', b'{"format": 4}']
 )
 def test_an_invalid_manifest_is_refused(path, content):
     (path / MANIFEST).write_bytes(content)
@@ -189,7 +189,7 @@ def forge(path, change):
 
 
 @pytest.mark.parametrize(
-    ("version", "what_to_do"), [(FORMAT + 1, "pip install -U lsr-search"), (FORMAT - 1, "build the index again")]
+    ("version", "what_to_do"), [(FORMAT + 1, "pip install -U lsr-search"), (2, "build the index again")]
 )
 def test_another_format_says_what_to_do(path, version, what_to_do):
     forge(path, lambda manifest: manifest.update(format=version, lsr="9.0"))
@@ -269,7 +269,7 @@ FORGERIES = {
 
 FORGED = (
     ("lists", "window"), ("lists", "begin"), ("lists", "size"), ("lists", "row"), ("lists", "dense"), ("terms", "end"),
-    ("terms", "peak"), ("skips", "skip"), ("postings", "doc"), ("maxima", "maximum"),
+    ("terms", "peak"), ("skips", "skip"), ("postings", "doc"), ("maxima", "maximum"), ("gaps", "gap"),
 )  # fmt: skip
 
 
@@ -346,7 +346,7 @@ def test_forged_windows_are_refused(path):
 
 
 def test_files_of_other_columns_are_refused(path):
-    for name in ("postings", "dense", "maxima", "skips", "lists", "windows", "terms", "ids", "keys", "texts"):
+    for name in ("postings", "dense", "gaps", "maxima", "skips", "lists", "windows", "terms", "ids", "keys", "texts"):
         file = data_folder(path) / f"{name}.arrow"
         whole = file.read_bytes()
         write_arrow(file, {"other": np.zeros(3)})

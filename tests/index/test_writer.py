@@ -25,7 +25,7 @@ from lsr.encode.passages import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch, IndexLocked, OutputError
 from lsr.index.index import Index
 from lsr.index.search import snapshot as snapshots
-from lsr.index.storage.manifest import MANIFEST
+from lsr.index.storage.manifest import FORMAT, MANIFEST
 from lsr.index.storage.transaction import Transaction
 from lsr.index.write import merge as merging
 from lsr.index.write import writer as writing
@@ -501,6 +501,15 @@ def test_the_policy_merges_neighbours_of_similar_size():
     assert plan_merges(entries(*[10] * 4, 10**6, *[10] * 4)) is None
     assert plan_merges(entries(*[10**5, 10] * 8)) == (0, 15)
     assert plan_merges([*entries(10**6), {"n_docs": 9, "n_alive": 5}]) == (1, 2)
+
+
+def test_all_becomes_one_segment_of_the_latest_format():
+    (one,) = entries(10)
+    assert plan_merges([one | {"format": FORMAT}], everything=True) is None
+    assert plan_merges([one], everything=True) == plan_merges([one | {"format": 3}], everything=True) == (0, 1)
+    assert plan_merges([one]) is None
+    assert plan_merges([one | {"format": FORMAT}] * 2, everything=True) == (0, 2)
+    assert plan_merges([], everything=True) is None
 
 
 def test_single_adds_stay_few_segments_of_growing_size(tmp_path):
