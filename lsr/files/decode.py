@@ -96,18 +96,16 @@ def _guessed(content: bytes) -> tuple[str, str]:
 
 
 def _strange(text: str) -> float:
-    """The share of the words beyond ASCII that no language has: short texts tell nothing else."""
+    """Return the share of non-ASCII words that look wrong; in short texts it is the only evidence."""
     words = [word for word in text[:_LOOKED_AT].split() if not word.isascii()]
     return round(sum(map(_is_strange, words)) / max(len(words), 1), 2)
 
 
 def _is_strange(word: str) -> bool:
-    """Whether a word has a symbol, letters of several scripts, capitals behind a small letter, or Latin letters none of
-    which are in ASCII.
-    """
+    """Whether a word has symbols, several scripts, a capital after a small letter, or Latin letters but no ASCII."""
     letters = [letter for letter in word if letter.isalpha()]
     latin = [letter for letter in letters if unicodedata.name(letter, "").startswith("LATIN")]
     symbols = any(not one.isascii() and unicodedata.category(one)[0] in "SNC" for one in word)
-    return bool(
-        (letters and symbols) or 0 < len(latin) < len(letters) or (len(latin) > 2 and not any(map(str.isascii, latin)))
-    )
+    capitals = bool(letters) and letters[0].islower() and any(map(str.isupper, letters))
+    foreign = len(latin) > 2 and not any(map(str.isascii, latin))
+    return bool(letters and symbols) or 0 < len(latin) < len(letters) or capitals or foreign
