@@ -6,9 +6,9 @@
     python benchmarks/rivals.py --install        # what installing each takes, in new environments
 
 The documentation is that of eight Python packages, as their source distributions have it, without release notes. The
-questions in rivals.tsv are our own, with the pages that answer them; what each system found wasn't pooled and judged
-yet, so its figures of quality stay out of the docs. MODEL is a folder or name of sentence-transformers, for the rivals
-that search by dense vectors. Their own default models are downloaded from a hub; here all get the same one.
+questions in rivals.tsv are our own, each with the pages that answer it, those that answer a part, and others; `judged`
+says how they were judged. MODEL is a folder or name of sentence-transformers, for the rivals that search by dense
+vectors. Their own default models are downloaded from a hub; here all get the same one.
 
 The rivals don't read files: they get the passages that lsr cuts, with the headings above each. The lines of `cut` in
 rival_programs.py, which does it simply, count as theirs. A page counts by its best passage. Times to build are of the
@@ -28,7 +28,7 @@ import tarfile
 import tempfile
 import time
 import venv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -64,7 +64,9 @@ OURS: tuple[tuple[str, Literal["sparse", "hybrid"]], ...] = (
     ("bm25", "sparse"),
 )
 LIBRARIES = ("lancedb", "chromadb", "qdrant-client", "bm25s", "sentence-transformers")
-MEASURES = ("nDCG@10", "RR@10", "Success@1", "Success@5")
+# A page that answers counts for all of them; one that does so in part counts half for nDCG, and not for the others.
+MEASURES = ("nDCG@10", "RR(rel=2)@10", "Success(rel=2)@1", "Success(rel=2)@5")
+GRADES = (2, 1, 0)  # of the pages in the columns of rivals.tsv
 # What pip installs to run each as its introduction says.
 INSTALLS = {
     "lsr": [f"{Path(__file__).parents[1]}[files]"],
@@ -76,10 +78,10 @@ INSTALLS = {
 }
 
 
-def unpack(sdists: Path, folder: Path) -> list[str]:
+def unpack(sdists: Path, folder: Path, pages: Mapping[str, str] = PAGES) -> list[str]:
     """Lay the documentation out as NAME/PATH. Returns names and versions."""
     found = []
-    for name, root in PAGES.items():
+    for name, root in pages.items():
         archive = next(iter(sorted(sdists.glob(f"{name}-*.tar.gz"))), None)
         if archive is None:
             raise SystemExit(f"{sdists} has no source distribution of {name}; download it as the script says")
@@ -87,6 +89,8 @@ def unpack(sdists: Path, folder: Path) -> list[str]:
         with tarfile.open(archive) as files:
             for member in files:
                 path = member.name.partition("/")[2]
+                if name == "django":  # its reStructuredText is named .txt
+                    path = path.removesuffix(".txt") + ".rst" if path.endswith(".txt") else ""
                 if not (member.isfile() and path.startswith(f"{root}/") and path.endswith((".rst", ".md"))):
                     continue
                 page = path.removeprefix(f"{root}/")
@@ -98,9 +102,18 @@ def unpack(sdists: Path, folder: Path) -> list[str]:
 
 
 def judged() -> dict[str, dict[str, int]]:
-    """{question: {page: 1}}, of rivals.tsv."""
+    """{question: {page: grade}}, of rivals.tsv.
+
+    Grade 2 is for pages that answer the question, 1 for those that answer it in part or tell where the answer is, 0 for
+    the rest. The pages are the first ten of every system for each question, and a few that were known to answer. They
+    were shuffled and judged without the names of the systems that found them: by their parts nearest to the question,
+    one by FTS5 and one by dense vectors, and by the rest of the page where those left doubt. There was one judge.
+    """
     rows = (line.split("\t") for line in QUESTIONS.read_text(encoding="utf-8").splitlines())
-    return {question: dict.fromkeys(pages.split(), 1) for question, pages in rows}
+    return {
+        question: {page: grade for grade, pages in zip(GRADES, graded, strict=True) for page in pages.split()}
+        for question, *graded in rows
+    }
 
 
 class Shared:
@@ -208,6 +221,8 @@ def scored(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     asked, rows, each = judged(), [], []
     for name, figures in found.items():
         ranked = {q: {page: -float(rank) for rank, page in enumerate(own)} for q, own in figures["pages"].items()}
+        if new := [f"{q}: {page}" for q, own in figures["pages"].items() for page in own if page not in asked[q]]:
+            print(f"{name}: {len(new)} of its pages aren't judged and count as 0:", *new, sep="\n  ")
         means, values = score_run(asked, ranked, parse_measures(",".join(MEASURES)))
         each.append(values[MEASURES[0]])
         p = compare(each[-1], each[0]).p if rows else None

@@ -42,7 +42,7 @@ class FoundDocuments:
         places: As above.
         fetch: Asks shards for titles, texts and metadata.
         error: Makes the exception for lost shards.
-        shown: The fields to fetch, as in `Options.shown`.
+        shown: The fields to show, as in `Options.shown`; others aren't fetched.
     """
 
     def __init__(
@@ -64,12 +64,7 @@ class FoundDocuments:
         self._fetching = threading.Lock()
 
     def only(self, docs: Sequence[int], shown: Sequence[str] | None = None) -> FoundDocuments:
-        """Return a subset, whose texts are fetched without those of the others.
-
-        Args:
-            docs: The documents.
-            shown: The fields to fetch, as in `Options.shown`.
-        """
+        """Return a subset, whose texts are fetched without those of the others."""
         return FoundDocuments(self.versions, {doc: self.places[doc] for doc in docs}, self._ask, self._error, shown)
 
     def id(self, doc: int) -> str:
@@ -188,14 +183,14 @@ class ShardRanking:
         return self.ranked.docs, self.ranked.scores
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column, or the ids of their documents."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
         if column == DOCUMENT:
             places = self.ranked.documents.places
             return [places[doc].parent or places[doc].id for doc in docs]
         return self._of_each("values", docs, column)
 
     def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
-        """Return title and text of each document."""
+        """Return (title, text) of each document."""
         documents = self.ranked.documents.only(docs, STORED[:2])
         return [documents.fields(doc)[:2] for doc in docs]
 

@@ -49,7 +49,7 @@ class ShardSearch:
         refresh: Moves to the latest commits.
         compared: Weights document vectors so that their products compare documents.
         words: Returns the words of a query by term.
-        beside: Weights a query vector for a search beside its dense vector.
+        beside: Weights a query that is searched beside its dense vector.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ShardSearch:
             given: The query as the caller gave it, for a re-ranker.
             request: k and the options that apply to the ranking as a whole.
             criteria: The conditions that each document has to meet.
-            dense: (width,) its dense vector, for a hybrid or dense search.
+            dense: (width,) its dense vector, for the modes hybrid and dense.
         """
         options, group = request.options, self._group
 

@@ -58,7 +58,7 @@ class ShardState:
         n_docs: Number of documents, including deleted ones.
         has_passages: Whether documents are cut into passages.
         columns: The columns of its segments.
-        dense_width: Width of its dense vectors; 0 for a hybrid index without documents, None without any.
+        dense_width: Width of its dense vectors; 0 if it has no documents yet, None if it keeps none.
     """
 
     version: str
@@ -251,7 +251,7 @@ class Shard:
     def fields(
         self, version: str, docs: Sequence[int], shown: Sequence[str] | None = None
     ) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return title, text and metadata of documents, without the fields that aren't shown.
+        """Title, text and metadata of some documents; empty if they aren't shown.
 
         Raises:
             IndexFormatError: The version is gone.
@@ -300,7 +300,7 @@ class Shard:
         return self._version(version).vectors(docs)
 
     def like(self, version: str, doc_id: str) -> Like | None:
-        """Return what a search for similar documents needs; None if the id isn't in this shard."""
+        """Return what a search for similar documents needs, as `Snapshot.like`; None if the id isn't in this shard."""
         return self._version(version).like(doc_id)
 
     def get_many(self, version: str, ids: Sequence[str]) -> list[Document | None]:

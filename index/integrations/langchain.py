@@ -30,7 +30,7 @@ try:
 except ImportError:
     raise MissingExtra("langchain-core", "langchain", "a retriever for LangChain") from None
 
-# Fields of a retriever: options that change which documents are found or their order.
+# Fields of a retriever: options that change which documents are found or their order, but not counts.
 _LEFT_OUT = ("facets", "total", "fields")
 _SETTINGS = tuple(
     field.name for one in (SearchSettings, Options) for field in fields(one) if field.name not in _LEFT_OUT

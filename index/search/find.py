@@ -110,7 +110,7 @@ def dense_queries(
     """Return the dense vectors of queries; None for each query of a sparse search.
 
     Args:
-        width: Returns the width of the index's dense vectors, 0 without documents; raises if it has none.
+        width: Returns the width of the index's dense vectors, 0 if it has no documents yet; raises if it keeps none.
         encoder: Returns the encoder, called only if texts have to be encoded.
         queries: The queries.
         given: Their dense vectors; None to encode the texts.

@@ -77,7 +77,7 @@ class Hit:
     Attributes:
         score: The document's score.
         doc: The document's number in the snapshot that was searched.
-        moved: What a re-ranker changed; None without one.
+        moved: How a re-ranker moved it; None without one.
     """
 
     __slots__ = ("_documents", "_explain", "doc", "moved", "score")
@@ -188,7 +188,7 @@ class Hits(Sequence[Hit]):
         facets: {column: {value: number of matching documents}}, most frequent values first; empty unless requested.
         total: Number of matching documents; None unless `total` or `facets` was requested.
         missing: For a search over shards, {shard: why it is missing}; empty if all shards answered.
-        moved: {document number: what a re-ranker changed}; empty without one.
+        moved: {document number: how a re-ranker moved it}; empty without one.
     """
 
     __hash__ = None  # type: ignore[assignment]

@@ -10,8 +10,8 @@ can't tell. BM25 terms count twice beside a dense vector, which covers much of w
 constants were tuned on four collections that the documentation doesn't report; two forms tied there, and this one did
 better on the six that it does report. A document that is cut into passages is scored by its best passage on each side.
 
-Over shards, each shard returns its candidates with both scores, and the moments of all its cosines; `fuse` ranks them
-as one index would.
+Each shard of many returns its candidates with both scores, and the mean and variance of all its cosines; `fuse` merges
+them into the ranking that one index would have.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from lsr.sparse import SparseMatrix
 _CANDIDATES = 100  # from each search, at least
 _LEXICAL = 2.0  # factor for the weights of BM25 terms
 _CLEAR = 32.0  # z squared that counts as much as the best sparse score: 5.7 standard deviations
-_BOOSTED = 4  # boosts apply to the best max(_BOOSTED * k, _CANDIDATES) documents
-_DEEPER = 4  # factor by which the depth grows if too few documents meet the conditions
+_BOOSTED = 4  # boosts apply to so many times k of the best documents
+_DEEPER = 4  # factor by which the depth grows when too few documents meet the conditions
 _DIGITS = 6  # round mean and deviation, so that they don't depend on the order in which documents are stored
 
 
 def dense_width(snapshot: Snapshot) -> int | None:
-    """Return the width of the index's dense vectors; 0 for a hybrid index without documents, None without any."""
+    """Return the width of the index's dense vectors; 0 if it has no documents yet, None if it keeps none."""
     widths = {0 if part.embeddings is None else part.embeddings.width for part in snapshot.parts}
     if 0 in widths or not snapshot.manifest["settings"].get("hybrid"):
         return None
@@ -50,7 +50,7 @@ def dense_width(snapshot: Snapshot) -> int | None:
 
 
 def require_dense(width: int | None, path: str | PathLike[str]) -> int:
-    """Return the width of an index's dense vectors.
+    """Return the width of the index's dense vectors.
 
     Raises:
         DataError: The index has no dense vectors.
@@ -247,9 +247,9 @@ def hybrid_top(
 def _scores(
     snapshot: Snapshot, vector: SparseMatrix, wholes: list[list[int]], settings: SearchSettings
 ) -> NDArray[np.float64]:
-    """Return (n,) float64 exact sparse scores of documents, each given by its passages, by a search restricted to them.
+    """Return (n,) float64, the exact sparse scores of n documents by one search restricted to them.
 
-    The score of a document that is cut into passages is the mean of its best ones.
+    Each document is given by its passages; its score is the mean of its best ones.
     """
     if not wholes:
         return np.empty(0)
@@ -263,7 +263,7 @@ def _scores(
 def _nearest(
     snapshot: Snapshot, similarities: NDArray[np.float32], k: int, mask: Mask | None, rolled_up: bool
 ) -> NDArray[np.int64]:
-    """Return the k nearest documents that may be found, nearest first; each document by its best passage."""
+    """Return the k nearest documents that may be found, nearest first; if rolled up, each by its best passage."""
     allowed = snapshot.searcher.by_number(mask)
     found = np.arange(len(similarities)) if allowed is None else np.flatnonzero(allowed)
     wanted = snapshot.depth(k) if rolled_up else k
@@ -299,7 +299,7 @@ def beside_dense(encoder: Encoder | None, vector: SparseMatrix) -> SparseMatrix:
     """Raise the weights of a hybrid encoder's BM25 terms for a search beside the dense vector.
 
     Args:
-        encoder: The encoder of the index; None if it has none.
+        encoder: The index's encoder; None if it carries none.
         vector: The query, one row.
     """
     if not isinstance(encoder, HybridEncoder):
@@ -309,13 +309,13 @@ def beside_dense(encoder: Encoder | None, vector: SparseMatrix) -> SparseMatrix:
 
 
 class Looked(NamedTuple):
-    """The top of a hybrid or dense ranking.
+    """The best documents of a ranking by dense vectors, down to some depth.
 
     Attributes:
-        docs: (n,) int64, document numbers.
+        docs: (n,) int64 document numbers.
         scores: (n,) float64, descending.
-        accepted: (n,) bool, whether the text meets the conditions; None without conditions.
-        factors: (n,) float64, factors of the boosts; None without boosts.
+        accepted: (n,) bool, whether each meets the conditions on texts; None without such conditions.
+        factors: (n,) float64, the boosts' factors; None without boosts.
     """
 
     docs: NDArray[np.int64]
@@ -327,13 +327,13 @@ class Looked(NamedTuple):
 def meeting(
     look: Callable[[int], Looked], k: int, n_docs: int, *, boosted: bool, min_score: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the k best documents of a hybrid or dense ranking that meet conditions, and their scores.
+    """Return the k best documents of a ranking by dense vectors that meet the conditions, and their scores.
 
     Args:
-        look: Returns the top of the ranking, for a number of documents.
+        look: Returns that many of the best documents.
         k: Maximum number of documents.
-        n_docs: Number of all documents.
-        boosted: Whether scores are boosted.
+        n_docs: Number of documents in the index.
+        boosted: Whether scores are boosted; boosts apply to the best max(_BOOSTED * k, 100) documents.
         min_score: Documents that score less are left out.
     """
     depth = max(_BOOSTED * k, _CANDIDATES) if boosted else k

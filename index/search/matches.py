@@ -98,7 +98,6 @@ class Matcher:
         return Matches(docs[:n], scores[:n])
 
     def _by_both(self, k: int, dense: NDArray[np.float32]) -> Matches:
-        """Rank by dense vectors (and sparse ones)."""
         conditions = self._conditions
 
         def look(depth: int) -> Looked:
@@ -210,14 +209,14 @@ class SnapshotRanking:
         return found.docs.tolist(), found.scores.tolist()
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column, or the ids of their documents."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
         documents = self._matcher.snapshot.documents
         if column == DOCUMENT:
             return [documents.parent(doc) or documents.id(doc) for doc in docs]
         return values_of(self._matcher.snapshot, column, np.array(docs, np.int64))
 
     def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
-        """Return title and text of each document."""
+        """Return (title, text) of each document."""
         return [self._matcher.snapshot.documents.fields(doc)[:2] for doc in docs]
 
 

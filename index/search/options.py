@@ -20,7 +20,7 @@ from lsr.io.metadata import parse_time
 
 SCORE = "_score"  # name of the score among the columns to sort by
 DOCUMENT = "_id"  # name of the document among the columns to group by
-STORED = ("title", "text", "metadata")  # the fields of a document
+STORED = ("title", "text", "metadata")  # what a document has besides its columns
 DAY = 86_400_000_000  # microseconds
 _SYNTAXES = ("plain", "operators")
 _BOOST_KEYS = ("weight", "half_life", "origin")
@@ -63,7 +63,7 @@ class Conditions:
         boosts: Boosts; their factors are multiplied.
         sort: Sort keys; empty to sort by score, descending.
         without: Ids of documents to leave out.
-        passages: Find passages, not their documents.
+        passages: Find passages instead of the documents that they were cut from.
     """
 
     min_score: float = 0.0
@@ -101,14 +101,14 @@ class Options:
             (maximal marginal relevance). At 1, only difference counts.
         syntax: "operators" parses "exact phrase", +must and -not; "plain" treats them as text.
         rerank: Rescores the `depth` best documents: a `Reranker`, a CrossEncoder of sentence-transformers, or a
-            function of the query and a list of texts. For a `Client`, True uses the server's own.
-        rerank_unit: What a re-ranker scores: "text" for title and text, "sentence" for each sentence; a document then
-            has the score of its best sentence.
+            function of the query and a list of texts. True, for a `Client`: the server's own re-ranker.
+        rerank_unit: "text" scores title and text of each document or passage; "sentence" scores each sentence, and a
+            document gets the score of its best one.
         depth: Number of documents that are re-ranked or diversified; never below the number requested.
-        passages: In an index of passages, find passages, each by its own score; k counts passages. With
-            group_by="_id" and `per_group`, k counts documents, each with its best passages.
-        fields: Fields that hits have: "title", "text", "metadata", or columns of it; the others are empty. By default
-            all.
+        passages: If documents are cut into passages, find k passages, each by its own score; several may be of one
+            document. With group_by="_id" and `per_group`, find the best passages of k documents.
+        fields: What hits contain: "title", "text", "metadata", or columns of it; by default everything. The rest is
+            empty.
 
     Raises:
         ValueError: Values are out of range or don't go together; lists every problem.

@@ -193,6 +193,8 @@ class Reader(StoredDocuments, QueryEncoding):
     ) -> Hits:
         """Return the k documents most similar to a given one, by stored vectors, without that document.
 
+        The modes hybrid and dense use its dense vector.
+
         Args:
             doc_id: Id of the document, or of a passage. For a document cut into passages, all passages are used.
             k: Maximum number of hits.

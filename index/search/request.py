@@ -70,7 +70,7 @@ class SearchRequest:
         """Validate the arguments of a search.
 
         Raises:
-            TypeError: An unknown option or setting, or something that isn't a re-ranker.
+            TypeError: An unknown option or setting, or no re-ranker.
             ValueError: A value is out of range.
             DataError: `where` isn't a filter.
         """

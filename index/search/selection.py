@@ -27,11 +27,11 @@ class Ranking(Protocol):
         ...
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column; for `DOCUMENT`, the ids of their documents."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
         ...
 
     def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
-        """Return title and text of each document."""
+        """Return (title, text) of each document."""
         ...
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
@@ -62,7 +62,7 @@ class Selected:
             boosted: Whether scores are boosted.
             also: For `Hits`: facets, total, missing.
         """
-        told = _explained(explain, self, boosted=boosted)
+        told = explained(explain, self, boosted=boosted)
         moved = {doc: self.moved[doc] for doc in self.docs if doc in self.moved}
         return Hits(documents, self.docs, self.scores, told, moved=moved, **also)
 
@@ -109,8 +109,14 @@ def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
     return Selected(docs[options.offset : end], scores[options.offset : end], moved)
 
 
-def _explained(explain: Callable[..., Explanation], found: Selected, *, boosted: bool) -> Callable[..., Explanation]:
-    """Wrap an explainer so that its explanations include boosts and re-ranking."""
+def explained(explain: Callable[..., Explanation], found: Selected, *, boosted: bool) -> Callable[..., Explanation]:
+    """Wrap an explainer so that its explanations include boosts and re-ranking.
+
+    Args:
+        explain: Explains a document by its number.
+        found: The selected documents.
+        boosted: Whether scores are boosted.
+    """
     if not boosted and not found.moved:
         return explain
     scores = dict(zip(found.docs, found.scores, strict=True))

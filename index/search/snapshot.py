@@ -319,7 +319,7 @@ class Snapshot:
             accept: A filter that is too slow to run on all documents: takes (n,) document (or passage) numbers and
                 returns (n,) bool. It runs on as many as it takes to find k.
             first: The result of a search for `depth(k)` vectors, if there is one already.
-            passages: Find passages, not their documents.
+            passages: Find passages instead of documents.
 
         Returns:
             (n,) int64 document numbers and (n,) float64 scores, descending.

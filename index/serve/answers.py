@@ -51,7 +51,7 @@ class Explanation(Given):
     score: float
     terms: list[Term]
     boost: float | None = Field(None, description="The factor of the boosts, if there are any.")
-    moved: Moved | None = Field(None, description="What a re-ranker changed, if there is one.")
+    moved: Moved | None = Field(None, description="How the re-ranker moved it, if there was one.")
 
 
 class Explained(Explanation):
@@ -256,7 +256,7 @@ class Facts(Given):
     has_passages: bool
     has_clusters: bool
     has_dense: bool = Field(description="Whether it has dense vectors, for modes hybrid and dense.")
-    has_reranker: bool = Field(description="Whether the server has a re-ranker that searches can use.")
+    has_reranker: bool = Field(description="Whether the server has a re-ranker that searches may use.")
     has_hybrid: bool = Field(description="Whether learned and BM25 terms can be ranked separately and fused.")
     writable: bool
     examples: list[str] = Field(description="Example queries: titles of some documents, or beginnings of their texts.")

@@ -115,7 +115,7 @@ class Client:
             hybrid: Settings of `Hybrid`, for an index with a hybrid encoder: method, weights, depth, normalization,
                 rrf_k.
             settings: As for `Index.search`. A re-ranker runs in this process, on texts sent by the server; rerank=True
-                uses the server's own (`lsr serve --rerank`).
+                runs the server's own (`lsr serve --rerank`).
 
         Returns:
             Hits; their `doc` is the position in this list, and `explain` asks the server.

@@ -80,7 +80,7 @@ def dense_body(vector: ArrayLike) -> list[Any]:
 def search_body(
     where: Where | Filter | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
 ) -> dict[str, Any]:
-    """Convert search options to JSON; a re-ranker isn't sent, unless it is the server's own."""
+    """Convert search options to JSON; a re-ranker is sent only if it is the server's own."""
     asked: dict[str, Any] = {"where": where_body(where), "settings": vars(settings)} | (
         {} if hybrid is None else {"hybrid": dict(hybrid)}
     )
@@ -118,14 +118,14 @@ class AnsweredRanking:
         return list(range(len(rows))), [row["score"] for row in rows]
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column, or the ids of their documents."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
         if column == DOCUMENT:
             return [self.answer["hits"][doc]["id"] for doc in docs]
         metadata = [self.answer["hits"][doc]["metadata"] for doc in docs]
         return [dict(flat_items(one)).get(column) for one in metadata]
 
     def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
-        """Return title and text of each document."""
+        """Return (title, text) of each document."""
         rows = [self.answer["hits"][doc] for doc in docs]
         return [(row["title"], row["text"]) for row in rows]
 

@@ -78,12 +78,13 @@ class HowToSearch(OfIndex):
     hybrid: Fusion | None = None
     fields: bool | Columns = Field(
         True,
-        description='Fields to return: "title", "text", "metadata", or columns of it; true for all, false for none.',
+        description='Which of "title", "text", "metadata", or its columns, to return; true for all, false for none.',
     )
     offset: int = Field(0, ge=0, le=100_000, description="Number of best documents, or groups, to skip.")
     min_score: float = Field(0.0, ge=0, description="Documents that score less aren't found.")
     group_by: str | None = Field(
-        None, description='A column: find k groups of documents with the same value; "_id" groups passages by document.'
+        None,
+        description='A column: find k groups of documents with the same value; "_id" groups passages by document.',
     )
     per_group: int = Field(1, ge=1, description="Maximum number of documents in a group.")
     sort: Columns = Field([], description='Columns to sort by, "-year" for descending, "_score" for the score.')
@@ -96,10 +97,10 @@ class HowToSearch(OfIndex):
     facets: Columns = Field([], description="Columns whose values are counted over all matching documents.")
     total: bool = Field(False, description="Count the matching documents; implied by facets.")
     diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents unlike those before them.")
-    rerank: bool = Field(False, description="Re-rank with the server's re-ranker.")
-    rerank_unit: Unit = Field("text", description='What the re-ranker scores: "text", or each "sentence".')
+    rerank: bool = Field(False, description="Re-rank the best documents with the server's re-ranker.")
+    rerank_unit: Unit = Field("text", description='What it scores: "text", or each "sentence".')
     depth: int = Field(100, ge=1, description="Number of documents to re-rank or diversify.")
-    passages: bool = Field(False, description="Find passages, not their documents.")
+    passages: bool = Field(False, description="Find passages; several may be of one document.")
     syntax: Literal["plain", "operators"] = Field(
         "plain", description='"operators" parses "exact phrase", +must and -not in a text.'
     )

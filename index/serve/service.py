@@ -213,8 +213,7 @@ class Served:
         self, found: Sequence[Hits], asked: schemas.HowToSearch, deadline: Deadline
     ) -> list[list[dict[str, Any]]]:
         limit = self._settings.max_answer
-        fields = asked.fields is not False
-        return hit_rows(found, deadline, offset=asked.offset, fields=fields, max_answer=limit)
+        return hit_rows(found, deadline, offset=asked.offset, fields=asked.fields is not False, max_answer=limit)
 
     # --- changing, one call at a time -------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ class ServeSettings:
         connections: Maximum number of connections; one address may have three quarters of them.
         refresh: Seconds between checks for commits of other processes.
         stop: Seconds that running requests get to finish when the server stops.
-        rerank: The server's own re-ranker, which requests may use; as for `Index.search`.
+        rerank: A re-ranker that requests may ask for, as for `Index.search`.
 
     Raises:
         ValueError: Values out of range, or an open address without keys; lists every problem.

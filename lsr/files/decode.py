@@ -16,12 +16,12 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _DECLARED = re.compile(rb"""<(?:\?xml[^>]*?encoding|meta[^>]*?charset)\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""")
-# What files have that aren't UTF-8; of those that fit alike the first is taken.
+# Encodings of files that aren't UTF-8; of those that fit equally well, the first is taken.
 _GUESSES = [
     "cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874",
     "cp932", "euc_jp", "iso2022_jp", "cp949", "gb18030", "big5",
 ]  # fmt: skip
-_CLOSE = 0.1  # charset-normalizer's measures of mess that differ by less fit alike
+_CLOSE = 0.1  # encodings whose chaos (charset-normalizer) differs by less fit equally well
 _LOOKED_AT = 1 << 16
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _MOST_CONTROL = 0.02  # largest share of control characters in a text, such as form feeds and escapes
@@ -96,7 +96,7 @@ def _guessed(content: bytes) -> tuple[str, str]:
 
 
 def _strange(text: str) -> float:
-    """Return the share of non-ASCII words that look wrong; in short texts it is the only evidence."""
+    """The share of non-ASCII words that no language has; short texts give no better evidence."""
     words = [word for word in text[:_LOOKED_AT].split() if not word.isascii()]
     return round(sum(map(_is_strange, words)) / max(len(words), 1), 2)
 

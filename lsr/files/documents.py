@@ -37,7 +37,7 @@ from lsr.io.open_vectors import holds_vectors
 from lsr.io.streams import is_stream
 
 SOURCE, DIGEST = "source", "digest"  # metadata of every document: its file, and a digest of the content
-_READERS = 2  # raised when readers give other documents for the same file: `sync` then reads all again
+_READERS = 2  # raised when readers change what they make of a file, so that `sync` reads all files again
 _LARGEST_TEXT = 1 << 28  # bytes of a file that is read as a whole
 _LISTED = 10  # messages about files that are left out
 _JUST_NOW = 2_000_000_000  # nanoseconds in which a file may change twice without a new date

@@ -86,7 +86,7 @@ def test_queries_of_a_file(path, tmp_path, lsr_command):
         (["--boost", "n"], "--boost takes COLUMN=WEIGHT"),
         (["--boost", "n=x"], "--boost takes COLUMN=WEIGHT"),
         (["--per-group", "2"], "per_group needs group_by"),
-        (["--plan", "--offset", "2"], "--plan is of a search without --offset"),
+        (["--plan", "--offset", "2"], "--plan doesn't go with --offset"),
         (["--group-by", "sauce"], "did you mean 'source'"),
         (["--fields", "sauce"], "did you mean 'source'"),
         (["--rerank-unit", "sentence"], "rerank_unit needs rerank"),
