@@ -1,11 +1,10 @@
-"""How many documents, and with what weight, give the best pseudo-relevance feedback: the defaults of `expand_query` and
-`expand_dense`, chosen on training queries.
+"""Number and weight of the documents of pseudo-relevance feedback: the defaults of `expand_query` and `expand_dense`.
 
     NUMBA_NUM_THREADS=1 python benchmarks/feedback.py --data FOLDER
 
-FOLDER holds collections in BEIR layout. Of each 400 queries of the training split are drawn, and up to 3,000 documents
-with those that they are judged by (of SciFact all). Means of the differences to the search without feedback; most of
-these queries have one relevant document.
+FOLDER holds collections in BEIR layout. Of each, 400 queries of the training split are drawn, and 3,000 documents that
+include all judged ones (of SciFact all documents). The table shows mean differences to searches without feedback. Most
+of these queries have one relevant document.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ Setting = tuple[int, int, float]  # documents, terms, weight
 
 
 def drawn(dataset: Dataset, name: str) -> tuple[list[dict[str, str]], dict[str, dict[str, int]]]:
-    """Documents and judgments of the queries that are drawn."""
+    """The sampled queries' judgments, and documents that include the judged ones."""
     rng = np.random.default_rng(0)
     chosen = rng.choice(sorted(dataset.qrels), min(QUERIES, len(dataset.qrels)), replace=False)
     qrels = {query: dataset.qrels[query] for query in chosen.tolist()}
@@ -55,7 +54,7 @@ def drawn(dataset: Dataset, name: str) -> tuple[list[dict[str, str]], dict[str, 
 
 
 def sparse(index: Index, queries: SparseMatrix) -> dict[Setting, list[dict[str, float]]]:
-    """{setting: of each query {document: score}}; (0, 0, 0) is without feedback."""
+    """{setting: for each query {document: score}}; (0, 0, 0) is without feedback."""
     found: dict[Setting, list[dict[str, float]]] = {}
     plain = index.search_batch(queries, 100)
     found[0, 0, 0.0] = [{hit.id: hit.score for hit in hits} for hits in plain]
@@ -70,7 +69,7 @@ def sparse(index: Index, queries: SparseMatrix) -> dict[Setting, list[dict[str, 
 
 
 def dense(index: Index, texts: list[str]) -> dict[Setting, list[dict[str, float]]]:
-    """The same of dense vectors, whose settings have no terms."""
+    """The same for dense vectors, whose settings have no terms."""
     queries = index.encoder.encode_dense(texts, queries=True)
     documents = stored_dense(index, range(len(index)))
     ids = [index.documents.id(doc) for doc in range(len(index))]

@@ -2,8 +2,8 @@
 
     NUMBA_NUM_THREADS=1 python benchmarks/literature.py --data FOLDER --work FOLDER
 
-FOLDER holds scifact/, cranfield/ and cacm/ in BEIR layout. --work keeps what `lsr experiment` makes, so that the
-command goes on where it was stopped.
+FOLDER holds scifact/, cranfield/ and cacm/ in BEIR layout. --work keeps the experiment's folder, so that an
+interrupted run resumes.
 """
 
 from __future__ import annotations

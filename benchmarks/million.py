@@ -92,7 +92,7 @@ def main() -> None:
     opening = time_each(lambda _: Index.open(out), 10)
     index = Index.open(out)
     size = sum(index.file_sizes().values())
-    parts = ("postings", "dense", "maxima", "skips", "lists", "terms")
+    parts = ("postings", "dense", "gaps", "maxima", "skips", "lists", "terms")
     postings = sum(index.file_sizes()[f"{part}.arrow"] for part in parts)
 
     matrix = SparseMatrix.vstack([batch.vectors for batch in read_vectors(parquet)])

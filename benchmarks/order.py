@@ -1,4 +1,5 @@
-"""Effect of storage order and block size: how many blocks a search for the k best documents must score.
+"""Effect of storage order and block size: how many blocks a search for the best k documents has to open, and how many
+bytes each file takes for a posting.
 
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/order.py --data FOLDER [--queries 40]
@@ -133,7 +134,12 @@ def main() -> None:
             index = Index.build(Path(folder) / "index", matrix, order=order, overwrite=True)
             seconds = time.perf_counter() - start
             found = left(index, queries, (10, 100, 1000))
-            facts[name] = {"build_seconds": round(seconds, 1)} | found
+            sizes = {
+                file: round(size / index.n_postings, 3)
+                for file, size in index.file_sizes().items()
+                if file.endswith(".arrow")
+            }
+            facts[name] = {"build_seconds": round(seconds, 1), "bytes_per_posting": sizes} | found
             for what, value in found.items():
                 share = value["left_mean"] / value["runs"]
                 numbers = (f"{value[x]:,.0f}" for x in ("runs", "left_mean", "left_median"))

@@ -133,7 +133,7 @@ def bench_index(
                 times[i].p50 <= mine[0] and -recalls[i] <= mine[1] and (times[i].p50, -recalls[i]) != mine
                 for i in range(len(grid))
             )
-            per_second = {n: throughput(index, queries, k, n, **how) for n in threads}
+            per_second = {n: throughput(index, queries, k, n, **how).per_second for n in threads}
             found.append(Benched(k, dict(how), recalls[at], times[at], per_second, not beaten))
     return found
 

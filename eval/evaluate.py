@@ -191,5 +191,5 @@ def evaluate_index(
         **vars(quality),
         search=search_latency(index, vectors, LATENCY_K, **how),
         encode=encode_latency(index, judged.texts, mode) if judged.texts is not None else None,
-        queries_per_second=throughput(index, vectors, LATENCY_K, **how),
+        queries_per_second=throughput(index, vectors, LATENCY_K, **how).per_second,
     )

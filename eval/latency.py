@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,13 @@ def time_each(call: Callable[[int], Any], n: int, rounds: int = ROUNDS) -> Laten
     return Latency.of(time_together([call], n, rounds)[0].tolist())
 
 
+class Rate(NamedTuple):
+    """Queries per second, and the energy of a query in joules, None where it can't be measured."""
+
+    per_second: float
+    joules: float | None
+
+
 class PeakMemory:
     """Peak memory of this process within a `with`, in bytes, including mapped files that are in memory.
 
@@ -114,6 +122,41 @@ class PeakMemory:
             self.peak = max(self.peak or 0, held)
             if self._done.wait(self._EVERY):
                 return
+
+
+class Energy:
+    """Energy that the processors use within a `with`, in joules, by the counters of RAPL (Linux on Intel and AMD).
+
+    Whatever else runs on the machine is in it.
+
+    Attributes:
+        joules: None where there are no counters, or they may not be read (reading them usually needs root).
+    """
+
+    FOLDER = Path("/sys/class/powercap")
+
+    def __init__(self) -> None:
+        self.joules: float | None = None
+        self._start: dict[Path, int] = {}
+
+    def __enter__(self) -> Energy:
+        self._start = self._read("energy_uj")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        now, ranges = self._read("energy_uj"), self._read("max_energy_range_uj")
+        if self._start and now.keys() == self._start.keys() == ranges.keys():
+            # A counter that has reached its range begins again.
+            used = [(now[one] - start) % (ranges[one] + 1) for one, start in self._start.items()]
+            self.joules = sum(used) / 1e6
+
+    def _read(self, name: str) -> dict[Path, int]:
+        """A value of each processor package; {} if any can't be read."""
+        try:
+            packages = sorted(self.FOLDER.glob("intel-rapl:*"))
+            return {one: int((one / name).read_text()) for one in packages if one.name.count(":") == 1}
+        except (OSError, ValueError):
+            return {}
 
 
 def search_latency(
@@ -149,19 +192,21 @@ def throughput(
     *,
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[FilteredOptions],
-) -> float:
-    """Queries per second of batch search on all cores, or on some threads; settings are those of `Index.search`.
+) -> Rate:
+    """How fast batch search on all cores is, or on some threads; settings are those of `Index.search`.
 
     Searches all queries repeatedly for a while and takes the median.
     """
     first = None if dense is None else dense[:8]
     index.search_batch(vectors[:8], k, threads=threads, dense=first, **settings)
     took: list[float] = []
-    while not took or sum(took) < _WHILE:
-        start = time.perf_counter()
-        index.search_batch(vectors, k, threads=threads, dense=dense, **settings)
-        took.append(max(time.perf_counter() - start, 1e-9))
-    return len(vectors) / float(np.median(took))
+    with Energy() as energy:
+        while not took or sum(took) < _WHILE:
+            start = time.perf_counter()
+            index.search_batch(vectors, k, threads=threads, dense=dense, **settings)
+            took.append(max(time.perf_counter() - start, 1e-9))
+    joules = None if energy.joules is None else energy.joules / max(1, len(vectors) * len(took))
+    return Rate(len(vectors) / float(np.median(took)), joules)
 
 
 def machine() -> str:

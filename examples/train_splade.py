@@ -93,7 +93,7 @@ def main(args=None):
         "checkpoint_every": 1000,
     }
     (out / "run.yaml").write_text(yaml.safe_dump(settings))
-    best = run_training(read_config(out / "run.yaml", TrainSettings), out / "run")
+    best = run_training(read_config(out / "run.yaml", TrainSettings), out / "run", watch=True)
     index = Index.build(out / "idx", str(data), encoder=load_encoder(best), overwrite=True)
     for hit in index.search("boundary layer transition", k=3):
         print(hit.id, hit.title, "because of", hit.explain(origins=False).words(3))

@@ -20,8 +20,10 @@ _HOMES = {
     "Hits": "lsr.index.search.hits",
     "Hybrid": "lsr.index.hybrid.hybrid",
     "Index": "lsr.index.index",
+    "ListwiseReranker": "lsr.index.search.rerank",
     "Moved": "lsr.index.search.rerank",
     "Options": "lsr.index.search.options",
+    "PairwiseReranker": "lsr.index.search.rerank",
     "Plan": "lsr.index.search.settings",
     "QuerySet": "lsr.index.search.query_file",
     "Reader": "lsr.index.search.reader",
@@ -75,7 +77,9 @@ if TYPE_CHECKING:
     from lsr.index.search.query_file import read_queries as read_queries
     from lsr.index.search.reader import Reader as Reader
     from lsr.index.search.rerank import CrossEncoderReranker as CrossEncoderReranker
+    from lsr.index.search.rerank import ListwiseReranker as ListwiseReranker
     from lsr.index.search.rerank import Moved as Moved
+    from lsr.index.search.rerank import PairwiseReranker as PairwiseReranker
     from lsr.index.search.rerank import Reranker as Reranker
     from lsr.index.search.settings import Plan as Plan
     from lsr.index.search.settings import SearchOptions as SearchOptions

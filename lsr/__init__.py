@@ -34,6 +34,7 @@ _HOMES = {
     "Encoder": "lsr.encode.base",
     "EncoderError": "lsr.errors",
     "EncoderMismatch": "lsr.errors",
+    "GuessedEncoding": "lsr.errors",
     "Hit": "lsr.index.search.hits",
     "Hybrid": "lsr.index.hybrid.hybrid",
     "Index": "lsr.index.index",
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from lsr.errors import DoubledId as DoubledId
     from lsr.errors import EncoderError as EncoderError
     from lsr.errors import EncoderMismatch as EncoderMismatch
+    from lsr.errors import GuessedEncoding as GuessedEncoding
     from lsr.errors import IndexFormatError as IndexFormatError
     from lsr.errors import IndexLocked as IndexLocked
     from lsr.errors import LeftOut as LeftOut

@@ -1,12 +1,12 @@
-"""A sparse model as one dense vector, for who has only a vector database.
+"""A sparse model's vectors as dense ones, for programs that only store dense vectors.
 
     export = DenseExport.fit(documents, 768)               # sparse vectors of some documents
-    export.documents(documents), export.queries(queries)   # (n, 768) float32, whose inner products are about the scores
+    export.documents(documents), export.queries(queries)   # (n, 768) float32; inner products approximate the scores
 
-The vectors are projected on the directions that keep most of the documents' (a truncated singular value decomposition,
-as in latent semantic indexing, of whatever the model made of the texts). Terms are scaled before by the square root of
-what queries weigh them, so that rare ones count. An inner product of vectors put side by side is the sum of theirs,
-which is all that a hybrid needs (SPAR, arXiv 2110.06918): see `beside`.
+The projection is a truncated singular value decomposition of the documents' vectors, as in latent semantic indexing.
+Before it, each term is scaled by the square root of its query weight, so that rare terms count. The inner product of
+concatenated vectors is the sum of the parts' inner products, so a hybrid is one vector, too (SPAR, arXiv 2110.06918):
+see `beside`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from numpy.typing import ArrayLike, NDArray
 from lsr.errors import DataError
 from lsr.sparse import SparseMatrix
 
-_ROWS = 512  # documents that are multiplied at a time
-_MORE = 32  # directions beside those wanted, for accuracy
+_ROWS = 512  # documents multiplied per batch
+_MORE = 32  # additional directions for accuracy
 _ROUNDS = 3  # power iterations
-_FEWEST = 2  # documents that a term has to be in
+_FEWEST = 2  # documents in which a term must occur
 
 
 class DenseExport:
-    """A projection of sparse vectors on dense ones.
+    """A projection of sparse vectors to dense ones.
 
     Attributes:
         directions: (n_terms, width) float32.
-        scale: (n_terms,) float32, by which documents' weights are multiplied, and queries' divided; 0 for terms that
+        scale: (n_terms,) float32. Document weights are multiplied by it, and query weights divided; 0 for terms that
             are left out.
     """
 
@@ -51,10 +51,10 @@ class DenseExport:
 
         Args:
             documents: (n, n_terms), documents of the collection.
-            width: Numbers of a vector.
-            factors: (n_terms,) what queries weigh terms, as `Encoder.query_factors` of all terms gives it: IDF for
-                BM25; 1 for all by default.
-            seed: Of the random start.
+            width: Dimensions of a vector.
+            factors: (n_terms,) query weight of each term, as `Encoder.query_factors` returns it, such as IDF for BM25;
+                by default 1 for all.
+            seed: Seed of the random start.
 
         Raises:
             ValueError: No documents, or a width below 1.
@@ -69,7 +69,7 @@ class DenseExport:
         size = min(width + _MORE, *documents.shape)
         found = np.linalg.qr(np.random.default_rng(seed).standard_normal((n_terms, size)).astype(np.float32))[0]
         scaled = _scaled(documents, scale.astype(np.float32))
-        for _ in range(_ROUNDS):  # subspace iteration on the terms' products, which are never made
+        for _ in range(_ROUNDS):  # subspace iteration on X^T X, which is never computed
             found = np.linalg.qr(_gram(scaled, found))[0]
         values, turned = np.linalg.eigh(found.T @ _gram(scaled, found))
         best = np.argsort(-values, kind="stable")[:width]
@@ -79,7 +79,7 @@ class DenseExport:
 
     @property
     def width(self) -> int:
-        """Numbers of a vector."""
+        """Dimensions of a vector."""
         return int(self.directions.shape[1])
 
     def documents(self, vectors: SparseMatrix) -> NDArray[np.float32]:
@@ -92,27 +92,27 @@ class DenseExport:
         return _times(_scaled(self._known(vectors), inverse), self.directions)
 
     def embed(self, encode: Callable[[list[str]], SparseMatrix], *, queries: bool = False) -> Any:
-        """A function from texts to dense vectors, as `build_dense` and vector databases take it.
+        """Returns a function from texts to dense vectors, as `build_dense` and vector databases take it.
 
         Args:
             encode: `encoder.encode_document`, or `encoder.encode_query`.
-            queries: Whether they are queries.
+            queries: Whether the texts are queries.
         """
         project = self.queries if queries else self.documents
         return lambda texts: project(encode(list(texts)))
 
     def _known(self, vectors: SparseMatrix) -> SparseMatrix:
-        """Without terms that came later."""
+        """The vectors without terms that are newer than the projection."""
         return vectors.within(len(self.scale)) if vectors.shape[1] > len(self.scale) else vectors
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write it as one file, a NumPy archive."""
+        """Write one file, a NumPy archive."""
         with Path(path).open("wb") as file:
             np.savez(file, directions=self.directions, scale=self.scale)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> DenseExport:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
             DataError: It can't be read, or is another kind of file.
@@ -128,14 +128,14 @@ class DenseExport:
 
 
 def beside(*parts: NDArray[np.float32], weights: ArrayLike | None = None) -> NDArray[np.float32]:
-    """(n, sum of widths) float32, several vectors of the same texts as one: inner products add up.
+    """(n, sum of widths) float32, the concatenated vectors of the same texts, whose inner products add up.
 
     Args:
         parts: (n, width) each.
-        weights: What each part counts. Give them for queries alone, or for documents alone.
+        weights: Weight of each part. Give weights only for queries, or only for documents.
 
     Raises:
-        ValueError: Other numbers of rows, or of weights.
+        ValueError: Numbers of rows, or of parts and weights, differ.
     """
     factors = np.ones(len(parts)) if weights is None else np.asarray(weights, np.float64)
     if len({len(part) for part in parts}) != 1 or factors.shape != (len(parts),):

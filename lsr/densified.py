@@ -1,12 +1,13 @@
 """Sparse vectors as dense arrays of one width (densified lexical representations, arXiv 2112.04666).
 
-The vocabulary is cut into M slices. Of each slice a vector keeps its heaviest term: the weight, and which term it is.
+The vocabulary is cut into M slices. In each slice a vector keeps only its heaviest term, as a weight and the term's
+place within the slice.
 The score is the gated inner product,
 
     sum over slices m of  value_m(q) value_m(d) [place_m(q) = place_m(d)]
 
-Terms that share a slice can push each other out, so it matters which ones do: `Slices.coloured` chooses them so that
-they are seldom heavy in the same document. The gated inner product is the inner product of the sparse vectors that
+Terms in one slice displace each other, so `Slices.coloured` puts terms together that are seldom heavy in the same
+document. The gated inner product is the inner product of the sparse vectors that
 `Slices.keep` leaves.
 
     slices = Slices.coloured(documents, 768)
@@ -27,11 +28,11 @@ from numpy.typing import NDArray
 from lsr.errors import DataError
 from lsr.sparse import SparseMatrix
 
-FIRST_WORD = 570  # of BERT's vocabulary: what stands before are unused tokens and marks
-_SAMPLE = 4000  # documents by which slices are coloured
-_FULLEST = 1.6  # times as many terms as on average are in the fullest slice
-_BALANCE = 0.01  # of a term's total weight: what a full slice costs
-CANDIDATES = 10_000  # of a search that leaves light query terms out at first
+FIRST_WORD = 570  # of BERT's vocabulary; before it are unused tokens and punctuation
+_SAMPLE = 4000  # documents from which slices are coloured
+_FULLEST = 1.6  # terms of the fullest slice, relative to the average
+_BALANCE = 0.01  # cost of a full slice, as a share of the term's total weight
+CANDIDATES = 10_000  # documents scored again after a search without light query terms
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,14 @@ class Slices:
 
     @classmethod
     def coloured(cls, documents: SparseMatrix, count: int = 768) -> Slices:
-        """Slices whose terms seldom meet.
+        """Slices whose terms seldom occur together.
 
-        Terms are placed by descending total weight, each where least weight is lost: the sum, over the documents that
-        hold it, of the lesser of its weight and the heaviest one that is in the slice already. Takes a few seconds.
+        Terms are placed by descending total weight, each in the slice that loses the least. The loss is a sum over the
+        documents with the term: the smaller of the term's weight and the slice's heaviest weight so far. Takes a few
+        seconds.
 
         Args:
-            documents: Documents of the collection; of more than 4,000 some are drawn.
+            documents: Documents of the collection; if there are more than 4,000, a sample of these.
             count: Number of slices.
         """
         rows = np.arange(len(documents))
@@ -102,7 +104,7 @@ class Slices:
         return cls(of_term, count)
 
     def keep(self, vectors: SparseMatrix) -> SparseMatrix:
-        """Vectors with the heaviest term of each slice alone; of equal ones the first."""
+        """Keep only the heaviest term of each slice; of equally heavy ones the first."""
         if vectors.shape[1] > len(self.of_term):
             vectors = vectors.within(len(self.of_term))
         rows, slices = vectors.row_numbers(), self.of_term[vectors.indices]
@@ -135,7 +137,7 @@ class DensifiedVectors:
     Attributes:
         slices: The slices.
         values: (M, n_docs) float16, the heaviest weight of each slice; 0 for none.
-        which: (M, n_docs) uint8, uint16 for large slices: its term's place.
+        which: (M, n_docs) uint8, or uint16 for large slices: the place of that term within its slice.
         dense: (n_docs, width) float32, vectors of a dense model, or None.
     """
 
@@ -160,7 +162,7 @@ class DensifiedVectors:
         Args:
             documents: Any sparse vectors.
             slices: The slices of their terms.
-            dense: (n_docs, width) float32, vectors of a dense model that are scored, too.
+            dense: (n_docs, width) float32, vectors of a dense model, which are also scored.
         """
         kept, places = slices.keep(documents), slices.places()
         shape = (slices.count, len(documents))
@@ -175,7 +177,7 @@ class DensifiedVectors:
 
     @property
     def bytes_per_document(self) -> int:
-        """Bytes of a document, without its dense vector."""
+        """Bytes per document, without its dense vector."""
         return self.slices.count * (self.values.itemsize + self.which.itemsize)
 
     def scores(
@@ -186,7 +188,7 @@ class DensifiedVectors:
         Args:
             queries: Queries as sparse vectors.
             dense: (n_queries, width) float32, their dense vectors.
-            dense_weight: What those count.
+            dense_weight: Weight of the dense scores.
         """
         rows = [self._lexical(terms, weights, 0.0) for terms, weights in self.slices.keep(queries).rows()]
         found = np.stack(rows) if rows else np.zeros((0, len(self)), np.float32)
@@ -207,14 +209,14 @@ class DensifiedVectors:
         Args:
             queries: Queries as sparse vectors.
             k: How many at most.
-            threshold: Query weights up to this are left out at first; the best documents by the others are scored with
-                all. 0 is exact.
-            candidates: How many are scored with all.
+            threshold: Query terms of at most this weight are left out at first; then the best candidates are scored
+                with all terms. 0 is exact.
+            candidates: Number of documents scored with all terms.
             dense: As for `scores`.
             dense_weight: As for `scores`.
 
         Returns:
-            For each query numbers of documents, (n,) int64, and scores, (n,) float32, descending; equal ones by number.
+            For each query the documents' numbers, (n,) int64, and scores, (n,) float32, descending; ties by number.
         """
         if k < 1 or candidates < 1 or threshold < 0:
             raise ValueError(f"k and candidates are at least 1, threshold at least 0: {k}, {candidates}, {threshold}")
@@ -260,7 +262,7 @@ class DensifiedVectors:
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write it as one file, a NumPy archive."""
+        """Write one file, a NumPy archive."""
         arrays = {"of_term": self.slices.of_term, "values": self.values, "which": self.which}
         arrays |= {} if self.dense is None else {"dense": self.dense}
         with Path(path).open("wb") as file:
@@ -268,7 +270,7 @@ class DensifiedVectors:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> DensifiedVectors:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
             DataError: It can't be read, or is another kind of file.
@@ -286,7 +288,7 @@ class DensifiedVectors:
 
 
 def _first(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """The places of the k largest numbers, descending; equal ones by place."""
+    """The positions of the k largest scores, descending; ties by position."""
     found = np.arange(len(scores))
     if k < len(found):
         found = np.flatnonzero(scores >= np.partition(scores, -k)[-k])

@@ -23,6 +23,7 @@ Something that changes results without being an error is a warning; the command 
 
     LsrWarning               base, a UserWarning
     ├── CutTexts             texts are longer than the encoder reads, and are cut
+    ├── GuessedEncoding      texts aren't in UTF-8, and don't say what they are
     ├── LeftOut              files of a folder can't be read, and are left out
     ├── NoTerms              texts have no term, and so match nothing
     └── CheckpointWarning    a checkpoint whose vectors depend on something other than the text
@@ -177,6 +178,10 @@ class CutTexts(LsrWarning):
 
 class LeftOut(LsrWarning):
     """Files of a folder can't be read, and are left out."""
+
+
+class GuessedEncoding(LsrWarning):
+    """Texts aren't in UTF-8, and don't say what they are: their letters may be wrong."""
 
 
 class NoTerms(LsrWarning):

@@ -1,20 +1,20 @@
-"""Re-ranking by comparisons of two documents, with fewer of them than there are pairs (arXiv 2207.04470).
+"""Pairwise re-ranking with fewer comparisons than there are pairs (arXiv 2207.04470).
 
-A comparison says how probable it is that document i belongs before document j. A sampler chooses pairs of the ranks
-0 to n - 1, an aggregator turns their probabilities into a score for each document:
+A comparison gives the probability that document i belongs before document j. A sampler chooses pairs of the ranks
+0 to n - 1, and an aggregator turns the probabilities into a score for each document:
 
     pairs = windows(50, 16)
     preferences = compared(50, pairs, [compare(query, texts[i], texts[j]) for i, j in pairs])
     order = np.argsort(-greedy(preferences), kind="stable")
 
-Preferences are an (n, n) float64 matrix, in [i, j] the probability that i belongs before j, NaN where nobody compared
-them. The first ranking decides where comparisons don't.
+Preferences are an (n, n) float64 matrix: at [i, j] the probability that i belongs before j, or NaN if they weren't
+compared. Where comparisons don't decide, the first ranking does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 Pairs = list[tuple[int, int]]
 Preferences = NDArray[np.float64]
 _DAMPING = 0.85
-_PENALTY = 0.2  # of Bradley-Terry's strengths
-_TIE = 0.05  # a probability so near to a half is a tie
+_PENALTY = 0.2  # squared penalty on the strengths of Bradley-Terry
+_TIE = 0.05  # probabilities this close to 0.5 are ties
 _NEWTON_STEPS = 50
 
 # --- samplers: n documents by rank to pairs ---------------------------------------------------------------------------
@@ -43,9 +43,7 @@ def random_pairs(n: int, share: float, seed: int = 0) -> Pairs:
 
 
 def windows(n: int, width: int, skip: int = 1) -> Pairs:
-    """Each document against `width` others: those 1, 1 + skip, 1 + 2 skip, … ranks after it, from the last on to the
-    first.
-    """
+    """Each document against those 1, 1 + skip, 1 + 2 skip, … ranks after it, `width` in all, wrapping around."""
     if width < 0 or skip < 1:
         raise ValueError(f"a window has at least 0 documents, and skips go at least 1 rank on: {width}, {skip}")
     found: dict[tuple[int, int], None] = {}
@@ -57,18 +55,18 @@ def windows(n: int, width: int, skip: int = 1) -> Pairs:
 
 
 def near_pairs(n: int, share: float, seed: int = 0) -> Pairs:
-    """A share of all pairs; how probable one is falls exponentially with the distance of its ranks."""
+    """A share of all pairs, drawn with probabilities that fall exponentially with the distance of the ranks."""
     pairs = all_pairs(n)
     _check_share(share)
     count = math.ceil(share * len(pairs))
     distances = np.array([abs(i - j) for i, j in pairs], np.float64)
-    # The largest of Gumbel variables plus log probabilities are a sample without replacement.
+    # The largest sums of a Gumbel variable and a log probability are a sample without replacement.
     keys = np.random.default_rng(seed).gumbel(size=len(pairs)) - distances / max(share * n, 1)
     return [pairs[i] for i in np.sort(np.argsort(-keys, kind="stable")[:count])]
 
 
 def groups(n: int, count: int) -> Pairs:
-    """All pairs within each of some groups, which the ranks take turns to join."""
+    """All pairs within groups; rank i belongs to group i modulo count."""
     if count < 1:
         raise ValueError(f"at least one group is needed, got {count}")
     return [(i, j) for i, j in all_pairs(n) if i % count == j % count]
@@ -79,8 +77,8 @@ def compared(n: int, pairs: Pairs, probabilities: ArrayLike) -> Preferences:
 
     Args:
         n: Number of documents.
-        pairs: What was compared.
-        probabilities: (len(pairs),) float, how probable it is that the first of a pair belongs before the second.
+        pairs: The pairs compared.
+        probabilities: (len(pairs),) float, the probability that the first of a pair belongs before the second.
 
     Raises:
         ValueError: Other than one probability from 0 to 1 for each pair.
@@ -103,9 +101,16 @@ def additive(preferences: Preferences) -> NDArray[np.float64]:
     return np.asarray(np.nansum(p, axis=1) + np.nansum(1 - p, axis=0))
 
 
+def mean(preferences: Preferences) -> NDArray[np.float64]:
+    """(n,) float64: `additive` divided by the number of comparisons, 0 to 1; a half without any."""
+    counts = (~np.isnan(preferences)).sum(1) + (~np.isnan(preferences)).sum(0)
+    return np.where(counts > 0, additive(preferences) / np.maximum(counts, 1), 0.5)
+
+
 def greedy(preferences: Preferences) -> NDArray[np.float64]:
-    """(n,) float64, n for the first, 1 for the last: take the document with the largest potential, the sum over the
-    documents that are left of p_ij - p_ji; then the next (Cohen, Schapire & Singer 1999).
+    """(n,) float64, n for the first, 1 for the last, by greedy ordering (Cohen, Schapire & Singer 1999).
+
+    It repeatedly takes the document with the largest sum of p_ij - p_ji over the remaining documents.
     """
     net = _net(preferences)
     potential, left = net.sum(1), np.ones(len(net), bool)
@@ -118,7 +123,7 @@ def greedy(preferences: Preferences) -> NDArray[np.float64]:
 
 
 def bradley_terry(preferences: Preferences) -> NDArray[np.float64]:
-    """(n,) float64 strengths s with p_ij = sigmoid(s_i - s_j), of greatest likelihood with a squared penalty of 0.2."""
+    """(n,) float64 strengths s with p_ij = sigmoid(s_i - s_j), fitted by maximum likelihood with a squared penalty."""
     first, second = np.nonzero(~np.isnan(preferences))
     p = preferences[first, second]
     p = np.where(np.abs(p - 0.5) <= _TIE, 0.5, p)
@@ -141,8 +146,8 @@ def bradley_terry(preferences: Preferences) -> NDArray[np.float64]:
 
 
 def pagerank(preferences: Preferences) -> NDArray[np.float64]:
-    """(n,) float64: PageRank where a document passes its rank on to those that belong before it, as probable as that
-    is.
+    """(n,) float64: PageRank, where a document passes its rank to others in proportion to the probability that they
+    belong before it.
     """
     n = len(preferences)
     known, ahead = ~np.isnan(preferences), np.nan_to_num(preferences)
@@ -180,7 +185,7 @@ def kwiksort(preferences: Preferences, seed: int = 0) -> NDArray[np.float64]:
 
 
 def _net(preferences: Preferences) -> Preferences:
-    """(n, n) float64: by how much i is preferred to j; 0 where they weren't compared."""
+    """(n, n) float64: how much i is preferred to j; 0 if they weren't compared."""
     known = np.nan_to_num(preferences - 0.5)
     return np.asarray(known - known.T)
 
@@ -199,45 +204,9 @@ SAMPLERS: dict[str, Callable[[int, float], Pairs]] = {
 }
 AGGREGATORS: dict[str, Callable[[Preferences], NDArray[np.float64]]] = {
     "additive": additive,
+    "mean": mean,
     "bradley-terry": bradley_terry,
     "greedy": greedy,
     "pagerank": pagerank,
     "kwiksort": kwiksort,
 }
-Compare = Callable[[str, Sequence[tuple[str, str]]], ArrayLike]
-
-
-def pairwise_scores(
-    query: str,
-    texts: Sequence[str],
-    compare: Compare,
-    *,
-    sampler: str = "skipping windows",
-    share: float = 1 / 3,
-    aggregator: str = "greedy",
-) -> NDArray[np.float64]:
-    """Score documents by comparisons of two.
-
-    Args:
-        query: What was asked.
-        texts: Of the documents, best first.
-        compare: Takes the query and pairs of texts; gives how probable it is that the first of each belongs before the
-            second.
-        sampler: One of `SAMPLERS`.
-        share: Share of all pairs that are compared.
-        aggregator: One of `AGGREGATORS`.
-
-    Returns:
-        (n,) float64, higher for better.
-
-    Raises:
-        ValueError: An unknown sampler or aggregator, a wrong share, or other than one probability for each pair.
-    """
-    for name, known in ((sampler, SAMPLERS), (aggregator, AGGREGATORS)):
-        if name not in known:
-            raise ValueError(f"{name!r} is none of {', '.join(known)}")
-    _check_share(share)
-    n = len(texts)
-    pairs = SAMPLERS[sampler](n, share)
-    found = compare(query, [(texts[i], texts[j]) for i, j in pairs]) if pairs else []
-    return AGGREGATORS[aggregator](compared(n, pairs, found))

@@ -25,9 +25,12 @@ settings.register_profile("long", deadline=None, max_examples=400)
 settings.load_profile("long" if os.environ.get("LSR_LONG_TESTS") else "lsr")
 
 
+LONGEST = ("test_writer", "test_workers", "test_storage", "test_ray", "test_shard_builder", "test_demo")
+
+
 def pytest_collection_modifyitems(items):
-    """Run tests/lsr first: a file that mostly waits for a Ray cluster shouldn't run last and alone."""
-    items.sort(key=lambda item: item.path.parent.name != "lsr")
+    """Run the longest files first: one process runs a file, and would run it alone at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -183,8 +186,10 @@ def ray_cluster(cluster_benchmark, ray_nodes):
     """
     pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
     psutil = pytest.importorskip("psutil", reason="psutil tells whether processes are left over")
-    # By default Ray checks nodes every 3 s, and a test that kills one would wait for half a minute.
+    # By default Ray begins to check a node after 5 s and then every 3 s, so a test that kills one would wait for half a
+    # minute.
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_health_check_initial_delay_ms", "500")
         patch.setenv("RAY_health_check_period_ms", "1000")
         with cluster_benchmark.several_nodes(ray_nodes) as cluster:
             yield cluster

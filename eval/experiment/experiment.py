@@ -293,7 +293,7 @@ def _result(
     """The result of a system on a dataset; a mean if it has several seeds."""
     names = (
         "encode_ms", "recall", "index_bytes", "index_parts", "build_seconds", "encode_seconds", "peak_bytes",
-        "document_terms", "query_terms", "flops", "lengths",
+        "encode_joules", "build_joules", "document_terms", "query_terms", "flops", "lengths",
     )  # fmt: skip
     by_seed = [means for means, _ in scored]
     per_query = [values for _, values in scored]
@@ -313,6 +313,7 @@ def _result(
         "recall_at": _recall_at(runs, dataset),
         "search_ms": Latency.of(timed.times.tolist()).to_json() if timed else None,
         "queries_per_second": timed.per_second if timed else None,
+        "query_joules": timed.joules if timed else None,
         **{name: facts.get(name) for name in names},
     }
 

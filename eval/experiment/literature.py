@@ -1,4 +1,4 @@
-"""Systems of an experiment that work on what other parts have found: feedback, densified vectors, comparisons."""
+"""Feedback, densified vectors and pairwise comparisons in experiments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lsr.io.runs import Run
 from lsr.pairwise import AGGREGATORS, SAMPLERS, compared
 from lsr.sparse import SparseMatrix
 
-_STEEP = 10.0  # of the logistic function, over differences of scores from 0 to 1
+_STEEP = 10.0  # slope of the logistic function of a difference of scores, which are from 0 to 1
 
 
 def with_feedback(
@@ -28,14 +28,14 @@ def with_feedback(
     how: FeedbackSettings,
     search: Mapping[str, Any],
 ) -> tuple[SparseMatrix, NDArray[np.float32] | None]:
-    """Queries and their dense vectors with feedback.
+    """Expand queries and their dense vectors by feedback.
 
     Args:
-        index: What is searched.
+        index: The index to search.
         queries: (n, n_terms).
         dense: (n, width) float32, or None.
-        best: For each query the ids of the documents that give feedback; None for those that a first search finds.
-        how: Settings.
+        best: For each query the ids of the feedback documents; None to take those of a first search.
+        how: Settings of the feedback.
         search: Settings of the first search.
     """
     rows, near = [SparseMatrix.empty(queries.shape[1])], []
@@ -101,7 +101,7 @@ def _nearest(
 
 
 def compared_run(how: ComparisonSettings, first: Run, judge: Run, depth: int) -> Run:
-    """A run whose first documents are re-ranked by comparisons; the others follow as they were."""
+    """Re-rank the first documents of a run by comparisons; the others follow in their order."""
     found: Run = {}
     for query, hits in first.items():
         ids, scores = list(hits)[:depth], judge.get(query, {})

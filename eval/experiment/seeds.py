@@ -57,7 +57,9 @@ def mean_times(seeds: Sequence[Timed | None]) -> Timed | None:
     if not known or len(known) == 1:
         return known[0] if known else None
     times = np.mean([one.times for one in known], axis=0)
-    return Timed(known[0].queries, times, float(np.mean([one.per_second for one in known])))
+    joules = [one.joules for one in known if one.joules is not None]
+    per_second = float(np.mean([one.per_second for one in known]))
+    return Timed(known[0].queries, times, per_second, float(np.mean(joules)) if joules else None)
 
 
 def mean_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -56,11 +56,11 @@ class FeedbackSettings(Settings):
 
     Attributes:
         documents: Documents that give feedback.
-        terms: Terms of their mean that are kept.
-        weight: What they count beside the query.
-        dense_weight: What they count beside the query's dense vector.
-        source: Name of an earlier system whose first documents give feedback; by default the system's own do. A fusion
-            here is interpolation before feedback, a fusion of systems with feedback is interpolation after it.
+        terms: Terms kept of the documents' mean.
+        weight: Weight of the documents relative to the query.
+        dense_weight: The same for the dense vectors.
+        source: Name of an earlier system whose first documents give feedback; by default this system's own. If that is
+            a fusion, interpolation comes before feedback; a fusion of systems with feedback interpolates after it.
     """
 
     documents: int = field(default=DOCUMENTS, metadata=within(at_least=1))
@@ -72,13 +72,13 @@ class FeedbackSettings(Settings):
 
 @dataclass(frozen=True)
 class DensifySettings(Settings):
-    """Search of dense arrays made of the sparse vectors, instead of an index; see `lsr.densified`, `lsr.dense_export`.
+    """Search of densified vectors instead of an index; see `lsr.densified` and `lsr.dense_export`.
 
     Attributes:
         width: Number of slices, or of a projection's dimensions.
         by: "coloured", "random" or "striped" slices, or "projection".
-        threshold: Of slices: query weights up to this are left out at first; 0 is exact.
-        dense_weight: What the encoder's dense vectors count beside; 0 for nothing.
+        threshold: With slices, query terms of at most this weight are left out at first; 0 is exact.
+        dense_weight: Weight of the encoder's dense vectors; 0 to leave them out.
     """
 
     width: int = field(default=768, metadata=within(at_least=1))
@@ -89,10 +89,10 @@ class DensifySettings(Settings):
 
 @dataclass(frozen=True)
 class ComparisonSettings(Settings):
-    """An earlier system's first documents, re-ranked by comparisons of two; see `lsr.pairwise`.
+    """An earlier system's first documents, re-ranked by pairwise comparisons; see `lsr.pairwise`.
 
-    How probable it is that a document belongs before another one is the logistic function of the difference of their
-    scores in a second system, each query's scaled to 0 to 1, times 10; a document that it hasn't found scores 0.
+    The probability that one document belongs before another is the logistic function of 10 times the difference of
+    their scores in a second system. Scores are scaled to 0 to 1 per query; a document not found scores 0.
 
     Attributes:
         of: Name of the system that is re-ranked.
@@ -100,7 +100,7 @@ class ComparisonSettings(Settings):
         depth: Documents that are compared.
         sampler: Which pairs are compared.
         share: Share of all pairs that are compared.
-        aggregator: What makes scores of the comparisons.
+        aggregator: How comparisons become scores.
     """
 
     of: str
@@ -131,6 +131,7 @@ class SystemSettings(Settings):
         stop_words: BM25's stop words.
         pivot: BM25's pivot: the document length that is neither rewarded nor penalized.
         latents: Number of latents of an encoder of codes.
+        entities: A file of entities that are terms, too; see `EntityEncoder`.
         documents: Vectors of documents by any engine, in a format of `lsr encode`; needs `queries`.
         queries: Vectors of the queries.
         index: How the vectors are indexed.
@@ -159,6 +160,7 @@ class SystemSettings(Settings):
     stop_words: str | None = None
     pivot: float | None = None
     latents: int | None = None
+    entities: str | None = None
     documents: str | None = None
     queries: str | None = None
     index: IndexSettings = field(default_factory=IndexSettings)
@@ -206,7 +208,8 @@ class SystemSettings(Settings):
     @property
     def encoder_settings(self) -> dict[str, float | str]:
         """The given settings of the encoder."""
-        names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words", "pivot", "latents")
+        of_bm25 = ("k1", "b", "language", "stop_words", "pivot")
+        names = ("lexical", "max_length", "top_k", "max_ratio", *of_bm25, "latents", "entities")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property

@@ -24,7 +24,7 @@ from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.artifact_cache import Artifacts, Facts, content_digest, remove
 from lsr.eval.experiment.literature import compared_run, densified_search, with_feedback
 from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
-from lsr.eval.latency import PeakMemory, encode_latency, machine, throughput, time_together
+from lsr.eval.latency import Energy, PeakMemory, encode_latency, machine, throughput, time_together
 from lsr.index.hybrid.fusion import interpolate, reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.index.search.query_file import QuerySet, read_queries
@@ -366,17 +366,19 @@ def _vectors(
 
     def encode(path: Path) -> Facts:
         started, fresh = time.perf_counter(), not path.with_name(path.name + ".partial").exists()
-        encode_to(
-            dataset.corpus(),
-            lambda: encoder,
-            path,
-            settings=json.dumps(key),
-            passages=passages,
-            with_text=False,
-            overwrite=True,
-        )
-        # The total time is unknown if the work was resumed after a kill.
-        return {"encode_seconds": time.perf_counter() - started if fresh else None}
+        with Energy() as energy:
+            encode_to(
+                dataset.corpus(),
+                lambda: encoder,
+                path,
+                settings=json.dumps(key),
+                passages=passages,
+                with_text=False,
+                overwrite=True,
+            )
+        # The totals are unknown if the work was resumed after a kill.
+        seconds = time.perf_counter() - started
+        return {"encode_seconds": seconds, "encode_joules": energy.joules} if fresh else {"encode_seconds": None}
 
     path, facts, digest = artifacts.get("vectors", key, encode)
     return read_vectors(path), facts, digest, inputs
@@ -406,7 +408,7 @@ def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
     remove(path)
     how = system.index
     started = time.perf_counter()
-    with PeakMemory() as memory:
+    with PeakMemory() as memory, Energy() as energy:
         index = Index.build(
             path,
             vectors,
@@ -422,6 +424,7 @@ def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
     counts, edges = np.histogram(lengths, bins=_edges(lengths))
     return {
         "build_seconds": seconds,
+        "build_joules": energy.joules,
         "peak_bytes": memory.peak,
         "document_terms": float(lengths.mean()) if len(lengths) else 0.0,
         "lengths": {"edges": edges.tolist(), "counts": counts.tolist()},
@@ -455,11 +458,12 @@ def _term_facts(index: Index, queries: SparseMatrix) -> Facts:
 
 @dataclass(frozen=True)
 class Timed:
-    """(n,) milliseconds of each query of a system, and queries per second on all cores."""
+    """(n,) milliseconds of each query of a system, queries per second on all cores, and the joules of one there."""
 
     queries: list[str]
     times: NDArray[np.float64]
     per_second: float
+    joules: float | None = None
 
 
 def time_systems(settings: ExperimentSettings, systems: Sequence[System], artifacts: Artifacts) -> dict[str, Timed]:
@@ -480,16 +484,21 @@ def time_systems(settings: ExperimentSettings, systems: Sequence[System], artifa
 
     def measure(path: Path) -> Facts:
         times = time_together([call(one) for one in found.values()], len(some), how.rounds)
-        per_second = [
-            throughput(one.index, one.vectors, how.k, dense=one.dense, **one.options) for one in found.values()
-        ]
+        rates = [throughput(one.index, one.vectors, how.k, dense=one.dense, **one.options) for one in found.values()]
+        joules = [np.nan if rate.joules is None else rate.joules for rate in rates]
         remove(path)
         with path.open("wb") as file:
-            np.savez(file, times=times, per_second=np.array(per_second))
+            np.savez(
+                file, times=times, per_second=np.array([rate.per_second for rate in rates]), joules=np.array(joules)
+            )
         return {}
 
     key = {"runs": [searched.key for searched in found.values()], "how": asdict(how), "machine": machine()}
     path, _, _ = artifacts.get("latency", key, measure, ".npz")
     with np.load(path) as kept:
         times, per_second = kept["times"], kept["per_second"]
-    return {name: Timed(some, times[i], float(per_second[i])) for i, name in enumerate(found)}
+        joules = kept.get("joules", np.full(len(found), np.nan))  # earlier versions measured none
+    return {
+        name: Timed(some, times[i], float(per_second[i]), None if np.isnan(joules[i]) else float(joules[i]))
+        for i, name in enumerate(found)
+    }

@@ -93,6 +93,9 @@ class Result:
     seeds: dict[str, tuple[float, ...]] | None = None
     checksums: dict[str, str] | None = None
     recall_at: dict[str, float] | None = None
+    encode_joules: float | None = None
+    build_joules: float | None = None
+    query_joules: float | None = None
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,7 @@ def ties(results: Results) -> Table | None:
 
 
 def costs(results: Results) -> Table:
-    """Time and space for building an index."""
+    """Time, space and energy for building an index."""
     documents = {dataset.name: dataset.documents for dataset in results.experiment.datasets}
 
     def row(result: Result) -> list[Cell]:
@@ -271,10 +271,14 @@ def costs(results: Results) -> Table:
             number(result.document_terms),
             number(result.query_terms),
             number(result.flops),
+            number(result.encode_joules),
+            number(result.build_joules),
+            number(result.query_joules),
         ]
 
     columns = ["encoding", "build", "peak memory of the process", "index size", "bytes a document", "terms a document"]
-    return _by_result("Costs", [*columns, "terms a query", "FLOPS"], results, row)
+    columns += ["terms a query", "FLOPS", "encoding, J", "build, J", "search, J a query"]
+    return _by_result("Costs", columns, results, row)
 
 
 def parts(results: Results) -> Table | None:

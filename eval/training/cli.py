@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,7 @@ from lsr.train.settings import DataSettings, TrainSettings, ValidationSettings
 if TYPE_CHECKING:
     from lsr.train.mining import MiningReport
     from lsr.train.teachers import Teacher
+    from lsr.train.watch import Watcher
 
 _CHUNK = 512  # documents encoded at a time
 _MINED_DEPTH = 200  # search depth for negatives (arXiv 2007.00808)
@@ -34,8 +35,16 @@ _MINED_DEPTH = 200  # search depth for negatives (arXiv 2007.00808)
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; an existing run is resumed."
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Overrides a key of the file.")
+@click.option("--watch", is_flag=True, help="Keep a page of curves, watch.html, in the run's folder while it runs.")
+@click.option(
+    "--log-to",
+    "loggers",
+    multiple=True,
+    metavar="LOGGER",
+    help="Log to tensorboard, wandb or mlflow, too, or to module:function.",
+)
 @list_option("train")
-def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
+def train(config: Path, out: Path, overrides: tuple[str, ...], watch: bool, loggers: tuple[str, ...]) -> None:
     """Train an encoder from a YAML file; after a kill the same command resumes.
 
     CONFIG is a YAML file or the name of a preset (--list). The folder gets `log.jsonl`, checkpoints, the encoder
@@ -49,7 +58,7 @@ def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
       lsr train splade-v2 --out runs/splade-v2
       lsr train splade-v2 --out runs/short --set optimizer.steps=1000
       lsr train splade-pp --out runs/mine --set data=my-data
-      lsr train my-run.yaml --out runs/mine
+      lsr train my-run.yaml --out runs/mine --watch --log-to tensorboard
     """
     from lsr.config import read_config
     from lsr.console import note
@@ -62,7 +71,7 @@ def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
         negatives, validates = settings.data.negatives > 0, settings.validation is not None
         others = [*others, *as_overrides(folder, out, negatives=negatives, validates=validates)]
         settings = read_config(config, TrainSettings, others)
-    encoder = run_training(settings, out)
+    encoder = run_training(settings, out, watch=watch, loggers=loggers)
     if int(os.environ.get("RANK", "0")):
         return
     try:
@@ -73,12 +82,17 @@ def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
     note(f"{encoder}: try it with lsr encode or lsr index, --encoder {encoder}")
 
 
-def run_training(settings: TrainSettings, out: Path) -> Path:
+def run_training(
+    settings: TrainSettings, out: Path, *, watch: bool = False, loggers: Sequence[str | Watcher] = ()
+) -> Path:
     """Train; returns the folder of the best encoder.
 
     Args:
         settings: Settings of the run.
         out: The run's folder.
+        watch: Keep a page of curves, `watch.html`, in the run's folder.
+        loggers: Who gets the lines of the log while the run goes on: functions, or names as `lsr.train.watch` knows
+            them.
     """
     from lsr.errors import MissingExtra
 
@@ -93,6 +107,8 @@ def run_training(settings: TrainSettings, out: Path) -> Path:
     if together:
         # The others wait while the first process validates.
         torch.distributed.init_process_group(timeout=timedelta(hours=12))
+    first = not together or torch.distributed.get_rank() == 0
+    watchers = _watchers(settings, out, watch, loggers) if first else []
     data = open_training(settings.data.sources)
     bm25 = _bm25(settings, data)
     helpers = Helpers(
@@ -100,10 +116,25 @@ def run_training(settings: TrainSettings, out: Path) -> Path:
         bm25 if settings.lexical else None,
         None if settings.validation is None else validator(settings.validation),
         miner(settings.data) if settings.data.refresh_every else None,
+        watchers,
     )
     found = Trainer(settings, out, data, helpers).run()
     if together:
         torch.distributed.destroy_process_group()
+    return found
+
+
+def _watchers(settings: TrainSettings, out: Path, watch: bool, loggers: Sequence[str | Watcher]) -> list[Watcher]:
+    from lsr.console import note
+    from lsr.train.watch import open_watcher
+    from lsr.train.watch_page import PAGE, page
+
+    out.mkdir(parents=True, exist_ok=True)
+    found = [open_watcher(one, out) if isinstance(one, str) else one for one in loggers]
+    if watch:
+        steps = settings.optimizer.steps + (settings.pretrain.steps if settings.pretrain else 0)
+        found.append(page(out, steps))
+        note(f"the run's curves: {out / PAGE}")
     return found
 
 
@@ -299,7 +330,7 @@ def plot_run(out: Path) -> Path | None:
         return None
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in ("masked_lm", "info_nce", "kl", "margin_mse"):
+    for name in ("masked_lm", "info_nce", "kl", "margin_mse", "term_recall", "vectors"):
         if some := [line for line in steps if name in line]:
             left.plot(*_smooth([line["step"] for line in some], [line[name] for line in some]), label=name)
     left.set(xlabel="step", ylabel="loss, not weighted", yscale="log")

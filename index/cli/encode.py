@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 _SETTINGS = (
     *("pooling", "saturation", "max_length", "top_k", "max_ratio", "device", "query_model", "lexical"),
-    *("k1", "b", "language", "stop_words"),
+    *("k1", "b", "language", "stop_words", "entities"),
 )
 
 
@@ -52,6 +52,9 @@ def encoder_options(command: F) -> F:
             help="For bm25: stop words weigh little in queries, are dropped, or count as words. [default: light]",
         ),
         click.option("--query-model", metavar="NAME|PATH", help="Another checkpoint for the queries."),
+        click.option(
+            "--entities", metavar="FILE", help="Add a term for each entity: JSON lines of a name and aliases."
+        ),
         click.option("--device", help="Device of the model: cpu, cuda, cuda:1. [default: cuda if available]"),
     ]
     for option in reversed(options):
@@ -263,7 +266,7 @@ def _query_encoder(name: str | None, settings: dict[str, Any]) -> Any:
 @click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="The folder to write.")
 @click.option("--push", metavar="ORG/NAME", help="The repository on the Hugging Face hub.")
 @click.option("--private", is_flag=True, help="If --push creates the repository, make it private.")
-@click.option("--onnx", is_flag=True, help="Write the document model as an 8-bit graph for CPUs; only lsr can open it.")
+@click.option("--onnx", is_flag=True, help="Write the models as 8-bit graphs for CPUs; only lsr can open them.")
 @click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
 def publish(encoder: str, out: Path | None, push: str | None, private: bool, onnx: bool, overwrite: bool) -> None:
     """Write an encoder for others to use, with a model card.

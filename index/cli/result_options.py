@@ -18,8 +18,21 @@ _NAMES = (
     "total",
     "diversity",
     "rerank",
+    "rerank_unit",
     "depth",
+    "passages",
+    "fields",
 )
+
+
+rerank_option = click.option("--rerank", metavar="MODEL", help="Re-rank with a CrossEncoder of sentence-transformers.")
+
+
+def reranker_of(model: str | None) -> dict[str, Any]:
+    """Return the re-ranker of `rerank_option` as an argument, or nothing."""
+    from lsr.index.search.rerank import CrossEncoderReranker
+
+    return {} if model is None else {"rerank": CrossEncoderReranker(model)}
 
 
 def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,9 +69,25 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.FloatRange(0, 1),
                 help="Prefer documents unlike those before them. [default: 0]",
             ),
-            click.option("--rerank", metavar="MODEL", help="Re-rank with a CrossEncoder of sentence-transformers."),
+            rerank_option,
+            click.option(
+                "--rerank-unit",
+                metavar="UNIT",
+                help="What to score: text, or sentence, of which the best one counts. [default: text]",
+            ),
             click.option(
                 "--depth", type=click.IntRange(min=1), help="Documents to re-rank or diversify. [default: 100]"
+            ),
+            click.option(
+                "--passages",
+                is_flag=True,
+                help="Find passages, not their documents; --group-by _id groups them.",
+            ),
+            click.option(
+                "--fields",
+                multiple=True,
+                metavar="FIELD",
+                help="Field of hits to print: title, text, metadata or a column of it. Repeat for more.",
             ),
         ]
     ):
@@ -73,18 +102,15 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
         UsageError: Invalid values.
     """
     from lsr.index.search.options import Options
-    from lsr.index.search.rerank import CrossEncoderReranker
 
     given = {name: value for name in _NAMES if (value := options.pop(name)) not in (None, (), False)}
     if "boost" in given:
         given["boost"] = dict(map(_boost, given["boost"]))
     try:
-        if "rerank" in given:
-            given["rerank"] = CrossEncoderReranker(given["rerank"])
-        Options(**given)
+        Options(**given | ({"rerank": len} if "rerank" in given else {}))  # told before the model is loaded
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    return given
+    return given | reranker_of(given.get("rerank"))
 
 
 def _boost(text: str) -> tuple[str, Any]:

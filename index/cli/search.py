@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -200,6 +200,8 @@ def search(
         raise click.UsageError(f"--plan doesn't go with --{next(iter(given)).replace('_', '-')}")
     if {"facets", "total"} & given.keys() and (queries is not None or run_path):
         raise click.UsageError("--facet and --total take a text, and no --run")
+    if "passages" in given and run_path:
+        raise click.UsageError("--passages doesn't go with --run: a run has a document once")
     settings |= given
     if ray and skip_damaged:
         raise click.UsageError("--skip-damaged is for a search in this process: leave --ray out")
@@ -330,6 +332,8 @@ def _print_json(query_id: str | None, hits: Any, highlight: int | None, first: i
         values |= {"rank": rank, "_id": hit.id, "score": hit.score}
         if hit.passage != hit.id:
             values["passage"] = hit.passage
+        if hit.moved is not None:
+            values["moved"] = asdict(hit.moved)
         values |= {key: value for key in ("title", "text", "metadata") if (value := getattr(hit, key))}
         if highlight:
             values["highlights"] = hit.highlight(highlight)

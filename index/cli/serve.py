@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lsr.index.cli.encode import PathOrURI
+from lsr.index.cli.result_options import rerank_option, reranker_of
 from lsr.index.cli.search import damaged_option, given_search_settings, open_index, search_options
 from lsr.io.object_store import is_remote
 
@@ -30,9 +31,15 @@ from lsr.io.object_store import is_remote
 @click.option("--max-k", type=int, help="Maximum number of documents per query. [default: 1000]")
 @click.option("--max-body", type=click.IntRange(min=1), metavar="MB", help="Maximum size of a request. [default: 8]")
 @click.option("--refresh", type=float, help="Seconds between checks for commits of other processes. [default: 1]")
+@rerank_option
 @damaged_option
 def serve(
-    indexes: tuple[str, ...], keys: Path | None, max_body: int | None, skip_damaged: bool, **options: Any
+    indexes: tuple[str, ...],
+    keys: Path | None,
+    max_body: int | None,
+    rerank: str | None,
+    skip_damaged: bool,
+    **options: Any,
 ) -> None:
     """Serve indexes over HTTP: a search page, and a JSON API described by /openapi.json.
 
@@ -64,7 +71,7 @@ def serve(
         if name in named:
             raise click.UsageError(f"two indexes have the name {name!r}: give them different names, as in papers=idx")
         named[name] = open_index(path, None, {}, skip_damaged=skip_damaged)
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None} | reranker_of(rerank)
     if max_body is not None:
         given["max_body"] = max_body << 20
     try:
@@ -100,6 +107,7 @@ def serve(
 )
 @click.option("--without-keys", is_flag=True, help="With --http: allow access from other machines without keys.")
 @search_options
+@rerank_option
 @damaged_option
 def mcp(
     index_path: Path | str,
@@ -107,6 +115,7 @@ def mcp(
     http: str | None,
     keys: Path | None,
     without_keys: bool,
+    rerank: str | None,
     skip_damaged: bool,
     **options: Any,
 ) -> None:
@@ -126,7 +135,7 @@ def mcp(
 
     if http is None and (keys or without_keys):
         raise click.UsageError("--keys and --without-keys go with --http")
-    searching = given_search_settings(options)
+    searching = given_search_settings(options) | reranker_of(rerank)
     index = open_index(index_path, None, {}, skip_damaged=skip_damaged)
     if writable and index.uri:
         raise click.UsageError("--writable: an index in object storage can't be changed in place")

@@ -15,9 +15,8 @@ from lsr.forks import in_child
 from lsr.index.distributed.hedging import Outcome
 from lsr.index.distributed.shard_server import ShardHits
 from lsr.index.search.column_values import sorted_order
-from lsr.index.search.options import Sort
+from lsr.index.search.options import DOCUMENT, STORED, Sort
 from lsr.index.search.words import Titles, merged_titles
-from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
 
@@ -43,6 +42,7 @@ class FoundDocuments:
         places: As above.
         fetch: Asks shards for titles, texts and metadata.
         error: Makes the exception for lost shards.
+        shown: The fields to show, as in `Options.shown`; others aren't fetched.
     """
 
     def __init__(
@@ -51,9 +51,10 @@ class FoundDocuments:
         places: Mapping[int, FoundDocument],
         fetch: Callable[[Mapping[int, Sequence[Any]]], Outcome],
         error: Callable[[Mapping[int, str]], ClusterError],
+        shown: Sequence[str] | None = None,
     ) -> None:
         self.versions, self.places = versions, places
-        self._ask, self._error = fetch, error
+        self._ask, self._error, self._shown = fetch, error, shown
         self._fetched: dict[int, tuple[str, str, dict[str, Any]]] = {}
         self._fetching = threading.Lock()
         in_child(self)
@@ -62,9 +63,9 @@ class FoundDocuments:
         """Replace the lock; see `lsr.forks`."""
         self._fetching = threading.Lock()
 
-    def only(self, docs: Sequence[int]) -> FoundDocuments:
+    def only(self, docs: Sequence[int], shown: Sequence[str] | None = None) -> FoundDocuments:
         """Return a subset, whose texts are fetched without those of the others."""
-        return FoundDocuments(self.versions, {doc: self.places[doc] for doc in docs}, self._ask, self._error)
+        return FoundDocuments(self.versions, {doc: self.places[doc] for doc in docs}, self._ask, self._error, shown)
 
     def id(self, doc: int) -> str:
         """Return a document's id."""
@@ -97,7 +98,7 @@ class FoundDocuments:
         for doc, place in self.places.items():
             if doc not in self._fetched:
                 of_shard.setdefault(place.shard, []).append(doc)
-        asked = {n: (self.versions[n], [self.places[d].doc for d in docs]) for n, docs in of_shard.items()}
+        asked = {n: (self.versions[n], [self.places[d].doc for d in docs], self._shown) for n, docs in of_shard.items()}
         outcome = self._ask(asked)
         for n, fields in outcome.answers.items():
             self._fetched |= zip(of_shard[n], fields, strict=True)
@@ -182,14 +183,16 @@ class ShardRanking:
         return self.ranked.docs, self.ranked.scores
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        if column == DOCUMENT:
+            places = self.ranked.documents.places
+            return [places[doc].parent or places[doc].id for doc in docs]
         return self._of_each("values", docs, column)
 
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        """Return the documents' titles and texts."""
-        documents = self.ranked.documents.only(docs)
-        fields = [documents.fields(doc) for doc in docs]
-        return [Document("", text, title).content for title, text, _ in fields]
+    def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
+        """Return (title, text) of each document."""
+        documents = self.ranked.documents.only(docs, STORED[:2])
+        return [documents.fields(doc)[:2] for doc in docs]
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
         """Return the documents' vectors, weighted for comparison."""

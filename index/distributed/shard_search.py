@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsr.errors import ClusterError, DataError
-from lsr.index.distributed.results import FoundDocuments, Ranked, ShardRanking, merge
+from lsr.index.distributed.results import FoundDocument, FoundDocuments, Ranked, ShardRanking, merge
 from lsr.index.distributed.shard_group import ShardGroup
-from lsr.index.distributed.shard_server import ShardHits, ShardState
+from lsr.index.distributed.shard_server import ShardCandidates, ShardState
 from lsr.index.search.column_values import facet_order
 from lsr.index.search.explain import Explanation
 from lsr.index.search.hits import Hits
-from lsr.index.search.options import Sort
+from lsr.index.search.hybrid_search import Looked, fuse, meeting
+from lsr.index.search.matches import require_unsorted
+from lsr.index.search.options import PLAIN, Options
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
-from lsr.index.search.selection import Selected, explained, select
+from lsr.index.search.selection import Selected, select
 from lsr.index.search.words import term_queries
 from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
@@ -29,6 +32,15 @@ _TRIES = 3  # searches before giving up on documents that keep changing
 Encode = Callable[[], SparseMatrix]  # returns query vectors; called again after a change, as weights depend on counts
 
 
+class _Answered(NamedTuple):
+    """Answers of shards: the query vectors, what was searched, {shard: answer}, and {lost shard: reason}."""
+
+    vectors: SparseMatrix
+    states: Mapping[int, ShardState]
+    answers: dict[int, Any]
+    missing: dict[str, str]
+
+
 class ShardSearch:
     """Searches the shards of a group.
 
@@ -37,6 +49,7 @@ class ShardSearch:
         refresh: Moves to the latest commits.
         compared: Weights document vectors so that their products compare documents.
         words: Returns the words of a query by term.
+        beside: Weights a query that is searched beside its dense vector.
     """
 
     def __init__(
@@ -45,10 +58,19 @@ class ShardSearch:
         refresh: Callable[[], object],
         compared: Callable[[SparseMatrix], SparseMatrix],
         words: Callable[[Any], Mapping[int, str]],
+        beside: Callable[[SparseMatrix], SparseMatrix],
     ) -> None:
         self._group, self._refresh, self._compared, self._words = group, refresh, compared, words
+        self._beside = beside
 
-    def find(self, encode: Encode, given: Any, request: SearchRequest, criteria: Criteria) -> Hits:
+    def find(
+        self,
+        encode: Encode,
+        given: Any,
+        request: SearchRequest,
+        criteria: Criteria,
+        dense: NDArray[np.float32] | None = None,
+    ) -> Hits:
         """Search for one query.
 
         Args:
@@ -56,21 +78,33 @@ class ShardSearch:
             given: The query as the caller gave it, for a re-ranker.
             request: k and the options that apply to the ranking as a whole.
             criteria: The conditions that each document has to meet.
+            dense: (width,) its dense vector, for the modes hybrid and dense.
         """
         options, group = request.options, self._group
+
+        def rank(n: int) -> Ranked:
+            return (
+                self.rank(encode, n, criteria)[0] if dense is None else self._rank_by_both(encode, dense, n, criteria)
+            )
+
         if options.plain and not criteria.conditions:
-            return self.hits(given, self.rank(encode, request.k, criteria)[0])
+            return self.hits(given, rank(request.k))
+        if dense is not None:
+            require_unsorted(criteria.conditions)
         group.require_possible(options, criteria)
-        ranking = ShardRanking(lambda n: self.rank(encode, n, criteria)[0], group.answers, self._compared)
+        ranking = ShardRanking(rank, group.answers, self._compared)
         found = select(ranking, given, request.k, options)
         ranked, total, facets = ranking.ranked, None, None
         if options.counts:
-            asked = (ranked.vector, criteria, options.faceted)
-            counts = group.answers("facets", {n: (v, *asked) for n, v in ranked.documents.versions.items()})
+            if dense is not None and criteria.conditions.min_score:
+                counts = self._counted(rank(self._n_docs), options.faceted)
+            else:
+                asked = (ranked.vector, dense, criteria, options.faceted)
+                counts = group.answers("facets", {n: (v, *asked) for n, v in ranked.documents.versions.items()})
             total = sum(count for count, _ in counts.values())
             of_each = {name: [part[name] for _, part in counts.values()] for name in options.faceted}
             facets = {name: facet_order(sum(parts, Counter())) for name, parts in of_each.items()}
-        return self.hits(given, ranked, found, boosted=bool(options.boost), facets=facets, total=total)
+        return self.hits(given, ranked, found, options, facets=facets, total=total)
 
     def find_many(
         self, encode: Encode, given: Sequence[Any], k: int, criteria: Criteria, threads: int = 0
@@ -102,12 +136,30 @@ class ShardSearch:
         Raises:
             ClusterError: A shard is lost, and none may be missing; or documents keep changing.
         """
+        answered = self._ask("search", encode, criteria, lambda vectors: (vectors, k, criteria, threads))
+        found = list[Ranked]()
+        for i in range(len(answered.vectors)):
+            best = merge({n: hits[i] for n, hits in answered.answers.items()}, k, criteria.conditions.sort)
+            found.append(self._ranked(answered, i, [place for place, _ in best], [score for _, score in best]))
+        return found
+
+    def _ask(
+        self, method: str, encode: Encode, criteria: Criteria, asked: Callable[[SparseMatrix], tuple[Any, ...]]
+    ) -> _Answered:
+        """Ask all shards about queries.
+
+        Args:
+            method: A method of `Shard` that returns the version that it searched, and a result.
+            encode: Returns the query vectors.
+            criteria: The conditions that each document has to meet.
+            asked: Returns the method's arguments after the version, for the vectors.
+        """
         group = self._group
         for _ in range(_TRIES):
             states, vectors = group.states, encode()
             group.require_known(criteria.where)
-            asked = {n: (group.version(n), vectors, k, criteria, threads) for n in group.sets}
-            outcome = group.ask("search", asked, times=len(vectors))
+            args = asked(vectors)
+            outcome = group.ask(method, {n: (group.version(n), *args) for n in group.sets}, times=len(vectors))
             lost = group.missing(outcome)
             if all(n in states and states[n].version == version for n, (version, _) in outcome.answers.items()):
                 break
@@ -115,43 +167,77 @@ class ShardSearch:
         else:
             raise ClusterError(f"{group.shards.folder}: its documents change faster than they are searched")
         missing = {group.shards.entries[n].path: why for n, why in sorted(lost.items())}
-        answers = {n: hits for n, (_, hits) in sorted(outcome.answers.items())}
-        return [
-            self._merged(
-                vectors[i], {n: hits[i] for n, hits in answers.items()}, k, states, missing, criteria.conditions.sort
-            )
-            for i in range(len(vectors))
-        ]
+        return _Answered(vectors, states, {n: answer for n, (_, answer) in sorted(outcome.answers.items())}, missing)
 
-    def _merged(
-        self,
-        vector: SparseMatrix,
-        answers: Mapping[int, ShardHits],
-        k: int,
-        states: Mapping[int, ShardState],
-        missing: Mapping[str, str],
-        sorts: Sequence[Sort],
-    ) -> Ranked:
-        """Merge the results of shards for one query."""
-        entries = self._group.shards.entries
+    def _rank_by_both(self, encode: Encode, dense: NDArray[np.float32], k: int, criteria: Criteria) -> Ranked:
+        """Return the k best documents of a hybrid or dense search."""
+        conditions, ranked = criteria.conditions, list[Ranked]()
+
+        def look(depth: int) -> Looked:
+            answered = self._ask("candidates", encode, criteria, lambda v: (self._beside(v), dense, depth, criteria))
+            shards, found = list(answered.answers), list[ShardCandidates](answered.answers.values())
+            fused = fuse([one.found for one in found], depth, criteria.settings)
+            rows = [
+                (found[part], at, part) for part, at in zip(fused.parts.tolist(), fused.places.tolist(), strict=True)
+            ]
+            best = [
+                FoundDocument(shards[part], int(one.found.docs[at]), one.ids[at], one.parents[at])
+                for one, at, part in rows
+            ]
+            ranked[:] = [self._ranked(answered, 0, best, fused.scores.tolist())]
+            accepted = [one.accepted[at] for one, at, _ in rows if one.accepted is not None]
+            factors = [one.factors[at] for one, at, _ in rows if one.factors is not None]
+            return Looked(
+                np.array(ranked[0].docs, np.int64),
+                fused.scores,
+                np.array(accepted, bool) if conditions.text is not None else None,
+                np.array(factors, np.float64) if conditions.boosts else None,
+            )
+
+        boosted = bool(conditions.boosts)
+        docs, scores = meeting(look, k, self._n_docs, boosted=boosted, min_score=conditions.min_score)
+        return ranked[0]._replace(docs=docs.tolist(), scores=scores.tolist())
+
+    def _counted(self, ranked: Ranked, names: Sequence[str]) -> dict[int, tuple[int, dict[str, Counter[Any]]]]:
+        """Return {shard: (number of documents of a ranking, {column: number of documents with each value})}."""
+        of_shard: dict[int, list[int]] = {}
+        for doc in ranked.docs:
+            place = ranked.documents.places[doc]
+            of_shard.setdefault(place.shard, []).append(place.doc)
+        if not of_shard:
+            return {}
+        versions = ranked.documents.versions
+        counts = self._group.answers("count_values", {n: (versions[n], names, d) for n, d in of_shard.items()})
+        return {n: (len(of_shard[n]), values) for n, values in counts.items()}
+
+    @property
+    def _n_docs(self) -> int:
+        """The number of documents, including deleted ones."""
+        return max(1, sum(state.n_docs for state in self._group.states.values()))
+
+    def _ranked(self, answered: _Answered, i: int, best: Sequence[FoundDocument], scores: Sequence[float]) -> Ranked:
+        """Return the ranking of a query, whose documents are numbered over all shards."""
+        entries, states = self._group.shards.entries, answered.states
         sizes = [states[n].n_docs if n in states else entry.documents for n, entry in enumerate(entries)]
         bases = np.cumsum([0, *sizes]).tolist()
-        best = merge(answers, k, sorts)
-        places = {bases[place.shard] + place.doc: place for place, _ in best}
-        versions = {n: states[n].version for n in answers}
+        places = {bases[place.shard] + place.doc: place for place in best}
+        versions = {n: states[n].version for n in answered.answers}
         documents = FoundDocuments(versions, places, partial(self._group.ask, "fields"), self._group.lost_error)
-        return Ranked(documents, list(places), [score for _, score in best], vector, missing)
+        return Ranked(documents, list(places), list(scores), answered.vectors[i], answered.missing)
 
     def hits(
-        self, given: Any, ranked: Ranked, selected: Selected | None = None, *, boosted: bool = False, **also: Any
+        self,
+        given: Any,
+        ranked: Ranked,
+        selected: Selected | None = None,
+        options: Options = PLAIN,
+        **also: Any,
     ) -> Hits:
         """Wrap a ranking, or a selection of it, as hits of a query."""
         selected = selected or Selected(ranked.docs, ranked.scores)
-        documents = ranked.documents.only(selected.docs)
-        explain = explained(
-            partial(self._explain, documents, EncodedQuery(given, ranked.vector)), selected, boosted=boosted
-        )
-        return Hits(documents, selected.docs, selected.scores, explain, missing=ranked.missing, **also)
+        documents = ranked.documents.only(selected.docs, options.shown)
+        explain = partial(self._explain, documents, EncodedQuery(given, ranked.vector))
+        return selected.hits(documents, explain, boosted=bool(options.boost), missing=ranked.missing, **also)
 
     def _explain(
         self, documents: FoundDocuments, query: EncodedQuery, doc: int, *, origins: bool = True

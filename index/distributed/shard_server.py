@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from lsr.errors import IndexFormatError
 from lsr.fingerprint import digest
 from lsr.forks import in_child
-from lsr.index.search.column_values import values_of
+from lsr.index.search.column_values import count_values, values_of
 from lsr.index.search.explain import Explanation, explain_document
+from lsr.index.search.hits import shown_fields
+from lsr.index.search.hybrid_search import Candidates, dense_width
 from lsr.index.search.matches import Matcher
 from lsr.index.search.request import Criteria, EncodedQuery
 from lsr.index.search.settings import Plan, SearchSettings
-from lsr.index.search.snapshot import Snapshot
+from lsr.index.search.snapshot import Like, Snapshot
 from lsr.index.search.words import Titles, matching_titles
 from lsr.index.segment.filters import Filter
 from lsr.index.sharding.remote import folder_of
@@ -56,6 +58,7 @@ class ShardState:
         n_docs: Number of documents, including deleted ones.
         has_passages: Whether documents are cut into passages.
         columns: The columns of its segments.
+        dense_width: Width of its dense vectors; 0 if it has no documents yet, None if it keeps none.
     """
 
     version: str
@@ -64,6 +67,7 @@ class ShardState:
     n_docs: int
     has_passages: bool
     columns: tuple[ColumnKinds, ...]
+    dense_width: int | None
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,25 @@ class ShardHits:
     ids: tuple[str, ...]
     parents: tuple[str | None, ...]
     keys: tuple[Sequence[Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class ShardCandidates:
+    """The candidates of a hybrid or dense search in a shard.
+
+    Attributes:
+        found: The candidates.
+        ids: Ids of documents or passages.
+        parents: For passages, the ids of their documents; else None.
+        accepted: (n,) bool, whether the text meets the conditions; None without conditions.
+        factors: (n,) float64, factors of the boosts; None without boosts.
+    """
+
+    found: Candidates
+    ids: tuple[str, ...]
+    parents: tuple[str | None, ...]
+    accepted: NDArray[np.bool_] | None
+    factors: NDArray[np.float64] | None
 
 
 class Shard:
@@ -130,8 +153,15 @@ class Shard:
             for algorithm in ("exhaustive", "blocks"):
                 snapshot.top(toy, 1, SearchSettings(algorithm=algorithm))
         columns = tuple(ColumnKinds(c.kinds, c.mixed) for c in snapshot.documents.columns)
-        n_docs = snapshot.searcher.n_docs
-        return ShardState(version, snapshot.manifest, len(snapshot), n_docs, snapshot.has_passages, columns)
+        return ShardState(
+            version,
+            snapshot.manifest,
+            documents=len(snapshot),
+            n_docs=snapshot.searcher.n_docs,
+            has_passages=snapshot.has_passages,
+            columns=columns,
+            dense_width=dense_width(snapshot),
+        )
 
     def encoder_files(self) -> dict[str, bytes]:
         """Return the files of the query encoder."""
@@ -171,9 +201,7 @@ class Shard:
         Returns:
             The version that was searched, and the hits for each query.
         """
-        searched, snapshot = version, self._kept.get(version)
-        if snapshot is None:
-            searched, snapshot = self._latest(refresh=True)
+        searched, snapshot = self._searched(version)
         mask = None if criteria.conditions else snapshot.mask(criteria.where, known=True)
         mine = _writable(queries)
 
@@ -192,19 +220,50 @@ class Shard:
         with ThreadPoolExecutor(threads or self._threads) as pool:
             return searched, list(pool.map(top, range(len(mine))))
 
-    def fields(self, version: str, docs: Sequence[int]) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return title, text and metadata of documents.
+    def candidates(
+        self, version: str, query: SparseMatrix, dense: NDArray[np.float32], k: int, criteria: Criteria
+    ) -> tuple[str, ShardCandidates]:
+        """Return the candidates of a hybrid or dense search.
+
+        Args:
+            version: As for `search`.
+            query: One row, weighted by `beside_dense`.
+            dense: (width,) the query's dense vector.
+            k: Number of documents that the search over all shards returns.
+            criteria: As for `search`.
+
+        Returns:
+            The version that was searched, and the candidates.
+        """
+        searched, snapshot = self._searched(version)
+        matcher = Matcher(snapshot, EncodedQuery(None, _writable(query), dense), criteria, known=True)
+        found, documents = matcher.candidates(k), snapshot.documents
+        numbers = found.docs.tolist()
+        ids, parents = tuple(map(documents.id, numbers)), tuple(map(documents.parent, numbers))
+        return searched, ShardCandidates(found, ids, parents, *matcher.looked_at(found.docs))
+
+    def _searched(self, version: str) -> tuple[str, Snapshot]:
+        """Return a version, or the latest commit if it is gone."""
+        if (snapshot := self._kept.get(version)) is not None:
+            return version, snapshot
+        return self._latest(refresh=True)
+
+    def fields(
+        self, version: str, docs: Sequence[int], shown: Sequence[str] | None = None
+    ) -> list[tuple[str, str, dict[str, Any]]]:
+        """Title, text and metadata of some documents; empty if they aren't shown.
 
         Raises:
             IndexFormatError: The version is gone.
         """
         documents = self._version(version).documents
-        return [documents.fields(doc) for doc in docs]
+        return [shown_fields(documents.fields(doc), shown) for doc in docs]
 
     def facets(
         self,
         version: str,
         query: SparseMatrix,
+        dense: NDArray[np.float32] | None,
         criteria: Criteria,
         names: Sequence[str],
     ) -> tuple[int, dict[str, Counter[Any]]]:
@@ -214,7 +273,15 @@ class Shard:
             IndexFormatError: The version is gone.
         """
         snapshot = self._version(version)
-        return Matcher(snapshot, EncodedQuery(None, _writable(query)), criteria, known=True).facets(names)
+        return Matcher(snapshot, EncodedQuery(None, _writable(query), dense), criteria, known=True).facets(names)
+
+    def count_values(self, version: str, names: Sequence[str], docs: Sequence[int]) -> dict[str, Counter[Any]]:
+        """Count, for each column, the documents among some that have each value.
+
+        Raises:
+            IndexFormatError: The version is gone.
+        """
+        return count_values(self._version(version), names, np.array(docs, np.int64))
 
     def values(self, version: str, column: str, docs: Sequence[int]) -> list[Any]:
         """Return the values of a column in documents.
@@ -232,7 +299,7 @@ class Shard:
         """
         return self._version(version).vectors(docs)
 
-    def like(self, version: str, doc_id: str) -> tuple[SparseMatrix, str, str] | None:
+    def like(self, version: str, doc_id: str) -> Like | None:
         """Return what a search for similar documents needs, as `Snapshot.like`; None if the id isn't in this shard."""
         return self._version(version).like(doc_id)
 

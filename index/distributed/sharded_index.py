@@ -35,7 +35,9 @@ from lsr.index.index import Index
 from lsr.index.protocols import SearchIndex
 from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Explanation, query_words
+from lsr.index.search.find import dense_queries
 from lsr.index.search.hits import Hits
+from lsr.index.search.hybrid_search import beside_dense, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
@@ -218,11 +220,14 @@ class ShardedIndex(QueryEncoding):
 
         Raises:
             ClusterError: A shard is lost, and none may be missing.
-            DataError: As for `Index.search`; also for dense and hybrid searches.
+            DataError: As for `Index.search`.
         """
-        request = self._request(k, where, settings, dense)
+        request = SearchRequest.of(k, where, settings)
         query, text = request.options.split(query)
-        return self._search.find(lambda: self.query_vector(query, "search"), query, request, request.criteria(text))
+        one = query if isinstance(query, SparseMatrix) else [query]
+        (near,) = self._dense_queries(one, None if dense is None else [dense], request)
+        criteria = request.criteria(text)
+        return self._search.find(lambda: self.query_vector(query, "search"), query, request, criteria, near)
 
     def search_batch(
         self,
@@ -238,12 +243,19 @@ class ShardedIndex(QueryEncoding):
 
         `threads` applies to each replica; by default it uses all its cores.
         """
-        request = self._request(k, where, settings, dense)
+        request = SearchRequest.of(k, where, settings)
         if not isinstance(queries, SparseMatrix):
             queries = as_queries(queries)
-        if not request.options.plain:
+        if not request.options.plain or request.settings.mode != "sparse" or dense is not None:
             each = [queries[i] for i in range(len(queries))] if isinstance(queries, SparseMatrix) else queries
-            return [self.search(query, k, where=where, **settings) for query in each]
+            asked = [request.options.split(query)[0] for query in each]
+            near = self._dense_queries(
+                queries if isinstance(queries, SparseMatrix) else asked, None if dense is None else list(dense), request
+            )
+            return [
+                self.search(query, k, where=where, dense=vector, **settings)
+                for query, vector in zip(each, near, strict=True)
+            ]
         given = [None] * len(queries) if isinstance(queries, SparseMatrix) else queries
         return self._search.find_many(lambda: self.query_vectors(queries), given, k, request.criteria(), threads)
 
@@ -256,13 +268,17 @@ class ShardedIndex(QueryEncoding):
         **settings: Unpack[SearchOptions],
     ) -> Hits:
         """Return the k most similar documents; arguments and errors as for `Index.similar`."""
-        request, doc_id = self._request(k, where, settings), require_id(doc_id)
+        request, doc_id = SearchRequest.of(k, where, settings), require_id(doc_id)
         found = self._group.every("like", doc_id)
         like = next((one for one in found.values() if one is not None), None)
         if like is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        vectors, own, content = like
-        return self._search.find(lambda: self.as_query(vectors), content, request, request.criteria(without=(own,)))
+        dense = None
+        if request.settings.mode != "sparse":
+            dense = like.dense
+            self._dense_width()
+        criteria = request.criteria(without=(like.id,))
+        return self._search.find(lambda: self.as_query(like.vectors), like.content, request, criteria, dense)
 
     def explain_plan(
         self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
@@ -276,23 +292,22 @@ class ShardedIndex(QueryEncoding):
 
     @property
     def _search(self) -> ShardSearch:
-        return ShardSearch(self._group, self.refresh, self.compared, self._query_words)
+        return ShardSearch(self._group, self.refresh, self.compared, self._query_words, self._beside)
 
     def _query_words(self, query: Any) -> Mapping[int, str]:
         text = query.get("text") if isinstance(query, Mapping) else query
         return query_words(self.encoder, text) if isinstance(text, str) else {}
 
-    def _request(
-        self, k: int, where: Where | Filter | None, settings: Mapping[str, Any], dense: object = None
-    ) -> SearchRequest:
-        request = SearchRequest.of(k, where, settings)
-        if request.settings.mode != "sparse" or dense is not None:
-            raise DataError(
-                f"{self.path}: dense and hybrid search aren't available over many machines; Index.open searches these "
-                "shards in this process by dense vectors, too",
-                "mode",
-            )
-        return request
+    def _beside(self, vector: SparseMatrix) -> SparseMatrix:
+        return beside_dense(self.shared.encoder if self.shared.encoder_files else None, vector)
+
+    def _dense_width(self) -> int:
+        return max(require_dense(state.dense_width, self.path) for state in self._group.states.values())
+
+    def _dense_queries(
+        self, queries: Sequence[Any] | SparseMatrix, given: Sequence[ArrayLike] | None, request: SearchRequest
+    ) -> Sequence[NDArray[np.float32] | None]:
+        return dense_queries(self._dense_width, lambda: self.encoder, queries, given, request.settings)
 
     # --- documents --------------------------------------------------------------------------------------------------
 

@@ -191,13 +191,13 @@ class DenseVectors:
                 yield self._exact(vector, rows)
 
     def vectors_of_queries(self, queries: Sequence[str | ArrayLike]) -> NDArray[np.float32]:
-        """(n, dimensions) float32, the vectors that queries are searched with; of length 1 for the cosine.
+        """Return (n, dimensions) float32: the queries' vectors, scaled to length 1 for the cosine.
 
         Args:
             queries: Texts, or vectors.
 
         Raises:
-            DataError: Vectors of another width, or not finite.
+            DataError: Vectors have another width or aren't finite.
         """
         queries = as_queries(queries)
         if not queries:
@@ -214,7 +214,7 @@ class DenseVectors:
         return _scaled(_checked(given, len(given)), self.similarity)
 
     def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """(n, dimensions) float32, some of the vectors."""
+        """Return (n, dimensions) float32: the vectors of some rows."""
         return np.asarray(self._vectors[np.array(rows, np.int64)], np.float32)
 
     def ids(self, rows: NDArray[np.int64]) -> list[str]:

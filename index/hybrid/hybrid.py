@@ -216,14 +216,14 @@ class Hybrid:
         return self._searched(index, ids, wider, near, depth, settings)
 
     def _documents(self, index: Reader, name: str, vector: SparseMatrix, best: list[str]) -> SparseMatrix:
-        """The vectors of documents, with the terms of one part."""
+        """Return the documents' vectors, restricted to the terms of one part."""
         docs = best_documents(index, vector, DOCUMENTS, best, {})
         return dict(_sparse(index, index.document_vectors(docs)))[name]
 
     def _expanded(
         self, index: Reader, vector: SparseMatrix, query: NDArray[np.float32], best: list[str]
     ) -> NDArray[np.float32]:
-        """A query's dense vector with feedback, as long as before."""
+        """Expand a query's dense vector by feedback; its length stays the same."""
         assert self._dense is not None
         snapshot, rows = index.snapshot, []
         for doc in best_documents(index, vector, DOCUMENTS, best, {}):

@@ -16,6 +16,7 @@ from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
 from lsr.index.integrations.store import checked, current, opened, put, remove
 from lsr.index.search.options import Options
+from lsr.index.search.rerank import Unit
 from lsr.index.search.settings import Algorithm, FilteredOptions, Mode, SearchSettings
 from lsr.index.write.builder import BuildOptions
 
@@ -30,8 +31,9 @@ except ImportError:
     raise MissingExtra("langchain-core", "langchain", "a retriever for LangChain") from None
 
 # Fields of a retriever: options that change which documents are found or their order, but not counts.
+_LEFT_OUT = ("facets", "total", "fields")
 _SETTINGS = tuple(
-    field.name for one in (SearchSettings, Options) for field in fields(one) if field.name not in ("facets", "total")
+    field.name for one in (SearchSettings, Options) for field in fields(one) if field.name not in _LEFT_OUT
 )
 
 
@@ -73,7 +75,9 @@ class LsrRetriever(BaseRetriever):
     diversity: float = Options.diversity
     syntax: str = Options.syntax
     rerank: Any = Options.rerank
+    rerank_unit: Unit = Options.rerank_unit
     depth: int = Options.depth
+    passages: bool = Options.passages
 
     @field_validator("index", mode="before")
     @classmethod

@@ -31,6 +31,7 @@ import math
 import numpy as np
 
 from lsr.index.kernels.exhaustive import collect, finish, scatter, seed, thin_out
+from lsr.index.kernels.gaps import add_gaps
 from lsr.index.kernels.jit import inlined, kernel, prefetch
 from lsr.index.kernels.layout import (
     BEGIN,
@@ -42,6 +43,9 @@ from lsr.index.kernels.layout import (
     END,
     FIRST_BLOCK,
     FIRST_DOC,
+    GAP_IMPACTS_AT,
+    GAPS,
+    GAPS_AT,
     IMPACTS_AT,
     LOOKUPS,
     MAXIMA_AT,
@@ -56,6 +60,7 @@ from lsr.index.kernels.layout import (
     WINDOWS_SCANNED,
     cost,
     count_blocks,
+    count_skips,
     disallow,
 )
 from lsr.index.kernels.topk import select, sort
@@ -481,8 +486,8 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
         As for `score_blocks`.
     """
     # Unpack the tuples once: each access counts references, which would cost more than the loops.
-    docs, impacts, dense, maxima, skips, windows = (
-        files.docs, files.impacts, files.dense, files.maxima, files.skips, files.windows,
+    docs, impacts, dense, gaps, maxima, skips, windows = (
+        files.docs, files.impacts, files.dense, files.gaps, files.maxima, files.skips, files.windows,
     )  # fmt: skip
     lists, weights, accumulator, counts = query.lists, query.weights, space.accumulator, space.counts
     order = files.order
@@ -501,11 +506,15 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
             c = alive[j]
             w, base = owners[c], slots[c] * BLOCK
             if i + 2 < len(terms):
-                ask(dense, skips, windows, lists, terms[i + 2], w, blocks[c])
+                ask(dense, gaps, skips, windows, lists, terms[i + 2], w, blocks[c])
             if 0 <= i + 1 < len(terms):
                 begin, end = find(maxima, skips, windows, lists, terms[i + 1], w, blocks[c])
                 begins[(i + 1) & 1, c], ends[(i + 1) & 1, c] = begin, end
-                if begin < end:
+                if begin < end and lists[terms[i + 1], w, DENSE] == GAPS:
+                    for x in range(begin, end + 63, 64):
+                        prefetch(gaps, windows[w, GAPS_AT] + min(x, end - 1))
+                        prefetch(gaps, windows[w, GAP_IMPACTS_AT] + min(x, end - 1))
+                elif begin < end:
                     prefetch(docs, windows[w, DOCS_AT] + begin)
                     prefetch(docs, windows[w, DOCS_AT] + (begin + end) // 2)
                     prefetch(docs, windows[w, DOCS_AT] + end - 1)
@@ -522,6 +531,14 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
                 best = add_dense(dense, row, size, weight, accumulator, base)
                 row = windows[w, MAXIMA_AT] + np.int64(lists[terms[i], w, ROW]) * ROW_UNIT
                 largest, touched = np.int32(maxima[row + blocks[c]]), BLOCK // 8
+            elif lists[terms[i], w, DENSE] == GAPS:
+                first = np.int64(blocks[c]) * BLOCK
+                at = windows[w, GAPS_AT] + lists[terms[i], w, BEGIN] - count_skips(windows, w)
+                before = first // SKIP * SKIP - np.int64(gaps[at + first // SKIP])
+                best, largest, touched = add_gaps(
+                    gaps, windows[w, GAPS_AT], windows[w, GAP_IMPACTS_AT], begins[i & 1, c], ends[i & 1, c],
+                    before, first, weight, accumulator, base,
+                )  # fmt: skip
             else:
                 best, largest, touched = add_postings(
                     docs, windows[w, DOCS_AT], impacts, windows[w, IMPACTS_AT], begins[i & 1, c], ends[i & 1, c],
@@ -551,7 +568,7 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
 
 
 @inlined
-def ask(dense, skips, windows, lists, i, w, block):
+def ask(dense, gaps, skips, windows, lists, i, w, block):
     """Prefetch what `find` reads for term i in a block of window w: its skips, or its dense row."""
     if lists[i, w, DENSE] >= 0:
         row = windows[w, DENSE_AT] + lists[i, w, DENSE] * windows[w, N_DOCS] + np.int64(block) * BLOCK
@@ -561,6 +578,9 @@ def ask(dense, skips, windows, lists, i, w, block):
     elif lists[i, w, ROW] >= 0:
         at = windows[w, SKIPS_AT] + np.int64(lists[i, w, ROW]) * SKIP_UNIT
         prefetch(skips, at + np.int64(block) * BLOCK // SKIP)
+        if lists[i, w, DENSE] == GAPS:
+            begin = lists[i, w, BEGIN] - count_skips(windows, w)
+            prefetch(gaps, windows[w, GAPS_AT] + begin + np.int64(block) * BLOCK // SKIP)
 
 
 @inlined
@@ -568,14 +588,14 @@ def find(maxima, skips, windows, lists, i, w, block):
     """Locate the postings of term i in a block of window w; empty if there are none or the list is a dense row.
 
     Returns:
-        Begin and end of a range that contains them, within the window's postings even if the file is damaged.
+        Begin and end of a range that contains them, within the window's postings or gaps, even if the file is damaged.
     """
     begin, end, row = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]), np.int64(lists[i, w, ROW])
     if row < 0 or begin == end:
         return begin, end
     if maxima[windows[w, MAXIMA_AT] + row * ROW_UNIT + block] == 0:
         return np.int64(0), np.int64(0)
-    n_skips = (windows[w, N_DOCS] + SKIP - 1) // SKIP
+    n_skips = count_skips(windows, w)
     skip = np.int64(block) * BLOCK // SKIP
     at = windows[w, SKIPS_AT] + row * SKIP_UNIT + skip
     if skip + 1 < n_skips:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lsr.index.kernels.jit import inlined, kernel, prefetch
+from lsr.index.kernels.gaps import scan_gaps
+from lsr.index.kernels.jit import inlined, kernel, lowest_bit, prefetch, reaching
 from lsr.index.kernels.layout import (
     BEGIN,
     DENSE,
@@ -19,6 +20,9 @@ from lsr.index.kernels.layout import (
     DOCS_AT,
     END,
     FIRST_DOC,
+    GAP_IMPACTS_AT,
+    GAPS,
+    GAPS_AT,
     IMPACTS_AT,
     N_DOCS,
     POSTINGS,
@@ -32,7 +36,7 @@ from lsr.index.kernels.layout import (
 from lsr.index.kernels.topk import select, sort
 
 _SCANNED = 128  # accumulator entries that are skipped together if none reaches the threshold
-_RUN = 16  # entries that are appended together, without a branch
+_RUN = 32  # entries of which `reaching` finds those to append
 _STRIP = 4096  # documents whose scores are added up together from dense rows
 _ASKED = 512  # postings prefetched at the beginning of a list
 _SAMPLE = 256  # scores sampled to guess the first threshold
@@ -76,7 +80,7 @@ def search_windows(files, query, space, k, threshold):
 def scatter(files, query, terms, w, accumulator):
     """Add a window's postings of some query terms to the accumulator; returns the cost, in postings."""
     # Unpack the tuples once: each access counts references.
-    all_docs, all_impacts, dense, windows = files.docs, files.impacts, files.dense, files.windows
+    all_docs, all_impacts, dense, gaps, windows = files.docs, files.impacts, files.dense, files.gaps, files.windows
     lists, weights = query.lists, query.weights
     touched, n, n_dense = 0, windows[w, N_DOCS], 0
     places = np.empty(len(terms), np.int64)
@@ -103,12 +107,17 @@ def scatter(files, query, terms, w, accumulator):
                     scores[x] += weight * row[x]
     for j in range(-1, len(terms)):
         if j + 1 < len(terms):
-            ask(all_docs, all_impacts, windows, lists, terms[j + 1], w)
+            ask(all_docs, all_impacts, gaps, windows, lists, terms[j + 1], w)
         if j < 0:
             continue
         i = terms[j]
         begin, end = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END])
         weight = weights[i]
+        if lists[i, w, DENSE] == GAPS:
+            at, impacts_at = windows[w, GAPS_AT] + begin, windows[w, GAP_IMPACTS_AT] + begin
+            size = max(end - begin, 0)
+            scan_gaps(gaps[at : at + size], gaps[impacts_at : impacts_at + size], weight, accumulator)
+            continue
         docs = all_docs[windows[w, DOCS_AT] + begin : windows[w, DOCS_AT] + end]
         impacts = all_impacts[windows[w, IMPACTS_AT] + begin : windows[w, IMPACTS_AT] + end]
         for p in range(len(docs)):
@@ -117,9 +126,14 @@ def scatter(files, query, terms, w, accumulator):
 
 
 @inlined
-def ask(docs, impacts, windows, lists, i, w):
+def ask(docs, impacts, gaps, windows, lists, i, w):
     """Prefetch the beginning of a list; the hardware prefetches the rest."""
     begin, size = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]) - lists[i, w, BEGIN]
+    if lists[i, w, DENSE] == GAPS:
+        for p in range(0, min(size, _ASKED), 64):
+            prefetch(gaps, windows[w, GAPS_AT] + begin + p)
+            prefetch(gaps, windows[w, GAP_IMPACTS_AT] + begin + p)
+        return
     for p in range(0, min(size, _ASKED), 32):
         prefetch(docs, windows[w, DOCS_AT] + begin + p)
     for p in range(0, min(size, _ASKED), 64):
@@ -192,16 +206,17 @@ def collect(space, accumulator, order, windows, w, first, n, k, found, threshold
             reached |= np.int32(max(a, b) >= threshold)
         if reached:
             for run in range(0, _SCANNED, _RUN):
-                reached = np.int32(0)
-                for i in range(_RUN):
-                    reached |= np.int32(scores[run + i] >= threshold)
-                if reached:
-                    if found > room:
-                        found, threshold = thin_out(space, k, found, threshold)
-                    begin = block * _SCANNED + run
-                    for i in range(min(_RUN, n - begin)):  # branch-free, as the processor would mispredict
+                bits = reaching(scores, run, threshold)
+                if bits and found > room:
+                    found, threshold = thin_out(space, k, found, threshold)
+                    bits = reaching(scores, run, threshold)
+                begin = block * _SCANNED + run
+                while bits:
+                    i = lowest_bit(bits)
+                    bits &= bits - 1
+                    if begin + i < n:
                         docs[found], best[found] = number_of(order, windows, w, first + begin + i), scores[run + i]
-                        found += np.int64(scores[run + i] >= threshold)
+                        found += 1
         scores[:] = 0
     return found, threshold
 

@@ -1,4 +1,4 @@
-"""Decorators of the index's kernels, and a prefetch instruction."""
+"""Decorators of the index's kernels, and instructions that Numba has no name for."""
 
 from __future__ import annotations
 
@@ -35,3 +35,34 @@ def prefetch(_: Any, array: Any, place: Any) -> Any:
         return context.get_dummy_value()
 
     return numba.void(array, numba.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def reaching(_: Any, array: Any, place: Any, least: Any) -> Any:
+    """Which of the 32 numbers from array[place] (one-dimensional) on reach a number of their type: a bit for each, the
+    lowest for the first, as int64. No place is checked.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(signature.args[0].dtype)
+        numbers = ir.VectorType(kind, 32)
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), numbers.as_pointer())
+        found = builder.load(place, align=context.get_abi_sizeof(kind))
+        one = builder.insert_element(ir.Constant(numbers, ir.Undefined), arguments[2], ir.IntType(32)(0))
+        all_of_it = ir.Constant(ir.VectorType(ir.IntType(32), 32), [0] * 32)
+        least = builder.shuffle_vector(one, one, all_of_it)
+        compare = builder.icmp_signed if isinstance(kind, ir.IntType) else builder.fcmp_ordered
+        return builder.zext(builder.bitcast(compare(">=", found, least), ir.IntType(32)), ir.IntType(64))
+
+    return numba.int64(array, numba.int64, array.dtype), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lowest_bit(_: Any, bits: Any) -> Any:
+    """The place of the lowest bit of an int64 that isn't 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return numba.int64(numba.int64), generate

@@ -24,17 +24,19 @@ SKIP_UNIT = ROW_UNIT * BLOCK // SKIP
 # window's first document among those of all segments; BASE is the number of its segment's first document; ORDER_AT is
 # -1 if documents are stored in the order in which they were added.
 DOCS_AT, IMPACTS_AT, SIZE, DENSE_AT, N_DENSE, FIRST_DOC, N_DOCS, FIRST_BLOCK = range(8)
-MAXIMA_AT, SKIPS_AT, ORDER_AT, BASE = range(8, 12)
-WINDOW_COLUMNS = 12
+MAXIMA_AT, SKIPS_AT, ORDER_AT, BASE, GAPS_AT, GAP_IMPACTS_AT, N_GAPS = range(8, 15)
+WINDOW_COLUMNS = 15
 # Columns of the table of segments.
 TERMS_AT, N_TERMS, TABLE_AT, TABLE_SIZE, MAX_IMPACTS_AT, ENDS_AT = range(6)
 ENTRY_WINDOW_AT, ENTRY_BEGIN_AT, ENTRY_SIZE_AT, ENTRY_ROW_AT, ENTRY_DENSE_AT = range(6, 11)
 N_ENTRIES, FIRST_WINDOW, N_WINDOWS, N_ROWS = range(11, 15)
 SEGMENT_COLUMNS = 15
-# A list within a window, (…, 4) int32: its postings are BEGIN..END of the window's. If DENSE isn't -1, it is stored as
-# the window's dense row of that number. Its block maxima begin at MAXIMA_AT + ROW * ROW_UNIT, and its skips at
-# SKIPS_AT + ROW * SKIP_UNIT; ROW is -1 if it has neither.
+# A list within a window, (…, 4) int32: its postings are BEGIN..END of the window's. If DENSE is GAPS, they are
+# BEGIN..END of the window's gaps; if it isn't negative, the list is the window's dense row of that number. Its block
+# maxima begin at MAXIMA_AT + ROW * ROW_UNIT, and its skips at SKIPS_AT + ROW * SKIP_UNIT; ROW is -1 if it has neither.
 BEGIN, END, ROW, DENSE = range(4)
+POSTINGS_LIST, GAPS = -1, -2
+LAST_DOC = np.uint64(WINDOW - 1)
 # Positions in `Space.counts`.
 BLOCKS_SCORED, WINDOWS_SCANNED, POSTINGS_SCORED, POSTINGS, LOOKUPS = range(5)
 N_COUNTS = 5
@@ -48,6 +50,8 @@ class Files(NamedTuple):
         docs: uint16, the files of postings; window w's documents begin at windows[w, DOCS_AT].
         impacts: uint8 or float32, the same files; window w's impacts begin at windows[w, IMPACTS_AT].
         dense: uint8, the files of dense rows: an impact for each document of the window, 0 if it lacks the term.
+        gaps: uint8, the files of gaps (`lsr.index.kernels.gaps`); window w's begin at windows[w, GAPS_AT], their
+            impacts at windows[w, GAP_IMPACTS_AT].
         maxima: uint8, block maxima, row by row, rows by term.
         skips: uint16, for each 1024th document of a window, how many postings of the list precede it.
         windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows.
@@ -57,6 +61,7 @@ class Files(NamedTuple):
     docs: Any
     impacts: Any
     dense: Any
+    gaps: Any
     maxima: Any
     skips: Any
     windows: Any
@@ -201,7 +206,12 @@ def find_lists(lexicon, windows, ranks, chosen, lists):
                     row, dense = np.int64(entry_row[row_at + e]), entry_dense[dense_at + e]
                     if row >= 0 and row + (count_blocks(windows, w) + ROW_UNIT - 1) // ROW_UNIT <= n_rows:
                         lists[j, w, ROW] = row
-                    if dense < 0:
+                    if dense == GAPS:
+                        begin = min(np.int64(entry_begin[begin_at + e]), windows[w, N_GAPS])
+                        if lists[j, w, ROW] >= 0 and begin >= count_skips(windows, w):
+                            lists[j, w, BEGIN], lists[j, w, DENSE] = begin, GAPS
+                            lists[j, w, END] = min(begin + entry_size[size_at + e], windows[w, N_GAPS])
+                    elif dense < 0:
                         begin = min(np.int64(entry_begin[begin_at + e]), windows[w, SIZE])
                         lists[j, w, BEGIN] = begin
                         lists[j, w, END] = min(begin + entry_size[size_at + e], windows[w, SIZE])
@@ -285,3 +295,9 @@ def cost(query, windows, i, w):
 def count_blocks(windows, w):
     """Return the number of blocks in a window."""
     return (windows[w, N_DOCS] + BLOCK - 1) // BLOCK
+
+
+@inlined
+def count_skips(windows, w):
+    """Skips of a list of a window."""
+    return (windows[w, N_DOCS] + SKIP - 1) // SKIP

@@ -30,6 +30,9 @@ from lsr.index.kernels.layout import (
     DOCS_AT,
     END,
     FIRST_DOC,
+    GAP_IMPACTS_AT,
+    GAPS,
+    GAPS_AT,
     IMPACTS_AT,
     N_DOCS,
     POSTINGS_SCORED,
@@ -166,6 +169,11 @@ def complete(files, query, terms, rest, w, threshold, docs, scores, n, counts):
             row = windows[w, DENSE_AT] + lists[i, w, DENSE] * windows[w, N_DOCS]
             impacts = files.dense[row : row + windows[w, N_DOCS]]
             n = add_from_dense(impacts, weights[i], threshold - rest, docs, scores, n)
+        elif lists[i, w, DENSE] == GAPS:
+            begin, size = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]) - lists[i, w, BEGIN]
+            at, impacts_at = windows[w, GAPS_AT] + begin, windows[w, GAP_IMPACTS_AT] + begin
+            gaps, impacts = files.gaps[at : at + size], files.gaps[impacts_at : impacts_at + size]
+            n = add_from_gaps(gaps, impacts, weights[i], threshold - rest, docs, scores, n)
         else:
             begin, end = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END])
             list_docs = files.docs[windows[w, DOCS_AT] + begin : windows[w, DOCS_AT] + end]
@@ -194,6 +202,22 @@ def add_from_list(list_docs, impacts, weight, required, docs, scores, n):
         doc, score = docs[c], scores[c]
         at = seek(list_docs, at, len(list_docs), doc)
         if at < len(list_docs) and list_docs[at] == doc:
+            score += weight * np.int32(impacts[at])
+        docs[kept], scores[kept] = doc, score
+        kept += np.int64(score >= required)
+    return kept
+
+
+@kernel
+def add_from_gaps(gaps, impacts, weight, required, docs, scores, n):
+    """Add a list of gaps, (size,) uint8 and uint8, to the scores of n documents; otherwise like `add_from_dense`."""
+    kept, at, there = 0, -1, np.int64(-1)
+    for c in range(n):
+        doc, score = docs[c], scores[c]
+        while there < doc and at + 1 < len(gaps):
+            at += 1
+            there = max(there, 0) + np.int64(gaps[at])
+        if there == doc:
             score += weight * np.int32(impacts[at])
         docs[kept], scores[kept] = doc, score
         kept += np.int64(score >= required)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lsr.errors import DataError
-from lsr.index.search.options import DAY, SCORE, Boost, Options, Sort
+from lsr.index.search.options import DAY, SCORE, STORED, Boost, Options, Sort
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.columns import Columns, Kinds, kinds_of, numbers_of
 from lsr.io.metadata import parse_time
@@ -28,10 +28,18 @@ def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
     Raises:
         DataError: Lists every problem.
     """
-    if not options.columns:
+    shown = [name for name in options.shown or () if name not in STORED]
+    if not options.columns and not shown:
         return
     kinds, mixed = kinds_of(segments)
-    wrong = dict.fromkeys(problem for name in options.columns if (problem := unknown_column(name, kinds, mixed)))
+    texts = options.boost.keys() & {"title", "text"} - kinds.keys()
+    names = [name for name in options.columns if name not in texts]
+    wrong = dict.fromkeys(problem for name in names if (problem := unknown_column(name, kinds, mixed)))
+    if texts:
+        wrong["boost is for columns: title and text are one text; a title counts more if the text repeats it"] = None
+    for name in shown:
+        if not any(key == name or key.startswith(f"{name}.") for key in (*kinds, *mixed)):
+            wrong[f"fields: {unknown_column(name, kinds, {})}; or title, text, metadata"] = None
     for sort in options.sorts:
         if kinds.get(sort.column, "").startswith("list of "):
             wrong[f"{sort.column} is a {kinds[sort.column]}, which can't be sorted by"] = None

@@ -1,10 +1,10 @@
 """Pseudo-relevance feedback: expand a query with what the best documents of a first search share.
 
     vector = expand_query(index, "ice on the wing")                  # sparse
-    near = expand_dense(index, "ice on the wing")                    # dense, of an index that keeps dense vectors
+    near = expand_dense(index, "ice on the wing")                    # dense, for an index with dense vectors
     hits = index.search(vector, dense=near, mode="hybrid")
 
-`source` takes the documents from another ranking, such as a fused one: feedback after interpolation.
+Pass `source` to take the documents from another ranking, such as a fused one (feedback after interpolation).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lsr.errors import DataError
 from lsr.index.search.hits import Hit
-from lsr.index.search.hybrid_search import dense_width
+from lsr.index.search.hybrid_search import dense_width, require_dense
 from lsr.index.search.query_encoder import Query
 from lsr.index.search.reader import Reader
 from lsr.index.search.settings import FilteredOptions
@@ -63,7 +63,7 @@ def expand_query(
     """
     _check(documents, weight, terms)
     vector = index.query_vectors([query] if isinstance(query, str | Mapping) else query)
-    index = index.pinned()  # numbers of documents are those of a snapshot
+    index = index.pinned()  # document numbers are valid within one snapshot only
     found = index.document_vectors(best_documents(index, vector, documents, source, settings))
     return rocchio(index, vector, found, terms, weight)
 
@@ -108,7 +108,7 @@ def expand_dense(
     arXiv 2205.00235, 1.5 its Rocchio.
 
     Args:
-        index: An index that keeps dense vectors (`hybrid=True`).
+        index: An index with dense vectors (`hybrid=True`).
         query: A text, or its (width,) dense vector.
         documents: Number of best documents, by dense vectors, to average.
         weight: Weight of the mean relative to the query; 0 leaves the direction unchanged.
@@ -120,11 +120,11 @@ def expand_dense(
 
     Raises:
         ValueError: `documents` is below 1, or `weight` is negative.
-        DataError: The index keeps no dense vectors, or the query has another width.
+        DataError: The index has no dense vectors, or the query has another width.
     """
     _check(documents, weight)
     index = index.pinned()
-    width = dense_width(index.snapshot, index.path)
+    width = require_dense(dense_width(index.snapshot), index.path)
     if isinstance(query, str):
         (query,) = index.encoder.encode_dense([query], queries=True)
     own = np.asarray(query, np.float32)
@@ -142,9 +142,9 @@ def mixed(query: NDArray[np.float32], documents: NDArray[np.float32], weight: fl
 
 
 def stored_dense(index: Reader, docs: Iterable[int]) -> NDArray[np.float32]:
-    """Return the dense vectors that an index keeps of documents, by their numbers, (n, width) float32."""
+    """Return (n, width) float32: the stored dense vectors of documents, by number."""
     snapshot = index.snapshot
-    rows = [np.zeros((0, dense_width(snapshot, index.path)), np.float32)]
+    rows = [np.zeros((0, require_dense(dense_width(snapshot), index.path)), np.float32)]
     for doc in docs:
         number, within = snapshot.searcher.locate(doc)
         embeddings = snapshot.parts[number].embeddings
@@ -157,7 +157,7 @@ def stored_dense(index: Reader, docs: Iterable[int]) -> NDArray[np.float32]:
 def best_documents(
     index: Reader, vector: SparseMatrix, documents: int, source: Source | None, settings: Mapping[str, Any]
 ) -> list[int]:
-    """Return the numbers of the documents that give feedback; arguments as for `expand_query`."""
+    """Return the numbers of the documents to expand by; arguments as for `expand_query`."""
     if source is None:
         return [hit.doc for hit in index.search(vector, documents, **settings)]
     ids = [one if isinstance(one, str) else one.passage for one in islice(source, documents)]

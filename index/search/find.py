@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ from lsr.encode.base import Encoder
 from lsr.errors import DataError
 from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation
-from lsr.index.search.hits import Hits
-from lsr.index.search.hybrid_search import dense_width, hybrid_top
+from lsr.index.search.hits import Hits, ShownDocuments
+from lsr.index.search.hybrid_search import hybrid_top
 from lsr.index.search.matches import Matcher, SnapshotRanking
 from lsr.index.search.query_encoder import as_queries
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
-from lsr.index.search.selection import explained, select
+from lsr.index.search.selection import select
 from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.sparse import SparseMatrix
@@ -57,8 +56,8 @@ def find(
     if options.counts:
         total, counts = matcher.facets(options.faceted)
         facets = {name: facet_order(counted) for name, counted in counts.items()}
-    told = explained(partial(explain, query), found, boosted=bool(options.boost))
-    return Hits(snapshot.documents, found.docs, found.scores, told, facets=facets, total=total)
+    documents = snapshot.documents if options.shown is None else ShownDocuments(snapshot.documents, options.shown)
+    return found.hits(documents, partial(explain, query), boosted=bool(options.boost), facets=facets, total=total)
 
 
 def _top(
@@ -102,8 +101,7 @@ def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int |
 
 
 def dense_queries(
-    snapshot: Snapshot,
-    path: str | PathLike[str],
+    width: Callable[[], int],
     encoder: Callable[[], Encoder],
     queries: Sequence[Any] | SparseMatrix,
     given: Sequence[ArrayLike] | None,
@@ -112,8 +110,7 @@ def dense_queries(
     """Return the dense vectors of queries; None for each query of a sparse search.
 
     Args:
-        snapshot: The snapshot to search.
-        path: The index, for messages.
+        width: Returns the width of the index's dense vectors, 0 if it has no documents yet; raises if it keeps none.
         encoder: Returns the encoder, called only if texts have to be encoded.
         queries: The queries.
         given: Their dense vectors; None to encode the texts.
@@ -129,13 +126,13 @@ def dense_queries(
         if given is not None:
             raise ValueError('dense vectors of queries go with the modes "hybrid" and "dense"')
         return [None] * len(queries)
-    width = dense_width(snapshot, path)
+    wanted = width() or encoder().dense_width
     if given is None:
         texts = [] if isinstance(queries, SparseMatrix) else [q for q in as_queries(queries) if isinstance(q, str)]
         if len(texts) != len(queries):
             raise DataError(f'mode "{settings.mode}" takes texts, or a dense vector for each query', "query")
         given = list(encoder().encode_dense(texts, queries=True)) if texts else []
     vectors = [np.asarray(vector, np.float32) for vector in given]
-    if len(vectors) != len(queries) or any(v.shape != (width,) or not np.isfinite(v).all() for v in vectors):
-        raise DataError(f"a dense vector for each query is needed, of {width} finite numbers", "query")
+    if len(vectors) != len(queries) or any(v.shape != (wanted,) or not np.isfinite(v).all() for v in vectors):
+        raise DataError(f"a dense vector for each query is needed, of {wanted} finite numbers", "query")
     return vectors

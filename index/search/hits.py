@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lsr.errors import DataError, LsrError, MissingExtra
 from lsr.index.search.explain import Explanation
+from lsr.index.search.rerank import Moved
 
 _SHOWN = 300  # characters of a text in a notebook
 
@@ -30,21 +31,70 @@ class Described(Protocol):
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]: ...
 
 
+class ShownDocuments:
+    """Documents with some of their fields.
+
+    Args:
+        documents: The documents.
+        shown: The fields, as in `Options.shown`.
+    """
+
+    def __init__(self, documents: Described, shown: Sequence[str]) -> None:
+        self._documents, self._shown = documents, shown
+        self.id, self.parent, self.ids_of = documents.id, documents.parent, documents.ids_of
+
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
+        """Return title, text and metadata, empty if they aren't shown."""
+        return shown_fields(self._documents.fields(doc), self._shown)
+
+
+def shown_fields(
+    fields: tuple[str, str, dict[str, Any]], shown: Sequence[str] | None
+) -> tuple[str, str, dict[str, Any]]:
+    """Return title, text and metadata without the fields that aren't shown; None shows all."""
+    if shown is None:
+        return fields
+    title, text, metadata = fields
+    kept = metadata if "metadata" in shown else _columns(metadata, shown)
+    return title if "title" in shown else "", text if "text" in shown else "", kept
+
+
+def _columns(metadata: Mapping[str, Any], names: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """Return metadata with some columns; the name of an object includes all of its keys."""
+    kept: dict[str, Any] = {}
+    for key, value in metadata.items():
+        name = f"{prefix}{key}"
+        if name in names:
+            kept[key] = value
+        elif isinstance(value, Mapping) and (inner := _columns(value, names, f"{name}.")):
+            kept[key] = inner
+    return kept
+
+
 class Hit:
     """A search result.
 
     Attributes:
         score: The document's score.
         doc: The document's number in the snapshot that was searched.
+        moved: How a re-ranker moved it; None without one.
     """
 
-    __slots__ = ("_documents", "_explain", "doc", "score")
+    __slots__ = ("_documents", "_explain", "doc", "moved", "score")
 
-    def __init__(self, documents: Described, doc: int, score: float, explain: Callable[..., Explanation]) -> None:
+    def __init__(
+        self,
+        documents: Described,
+        doc: int,
+        score: float,
+        explain: Callable[..., Explanation],
+        moved: Moved | None = None,
+    ) -> None:
         self._documents = documents
         self._explain = explain
         self.doc = doc
         self.score = score
+        self.moved = moved
 
     @property
     def id(self) -> str:
@@ -91,7 +141,8 @@ class Hit:
         )
 
     def __reduce__(self) -> Any:
-        return getitem, (Hits(self._documents, [self.doc], [self.score], self._explain), 0)
+        moved = {self.doc: self.moved} if self.moved is not None else None
+        return getitem, (Hits(self._documents, [self.doc], [self.score], self._explain, moved=moved), 0)
 
     def __eq__(self, other: object) -> bool:
         """Equal if the document (or passage) and the score are equal; the index doesn't matter."""
@@ -137,6 +188,7 @@ class Hits(Sequence[Hit]):
         facets: {column: {value: number of matching documents}}, most frequent values first; empty unless requested.
         total: Number of matching documents; None unless `total` or `facets` was requested.
         missing: For a search over shards, {shard: why it is missing}; empty if all shards answered.
+        moved: {document number: how a re-ranker moved it}; empty without one.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -151,12 +203,17 @@ class Hits(Sequence[Hit]):
         facets: Mapping[str, Mapping[Any, int]] | None = None,
         total: int | None = None,
         missing: Mapping[str, str] | None = None,
+        moved: Mapping[int, Moved] | None = None,
     ) -> None:
         self._documents, self._explain = documents, explain
         self.docs: NDArray[np.int64] = np.asarray(docs, np.int64)
         self.scores: NDArray[np.float64] = np.asarray(scores, np.float64)
         self.facets = {name: dict(counts) for name, counts in (facets or {}).items()}
-        self.total, self.missing = total, dict(missing or {})
+        self.total, self.missing, self.moved = total, dict(missing or {}), dict(moved or {})
+
+    @property
+    def _also(self) -> dict[str, Any]:
+        return {"facets": self.facets, "total": self.total, "missing": self.missing, "moved": self.moved}
 
     @property
     def ids(self) -> list[str]:
@@ -181,13 +238,13 @@ class Hits(Sequence[Hit]):
         """Return a hit; for a slice, hits with the facets and total of the whole search."""
         if isinstance(at, slice):
             docs, scores = self.docs[at], self.scores[at]
-            also = {"facets": self.facets, "total": self.total, "missing": self.missing}
-            return Hits(self._documents, docs, scores, self._explain, **also)
-        return Hit(self._documents, int(self.docs[at]), float(self.scores[at]), self._explain)
+            return Hits(self._documents, docs, scores, self._explain, **self._also)
+        doc = int(self.docs[at])
+        return Hit(self._documents, doc, float(self.scores[at]), self._explain, self.moved.get(doc))
 
     def __iter__(self) -> Iterator[Hit]:
         for doc, score in zip(self.docs.tolist(), self.scores.tolist(), strict=True):
-            yield Hit(self._documents, doc, score, self._explain)
+            yield Hit(self._documents, doc, score, self._explain, self.moved.get(doc))
 
     def __eq__(self, other: object) -> bool:
         """Equal if the hits and their order are equal; also compares with a list."""
@@ -200,7 +257,11 @@ class Hits(Sequence[Hit]):
         return repr(list(self))
 
     def __reduce__(self) -> Any:
-        return _sent, (self.docs, self.scores, self.rows(), self.facets, self.total, self.missing)
+        return _sent, (self.docs, self.scores, self.rows(), self._also)
+
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
+        """Return title, text and metadata of a document, by its number."""
+        return self._documents.fields(doc)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a dict for each hit: rank, id, passage, score, title, text and metadata."""
@@ -277,13 +338,10 @@ def _sent(
     docs: NDArray[np.int64],
     scores: NDArray[np.float64],
     rows: Sequence[Mapping[str, Any]],
-    facets: Mapping[str, Mapping[Any, int]],
-    total: int | None,
-    missing: Mapping[str, str],
+    also: Mapping[str, Any],
 ) -> Hits:
     """Rebuild pickled hits."""
-    documents = _SentDocuments(dict(zip(docs.tolist(), rows, strict=True)))
-    return Hits(documents, docs, scores, _unexplained, facets=facets, total=total, missing=missing)
+    return Hits(_SentDocuments(dict(zip(docs.tolist(), rows, strict=True))), docs, scores, _unexplained, **also)
 
 
 def _unexplained(doc: int, *, origins: bool = True) -> Explanation:

@@ -9,16 +9,23 @@ collection. So the dense side weighs more the clearer its best documents stand o
 can't tell. BM25 terms count twice beside a dense vector, which covers much of what the learned terms cover. The two
 constants were tuned on four collections that the documentation doesn't report; two forms tied there, and this one did
 better on the six that it does report. A document that is cut into passages is scored by its best passage on each side.
+
+Each shard of many returns its candidates with both scores, and the mean and variance of all its cosines; `fuse` merges
+them into the ranking that one index would have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from os import PathLike
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.encode.base import Encoder
 from lsr.encode.hybrid import HybridEncoder
 from lsr.errors import DataError
 from lsr.index.search.searcher import EXACT, Mask
@@ -29,22 +36,181 @@ from lsr.sparse import SparseMatrix
 _CANDIDATES = 100  # from each search, at least
 _LEXICAL = 2.0  # factor for the weights of BM25 terms
 _CLEAR = 32.0  # z squared that counts as much as the best sparse score: 5.7 standard deviations
+_BOOSTED = 4  # boosts apply to so many times k of the best documents
+_DEEPER = 4  # factor by which the depth grows when too few documents meet the conditions
 _DIGITS = 6  # round mean and deviation, so that they don't depend on the order in which documents are stored
 
 
-def dense_width(snapshot: Snapshot, path: object) -> int:
+def dense_width(snapshot: Snapshot) -> int | None:
+    """Return the width of the index's dense vectors; 0 if it has no documents yet, None if it keeps none."""
+    widths = {0 if part.embeddings is None else part.embeddings.width for part in snapshot.parts}
+    if 0 in widths or not snapshot.manifest["settings"].get("hybrid"):
+        return None
+    return widths.pop() if widths else 0
+
+
+def require_dense(width: int | None, path: str | PathLike[str]) -> int:
     """Return the width of the index's dense vectors.
 
     Raises:
         DataError: The index has no dense vectors.
     """
-    widths = {0 if part.embeddings is None else part.embeddings.width for part in snapshot.parts}
-    if 0 in widths or not snapshot.manifest["settings"].get("hybrid"):
+    if width is None:
         raise DataError(
             f"{path}: this index has no dense vectors: build it with hybrid=True (lsr index --hybrid) and an encoder "
             "that makes them, such as lsr-mini"
         )
-    return widths.pop() if widths else snapshot.encoder().dense_width
+    return width
+
+
+@dataclass(frozen=True)
+class Cosines:
+    """Moments of the cosines of n documents: their mean, and the sum of squared distances from it."""
+
+    n: int
+    mean: float
+    squares: float
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> Cosines:
+        """Compute the moments of (n,) values."""
+        if not len(values):
+            return cls(0, 0.0, 0.0)
+        mean, deviation = float(np.mean(values, dtype=np.float64)), float(np.std(values, dtype=np.float64))
+        return cls(len(values), mean, deviation**2 * len(values))
+
+    @classmethod
+    def together(cls, parts: Sequence[Cosines]) -> Cosines:
+        """Combine the moments of several parts."""
+        n = sum(part.n for part in parts)
+        mean = sum(part.n * part.mean for part in parts) / max(n, 1)
+        return cls(n, mean, sum(part.squares + part.n * (part.mean - mean) ** 2 for part in parts))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of a hybrid or dense search; plain values that can be sent to other processes.
+
+    Attributes:
+        docs: (n,) int64 document numbers: the best of the sparse search, best first, then the nearest, nearest first.
+        n_sparse: Number of documents from the sparse search.
+        whole: (n,) int64, equal for passages of the same document.
+        sparse: (n,) float64, exact sparse scores.
+        cosines: (n,) float64.
+        every: Moments of the cosines of all documents.
+    """
+
+    docs: NDArray[np.int64]
+    n_sparse: int
+    whole: NDArray[np.int64]
+    sparse: NDArray[np.float64]
+    cosines: NDArray[np.float64]
+    every: Cosines
+
+
+class Fused(NamedTuple):
+    """A fused ranking: (n,) int64 parts, (n,) int64 places in these parts, and (n,) float64 scores of documents."""
+
+    parts: NDArray[np.int64]
+    places: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+def depth_of(k: int) -> int:
+    """Return the number of candidates from each search for k documents."""
+    return max(k, _CANDIDATES)
+
+
+def candidates(
+    snapshot: Snapshot,
+    vector: SparseMatrix,
+    dense: NDArray[np.float32],
+    k: int,
+    settings: SearchSettings,
+    mask: Mask | None = None,
+    *,
+    passages: bool = False,
+) -> Candidates:
+    """Return the documents of a snapshot that may be among the k best for a query.
+
+    Args:
+        snapshot: The snapshot to search.
+        vector: The query, one row, weighted by `beside_dense`.
+        dense: (width,) float32, its dense vector.
+        k: Maximum number of documents.
+        settings: How to search; the mode is "hybrid" or "dense".
+        mask: Which documents may be found.
+        passages: Find passages, not their documents.
+    """
+    similarities = np.concatenate(
+        [np.empty(0, np.float32), *(p.embeddings.similarities(dense) for p in snapshot.parts if p.embeddings)]
+    )
+    rolled_up = snapshot.has_passages and not passages
+    if settings.mode == "dense":
+        near = _nearest(snapshot, similarities, k, mask, rolled_up)
+        nothing = np.zeros(len(near))
+        return Candidates(near, 0, near, nothing, similarities[near].astype(np.float64), Cosines(0, 0.0, 0.0))
+    depth = depth_of(k)
+    near = _nearest(snapshot, similarities, depth, mask, rolled_up)
+    found, scores = snapshot.top(vector, depth, settings, mask, passages=passages)
+    docs = np.concatenate([found, near])
+    own = [_passages(snapshot, doc) if rolled_up else [doc] for doc in docs.tolist()]
+    whole = [each[0] for each in own]
+    cosines = [similarities[each].max() for each in own] if rolled_up else similarities[docs]
+    alive = snapshot.searcher.by_number(None)
+    return Candidates(
+        docs,
+        len(found),
+        np.array(whole, np.int64),
+        np.concatenate([scores, _scores(snapshot, vector, own[len(found) :], settings)]),
+        np.array(cosines, np.float64),
+        Cosines.of(similarities if alive is None else similarities[alive]),
+    )
+
+
+def fuse(parts: Sequence[Candidates], k: int, settings: SearchSettings) -> Fused:
+    """Rank candidates by both scores, or by cosines alone.
+
+    Args:
+        parts: The candidates of each shard, in order; at least one.
+        k: Maximum number of documents.
+        settings: How to search; the mode is "hybrid" or "dense".
+
+    Returns:
+        The k best, descending; ties in the order of addition.
+    """
+    part = np.repeat(np.arange(len(parts)), [len(one.docs) for one in parts])
+    place = np.concatenate([np.arange(len(one.docs)) for one in parts])
+    docs, whole, sparse, cosines = (
+        np.concatenate([getattr(one, name) for one in parts]) for name in ("docs", "whole", "sparse", "cosines")
+    )
+    by_words = np.concatenate([np.arange(len(one.docs)) < one.n_sparse for one in parts])
+    depth = k if settings.mode == "dense" else depth_of(k)
+    near = _best(np.flatnonzero(~by_words), cosines, part, docs, depth)
+    if settings.mode == "dense":
+        return Fused(part[near], place[near], cosines[near])
+    chosen: dict[tuple[int, int], int] = {}
+    for row in [*_best(np.flatnonzero(by_words), sparse, part, docs, depth).tolist(), *near.tolist()]:
+        chosen.setdefault((int(part[row]), int(whole[row])), row)
+    rows = np.array(list(chosen.values()), np.int64)
+    every = Cosines.together([one.every for one in parts])
+    mean, deviation = round(every.mean, _DIGITS), round((every.squares / max(every.n, 1)) ** 0.5, _DIGITS)
+    z = (cosines[rows] - mean) / (deviation or 1.0)
+    largest = float(sparse[rows].max(initial=0.0)) or 1.0
+    total = sparse[rows] / largest + settings.dense_weight * (z * np.abs(z) / _CLEAR)
+    order = np.lexsort((docs[rows], part[rows], -total))[:k]
+    return Fused(part[rows[order]], place[rows[order]], total[order])
+
+
+def _best(
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    part: NDArray[np.int64],
+    docs: NDArray[np.int64],
+    n: int,
+) -> NDArray[np.int64]:
+    """Return the n best of some rows; ties by part and document."""
+    return rows[np.lexsort((docs[rows], part[rows], -scores[rows]))[:n]]
 
 
 def hybrid_top(
@@ -54,6 +220,8 @@ def hybrid_top(
     k: int,
     settings: SearchSettings,
     mask: Mask | None = None,
+    *,
+    passages: bool = False,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the k best documents by both vectors, or by the dense one alone.
 
@@ -64,63 +232,48 @@ def hybrid_top(
         k: Maximum number of documents.
         settings: How to search; mode "hybrid" or "dense".
         mask: Which documents may be found.
+        passages: Find passages, not their documents.
 
     Returns:
         (n,) int64 document numbers (of the best passages, where documents are cut) and (n,) float64 scores, descending;
         ties in the order in which documents were added.
     """
-    depth = max(k, _CANDIDATES)
-    similarities = np.concatenate(
-        [np.empty(0, np.float32), *(p.embeddings.similarities(dense) for p in snapshot.parts if p.embeddings)]
-    )
-    near = _nearest(snapshot, similarities, k if settings.mode == "dense" else depth, mask)
-    if settings.mode == "dense":
-        return near, similarities[near].astype(np.float64)
-    vector = _beside_dense(snapshot, vector)
-    docs, scores = snapshot.top(vector, depth, settings, mask)
-    sparse = dict(zip(docs.tolist(), scores.tolist(), strict=True))
-    candidates = np.array(sorted(one_of_each(snapshot, [*docs.tolist(), *near.tolist()])), np.int64)
-    rows = np.empty((2, len(candidates)))
-    known = sparse | _scores(snapshot, vector, [doc for doc in candidates.tolist() if doc not in sparse], settings)
-    for i, doc in enumerate(candidates.tolist()):
-        rows[:, i] = known[doc], similarities[_passages(snapshot, doc)].max()
-    total = rows[0] / (rows[0].max(initial=0.0) or 1.0) + settings.dense_weight * _stands_out(
-        snapshot, similarities, rows[1]
-    )
-    order = np.argsort(-total, kind="stable")[:k]
-    return candidates[order], total[order]
+    encoder = snapshot.shared.encoder if snapshot.shared.encoder_files else None
+    found = candidates(snapshot, beside_dense(encoder, vector), dense, k, settings, mask, passages=passages)
+    fused = fuse([found], k, settings)
+    return found.docs[fused.places], fused.scores
 
 
-def _scores(snapshot: Snapshot, vector: SparseMatrix, docs: list[int], settings: SearchSettings) -> dict[int, float]:
-    """Return the exact sparse scores of some documents by a search restricted to them.
+def _scores(
+    snapshot: Snapshot, vector: SparseMatrix, wholes: list[list[int]], settings: SearchSettings
+) -> NDArray[np.float64]:
+    """Return (n,) float64, the exact sparse scores of n documents by one search restricted to them.
 
-    The score of a document that is cut into passages is the mean of its best ones.
+    Each document is given by its passages; its score is the mean of its best ones.
     """
-    if not docs:
-        return {}
-    passages = {doc: _passages(snapshot, doc) for doc in docs}
+    if not wholes:
+        return np.empty(0)
     wanted = np.zeros(snapshot.searcher.n_docs, bool)
-    wanted[list(chain.from_iterable(passages.values()))] = True
+    wanted[list(chain.from_iterable(wholes))] = True
     best, scores = snapshot.searcher.search(*vector.row(0), int(wanted.sum()), EXACT, snapshot.searcher.mask(wanted))
     found = dict(zip(best.tolist(), scores.tolist(), strict=True))
-    return {
-        doc: float(np.mean(sorted(found.get(p, 0.0) for p in own)[-settings.best_passages :]))
-        for doc, own in passages.items()
-    }
+    return np.array([np.mean(sorted(found.get(p, 0.0) for p in own)[-settings.best_passages :]) for own in wholes])
 
 
-def _nearest(snapshot: Snapshot, similarities: NDArray[np.float32], k: int, mask: Mask | None) -> NDArray[np.int64]:
-    """Return the k nearest documents that may be found, nearest first; each document by its best passage."""
+def _nearest(
+    snapshot: Snapshot, similarities: NDArray[np.float32], k: int, mask: Mask | None, rolled_up: bool
+) -> NDArray[np.int64]:
+    """Return the k nearest documents that may be found, nearest first; if rolled up, each by its best passage."""
     allowed = snapshot.searcher.by_number(mask)
     found = np.arange(len(similarities)) if allowed is None else np.flatnonzero(allowed)
-    wanted = snapshot.depth(k)
+    wanted = snapshot.depth(k) if rolled_up else k
     while True:
         best = found
         if wanted < len(found):
             least = np.partition(similarities[found], -wanted)[-wanted]
             best = found[similarities[found] >= least]
         best = best[np.argsort(-similarities[best], kind="stable")]
-        documents = one_of_each(snapshot, best.tolist())
+        documents = one_of_each(snapshot, best.tolist()) if rolled_up else best.tolist()
         if len(documents) >= k or len(best) == len(found):
             return np.array(documents[:k], np.int64)
         wanted *= 4
@@ -138,27 +291,66 @@ def one_of_each(snapshot: Snapshot, docs: Iterable[int]) -> list[int]:
 
 def _passages(snapshot: Snapshot, doc: int) -> list[int]:
     """Return all passages of a passage's document; the document itself if it isn't cut."""
-    parent = snapshot.documents.parent(doc) if snapshot.has_passages else None
+    parent = snapshot.documents.parent(doc)
     return [doc] if parent is None else snapshot.documents.passages(parent)
 
 
-def _beside_dense(snapshot: Snapshot, vector: SparseMatrix) -> SparseMatrix:
-    """Raise the weights of a hybrid encoder's BM25 terms for a search beside the dense vector."""
-    encoder = snapshot.shared.encoder if snapshot.shared.encoder_files else None
+def beside_dense(encoder: Encoder | None, vector: SparseMatrix) -> SparseMatrix:
+    """Raise the weights of a hybrid encoder's BM25 terms for a search beside the dense vector.
+
+    Args:
+        encoder: The index's encoder; None if it carries none.
+        vector: The query, one row.
+    """
     if not isinstance(encoder, HybridEncoder):
         return vector
     factors = np.where(vector.indices < encoder.learned.n_terms, 1.0, _LEXICAL).astype(np.float32)
     return SparseMatrix(vector.indptr, vector.indices, vector.data * factors, vector.shape, check=False)
 
 
-def _stands_out(
-    snapshot: Snapshot, similarities: NDArray[np.float32], cosines: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return (n,) the dense scores of candidates: z-scores over all live documents, squared with their sign."""
-    if not len(cosines):
-        return cosines
-    alive = snapshot.searcher.by_number(None)
-    everything = similarities if alive is None else similarities[alive]
-    mean, deviation = (round(float(f(everything, dtype=np.float64)), _DIGITS) for f in (np.mean, np.std))
-    z = (cosines - mean) / (deviation or 1.0)
-    return np.asarray(z * np.abs(z) / _CLEAR)
+class Looked(NamedTuple):
+    """The best documents of a ranking by dense vectors, down to some depth.
+
+    Attributes:
+        docs: (n,) int64 document numbers.
+        scores: (n,) float64, descending.
+        accepted: (n,) bool, whether each meets the conditions on texts; None without such conditions.
+        factors: (n,) float64, the boosts' factors; None without boosts.
+    """
+
+    docs: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    accepted: NDArray[np.bool_] | None = None
+    factors: NDArray[np.float64] | None = None
+
+
+def meeting(
+    look: Callable[[int], Looked], k: int, n_docs: int, *, boosted: bool, min_score: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the k best documents of a ranking by dense vectors that meet the conditions, and their scores.
+
+    Args:
+        look: Returns that many of the best documents.
+        k: Maximum number of documents.
+        n_docs: Number of documents in the index.
+        boosted: Whether scores are boosted; boosts apply to the best max(_BOOSTED * k, 100) documents.
+        min_score: Documents that score less are left out.
+    """
+    depth = max(_BOOSTED * k, _CANDIDATES) if boosted else k
+    while True:
+        docs, scores, accepted, factors = look(depth)
+        last = len(docs) < depth or depth >= n_docs
+        if accepted is not None:
+            docs, scores = docs[accepted], scores[accepted]
+            factors = None if factors is None else factors[accepted]
+        if len(docs) >= k or last:
+            break
+        depth *= _DEEPER
+    if factors is not None:
+        scores = np.where(scores > 0, scores * factors, scores)
+        order = np.lexsort((docs, -scores))
+        docs, scores = docs[order], scores[order]
+    if min_score:
+        n = int(np.searchsorted(-scores, -min_score, side="right"))
+        docs, scores = docs[:n], scores[:n]
+    return docs[:k], scores[:k]

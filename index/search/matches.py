@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from lsr.errors import DataError
 from lsr.index.search.column_values import boost_factors, count_values, sorted_order, values_of
-from lsr.index.search.hybrid_search import hybrid_top, one_of_each
+from lsr.index.search.hybrid_search import Candidates, Looked, candidates, hybrid_top, meeting, one_of_each
 from lsr.index.search.operators import TextCheck
-from lsr.index.search.options import SCORE
+from lsr.index.search.options import DOCUMENT, SCORE, Conditions
 from lsr.index.search.request import Criteria, EncodedQuery
 from lsr.index.search.searcher import Mask
 from lsr.index.search.snapshot import Snapshot
@@ -24,7 +24,6 @@ from lsr.sparse import SparseMatrix
 _UNSORTED = (
     'sort orders all documents that match, and every document is near a dense vector: leave it out, or mode="sparse"'
 )
-_BOOSTED = 4
 _DEEPER = 4  # factor by which the depth grows when a search hasn't found enough to decide the top k
 
 
@@ -59,8 +58,8 @@ class Matcher:
 
     def __init__(self, snapshot: Snapshot, query: EncodedQuery, criteria: Criteria, *, known: bool = False) -> None:
         conditions = criteria.conditions
-        if query.dense is not None and conditions.sort:
-            raise DataError(_UNSORTED, "search")
+        if query.dense is not None:
+            require_unsorted(conditions)
         self.snapshot, self._vector, self._dense = snapshot, query.vector, query.dense
         self._settings, self._conditions = criteria.settings, conditions
         self._mask = _mask(snapshot, criteria.where, conditions.without, known=known)
@@ -84,29 +83,42 @@ class Matcher:
         return self._boosted(k, self._factors)
 
     def _found(self, k: int, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        return self.snapshot.top(self._vector, k, self._settings, self._mask, threshold=threshold, accept=self._accept)
+        return self.snapshot.top(
+            self._vector,
+            k,
+            self._settings,
+            self._mask,
+            threshold=threshold,
+            accept=self._accept,
+            passages=self._conditions.passages,
+        )
 
     def _least(self, docs: NDArray[np.int64], scores: NDArray[np.float64]) -> Matches:
         n = int(np.searchsorted(-scores, -self._conditions.min_score, side="right"))
         return Matches(docs[:n], scores[:n])
 
     def _by_both(self, k: int, dense: NDArray[np.float32]) -> Matches:
-        """Rank by dense vectors (and sparse ones); boosts apply to the best max(_BOOSTED * k, 100) documents."""
-        depth, n_docs = k if self._factors is None else max(_BOOSTED * k, 100), self.snapshot.searcher.n_docs
-        while True:
-            docs, scores = hybrid_top(self.snapshot, self._vector, dense, depth, self._settings, self._mask)
-            last = len(docs) < depth or depth >= n_docs
-            if self._accept is not None:
-                accepted = self._accept(docs)
-                docs, scores = docs[accepted], scores[accepted]
-            if len(docs) >= k or last:
-                break
-            depth *= _DEEPER
-        if self._factors is not None:
-            scores = np.where(scores > 0, scores * self._factors[docs], scores)
-            order = np.lexsort((docs, -scores))
-            docs, scores = docs[order], scores[order]
-        return self._least(docs[:k], scores[:k]) if self._conditions.min_score else Matches(docs[:k], scores[:k])
+        conditions = self._conditions
+
+        def look(depth: int) -> Looked:
+            docs, scores = hybrid_top(
+                self.snapshot, self._vector, dense, depth, self._settings, self._mask, passages=conditions.passages
+            )
+            return Looked(docs, scores, *self.looked_at(docs))
+
+        boosted, n_docs = self._factors is not None, self.snapshot.searcher.n_docs
+        return Matches(*meeting(look, k, n_docs, boosted=boosted, min_score=conditions.min_score))
+
+    def looked_at(self, docs: NDArray[np.int64]) -> tuple[NDArray[np.bool_] | None, NDArray[np.float64] | None]:
+        """Return (n,) whether the texts meet the conditions, and (n,) the factors of the boosts; None without any."""
+        accepted = None if self._accept is None else self._accept(docs)
+        return accepted, None if self._factors is None else self._factors[docs]
+
+    def candidates(self, k: int) -> Candidates:
+        """Return the candidates of a hybrid or dense search; the query is weighted by `beside_dense`."""
+        assert self._dense is not None
+        passages = self._conditions.passages
+        return candidates(self.snapshot, self._vector, self._dense, k, self._settings, self._mask, passages=passages)
 
     def _boosted(self, k: int, factors: NDArray[np.float64]) -> Matches:
         """Search deeper until no other document, boosted by the largest factor, can reach the k-th best score."""
@@ -154,7 +166,17 @@ class Matcher:
         docs = np.arange(self.snapshot.searcher.n_docs) if allowed is None else np.flatnonzero(allowed)
         if self._accept is not None:
             docs = docs[self._accept(docs)]
-        return np.array(one_of_each(self.snapshot, docs.tolist()), np.int64)
+        return docs if self._conditions.passages else np.array(one_of_each(self.snapshot, docs.tolist()), np.int64)
+
+
+def require_unsorted(conditions: Conditions) -> None:
+    """Refuse to sort in a search by dense vectors.
+
+    Raises:
+        DataError: An order of all documents that match.
+    """
+    if conditions.sort:
+        raise DataError(_UNSORTED, "search")
 
 
 def require_texts(segments: Sequence[Mapping[str, Any]]) -> None:
@@ -187,12 +209,15 @@ class SnapshotRanking:
         return found.docs.tolist(), found.scores.tolist()
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        documents = self._matcher.snapshot.documents
+        if column == DOCUMENT:
+            return [documents.parent(doc) or documents.id(doc) for doc in docs]
         return values_of(self._matcher.snapshot, column, np.array(docs, np.int64))
 
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        """Return the documents' titles and texts."""
-        return [self._matcher.snapshot.documents.content(doc) for doc in docs]
+    def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
+        """Return (title, text) of each document."""
+        return [self._matcher.snapshot.documents.fields(doc)[:2] for doc in docs]
 
 
 def _mask(snapshot: Snapshot, where: Filter | None, without: Sequence[str], *, known: bool) -> Mask | None:

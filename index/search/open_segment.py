@@ -92,7 +92,9 @@ def open_segment(
     folder, n_docs = path / entry["name"], entry["n_docs"]
     if opened is None:
         has_clusters = f"{entry['name']}/{CLUSTERS}" in manifest["files"]
-        segment = Segment(folder, manifest["impacts"], entry["scale"], clusters=has_clusters)
+        segment = Segment(
+            folder, manifest["impacts"], entry["scale"], clusters=has_clusters, gaps=entry.get("format", 3) > 3
+        )
         has_columns = f"{entry['name']}/{COLUMNS_FILE}" in manifest["files"]
         documents = Documents(folder, n_docs, entry["has_text"], has_columns)
         embeddings = Embeddings(folder, n_docs, entry["dense"]) if entry.get("dense") else None

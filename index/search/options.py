@@ -10,15 +10,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lsr.index.search.operators import TextQuery, parse_operators
 from lsr.index.search.query_encoder import search_settings
-from lsr.index.search.rerank import AnyReranker, as_reranker
+from lsr.index.search.rerank import AnyReranker, Unit, as_reranker
 from lsr.index.search.settings import SearchSettings
 from lsr.io.metadata import parse_time
 
 SCORE = "_score"  # name of the score among the columns to sort by
+DOCUMENT = "_id"  # name of the document among the columns to group by
+STORED = ("title", "text", "metadata")  # what a document has besides its columns
 DAY = 86_400_000_000  # microseconds
 _SYNTAXES = ("plain", "operators")
 _BOOST_KEYS = ("weight", "half_life", "origin")
@@ -61,6 +63,7 @@ class Conditions:
         boosts: Boosts; their factors are multiplied.
         sort: Sort keys; empty to sort by score, descending.
         without: Ids of documents to leave out.
+        passages: Find passages instead of the documents that they were cut from.
     """
 
     min_score: float = 0.0
@@ -68,6 +71,7 @@ class Conditions:
     boosts: tuple[Boost, ...] = ()
     sort: tuple[Sort, ...] = ()
     without: tuple[str, ...] = ()
+    passages: bool = False
 
     def __bool__(self) -> bool:
         return self != _NONE
@@ -84,7 +88,7 @@ class Options:
         offset: Number of best documents (or groups, with `group_by`) to skip.
         min_score: Documents that score less aren't found. Applies to scores before re-ranking.
         group_by: A column; k counts groups of documents with the same value. A document without a value is a group of
-            its own.
+            its own. "_id" groups passages by document.
         per_group: Maximum number of documents in a group; they are listed together.
         sort: Columns to sort by, with "-" in front for descending ("-year"); "_score" is the score. Documents without
             a value come last; ties by score.
@@ -97,8 +101,14 @@ class Options:
             (maximal marginal relevance). At 1, only difference counts.
         syntax: "operators" parses "exact phrase", +must and -not; "plain" treats them as text.
         rerank: Rescores the `depth` best documents: a `Reranker`, a CrossEncoder of sentence-transformers, or a
-            function of the query and a list of texts.
+            function of the query and a list of texts. True, for a `Client`: the server's own re-ranker.
+        rerank_unit: "text" scores title and text of each document or passage; "sentence" scores each sentence, and a
+            document gets the score of its best one.
         depth: Number of documents that are re-ranked or diversified; never below the number requested.
+        passages: If documents are cut into passages, find k passages, each by its own score; several may be of one
+            document. With group_by="_id" and `per_group`, find the best passages of k documents.
+        fields: What hits contain: "title", "text", "metadata", or columns of it; by default everything. The rest is
+            empty.
 
     Raises:
         ValueError: Values are out of range or don't go together; lists every problem.
@@ -115,8 +125,11 @@ class Options:
     total: bool = False
     diversity: float = 0.0
     syntax: str = "plain"
-    rerank: AnyReranker | None = None
+    rerank: AnyReranker | Literal[True] | None = None
+    rerank_unit: Unit = "text"
     depth: int = 100
+    passages: bool = False
+    fields: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         wrong = []
@@ -135,34 +148,41 @@ class Options:
             wrong.append(f"group_by must be a column, got {self.group_by!r}")
         if self.per_group != 1 and self.group_by is None:
             wrong.append("per_group needs group_by")
-        total: Any = self.total
-        if not isinstance(total, bool):
-            wrong.append(f"total must be true or false, got {self.total!r}")
+        for name in ("total", "passages"):
+            if not isinstance(getattr(self, name), bool):
+                wrong.append(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.syntax not in _SYNTAXES:
             wrong.append(f"syntax must be one of {', '.join(_SYNTAXES)}, got {self.syntax!r}")
-        for name in ("sort", "facets"):
-            given = getattr(self, name)
-            if not isinstance(given, str) and not (
-                isinstance(given, Sequence) and all(isinstance(one, str) and one for one in given)
-            ):
+        fields = () if self.fields is None else self.fields
+        for name, given in (("sort", self.sort), ("facets", self.facets), ("fields", fields)):
+            if not _are_names(given):
                 wrong.append(f"{name} takes columns, got {given!r}")
-        if self.sort and (self.diversity or self.rerank is not None):
-            wrong.append("sort goes with neither rerank nor diversity: each of them sets its own order")
+        wrong += self._wrong_orders()
         _boosts(self.boost, wrong)
         if wrong:
             raise ValueError("; ".join(wrong))
-        if self.rerank is not None:
+        if self.rerank is not None and self.rerank is not True:
             as_reranker(self.rerank)
+
+    def _wrong_orders(self) -> list[str]:
+        wrong = []
+        if self.sort and (self.diversity or self.rerank is not None):
+            wrong.append("sort goes with neither rerank nor diversity: each of them sets its own order")
+        if self.rerank_unit not in get_args(Unit):
+            wrong.append(f"rerank_unit must be one of {', '.join(get_args(Unit))}, got {self.rerank_unit!r}")
+        elif self.rerank_unit != "text" and self.rerank is None:
+            wrong.append("rerank_unit needs rerank")
+        return wrong
 
     @property
     def plain(self) -> bool:
         """Whether all options have their defaults."""
-        return self is _PLAIN or self == _PLAIN
+        return self is PLAIN or self == PLAIN
 
     @property
     def columns(self) -> list[str]:
         """All columns that the options name."""
-        named = [self.group_by] if self.group_by else []
+        named = [self.group_by] if self.group_by and self.group_by != DOCUMENT else []
         return [*named, *(s.column for s in self.sorts if s.column != SCORE), *self.boost, *self.faceted]
 
     @property
@@ -181,6 +201,16 @@ class Options:
         """The columns whose values are counted."""
         return [self.facets] if isinstance(self.facets, str) else list(self.facets)
 
+    @property
+    def reranks_here(self) -> bool:
+        """Whether there is a re-ranker, not only a request for the server's."""
+        return self.rerank is not None and self.rerank is not True
+
+    @property
+    def shown(self) -> tuple[str, ...] | None:
+        """The fields that hits have; None for all."""
+        return (self.fields,) if isinstance(self.fields, str) else None if self.fields is None else tuple(self.fields)
+
     def split(self, query: Any) -> tuple[Any, TextQuery | None]:
         """Split a query into the text to encode and its operators; None for no operators.
 
@@ -191,7 +221,8 @@ class Options:
 
     def conditions(self, text: TextQuery | None = None, without: Sequence[str] = ()) -> Conditions:
         """Return the conditions on each document; "now" in boosts is the time of this call."""
-        return Conditions(float(self.min_score), text, tuple(_boosts(self.boost, [])), self.sorts, tuple(without))
+        boosts = tuple(_boosts(self.boost, []))
+        return Conditions(float(self.min_score), text, boosts, self.sorts, tuple(without), self.passages)
 
 
 _NAMES = tuple(one.name for one in fields(Options))
@@ -210,7 +241,7 @@ def split_options(given: Mapping[str, Any]) -> tuple[Options, SearchSettings]:
         settings = search_settings(rest)
     except TypeError as error:
         raise TypeError(f"{error}; options are {', '.join(_NAMES)}") from None
-    return Options(**mine) if mine else _PLAIN, settings
+    return Options(**mine) if mine else PLAIN, settings
 
 
 def _boosts(given: Any, wrong: list[str]) -> list[Boost]:
@@ -247,8 +278,13 @@ def _boosts(given: Any, wrong: list[str]) -> list[Boost]:
     return found
 
 
+def _are_names(given: Any) -> bool:
+    named = isinstance(given, Sequence) and all(isinstance(one, str) and one for one in given)
+    return isinstance(given, str) or named
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-_PLAIN = Options()
+PLAIN = Options()

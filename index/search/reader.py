@@ -19,6 +19,7 @@ from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document, query_words
 from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of
 from lsr.index.search.hits import Hits
+from lsr.index.search.hybrid_search import dense_width, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
@@ -111,8 +112,8 @@ class Reader(StoredDocuments, QueryEncoding):
             dense: (width,) the query's dense vector, for modes "hybrid" and "dense"; by default the text is encoded.
             settings: Fields of `SearchSettings` (mode, algorithm, alpha, beta, guaranteed, cut, heap_factor,
                 best_passages, dense_weight) and of `lsr.index.search.options.Options` (offset, min_score, group_by,
-                per_group, sort, boost, facets, total, diversity, syntax, rerank, depth). By default, the search is
-                exact and uses sparse vectors.
+                per_group, sort, boost, facets, total, diversity, syntax, rerank, rerank_unit, depth, passages,
+                fields). By default, the search is exact and uses sparse vectors.
 
         Returns:
             Hits by descending score, unless an option sets another order; ties in the order in which documents were
@@ -192,6 +193,8 @@ class Reader(StoredDocuments, QueryEncoding):
     ) -> Hits:
         """Return the k documents most similar to a given one, by stored vectors, without that document.
 
+        The modes hybrid and dense use its dense vector.
+
         Args:
             doc_id: Id of the document, or of a passage. For a document cut into passages, all passages are used.
             k: Maximum number of hits.
@@ -204,9 +207,12 @@ class Reader(StoredDocuments, QueryEncoding):
         request, reader, doc_id = SearchRequest.of(k, where, settings), self.pinned(), require_id(doc_id)
         if (like := reader._snapshot.like(doc_id)) is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        vectors, own, content = like
-        query = EncodedQuery(content, reader.as_query(vectors))
-        return reader._find(query, request, request.criteria(without=(own,)))
+        dense = None
+        if request.settings.mode != "sparse":
+            dense = like.dense
+            require_dense(dense_width(reader._snapshot), self.path)
+        query = EncodedQuery(like.content, reader.as_query(like.vectors), dense)
+        return reader._find(query, request, request.criteria(without=(like.id,)))
 
     def _find(self, query: EncodedQuery, request: SearchRequest, criteria: Criteria) -> Hits:
         return find(self._snapshot, query, request, criteria, compared=self.compared, explain=self._explain)
@@ -225,7 +231,10 @@ class Reader(StoredDocuments, QueryEncoding):
     def _dense_queries(
         self, queries: Sequence[Any] | SparseMatrix, given: Sequence[ArrayLike] | None, request: SearchRequest
     ) -> Sequence[NDArray[np.float32] | None]:
-        return dense_queries(self._snapshot, self.path, lambda: self.encoder, queries, given, request.settings)
+        def width() -> int:
+            return require_dense(dense_width(self._snapshot), self.path)
+
+        return dense_queries(width, lambda: self.encoder, queries, given, request.settings)
 
     def explain_plan(
         self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import checked_k
+from lsr.index.search.rerank import as_reranker
 from lsr.index.search.searcher import EXACT
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.filters import Filter, Where
@@ -69,12 +70,14 @@ class SearchRequest:
         """Validate the arguments of a search.
 
         Raises:
-            TypeError: An unknown option or setting.
+            TypeError: An unknown option or setting, or no re-ranker.
             ValueError: A value is out of range.
             DataError: `where` isn't a filter.
         """
         options, settings = split_options(given)
         checked_k(k)
+        if options.rerank is not None:
+            as_reranker(options.rerank)
         return cls(k, options, settings, None if where is None else as_filter(where))
 
     @property

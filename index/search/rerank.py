@@ -2,6 +2,8 @@
 
 index.search("a question", k=10, rerank=CrossEncoderReranker("cross-encoder/ms-marco-MiniLM-L6-v2"), depth=100)
 index.search("a question", rerank=lambda query, texts: [len(text) for text in texts])
+index.search("a question", rerank=PairwiseReranker(prefers), depth=20)
+index.search("a question", rerank=ListwiseReranker(order), rerank_unit="sentence")
 """
 
 from __future__ import annotations
@@ -9,14 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from lsr.encode.passages import SENTENCE
 from lsr.errors import LsrError, MissingExtra, RerankerError
+from lsr.io.document import Document
+from lsr.pairwise import AGGREGATORS, SAMPLERS, all_pairs, compared
 
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Scores texts for a query."""
+    """Scores texts for a query, each by itself or compared with the others."""
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
         """Return one finite number for each text; higher is better.
@@ -30,6 +35,7 @@ class Reranker(Protocol):
 
 ScoreFunction = Callable[[str, list[str]], Any]
 AnyReranker = Reranker | ScoreFunction
+Unit = Literal["text", "sentence"]
 
 
 @dataclass(frozen=True)
@@ -41,17 +47,20 @@ class Moved:
         first_score: Its score before.
         rank: Its rank after.
         score: The re-ranker's score.
+        sentence: The sentence that has this score, if sentences were scored; else empty.
     """
 
     first_rank: int
     first_score: float
     rank: int
     score: float
+    sentence: str = ""
 
     def __str__(self) -> str:
+        of = f' of "{self.sentence}"' if self.sentence else ""
         return (
             f"re-ranked from {self.first_rank} (score {self.first_score:.4f}) to {self.rank} "
-            f"(the re-ranker's score {self.score:.4f})"
+            f"(the re-ranker's score{of} {self.score:.4f})"
         )
 
 
@@ -92,6 +101,107 @@ class CrossEncoderReranker:
         return f"CrossEncoderReranker({self._model!r})"
 
 
+class PairwiseReranker:
+    """Compares pairs of texts (duoT5; Pradeep, Nogueira, Lin 2021).
+
+    By default a text's score is the mean of how likely it is better than each of the others, 0 to 1. Each pair is asked
+    both ways round, as models prefer one place: n texts take n * (n - 1) comparisons, so keep `depth` small, or compare
+    only a `share` of the pairs (arXiv 2207.04470): a third is nearly as good.
+
+    Args:
+        prefers: A function of the query and a list of pairs of texts; gives for each pair how likely the first text is
+            the better one, 0 to 1.
+        share: Share of the pairs that are compared.
+        sampler: Which pairs those are, one of `lsr.pairwise.SAMPLERS`.
+        aggregator: What makes scores of the answers, one of `lsr.pairwise.AGGREGATORS`; "mean" is the default, and
+            "greedy" or "bradley-terry" are better where few pairs are compared.
+
+    Raises:
+        ValueError: A share that isn't above 0 and at most 1, an unknown sampler or aggregator.
+    """
+
+    def __init__(
+        self,
+        prefers: Callable[[str, list[tuple[str, str]]], Any],
+        *,
+        share: float = 1.0,
+        sampler: str = "skipping windows",
+        aggregator: str = "mean",
+    ) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"a share is above 0 and at most 1, got {share}")
+        for name, known in ((sampler, [*SAMPLERS]), (aggregator, [*AGGREGATORS])):
+            if name not in known:
+                raise ValueError(f"{name!r} is none of {', '.join(known)}")
+        self._prefers, self._share, self._sampler, self._aggregator = prefers, share, sampler, aggregator
+
+    def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """The scores; 1 for a single text."""
+        n = len(texts)
+        pairs = all_pairs(n) if self._share == 1 else SAMPLERS[self._sampler](n, self._share)
+        if not pairs:
+            return [1.0] * n
+        chances = [float(chance) for chance in self._prefers(query, [(texts[i], texts[j]) for i, j in pairs])]
+        if len(chances) != len(pairs):
+            raise RerankerError(f"the re-ranker {self!r} gave {len(chances)} chances for {len(pairs)} pairs of texts")
+        for chance in chances:
+            if not 0 <= chance <= 1:  # also NaN
+                raise RerankerError(f"the re-ranker {self!r} gave {chance} for a pair of texts; chances are 0 to 1")
+        found: list[float] = AGGREGATORS[self._aggregator](compared(n, pairs, chances)).tolist()
+        return found
+
+    def __repr__(self) -> str:
+        return f"PairwiseReranker({_name(self._prefers)})"
+
+
+class ListwiseReranker:
+    """Orders lists of texts, for instance by a language model.
+
+    Lists longer than a window are ordered from the end: the window moves toward the beginning, so that a good text can
+    rise from the end to the top (RankGPT; Sun et al. 2023).
+
+    Args:
+        order: A function of the query and a list of texts. It returns their positions from 0, best first: [2, 0, 1].
+        window: Maximum number of texts in a call.
+        step: Number of places that the window moves.
+
+    Raises:
+        ValueError: `step` isn't at least 1 and below `window`.
+    """
+
+    def __init__(self, order: Callable[[str, list[str]], Any], *, window: int = 20, step: int = 10) -> None:
+        if not 1 <= step < window:
+            raise ValueError(f"step must be at least 1 and below window, got step {step} and window {window}")
+        self._order, self._window, self._step = order, window, step
+
+    def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """Return n for the best of n texts, down to 1 for the last."""
+        n = len(texts)
+        ranked, end = list(range(n)), n
+        while ranked:
+            start = max(0, end - self._window)
+            ranked[start:end] = self._ordered(query, texts, ranked[start:end])
+            if start == 0:
+                break
+            end -= self._step
+        scores = [0.0] * n
+        for rank, place in enumerate(ranked):
+            scores[place] = float(n - rank)
+        return scores
+
+    def _ordered(self, query: str, texts: Sequence[str], places: list[int]) -> list[int]:
+        order = [int(one) for one in self._order(query, [texts[place] for place in places])]
+        if sorted(order) != list(range(len(places))):
+            raise RerankerError(
+                f"the re-ranker {self!r} gave the order {order[:50]} of {len(places)} texts; it has to name each of "
+                f"the places 0 to {len(places) - 1} once"
+            )
+        return [places[one] for one in order]
+
+    def __repr__(self) -> str:
+        return f"ListwiseReranker({_name(self._order)})"
+
+
 def as_reranker(given: Any) -> Reranker:
     """Wrap a re-ranker in any supported form.
 
@@ -104,6 +214,8 @@ def as_reranker(given: Any) -> Reranker:
         return CrossEncoderReranker(given)
     if callable(given):
         return _Function(given)
+    if given is True:
+        raise TypeError("rerank=True asks a server for its own re-ranker, so it is for a Client; here give one")
     raise TypeError(
         f"rerank takes a Reranker, a CrossEncoder or a function of (query, texts), got {type(given).__name__}"
     )
@@ -120,15 +232,49 @@ class _Function:
         return found
 
     def __repr__(self) -> str:
-        return getattr(self._function, "__name__", repr(self._function))
+        return _name(self._function)
 
 
-def rerank_scores(given: AnyReranker, query: Any, texts: Sequence[str]) -> list[float]:
-    """Return a re-ranker's scores, validated.
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", None) or repr(function)
+
+
+def rerank(
+    given: AnyReranker, query: Any, texts: Sequence[tuple[str, str]], unit: Unit = "text"
+) -> tuple[list[float], list[str]]:
+    """Return a re-ranker's scores of documents, validated.
+
+    Args:
+        given: The re-ranker.
+        query: The query.
+        texts: Title and text of each document.
+        unit: "text" scores title and text; "sentence" scores each sentence below the title, and a document has the
+            score of its best one.
+
+    Returns:
+        Of each document its score, and the sentence that has it; "" for whole texts.
 
     Raises:
         RerankerError: The re-ranker fails, or doesn't return a finite number for each text.
     """
+    if unit == "text":
+        return _checked_scores(given, query, [Document("", text, title).content for title, text in texts]), []
+    parts = [_sentences(text) for _, text in texts]
+    units = [Document("", one, title).content for (title, _), own in zip(texts, parts, strict=True) for one in own]
+    scores, found, best = iter(_checked_scores(given, query, units)), list[float](), list[str]()
+    for own in parts:
+        score, place = max((next(scores), -i) for i in range(len(own)))
+        found.append(score)
+        best.append(own[-place])
+    return found, best
+
+
+def _sentences(text: str) -> list[str]:
+    """Split a text into sentences, at least one."""
+    return [one for part in SENTENCE.split(text) if (one := part.strip())] or [text]
+
+
+def _checked_scores(given: AnyReranker, query: Any, texts: Sequence[str]) -> list[float]:
     reranker = as_reranker(given)
     name = repr(reranker) if isinstance(reranker, _Function) else type(reranker).__name__
     if not isinstance(query, str):

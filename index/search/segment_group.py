@@ -21,6 +21,8 @@ from lsr.index.kernels.layout import (
     DOCS_AT,
     FIRST_BLOCK,
     FIRST_DOC,
+    GAP_IMPACTS_AT,
+    GAPS_AT,
     IMPACTS_AT,
     MAXIMA_AT,
     N_DOCS,
@@ -82,7 +84,7 @@ class Group:
         segments = [run.segment for run, _ in members]
         self.scale = members[0][0].scale
         *arrays, offsets = _side_by_side([segment.files for segment in segments])
-        docs, impacts, dense, maxima, skips = arrays
+        docs, impacts, dense, gaps, maxima, skips = arrays
         order, order_at = _span([segment.order for segment in segments])
         tables, n_blocks = [], 0
         for i, (run, base) in enumerate(members):
@@ -91,7 +93,8 @@ class Group:
             run_blocks = int((-(-windows[:, N_DOCS] // BLOCK)).sum())
             windows[:, FIRST_BLOCK] -= windows[:1, FIRST_BLOCK]
             windows[:, ORDER_AT] = order_at[i] + windows[:, FIRST_DOC] if len(segment.order) else -1
-            windows[:, [DOCS_AT, IMPACTS_AT, DENSE_AT, MAXIMA_AT, SKIPS_AT]] += offsets[:, i]
+            windows[:, [DOCS_AT, IMPACTS_AT, DENSE_AT, GAPS_AT, MAXIMA_AT, SKIPS_AT]] += offsets[:, i]
+            windows[:, GAP_IMPACTS_AT] += offsets[3, i]
             windows[:, FIRST_DOC] += base
             windows[:, BASE] = base
             windows[:, FIRST_BLOCK] += n_blocks
@@ -99,7 +102,7 @@ class Group:
             tables.append(windows)
         self.n_blocks = n_blocks
         windows = np.concatenate([np.empty((0, WINDOW_COLUMNS), np.int64), *tables])
-        self.files = Files(docs, impacts, dense, maxima, skips, windows, order)
+        self.files = Files(docs, impacts, dense, gaps, maxima, skips, windows, order)
         (terms, terms_at), (table, table_at) = _span([s.terms for s in segments]), _span([s.table for s in segments])
         max_impacts, max_impacts_at = _span([s.max_impacts for s in segments])
         ends, ends_at = _span([s.ends for s in segments])

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.index.search.explain import Explanation
+from lsr.index.search.hits import Described, Hits
 from lsr.index.search.options import Options
-from lsr.index.search.rerank import Moved, rerank_scores
+from lsr.index.search.rerank import Moved, rerank
 from lsr.sparse import SparseMatrix
 
 _DEEPER = 4
@@ -26,11 +27,11 @@ class Ranking(Protocol):
         ...
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
         ...
 
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        """Return the documents' titles and texts."""
+    def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
+        """Return (title, text) of each document."""
         ...
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
@@ -51,6 +52,19 @@ class Selected:
     docs: list[int]
     scores: list[float]
     moved: dict[int, Moved] = field(default_factory=dict)
+
+    def hits(self, documents: Described, explain: Callable[..., Explanation], *, boosted: bool, **also: Any) -> Hits:
+        """Wrap the documents as hits.
+
+        Args:
+            documents: Looks up their ids and texts.
+            explain: Explains a document by its number.
+            boosted: Whether scores are boosted.
+            also: For `Hits`: facets, total, missing.
+        """
+        told = explained(explain, self, boosted=boosted)
+        moved = {doc: self.moved[doc] for doc in self.docs if doc in self.moved}
+        return Hits(documents, self.docs, self.scores, told, moved=moved, **also)
 
 
 def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
@@ -76,9 +90,13 @@ def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
     else:
         docs, scores = ranking.top(max(end * (options.per_group if options.group_by else 1), options.depth))
         if options.rerank is not None and docs:
-            found = rerank_scores(options.rerank, query, ranking.contents(docs))
+            assert options.rerank is not True
+            found, sentences = rerank(options.rerank, query, ranking.texts(docs), options.rerank_unit)
             order = sorted(range(len(docs)), key=lambda i: (-found[i], i))
-            moved = {docs[i]: Moved(i + 1, scores[i], rank, found[i]) for rank, i in enumerate(order, start=1)}
+            moved = {
+                docs[i]: Moved(i + 1, scores[i], rank, found[i], sentences[i] if sentences else "")
+                for rank, i in enumerate(order, start=1)
+            }
             docs, scores = [docs[i] for i in order], [found[i] for i in order]
         if options.diversity and docs:
             wanted = len(docs) if options.group_by else min(end, len(docs))

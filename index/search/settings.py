@@ -115,7 +115,10 @@ class SearchOptions(RankingOptions, total=False):
     diversity: float
     syntax: str
     rerank: Any
+    rerank_unit: Literal["text", "sentence"]
     depth: int
+    passages: bool
+    fields: str | Sequence[str] | None
 
 
 class FilteredOptions(RankingOptions, total=False):
@@ -246,5 +249,5 @@ def choose(
         some = f" and {share:.2%} of the documents" if share < 1 else ""
         return "exhaustive", f"only {n_blocks:,} blocks for k = {k}{some}"
     if not experience.pays(k):
-        return "exhaustive", "skipping hasn't paid off lately"
+        return "exhaustive", "too little could be skipped lately"
     return "blocks", f"{n_blocks:,} blocks for k = {k}"

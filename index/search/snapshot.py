@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.dense import DenseRows
 from lsr.encode.base import Encoder
 from lsr.encode.lexicon import Counts, Lexicon
 from lsr.errors import CorruptIndex
@@ -35,6 +36,22 @@ T = TypeVar("T")
 _MASKS = 16  # number of filter masks to cache, each of a byte per document
 _PASSAGES = 4  # over-fetch factor where documents are cut into passages
 _REST = " (--skip-damaged, Index.open(..., skip_damaged=True) searches what is left)"
+
+
+class Like(NamedTuple):
+    """What a search for similar documents needs of a document.
+
+    Attributes:
+        vectors: The document's vector, or those of all its passages.
+        id: The id of the (whole) document.
+        content: Its title and text, or those of its first passage.
+        dense: (width,) float32, its dense vector, for passages their mean; None if the index has none.
+    """
+
+    vectors: SparseMatrix
+    id: str
+    content: str
+    dense: NDArray[np.float32] | None
 
 
 class Snapshot:
@@ -220,18 +237,25 @@ class Snapshot:
         n_terms = max((int(terms[-1]) for terms, _ in rows if len(terms)), default=0) + 1
         return SparseMatrix.from_rows(rows, max(n_terms, self.shared.fingerprint.vocabulary_size or 0))
 
-    def like(self, doc_id: str) -> tuple[SparseMatrix, str, str] | None:
-        """Return what a search for similar documents needs; None if the id is unknown.
-
-        Returns:
-            The document's vector, or those of all its passages; the id of the (whole) document; and its title and text,
-            or those of its first passage.
-        """
+    def like(self, doc_id: str) -> Like | None:
+        """Return what a search for similar documents needs; None if the id is unknown."""
         doc = self.documents.find(doc_id)
         docs = self.documents.passages(doc_id) if doc is None else [doc]
         if not docs:
             return None
-        return self.vectors(docs), self.documents.parent(docs[0]) or doc_id, self.documents.content(docs[0])
+        parent = self.documents.parent(docs[0]) or doc_id
+        return Like(self.vectors(docs), parent, self.documents.content(docs[0]), self._dense(docs))
+
+    def _dense(self, docs: Sequence[int]) -> NDArray[np.float32] | None:
+        """Return the mean of documents' dense vectors, normalized; None if there are none."""
+        rows = []
+        for number, within in map(self.searcher.locate, docs):
+            if (embeddings := self.parts[number].embeddings) is None:
+                return None
+            rows.append(embeddings.rows(within, within + 1))
+        found = DenseRows.concat(rows)
+        mean = (found.rows * found.scales[:, None]).mean(0)
+        return np.asarray(mean / (float(np.linalg.norm(mean)) or 1.0), np.float32)
 
     def count(self, where: Where | Filter | None, *, known: bool = False) -> int:
         """Count the live documents that match a filter; arguments and errors as for `mask`."""
@@ -282,6 +306,7 @@ class Snapshot:
         threshold: float = 0.0,
         accept: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
         first: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None,
+        passages: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the k best documents and their scores; a document that is cut scores by its passages.
 
@@ -294,12 +319,14 @@ class Snapshot:
             accept: A filter that is too slow to run on all documents: takes (n,) document (or passage) numbers and
                 returns (n,) bool. It runs on as many as it takes to find k.
             first: The result of a search for `depth(k)` vectors, if there is one already.
+            passages: Find passages instead of documents.
 
         Returns:
             (n,) int64 document numbers and (n,) float64 scores, descending.
         """
         terms, weights = vector.row(0)
-        depth = self.depth(k)
+        rolled_up = self.has_passages and not passages
+        depth = self.depth(k) if rolled_up else k
         while True:
             # The first passage of a document in the ranking is its best one, so the first k documents are exact.
             docs, scores = first or self.searcher.search(terms, weights, depth, settings, mask, threshold)
@@ -309,7 +336,7 @@ class Snapshot:
             if accept is not None:
                 accepted = accept(docs)
                 docs, scores = docs[accepted], scores[accepted]
-            if not self.has_passages:
+            if not rolled_up:
                 if len(docs) >= k or last:
                     return docs[:k], scores[:k]
                 depth *= _PASSAGES

@@ -4,6 +4,8 @@
                      term and, within a term, by document
     dense.arrow      one record batch per window, uint8: rows for the terms that most documents contain, with an impact
                      for each document, 0 if it lacks the term; their lists aren't in postings.arrow
+    gaps.arrow       one record batch per window: lists that are neither short nor dense rows, as the distance to the
+                     document before and the impact, uint8 (lsr.index.kernels.gaps); these aren't in postings.arrow
     maxima.arrow     for the longer lists, by term and window, the largest impact in each block of documents, uint8;
                      each row begins at a multiple of 64
     skips.arrow      for the same lists, how many postings precede each 1024th document, uint16; each row begins at an
@@ -14,8 +16,9 @@
                      the segment's scale, shift uint8, ascending: a window's scale is the segment's times 2^shift
     terms.arrow      the terms that occur, ascending, uint32; their document frequencies, df uint32; and where the
                      entries of each in lists.arrow end, uint64
-    lists.arrow      the lists, by term and window: window, begin and size among its postings, uint32; and, int32, the
-                     begin of its maxima in units of 64 and its row in dense.arrow, -1 if it has none
+    lists.arrow      the lists, by term and window: window, begin and size among its postings or gaps, uint32; and,
+                     int32, the begin of its maxima in units of 64, -1 if it has none, and its row in dense.arrow, -1
+                     if it is in postings.arrow, -2 if it is in gaps.arrow
 
 A window holds at most 65,536 documents, or fewer if long documents would exceed the writer's memory.
 """
@@ -32,18 +35,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lsr.errors import CorruptIndex
+from lsr.index.kernels.gaps import find_in_gaps, read_gaps
 from lsr.index.kernels.invert import count_rows, find_row, gather, transpose
 from lsr.index.kernels.layout import (
+    BEGIN,
     BLOCK,
+    DENSE,
     DENSE_AT,
     DOCS_AT,
+    END,
     FIRST_BLOCK,
     FIRST_DOC,
+    GAP_IMPACTS_AT,
+    GAPS,
+    GAPS_AT,
     IMPACTS_AT,
     N_DENSE,
     N_DOCS,
+    N_GAPS,
+    POSTINGS_LIST,
     ROW_UNIT,
     SIZE,
+    SKIP,
     SKIP_UNIT,
     WINDOW,
     WINDOW_COLUMNS,
@@ -58,6 +71,7 @@ ImpactType = Literal["uint8", "float32"]
 _TABLED, _TABLED_SHARE = 1 << 20, 8
 
 DENSE_SCHEMA = pa.schema([("impact", pa.uint8())])
+GAPS_SCHEMA = pa.schema([("gap", pa.uint8()), ("impact", pa.uint8())])
 MAXIMA_SCHEMA = pa.schema([("maximum", pa.uint8())])
 SKIPS_SCHEMA = pa.schema([("skip", pa.uint16())])
 ENTRY_SCHEMA = pa.schema(
@@ -105,7 +119,7 @@ class Segment:
         entries: The columns of lists.arrow.
         table: (n,) int32, the rank of each term in `terms`, -1 for terms that don't occur; or empty.
         windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows of this segment alone.
-        files: The files that windows point into, as arrays: docs, impacts, dense, maxima, skips.
+        files: The files that windows point into, as arrays: docs, impacts, dense, gaps, maxima, skips.
         order: (n_docs,) uint32, the document number at each place; empty if they are equal.
         places: (n_docs,) uint32, the place of each document; empty if they are equal.
         n_docs: Number of documents.
@@ -119,24 +133,28 @@ class Segment:
         impacts: How weights are stored.
         scale: Weight of one impact step; 1.0 for float weights.
         clusters: Whether there are files of clusters.
+        gaps: Whether there is a file of gaps, as from format 4 on.
 
     Raises:
         CorruptIndex: A file is damaged in a way that would make searches read outside it.
     """
 
-    def __init__(self, folder: Path, impacts: ImpactType, scale: float, *, clusters: bool = False) -> None:
+    def __init__(
+        self, folder: Path, impacts: ImpactType, scale: float, *, clusters: bool = False, gaps: bool = True
+    ) -> None:
         self.folder = folder
         self.impacts: ImpactType = impacts
         self.scale = scale
         postings = ArrowFile(folder / "postings.arrow", posting_schema(impacts))
         dense = ArrowFile(folder / "dense.arrow", DENSE_SCHEMA)
+        gap_file = ArrowFile(folder / "gaps.arrow", GAPS_SCHEMA) if gaps else None
         maxima = ArrowFile(folder / "maxima.arrow", MAXIMA_SCHEMA)
         skips = ArrowFile(folder / "skips.arrow", SKIPS_SCHEMA)
         places = ArrowFile(folder / "places.arrow", PLACE_SCHEMA)
         windows = ArrowFile(folder / "windows.arrow", _WINDOW_SCHEMA, others=(_SHIFTED_SCHEMA,))
         terms = ArrowFile(folder / "terms.arrow", _TERM_SCHEMA)
         lists = ArrowFile(folder / "lists.arrow", ENTRY_SCHEMA)
-        self.sources = postings, dense, places, windows, terms, lists
+        self.sources = postings, dense, *([gap_file] if gap_file else []), places, windows, terms, lists
         self.terms: NDArray[np.uint32] = terms.column("term")
         self.df: NDArray[np.uint32] = terms.column("df")
         # Look terms up in a table, if it is small: one cache miss instead of a binary search.
@@ -150,7 +168,8 @@ class Segment:
         self.entries: tuple[NDArray[Any], ...] = tuple(lists.column(name) for name in ENTRY_SCHEMA.names)
         first_doc, n_docs = windows.column("first_doc"), windows.column("n_docs")
         self.n_windows = len(first_doc)
-        if not self.n_windows == postings.n_batches == dense.n_batches:
+        of_windows = postings, dense, *([gap_file] if gap_file else [])
+        if any(file.n_batches != self.n_windows for file in of_windows):
             raise CorruptIndex(f"{folder}: the postings files don't fit together; build the index again")
         if self.n_windows and (
             n_docs.min() < 1 or n_docs.max() > WINDOW or (np.cumsum(n_docs) - n_docs != first_doc).any()
@@ -175,6 +194,11 @@ class Segment:
             self.windows[w, SIZE] = batch.num_rows
             self.windows[w, DENSE_AT] = dense.offset(rows.column(0))
             self.windows[w, N_DENSE] = rows.num_rows // n_docs[w]
+            if gap_file is not None:
+                in_gaps = gap_file.batch(w)
+                self.windows[w, GAPS_AT] = gap_file.offset(in_gaps.column(0))
+                self.windows[w, GAP_IMPACTS_AT] = gap_file.offset(in_gaps.column(1))
+                self.windows[w, N_GAPS] = in_gaps.num_rows
         self.windows[:, FIRST_DOC], self.windows[:, N_DOCS] = first_doc, n_docs
         self.windows[:, FIRST_BLOCK] = np.cumsum(n_blocks) - n_blocks
         self.n_blocks = int(n_blocks.sum())
@@ -182,10 +206,11 @@ class Segment:
             _view(postings.bytes, np.uint16),
             _view(postings.bytes, impact_type),
             dense.bytes,
+            gap_file.bytes if gap_file else np.empty(0, np.uint8),
             maxima.column("maximum"),
             skips.column("skip"),
         )
-        self.n_rows = min(len(self.files[3]) // ROW_UNIT, len(self.files[4]) // SKIP_UNIT)
+        self.n_rows = min(len(self.files[-2]) // ROW_UNIT, len(self.files[-1]) // SKIP_UNIT)
         self.clusters = open_clusters(folder, len(self.terms)) if clusters else None
 
     def runs(self) -> list[Run]:
@@ -205,7 +230,28 @@ class Segment:
             (n,) int64, its terms as ranks in `terms`, ascending; (n, 4) int64, their lists; its documents, impacts and
             dense rows; and its number of documents.
         """
-        window, (docs, impacts, dense, _, _) = self.windows[w], self.files
+        ranks, lists, docs, impacts, dense, n_docs = self._stored(w)
+        in_gaps = np.flatnonzero(lists[:, DENSE] == GAPS)
+        if len(in_gaps):
+            begins, ends, (gaps, gap_impacts) = lists[in_gaps, BEGIN], lists[in_gaps, END], self._gaps(w)
+            room = int(np.maximum(np.minimum(ends, len(gaps)) - begins, 0).sum())
+            found, weights, found_ends = np.empty(room, np.uint16), np.empty(room, np.uint8), np.empty_like(ends)
+            read_gaps(begins, ends, gaps, gap_impacts, found, weights, found_ends)
+            lists[in_gaps, BEGIN] = len(docs) + np.concatenate(([0], found_ends[:-1]))
+            lists[in_gaps, END] = len(docs) + found_ends
+            lists[in_gaps, DENSE] = POSTINGS_LIST
+            n = int(found_ends[-1])
+            docs, impacts = np.concatenate((docs, found[:n])), np.concatenate((impacts, weights[:n]))
+        return ranks, lists, docs, impacts, dense, n_docs
+
+    def _gaps(self, w: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """A window's gaps and their impacts."""
+        window, gaps = self.windows[w], self.files[3]
+        return gaps[window[GAPS_AT] :][: window[N_GAPS]], gaps[window[GAP_IMPACTS_AT] :][: window[N_GAPS]]
+
+    def _stored(self, w: int) -> tuple[Any, ...]:
+        """As `postings_of`, but lists of gaps as they are."""
+        window, (docs, impacts, dense, *_) = self.windows[w], self.files
         number, begin, size, row, dense_row = self.entries
         at = np.flatnonzero(number == w)
         ranks = np.searchsorted(self.ends, at.astype(np.uint64), side="right")
@@ -227,7 +273,7 @@ class Segment:
         place = int(self.places[doc]) if len(self.places) else doc
         w = int(np.searchsorted(self.windows[:, FIRST_DOC], place, side="right")) - 1
         window, local = self.windows[w], place - int(self.windows[w, FIRST_DOC])
-        docs, impacts, dense, _, _ = self.files
+        docs, impacts, dense, *_ = self.files
         for i, rank in enumerate(ranks.tolist()):
             if rank == len(self.terms) or self.terms[rank] != terms[i]:
                 continue
@@ -237,6 +283,12 @@ class Segment:
                     continue
                 if row >= 0:
                     found[i] = dense[window[DENSE_AT] + row * window[N_DOCS] + local]
+                    continue
+                if row == GAPS:
+                    gaps, gap_impacts = (column[int(begin) :][: int(size)] for column in self._gaps(w))
+                    at = int(np.searchsorted(places := np.cumsum(gaps, dtype=np.int64), local))
+                    if at < len(places) and places[at] == local:
+                        found[i] = gap_impacts[at]
                     continue
                 here = docs[int(window[DOCS_AT]) + int(begin) :][: int(size)]
                 at = int(np.searchsorted(here, local))
@@ -275,9 +327,14 @@ class Segment:
 
     def _count(self, entry: tuple[int, ...], alive: NDArray[np.bool_]) -> int:
         """Count a list's live documents, given by place; IndexError if the list leads outside its window."""
-        (number, begin, size, _, row), (docs, _, dense, _, _) = entry, self.files
+        (number, begin, size, _, row), (docs, _, dense, *_) = entry, self.files
         window = self.windows[number].tolist()
         left = alive[window[FIRST_DOC] :][: window[N_DOCS]]
+        if row == GAPS:
+            gaps, impacts = (column[begin:][:size] for column in self._gaps(number))
+            if len(gaps) < size:
+                raise IndexError
+            return int(left[np.cumsum(gaps, dtype=np.int64)[impacts > 0]].sum())
         if row < 0:
             if begin + size > window[SIZE]:
                 raise IndexError
@@ -290,9 +347,14 @@ class Segment:
         """Return a document's terms, ascending, and their stored weights."""
         place = int(self.places[doc]) if len(self.places) else doc
         w = int(np.searchsorted(self.windows[:, FIRST_DOC], place, side="right")) - 1
-        postings = self.postings_of(w)
+        postings, local = self._stored(w), place - int(self.windows[w, FIRST_DOC])
         impacts = np.empty(len(postings[0]), np.float32)
-        find_row(*postings, place - int(self.windows[w, FIRST_DOC]), impacts)
+        find_row(*postings, local, impacts)
+        in_gaps = np.flatnonzero(postings[1][:, DENSE] == GAPS)
+        if len(in_gaps):
+            found, n_skips = np.empty(len(in_gaps), np.float32), -(-int(self.windows[w, N_DOCS]) // SKIP)
+            find_in_gaps(postings[1][in_gaps], *self._gaps(w), self.files[-1], n_skips, local, found)
+            impacts[in_gaps] = found
         there = np.flatnonzero(impacts)
         return self.terms[postings[0][there]], weights_of(impacts[there], self.scales[w])
 

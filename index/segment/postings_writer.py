@@ -16,11 +16,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lsr.index.kernels.block_max import summarize
+from lsr.index.kernels.gaps import count_gaps, write_gaps
 from lsr.index.kernels.invert import count_terms, gather, invert
-from lsr.index.kernels.layout import BLOCK, ROW_UNIT, SKIP_UNIT, WINDOW
+from lsr.index.kernels.layout import BLOCK, GAPS, POSTINGS_LIST, ROW_UNIT, SKIP, SKIP_UNIT, WINDOW
 from lsr.index.segment.postings import (
     DENSE_SCHEMA,
     ENTRY_SCHEMA,
+    GAPS_SCHEMA,
     MAXIMA_SCHEMA,
     SKIPS_SCHEMA,
     ImpactType,
@@ -37,6 +39,9 @@ DEFAULT_MEMORY = 1 << 30  # approximate limit for the writer, in bytes
 # A list that contains at least 1/400 of its window's documents has block maxima. One that contains at least 1/5 of them
 # is stored as a dense row of impacts, which takes hardly more space and is faster to add up and to look up.
 _SUMMARIZED, _DENSE = 400, 5
+# The others with maxima are stored as gaps, two bytes each, if there are at most so many times as many as postings,
+# which take three.
+_MOST_GAPS = 1.25
 _BYTES_PER_POSTING = 24  # held while a window is gathered and inverted
 _ORDERED_FROM = 20_000  # number of documents from which "auto" orders them
 _UNITS = 1 << 18  # units of rows that are reordered at a time
@@ -56,6 +61,8 @@ class _Window:
     sizes: NDArray[np.int64]
     dense_numbers: NDArray[np.int32]
     dense: NDArray[np.uint8]
+    gaps: NDArray[np.uint8]
+    gap_impacts: NDArray[np.uint8]
     rows: NDArray[np.int32]
     maxima: NDArray[np.uint8]
     skips: NDArray[np.uint16]
@@ -144,10 +151,12 @@ class SegmentWriter:
         with (
             pa.ipc.new_file(str(self._folder / "postings.arrow"), schema) as postings,
             pa.ipc.new_file(str(self._folder / "dense.arrow"), DENSE_SCHEMA) as dense,
+            pa.ipc.new_file(str(self._folder / "gaps.arrow"), GAPS_SCHEMA) as gaps,
         ):
             for window in self._inverted(indptr, terms, weights, places, firsts, quantizer, window_shifts):
                 postings.write_batch(pa.RecordBatch.from_arrays([window.docs, window.impacts], schema=schema))
                 dense.write_batch(pa.RecordBatch.from_arrays([window.dense.reshape(-1)], schema=DENSE_SCHEMA))
+                gaps.write_batch(pa.RecordBatch.from_arrays([window.gaps, window.gap_impacts], schema=GAPS_SCHEMA))
                 ranks = np.searchsorted(self._terms, window.terms)
                 number = np.full(len(ranks), len(entries), np.uint32)
                 max_impacts[ranks] = np.maximum(max_impacts[ranks], window.largest)
@@ -347,17 +356,57 @@ def _invert(
         summarize(docs, impacts, begins[longer], ends[longer], len(places), maxima, skips)
     largest = np.maximum.reduceat(impacts, begins) if size else np.empty(0)
     is_dense = (counts * _DENSE >= len(places)) & (quantizer is not None)
+    in_gaps, *gaps = _gaps(docs, impacts, begins, ends, longer[~is_dense[longer]], len(places), numbers, skips)
     dense = np.zeros((int(is_dense.sum()), len(places)), np.uint8)
-    if len(dense):
-        kept = np.ones(size, bool)
-        for row, at in zip(dense, np.flatnonzero(is_dense), strict=True):
-            row[docs[begins[at] : ends[at]]] = impacts[begins[at] : ends[at]]
-            kept[begins[at] : ends[at]] = False
+    for row, at in zip(dense, np.flatnonzero(is_dense), strict=True):
+        row[docs[begins[at] : ends[at]]] = impacts[begins[at] : ends[at]]
+    elsewhere = is_dense.copy()
+    elsewhere[in_gaps] = True
+    if elsewhere.any():
+        kept = np.repeat(~elsewhere, counts)
         docs, impacts = docs[kept], impacts[kept]
-        begins = np.cumsum(np.where(is_dense, 0, counts)) - np.where(is_dense, 0, counts)
-    dense_numbers = np.full(len(used), -1, np.int32)
+        begins = np.cumsum(np.where(elsewhere, 0, counts)) - np.where(elsewhere, 0, counts)
+    dense_numbers = np.full(len(used), POSTINGS_LIST, np.int32)
     dense_numbers[is_dense] = np.arange(len(dense), dtype=np.int32)
+    dense_numbers[in_gaps], begins[in_gaps], counts[in_gaps] = GAPS, *gaps[2:]
     return _Window(
         len(places), docs, impacts, used.astype(np.int64), largest.astype(np.float32), begins, counts, dense_numbers,
-        dense, numbers, maxima, skips,
+        dense, *gaps[:2], numbers, maxima, skips,
     )  # fmt: skip
+
+
+def _gaps(
+    docs: NDArray[np.uint16],
+    impacts: NDArray[Any],
+    begins: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    among: NDArray[np.int64],
+    n_docs: int,
+    rows: NDArray[np.int32],
+    skips: NDArray[np.uint16],
+) -> tuple[NDArray[Any], ...]:
+    """The lists of a window that are stored as gaps. Writes their skips.
+
+    Args:
+        docs: (n,) the window's postings.
+        impacts: (n,) of each.
+        begins: (n_lists,) where each list begins.
+        ends: (n_lists,) where it ends.
+        among: Which lists may be stored so.
+        n_docs: The window's documents.
+        rows: (n_lists,) the row of skips of each.
+        skips: (n_rows, …) the skips.
+
+    Returns:
+        Which they are; their gaps and impacts; where each begins among these, and its size.
+    """
+    if not len(among):
+        return among, np.empty(0, np.uint8), np.empty(0, np.uint8), among, among
+    n_skips, sizes = -(-n_docs // SKIP), np.empty(len(among), np.int64)
+    count_gaps(docs, begins[among], ends[among], sizes)
+    fit = sizes + n_skips <= _MOST_GAPS * (ends - begins)[among]
+    chosen, sizes = among[fit], sizes[fit]
+    at = np.cumsum(sizes + n_skips) - sizes
+    gaps = np.zeros((2, int((sizes + n_skips).sum())), np.uint8)
+    write_gaps(docs, impacts, begins[chosen], ends[chosen], rows[chosen], n_skips, at, *gaps, skips)
+    return chosen, *gaps, at, sizes

@@ -34,6 +34,16 @@ class Term(Given):
     marked: bool = Field(description="Whether highlights mark it; stop words and terms of little weight aren't marked.")
 
 
+class Moved(Given):
+    """What a re-ranker changed."""
+
+    first_rank: int = Field(description="Rank before re-ranking, from 1.")
+    first_score: float
+    rank: int
+    score: float = Field(description="Score of the re-ranker.")
+    sentence: str = Field(description="The sentence with this score, if sentences were scored.")
+
+
 class Explanation(Given):
     """A score as a sum over terms."""
 
@@ -41,6 +51,7 @@ class Explanation(Given):
     score: float
     terms: list[Term]
     boost: float | None = Field(None, description="The factor of the boosts, if there are any.")
+    moved: Moved | None = Field(None, description="How the re-ranker moved it, if there was one.")
 
 
 class Explained(Explanation):
@@ -61,6 +72,7 @@ class Hit(Given):
     title: str | None = None
     text: str | None = None
     metadata: dict[str, Any] | None = None
+    moved: Moved | None = Field(None, description="What a re-ranker changed, if there is one.")
     explanation: Explanation | None = None
 
 
@@ -244,6 +256,7 @@ class Facts(Given):
     has_passages: bool
     has_clusters: bool
     has_dense: bool = Field(description="Whether it has dense vectors, for modes hybrid and dense.")
+    has_reranker: bool = Field(description="Whether the server has a re-ranker that searches may use.")
     has_hybrid: bool = Field(description="Whether learned and BM25 terms can be ranked separately and fused.")
     writable: bool
     examples: list[str] = Field(description="Example queries: titles of some documents, or beginnings of their texts.")

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lsr.errors import LsrError
+from lsr.errors import LsrError, RerankerError
 from lsr.index.index import Index
 from lsr.index.serve.keys import digest
 from lsr.index.serve.problems import Problem, problem_of, without_paths
@@ -170,7 +170,7 @@ class App(Starlette):
             number = secrets.token_hex(4)
             logger.error("error %s", number, exc_info=error)
             found = Problem(500, f"an internal error, number {number} in the server's log")
-        elif isinstance(error, OSError) and found.status == 503:
+        elif isinstance(error, RerankerError) or (isinstance(error, OSError) and found.status == 503):
             logger.error("%s", error)
         return found
 

@@ -22,10 +22,10 @@ from lsr.errors import DataError
 from lsr.index.protocols import AnyQuery, AnySource, SearchIndex
 from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Contribution, Explanation
-from lsr.index.search.hits import Hits
-from lsr.index.search.options import Options, split_options
+from lsr.index.search.hits import Hits, ShownDocuments
+from lsr.index.search.options import STORED, Options, split_options
 from lsr.index.search.query_encoder import as_queries, search_settings
-from lsr.index.search.selection import Selected, explained, select
+from lsr.index.search.selection import Selected, select
 from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.words import Suggestion
 from lsr.index.segment.filters import Filter, Where
@@ -114,7 +114,8 @@ class Client:
             dense: The query's dense vector, for modes "hybrid" and "dense"; by default the server encodes the text.
             hybrid: Settings of `Hybrid`, for an index with a hybrid encoder: method, weights, depth, normalization,
                 rrf_k.
-            settings: As for `Index.search`. A re-ranker runs in this process, on texts sent by the server.
+            settings: As for `Index.search`. A re-ranker runs in this process, on texts sent by the server; rerank=True
+                runs the server's own (`lsr serve --rerank`).
 
         Returns:
             Hits; their `doc` is the position in this list, and `explain` asks the server.
@@ -123,7 +124,7 @@ class Client:
         asked = query_body(query) | search_body(where, hybrid, options, chosen)
         if dense is not None:
             asked["dense"] = dense_body(dense)
-        if options.rerank is not None:
+        if options.reranks_here:
             return self._reranked("/v1/search", query, k, options, asked)
         return self._hits(query, self._post("/v1/search", asked | {"k": k}), options)
 
@@ -143,7 +144,7 @@ class Client:
         near = None if dense is None else [dense_body(vector) for vector in dense]
         if near is not None and len(near) != len(queries):
             raise DataError(f"{len(near)} dense vectors for {len(queries)} queries: give one for each", "query")
-        if options.rerank is not None:
+        if options.reranks_here:
             return [
                 self.search(query, k, where=where, dense=near and near[i], hybrid=hybrid, **settings)
                 for i, query in enumerate(queries)
@@ -170,7 +171,7 @@ class Client:
         """Return the k most similar documents; see `Index.similar`. These hits can't be explained."""
         options, chosen = split_options(settings)
         asked = {"id": require_id(doc_id)} | search_body(where, None, options, chosen)
-        if options.rerank is None:
+        if not options.reranks_here:
             return self._hits(None, self._post("/v1/similar", asked | {"k": k}), options)
         found = self._stored(asked["id"])
         if passages := found.get("passages"):
@@ -206,7 +207,9 @@ class Client:
         asked = asked | {"offset": 0}
         for name in ("group_by", "per_group", "depth"):
             asked.pop(name, None)
-        ranking = AnsweredRanking(lambda n: self._post(path, asked | {"k": n, "fields": True}))
+        if options.shown is not None:  # columns are looked for there, but all is wanted here
+            asked["fields"] = [*STORED, *options.shown]
+        ranking = AnsweredRanking(lambda n: self._post(path, asked | {"k": n}))
         found = select(ranking, query, k, options)
         return self._hits(query if path == "/v1/search" else None, ranking.answer, options, found)
 
@@ -294,22 +297,21 @@ class Client:
     def _hits(
         self, query: AnyQuery | None, answer: Mapping[str, Any], options: Options, selected: Selected | None = None
     ) -> Hits:
-        rows = answer["hits"]
-        found = AnsweredDocuments(rows)
+        found = AnsweredDocuments(answer["hits"])
         said = None if query is None else options.split(query)[0]
-        selected = selected or Selected(list(range(len(rows))), [row["score"] for row in rows])
 
         def explain(doc: int, *, origins: bool = True) -> Explanation:
             if said is None:
                 raise DataError("a client can't explain similar documents: call Index.similar")
             return self.explain(said, found.id(doc), origins=origins)
 
-        told = explained(explain, selected, boosted=bool(options.boost))
         facets = {
             name: {row["value"]: row["count"] for row in counts}
             for name, counts in (answer.get("facets") or {}).items()
         }
-        return Hits(found, selected.docs, selected.scores, told, facets=facets, total=answer.get("total"))
+        documents = found if options.shown is None else ShownDocuments(found, options.shown)
+        chosen, total = selected or found.selected(), answer.get("total")
+        return chosen.hits(documents, explain, boosted=bool(options.boost), facets=facets, total=total)
 
     # --- changing ---------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike
 
 from lsr.errors import DataError
 from lsr.index.protocols import AnyQuery
-from lsr.index.search.options import Options
+from lsr.index.search.options import DOCUMENT, Options
 from lsr.index.search.query_encoder import as_queries
+from lsr.index.search.rerank import Moved
+from lsr.index.search.selection import Selected
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.columns import flat_items
 from lsr.index.segment.filters import Filter, Where
@@ -49,6 +51,11 @@ class AnsweredDocuments:
         row = self._rows[doc]
         return row["title"], row["text"], row["metadata"]
 
+    def selected(self) -> Selected:
+        """Return all documents, with what the server's re-ranker changed."""
+        moved = {i: Moved(**row["moved"]) for i, row in enumerate(self._rows) if "moved" in row}
+        return Selected(list(range(len(self._rows))), [row["score"] for row in self._rows], moved)
+
 
 def query_body(query: AnyQuery) -> dict[str, Any]:
     """Convert a text or a {token: weight} mapping to JSON."""
@@ -73,14 +80,18 @@ def dense_body(vector: ArrayLike) -> list[Any]:
 def search_body(
     where: Where | Filter | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
 ) -> dict[str, Any]:
-    """Convert search options to JSON; a re-ranker isn't sent."""
+    """Convert search options to JSON; a re-ranker is sent only if it is the server's own."""
     asked: dict[str, Any] = {"where": where_body(where), "settings": vars(settings)} | (
         {} if hybrid is None else {"hybrid": dict(hybrid)}
     )
     for one in fields(Options):
         value = getattr(options, one.name)
-        if one.name != "rerank" and value not in (one.default, (), {}):
+        if one.name not in ("rerank", "rerank_unit") and value not in (one.default, (), {}):
             asked[one.name] = list(value) if isinstance(value, tuple) else value
+    if options.rerank is True:
+        asked |= {"rerank": True, "rerank_unit": options.rerank_unit}
+    if options.fields is not None:
+        asked["fields"] = list(options.shown or ())
     if options.boost:
         boosts = {column: dict(how) if isinstance(how, Mapping) else how for column, how in options.boost.items()}
         for how in boosts.values():
@@ -107,14 +118,16 @@ class AnsweredRanking:
         return list(range(len(rows))), [row["score"] for row in rows]
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column."""
+        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        if column == DOCUMENT:
+            return [self.answer["hits"][doc]["id"] for doc in docs]
         metadata = [self.answer["hits"][doc]["metadata"] for doc in docs]
         return [dict(flat_items(one)).get(column) for one in metadata]
 
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        """Return the documents' titles and texts."""
+    def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
+        """Return (title, text) of each document."""
         rows = [self.answer["hits"][doc] for doc in docs]
-        return [Document("", row["text"], row["title"]).content for row in rows]
+        return [(row["title"], row["text"]) for row in rows]
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
         """Not available from a server."""

@@ -25,7 +25,7 @@ _LOOKED_AT = 60  # documents that are searched for examples
 _BEGINNING = re.compile(r"(?:[\w'’-]+[ ,:]*){3,8}")
 
 
-def facts_of(name: str, reader: Reader, *, writable: bool) -> dict[str, Any]:
+def facts_of(name: str, reader: Reader, *, writable: bool, reranks: bool) -> dict[str, Any]:
     """Return what the search page shows about an index."""
     snapshot = reader.snapshot
     encoder: Any = None
@@ -42,6 +42,7 @@ def facts_of(name: str, reader: Reader, *, writable: bool) -> dict[str, Any]:
         "has_passages": reader.has_passages,
         "has_clusters": bool(snapshot.parts) and reader.has_clusters,
         "has_dense": bool(snapshot.parts) and all(part.embeddings is not None for part in snapshot.parts),
+        "has_reranker": reranks,
         "has_hybrid": isinstance(encoder, HybridEncoder),
         "writable": writable,
         "columns": columns_of(snapshot),

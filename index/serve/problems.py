@@ -23,6 +23,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.IndexLocked, 409),
     (errors.OutputError, 507),
     (errors.CorruptIndex, 503),
+    (errors.RerankerError, 500),
     (errors.LsrError, 422),
     (ValueError, 422),
     (MemoryError, 503),

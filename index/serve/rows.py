@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from lsr.index.search.explain import readable
@@ -36,12 +37,11 @@ class _Room:
 
 
 def hit_rows(
-    reader: Reader, found: Sequence[Hits], deadline: Deadline, *, offset: int, fields: bool, max_answer: int
+    found: Sequence[Hits], deadline: Deadline, *, offset: int, fields: bool, max_answer: int
 ) -> list[list[dict[str, Any]]]:
     """Convert the hits of queries.
 
     Args:
-        reader: The reader that found them.
         found: For each query its hits.
         deadline: Checked between queries.
         offset: Number of hits that were skipped, for the ranks.
@@ -60,8 +60,10 @@ def hit_rows(
             described: dict[str, Any] = {"id": doc_id, "rank": rank, "score": score}
             if passage != doc_id:
                 described["passage"] = passage
+            if doc in hits.moved:
+                described["moved"] = asdict(hits.moved[doc])
             if fields:
-                title, text, metadata = reader.documents.fields(doc)
+                title, text, metadata = hits.fields(doc)
                 room.take(title, text, "fields", 'ask for fewer documents, or with "fields": false')
                 described |= {"title": title, "text": text, "metadata": metadata}
             row.append(described)

@@ -19,6 +19,7 @@ from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.fusion import RRF_K, Normalization
 from lsr.index.hybrid.hybrid import Method
 from lsr.index.search.options import Options
+from lsr.index.search.rerank import Unit
 from lsr.index.search.settings import SearchSettings
 from lsr.index.serve.limits import (
     DenseVector,
@@ -33,11 +34,13 @@ from lsr.index.serve.limits import (
     k_explained,
     k_of_all,
 )
+from lsr.index.serve.settings import ServeSettings
 
 Columns = str | Annotated[list[str], Field(max_length=20)]
-# Options that a request may have; re-rankers run in the client.
+# Options that a request may have.
 OPTIONS = (
     "offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "total", "diversity", "depth", "syntax",
+    "rerank_unit", "passages",
 )  # fmt: skip
 
 
@@ -73,10 +76,16 @@ class HowToSearch(OfIndex):
     )
     settings: SearchSettings = Field(SearchSettings(), description="By default, search is exact.")
     hybrid: Fusion | None = None
-    fields: bool = Field(True, description="Return titles, texts and metadata.")
+    fields: bool | Columns = Field(
+        True,
+        description='Which of "title", "text", "metadata", or its columns, to return; true for all, false for none.',
+    )
     offset: int = Field(0, ge=0, le=100_000, description="Number of best documents, or groups, to skip.")
     min_score: float = Field(0.0, ge=0, description="Documents that score less aren't found.")
-    group_by: str | None = Field(None, description="A column: find k groups of documents with the same value.")
+    group_by: str | None = Field(
+        None,
+        description='A column: find k groups of documents with the same value; "_id" groups passages by document.',
+    )
     per_group: int = Field(1, ge=1, description="Maximum number of documents in a group.")
     sort: Columns = Field([], description='Columns to sort by, "-year" for descending, "_score" for the score.')
     boost: dict[str, Any] = Field(
@@ -88,26 +97,34 @@ class HowToSearch(OfIndex):
     facets: Columns = Field([], description="Columns whose values are counted over all matching documents.")
     total: bool = Field(False, description="Count the matching documents; implied by facets.")
     diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents unlike those before them.")
-    depth: int = Field(100, ge=1, description="Number of documents to diversify.")
+    rerank: bool = Field(False, description="Re-rank the best documents with the server's re-ranker.")
+    rerank_unit: Unit = Field("text", description='What it scores: "text", or each "sentence".')
+    depth: int = Field(100, ge=1, description="Number of documents to re-rank or diversify.")
+    passages: bool = Field(False, description="Find passages; several may be of one document.")
     syntax: Literal["plain", "operators"] = Field(
         "plain", description='"operators" parses "exact phrase", +must and -not in a text.'
     )
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options that differ from their defaults, for `Index.search`."""
-        return {
+    def options(self, settings: ServeSettings) -> dict[str, Any]:
+        """Return the options that differ from their defaults, for `Index.search`."""
+        given = {
             name: value for name in OPTIONS if (value := getattr(self, name)) != type(self).model_fields[name].default
         }
+        if not isinstance(self.fields, bool):
+            given["fields"] = self.fields
+        return given | ({"rerank": settings.rerank} if self.rerank else {})
 
     @model_validator(mode="after")
     def _fit(self, info: ValidationInfo) -> Self:
-        options = self.options
+        if self.rerank and info.context.rerank is None:
+            raise ValueError("rerank: this server has no re-ranker; lsr serve --rerank MODEL starts one that has")
+        options = self.options(info.context)
         Options(**options)
         if options and self.hybrid is not None:
             raise ValueError(f'{next(iter(options))} doesn\'t go with hybrid; it does with the setting "mode"')
-        if self.diversity and self.depth > info.context.max_k:
-            raise ValueError(f"depth: at most {info.context.max_k:,} documents are diversified, got {self.depth:,}")
+        if (self.diversity or self.rerank) and self.depth > info.context.max_k:
+            what = "re-ranked" if self.rerank else "diversified"
+            raise ValueError(f"depth: at most {info.context.max_k:,} documents are {what}, got {self.depth:,}")
         if (most := self.k * self.per_group) > info.context.max_k:
             limit = info.context.max_k
             raise ValueError(f"at most {limit:,} documents are returned, got {most:,} in {self.k:,} groups")

@@ -57,7 +57,7 @@ class Served:
         bare = _without_operators(query, asked)
         vector, unknown = _vector(reader, bare)
         encoded = time.perf_counter()
-        hits = _hits(reader, query, vector, asked, asked.dense)
+        hits = self._hits(reader, query, vector, asked, asked.dense)
         ended = time.perf_counter()
         words = query_words(reader.encoder, bare) if isinstance(bare, str) else {}
         answer: dict[str, Any] = {
@@ -76,7 +76,7 @@ class Served:
         if asked.plan:
             plan = reader.explain_plan(vector, asked.k, where=asked.where, **vars(asked.settings))
             answer["plan"] = plan.to_json()
-        answer["hits"] = self._described(reader, [hits], asked, deadline)[0]
+        answer["hits"] = self._described([hits], asked, deadline)[0]
         answer |= counts_of(hits)
         if asked.explain:
             for described, hit in zip(answer["hits"], hits, strict=True):
@@ -92,8 +92,8 @@ class Served:
         for i, query in enumerate(asked.queries):
             deadline.check()
             vector, _ = _vector(reader, _without_operators(query, asked))
-            found.append(_hits(reader, query, vector, asked, asked.dense[i] if asked.dense is not None else None))
-        results = self._described(reader, found, asked, deadline)
+            found.append(self._hits(reader, query, vector, asked, None if asked.dense is None else asked.dense[i]))
+        results = self._described(found, asked, deadline)
         answer: dict[str, Any] = {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
         counted = [counts_of(hits) for hits in found]
         if asked.facets or asked.total:
@@ -104,8 +104,9 @@ class Served:
         """Find similar documents."""
         deadline.check()
         reader = self.index.pinned()
-        hits = reader.similar(asked.id, asked.k, where=asked.where, **vars(asked.settings), **asked.options)
-        rows = self._described(reader, [hits], asked, deadline)[0]
+        options = asked.options(self._settings)
+        hits = reader.similar(asked.id, asked.k, where=asked.where, **vars(asked.settings), **options)
+        rows = self._described([hits], asked, deadline)[0]
         return {"index": self.name, "snapshot": reader.snapshot.id, "hits": rows, **counts_of(hits)}
 
     def explain(self, asked: schemas.Explain, deadline: Deadline) -> dict[str, Any]:
@@ -188,11 +189,31 @@ class Served:
             raise wrong_values([("threshold", message)])
         return {"index": self.name, "duplicates": [asdict(one) for one in found]}
 
+    def _hits(
+        self,
+        reader: Reader,
+        query: str | dict[str, float],
+        vector: SparseMatrix,
+        asked: schemas.HowToSearch,
+        dense: list[float] | None,
+    ) -> Hits:
+        settings = vars(asked.settings)
+        if asked.rerank and not isinstance(query, str):
+            raise wrong_values([("rerank", "a re-ranker reads texts: give a query, not a vector")])
+        if asked.hybrid is None:
+            takes_text = asked.settings.mode != "sparse" or asked.syntax != "plain" or asked.rerank
+            one, options = query if takes_text else vector, asked.options(self._settings)
+            return reader.search(one, asked.k, where=asked.where, dense=dense, **settings, **options)
+        if dense is not None:
+            raise wrong_values([("dense", 'doesn\'t go with hybrid; it does with the setting "mode"')])
+        hybrid = Hybrid(reader, **vars(asked.hybrid))
+        return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
+
     def _described(
-        self, reader: Reader, found: Sequence[Hits], asked: schemas.HowToSearch, deadline: Deadline
+        self, found: Sequence[Hits], asked: schemas.HowToSearch, deadline: Deadline
     ) -> list[list[dict[str, Any]]]:
         limit = self._settings.max_answer
-        return hit_rows(reader, found, deadline, offset=asked.offset, fields=asked.fields, max_answer=limit)
+        return hit_rows(found, deadline, offset=asked.offset, fields=asked.fields is not False, max_answer=limit)
 
     # --- changing, one call at a time -------------------------------------------------------------------------------
 
@@ -293,8 +314,8 @@ class Served:
         """Return the index's entry in /v1/indexes; cached per commit."""
         reader = self.index.pinned()
         if self._facts[0] != reader.snapshot.id:
-            writable = self._settings.writable
-            self._facts = reader.snapshot.id, facts_of(self.name, reader, writable=writable)
+            writable, reranks = self._settings.writable, self._settings.rerank is not None
+            self._facts = reader.snapshot.id, facts_of(self.name, reader, writable=writable, reranks=reranks)
         return self._facts[1]
 
     def stats(self) -> dict[str, Any]:
@@ -333,21 +354,3 @@ def _vector(reader: Reader, query: str | dict[str, float]) -> tuple[SparseMatrix
 def _without_operators(query: str | dict[str, float], asked: schemas.HowToSearch) -> Any:
     """Return the part of a query to encode."""
     return Options(syntax=asked.syntax).split(query)[0]
-
-
-def _hits(
-    reader: Reader,
-    query: str | dict[str, float],
-    vector: SparseMatrix,
-    asked: schemas.HowToSearch,
-    dense: list[float] | None,
-) -> Hits:
-    settings = vars(asked.settings)
-    if asked.hybrid is None:
-        takes_text = asked.settings.mode != "sparse" or asked.syntax != "plain"
-        one = query if takes_text else vector
-        return reader.search(one, asked.k, where=asked.where, dense=dense, **settings, **asked.options)
-    if dense is not None:
-        raise wrong_values([("dense", 'doesn\'t go with hybrid; it does with the setting "mode"')])
-    hybrid = Hybrid(reader, **vars(asked.hybrid))
-    return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
+from lsr.index.search.rerank import AnyReranker, as_reranker
 from lsr.index.serve.keys import Keys
 
 
@@ -34,9 +35,11 @@ class ServeSettings:
         connections: Maximum number of connections; one address may have three quarters of them.
         refresh: Seconds between checks for commits of other processes.
         stop: Seconds that running requests get to finish when the server stops.
+        rerank: A re-ranker that requests may ask for, as for `Index.search`.
 
     Raises:
         ValueError: Values out of range, or an open address without keys; lists every problem.
+        TypeError: `rerank` isn't a re-ranker.
     """
 
     host: str = "127.0.0.1"
@@ -58,6 +61,7 @@ class ServeSettings:
     connections: int = 512
     refresh: float = 1.0
     stop: float = 30.0
+    rerank: AnyReranker | None = None
 
     def __post_init__(self) -> None:
         wrong = []
@@ -77,6 +81,8 @@ class ServeSettings:
             )
         if wrong:
             raise ValueError("; ".join(wrong))
+        if self.rerank is not None:
+            as_reranker(self.rerank)
 
     @property
     def on_loopback(self) -> bool:

@@ -34,7 +34,8 @@ from lsr.errors import CorruptIndex, IndexFormatError, LsrError, OutputError, Ou
 from lsr.index.storage.arrow_file import RESTORE, damage
 
 MANIFEST = "manifest.json"
-FORMAT = 3
+FORMAT = 4  # from 4 on, segments have gaps.arrow
+_READ = (3, FORMAT)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # On opening, files up to the first size are hashed, smallest first, up to the second number of bytes in total.
@@ -112,13 +113,13 @@ def parse_manifest(content: bytes, index: Path | str) -> dict[str, Any]:
         version = manifest["format"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CorruptIndex(f"{path}: damaged: not a manifest; {RESTORE}") from None
-    if isinstance(version, int) and version != FORMAT:
+    if isinstance(version, int) and version not in _READ:
         mend = "build the index again from its documents or vectors"
         if version > FORMAT:
             mend = "upgrade with pip install -U lsr-search"
         raise IndexFormatError(
             f"{index}: index format {version}, written by lsr {str(manifest.get('lsr', '?'))[:40]}; this version reads "
-            f"format {FORMAT}: {mend}"
+            f"formats {_READ[0]} to {FORMAT}: {mend}"
         )
     manifest.pop("sha256", None)
     if with_checksum(manifest) != content:
@@ -182,6 +183,7 @@ def _named(manifest: Mapping[str, Any]) -> set[str]:
     files |= {f"{piece['name']}/vocabulary.arrow" for piece in manifest.get("grown", ())}
     for segment in manifest["segments"]:
         files |= {f"{segment['name']}/{name}.arrow" for name in (*_ALWAYS, *["texts"] * segment["has_text"])}
+        files |= {f"{segment['name']}/gaps.arrow"} if segment.get("format", 3) > 3 else set()
         files |= {segment["alive"]} if segment["alive"] else set()
         files |= {f"{segment['name']}/embeddings.arrow"} if "dense" in segment else set()
     return files
@@ -195,6 +197,7 @@ def _is_sound_segment(segment: Mapping[str, Any]) -> bool:
     alive = segment["alive"]
     return (
         _SEGMENT.fullmatch(segment["name"]) is not None
+        and segment.get("format", 3) in _READ
         and all(_is_amount(segment[name], int) for name in ("n_docs", "n_alive", "n_postings"))
         and segment["n_alive"] <= segment["n_docs"] > 0
         and all(type(segment[name]) is bool for name in ("has_text", "has_parents"))

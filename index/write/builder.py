@@ -29,7 +29,7 @@ from lsr.index.segment.postings import ImpactType, Segment
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order, SegmentWriter
 from lsr.index.segment.quantize import LEVELS, Quantizer
 from lsr.index.storage.arrow_file import write_arrow
-from lsr.index.storage.manifest import check_output_empty, output_errors
+from lsr.index.storage.manifest import FORMAT, check_output_empty, output_errors
 from lsr.index.storage.transaction import StagedFiles, Transaction
 from lsr.io.corpus import Corpus, documents_corpus
 from lsr.io.document import Document
@@ -374,6 +374,7 @@ def write_segment(
         raise
     return {
         "name": folder.name,
+        "format": FORMAT,
         "n_docs": postings.n_docs,
         "n_alive": postings.n_docs,
         "n_postings": postings.n_postings,

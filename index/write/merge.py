@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from lsr.index.search.open_segment import OpenSegment
 from lsr.index.segment.quantize import Quantizer
+from lsr.index.storage.manifest import FORMAT
 from lsr.index.storage.transaction import MergeWorkspace, StagedFiles, describe
 from lsr.index.write.builder import BuildSettings, write_segment
 from lsr.io.vectors import VectorBatch
@@ -75,7 +76,7 @@ def plan_merges(
 
     Args:
         entries: The segments' manifest entries.
-        everything: Merge all, until one segment without deleted documents is left.
+        everything: Merge all, until one segment is left, of the latest format and without deleted documents.
         newest: Choose the last run of the lowest level rather than the first, and never a single segment.
 
     Returns:
@@ -83,6 +84,7 @@ def plan_merges(
     """
     if everything:
         whole = len(entries) == 1 and entries[0]["n_alive"] == entries[0]["n_docs"]
+        whole = whole and entries[0].get("format", 3) == FORMAT
         return None if whole or not entries else (0, len(entries))
     for i, entry in enumerate(entries):
         if entry["n_docs"] - entry["n_alive"] > _DEAD * entry["n_docs"] and not newest:

@@ -1,19 +1,19 @@
 """Train the sparse codes of `CsrEncoder`: a top-k auto-encoder of dense vectors, or non-negative contrastive features.
 
-    z  = top_k(relu(W (x - c) / s + b))       x: a dense vector; c, s: mean and spread of all
+    z  = top_k(relu(W (x - c) / s + b))       x: a dense vector; c, s: mean and spread, c of queries their own
     x' = W^T z + b'                           the decoder has the encoder's weights
 
     csr loss = MSE(k) + wider MSE(4k) + dead AUX + contrast InfoNCE          (arXiv 2503.01776)
     ncl loss = InfoNCE of relu(W (x - c) / s + b)                            (arXiv 2403.12459)
 
-MSE is divided by the variance of x. AUX revives latents that have not been used for some steps: it is the normalised
-MSE with which the strongest of them reconstruct what the others leave over. InfoNCE compares codes by cosine. Training
+MSE is divided by the variance of x. AUX revives latents that no vector has used for some steps: the strongest of them
+reconstruct the residual, and AUX is the normalised MSE of this. InfoNCE compares codes by cosine. Training
 needs torch; using the codes doesn't.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,7 +23,9 @@ from lsr.console import progress
 from lsr.errors import EncoderError, MissingExtra
 
 Objective = Literal["csr", "ncl"]
-_DEAD_AT_ONCE = 512  # latents that explain the residual
+_DEAD_AT_ONCE = 512  # unused latents that reconstruct the residual
+_PRINCIPAL = 20_000  # vectors whose principal directions initialise the weights
+_SHORT = 0.7  # length of the other initial weights
 _CHECKED = 4096  # vectors on which the result is measured
 
 
@@ -34,25 +36,25 @@ class CodeSettings:
     Attributes:
         objective: "csr", or "ncl" for non-negative contrastive learning.
         latents: Number of latents.
-        top_k: Latents that are kept of a vector.
-        steps: Updates.
-        batch: Vectors of an update.
+        top_k: Latents kept per vector.
+        steps: Number of updates.
+        batch: Vectors per update.
         rate: Learning rate of Adam.
         wider: Weight of the reconstruction by 4 top_k latents.
         dead: Weight of the reconstruction by unused latents.
         contrast: Weight of InfoNCE.
         temperature: Of InfoNCE.
-        dropout: Without queries a vector's positive is itself without this share of its numbers.
+        dropout: Without queries, a vector's positive is a copy with this share of its numbers set to zero.
         dead_after: Steps after which a latent counts as unused.
         seed: Of all random numbers.
     """
 
     objective: Objective = "csr"
-    latents: int = 2048
+    latents: int = 1024
     top_k: int = 32
-    steps: int = 1000
-    batch: int = 512
-    rate: float = 4e-4
+    steps: int = 500
+    batch: int = 256
+    rate: float = 3e-3
     wider: float = 1 / 8
     dead: float = 1 / 32
     contrast: float = 0.1
@@ -72,26 +74,28 @@ class CodeSettings:
 
 @dataclass(frozen=True)
 class TrainedCodes:
-    """What `train_codes` found.
+    """The result of `train_codes`.
 
     Attributes:
-        weight: (latents, width) float32; with the bias it takes vectors as they are, not centred.
+        weight: (latents, width) float32. It and the bias apply to raw vectors, not to centred ones.
         bias: (latents,) float32.
-        decoder: (latents, width) float32, and
-        center: (width,) float32: a vector is about `codes @ decoder + center`, with codes that aren't normalised.
+        query_bias: (latents,) float32, the bias for queries, whose mean differs from that of documents.
+        decoder: (latents, width) float32. `codes @ decoder + center` approximates a vector, with unnormalised codes.
+        center: (width,) float32.
         losses: {name: mean over the last tenth of the steps}.
-        dead: Share of latents that none of a few thousand vectors uses.
+        dead: Share of latents that a sample of a few thousand vectors never uses.
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    query_bias: NDArray[np.float32]
     decoder: NDArray[np.float32]
     center: NDArray[np.float32]
     losses: dict[str, float] = field(default_factory=dict)
     dead: float = 0.0
 
     def activations(self, vectors: NDArray[np.float32], top_k: int) -> NDArray[np.float32]:
-        """(n, latents) float32, the codes of (n, width) vectors, zero except for the k largest of each row."""
+        """(n, latents) float32, the codes of (n, width) vectors, zero except for the top_k largest of each row."""
         values = np.maximum(vectors @ self.weight.T + self.bias, 0)
         if top_k < values.shape[1]:
             least = np.partition(values, -top_k, axis=1)[:, -top_k, None]
@@ -99,7 +103,7 @@ class TrainedCodes:
         return np.asarray(values, np.float32)
 
     def error(self, vectors: NDArray[np.float32], top_k: int) -> float:
-        """The squared error of the reconstruction from k latents, divided by that of the mean vector."""
+        """The squared error of reconstructing from top_k latents, divided by that of the mean vector."""
         found = self.activations(vectors, top_k) @ self.decoder + self.center
         spread = ((vectors - vectors.mean(0)) ** 2).sum()
         return float(((vectors - found) ** 2).sum() / max(spread, 1e-12))
@@ -116,7 +120,7 @@ def train_codes(
 
     Args:
         vectors: (n, width) float32, n at least 2.
-        settings: How.
+        settings: Settings of the training.
         queries: (m, width) float32, queries for InfoNCE; without them a vector is compared with itself under dropout.
         positives: (m,) int, the row of `vectors` that each query belongs to.
 
@@ -138,8 +142,9 @@ def train_codes(
         raise EncoderError("queries and the rows of their positives belong together, one for each")
     rng = np.random.default_rng(settings.seed)
     mean = vectors.mean(0)
+    query_mean = mean if queries is None else queries.mean(0)
     spread = float(np.sqrt(((vectors - mean) ** 2).mean())) or 1.0
-    net = _Net((vectors[rng.integers(len(vectors), size=settings.latents)] - mean) / spread, settings, torch)
+    net = _Net(_first_directions((vectors - mean) / spread, settings.latents, rng), settings, torch)
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.rate, eps=6.25e-10)
     kept: list[dict[str, float]] = []
     with progress(settings.steps, "training codes") as bar:
@@ -150,15 +155,14 @@ def train_codes(
                 views = views * (rng.random(views.shape) >= settings.dropout) / (1 - settings.dropout)
             else:
                 drawn = rng.choice(len(queries), min(settings.batch, len(queries)), replace=False)
-                rows, views = np.asarray(positives)[drawn], queries[drawn] - mean
-            _, first = np.unique(rows, return_index=True)  # a document is nobody else's negative
+                rows, views = np.asarray(positives)[drawn], queries[drawn] - query_mean
+            _, first = np.unique(rows, return_index=True)  # a document must not be its own negative
             x, other = vectors[rows[first]] - mean, views[first]
             losses = net.losses(torch.from_numpy(x / spread), torch.from_numpy(np.float32(other / spread)))
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
-            for (
-                group
-            ) in optimizer.param_groups:  # a tenth of the steps to warm up, then down to zero in a straight line
+            # Warm up for a tenth of the steps, then decay linearly to zero.
+            for group in optimizer.param_groups:
                 done = (step + 1) / settings.steps
                 group["lr"] = settings.rate * min(done * 10, (1 - done) / 0.9 + 1e-3)
             optimizer.step()
@@ -171,22 +175,41 @@ def train_codes(
     trained = TrainedCodes(
         weight / spread,
         np.float32(bias - (weight / spread) @ mean),
+        np.float32(bias - (weight / spread) @ query_mean),
         weight * spread,
         np.float32(mean + spread * shift),
         {name: float(np.mean([one[name] for one in kept])) for name in kept[-1]},
     )
     some = vectors[rng.permutation(len(vectors))[:_CHECKED]]
     used = (trained.activations(some, settings.top_k) > 0).any(0)
-    return TrainedCodes(trained.weight, trained.bias, trained.decoder, trained.center, trained.losses, 1 - used.mean())
+    return replace(trained, dead=float(1 - used.mean()))
+
+
+def _first_directions(vectors: NDArray[np.float32], latents: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """(latents, width) float32, the weights with which training begins.
+
+    The principal directions and their opposites reconstruct every vector without interfering with each other; the rest
+    are directions of vectors, short, so that they are rarely used at first. That takes far fewer steps than a random
+    start.
+    """
+    width = vectors.shape[1]
+    drawn = vectors[rng.integers(len(vectors), size=latents)]
+    first = drawn / np.maximum(np.linalg.norm(drawn, axis=1, keepdims=True), 1e-12)
+    if latents < 2 * width:
+        return np.asarray(first, np.float32)
+    some = vectors[rng.permutation(len(vectors))[:_PRINCIPAL]]
+    _, directions = np.linalg.eigh(some.T @ some)
+    first[: 2 * width] = np.concatenate((directions.T, -directions.T))
+    first[2 * width :] *= _SHORT
+    return np.asarray(first, np.float32)
 
 
 class _Net:
     """The parameters and the losses.
 
     Args:
-        first: (latents, width) float32, vectors whose directions the latents have at first: learning from there takes a
-            tenth of the steps that it takes from random ones.
-        settings: How.
+        first: (latents, width) float32, the initial weights.
+        settings: Settings of the training.
         torch: The module.
     """
 
@@ -194,8 +217,8 @@ class _Net:
         self.torch, self.settings = torch, settings
         width = first.shape[1]
         made = torch.Generator().manual_seed(settings.seed)
-        noise = torch.randn(settings.latents, width, generator=made) * 0.01  # equal vectors don't stay equal
-        self.weight = torch.nn.functional.normalize(torch.from_numpy(first) + noise, dim=1).requires_grad_()
+        noise = torch.randn(settings.latents, width, generator=made) * 1e-3  # so that equal vectors diverge
+        self.weight = (torch.from_numpy(first) + noise).requires_grad_()
         self.bias = torch.zeros(settings.latents, requires_grad=True)
         self.shift = torch.zeros(width, requires_grad=True)
         self.unused = torch.zeros(settings.latents, dtype=torch.int64)

@@ -1,9 +1,9 @@
-"""Sparse codes of dense vectors: any dense model behind an inverted index, its latents as terms.
+"""Sparse codes of dense vectors: an inverted index over any dense model, with latents as terms.
 
     weight = z / |z|,  z = top_k(relu(W x + b))      x: the dense vector; the inner product is the cosine of two codes
 
-`fit` learns W and b from texts, without labels (`lsr.encode.autoencoder`), and names each latent by the words that
-drive it most. Queries need the dense model, too.
+`fit` learns W and b from texts without labels (`lsr.encode.autoencoder`), and names each latent by the words that
+activate it most. Encoding a query runs the dense model, too.
 """
 
 from __future__ import annotations
@@ -35,36 +35,39 @@ from lsr.sparse import SparseMatrix
 
 CODES_FILE = "codes.arrow"
 Embed = Callable[[list[str]], ArrayLike]  # texts to (n, width) numbers
-_FITTED = 20_000  # texts from which `fit` learns
-_AT_ONCE = 512  # texts that are embedded together
-_WORDS = 2000  # frequent words that latents are named by
-_NAMES = 3  # words of a name
+_FITTED = 20_000  # texts that `fit` learns from, at most
+_AT_ONCE = 512  # texts embedded per batch
+_WORDS = 2000  # frequent words that may name a latent
+_NAMES = 3  # words per name
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 @dataclass(frozen=True)
 class Codes:
-    """What turns dense vectors into codes.
+    """The linear map from dense vectors to codes.
 
     Attributes:
         weight: (latents, width) float32.
         bias: (latents,) float32.
+        query_bias: (latents,) float32, of queries.
         names: The words of each latent; "" for none.
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    query_bias: NDArray[np.float32]
     names: tuple[str, ...]
 
-    def activations(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, latents) float32, at least 0, of (n, width) vectors."""
-        return np.asarray(np.maximum(vectors @ self.weight.T + self.bias, 0), np.float32)
+    def activations(self, vectors: NDArray[np.float32], *, queries: bool = False) -> NDArray[np.float32]:
+        """(n, latents) non-negative float32 activations of (n, width) vectors."""
+        bias = self.query_bias if queries else self.bias
+        return np.asarray(np.maximum(vectors @ self.weight.T + bias, 0), np.float32)
 
-    def encode(self, vectors: NDArray[np.float32], top_k: int) -> SparseMatrix:
-        """The codes of (n, width) vectors, each of length 1; equal activations are ordered by latent."""
+    def encode(self, vectors: NDArray[np.float32], top_k: int, *, queries: bool = False) -> SparseMatrix:
+        """The codes of (n, width) vectors, each of norm 1; of equal activations the lower latents are kept."""
         rows: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         for first in range(0, len(vectors), _AT_ONCE):
-            for row in self.activations(vectors[first : first + _AT_ONCE]):
+            for row in self.activations(vectors[first : first + _AT_ONCE], queries=queries):
                 terms = np.flatnonzero(row)
                 if len(terms) > top_k:
                     terms = np.sort(terms[np.argsort(-row[terms], kind="stable")[:top_k]])
@@ -75,9 +78,8 @@ class Codes:
         """As an Arrow file."""
         width = pa.list_(pa.field("item", pa.float32(), nullable=False), self.weight.shape[1])
         rows = pa.FixedSizeListArray.from_arrays(pa.array(self.weight.reshape(-1)), type=width)
-        batch = pa.record_batch(
-            {"weight": rows, "bias": pa.array(self.bias), "name": pa.array(self.names, pa.string())}
-        )
+        columns = {"weight": rows, "bias": pa.array(self.bias), "query_bias": pa.array(self.query_bias)}
+        batch = pa.record_batch(columns | {"name": pa.array(self.names, pa.string())})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
@@ -85,7 +87,7 @@ class Codes:
 
     @classmethod
     def read(cls, path: Path) -> Codes:
-        """Read what `to_bytes` gave.
+        """Read a file written from `to_bytes`.
 
         Raises:
             EncoderError: It can't be read, or is another kind of file.
@@ -95,25 +97,27 @@ class Codes:
             table.validate(full=True)  # a damaged file must not cause reads out of bounds
             width = table.schema.field("weight").type.list_size
             flat = table["weight"].combine_chunks().flatten().to_numpy()
-            weight, bias = np.array(flat).reshape(len(table), width), np.array(table["bias"].to_numpy())
+            weight = np.array(flat).reshape(len(table), width)
+            biases = [np.array(table[name].to_numpy()) for name in ("bias", "query_bias")]
             names = tuple(table["name"].to_pylist())
         except (OSError, pa.ArrowException, KeyError, ValueError, AttributeError) as error:
             raise EncoderError(f"{path}: not the codes of an encoder: {error}") from None
-        if {weight.dtype, bias.dtype} != {np.dtype(np.float32)} or not all(isinstance(name, str) for name in names):
+        kinds = {values.dtype for values in (weight, *biases)}
+        if kinds != {np.dtype(np.float32)} or not all(isinstance(name, str) for name in names):
             raise EncoderError(f"{path}: not the codes of an encoder: {table.schema}")
-        if not np.isfinite(weight).all() or not np.isfinite(bias).all():
+        if not all(np.isfinite(values).all() for values in (weight, *biases)):
             raise EncoderError(f"{path}: weights that are not numbers")
-        return cls(weight, bias, names)
+        return cls(weight, biases[0], biases[1], names)
 
 
 class CsrEncoder(Encoder):
-    """Sparse codes over a dense model (arXiv 2503.01776). `load_encoder("csr:lsr-mini")` opens one of a model by name.
+    """Sparse codes over a dense model (arXiv 2503.01776). `load_encoder("csr:lsr-mini")` opens one by its model's name.
 
     Args:
         dense: An encoder with dense vectors, or a function from a list of texts to (n, width) numbers. One over a
             function is saved without it: give the function again, `CsrEncoder(function, codes)`.
         codes: Codes; None to learn them with `fit`.
-        settings: How `fit` learns; `top_k` also says how many latents a text has.
+        settings: Settings of `fit`; `top_k` is also the number of latents per text.
         queries: The function for queries, if it differs from that for documents.
 
     Raises:
@@ -132,7 +136,7 @@ class CsrEncoder(Encoder):
     ) -> None:
         self.dense = dense.learned if isinstance(dense, HybridEncoder) else dense
         self.codes, self.settings, self.queries = codes, settings or CodeSettings(), queries
-        self._known: dict[str, NDArray[np.float32]] = {}  # vectors of the texts of `fit`, which are encoded next
+        self._known: dict[str, NDArray[np.float32]] = {}  # vectors of `fit`'s texts, which come next
         if isinstance(self.dense, Encoder):
             if not self.dense.dense_width:
                 raise EncoderError(f"{self.dense.fingerprint.model} has no dense vectors; lsr-mini has them")
@@ -157,7 +161,7 @@ class CsrEncoder(Encoder):
         return self.codes is None
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Learn the codes of the first texts, 20,000 at most; one sentence of each stands for a query.
+        """Learn codes from the first 20,000 texts; a random sentence of each serves as its query.
 
         Raises:
             EncoderError: Fewer than two texts.
@@ -179,12 +183,12 @@ class CsrEncoder(Encoder):
         queries: NDArray[np.float32] | None = None,
         positives: NDArray[np.int64] | None = None,
     ) -> TrainedCodes:
-        """Learn the codes of dense vectors that are there already.
+        """Learn codes from existing dense vectors.
 
         Args:
             vectors: (n, width) float32.
             queries: (m, width) float32, vectors of queries for the contrastive loss.
-            positives: (m,) int, the row of `vectors` that belongs to each query; by default the query of each row.
+            positives: (m,) int, the row of `vectors` relevant to each query; by default row i to query i.
 
         Returns:
             The codes with their decoder and the losses.
@@ -192,14 +196,14 @@ class CsrEncoder(Encoder):
         if queries is not None and positives is None:
             positives = np.arange(len(queries))
         trained = train_codes(vectors, self.settings, queries=queries, positives=positives)
-        self.codes = Codes(trained.weight, trained.bias, ("",) * len(trained.weight))
+        self.codes = Codes(trained.weight, trained.bias, trained.query_bias, ("",) * len(trained.weight))
         return trained
 
     def name_latents(self, words: Sequence[str]) -> None:
         """Name each latent by the three words that activate it most.
 
         Args:
-            words: Words to choose from, say the most frequent ones of a collection.
+            words: Words to choose from, such as the most frequent ones of a collection.
         """
         codes = self._codes
         activity = codes.activations(self._embedded(list(words))) if words else np.zeros((0, len(codes.weight)))
@@ -208,11 +212,11 @@ class CsrEncoder(Encoder):
         self.codes = replace(codes, names=tuple(names))
 
     def steer(self, vectors: SparseMatrix, changes: Mapping[int, float]) -> SparseMatrix:
-        """Queries with some latents turned up or down.
+        """Turn some latents of queries up or down.
 
         Args:
             vectors: Codes of queries.
-            changes: {latent: what is added to its weight}; weights don't fall below 0.
+            changes: {latent: amount added to its weight}; weights stay at least 0.
 
         Raises:
             EncoderError: There is no such latent.
@@ -236,7 +240,8 @@ class CsrEncoder(Encoder):
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
         """See `Encoder`; the dense model runs."""
-        return self._codes.encode(self._embedded(as_texts(texts), queries=True), self.settings.top_k)
+        vectors = self._embedded(as_texts(texts), queries=True)
+        return self._codes.encode(vectors, self.settings.top_k, queries=True)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
         """See `Encoder`."""
@@ -293,7 +298,7 @@ class CsrEncoder(Encoder):
         return [f"latent:{i} ({name})" if name else f"latent:{i}" for i, name in enumerate(names)]
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Empty: latents are of a whole text."""
+        """Empty: a latent belongs to the whole text, not to a span."""
         return []
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
@@ -321,7 +326,7 @@ class CsrEncoder(Encoder):
         dense = self.dense.fingerprint if isinstance(self.dense, Encoder) else Fingerprint(model="a function")
         state = [json.dumps([str(dense.weights), asdict(self.settings)]).encode()]
         if self.codes is not None:
-            state += [self.codes.weight.tobytes(), self.codes.bias.tobytes()]
+            state += [one.tobytes() for one in (self.codes.weight, self.codes.bias, self.codes.query_bias)]
         return Fingerprint(
             model=f"{self.settings.objective}({self.settings.top_k} latents) of {dense.model}",
             weights=digest(state),
@@ -361,8 +366,8 @@ class CsrEncoder(Encoder):
         Args:
             folder: The folder of the files.
             config: Content of `encoder.json`.
-            latents: Number of latents, of an encoder without codes.
-            settings: top_k, latents of a text; the others are of the dense model.
+            latents: Number of latents, for an encoder without codes.
+            settings: top_k, the number of latents per text; the others are the dense model's.
 
         Raises:
             EncoderError: Something is missing or damaged, or the codes are those of a function.
@@ -389,13 +394,13 @@ def _over_function(dense: Any, codes: Any, settings: Any, queries: Any) -> CsrEn
 
 
 def _sentence(text: str, rng: np.random.Generator) -> str:
-    """One of a text's sentences that is no mere fragment; the whole text if there is none."""
+    """A random sentence of at least 20 characters; the whole text if there is none."""
     found = [one for one in re.split(r"(?<=[.!?])\s+", text) if len(one) >= 20]
     return found[int(rng.integers(len(found)))] if found else text
 
 
 def _frequent(texts: Iterable[str]) -> Counter[str]:
-    """How many texts have each word, without those that half of the texts have."""
+    """The number of texts with each word, without words that at least half of the texts have."""
     counts: Counter[str] = Counter()
     n = 0
     for text in texts:

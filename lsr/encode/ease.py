@@ -1,14 +1,14 @@
-"""BM25 with queries expanded by a linear model in closed form (EASE, arXiv 1905.03375), without any training.
+"""BM25 with query expansion by a linear model, solved in closed form (EASE, arXiv 1905.03375).
 
     B = I - P / diag(P),  P = (X^T X + penalty I)^-1      X: documents x frequent terms, TF-IDF rows of length 1
 
-Column j of B says what other terms of a document predict term j. A query that has term j is expanded by the largest
-positive ones:
+Column j of B holds how strongly the other terms of a document predict term j. A query with term j is expanded by the
+terms of the largest positive values:
 
     query = q + weight * top(B q)
 
-Documents are those of BM25. The terms and the matrix are those of the documents that it was fitted to: unlike with
-"bm25" they don't grow with an index.
+Document vectors are those of BM25. Unlike with "bm25", the vocabulary and the matrix don't grow with an index: they are
+those of the fitted documents.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ TABLE_FILE = "expansions.arrow"
 _FITTED = 50_000  # documents of X
 _FREQUENT = 2000  # terms of X
 _COMMON = 0.3  # terms in more than this share of the documents predict nothing
-_STORED = 32  # predictors of a term that are kept
-_ROWS = 1024  # documents that are multiplied at a time
+_STORED = 32  # predictors stored per term
+_ROWS = 1024  # documents multiplied per batch
 _SCHEMA = pa.schema([("term", pa.uint32()), ("other", pa.uint32()), ("weight", pa.float32())])
 
 
@@ -44,10 +44,10 @@ class EaseEncoder(Encoder):
 
     Args:
         bm25: BM25; fitted if there is a table.
-        table: (n_terms, n_terms), for each term the terms that predict it, with their weights; None to learn it by
+        table: (n_terms, n_terms), row j with the terms that predict term j and their weights; None to learn it with
             `fit`.
-        weight: What the expansion counts; 0 is BM25.
-        expansions: Terms that are added to a query at most.
+        weight: Weight of the expansion; 0 is BM25.
+        expansions: Maximal number of terms added to a query.
         penalty: The penalty of the linear model.
 
     Raises:
@@ -82,7 +82,7 @@ class EaseEncoder(Encoder):
         return self.table is None
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Count the terms of all documents; solve the model for the 2,000 most frequent ones in the first 50,000."""
+        """Count the terms of all documents; solve the model for the 2,000 most frequent terms of the first 50,000."""
         some: list[str] = []
 
         def kept() -> Iterator[str]:
@@ -123,7 +123,7 @@ class EaseEncoder(Encoder):
         return SparseMatrix.from_rows(found, n_terms)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """BM25's queries with the terms that predict theirs."""
+        """BM25's queries, expanded by the terms that predict theirs."""
         if self.table is None:
             raise EncoderError("this ease encoder has seen no corpus yet: call fit(texts)")
         rows = []

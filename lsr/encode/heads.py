@@ -23,7 +23,14 @@ class Head(nn.Module):
         pooling: "max" or "sum".
         saturation: "log1p" or "log1p_log1p".
         n_terms: Size of the vocabulary.
+
+    Attributes:
+        reads: What it takes from the backbone: its "output" (last states, or logits), "raw" last states, also if the
+            backbone goes on to logits, or "both", side by side.
     """
+
+    NAMES: tuple[str, ...] = ()  # of its tensors
+    reads = "output"
 
     def __init__(self, pooling: str, saturation: str, n_terms: int) -> None:
         super().__init__()
@@ -49,6 +56,14 @@ class Head(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """Tensors to save besides the backbone."""
         return {}
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """The parameters and buffers in NAMES."""
+        return {name: self.state_dict()[name].detach() for name in self.NAMES}
+
+    def queries(self) -> Head:
+        """The head of queries on the same backbone: this one, unless a system has two."""
+        return self
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
@@ -121,6 +136,15 @@ class MaskedLMHead(Head):
         weight, bias = self._output[0].weight, self._output[0].bias
         return nn.functional.linear(states, weight[terms], None if bias is None else bias[terms])
 
+    def require_apart(self, where: str, what: str) -> None:
+        """Refuse a model whose output layer couldn't be detached.
+
+        Raises:
+            EncoderError: With the checkpoint and what needs it.
+        """
+        if not self.apart:
+            raise EncoderError(f"{where}: its output layer can't be detached, so {what} is not possible")
+
     @property
     def output(self) -> Any:
         """The output layer."""
@@ -157,8 +181,7 @@ class GatedHead(MaskedLMHead):
         self, model: Any, pooling: str, saturation: str, n_terms: int, where: str, tensors: dict[str, Tensor]
     ) -> None:
         super().__init__(model, pooling, saturation, n_terms, where)
-        if not self.apart:
-            raise EncoderError(f"{where}: its output layer can't be detached, so a gate is not possible")
+        self.require_apart(where, "a gate")
         self.gate_weight, self.gate_bias = (nn.Parameter(tensors[name]) for name in self.NAMES)
 
     @classmethod
@@ -191,7 +214,7 @@ class LexicalHead(Head):
 
     def __init__(self, tensors: dict[str, Tensor], n_terms: int) -> None:
         super().__init__("max", "none", n_terms)
-        self.weigh = _linear(tensors["weigh.weight"], tensors["weigh.bias"])
+        self.weigh = linear(tensors["weigh.weight"], tensors["weigh.bias"])
         self.register_buffer("counts", tensors["counts"])
 
     @classmethod
@@ -239,7 +262,7 @@ class ExpansionHead(Head):
         projection = tensors["projection"]
         super().__init__("max", saturation, projection.shape[0])
         self.identity, self.up, self.down = (
-            _linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in ("identity", "up", "down")
+            linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in ("identity", "up", "down")
         )
         # Only the scales of its rows are trained: a batch has too few terms to move all of them.
         self.register_buffer("projection", projection)
@@ -322,7 +345,8 @@ class ExpansionHead(Head):
         }
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A layer of given weights."""
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
     return layer

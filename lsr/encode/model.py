@@ -12,6 +12,8 @@ Training and encoding use the same module. The backbone gives a state h_t for ea
                  2010.00768); the gradient is that of a sigmoid
     causal-lm    like masked-lm, for a decoder that reads the text twice, so that the second reading sees all of it
                  (Echo-Mistral-SPLADE, 2408.11119)
+    epic, sparta, deepct, tilde
+                 as published, see `lsr.encode.published_heads`; epic-query is the queries' side of epic
 
 Needs torch and transformers, so nothing but the code that runs a model imports this file.
 """
@@ -30,8 +32,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lsr.encode import model_files as files
-from lsr.encode.heads import ExpansionHead, GatedHead, Head, LexicalHead, MaskedLMHead
+from lsr.encode.heads import ExpansionHead, GatedHead, Head, LexicalHead, MaskedLMHead, linear
+from lsr.encode.published_heads import DeepCTHead, EpicHead, EpicQueryHead, SpartaHead, TildeHead
 from lsr.errors import EncoderError
+
+# Heads with tensors of their own.
+_OWN: dict[str, type[Head]] = {
+    "gated": GatedHead,
+    "expansion": ExpansionHead,
+    "lexical": LexicalHead,
+    "epic": EpicHead,
+    "epic-query": EpicQueryHead,
+    "sparta": SpartaHead,
+    "deepct": DeepCTHead,
+    "tilde": TildeHead,
+}
+_CLASSES = dict.fromkeys(("masked-lm", "gated", "epic", "tilde"), "AutoModelForMaskedLM")
+_CLASSES |= {"causal-lm": "AutoModelForCausalLM"}  # others have an AutoModel
 
 
 class SparseModel(nn.Module):
@@ -66,6 +83,10 @@ class SparseModel(nn.Module):
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Input of the head: states, (batch, seq, hidden), or logits if the output layer couldn't be detached."""
+        if self.head.reads != "output":
+            out = self.backbone(input_ids=ids, attention_mask=mask, output_hidden_states=True, return_dict=True)
+            raw = cast(Tensor, out.hidden_states[-1])
+            return raw if self.head.reads == "raw" else torch.cat([raw, _states(out)], -1)
         if not self.twice:
             return _states(self.backbone(input_ids=ids, attention_mask=mask, return_dict=True))
         mask = torch.cat([mask, mask], 1)
@@ -134,32 +155,40 @@ def load_model(
     Raises:
         EncoderError: It can't be opened, or weights are missing.
     """
-    classes = {
-        "masked-lm": "AutoModelForMaskedLM",
-        "gated": "AutoModelForMaskedLM",
-        "causal-lm": "AutoModelForCausalLM",
-    }
-    backbone, absent = load_backbone(folder, classes.get(kind, "AutoModel"))
+    backbone, absent = load_backbone(folder, _CLASSES.get(kind, "AutoModel"))
     if missing := sorted(key for key in absent if not key.endswith("position_ids") and "pooler" not in key):
         advice = (
             ""
-            if kind in ("expansion", "lexical")
+            if kind not in _CLASSES
             else (
                 " SPLADE needs a checkpoint with a trained masked-LM head, which this one lacks. The heads "
-                '"expansion" and "lexical" can be trained without one.'
+                '"expansion", "lexical", "sparta" and "deepct" can be trained without one.'
             )
         )
         lacking = f"it lacks {len(missing)} of the model's weights, for example {missing[0]}"
         raise EncoderError(f"{folder}: {lacking}.{advice}")
     if tensors is None:
         tensors = _load_head(folder / files.HEAD_FILE, kind)
-    if kind == "expansion":
-        return SparseModel(backbone, ExpansionHead(tensors, saturation))
-    if kind == "lexical":
-        return SparseModel(backbone, LexicalHead(tensors, n_terms))
-    if kind == "gated":
-        return SparseModel(backbone, GatedHead(backbone, pooling, saturation, n_terms, str(folder), tensors))
-    head = MaskedLMHead(backbone, pooling, saturation, n_terms, str(folder))
+    where = str(folder)
+    match kind:
+        case "expansion":
+            return SparseModel(backbone, ExpansionHead(tensors, saturation))
+        case "lexical":
+            return SparseModel(backbone, LexicalHead(tensors, n_terms))
+        case "deepct":
+            return SparseModel(backbone, DeepCTHead(tensors, n_terms))
+        case "sparta":
+            return SparseModel(backbone, SpartaHead(backbone.get_input_embeddings(), tensors))
+        case "epic-query":
+            layer = linear(tensors["query.weight"], tensors["query.bias"])
+            return SparseModel(backbone, EpicQueryHead(layer, tensors["counts"], n_terms))
+        case "epic":
+            return SparseModel(backbone, EpicHead(backbone, n_terms, where, tensors))
+        case "tilde":
+            return SparseModel(backbone, TildeHead(backbone, n_terms, where, tensors))
+        case "gated":
+            return SparseModel(backbone, GatedHead(backbone, pooling, saturation, n_terms, where, tensors))
+    head = MaskedLMHead(backbone, pooling, saturation, n_terms, where)
     return SparseModel(backbone, head, twice=kind == "causal-lm")
 
 
@@ -179,21 +208,33 @@ def start_model(
     """
     if kind in ("masked-lm", "causal-lm") or (folder / files.HEAD_FILE).is_file():
         return load_model(folder, kind, pooling, saturation, n_terms)
+    return load_model(folder, kind, pooling, saturation, n_terms, _start_head(folder, kind, n_terms, ids, absent))
+
+
+def _start_head(folder: Path, kind: str, n_terms: int, ids: list[list[int]], absent: list[int]) -> dict[str, Tensor]:
+    """Initial tensors of a new head; arguments as for `start_model`."""
     never = torch.tensor(absent, dtype=torch.int64)
-    if kind == "gated":
-        tensors = GatedHead.start(load_backbone(folder, "AutoModelForMaskedLM")[0].get_output_embeddings().weight)
-    else:
-        backbone = load_backbone(folder, "AutoModel")[0]
-        embeddings = backbone.get_input_embeddings().weight.detach()
-        if len(embeddings) != n_terms:
-            raise EncoderError(f"{folder}: {len(embeddings)} embeddings, but {n_terms} terms in its config.json")
-        if kind == "lexical":
-            tensors = LexicalHead.start(int(backbone.config.hidden_size), n_terms, never)
-        else:
-            with torch.no_grad():
-                states = [backbone(input_ids=torch.tensor([row])).last_hidden_state[0] for row in ids]
-                tensors = ExpansionHead.start(embeddings, states, never)
-    return load_model(folder, kind, pooling, saturation, n_terms, tensors)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    hidden = int(config.hidden_size)
+    match kind:
+        case "gated":
+            output = load_backbone(folder, "AutoModelForMaskedLM")[0].get_output_embeddings()
+            return GatedHead.start(output.weight)
+        case "epic" | "epic-query":
+            return EpicHead.start(hidden, n_terms, never)
+        case "tilde":
+            return TildeHead.start(n_terms, never)
+        case "sparta":
+            return SpartaHead.start(n_terms, never)
+        case "lexical" | "deepct":
+            return LexicalHead.start(hidden, n_terms, never)
+    backbone = load_backbone(folder, "AutoModel")[0]
+    embeddings = backbone.get_input_embeddings().weight.detach()
+    if len(embeddings) != n_terms:
+        raise EncoderError(f"{folder}: {len(embeddings)} embeddings, but {n_terms} terms in its config.json")
+    with torch.no_grad():
+        states = [backbone(input_ids=torch.tensor([row])).last_hidden_state[0] for row in ids]
+        return ExpansionHead.start(embeddings, states, never)
 
 
 def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
@@ -260,9 +301,9 @@ def _load_head(path: Path, kind: str) -> dict[str, Tensor]:
     Raises:
         EncoderError: They are missing or damaged.
     """
-    names = {"expansion": ExpansionHead.NAMES, "lexical": LexicalHead.NAMES, "gated": GatedHead.NAMES}.get(kind)
-    if names is None:
+    if kind not in _OWN:
         return {}
+    names = _OWN[kind].NAMES
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

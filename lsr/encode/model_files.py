@@ -19,8 +19,9 @@ from lsr.errors import EncoderError, MissingExtra
 
 BUILT_IN = ("bm25", "lsr-mini", "lsr-tiny")
 _SHIPPED = Path(__file__).parents[1] / "data"  # folder of the built-in encoders that are files
-HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "onnx")  # the last is a whole model
-OWN_HEADS = HEADS[3:]  # heads of ours, with tensors of their own
+HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "epic", "epic-query", "sparta", "deepct", "tilde",
+         "onnx")  # the last is a whole model  # fmt: skip
+OWN_HEADS = HEADS[3:]  # heads with tensors, pooling and saturation of their own
 ONNX_FILE = "model.onnx"
 OUTPUT_FILE = "output.arrow"  # beside the graph: the vocabulary's embeddings
 DENSE = "dense"  # key of config.json of an exported model that also gives dense vectors: {"width", "query_prompt"}

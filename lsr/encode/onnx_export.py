@@ -8,8 +8,9 @@ the output layer, are beside the graph in `output.arrow`; `lsr.encode.output` co
 the heads "gated" and "lexical" are part of the graph, which then takes token ids and outputs weights, as all graphs of
 lsr 0.1 did.
 
-`export` needs torch and onnx. It supports BERT with the head "lexical", and with "expansion", "masked-lm" and "gated"
-with max pooling; no decoders and no other backbones.
+`export` needs torch and onnx. It writes such a graph node by node for BERT with the heads "lexical", and "expansion",
+"masked-lm" and "gated" with max pooling. Everything else is traced by PyTorch and quantized by the runtime's own tools:
+such a graph takes token ids and outputs weights, too, is larger, and can't tell where a term comes from.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode import model_files as files
-from lsr.encode.onnx_runner import LEXICAL
+from lsr.encode.onnx_runner import LEXICAL, TRACED
 from lsr.encode.output import OutputLayer, OutputSettings, quantized, row_factors
 from lsr.encode.tokenizer import TOKENIZER_FILE
 from lsr.errors import EncoderError, MissingExtra
 
-_AS_IT_IS = "Leave --onnx out: the encoder runs with PyTorch (extra torch)"
 _TERMS = 2048  # terms of an output layer in the graph that are computed together
 _HEADS = ("ExpansionHead", "MaskedLMHead", "GatedHead", "LexicalHead")
 # GELU is never below -0.17. With this zero point and at least this maximum the integers include that.
@@ -52,23 +52,20 @@ def export(model: Any, folder: Path, dense: Any = None) -> None:
         EncoderError: The model can't be exported.
         MissingExtra: onnx is not installed.
     """
+    model = model.cpu().eval()
     try:
         import onnx
     except ImportError:
         raise MissingExtra("onnx", "train", "exporting a model") from None
     config, kind = model.backbone.config, type(model.head).__name__
-    if config.model_type != "bert" or kind not in _HEADS or model.twice or config.hidden_act != "gelu":
-        raise EncoderError(
-            f"a {config.model_type} model with {kind} can't be exported as ONNX: BERT with one of the heads expansion, "
-            f"masked-lm, gated and lexical can (bidirectional, with gelu). {_AS_IT_IS}"
-        )
-    if kind in ("MaskedLMHead", "GatedHead") and not model.head.apart:
-        raise EncoderError(f"this output layer can't be exported as ONNX: it isn't a single matrix. {_AS_IT_IS}")
-    if kind in ("MaskedLMHead", "GatedHead") and model.head.pooling != "max":
-        raise EncoderError(
-            "a model with sum pooling can't be exported as ONNX: the graph keeps only the largest logit of each term. "
-            f"{_AS_IT_IS}"
-        )
+    by_hand = config.model_type == "bert" and kind in _HEADS and config.hidden_act == "gelu"
+    if kind in ("MaskedLMHead", "GatedHead"):
+        by_hand = by_hand and model.head.apart and model.head.pooling == "max"
+    if not by_hand or model.twice:
+        if dense is not None:
+            raise EncoderError(f"a {config.model_type} model with {kind} can't output a dense vector")
+        _export_traced(onnx, model, folder)
+        return
     weights = {name.removeprefix("bert."): value.float().numpy() for name, value in model.backbone.state_dict().items()}
     head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
     graph = _Graph(onnx)
@@ -103,6 +100,56 @@ def export(model: Any, folder: Path, dense: Any = None) -> None:
     OutputLayer.of(weights[_WORDS], **output, settings=settings).save(folder / files.OUTPUT_FILE)
 
 
+def _export_traced(onnx: Any, model: Any, folder: Path) -> None:
+    """Write a model as PyTorch traces it, with 8-bit weights; arguments are those of `export`."""
+    import logging
+    import warnings
+
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    from lsr.encode.heads import LexicalHead
+    from lsr.encode.published_heads import EpicQueryHead
+
+    class OneText(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.model(ids[None], torch.ones_like(ids)[None])[0]
+            return found
+
+    config = model.backbone.config
+    before, config._attn_implementation = config._attn_implementation, "eager"  # others can't be traced
+    shown = torch.arange(1, 8)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as temporary, warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of the tracer, on what it takes as constant
+            traced = Path(temporary) / "traced.onnx"
+            torch.onnx.export(
+                OneText().eval(),
+                (shown,),
+                traced,
+                input_names=["ids"],
+                output_names=["weights"],
+                dynamic_axes={"ids": {0: "tokens"}},
+                opset_version=18,
+                dynamo=False,
+            )
+            logging.disable(logging.WARNING)  # its advice to simplify the graph first
+            quantize_dynamic(traced, folder / files.ONNX_FILE, per_channel=True, weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(logging.NOTSET)
+        config._attn_implementation = before
+    graph = onnx.load(folder / files.ONNX_FILE)
+    graph.graph.name = LEXICAL if isinstance(model.head, LexicalHead | EpicQueryHead) else TRACED
+    dimensions = graph.graph.output[0].type.tensor_type.shape
+    del dimensions.dim[:]
+    dimensions.dim.add().dim_value = model.n_terms
+    onnx.save(graph, folder / files.ONNX_FILE)
+
+
 def _output_of(head: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The output layer of a masked language model and its bias."""
     projection = head.output.weight.detach().float().numpy()
@@ -111,10 +158,10 @@ def _output_of(head: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt: str = "") -> None:
-    """Write an encoder with its document model as a graph of 8-bit integers.
+    """Write an encoder with its models as graphs of 8-bit integers.
 
     Args:
-        encoder: A `SpladeEncoder` of one tower, an `InferenceFreeEncoder`, or a `HybridEncoder` of either.
+        encoder: A `SpladeEncoder`, an `InferenceFreeEncoder`, or a `HybridEncoder` of either.
         folder: Where; replaced if it is an encoder.
         dense: A checkpoint with the same first layers, whose last state of the first token is a text's dense vector.
             The encoder gets this vector, too. Only layers that differ make the file larger.
@@ -129,31 +176,33 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
 
     learned = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
     documents = learned.document if isinstance(learned, InferenceFreeEncoder) else learned
-    how_not = ("max_length", "prompt")  # both sides may differ in these: the model is the same
-    one = isinstance(documents, SpladeEncoder) and documents.document == replace(
-        documents.query, **{name: getattr(documents.document, name) for name in how_not}
-    )
-    if not one:
-        raise EncoderError("only an encoder with one model can be compressed, for documents or for both sides")
-    tower = documents.document
-    source = tower.folder()
+    if not isinstance(documents, SpladeEncoder):
+        raise EncoderError("only an encoder with a model can be compressed")
+    towers = [documents.document, documents.query]
+    how_not = ("max_length", "prompt", "top_k")  # both sides may differ in these: the model is the same
+    one = towers[0] == replace(towers[1], **{name: getattr(towers[0], name) for name in how_not})
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        work = Path(temporary) / folder.name  # an encoder's name is that of its folder
-        work.mkdir()
-        config = files.model_config(source)
-        copied = ("model_type", "vocab_size", "max_position_embeddings")
-        kept: dict[str, Any] = {key: value for key, value in config.items() if key in copied}
-        beside = None
-        if dense is not None:
-            from lsr.encode.model import load_backbone  # needs torch
+        places = [Path(temporary) / folder.name]  # an encoder's name is that of its folder
+        places.append(places[0] if one else Path(temporary) / f"{folder.name}-queries")
+        for side, (place, tower) in enumerate(zip(places[: 1 if one else 2], towers, strict=False)):
+            place.mkdir()
+            config = files.model_config(tower.folder())
+            copied = ("model_type", "vocab_size", "max_position_embeddings")
+            kept: dict[str, Any] = {key: value for key, value in config.items() if key in copied}
+            beside = None
+            if dense is not None and not side:
+                from lsr.encode.model import load_backbone  # needs torch
 
-            beside, _ = load_backbone(dense, "AutoModel")
-            kept[files.DENSE] = {"width": int(beside.config.hidden_size), "query_prompt": query_prompt}
-        export(documents.network(), work, beside)
-        (work / "config.json").write_text(json.dumps(kept))
-        (work / TOKENIZER_FILE).write_bytes((source / TOKENIZER_FILE).read_bytes())
+                beside, _ = load_backbone(dense, "AutoModel")
+                kept[files.DENSE] = {"width": int(beside.config.hidden_size), "query_prompt": query_prompt}
+            export(documents.network(queries=bool(side)), place, beside)
+            (place / "config.json").write_text(json.dumps(kept))
+            (place / TOKENIZER_FILE).write_bytes((tower.folder() / TOKENIZER_FILE).read_bytes())
         small = SpladeEncoder(
-            *(replace(t, checkpoint=str(work), subfolder="", head="onnx") for t in (tower, documents.query)),
+            *(
+                replace(tower, checkpoint=str(place), subfolder="", head="onnx")
+                for tower, place in zip(towers, places, strict=True)
+            ),
             top_k=documents.top_k,
             max_ratio=documents.max_ratio,
         )

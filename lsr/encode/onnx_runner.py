@@ -21,7 +21,8 @@ from lsr.errors import EncoderError
 from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
-LEXICAL = "lexical document encoder"  # name of the graph of a lexical head
+LEXICAL = "lexical document encoder"  # name of a graph that weighs only a text's own tokens
+TRACED = "traced document encoder"  # name of a graph that PyTorch made; others are made node by node
 _Result = TypeVar("_Result")
 _abandoned: list[Any] = []  # sessions in use at a fork: must never be touched or destroyed
 
@@ -178,10 +179,12 @@ class OnnxRunner:
                 states, wanted = self._states(self._output, ids), np.array(terms, np.int64)
             there = np.isin(wanted, self._output.weights(states, ids)[0])
             return [int(p) for p in np.where(there, self._output.logits(states, wanted).argmax(0), -1)]
-        if self._is_lexical:  # a term's weight comes from its own token
+        if self._name == LEXICAL:  # a term's weight comes from its own token
             with self._in_use():
                 dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
-            return [ids.index(term) if dense[term] > 0 else -1 for term in terms]
+            return [ids.index(term) if term in ids and dense[term] > 0 else -1 for term in terms]
+        if self._name == TRACED:
+            return [-1] * len(terms)
         session, names = self._opened_up
         with self._in_use():
             weights, states, zero, words = session.run(["weights", *names], {"ids": np.array(ids, np.int64)})
@@ -189,12 +192,13 @@ class OnnxRunner:
         return [int(place) for place in np.where(weights[terms] > 0, logits.argmax(0), -1)]
 
     @cached_property
-    def _is_lexical(self) -> bool:
-        """Whether the graph weighs only a text's own tokens; its name says so."""
+    def _name(self) -> str:
+        """LEXICAL or TRACED if the graph has that name; "" otherwise."""
         try:
-            return LEXICAL.encode() in self._path.read_bytes()
+            content = self._path.read_bytes()
         except OSError as error:
             raise EncoderError(f"{self._path}: can't be read: {error}") from None
+        return next((name for name in (LEXICAL, TRACED) if name.encode() in content), "")
 
     @cached_property
     def _opened_up(self) -> tuple[Any, list[str]]:

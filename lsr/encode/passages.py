@@ -25,7 +25,7 @@ SIZE, OVERLAP = 256, 32
 _CHARACTERS = 4  # characters of a token, roughly
 _SMALL = 4  # sections below this fraction of a passage are joined with the next
 _LONGEST = 1 << 18  # characters that are cut together: a tokenizer's output takes many times the memory of the text
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
+SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
 
 
 def split_passages(
@@ -246,7 +246,7 @@ class _Section(_Part):
             found = {bisect_left(starts, place) for place in places}
             return sorted(token for token in found if 0 < token < len(starts))
 
-        sentences = (found.end() for found in _SENTENCE.finditer(self.text))
+        sentences = (found.end() for found in SENTENCE.finditer(self.text))
         return tokens(block.start - self._base for block in self._blocks), tokens(sentences)
 
     def _made(self, cuts: Iterable[tuple[int, int]]) -> list[Document]:

@@ -10,6 +10,7 @@ a model imports this file.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,16 +42,40 @@ def pool_states(
     """
     if pooling == "max":  # saturation is monotone, so it can come after the maximum
         return saturate(max_logits(states, mask, weight, bias), saturation)
-    dropped = mask.eq(0).unsqueeze(-1)
 
     def part(some: Tensor, hidden: Tensor, rows: Tensor, offset: Tensor | None) -> Tensor:
         logits = torch.nn.functional.linear(some, rows, offset).masked_fill(hidden, 0)
         return saturate(logits, saturation).sum(1)
 
+    return over_tiles(states, mask, weight, bias, part)
+
+
+def over_tiles(
+    states: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    part: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
+) -> Tensor:
+    """Pool some texts and terms at a time, with a gradient if needed.
+
+    Args:
+        states: (batch, seq, width) float.
+        mask: (batch, seq), 0 where a position doesn't count.
+        weight: (n_terms, hidden) float.
+        bias: (n_terms,) float, or None.
+        part: From states, (docs, seq, width), which of them are masked, (docs, seq, 1), and rows of weight and bias to
+            (docs, terms).
+
+    Returns:
+        (batch, n_terms) float.
+    """
+    dropped = mask.eq(0).unsqueeze(-1)
+    if torch.onnx.is_in_onnx_export():  # the tiles would be those of the traced text
+        return part(states, dropped, weight, bias)
     parts = []
     for docs, places, terms in _tiles(states, mask, weight):
-        some, hidden = states[docs, places], dropped[docs, places]
-        inputs = some, hidden, weight[terms], None if bias is None else bias[terms]
+        inputs = states[docs, places], dropped[docs, places], weight[terms], None if bias is None else bias[terms]
         # For the gradient, logits are computed again instead of kept.
         parts.append(checkpoint(part, *inputs, use_reentrant=False) if torch.is_grad_enabled() else part(*inputs))
     per_row = -(-weight.shape[0] // _tile(states, weight)[1])
@@ -66,6 +91,8 @@ def max_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
     Returns:
         (batch, n_terms) float32; the lowest float for a text without positions.
     """
+    if torch.onnx.is_in_onnx_export():  # a graph has one text, without padding
+        return torch.nn.functional.linear(states, weight, bias).amax(1)
     found: Tensor = _MaxLogits.apply(states, mask, weight)
     return found if bias is None else found + bias
 
@@ -131,6 +158,8 @@ class Screen:
     @staticmethod
     def can(states: Tensor, weight: Tensor) -> bool:
         """Whether it can be used: in float32 without gradient, on a processor with fast and exact 8-bit products."""
+        if torch.onnx.is_in_onnx_export():
+            return False
         plain = not torch.is_grad_enabled() and not weight.is_inference() and states.dtype == torch.float32
         return plain and states.device.type == "cpu" and adds_bytes_exactly()
 

@@ -197,15 +197,16 @@ class SpladeEncoder(Encoder):
                 self._models[how] = self._open_model(tower)
             return self._models[how]
 
-    def network(self) -> Any:
-        """The documents' model, a `lsr.encode.model.SparseModel`; loaded if it isn't yet.
+    def network(self, *, queries: bool = False) -> Any:
+        """The documents' or queries' model, a `lsr.encode.model.SparseModel`; loaded if it isn't yet.
 
         Raises:
             EncoderError: It is not a torch model.
         """
-        model = self._model(self.document)
+        tower = self.query if queries else self.document
+        model = self._model(tower)
         if isinstance(model, OnnxRunner):
-            raise EncoderError(f"{self.document.name} is an ONNX graph already")
+            raise EncoderError(f"{tower.name} is an ONNX graph already")
         return model.model
 
     def _open_model(self, tower: Tower) -> TorchRunner | OnnxRunner:
@@ -429,6 +430,8 @@ class SpladeEncoder(Encoder):
         ]
         if self.query != tower:
             lines.append(f"queries are read up to {self.query.max_length} tokens")
+        if tower.top_k is not None:
+            lines.append(f"lsr keeps the {tower.top_k:,} heaviest terms of a document")
         if self.top_k is not None or self.max_ratio is not None:
             pruned = {"the heaviest terms": self.top_k, "the share of the heaviest weight": self.max_ratio}
             said = ", ".join(f"{name}: {value}" for name, value in pruned.items() if value is not None)

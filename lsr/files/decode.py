@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 
 from lsr.errors import DataError, MissingExtra
 
@@ -15,13 +16,19 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _DECLARED = re.compile(rb"""<(?:\?xml[^>]*?encoding|meta[^>]*?charset)\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""")
+# Encodings of files that aren't UTF-8; of those that fit equally well, the first is taken.
+_GUESSES = [
+    "cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874",
+    "cp932", "euc_jp", "iso2022_jp", "cp949", "gb18030", "big5",
+]  # fmt: skip
+_CLOSE = 0.1  # encodings whose chaos (charset-normalizer) differs by less fit equally well
 _LOOKED_AT = 1 << 16
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _MOST_CONTROL = 0.02  # largest share of control characters in a text, such as form feeds and escapes
 
 
-def decoded(content: bytes, *, markup: bool = False) -> str:
-    r"""The text of a file, with "\n" as line ends.
+def decoded(content: bytes, *, markup: bool = False) -> tuple[str, str]:
+    r"""The text of a file, with "\n" as line ends, and its encoding if that was guessed, else "".
 
     Args:
         content: The file.
@@ -31,21 +38,22 @@ def decoded(content: bytes, *, markup: bool = False) -> str:
         DataError: It isn't text, or its encoding is unknown.
         MissingExtra: It isn't UTF-8, and charset-normalizer, which guesses, isn't installed.
     """
-    return re.sub(r"\r\n?", "\n", _decoded(content, markup))
+    text, guessed = _decoded(content, markup)
+    return re.sub(r"\r\n?", "\n", text), guessed
 
 
-def _decoded(content: bytes, markup: bool) -> str:
+def _decoded(content: bytes, markup: bool) -> tuple[str, str]:
     for mark, encoding in _MARKS:
         if content.startswith(mark):
-            return _by(content, encoding)
+            return _by(content, encoding), ""
     if is_binary(content):
         raise DataError("it isn't text: it has bytes that no text has")
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8"), ""
     except UnicodeDecodeError:
         pass
     if markup and (declared := _DECLARED.search(content[:_LOOKED_AT])):
-        return _by(content, declared[1].decode())
+        return _by(content, declared[1].decode()), ""
     return _guessed(content)
 
 
@@ -67,12 +75,37 @@ def _by(content: bytes, encoding: str) -> str:
     return text
 
 
-def _guessed(content: bytes) -> str:
+def _guessed(content: bytes) -> tuple[str, str]:
     try:
         from charset_normalizer import from_bytes
     except ImportError:
         raise MissingExtra("charset-normalizer", "files", "reading text that isn't UTF-8") from None
-    best = from_bytes(content).best()
-    if best is None or best.encoding == "ascii":
+    found = list(from_bytes(content, cp_isolation=_GUESSES))
+    least = min((one.chaos for one in found), default=0.0)
+    fitting = [
+        (_strange(str(one)), -round(one.coherence, 1), place, str(one))
+        for one in found
+        if one.chaos < least + _CLOSE
+        for place, name in enumerate(_GUESSES)
+        if name in (one.encoding, *one.could_be_from_charset)
+    ]
+    if not fitting:
         raise DataError("not UTF-8, and its encoding is unknown: save it as UTF-8")
-    return str(best)
+    *_, place, text = min(fitting)
+    return text, _GUESSES[place]
+
+
+def _strange(text: str) -> float:
+    """The share of non-ASCII words that no language has; short texts give no better evidence."""
+    words = [word for word in text[:_LOOKED_AT].split() if not word.isascii()]
+    return round(sum(map(_is_strange, words)) / max(len(words), 1), 2)
+
+
+def _is_strange(word: str) -> bool:
+    """Whether a word mixes letters with symbols, Latin with other scripts, or has Latin letters but none of ASCII."""
+    letters = [letter for letter in word if letter.isalpha()]
+    latin = [letter for letter in letters if unicodedata.name(letter, "").startswith("LATIN")]
+    symbols = any(not one.isascii() and unicodedata.category(one)[0] in "SNC" for one in word)
+    return bool(
+        (letters and symbols) or 0 < len(latin) < len(letters) or (len(latin) > 2 and not any(map(str.isascii, latin)))
+    )

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lsr.console import counted, warn
-from lsr.errors import DataError, LeftOut, LsrError, MissingExtra
+from lsr.errors import DataError, GuessedEncoding, LeftOut, LsrError, MissingExtra
 from lsr.files.decode import decoded
 from lsr.files.html import read_html
 from lsr.files.markdown import read_markdown
@@ -37,7 +37,7 @@ from lsr.io.open_vectors import holds_vectors
 from lsr.io.streams import is_stream
 
 SOURCE, DIGEST = "source", "digest"  # metadata of every document: its file, and a digest of the content
-_READERS = 1  # raised when readers give other documents for the same file: `sync` then reads all again
+_READERS = 2  # raised when readers change what they make of a file, so that `sync` reads all files again
 _LARGEST_TEXT = 1 << 28  # bytes of a file that is read as a whole
 _LISTED = 10  # messages about files that are left out
 _JUST_NOW = 2_000_000_000  # nanoseconds in which a file may change twice without a new date
@@ -72,7 +72,8 @@ def read_documents(source: str | PathLike[str], *, url: str = "") -> FileCorpus:
     have "line" and "end_line", or "page", and an "anchor" such as "#install", which is part of "url", too.
 
     Hidden files and files that git ignores are left out, and symbolic links aren't followed. Files that can't be read
-    are left out with a `LeftOut` warning; `bad` lists all of them.
+    are left out with a `LeftOut` warning; `bad` lists all of them. A `GuessedEncoding` warning names texts that aren't
+    UTF-8 and don't say what they are.
 
     Args:
         source: A folder, or a file.
@@ -134,6 +135,7 @@ class FileCorpus(Corpus):
         if root.is_dir() and is_made({path.name for path in root.iterdir()}):
             raise DataError("this is an index, or a virtual environment, not a folder of documents", str(root))
         self.root, self.url = root, url
+        self._guessed: dict[str, str] = {}  # {file: encoding}
         self._digests: dict[str, tuple[tuple[int, int], str]] = {}  # {file: ((size, date), digest)}
         state, n_files, rows = hashlib.sha256(f"{root.absolute()} {url}".encode()), 0, False
         for found in self.files():
@@ -153,8 +155,13 @@ class FileCorpus(Corpus):
         self.tell_left_out()
 
     def tell_left_out(self) -> None:
-        """Warn about files that the latest pass left out."""
+        """Warn about files that the latest pass left out, and about those whose encoding it guessed."""
         tell_left_out(self.name, self.bad)
+        if self._guessed:
+            files = some([f"{name} ({encoding})" for name, encoding in self._guessed.items()])
+            n = counted(len(self._guessed), "file")
+            warn(f"{self.name}: {n} not in UTF-8, whose encoding was guessed: {files}", GuessedEncoding)
+            self._guessed = {}
 
     def files(self, passed_over: PassedOver | None = None) -> Iterator[Found]:
         """The files to read.
@@ -209,9 +216,11 @@ class FileCorpus(Corpus):
         if ending in ROWS or (ending == ".json" and _is_array(found.path)):
             yield from row_documents(found.path, found.name, metadata)
             return
-        parsed = _parsed(found, ending)
+        parsed, guessed = _parsed(found, ending)
         if not parsed.text.strip():
             return
+        if guessed:
+            self._guessed[found.name] = guessed
         own = plain_metadata(parsed.metadata, found.name, found.name)
         metadata |= {key: value for key, value in own.items() if key not in metadata and value not in ("", None)}
         title = parsed.title or PurePosixPath(found.name).name
@@ -289,14 +298,15 @@ def tell_left_out(name: str, messages: list[str]) -> None:
         warn("\n  ".join([f"{name}: left out:", *messages[:_LISTED], *more]), LeftOut)
 
 
-def _parsed(found: Found, ending: str) -> Parsed:
+def _parsed(found: Found, ending: str) -> tuple[Parsed, str]:
+    """What a file holds, and its encoding if that was guessed."""
     if ending in _PACKED:
-        return _PACKED[ending](found.path)
+        return _PACKED[ending](found.path), ""
     if found.size > _LARGEST_TEXT:
         raise DataError(f"{found.size >> 20:,} MB is too much for one document: split it", found.name)
-    text = decoded(found.path.read_bytes(), markup=ending in (".html", ".htm", ".xhtml"))
+    text, guessed = decoded(found.path.read_bytes(), markup=ending in (".html", ".htm", ".xhtml"))
     try:
-        return _TEXT[ending](text)
+        return _TEXT[ending](text), guessed
     except LsrError:
         raise
     except Exception as error:  # hostile files are nested a thousand deep, or worse

@@ -162,7 +162,7 @@ def read_epub(path: Path) -> Parsed:
                 continue
             out.headings.reset(())
             out.anchor = ""
-            add_html(decoded(archive.read(name), markup=True), out)
+            add_html(decoded(archive.read(name), markup=True)[0], out)
         about = {key: one_line(package.findtext(f"{{*}}metadata/{{*}}{key}") or "") for key in _ABOUT}
     metadata = {_ABOUT[key]: value for key, value in about.items() if value and key != "title"}
     parsed = out.parsed(about["title"], metadata)

@@ -12,6 +12,7 @@ from typing import IO, Any, AnyStr, cast
 
 import pyarrow as pa
 
+from lsr.console import counted
 from lsr.errors import DataError
 
 Row = tuple[Mapping[str, Any] | DataError, str]
@@ -176,9 +177,12 @@ def _cells(open_file: Callable[[], IO[bytes]], name: str) -> Iterator[tuple[str,
                 if not cells:
                     continue
                 if len(cells) != len(columns):
-                    yield where, DataError(f"{len(cells)} cells, but {len(columns)} columns", where)
+                    yield (
+                        where,
+                        DataError(f"{counted(len(cells), 'cell')}, but {counted(len(columns), 'column')}", where),
+                    )
                 elif any(not cell.isascii() and _is_bytes(cell) for cell in cells):
-                    yield where, DataError("not UTF-8", where)
+                    yield where, DataError("not UTF-8: save the file as UTF-8", where)
                 else:
                     yield where, dict(zip(columns, cells, strict=True))
         except csv.Error as error:

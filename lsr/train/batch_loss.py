@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.tokenizer import TextTokenizer
 from lsr.errors import TrainingError
 from lsr.sparse import SparseMatrix
 from lsr.train.batches import Batch, draw_batch
 from lsr.train.data import Example
-from lsr.train.network import Ids
+from lsr.train.losses import keep_heaviest, term_recall
+from lsr.train.network import Ids, Network
 from lsr.train.objective import Penalty, ranking_loss
 from lsr.train.pretrain import mask_tokens, masked_loss
 from lsr.train.processes import Processes, SharedTeacher, shared
 from lsr.train.query_table import TermSampler
-from lsr.train.settings import TrainSettings
+from lsr.train.settings import ModelSettings, QuerySettings, TrainSettings
 from lsr.train.student import Student
 from lsr.train.teachers import SparseTeacher, Teacher
 
@@ -100,20 +102,29 @@ class BatchLoss:
         columns = _Columns(None, slice(None), slice(None))
         if settings.queries.kind != "encoded":
             queries = self._student.tokenizer.ids(batch.queries, settings.queries.max_length, special=False)
-            columns = self._draw_columns(queries, taught, rng)
-        documents, finish = self._run(batch.documents, settings.model.max_length, columns.terms)
+            columns = self._draw_columns(queries, taught, batch, rng)
+        student = self._student
+        how = student.tokenizer, student.network, settings.model
+        documents, finish = self._run(batch.documents, *how, columns)
         sides = {"documents": documents[:, columns.sample]}
         finishers = [finish]
         if columns.terms is None:
-            query_vectors, finish = self._run(batch.queries, settings.queries.max_length, None)
+            how = student.query_tokenizer, student.query_network, settings.queries
+            query_vectors, finish = self._run(batch.queries, *how, columns)
             sides["queries"] = query_vectors
             finishers.append(finish)
         else:
             query_vectors = self._student.table.look_up(queries, columns.terms[columns.asked])
-        raw, loss = self._ranking(query_vectors @ documents[:, columns.asked].T, batch)
+        asked = documents[:, columns.asked]
+        raw, loss = self._ranking(query_vectors @ asked.T, batch)
+        # A query has no terms beyond the asked ones, so this is the FLOPS of papers, as far as a batch shows it.
+        raw["flops"] = (_shares(query_vectors) * _shares(asked)).sum()
         if taught is not None:
-            raw["vectors"] = self._vector_loss(documents[:, columns.asked], taught, columns)
+            raw["vectors"] = self._vector_loss(asked, taught, columns)
             loss = loss + settings.losses.vectors * (1 - step / settings.optimizer.steps) * raw["vectors"]
+        if settings.losses.term_recall:
+            raw["term_recall"] = self._term_recall(asked, batch, columns)
+            loss = loss + settings.losses.term_recall * raw["term_recall"]
         for name, weights in sides.items():
             values, cost = self.penalties[name](weights, columns.of(columns.sample), step)
             raw |= {f"{name}_{key}": value for key, value in values.items()}
@@ -136,18 +147,30 @@ class BatchLoss:
         values = {name: float(value.detach()) for name, value in raw.items()}
         return values | {"loss": values["masked_lm"] + pretrain.flops * values["documents_flops"]}
 
-    def _draw_columns(self, queries: Ids, taught: SparseMatrix | None, rng: np.random.Generator) -> _Columns:
+    def _draw_columns(
+        self, queries: Ids, taught: SparseMatrix | None, batch: Batch, rng: np.random.Generator
+    ) -> _Columns:
         wanted, drawn = self._sampler.draw(queries, rng)
+        if self._settings.losses.term_recall:
+            wanted = np.union1d(wanted, np.concatenate([np.array(row, np.int64) for row in self._positives(batch)]))
         if taught is not None:
             wanted = np.union1d(wanted, taught.indices.astype(np.int64))
         terms = torch.from_numpy(np.concatenate([wanted, drawn])).to(self._student.network.device)
         return _Columns(terms, slice(len(wanted)), slice(len(wanted), None))
 
-    def _run(self, texts: Sequence[str], length: int, terms: Tensor | None) -> tuple[Tensor, Callable[[], None]]:
+    def _run(
+        self,
+        texts: Sequence[str],
+        tokenizer: TextTokenizer,
+        network: Network,
+        how: ModelSettings | QuerySettings,
+        columns: _Columns,
+    ) -> tuple[Tensor, Callable[[], None]]:
         """Vectors of texts, of which each process runs its share; the function is that of `Network.run`."""
-        ids = self._student.tokenizer.ids(texts[self._processes.share(len(texts))], length, special=True)
-        own, finish = self._student.network.run(ids, terms)
-        return self._processes.gather(own, len(texts)), finish
+        own_texts = [how.prompt + text for text in texts[self._processes.share(len(texts))]]
+        own, finish = network.run(tokenizer.ids(own_texts, how.max_length, special=True), columns.terms)
+        vectors = self._processes.gather(own, len(texts))
+        return (keep_heaviest(vectors, how.top_k, columns.sample) if how.top_k else vectors), finish
 
     def _ranking(self, scores: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Ranking losses of (n_queries, n_documents) scores, with BM25's added to them if there is one."""
@@ -166,6 +189,26 @@ class BatchLoss:
         values, cost = ranking_loss(scores, batch, losses, self._teachers, brought)
         return raw | values, loss + cost
 
+    def _term_recall(self, vectors: Tensor, batch: Batch, columns: _Columns) -> Tensor:
+        """`losses.term_recall` of each query's positive, over the positive's own words among the asked terms."""
+        student, settings = self._student, self._settings
+        terms = columns.of(columns.asked)
+        width = student.model.n_terms if terms is None else len(terms)
+        place = range(width) if terms is None else {term: i for i, term in enumerate(terms.tolist())}
+        queries = student.tokenizer.ids(batch.queries, settings.queries.max_length, special=False)
+        there = torch.zeros(2, len(queries), width, dtype=torch.bool)
+        for side, rows in enumerate((queries, self._positives(batch))):
+            for row, ids in enumerate(rows):
+                there[side, row, [place[term] for term in ids if term in place]] = True
+        asked, own = there.to(vectors.device)
+        return term_recall(vectors[batch.columns[:, 0].to(vectors.device)], asked, own)
+
+    def _positives(self, batch: Batch) -> Ids:
+        """The own words of each query's positive: first pieces, in which a word counts."""
+        student, length = self._student, self._settings.model.max_length
+        rows = student.tokenizer.ids([batch.documents[i] for i in batch.columns[:, 0]], length, special=False)
+        return [[term for term in row if not student.vocabulary[term].startswith("##")] for row in rows]
+
     def _taught_vectors(self, documents: Sequence[str]) -> SparseMatrix:
         """The mean of the vectors that the sparse models among the teachers give documents."""
         vocabulary = self._student.vocabulary
@@ -182,3 +225,8 @@ class BatchLoss:
         wanted = np.arange(self._student.model.n_terms) if terms is None else terms.cpu().numpy()
         target = torch.from_numpy(taught.to_scipy()[:, wanted].toarray()).to(vectors.device)
         return (vectors - target).square().sum(1).mean()
+
+
+def _shares(vectors: Tensor) -> Tensor:
+    """(n,), the share of (n_texts, n) vectors in which each term is."""
+    return (vectors.detach() > 0).float().mean(0)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from lsr.train.settings import RegularizerSettings, TrainSettings
 
+_FIXED = ("lexical", "epic", "sparta", "deepct", "tilde")  # heads with pooling and saturation of their own
+
 
 def idle_settings(settings: TrainSettings) -> list[str]:
     """Settings that have no effect because of others, with the reason; default values are not listed."""
@@ -14,11 +16,12 @@ def idle_settings(settings: TrainSettings) -> list[str]:
 
 def _of_the_model(settings: TrainSettings) -> Iterator[str]:
     head, optimizer = settings.model.head, settings.optimizer
-    if settings.model.pooling != "max" and head in ("expansion", "lexical"):
+    if settings.model.pooling != "max" and head in (*_FIXED, "expansion"):
         yield f"model.pooling {settings.model.pooling}: the head {head} has its own pooling"
-    if settings.model.saturation != "log1p" and head == "lexical":
-        yield f"model.saturation {settings.model.saturation}: the head lexical has none"
-    if head in ("masked-lm", "causal-lm") and settings.queries.kind not in ("table", "projected"):
+    if settings.model.saturation != "log1p" and head in _FIXED:
+        has = "none" if head in ("lexical", "deepct") else "its own"
+        yield f"model.saturation {settings.model.saturation}: the head {head} has {has}"
+    if head in ("masked-lm", "causal-lm", "tilde") and settings.queries.kind not in ("table", "projected"):
         own = "neither the head nor the queries have weights of their own"
         if optimizer.head_lr is not None:
             yield f"optimizer.head_lr {optimizer.head_lr:g}: {own}"

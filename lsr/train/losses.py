@@ -100,6 +100,38 @@ def kl(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature:
     return each.sum(1).mean() * temperature**2
 
 
+def term_recall(weights: Tensor, asked: Tensor, own: Tensor) -> Tensor:
+    """Squared error of term weights as predictions of the terms of a query (DeepCT, arXiv 1910.10687).
+
+        mean over queries and the own terms j of their documents of ( w_j - [j is in the query] )^2
+
+    Args:
+        weights: (n_queries, n_terms) float, of a relevant document of each query.
+        asked: (n_queries, n_terms) bool, the query's terms.
+        own: (n_queries, n_terms) bool, the document's own terms, which alone count.
+
+    Returns:
+        A scalar; 0 if no document has a term.
+    """
+    apart = _wide(weights) - asked.to(weights.dtype)
+    return apart.square().masked_fill(~own, 0).sum() / own.sum().clamp(min=1)
+
+
+def keep_heaviest(weights: Tensor, k: int, among: slice = slice(None)) -> Tensor:
+    """Set all weights of a row to 0 but its k largest; what stays has its gradient.
+
+    Args:
+        weights: (n_rows, n_columns) float, not negative.
+        k: How many to keep; more if several are equal to the last of them.
+        among: The columns of which k are kept; others stay if they are as large as the last of these.
+    """
+    columns = weights.detach()[:, among]
+    if k >= columns.shape[1]:
+        return weights
+    least = columns.topk(k, 1).values[:, -1:]
+    return weights * (weights >= least)
+
+
 Normalization = Literal["min-max", "standard", "raw"]
 
 

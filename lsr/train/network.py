@@ -7,6 +7,7 @@ the same dropout.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,12 @@ class Network:
             made_by = digest_files([folder / "config.json", *files.weight_files(folder)])
             name = f"states-{made_by}-{self.frozen}-{settings.precision}"
             self.states = RowCache(cache / name, int(model.backbone.config.hidden_size))
+
+    def with_model(self, model: SparseModel) -> Network:
+        """A network that runs another model of the same backbone."""
+        other = copy.copy(self)
+        other.model, other.frozen, other.states = model, 0, None
+        return other
 
     def run(self, ids: Ids, terms: Tensor | None) -> tuple[Tensor, Callable[[], None]]:
         """Term weights of texts, and a function to call after their backward pass.

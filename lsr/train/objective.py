@@ -97,8 +97,15 @@ def _own_scores(batch: Batch, teacher: PairTeacher) -> Tensor:
     return found
 
 
+_REACTION = 0.05  # how fast a penalty's weight follows a length that isn't the target, in its logarithm for each step
+_MOST = 12.0  # of that logarithm
+
+
 class Penalty:
     """The regularizer of one side.
+
+    With a target length it is a controller: of the logarithm e of a batch's mean length over the target, at most 1
+    either way, the weight is multiplied by exp(e + 0.05 sum of e over the steps after the ramp).
 
     Args:
         settings: Kind and weight.
@@ -109,6 +116,7 @@ class Penalty:
     def __init__(self, settings: RegularizerSettings, idf: Tensor, view: str) -> None:
         self.settings, self._idf, self._view = settings, idf, view
         self.df = regularizers.DocumentFrequency(len(idf), device=idf.device)
+        self.pressure = torch.zeros(1, device=idf.device)  # the sum above
 
     def __call__(self, weights: Tensor, terms: Tensor | None, step: int) -> tuple[Values, Tensor]:
         """The penalty of a batch's weights.
@@ -139,8 +147,18 @@ class Penalty:
                 value = regularizers.l0_flops(weights, settings.threshold, active)
         value = value * share
         raw: Values = {"terms": active.float().mean(), settings.kind: value}
-        total = settings.weight * regularizers.schedule(settings.schedule, step, settings.ramp) * value
+        weight = settings.weight * regularizers.schedule(settings.schedule, step, settings.ramp)
+        total = weight * value
+        if settings.target and step >= settings.ramp:
+            raw["weight"] = weight * self._control(raw["terms"])
+            total = raw["weight"] * value
         if settings.anti_zero:
             raw["anti_zero"] = regularizers.anti_zero(weights * share)
             total = total + settings.anti_zero * raw["anti_zero"]
         return raw, total
+
+    def _control(self, length: Tensor) -> Tensor:
+        """What the weight is multiplied by, (), for a batch of this mean length."""
+        error = (length.clamp(min=1e-3) / self.settings.target).log().clamp(-1, 1)
+        self.pressure = (self.pressure + _REACTION * error).clamp(-_MOST, _MOST)
+        return (self.pressure[0] + error).exp()

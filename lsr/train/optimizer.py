@@ -13,11 +13,11 @@ from lsr.train.student import Student
 
 def make_optimizer(settings: OptimizerSettings, student: Student) -> torch.optim.AdamW:
     """Group the trained parameters by learning rate and weight decay; a group's full rate is its entry "rate"."""
-    head = {id(p) for p in student.model.head.parameters()}
+    heads = {id(p) for head in student.heads for p in head.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter, name in student.names.items():
         rate = settings.lr
-        if id(parameter) in head or name.startswith("table"):
+        if id(parameter) in heads or name.startswith("table"):
             rate = settings.lr if settings.head_lr is None else settings.head_lr
             if (parameter.dim() == 1 and len(parameter) == student.model.n_terms) or parameter.numel() <= 2:
                 rate = rate if settings.term_lr is None else settings.term_lr

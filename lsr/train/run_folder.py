@@ -13,7 +13,7 @@ from lsr.console import note
 from lsr.durable import take_name
 from lsr.errors import TrainingError
 from lsr.train.checkpoints import Checkpoints
-from lsr.train.settings import TrainSettings
+from lsr.train.settings import TrainSettings, ValidationSettings
 
 _GONE = object()  # a setting that no longer exists
 # Settings that may change when a run resumes.
@@ -100,6 +100,29 @@ def tell_on_card(card: Path, settings: TrainSettings, step: int) -> None:
         "",
     ]
     card.write_text("\n".join([card.read_text(encoding="utf-8"), *lines]), encoding="utf-8")
+
+
+def tell_figures(card: Path, settings: ValidationSettings, step: int, measures: Mapping[str, float]) -> None:
+    """Add a validation's measures to a model card."""
+    sets = ", ".join(Path(name).name for name in settings.sets)
+    some = f", at most {settings.documents:,} documents of each" if settings.documents else ""
+    lines = [
+        "## Figures",
+        "",
+        f"Measured at step {step} by exact search of {sets}{some}; terms: mean number of terms of a document.",
+        "",
+        "| measure | value |",
+        "| --- | --- |",
+        *(f"| {name} | {value:.4f} |" for name, value in measures.items()),
+        "",
+    ]
+    card.write_text("\n".join([card.read_text(encoding="utf-8"), *lines]), encoding="utf-8")
+
+
+def measures_at(log: Path, step: int) -> dict[str, float]:
+    """The measures of the validation at a step, from `log.jsonl`; {} if there was none."""
+    lines = (json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
+    return next((line["validation"] for line in lines if line["step"] == step and "validation" in line), {})
 
 
 def open_log(path: Path, step: int) -> Any:

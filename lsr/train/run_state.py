@@ -33,6 +33,7 @@ def pack_tensors(
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     counts = {f"{side}.{key}": value for side, p in penalties.items() for key, value in p.df.state_dict().items()}
+    counts |= {f"{side}.pressure": p.pressure for side, p in penalties.items() if p.settings.target}
     if with_idf:
         counts["idf"] = student.table.weight
     weights: dict[str, Tensor] = {name: parameter for parameter, name in student.names.items()}
@@ -66,6 +67,8 @@ def restore_tensors(
     weights, moments, counts = (tensors[part] for part in ("weights", "optimizer", "counts"))
     for side, penalty in penalties.items():
         penalty.df.load_state_dict({key: counts[f"{side}.{key}"].to(student.idf.device) for key in ("active", "seen")})
+        if penalty.settings.target:
+            penalty.pressure = counts[f"{side}.pressure"].to(student.idf.device)
     if with_idf:
         if "idf" not in counts:
             raise TrainingError(

@@ -8,7 +8,8 @@ from typing import Literal
 from lsr.config import Settings, within
 from lsr.train.sources import TrainingSource
 
-Head = Literal["masked-lm", "causal-lm", "gated", "expansion", "lexical"]
+Head = Literal["masked-lm", "causal-lm", "gated", "expansion", "lexical", "epic", "sparta", "deepct", "tilde"]
+_FREEZABLE = ("expansion", "lexical", "deepct")
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,12 @@ class ModelSettings(Settings):
         saturation: Function from logits to weights.
         max_length: Tokens of a document that are read.
         freeze: Number of frozen layers, from the embeddings on. Their states are computed once for each text and kept
-            in the run's cache. For the heads "expansion" and "lexical".
+            in the run's cache. For the heads "expansion", "lexical" and "deepct".
         lora: Rank of low-rank adapters that are trained instead of the backbone; 0 for none. Needs the package peft.
         dropout: Dropout probability; None for the checkpoint's. Without dropout a step on a CPU takes two thirds of the
             time.
+        prompt: Text before every document.
+        top_k: Keep this many of a document's heaviest terms, while training and in the encoder; 0 for all.
     """
 
     checkpoint: str
@@ -36,11 +39,13 @@ class ModelSettings(Settings):
     freeze: int = field(default=0, metadata=within(at_least=0))
     lora: int = field(default=0, metadata=within(at_least=0))
     dropout: float | None = field(default=None, metadata=within(at_least=0, below=1))
+    prompt: str = ""
+    top_k: int = field(default=0, metadata=within(at_least=0))
 
     def conflicts(self) -> list[str]:
         """Only some heads allow frozen layers."""
-        if self.freeze and self.head not in ("expansion", "lexical"):
-            return [f"freeze works with the heads expansion and lexical, not {self.head}"]
+        if self.freeze and self.head not in _FREEZABLE:
+            return [f"freeze works with the heads {', '.join(_FREEZABLE)}, not {self.head}"]
         return []
 
 
@@ -49,23 +54,35 @@ class QuerySettings(Settings):
     """The queries' side.
 
     Attributes:
-        kind: "encoded": by the documents' model. All others weigh the query's tokens without a model and are saved as a
-            table: "idf": by the training documents' IDF; "table": by learned weights that start at the IDF, scaled to
-            a mean of 1; "projected": by a learned function of the input embeddings; "tokens": all 1.
+        kind: "encoded": by the documents' model, or one of their own. All others weigh the query's tokens without a
+            model and are saved as a table: "idf": by the training documents' IDF; "table": by learned weights that
+            start at the IDF, scaled to a mean of 1; "projected": by a learned function of the input embeddings;
+            "tokens": all 1.
         max_length: Tokens of a query that are read.
         weights: A JSON file of weights by token, such as OpenSearch's idf.json, instead of the IDF. A regularizer's
             weight fits one scale of the table: if the table is multiplied by c, documents' weights shrink by 1 / c.
+        checkpoint: Where the queries' own model starts, of any size, with the same vocabulary; None for the documents'
+            model. Head, pooling, saturation, adapters and dropout are as for documents.
+        prompt: Text before every query.
+        top_k: Keep this many of a query's heaviest terms, while training and in the encoder; 0 for all.
     """
 
     kind: Literal["encoded", "table", "projected", "idf", "tokens"] = "encoded"
     max_length: int = field(default=64, metadata=within(at_least=3))
     weights: str | None = None
+    checkpoint: str | None = None
+    prompt: str = ""
+    top_k: int = field(default=0, metadata=within(at_least=0))
 
     def conflicts(self) -> list[str]:
-        """A file of weights needs a kind with a table."""
+        """What only some kinds have."""
+        found = []
         if self.weights is not None and self.kind not in ("table", "idf"):
-            return [f"weights is for the kinds table and idf, not {self.kind}"]
-        return []
+            found.append(f"weights is for the kinds table and idf, not {self.kind}")
+        if self.kind != "encoded":
+            given = [name for name in ("checkpoint", "prompt", "top_k") if getattr(self, name)]
+            found += [f"{name} is for queries of the kind encoded, not {self.kind}" for name in given]
+        return found
 
 
 @dataclass(frozen=True)
@@ -133,6 +150,9 @@ class LossSettings(Settings):
         kl: KL divergence from the teachers, over all documents of the batch if they score all pairs, else over the
             query's own.
         margin_mse: Squared error of score differences, with the teachers' unscaled scores.
+        term_recall: Squared differences between a positive's weights of its own words and 1 for those that are in the
+            query, 0 for others (DeepCT, arXiv 1910.10687). Over many queries a word's weight becomes the share of the
+            document's queries that have it.
         vectors: Squared differences from the documents' vectors of those teachers that are sparse models of the same
             vocabulary, summed over terms. The weight falls to 0 by the last step.
         alone: With `TrainSettings.lexical`: weight of all these losses for the model's scores without BM25's, so that
@@ -155,6 +175,7 @@ class LossSettings(Settings):
     scale: float = field(default=0.0, metadata=within(at_least=0))
     margin_pairs: Literal["positive", "all"] = "positive"
     vectors: float = field(default=0.0, metadata=within(at_least=0))
+    term_recall: float = field(default=0.0, metadata=within(at_least=0))
 
     def __post_init__(self) -> None:
         """Fill in the scale."""
@@ -164,8 +185,8 @@ class LossSettings(Settings):
 
     def conflicts(self) -> list[str]:
         """At least one ranking loss is needed."""
-        if not (self.info_nce or self.kl or self.margin_mse):
-            return ["give at least one of info_nce, kl and margin_mse a weight"]
+        if not (self.info_nce or self.kl or self.margin_mse or self.term_recall):
+            return ["give at least one of info_nce, kl, margin_mse and term_recall a weight"]
         return []
 
 
@@ -180,6 +201,8 @@ class RegularizerSettings(Settings):
         schedule: How it grows.
         threshold: Number of terms up to which "l0_flops" has no penalty.
         anti_zero: Weight of the penalty for empty vectors.
+        target: Mean number of terms that vectors should have; 0 for none. After the ramp the weight is raised while
+            they have more, and lowered while they have fewer.
     """
 
     kind: Literal["flops", "l1", "idf_flops", "df_flops", "l0_flops"] = "flops"
@@ -188,6 +211,11 @@ class RegularizerSettings(Settings):
     schedule: Literal["quadratic", "linear", "constant"] = "quadratic"
     threshold: int = field(default=150, metadata=within(at_least=0))
     anti_zero: float = field(default=0.0, metadata=within(at_least=0))
+    target: float = field(default=0.0, metadata=within(at_least=0))
+
+    def conflicts(self) -> list[str]:
+        """A target changes a weight, so there must be one."""
+        return ["target needs a weight to begin with"] if self.target and not self.weight else []
 
 
 @dataclass(frozen=True)
@@ -318,4 +346,6 @@ class TrainSettings(Settings):
             found.append("sample_terms needs queries without a model (queries.kind: table, projected, idf or tokens)")
         if self.pretrain and self.model.head not in ("masked-lm", "gated"):
             found.append(f"pretrain works with the heads masked-lm and gated, not {self.model.head}")
+        if self.sample_terms and self.model.top_k:
+            found.append("sample_terms can't be combined with model.top_k, which needs the weights of all terms")
         return found

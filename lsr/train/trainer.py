@@ -22,6 +22,7 @@ from torch import nn
 
 from lsr.console import note, progress
 from lsr.durable import replace_folder, restore_folder
+from lsr.encode import portable
 from lsr.errors import TrainingError
 from lsr.train import collapse_check
 from lsr.train.batch_loss import BatchLoss
@@ -31,11 +32,12 @@ from lsr.train.idle import idle_settings
 from lsr.train.optimizer import make_optimizer, rate_factor
 from lsr.train.processes import Processes
 from lsr.train.refresh import Mine, NegativeRefresh
-from lsr.train.run_folder import hold_settings, open_log, write_line
+from lsr.train.run_folder import hold_settings, measures_at, open_log, tell_figures, write_line
 from lsr.train.run_state import pack_tensors, restore_tensors
 from lsr.train.settings import TrainSettings
 from lsr.train.student import Student
 from lsr.train.teachers import Teacher, device_of
+from lsr.train.watch import Line, Watcher
 
 _SAMPLE = 64  # documents in which a collapse is looked for
 
@@ -49,12 +51,14 @@ class Helpers:
         lexical: BM25, fitted to the data; for `TrainSettings.lexical`.
         validate: Takes an encoder's folder, returns measures by name.
         mine: Takes an encoder's folder, the data and a folder; see `lsr.train.refresh.Mine`.
+        watchers: Get each line of the log while the run goes on; see `lsr.train.watch`. What they raise ends the run.
     """
 
     teachers: Sequence[Teacher] = ()
     lexical: Teacher | None = None
     validate: Callable[[Path], Mapping[str, float]] | None = None
     mine: Mine | None = None
+    watchers: Sequence[Watcher] = ()
 
 
 class Trainer:
@@ -130,6 +134,9 @@ class Trainer:
             self._loop(log)
         if self.rank == 0:
             self._save_encoder(self.folder / "last")
+            if self.settings.validation and (measures := measures_at(self.folder / "log.jsonl", self.step)):
+                tell_figures(self.folder / "last" / portable.CARD, self.settings.validation, self.step, measures)
+            self._show({"step": self.step, "finished": True})
         best = self.folder / "best"
         if best.is_dir():
             return best
@@ -150,7 +157,7 @@ class Trainer:
             self.step += 1
             bar.update(1)
             values["seconds"] = (time.perf_counter() - started) / (self.step - first)
-            write_line(log, {"step": self.step, **{key: float(f"{v:.6g}") for key, v in values.items()}})
+            self._tell(log, {"step": self.step, **{key: float(f"{v:.6g}") for key, v in values.items()}})
             last = self.step == self.steps
             save = last or self.step % settings.checkpoint_every == 0
             validates = settings.validation and (last or self.step % settings.validation.every == 0)
@@ -167,6 +174,16 @@ class Trainer:
             if self.rank == 0 and (save or stopped):
                 self._save()
         bar.close()
+
+    def _tell(self, log: Any, line: Line) -> None:
+        """Add a line to the log and show it to the watchers, in the first process."""
+        write_line(log, line)
+        if log is not None:
+            self._show(line)
+
+    def _show(self, line: Line) -> None:
+        for watcher in self.helpers.watchers:
+            watcher(line)
 
     def _examples(self) -> Iterator[Example]:
         """The examples of all processes from the present step on."""
@@ -193,6 +210,8 @@ class Trainer:
         pretrain = self.step < self._pretrain_steps
         if self.step == self._pretrain_steps:
             self.optimizer.state.clear()  # its moments are those of another loss
+            if self._pretrain_steps:
+                self.student.share_pretraining()
         self.optimizer.zero_grad(set_to_none=True)
         totals = self._backward(examples, pretrain=pretrain)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -264,13 +283,14 @@ class Trainer:
             if self.settings.validation.measure not in measures:
                 raise TrainingError(f"validation gave {', '.join(measures)}, not {self.settings.validation.measure}")
             value = measures[self.settings.validation.measure]
+            tell_figures(current / portable.CARD, self.settings.validation, self.step, measures)
             why_not = self._not_eligible(measures)
             if not why_not and value > self.best:
                 self.best, self.waited = value, 0
                 replace_folder(current, self.folder / "best")
             elif not why_not:
                 self.waited += 1
-            write_line(log, {"step": self.step, "validation": measures})
+            self._tell(log, {"step": self.step, "validation": measures})
             told = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
             note(f"step {self.step}: {told}{why_not and f'; not eligible as the best encoder: {why_not}'}")
             self._report_collapse(log)
@@ -299,7 +319,7 @@ class Trainer:
             return
         found = self.examine()
         seen = {"collapse": [finding.what for finding in found], "rank": round(found.rank, 1)}
-        write_line(log, {"step": self.step, **seen})
+        self._tell(log, {"step": self.step, **seen})
         for finding in found:
             note(f"step {self.step}: {f'still {finding.what}' if finding.what in self._told else finding}")
             self._told.add(finding.what)

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from lsr.eval.latency import Latency, machine, throughput, time_each
+from lsr.eval.latency import Energy, Latency, machine, throughput, time_each
 from lsr.index.index import Index
 from lsr.sparse import SparseMatrix
 
@@ -35,8 +35,55 @@ def test_every_query_is_timed():
 @pytest.mark.parametrize("threads", [1, 2, 0])
 def test_throughput_is_positive(tmp_path, threads):
     matrix = SparseMatrix.from_dense(np.ones((5, 3)))
-    assert throughput(Index.build(tmp_path / "idx", matrix), matrix, 3, threads) > 0
+    assert throughput(Index.build(tmp_path / "idx", matrix), matrix, 3, threads).per_second > 0
 
 
 def test_the_machine_is_named():
     assert f"{os.cpu_count()} cores" in machine()
+
+
+def counters(folder, **packages):
+    for name, (value, largest) in packages.items():
+        (folder / name.replace("_", ":").replace("rapl", "intel-rapl")).mkdir(exist_ok=True)
+        place = folder / name.replace("_", ":").replace("rapl", "intel-rapl")
+        (place / "energy_uj").write_text(f"{value}\n")
+        (place / "max_energy_range_uj").write_text(f"{largest}\n")
+
+
+def test_energy_is_the_sum_of_the_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr(Energy, "FOLDER", tmp_path)
+    counters(tmp_path, rapl_0=(2_000_000, 9_999_999), rapl_1=(9_000_000, 9_999_999), rapl_0_0=(1, 9_999_999))
+    with Energy() as energy:
+        assert energy.joules is None
+        counters(tmp_path, rapl_0=(2_500_000, 9_999_999), rapl_1=(1_000_000, 9_999_999), rapl_0_0=(7, 9_999_999))
+    assert energy.joules == pytest.approx(0.5 + 2.0)  # the second counter began again; a part of a package isn't added
+
+
+def test_without_counters_there_is_no_energy(tmp_path, monkeypatch):
+    monkeypatch.setattr(Energy, "FOLDER", tmp_path / "none")
+    with Energy() as energy:
+        pass
+    assert energy.joules is None
+    monkeypatch.setattr(Energy, "FOLDER", tmp_path)
+    counters(tmp_path, rapl_0=(1, 9))
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("not a number")
+    with Energy() as energy:
+        pass
+    assert energy.joules is None
+
+
+def test_throughput_has_the_energy_of_a_query(tmp_path, monkeypatch):
+    monkeypatch.setattr(Energy, "FOLDER", tmp_path)
+    monkeypatch.setattr("lsr.eval.latency._WHILE", 0.0)  # one pass
+    counters(tmp_path, rapl_0=(0, 99_999_999))
+    matrix = SparseMatrix.from_dense(np.ones((5, 3)))
+    index = Index.build(tmp_path / "idx", matrix)
+    search = index.search_batch
+
+    def use(vectors, *args, **how):
+        if len(vectors) == 5:
+            counters(tmp_path, rapl_0=(int((tmp_path / "intel-rapl:0" / "energy_uj").read_text()) + 10**6, 99_999_999))
+        return search(vectors, *args, **how)
+
+    monkeypatch.setattr(index, "search_batch", use)
+    assert throughput(index, matrix, 3).joules == pytest.approx(1 / 5)

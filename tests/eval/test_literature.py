@@ -79,7 +79,7 @@ def result(datasets, tmp_path_factory):
     return run_experiment(settings, datasets, out), out
 
 
-def test_feedback_is_that_of_a_direct_call(result, datasets, tmp_path):
+def test_feedback_equals_a_direct_call(result, datasets, tmp_path):
     found = runs(result[1], ("bm25", "feedback", "no feedback", "after fusion", "fused"))
     assert found["no feedback"] == found["bm25"]
     dataset = datasets["small"]
@@ -93,7 +93,7 @@ def test_feedback_is_that_of_a_direct_call(result, datasets, tmp_path):
         assert [hit.id for hit in direct][:10] == list(found["after fusion"][query.id])[:10]
 
 
-def test_enough_slices_rank_as_the_index_does(result):
+def test_enough_slices_rank_like_the_index(result):
     found = runs(result[1], ("bm25", "dense", "dense 50", "projected"))
     for query, hits in found["bm25"].items():
         assert list(found["dense"][query])[:5] == list(hits)[:5]
@@ -104,7 +104,7 @@ def test_enough_slices_rank_as_the_index_does(result):
     assert facts["feedback"]["search_ms"]["p50"] > 0
 
 
-def test_comparisons_make_the_order_of_the_judge(result):
+def test_comparisons_give_the_order_of_the_judge(result):
     found = runs(result[1], ("bm25", "tiny", "compared"))
     for query, hits in found["compared"].items():
         assert set(hits) == set(found["bm25"][query])
@@ -113,7 +113,7 @@ def test_comparisons_make_the_order_of_the_judge(result):
         assert known == judge
 
 
-def test_all_systems_of_the_literature(datasets, tmp_path, monkeypatch):
+def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
     """The preset on a small collection, with codes that are trained for a moment."""
     pytest.importorskip("torch")
     short = lambda **given: replace(CodeSettings(**given), steps=5)  # noqa: E731
@@ -133,12 +133,12 @@ def test_all_systems_of_the_literature(datasets, tmp_path, monkeypatch):
         ({"encoder": "bm25"}, "has .*encoder.*compare"),
     ],
 )
-def test_a_comparison_stands_alone(wrong, message):
+def test_a_comparison_excludes_other_kinds_of_system(wrong, message):
     with pytest.raises(ValueError, match=message):
         SystemSettings("x", compare=ComparisonSettings("a", "b"), **wrong)
 
 
-def test_settings_that_do_not_fit():
+def test_settings_that_do_not_fit_are_reported():
     first = SystemSettings("a", encoder="bm25")
     with pytest.raises(ValueError, match="needs 'b', which must come before it"):
         ExperimentSettings((first, SystemSettings("c", encoder="bm25", feedback=FeedbackSettings(source="b"))))

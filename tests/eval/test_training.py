@@ -118,8 +118,12 @@ def test_training_raises_quality_and_shortens_documents(config, tmp_path, lsr_co
     begun = lsr_command(
         "train", config, "--out", tmp_path / "begun", "--set", "optimizer.steps=1", "--set", "validation.every=1"
     )
-    ran = lsr_command("train", config, "--out", tmp_path / "run")
+    ran = lsr_command("train", config, "--out", tmp_path / "run", "--watch", "--log-to", "builtins:print")
     assert (begun.code, ran.code) == (0, 0), ran.err
+    assert f"the run's curves: {tmp_path / 'run' / 'watch.html'}" in ran.err
+    assert "Step 40 of 40, finished." in (tmp_path / "run" / "watch.html").read_text()
+    assert ran.out.count("'loss': ") == 40
+    assert not (tmp_path / "begun" / "watch.html").exists()
     (first,), (middle, last) = lines(tmp_path / "begun", "validation"), lines(tmp_path / "run", "validation")
     assert last["nDCG@10"] > first["nDCG@10"] + 0.02
     assert last["terms"] < 0.9 * first["terms"]
@@ -156,6 +160,12 @@ def test_problems_of_the_file_are_named(config, tmp_path, lsr_command):
     assert "--set seed=x: seed must be a whole number, got 'x'" in ran.err
     assert not (tmp_path / "run").exists()
     assert lsr_command("train", tmp_path / "none.yaml", "--out", tmp_path / "run").code == 2
+
+
+def test_a_logger_that_is_not_there_is_named(config, tmp_path, lsr_command):
+    ran = lsr_command("train", config, "--out", tmp_path / "run", "--log-to", "nothing")
+    assert ran.code == 1
+    assert "'nothing' is no logger; there are tensorboard, wandb, mlflow, and module:function of your own" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -264,7 +274,7 @@ def test_every_preset_is_valid(name):
     assert idle_settings(settings) == []
     assert path.read_text().startswith("# ")
     if name not in ("lsr-mini", "lsr-tiny"):
-        assert "arXiv 2" in path.read_text().partition("\nmodel:")[0]
+        assert "arXiv" in path.read_text().partition("\nmodel:")[0]
         assert "Published" in path.read_text()
     # A preset names only public models and data, no file that another step must make first.
     assert is_hub_name(settings.model.checkpoint)
@@ -410,6 +420,7 @@ def test_every_preset_runs(name, random_bert, decoder, cranfield, negatives, tmp
         f"model.checkpoint={decoder if as_it_is.model.head == 'causal-lm' else random_bert}",
         "model.max_length=40", "queries.max_length=16", f"data={cranfield}", "data.queries=4",
         f"teachers={json.dumps(teachers)}", "optimizer.steps=2", "optimizer.warmup=1", "device=cpu", "validation=null",
+        *([f"queries.checkpoint={random_bert}"] if as_it_is.queries.checkpoint else []),
         *(["pretrain.steps=1"] if as_it_is.pretrain else []), *(["model.freeze=1"] if as_it_is.model.freeze else []),
     ]  # fmt: skip
     (tmp_path / "run").mkdir()

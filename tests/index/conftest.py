@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 # Put before code to test a kill at every point: the code runs in one child process after another, each killed at its
-# n-th call that writes, syncs, renames or removes.
+# n-th call that writes, renames or removes.
 DYING = """
 import json, os, shutil, signal, sys
 from pathlib import Path
@@ -34,15 +34,16 @@ def die_at(n):
             return function(*args, **kwargs)
         return call
 
+    os.fsync = int  # a kill is no power cut
     for owner, name in (
-        (os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink"),
-        (Path, "write_bytes"), (pa.ipc, "new_file"), (pa.ipc.RecordBatchFileWriter, "close"), (shutil, "rmtree"),
+        (os, "replace"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink"), (Path, "write_bytes"),
+        (pa.ipc, "new_file"), (pa.ipc.RecordBatchFileWriter, "close"), (shutil, "rmtree"),
     ):
-        setattr(owner, name, dying(getattr(owner, name) if name != "fsync" else int))  # a kill is no power cut
+        setattr(owner, name, dying(getattr(owner, name)))
 
 def die_everywhere(path, kept, change, look, every=10, then=lambda: None):
-    # Gives what `look` saw after each death of `change`, and last without one. `then` follows now and then: it is to
-    # write once more, and so sweep what the dead one left.
+    # Returns what `look` saw after each death of `change`, and last without one. After some deaths `then` runs, which
+    # writes once more and so sweeps what the dead process left.
     outcomes, code, n = [], -9, 0
     while code != 0:
         n += 1

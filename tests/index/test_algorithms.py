@@ -6,6 +6,7 @@ Brute force is a sum of integers in numpy, sorted completely; it shares no code 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from lsr.index.index import Index
 from lsr.index.kernels import block_max
-from lsr.index.kernels.layout import BLOCK, FIRST_DOC, N_DENSE, N_DOCS
+from lsr.index.kernels.layout import BLOCK, FIRST_DOC, N_DENSE, N_DOCS, N_GAPS
 from lsr.index.search.searcher import Searcher, Segment
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, SegmentWriter
@@ -130,7 +131,7 @@ def collections(draw):
     memory=st.sampled_from([1, 24 * 200, DEFAULT_MEMORY]),
     order=st.sampled_from(ORDERS),
 )
-@settings(max_examples=200)
+@settings(max_examples=1000 if os.environ.get("LSR_LONG_TESTS") else 100)
 def test_all_algorithms_equal_brute_force(case, memory, order):
     matrix, queries = case
     assume(order == "given" or matrix.shape[1] < LARGE)
@@ -186,6 +187,35 @@ def test_windows_with_and_without_dense_rows(tmp_path, order, memory):
             terms = np.sort(rng.choice(len(share), size, replace=False))
             require_equal(segment, Truth(matrix), terms, rng.choice([0.3, 1.0, 1.1], size), ks=(1, 10, 200, 6000))
     require_equal(segment, Truth(matrix), range(6), 1.0, ks=(1, 10, 1000))  # only dense rows
+
+
+def test_lists_whose_documents_are_far_apart(tmp_path, order):
+    """Two windows; of each term runs of documents, thousands apart: gaps above 255, and skips between them."""
+    rng = np.random.default_rng(9)
+    n_docs, n_terms = 70_000, 16
+    own = [
+        np.unique(np.concatenate([first + rng.choice(3000, 700, replace=False) for first in firsts]) % n_docs)
+        for firsts in rng.integers(0, n_docs, (n_terms - 1, 2))
+    ]
+    own.append(np.array([0, 255, 256, 511, 1023, 1024, 69_999, *range(40_000, 41_500)]))
+    docs, terms = np.concatenate(own), np.repeat(np.arange(n_terms), list(map(len, own)))
+    by_doc = np.argsort(docs, kind="stable")
+    indptr = np.concatenate(([0], np.cumsum(np.bincount(docs, minlength=n_docs))))
+    matrix = SparseMatrix(indptr, terms[by_doc], rng.integers(1, 256, len(docs)), (n_docs, n_terms))
+    segment, truth = write(tmp_path, matrix, order=order), Truth(matrix)
+    assert segment.segments[0].windows[:, N_GAPS].max() > 0
+    for size in (1, 3, n_terms):
+        for _ in range(4):
+            terms = np.sort(rng.choice(n_terms, size, replace=False))
+            require_equal(segment, truth, terms, rng.choice([0.3, 1.0, 1.1], size), ks=(1, 10, 300, 5000))
+    every = np.arange(n_terms, dtype=np.uint32)
+    for doc in (0, 255, 256, 511, 1023, 1024, 1025, 40_000, 69_999, *rng.choice(docs, 30)):
+        terms, weights = matrix.row(int(doc))
+        found = segment.segments[0].vector(int(doc))
+        assert (found[0].tolist(), found[1].tolist()) == (terms.tolist(), weights.tolist())
+        assert segment.impacts_of(int(doc), every).tolist() == matrix[int(doc)].to_dense()[0].tolist()
+    alive = rng.random(n_docs) < 0.5
+    assert segment.segments[0].count(every, alive).tolist() == [int(alive[one].sum()) for one in own]
 
 
 # --- the largest sums -------------------------------------------------------------------------------------------------

@@ -101,6 +101,11 @@ CALLS = {
     "search, operators": lambda i: i.search('+ice -helicopter "the wing"', syntax="operators"),
     "search, diversity": lambda i: i.search("wing ice", 3, diversity=0.5),
     "search, rerank": lambda i: i.search("wing", 3, rerank=length, depth=4),
+    "search, rerank by sentences": lambda i: i.search("wing", 3, rerank=length, rerank_unit="sentence"),
+    "search, passages": lambda i: i.search("wing", 3, passages=True, group_by="_id"),
+    "search, fields": lambda i: i.search("wing ice", fields=["title", "year"]),
+    "search_batch, fields": lambda i: i.search_batch(["wing", "ice"], fields="text", rerank=length),
+    "similar, fields": lambda i: i.similar("c", fields=[]),
     "search_batch": lambda i: i.search_batch(["wing", "ice", ""], 2, where={"lang": "en"}),
     "search, total": lambda i: i.search("wing", 2, total=True, where={"year": {">=": 2012}}),
     "search_batch, total": lambda i: i.search_batch(["wing", "ice"], 1, total=True),
@@ -129,6 +134,11 @@ WRONG = {
     "search, k": (lambda i: i.search("wing", k=0), ValueError),
     "search, a setting": (lambda i: i.search("wing", beam=1), TypeError),
     "search, a column": (lambda i: i.search("wing", where={"yaer": 1}), DataError),
+    "search, fields": (lambda i: i.search("wing", fields=["yaer"]), DataError),
+    "search, fields and rerank": (lambda i: i.search("wing", fields=["yaer"], rerank=length), DataError),
+    "search, a unit": (lambda i: i.search("wing", rerank=length, rerank_unit="word"), ValueError),
+    "search, passages": (lambda i: i.search("wing", passages=2), ValueError),
+    "similar, dense": (lambda i: i.similar("c", mode="dense"), DataError),
     "search, dense": (lambda i: i.search("wing", mode="dense", dense=[1.0]), DataError),
     "explain_plan, an option": (lambda i: i.explain_plan("wing", offset=1), TypeError),
     "similar, nobody": (lambda i: i.similar("nobody"), DataError),
@@ -294,9 +304,17 @@ def of_matrices(living):
             assert index.search(matrix)
 
 
-def of_dense_vectors(living):
-    with pytest.raises(DataError, match="aren't available over many machines"):
-        living["ShardedIndex"].search("wing", mode="hybrid")
+def of_server_rerankers(living):
+    for kind, index in living.items():
+        if kind == "Client":
+            with pytest.raises(ValueError, match="this server has no re-ranker"):
+                index.search("wing", rerank=True)
+        else:
+            with pytest.raises(TypeError, match="it is for a Client"):
+                index.search("wing", rerank=True)
+    server = Server({"idx": living["Index"]}, ServeSettings(port=0, rerank=length))
+    with server, Client(server.url) as client:
+        assert plain(client.search("wing", 3, rerank=True)) == plain(living["Index"].search("wing", 3, rerank=length))
 
 
 def of_missing_shards(living):
@@ -375,10 +393,10 @@ def of_failed_blocks(living):
 
 DIFFERENT = {
     "A `SparseMatrix` as a query": of_matrices,
-    "`mode`, `dense`": of_dense_vectors,
     "`Hits.missing`": of_missing_shards,
     "`explain_plan`": of_plans,
     "`similar(...)[0].explain()`": of_similar_hits,
+    "`rerank=True`": of_server_rerankers,
     "`rerank` with `diversity`": of_reranked_diversity,
     "`duplicates`": of_duplicates,
     "`with`": of_blocks,
@@ -411,18 +429,28 @@ class Dense(BM25Encoder):
         return self.encode_document(texts), self.encode_dense(texts)
 
 
-def test_dense_vectors_reach_the_server(tmp_path):
+def test_dense_vectors_reach_shards_and_servers(tmp_path):
     index = Index.build(tmp_path / "idx", DOCS, encoder=Dense(), hybrid=True, passages=None)
+    reshard_index(index.path, tmp_path / "shards", 2)
     given = Dense().encode_dense(["Water", "Ice"])
-    with Server({"idx": index}, ServeSettings(port=0)) as server, Client(server.url) as client:
+    with (
+        ShardedIndex.open(tmp_path / "shards", encoder=Dense()) as sharded,
+        Server({"idx": index}, ServeSettings(port=0)) as server,
+        Client(server.url) as client,
+    ):
+        every = (index, Awaited(AsyncIndex(index)), sharded, client)
         for mode in ("dense", "hybrid"):
             for how in ({}, {"dense": given[0]}):
-                assert client.search("wing", 3, mode=mode, **how) == index.search("wing", 3, mode=mode, **how)
-            two = [each.search_batch(["wing", "tube"], 2, mode=mode, dense=given) for each in (client, index)]
-            assert two[0] == two[1]
-        for each in (client, index):
+                first, *others = (each.search("wing", 3, mode=mode, **how) for each in every)
+                assert others == [first] * 3
+            first, *others = (each.search_batch(["wing", "tube"], 2, mode=mode, dense=given) for each in every)
+            assert others == [first] * 3
+            first, *others = (each.similar("c", 3, mode=mode) for each in every)
+            assert others == [first] * 3
+        for each in every:
             for how in ({"dense": given[0]}, {"mode": "dense", "dense": [1.0]}):
                 with pytest.raises(ValueError, match="dense"):
                     each.search("wing", **how)
-        with pytest.raises(DataError, match="1 dense vectors for 2 queries"):
-            client.search_batch(["wing", "tube"], mode="dense", dense=given[:1])
+        for each in (client, sharded):
+            with pytest.raises(DataError, match="dense vector"):
+                each.search_batch(["wing", "tube"], mode="dense", dense=given[:1])

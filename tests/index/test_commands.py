@@ -126,7 +126,7 @@ def test_a_terminal_gets_tables(idx, lsr_command, monkeypatch):
     assert "heat transfer" in table
     assert "no document shares a term" in lsr_command("search", idx, "zebra").out
     found = lsr_command("search", idx, "flat", "--where", "year=1955").out
-    assert "no document that meets --where shares a term" in found
+    assert "no document that matches --where shares a term" in found
     ran = lsr_command("search", idx, "flat", "--where", "year=2001")
     assert (ran.code, ran.out, "none of the 3 documents matches" in ran.err) == (0, "", True)
     assert "heat" in lsr_command("explain", idx, "heat", "d2").out
@@ -317,8 +317,8 @@ def test_an_incomplete_index_is_refused(tmp_path, lsr_command, idx, command):
     verb, *rest = command
     require_refused(lsr_command(verb, tmp_path / "absent", *rest), tmp_path / "absent", "no such index")
     manifest = (idx / "manifest.json").read_bytes()
-    (idx / "manifest.json").write_bytes(manifest.replace(b'"format": 3', b'"format": 4'))
-    require_refused(lsr_command(verb, idx, *rest), idx, "format 4", "upgrade")
+    (idx / "manifest.json").write_bytes(manifest.replace(b'"format": 4', b'"format": 5'))
+    require_refused(lsr_command(verb, idx, *rest), idx, "format 5", "upgrade")
     (idx / "manifest.json").write_bytes(manifest[:-7])
     require_refused(lsr_command(verb, idx, *rest), idx / "manifest.json", "damaged")
     (idx / "manifest.json").write_bytes(manifest)
@@ -448,7 +448,7 @@ def test_a_filter_that_matches_nothing_has_its_own_message(pets, lsr_command, tm
     assert (ran.code, ran.out, ran.err) == (0, "", "")
     (tmp_path / "q.tsv").write_text("qid\tquery\n1\tcats\n")
     ran = lsr_command("search", pets.path, "--queries", tmp_path / "q.tsv", "--where", "author=nobody")
-    assert "none of the 2 documents meets --where" in ran.err
+    assert "none of the 2 documents matches --where" in ran.err
 
 
 def test_whole_numbers_are_ids(pets, tmp_path):

@@ -71,7 +71,7 @@ def test_unknown_methods_are_refused():
 @pytest.mark.parametrize("fuse", [reciprocal_rank_fusion, interpolate])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nan_scores_and_weights_are_refused(fuse, bad):
-    with pytest.raises(ValueError, match="query 'q' has a score that is no finite number"):
+    with pytest.raises(ValueError, match="query 'q' has a score that isn't a finite number"):
         fuse([BM25, {"q": {"a": bad, "b": 1.0}}])
     with pytest.raises(ValueError, match="weights must be finite"):
         fuse([BM25, SPLADE], weights=[1, bad])

@@ -16,7 +16,7 @@ from lsr.encode.passages import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError
 from lsr.eval.datasets import Dataset
 from lsr.eval.evaluate import evaluate_index
-from lsr.index import reshard_index
+from lsr.index import ShardedIndex, reshard_index
 from lsr.index.search import hybrid_search
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment import embeddings
@@ -222,14 +222,14 @@ def _queries(folder, texts):
 def test_a_dense_only_hit_has_the_score_of_its_best_passages(tmp_path, n):
     index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True, passages=Passages(3))
     snapshot, vector = index.snapshot, index.query_vectors(["jet heat wing"])
-    found = hybrid_search._scores(snapshot, vector, list(range(len(snapshot))), SearchSettings(best_passages=n))
-    for doc, score in found.items():
-        parent = snapshot.documents.parent(doc)
-        passages = snapshot.documents.passages(parent) if parent else [doc]
+    settings, parents = SearchSettings(best_passages=n), map(snapshot.documents.parent, range(len(snapshot)))
+    wholes = [snapshot.documents.passages(parent) if parent else [doc] for doc, parent in enumerate(parents)]
+    found = hybrid_search._scores(snapshot, vector, wholes, settings)
+    for passages, score in zip(wholes, found, strict=True):
         each = sorted(snapshot.searcher.score_of(p, *vector.row(0))[2] for p in passages)
         assert score == pytest.approx(np.mean(each[-n:]), abs=1e-9)
-    assert max(found.values()) > 0
-    assert hybrid_search._scores(snapshot, vector, [], SearchSettings()) == {}
+    assert max(found) > 0
+    assert not len(hybrid_search._scores(snapshot, vector, [], settings))
 
 
 def test_unsupported_hybrid_searches_are_refused(tmp_path):
@@ -366,3 +366,103 @@ def test_facets_count_all_documents_in_dense_mode(tmp_path, mode):
     assert counted(where={"even": [True]}) == 29
     assert counted("wing lift -jet", syntax="operators") < 58
     assert 0 < counted(min_score=index.search("wing lift", 60, mode=mode)[9].score) <= 11
+
+
+# --- over shards on many machines -------------------------------------------------------------------------------------
+
+QUERIES = ["wing lift", "shock turned heat", "unheard of"]
+HOW = {
+    "plain": {},
+    "weight": {"dense_weight": 0.3},
+    "page": {"offset": 7},
+    "filter": {"where": {"even": True}},
+    "least": {"min_score": 0.4, "facets": "even"},
+    "boost": {"boost": {"n": 0.1}, "total": True},
+    "boost and least": {"boost": {"n": 0.1}, "min_score": 1.5, "facets": "even"},
+    "words": {"syntax": "operators", "facets": "even"},
+    "groups": {"group_by": "n", "per_group": 2},
+    "passages": {"passages": True, "facets": "n"},
+    "passages of documents": {"passages": True, "group_by": "_id", "per_group": 2},
+    "best passages": {"best_passages": 2},
+    "rerank": {"rerank": lambda query, texts: [len(text) for text in texts], "depth": 20},
+    "diversity": {"diversity": 0.4, "depth": 20},
+    "fields": {"fields": ["n"]},
+}
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory):
+    """The same documents, cut into passages, in one index and over shards of different sizes, with deletions."""
+    folder = tmp_path_factory.mktemp("spread")
+    given = [doc | {"n": int(doc["_id"]) % 7} for doc in documents(130, 3)]
+    index = Index.build(folder / "one", given, encoder=DenseBM25(), hybrid=True, passages=Passages(3))
+    reshard_index(index.path, folder / "shards", 3)
+    with ShardedIndex.open(folder / "shards", encoder=DenseBM25()) as sharded:
+        for one in (index, sharded):
+            one.delete(["3", "60", "61"])
+            one.add([{"_id": "new", "text": "wing turned heat jet lift", "n": 3, "even": True}])
+            one.commit(merge=False)
+        yield index, sharded
+
+
+def told_of(hits):
+    return [(hit.id, hit.passage, hit.score, hit.text, hit.metadata) for hit in hits], hits.facets, hits.total
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense"])
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("candidates", [100, 4])
+def test_shards_on_many_machines_find_the_same(spread, monkeypatch, mode, how, candidates):
+    monkeypatch.setattr(hybrid_search, "_CANDIDATES", candidates)
+    index, sharded = spread
+    given = dict(HOW[how])
+    if mode == "dense" and "min_score" in given:
+        given["min_score"] = 0.2
+    queries = [f"{query} -jet" for query in QUERIES] if how == "words" else QUERIES
+    for k in (1, 6, 200):
+        for query in queries:
+            expected, found = (each.search(query, k, mode=mode, **given) for each in (index, sharded))
+            assert told_of(found) == told_of(expected), (query, k)
+    batches = [each.search_batch(queries, 4, mode=mode, **given) for each in (index, sharded)]
+    assert list(map(told_of, batches[0])) == list(map(told_of, batches[1]))
+    if how != "words":
+        near = [each.similar("5", 6, mode=mode, **given) for each in (index, sharded)]
+        assert told_of(near[1]) == told_of(near[0])
+
+
+def test_shards_without_dense_vectors_say_so(tmp_path):
+    Index.build(tmp_path / "idx", documents(9), encoder=DenseBM25())
+    reshard_index(tmp_path / "idx", tmp_path / "shards", 2)
+    with ShardedIndex.open(tmp_path / "shards", encoder=DenseBM25()) as sharded:
+        for call in (lambda: sharded.search("jet", mode="hybrid"), lambda: sharded.similar("1", mode="dense")):
+            with pytest.raises(DataError, match="has no dense vectors: build it with hybrid=True"):
+                call()
+
+
+def test_shards_take_dense_vectors_of_queries(spread):
+    index, sharded = spread
+    dense = DenseBM25().encode_dense(["heat", "jet"], queries=True)
+    for one in (index, sharded):
+        assert one.search({"heat": 1.0}, 5, mode="dense", dense=dense[0]) == index.search("heat", 5, mode="dense")
+        with pytest.raises(DataError, match="of 12 finite numbers"):
+            one.search("heat", mode="hybrid", dense=np.ones(3))
+        with pytest.raises(DataError, match="every document is near a dense vector"):
+            one.search("heat", mode="hybrid", sort="n")
+        with pytest.raises(ValueError, match='go with the modes "hybrid" and "dense"'):
+            one.search("heat", dense=dense[0])
+    batches = [one.search_batch(["a", "b"], 3, mode="hybrid", dense=dense) for one in (index, sharded)]
+    assert batches[0] == batches[1]
+
+
+def test_what_is_like_a_document_by_its_dense_vector(tmp_path):
+    given = documents(30)
+    index = Index.build(tmp_path / "idx", given, encoder=DenseBM25(), hybrid=True)
+    own = rounded(DenseBM25().encode_dense([doc["text"] for doc in given]))
+    near = own @ (own[4] / np.linalg.norm(own[4]))
+    expected = [str(i) for i in np.argsort(-near, kind="stable") if i != 4]
+    found = index.similar("4", 30, mode="dense")
+    assert [hit.score for hit in found] == pytest.approx(sorted(np.delete(near, 4), reverse=True), abs=1e-3)
+    assert found[0].id == expected[0]
+    assert "4" not in [hit.id for hit in index.similar("4", 30, mode="hybrid")]
+    with pytest.raises(DataError, match="has no dense vectors"):
+        Index.build(tmp_path / "plain", given, encoder=DenseBM25()).similar("4", mode="hybrid")

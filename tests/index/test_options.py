@@ -271,6 +271,7 @@ def test_batches_take_the_same_options(index):
         ({"boost": {"source": 1}}, "source is a text, which can't boost"),
         ({"boost": {"day": 1}}, "dates and times need"),
         ({"boost": {"stars": {"half_life": 2}}}, "needs a number as its origin"),
+        ({"boost": {"title": 2}}, "^search: boost is for columns: title and text are one text"),
     ],
 )
 def test_unusable_columns_are_refused(index, given, message):
@@ -300,6 +301,60 @@ def test_values_out_of_range_are_refused(index, given, message):
 def test_unknown_names_are_refused(index):
     with pytest.raises(TypeError, match=r"ofset.*options are offset, min_score"):
         index.search("wing", ofset=3)
+
+
+# --- fields -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ([], ()),
+        ("text", ("text",)),
+        (["title", "source", "tags"], ("title", "source", "tags")),
+        (["metadata"], ("source", "n", "tags", "stars", "day", "even")),
+        (("text", "stars"), ("text", "stars")),
+    ],
+)
+def test_hits_come_with_the_fields_that_were_asked_for(index, fields, shown):
+    whole = index.search("wing jet", 20)
+    found = index.search("wing jet", 20, fields=fields)
+    assert pairs(found) == pairs(whole)
+    for hit in found:
+        document = DOCS[hit.id]
+        rest = {key: value for key, value in document.items() if key in shown and key not in ("title", "text")}
+        assert (hit.title, hit.text) == tuple(document[key] if key in shown else "" for key in ("title", "text"))
+        assert hit.metadata == rest
+        assert hit.to_dict()["metadata"] == rest
+    assert found[0].highlight() == whole[0].highlight()
+    grouped = index.search("wing jet", 5, fields=fields, group_by="source", rerank=shortest)
+    assert pairs(grouped) == pairs(index.search("wing jet", 5, group_by="source", rerank=shortest))
+
+
+def test_columns_within_objects(tmp_path):
+    documents = [
+        {"_id": "a", "text": "wing", "author": {"name": "Ann", "born": 1970}, "x": [{"y": 1}]},
+        {"_id": "b", "text": "wing"},
+    ]
+    index = Index.build(tmp_path / "idx", documents, encoder="bm25")
+
+    def metadata(*fields):
+        return [hit.metadata for hit in index.search("wing", fields=fields)]
+
+    assert metadata("author.name") == [{"author": {"name": "Ann"}}, {}]
+    assert metadata("author") == [{"author": {"name": "Ann", "born": 1970}}, {}]
+    assert metadata("x") == [{"x": [{"y": 1}]}, {}]
+    with pytest.raises(DataError, match=r"fields: there is no column 'autor.name'; did you mean 'author.name'"):
+        metadata("autor.name")
+    with pytest.raises(DataError, match=r"fields: there is no column 'texts'; .*or title, text, metadata"):
+        metadata("texts")
+
+
+def test_fields_that_are_no_columns(index):
+    with pytest.raises(DataError, match="fields: there is no column 'strs'"):
+        index.search("wing", fields=["strs"])
+    with pytest.raises(ValueError, match="fields takes columns, got"):
+        index.search("wing", fields=[3])
 
 
 # --- re-ranking and diversity -----------------------------------------------------------------------------------------
@@ -450,6 +505,70 @@ def test_documents_of_passages_are_boosted_counted_grouped_and_sorted(passages, 
     least = plain[len(plain) // 2][2]
     kept = passages.search("wing jet", 80, min_score=least)
     assert [hit.id for hit in kept] == [doc_id for doc_id, _, score, _ in plain if score >= least]
+
+
+@pytest.fixture(scope="module", params=["one", "sharded"])
+def cut(request, passages, tmp_path_factory):
+    if request.param == "one":
+        yield passages
+        return
+    folder = tmp_path_factory.mktemp("cut") / "shards"
+    reshard_index(passages.path, folder, 3)
+    with ShardedIndex.open(folder) as sharded:
+        yield sharded
+
+
+def every_passage(index, query):
+    """All passages that match, as (document, passage, score, metadata)."""
+    terms, weights = index.query_vectors([query]).row(0)
+    found = zip(*index.searcher.search(terms, weights, 10_000), strict=True)
+    documents = index.documents
+    return [
+        (
+            documents.parent(int(doc)) or documents.id(int(doc)),
+            documents.id(int(doc)),
+            score,
+            *documents.fields(doc)[1:],
+        )
+        for doc, score in found
+    ]
+
+
+@pytest.mark.parametrize("k", [1, 7, 500])
+def test_passages_are_hits_of_their_own(passages, cut, k):
+    every = every_passage(passages, "wing jet")
+    assert len({doc_id for doc_id, *_ in every}) < len(every) < 500
+
+    def found(query="wing jet", k=k, **how):
+        return [
+            (hit.id, hit.passage, hit.score, hit.text, hit.metadata)
+            for hit in cut.search(query, k, passages=True, **how)
+        ]
+
+    assert found() == every[:k]
+    assert found(offset=3) == every[3 : k + 3]
+    assert found(best_passages=2) == every[:k]
+    least = every[len(every) // 2][2]
+    assert found(min_score=least) == [one for one in every if one[2] >= least][:k]
+    assert found(where={"even": True}) == [one for one in every if one[4]["even"]][:k]
+    without = [one for one in every if "heat" not in one[3].split()]
+    assert found("wing jet -heat", syntax="operators") == without[:k]
+    boosted = sorted(((*one[:2], one[2] * (1 + one[4]["n"]), *one[3:]) for one in every), key=lambda one: -one[2])
+    assert [one[2] for one in found(boost={"n": 1})] == [one[2] for one in boosted[:k]]
+    groups = defaultdict(list)
+    for one in every:
+        groups[one[0]].append(one)
+    assert found(group_by="_id", per_group=2) == [one for own in list(groups.values())[:k] for one in own[:2]]
+    counted = cut.search("wing jet", k, passages=True, facets="n")
+    assert (counted.total, counted.facets["n"]) == (len(every), dict(Counter(one[4]["n"] for one in every)))
+    best = sorted(every[: max(k, 100)], key=lambda one: -len(one[3]))
+    reranked = found(rerank=lambda query, texts: [len(text) for text in texts])
+    assert [len(one[3]) for one in reranked] == [len(one[3]) for one in best[:k]]
+
+
+def test_passages_are_found_or_not(cut):
+    with pytest.raises(ValueError, match="passages must be true or false, got 3"):
+        cut.search("wing", passages=3)
 
 
 # --- other formats ----------------------------------------------------------------------------------------------------

@@ -251,4 +251,4 @@ def test_the_commands(uri, tmp_path, lsr_command):
     assert lsr_command("export", uri, "--out", tmp_path / "all.jsonl").code == 0
     assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 20
     ran = lsr_command("serve", f"wings={uri}", "--writable")
-    assert (ran.code, "aren't changed in place: wings" in ran.err) == (2, True)
+    assert (ran.code, "can't be changed in place: wings" in ran.err) == (2, True)

@@ -36,6 +36,8 @@ def path(tmp_path_factory):
          {"boost": {"n": 0.5, "day": {"weight": 2, "half_life": 5, "origin": "2024-01-10"}}}),
         (["--diversity", "0.5", "--depth", "9"], {"diversity": 0.5, "depth": 9}),
         (["--operators"], {"syntax": "operators"}),
+        (["--fields", "n", "--fields", "text"], {"fields": ["n", "text"]}),
+        (["--passages", "--group-by", "_id"], {"passages": True, "group_by": "_id"}),
     ],
     ids=str,
 )  # fmt: skip
@@ -45,6 +47,19 @@ def test_search(path, lsr_command, given, how):
     hits = Index.open(path).search(query, 4, **how)
     assert [(line["_id"], line["score"]) for line in lines] == [(hit.id, hit.score) for hit in hits]
     assert lines[0]["rank"] == how.get("offset", 0) + 1
+    assert [line.get("metadata", {}) for line in lines] == [hit.metadata for hit in hits]
+
+
+def test_a_reranker_is_a_model_by_name(path, lsr_command, monkeypatch):
+    def longest(query, texts):
+        return [float(len(text)) for text in texts]
+
+    monkeypatch.setattr("lsr.index.search.rerank.CrossEncoderReranker", {"a-model": longest}.__getitem__)
+    given = ("--rerank", "a-model", "--depth", "5", "--rerank-unit", "sentence")
+    lines = lsr_command("search", path, "wing flutter", "-k", "4", *given).lines()
+    hits = Index.open(path).search("wing flutter", 4, rerank=longest, depth=5, rerank_unit="sentence")
+    assert [(line["_id"], line["moved"]["first_rank"]) for line in lines] == [(h.id, h.moved.first_rank) for h in hits]
+    assert lines[0]["moved"]["sentence"] == hits[0].moved.sentence != ""
 
 
 def test_facets(path, lsr_command):
@@ -71,8 +86,12 @@ def test_queries_of_a_file(path, tmp_path, lsr_command):
         (["--boost", "n"], "--boost takes COLUMN=WEIGHT"),
         (["--boost", "n=x"], "--boost takes COLUMN=WEIGHT"),
         (["--per-group", "2"], "per_group needs group_by"),
-        (["--plan", "--offset", "2"], "--plan is of a search without --offset"),
+        (["--plan", "--offset", "2"], "--plan doesn't go with --offset"),
         (["--group-by", "sauce"], "did you mean 'source'"),
+        (["--fields", "sauce"], "did you mean 'source'"),
+        (["--rerank-unit", "sentence"], "rerank_unit needs rerank"),
+        (["--rerank", "x", "--rerank-unit", "word"], "rerank_unit must be one of text, sentence"),
+        (["--passages", "--run", "out.trec"], "--passages doesn't go with --run"),
     ],
 )
 def test_wrong_options(path, lsr_command, given, told):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -62,20 +63,20 @@ def test_more_latents_reconstruct_better(trained):
 
 def test_codes_rank_as_the_vectors_do(vectors, trained):
     documents, queries = mixtures(800, 2), mixtures(60, 3)
-    codes = Codes(trained.weight, trained.bias, ("",) * 96)
+    codes = Codes(trained.weight, trained.bias, trained.query_bias, ("",) * 96)
     found = codes.encode(queries, 16).dot(codes.encode(documents, 16))
     exact = queries @ documents.T
     kept = [len({*np.argsort(-a)[:10]} & {*np.argsort(-b)[:50]}) for a, b in zip(exact, found, strict=True)]
     assert np.mean(kept) > 9
 
 
-def test_the_alternative_learns_from_pairs_alone(vectors):
+def test_ncl_learns_from_pairs_alone(vectors):
     queries = vectors + 0.05 * np.random.default_rng(4).standard_normal(vectors.shape).astype(np.float32)
     found = train_codes(
         vectors, replace(SMALL, objective="ncl", temperature=0.05), queries=queries, positives=np.arange(len(vectors))
     )
-    codes = Codes(found.weight, found.bias, ("",) * 96)
-    own = codes.encode(queries[:200], 16).dot(codes.encode(vectors[:200], 16))
+    codes = Codes(found.weight, found.bias, found.query_bias, ("",) * 96)
+    own = codes.encode(queries[:200], 16, queries=True).dot(codes.encode(vectors[:200], 16))
     assert (own.argmax(1) == np.arange(200)).mean() > 0.8
     assert set(found.losses) == {"loss", "contrast"}
 
@@ -102,7 +103,7 @@ def encoder():
     return made
 
 
-def test_behind_an_index(encoder, tmp_path):
+def test_an_index_of_codes_finds_similar_documents(encoder, tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)]
     index = Index.build(tmp_path / "idx", docs, encoder=encoder)
     assert index.n_postings <= 6 * len(TEXTS)
@@ -126,8 +127,8 @@ def test_latents_have_names(encoder):
 def test_steering_changes_a_search(encoder, tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)]
     index = Index.build(tmp_path / "idx", docs, encoder=encoder)
-    query = encoder.encode_query("heart cell blood")
-    terms, weights = encoder.encode_query("market price trade").row(0)
+    query = encoder.encode_query("blood of the heart cell")
+    terms, weights = encoder.encode_query("prices rise on the market").row(0)
     other = int(terms[weights.argmax()])
     steered = encoder.steer(query, {other: 5.0})
     assert int(index.search(query, 1)[0].id) // 20 == 1
@@ -138,7 +139,7 @@ def test_steering_changes_a_search(encoder, tmp_path):
         encoder.steer(query, {64: 1.0})
 
 
-def test_saved_codes_of_a_function_need_it_again(encoder, tmp_path):
+def test_saved_codes_over_a_function_need_the_function_again(encoder, tmp_path):
     encoder.save(tmp_path / "codes")
     with pytest.raises(EncoderError, match="codes over a function"):
         load_encoder(tmp_path / "codes")
@@ -157,7 +158,7 @@ def over_model():
     return made
 
 
-def test_over_a_model(over_model, tmp_path):
+def test_codes_over_a_saved_model(over_model, tmp_path):
     assert over_model.dense_width == 384
     documents = over_model.encode_document(TEXTS[:6])
     assert documents.lengths().max() <= 5
@@ -178,14 +179,14 @@ def test_over_a_model(over_model, tmp_path):
         load_encoder(tmp_path / "codes", pooling="max")
 
 
-def test_hybrid_index_of_codes(over_model, tmp_path):
+def test_a_hybrid_index_of_codes(over_model, tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS[::6])]
     index = Index.build(tmp_path / "idx", docs, encoder=over_model, hybrid=True)
     assert len(Index.open(tmp_path / "idx").search("wing flow", 3, mode="hybrid")) == 3
     assert len(index.search("wing flow", 3, mode="dense")) == 3
 
 
-def test_before_fit_it_says_so(tmp_path):
+def test_encoding_before_fit_is_reported(tmp_path):
     unfitted = load_encoder("ncl:lsr-mini")
     assert unfitted.settings.objective == "ncl"
     with pytest.raises(EncoderError, match="no codes yet"):
@@ -195,7 +196,37 @@ def test_before_fit_it_says_so(tmp_path):
     assert load_encoder_files(unfitted.query_files()).needs_fit
 
 
-def test_damaged_codes(encoder, tmp_path):
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+def test_scifact(real_data):
+    """How much of the dense vectors' quality the codes keep, after a minute of training on the documents."""
+    from lsr.eval.datasets import open_dataset
+    from lsr.eval.measures import parse_measures, score_run
+    from lsr.io.corpus import open_corpus
+
+    dataset = open_dataset(str(real_data("scifact")))
+    docs, texts = zip(*((doc.id, doc.content) for doc in dataset.corpus()), strict=True)
+    asked = {query.id: query.content for query in open_corpus(dataset.query_source, queries=True)}
+    asked = {query: asked[query] for query in dataset.qrels}
+    encoder = load_encoder("csr:lsr-mini")
+    encoder.fit(texts)
+
+    def measured(scores):
+        best = [np.argsort(-row, kind="stable")[:10] for row in scores]
+        run = {q: {docs[d]: float(row[d]) for d in top} for q, top, row in zip(asked, best, scores, strict=True)}
+        return score_run(dataset.qrels, run, parse_measures("nDCG@10"))[0]["nDCG@10"]
+
+    queries = encoder.encode_dense(list(asked.values()), queries=True)
+    dense, found = measured(queries @ encoder.encode_dense(texts).T), {}
+    for top_k in (32, 64):
+        encoder.settings = replace(encoder.settings, top_k=top_k)
+        codes = encoder.encode_query(list(asked.values())), encoder.encode_document(texts)
+        found[top_k] = measured((codes[0].to_scipy() @ codes[1].to_scipy().T).toarray()) / dense
+    print(dense, found)
+    assert found[32] > 0.7
+    assert found[64] > 0.85
+
+
+def test_damaged_codes_are_reported(encoder, tmp_path):
     path = tmp_path / CODES_FILE
     whole = encoder.codes.to_bytes()
     for content in (
@@ -212,12 +243,12 @@ def test_damaged_codes(encoder, tmp_path):
 @pytest.mark.parametrize(
     "wrong", [{"top_k": 0}, {"latents": 4, "top_k": 8}, {"steps": 0}, {"temperature": 0}, {"objective": "other"}]
 )
-def test_settings_that_make_no_sense(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(EncoderError):
         CodeSettings(**wrong)
 
 
-def test_models_that_give_something_else(encoder):
+def test_wrong_output_of_a_model_is_reported(encoder):
     with pytest.raises(EncoderError, match="has no dense vectors"):
         CsrEncoder(load_encoder("bm25"))
     with pytest.raises(EncoderError, match="a row of finite numbers"):

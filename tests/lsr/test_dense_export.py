@@ -40,7 +40,7 @@ def test_enough_directions_keep_the_scores(documents, queries):
         assert found == pytest.approx(queries.dot(documents), abs=1e-4)
 
 
-def test_fewer_keep_the_most_that_there_is(documents):
+def test_fewer_directions_keep_as_much_as_any_projection_can(documents):
     export = DenseExport.fit(documents, 4)
     dense = documents.to_dense()
     u, s, v = np.linalg.svd(dense, full_matrices=False)
@@ -49,7 +49,7 @@ def test_fewer_keep_the_most_that_there_is(documents):
     assert np.linalg.norm(dense - found) == pytest.approx(np.linalg.norm(dense - best), rel=1e-3)
 
 
-def test_side_by_side_is_the_sum(documents, queries):
+def test_inner_products_of_concatenated_vectors_add_up(documents, queries):
     export = DenseExport.fit(documents, 8)
     rng = np.random.default_rng(3)
     theirs, own = (rng.standard_normal((n, 5)).astype(np.float32) for n in (len(documents), len(queries)))
@@ -62,7 +62,7 @@ def test_side_by_side_is_the_sum(documents, queries):
         beside(own, own, weights=[1])
 
 
-def test_unknown_and_rare_terms_count_nothing(documents):
+def test_unknown_and_rare_terms_are_ignored(documents):
     export = DenseExport.fit(documents, 8)
     later = SparseMatrix.from_dicts([{TERMS + 5: 3.0}], TERMS + 10)
     assert not export.documents(later).any()
@@ -71,7 +71,7 @@ def test_unknown_and_rare_terms_count_nothing(documents):
     assert DenseExport.fit(rare, 8).scale[TERMS] == 0
 
 
-def test_on_disk(documents, tmp_path):
+def test_a_saved_export_is_read_back(documents, tmp_path):
     export = DenseExport.fit(documents, 8)
     export.save(tmp_path / "export.npz")
     assert np.array_equal(DenseExport.load(tmp_path / "export.npz").documents(documents), export.documents(documents))
@@ -96,7 +96,7 @@ def test_texts_become_dense_vectors():
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_it_finds_what_bm25_finds(real_data):
+def test_dense_search_finds_what_bm25_finds(real_data):
     """On SciFact at least half of BM25's ten best documents, with 768 numbers a document."""
     from lsr.io.corpus import open_corpus
 

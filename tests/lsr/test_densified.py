@@ -58,7 +58,7 @@ def test_scores_are_gated_inner_products(documents, queries, made):
     assert slices.keep(queries).dot(slices.keep(documents)) == pytest.approx(np.array(expected), rel=1e-5, abs=1e-5)
 
 
-def test_as_many_slices_as_terms_are_exact(documents, queries):
+def test_a_slice_for_each_term_gives_exact_scores(documents, queries):
     for slices in (Slices.coloured(documents, TERMS), Slices.striped(TERMS, TERMS, first=0)):
         assert len(set(slices.of_term.tolist())) == TERMS
         assert slices.keep(documents) == documents
@@ -81,7 +81,7 @@ def test_a_dense_part_is_added(documents, queries):
         assert scores == pytest.approx(both[i][docs], abs=1e-5)
 
 
-def test_a_threshold_scores_the_candidates_with_all(documents, queries):
+def test_with_a_threshold_candidates_are_scored_with_all_terms(documents, queries):
     found = DensifiedVectors.of(documents, Slices.coloured(documents, 64))
     exact, some = found.search(queries, 5), found.search(queries, 5, threshold=1.0, candidates=20)
     scores = found.scores(queries)
@@ -98,14 +98,14 @@ def test_coloured_slices_lose_less_than_random_ones(documents):
     assert np.bincount(Slices.coloured(documents, 48).of_term).max() <= np.ceil(1.6 * TERMS / 48)
 
 
-def test_terms_that_no_document_has_are_spread(documents):
+def test_terms_without_documents_are_spread_over_the_slices(documents):
     wider = SparseMatrix.vstack([documents, SparseMatrix.empty(TERMS + 100)])
     sizes = np.bincount(Slices.coloured(wider, 20).of_term, minlength=20)
     assert sizes.sum() == TERMS + 100
     assert sizes.max() <= np.ceil(1.6 * TERMS / 20) + 5
 
 
-def test_on_disk(documents, queries, tmp_path):
+def test_saved_vectors_are_read_back(documents, queries, tmp_path):
     dense = np.ones((len(documents), 3), np.float32)
     made = DensifiedVectors.of(documents, Slices.coloured(documents, 64), dense)
     made.save(tmp_path / "vectors.npz")
@@ -122,14 +122,14 @@ def test_on_disk(documents, queries, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"k": 0}, {"candidates": 0}, {"threshold": -1}])
-def test_settings_that_make_no_sense(documents, queries, wrong):
+def test_invalid_settings_are_refused(documents, queries, wrong):
     found = DensifiedVectors.of(documents, Slices.random(TERMS, 8))
     with pytest.raises(ValueError, match="at least"):
         found.search(queries, **wrong)
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_real_vectors(real_data):
+def test_768_slices_keep_the_quality_of_splade_v3(real_data):
     """On SPLADE-v3's vectors of NFCorpus coloured slices lose nothing at 768, and less than random ones do below."""
     measures = pytest.importorskip("lsr.eval.measures", reason="needs the extra eval")
     folder, tokens = real_data("nfcorpus-splade-v3"), {}

@@ -64,7 +64,7 @@ def test_a_query_is_expanded(encoder, tmp_path):
     assert {one.token for one in index.explain("flutter", "2") if one.score > 0} & {"wing", "lift"}
 
 
-def test_without_weight_it_is_bm25(encoder):
+def test_with_weight_0_it_is_bm25(encoder):
     bm25 = BM25Encoder()
     bm25.fit(TEXTS)
     plain = EaseEncoder(bm25, encoder.table, weight=0)
@@ -73,7 +73,7 @@ def test_without_weight_it_is_bm25(encoder):
     assert few.nnz == 2
 
 
-def test_saved(encoder, tmp_path):
+def test_a_saved_encoder_is_read_back(encoder, tmp_path):
     encoder.save(tmp_path / "ease")
     copies = (
         load_encoder(tmp_path / "ease"),
@@ -92,7 +92,7 @@ def test_saved(encoder, tmp_path):
         load_encoder(tmp_path / "ease", top_k=3)
 
 
-def test_damaged_tables(encoder, tmp_path):
+def test_damaged_tables_are_reported(encoder, tmp_path):
     encoder.save(tmp_path / "ease")
     path = tmp_path / "ease" / TABLE_FILE
     whole = path.read_bytes()
@@ -105,6 +105,6 @@ def test_damaged_tables(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"weight": -1}, {"expansions": 0}, {"penalty": 0}])
-def test_settings_that_make_no_sense(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(EncoderError, match="ease needs weight"):
         EaseEncoder(**wrong)

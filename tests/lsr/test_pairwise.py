@@ -13,7 +13,8 @@ from lsr.pairwise import (
     bradley_terry,
     compared,
     greedy,
-    pairwise_scores,
+    mean,
+    random_pairs,
     windows,
 )
 
@@ -49,7 +50,7 @@ def test_all_comparisons_recover_the_order(strengths, aggregator):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("share", [0.1, 1 / 3, 1.0])
-def test_a_sampler_takes_its_share(sampler, share):
+def test_samplers_take_the_given_share(sampler, share):
     pairs = SAMPLERS[sampler](N, share)
     assert len(set(pairs)) == len(pairs)
     assert all(0 <= i < N and 0 <= j < N and i != j for i, j in pairs)
@@ -73,14 +74,15 @@ def test_a_third_of_the_comparisons_is_nearly_as_good(strengths):
         )
 
 
-def test_windows_by_hand():
+def test_windows_equal_an_example():
     assert windows(5, 2) == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4), (3, 0), (4, 0), (4, 1)]
     assert windows(5, 2, skip=2) == [(0, 1), (0, 3), (1, 2), (1, 4), (2, 3), (2, 0), (3, 4), (3, 1), (4, 0), (4, 2)]
 
 
-def test_aggregators_by_hand():
+def test_aggregators_equal_an_example():
     preferences = compared(3, [(0, 1), (1, 0), (2, 0)], [0.9, 0.3, 0.9])
     assert additive(preferences) == pytest.approx([0.9 + 0.7 + 0.1, 0.3 + 0.1, 0.9])
+    assert mean(preferences) == pytest.approx([1.7 / 3, 0.4 / 2, 0.9])
     # Potentials are 0.2, -0.6 and 0.4; without 2, which goes first, that of 0 is 0.6.
     assert greedy(preferences).tolist() == [2, 1, 3]
 
@@ -101,27 +103,12 @@ def test_without_comparisons_the_first_ranking_stays(aggregator):
     assert len(AGGREGATORS[aggregator](compared(0, [], []))) == 0
 
 
-def test_texts_are_compared():
-    texts, asked = ["bb", "a", "dddd", "ccc"], []
-
-    def longer(query, pairs):
-        asked.extend(pairs)
-        return [1.0 if len(a) > len(b) else 0.0 for a, b in pairs]
-
-    scores = pairwise_scores("q", texts, longer, sampler="random", share=1.0, aggregator="additive")
-    assert np.argsort(-scores).tolist() == [2, 3, 0, 1]
-    assert len(asked) == 12
-    assert pairwise_scores("q", ["one"], longer).tolist() == [1]
-
-
-def test_wrong_arguments():
-    with pytest.raises(ValueError, match="'nearest' is none of random, windows"):
-        pairwise_scores("q", ["a", "b"], lambda *_: [], sampler="nearest")
+def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="one probability from 0 to 1"):
         compared(3, [(0, 1)], [1.5])
     with pytest.raises(ValueError, match="one probability from 0 to 1"):
         compared(3, [(0, 1)], [float("nan")])
     with pytest.raises(ValueError, match="a share is above 0"):
-        pairwise_scores("q", ["a", "b"], lambda *_: [], share=0)
+        random_pairs(5, 0)
     with pytest.raises(ValueError, match="a window has"):
         windows(5, 2, skip=0)

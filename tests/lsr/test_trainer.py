@@ -47,7 +47,7 @@ from lsr.train.settings import (  # noqa: E402
     ValidationSettings,
 )
 from lsr.train.sources import TrainingSource  # noqa: E402
-from lsr.train.teachers import Teacher  # noqa: E402
+from lsr.train.teachers import SparseTeacher, Teacher  # noqa: E402
 from lsr.train.trainer import Helpers, Trainer  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("training_environment")
@@ -329,12 +329,12 @@ def test_losses_can_be_on_the_models_score_alone(settings, tmp_path):
 # --- the same result another way --------------------------------------------------------------------------------------
 
 
-def compare(settings, tmp_path, **changes):
+def compare(settings, tmp_path, teachers=(), **changes):
     """Two steps with and without some changes have the same losses, and the first the same gradients."""
     found = []
     for name, each in (("plain", settings), ("changed", replace(settings, **changes))):
         each = replace(each, optimizer=replace(each.optimizer, steps=2), checkpoint_every=1)
-        trainer(each, tmp_path / name).run()
+        trainer(each, tmp_path / name, teachers=teachers).run()
         moments = load_file(tmp_path / name / "checkpoint-00000001" / "optimizer.safetensors")
         found.append((log(tmp_path / name), {key: v for key, v in moments.items() if key.endswith("exp_avg")}))
     (losses_one, one), (losses_two, two) = found
@@ -404,20 +404,22 @@ def test_the_gradient_cache_joins_accumulated_batches(settings, steady, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["flops", "l1", "idf_flops", "df_flops", "l0_flops"])
-def test_two_batches_of_three_equal_one_of_six(settings, steady, tmp_path, kind):
+def test_two_batches_of_three_equal_one_of_six(settings, steady, make_checkpoint, tmp_path, kind):
     """In every loss and regularizer, through the gradient cache."""
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
         data=replace(settings.data, queries=6, negatives=2),
-        losses=LossSettings(info_nce=1.0, kl=0.5, margin_mse=0.1, margin_pairs="all"),
-        documents_regularizer=RegularizerSettings(kind, weight=0.1, threshold=1, anti_zero=0.1),
-        queries_regularizer=RegularizerSettings("flops" if kind == "l0_flops" else kind, weight=0.1),
+        losses=LossSettings(info_nce=1.0, kl=0.5, margin_mse=0.1, margin_pairs="all", vectors=0.1, term_recall=0.1),
+        documents_regularizer=RegularizerSettings(kind, weight=0.1, threshold=1, anti_zero=0.1, target=5),
+        queries_regularizer=RegularizerSettings(kind, weight=0.1, threshold=1),
         gradient_cache=True,
     )
+    teacher = SparseTeacher(load_encoder(make_checkpoint(tmp_path / "teacher", seed=7), max_length=20))
     compare(
         settings,
         tmp_path,
+        [teacher],
         data=replace(settings.data, queries=3),
         optimizer=replace(settings.optimizer, accumulate=2),
     )
@@ -730,6 +732,9 @@ def test_two_processes_equal_one_with_doubled_batches(settings, steady, tmp_path
         queries=QuerySettings("table" if cached else "encoded", max_length=16),
         losses=LossSettings(info_nce=1.0, kl=0.3, margin_mse=0.1),
         documents_regularizer=RegularizerSettings("df_flops" if cached else "flops", weight=0.1),
+        queries_regularizer=RegularizerSettings()
+        if cached
+        else RegularizerSettings("l0_flops", weight=0.1, threshold=1),
         pretrain=None if cached else PretrainSettings(2, flops=1e-2),
         gradient_cache=cached,
         teachers=(TeacherSettings(encoder="bm25"),) if cached else (),

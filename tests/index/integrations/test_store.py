@@ -20,6 +20,7 @@ LIBRARIES = {
     "haystack": "haystack",
     "mcp": "mcp",
     "pyterrier": "pyterrier",
+    "mteb": "mteb",
     "sentence_transformers": "sentence_transformers",
 }
 WITHOUT = f"""

@@ -66,7 +66,7 @@ def test_keys_come_from_the_environment(started, small):
     ("args", "code", "message"),
     [
         (["IDX", "--host", "0.0.0.0"], 2, "give keys"),
-        (["IDX", "IDX"], 2, "two indexes are called 'small'"),
+        (["IDX", "IDX"], 2, "two indexes have the name 'small'"),
         (["IDX", "--max-k", "0"], 2, "max_k must be a whole number of at least 1"),
         (["IDX", "--keys", "nowhere"], 1, "the keys can't be read"),
         (["nowhere"], 1, "no such index"),
@@ -111,3 +111,11 @@ def test_a_missing_package_is_named(lsr_command, small, monkeypatch):
     ran = lsr_command("serve", small.path)
     assert ran.code == 1
     assert 'pip install "lsr-search[serve]", or in a checkout pip install -e ".[serve]"' in ran.err
+
+
+@pytest.mark.parametrize("command", ["serve", "mcp"])
+def test_a_reranker_needs_its_package(lsr_command, small, monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    ran = lsr_command(command, small.path, "--rerank", "a-model")
+    assert ran.code == 1
+    assert "re-ranking with a-model needs the package sentence-transformers" in ran.err

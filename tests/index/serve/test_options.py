@@ -125,7 +125,11 @@ def test_upsert(serving, living):
         ({"sort": ["stars"], "diversity": 0.5}, "sort goes with neither"),
         ({"offset": 2, "hybrid": {}}, "offset doesn't go with hybrid"),
         ({"syntax": "operators", "query": '"wing'}, "isn't closed"),
-        ({"rerank": "x"}, "unknown field"),
+        ({"rerank": "x"}, "rerank should be a valid boolean"),
+        ({"rerank": True}, "this server has no re-ranker"),
+        ({"rerank_unit": "sentence"}, "rerank_unit needs rerank"),
+        ({"fields": ["stas"]}, "did you mean 'stars'"),
+        ({"fields": 3}, "fields"),
     ],
     ids=str,
 )

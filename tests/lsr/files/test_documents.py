@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsr.errors import DataError, LeftOut
+from lsr.errors import DataError, GuessedEncoding, LeftOut
 from lsr.files.documents import open_texts, read_documents
 from lsr.files.ignore import Ignored
 from lsr.files.walk import PassedOver, walk
@@ -202,6 +202,18 @@ def test_text_html_and_code_need_no_extra(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["a.html", "a.py", "a.rst"]
+
+
+def test_guessed_encodings_are_told(tmp_path):
+    put(tmp_path / "latin.txt", "Größe".encode("cp1252"))
+    put(tmp_path / "page.html", '<meta charset="latin1"><p>Größe</p>'.encode("cp1252"))
+    put(tmp_path / "plain.txt", "Größe")
+    corpus = read_documents(tmp_path)
+    for _ in range(2):
+        with pytest.warns(
+            GuessedEncoding, match=r"1 file not in UTF-8, whose encoding was guessed: latin.txt \(cp1252\)$"
+        ):
+            assert {document.text.strip() for document in corpus} == {"Größe"}
 
 
 # --- what git ignores ---------------------------------------------------------------------------------------------

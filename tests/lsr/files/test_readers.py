@@ -455,14 +455,38 @@ GERMAN = "Größe und Auftrieb der Tragflächen; äußerst schöne Flügel über
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252", "iso8859-15"])
 def test_encodings(encoding):
-    assert decoded(GERMAN.encode(encoding)) == GERMAN
+    assert decoded(GERMAN.encode(encoding))[0] == GERMAN
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Größe", "cp1252"),
+        ("naïve café", "cp1252"),
+        ("Señor, ¿qué tal?", "cp1252"),
+        ("“Quoted” – a dash isn’t ASCII", "cp1252"),
+        ("La glace sur l'aile réduit la portance; elle a déjà causé des accidents.", "cp1252"),
+        ("Is på vingen minskar lyftkraften. Åska över älven.", "cp1252"),
+        ("Příliš žluťoučký kůň úpěl ďábelské ódy", "cp1250"),
+        ("Żółta łódź płynie", "cp1250"),
+        ("Привет", "cp1251"),
+        ("Лёд на крыле уменьшает подъёмную силу.", "koi8_r"),
+        ("Ο πάγος στο φτερό", "cp1253"),
+        ("翼の氷は揚力を減らす。", "cp932"),
+        ("翼の氷は揚力を減らす。", "euc_jp"),
+        ("날개 위의 얼음은 양력을 줄인다.", "cp949"),
+        ("机翼上的冰会降低升力。", "gb18030"),
+    ],
+)
+def test_short_texts_have_their_encoding_guessed(text, encoding):
+    assert decoded(text.encode(encoding)) == (text, encoding)
 
 
 def test_markup_declares_its_encoding():
     page = f'<html><head><meta charset="iso-8859-1"></head><body>{GERMAN} “quoted”</body></html>'
-    assert decoded(page.encode("cp1252"), markup=True) == page
+    assert decoded(page.encode("cp1252"), markup=True) == (page, "")
     japanese = '<?xml version="1.0" encoding="Shift_JIS"?><p>日本語の文書</p>'
-    assert decoded(japanese.encode("shift_jis"), markup=True) == japanese
+    assert decoded(japanese.encode("shift_jis"), markup=True) == (japanese, "")
     for declared in ("utf-8", "nonsense", "rot13", "hex"):
         with pytest.raises(DataError):
             decoded(f'<meta charset="{declared}">ä'.encode("latin-1"), markup=True)
@@ -475,4 +499,4 @@ def test_binary_files_are_refused(content):
 
 
 def test_line_endings():
-    assert decoded(b"a\r\nb\rc\n") == "a\nb\nc\n"
+    assert decoded(b"a\r\nb\rc\n") == ("a\nb\nc\n", "")

@@ -1,0 +1,184 @@
+"""Lists as gaps: two bytes a posting instead of three.
+
+Of each posting the distance from the document before and the impact are stored, a byte each. Where documents are
+further apart than 255, postings with an impact of 0 lie between. Before a list stand as many bytes as it has skips: of
+each how far the document before the skip's first posting lies before the document that the skip is for; so a look-up
+can begin at a skip.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lsr.index.kernels.jit import inlined, kernel
+from lsr.index.kernels.layout import BEGIN, BLOCK, END, LAST_DOC, ROW, SKIP, SKIP_UNIT
+
+_FURTHEST = 255
+
+
+@kernel
+def count_gaps(docs, begins, ends, sizes):
+    """Count the postings of lists as gaps.
+
+    Args:
+        docs: (n,) uint16, a window's postings.
+        begins: (n_lists,) int64, where each list begins.
+        ends: (n_lists,) int64, where it ends.
+        sizes: (n_lists,) int64, written.
+    """
+    for i in range(len(begins)):
+        before, size = 0, 0
+        for p in range(begins[i], ends[i]):
+            size += 1 + max(np.int64(docs[p]) - before - 1, 0) // _FURTHEST
+            before = np.int64(docs[p])
+        sizes[i] = size
+
+
+@kernel
+def write_gaps(docs, impacts, begins, ends, rows, n_skips, at, gaps, gap_impacts, skips):
+    """Write lists as gaps.
+
+    Args:
+        docs: (n,) uint16, a window's postings.
+        impacts: (n,) uint8.
+        begins: (n_lists,) int64, where each list begins.
+        ends: (n_lists,) int64, where it ends.
+        rows: (n_lists,) int32, the row of skips of each.
+        n_skips: How many skips a list has.
+        at: (n_lists,) int64, where its gaps begin, with room for n_skips before.
+        gaps: (size,) uint8, written.
+        gap_impacts: (size,) uint8, all zero, written.
+        skips: (n_rows, n_skips or more) uint16, written.
+    """
+    for i in range(len(begins)):
+        before, to, skip = 0, at[i], 0
+        for p in range(begins[i], ends[i]):
+            doc = np.int64(docs[p])
+            while doc - before > _FURTHEST:
+                skip = _skipped(before + _FURTHEST, before, skip, to, at[i], rows[i], n_skips, gaps, skips)
+                gaps[to] = _FURTHEST
+                before += _FURTHEST
+                to += 1
+            skip = _skipped(doc, before, skip, to, at[i], rows[i], n_skips, gaps, skips)
+            gaps[to], gap_impacts[to] = doc - before, impacts[p]
+            before = doc
+            to += 1
+        for s in range(skip, skips.shape[1]):
+            skips[rows[i], s] = to - at[i]
+            if s < n_skips:
+                gaps[at[i] - n_skips + s] = 0
+
+
+@inlined
+def _skipped(doc, before, skip, to, at, row, n_skips, gaps, skips):
+    """Write the skips up to a document; returns the next one."""
+    while skip <= doc // SKIP:
+        skips[row, skip] = to - at
+        gaps[at - n_skips + skip] = skip * SKIP - before
+        skip += 1
+    return skip
+
+
+@kernel
+def read_gaps(begins, ends, gaps, impacts, out_docs, out_impacts, out_ends):
+    """Turn lists of gaps into postings.
+
+    Args:
+        begins: (n_lists,) int64, where each list begins.
+        ends: (n_lists,) int64, where it ends.
+        gaps: (n,) uint8, a window's.
+        impacts: (n,) uint8.
+        out_docs: (sum of the lists' sizes,) uint16, written.
+        out_impacts: (the same,) uint8, written.
+        out_ends: (n_lists,) int64, written: where the postings of each end.
+    """
+    to = 0
+    for i in range(len(begins)):
+        doc = 0
+        for p in range(max(begins[i], 0), min(ends[i], len(gaps))):
+            doc = (doc + np.int64(gaps[p])) & np.int64(LAST_DOC)
+            out_docs[to], out_impacts[to] = doc, impacts[p]
+            to += np.int64(impacts[p] != 0)
+        out_ends[i] = to
+
+
+@kernel
+def find_in_gaps(lists, gaps, impacts, skips, n_skips, doc, out):
+    """Find one document's impacts in lists of gaps.
+
+    Args:
+        lists: (n, 4) int64, the lists.
+        gaps: (n_gaps,) uint8, the window's.
+        impacts: (n_gaps,) uint8.
+        skips: uint16, the segment's.
+        n_skips: How many skips a list has.
+        doc: The document, within the window.
+        out: (n,) float32, written; 0 for terms that it lacks.
+    """
+    skip = doc // SKIP
+    for i in range(len(lists)):
+        out[i] = 0
+        row, begin = lists[i, ROW] * SKIP_UNIT + skip, lists[i, BEGIN]
+        if lists[i, ROW] < 0 or row >= len(skips) or begin < n_skips or begin > len(gaps):
+            continue
+        here = skip * SKIP - np.int64(gaps[begin - n_skips + skip])
+        for p in range(begin + skips[row], min(lists[i, END], len(gaps))):
+            here += np.int64(gaps[p])
+            if here >= doc:
+                if here == doc:
+                    out[i] = impacts[p]
+                break
+
+
+@inlined
+def scan_gaps(gaps, impacts, weight, scores):
+    """Add a list to the scores of a window.
+
+    Args:
+        gaps: (n,) uint8, of the list.
+        impacts: (n,) uint8.
+        weight: Of the term.
+        scores: (WINDOW,), changed.
+    """
+    doc = np.uint64(0)
+    for p in range(len(gaps)):
+        doc = (doc + np.uint64(gaps[p])) & LAST_DOC
+        scores[doc] += weight * impacts[p]
+
+
+@inlined
+def add_gaps(gaps, gaps_at, impacts_at, begin, end, before, first, weight, scores, base):
+    """Add those of some postings that are a block's to its scores.
+
+    Args:
+        gaps: (file,) uint8.
+        gaps_at: Where the window's begin.
+        impacts_at: Where their impacts begin.
+        begin: The first posting, within the window's.
+        end: The one behind the last.
+        before: The document before the first.
+        first: The block's first document.
+        weight: Of the term.
+        scores: int32, changed.
+        base: Where the block's are.
+
+    Returns:
+        The best of the scores changed, the largest impact, and how many postings there were.
+    """
+    best, largest, doc = np.int32(0), np.int32(0), before - first
+    while begin < end:
+        doc += np.int64(gaps[gaps_at + begin])
+        if doc >= 0:
+            break
+        begin += 1
+    start = begin
+    while begin < end and doc < BLOCK:
+        impact = np.int32(gaps[impacts_at + begin])
+        at = base + (doc & (BLOCK - 1))
+        score = scores[at] + weight * impact
+        scores[at] = score
+        best, largest = max(best, score), max(largest, impact)
+        begin += 1
+        if begin < end:
+            doc += np.int64(gaps[gaps_at + begin])
+    return best, largest, begin - start

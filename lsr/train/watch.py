@@ -1,0 +1,101 @@
+"""Watchers of a run: functions that get each line of its log while it runs.
+
+A line is a mapping, as in `log.jsonl`: {"step": 7, "loss": 0.3, ...} after an update, {"step": 7, "validation":
+{"nDCG@10": 0.4, ...}} after a validation, and {"step": 9, "finished": True} at the end, which isn't in the file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lsr.errors import TrainingError
+
+Line = Mapping[str, Any]
+Watcher = Callable[[Line], None]
+
+
+def numbers(line: Line) -> dict[str, float]:
+    """The numbers of a line by name; those of a validation are named "validation/nDCG@10"."""
+    found = {f"validation/{name}": value for name, value in line.get("validation", {}).items()}
+    found |= {name: value for name, value in line.items() if name != "step" and type(value) in (int, float)}
+    return found
+
+
+def tensorboard(folder: Path) -> Watcher:
+    """Write TensorBoard's files into the run's subfolder `tensorboard`."""
+    _need("tensorboard", "tensorboard")
+    writer = _need("torch.utils.tensorboard", "tensorboard").SummaryWriter(folder / "tensorboard")
+
+    def watch(line: Line) -> None:
+        for name, value in numbers(line).items():
+            writer.add_scalar(name, value, line["step"])
+        if line.get("finished"):
+            writer.close()
+
+    return watch
+
+
+def wandb(folder: Path) -> Watcher:
+    """Log to Weights & Biases, as a run of the folder's name; its environment variables (WANDB_PROJECT, ...) count."""
+    run = _need("wandb", "wandb").init(dir=str(folder), name=folder.name)
+
+    def watch(line: Line) -> None:
+        if found := numbers(line):
+            run.log(found, step=line["step"])
+        if line.get("finished"):
+            run.finish()
+
+    return watch
+
+
+def mlflow(folder: Path) -> Watcher:
+    """Log to MLflow, as a run of the folder's name; its environment variables (MLFLOW_TRACKING_URI, ...) count."""
+    library = _need("mlflow", "mlflow")
+    library.start_run(run_name=folder.name)
+
+    def watch(line: Line) -> None:
+        # MLflow allows no @ in names.
+        found = {re.sub(r"[^\w\-. /]", "_", name): value for name, value in numbers(line).items()}
+        if found:
+            library.log_metrics(found, step=line["step"])
+        if line.get("finished"):
+            library.end_run()
+
+    return watch
+
+
+LOGGERS = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
+
+
+def open_watcher(name: str, folder: Path) -> Watcher:
+    """A watcher by name.
+
+    Args:
+        name: "tensorboard", "wandb" or "mlflow"; or "module:function" for a function of your own.
+        folder: The run's folder.
+
+    Raises:
+        TrainingError: There is no such watcher, or its package isn't installed.
+    """
+    if name in LOGGERS:
+        return LOGGERS[name](folder)
+    module, colon, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function) if colon and module and function else None
+    except (ImportError, AttributeError) as error:
+        raise TrainingError(f"{name}: can't be imported: {error}") from None
+    if not callable(found):
+        raise TrainingError(f"{name!r} is no logger; there are {', '.join(LOGGERS)}, and module:function of your own")
+    watcher: Watcher = found
+    return watcher
+
+
+def _need(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise TrainingError(f"logging to {package} needs that package: pip install {package}") from None
