@@ -57,7 +57,7 @@ def test_weights(encoder):
     assert "entity:York" not in documents[1]
     (query,) = encoder.encode_query("Mumbai").to_dicts(encoder.vocabulary)
     idf = np.log1p((6 - 1 + 0.5) / (1 + 0.5))
-    assert query == pytest.approx({"entity:Mumbai": np.log1p(1) * idf})
+    assert query == pytest.approx({"entity:Mumbai": 0.1 * np.log1p(1) * idf})
 
 
 def test_without_weight_vectors_are_the_base(encoder):
