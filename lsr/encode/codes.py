@@ -378,7 +378,10 @@ class CsrEncoder(Encoder):
             dense = dict(config["dense"] or {})
         except (KeyError, TypeError, ValueError) as error:
             raise EncoderError(f"{folder}: not a whole encoder of codes: {error!r}") from None
-        how = replace(how, **{k: v for k, v in (("top_k", given.pop("top_k", None)), ("latents", latents)) if v})
+        if top_k := given.pop("top_k", None):
+            how = replace(how, top_k=top_k)
+        if latents:
+            how = replace(how, latents=latents)
         codes = Codes.read(folder / CODES_FILE) if (folder / CODES_FILE).is_file() else None
         if not dense:
             raise EncoderError(
