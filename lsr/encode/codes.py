@@ -358,16 +358,13 @@ class CsrEncoder(Encoder):
         return files | ({} if self.codes is None else {CODES_FILE: self.codes.to_bytes()})
 
     @classmethod
-    def load(
-        cls, folder: Path, config: Mapping[str, Any], *, latents: int | None = None, **settings: Unpack[ModelOptions]
-    ) -> CsrEncoder:
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> CsrEncoder:
         """Open the files of `save` or `query_files`.
 
         Args:
             folder: The folder of the files.
             config: Content of `encoder.json`.
-            latents: Number of latents, for an encoder without codes.
-            settings: top_k, the number of latents per text; the others are the dense model's.
+            settings: top_k, latents of a text; the others are of the dense model.
 
         Raises:
             EncoderError: Something is missing or damaged, or the codes are those of a function.
@@ -380,8 +377,6 @@ class CsrEncoder(Encoder):
             raise EncoderError(f"{folder}: not a whole encoder of codes: {error!r}") from None
         if top_k := given.pop("top_k", None):
             how = replace(how, top_k=top_k)
-        if latents:
-            how = replace(how, latents=latents)
         codes = Codes.read(folder / CODES_FILE) if (folder / CODES_FILE).is_file() else None
         if not dense:
             raise EncoderError(
