@@ -364,7 +364,7 @@ class CsrEncoder(Encoder):
         Args:
             folder: The folder of the files.
             config: Content of `encoder.json`.
-            settings: top_k, latents of a text; the others are of the dense model.
+            settings: top_k, the number of latents per text; the others are the dense model's.
 
         Raises:
             EncoderError: Something is missing or damaged, or the codes are those of a function.
