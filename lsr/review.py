@@ -304,7 +304,8 @@ def has_knee(labels: NDArray[np.int64]) -> bool:
 
 
 def _times(vectors: SparseMatrix, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.bincount(vectors.row_numbers(), weights=vectors.data * weights[vectors.indices], minlength=len(vectors))
+    products = vectors.data * weights[vectors.indices]
+    return np.asarray(np.bincount(vectors.row_numbers(), weights=products, minlength=len(vectors)), np.float64)
 
 
 def _of_length_one(vectors: SparseMatrix) -> SparseMatrix:

@@ -356,7 +356,8 @@ def _invert(
         summarize(docs, impacts, begins[longer], ends[longer], len(places), maxima, skips)
     largest = np.maximum.reduceat(impacts, begins) if size else np.empty(0)
     is_dense = (counts * _DENSE >= len(places)) & (quantizer is not None)
-    in_gaps, *gaps = _gaps(docs, impacts, begins, ends, longer[~is_dense[longer]], len(places), numbers, skips)
+    long = longer[~is_dense[longer]]
+    in_gaps, gaps, gap_impacts, starts, lengths = _gaps(docs, impacts, begins, ends, long, len(places), numbers, skips)
     dense = np.zeros((int(is_dense.sum()), len(places)), np.uint8)
     for row, at in zip(dense, np.flatnonzero(is_dense), strict=True):
         row[docs[begins[at] : ends[at]]] = impacts[begins[at] : ends[at]]
@@ -368,10 +369,10 @@ def _invert(
         begins = np.cumsum(np.where(elsewhere, 0, counts)) - np.where(elsewhere, 0, counts)
     dense_numbers = np.full(len(used), POSTINGS_LIST, np.int32)
     dense_numbers[is_dense] = np.arange(len(dense), dtype=np.int32)
-    dense_numbers[in_gaps], begins[in_gaps], counts[in_gaps] = GAPS, *gaps[2:]
+    dense_numbers[in_gaps], begins[in_gaps], counts[in_gaps] = GAPS, starts, lengths
     return _Window(
         len(places), docs, impacts, used.astype(np.int64), largest.astype(np.float32), begins, counts, dense_numbers,
-        dense, *gaps[:2], numbers, maxima, skips,
+        dense, gaps, gap_impacts, numbers, maxima, skips,
     )  # fmt: skip
 
 

@@ -174,10 +174,10 @@ def train_codes(
     weight, bias, shift = (p.detach().numpy().astype(np.float32) for p in (net.weight, net.bias, net.shift))
     trained = TrainedCodes(
         weight / spread,
-        np.float32(bias - (weight / spread) @ mean),
-        np.float32(bias - (weight / spread) @ query_mean),
+        np.asarray(bias - (weight / spread) @ mean, np.float32),
+        np.asarray(bias - (weight / spread) @ query_mean, np.float32),
         weight * spread,
-        np.float32(mean + spread * shift),
+        np.asarray(mean + spread * shift, np.float32),
         {name: float(np.mean([one[name] for one in kept])) for name in kept[-1]},
     )
     some = vectors[rng.permutation(len(vectors))[:_CHECKED]]

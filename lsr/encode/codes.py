@@ -358,15 +358,12 @@ class CsrEncoder(Encoder):
         return files | ({} if self.codes is None else {CODES_FILE: self.codes.to_bytes()})
 
     @classmethod
-    def load(
-        cls, folder: Path, config: Mapping[str, Any], *, latents: int | None = None, **settings: Unpack[ModelOptions]
-    ) -> CsrEncoder:
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> CsrEncoder:
         """Open the files of `save` or `query_files`.
 
         Args:
             folder: The folder of the files.
             config: Content of `encoder.json`.
-            latents: Number of latents, for an encoder without codes.
             settings: top_k, the number of latents per text; the others are the dense model's.
 
         Raises:
@@ -378,7 +375,8 @@ class CsrEncoder(Encoder):
             dense = dict(config["dense"] or {})
         except (KeyError, TypeError, ValueError) as error:
             raise EncoderError(f"{folder}: not a whole encoder of codes: {error!r}") from None
-        how = replace(how, **{k: v for k, v in (("top_k", given.pop("top_k", None)), ("latents", latents)) if v})
+        if top_k := given.pop("top_k", None):
+            how = replace(how, top_k=top_k)
         codes = Codes.read(folder / CODES_FILE) if (folder / CODES_FILE).is_file() else None
         if not dense:
             raise EncoderError(

@@ -222,8 +222,8 @@ def test_scifact(real_data):
         codes = encoder.encode_query(list(asked.values())), encoder.encode_document(texts)
         found[top_k] = measured((codes[0].to_scipy() @ codes[1].to_scipy().T).toarray()) / dense
     print(dense, found)
-    assert found[32] > 0.7
-    assert found[64] > 0.85
+    assert found[32] > 0.8
+    assert found[64] > 0.9
 
 
 def test_damaged_codes_are_reported(encoder, tmp_path):

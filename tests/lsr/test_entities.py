@@ -57,7 +57,7 @@ def test_weights(encoder):
     assert "entity:York" not in documents[1]
     (query,) = encoder.encode_query("Mumbai").to_dicts(encoder.vocabulary)
     idf = np.log1p((6 - 1 + 0.5) / (1 + 0.5))
-    assert query == pytest.approx({"entity:Mumbai": np.log1p(1) * idf})
+    assert query == pytest.approx({"entity:Mumbai": 0.1 * np.log1p(1) * idf})
 
 
 def test_without_weight_vectors_are_the_base(encoder):
@@ -146,17 +146,19 @@ def test_entities_that_make_no_sense():
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_places_of_the_world_factbook(real_data, tmp_path):
-    """With the places as entities search isn't worse, and they are less than one posting in twenty."""
+    """With the places as entities search finds more and ranks as well; they are less than one posting in twenty."""
     measures = pytest.importorskip("lsr.eval.evaluate", reason="needs the extra eval")
     dataset = pytest.importorskip("lsr.eval.datasets").open_dataset(str(real_data("world-factbook")), "train")
     places = [Entity(title) for title in sorted({doc.title for doc in dataset.corpus() if doc.title})]
     found = {}
     for name, encoder in (("with", EntityEncoder(BM25Encoder(), places)), ("without", BM25Encoder())):
         index = Index.build(tmp_path / name, dataset.corpus(), encoder=encoder, passages=None)
-        found[name] = measures.evaluate_index(index, dataset, "nDCG@10").measures["nDCG@10"], index.n_postings
+        values = measures.evaluate_index(index, dataset, "nDCG@10 R@100").measures
+        found[name] = values["nDCG@10"], values["R@100"], index.n_postings
     print(found)
     assert found["with"][0] >= found["without"][0]
-    assert found["with"][1] <= 1.05 * found["without"][1]
+    assert found["with"][1] > found["without"][1] + 0.005
+    assert found["with"][2] <= 1.05 * found["without"][2]
 
 
 def read_entities_of(line):
