@@ -186,10 +186,8 @@ def ray_cluster(cluster_benchmark, ray_nodes):
     """
     pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
     psutil = pytest.importorskip("psutil", reason="psutil tells whether processes are left over")
-    # By default Ray begins to check a node after 5 s and then every 3 s, so a test that kills one would wait for half a
-    # minute.
+    # By default Ray checks nodes every 3 s, and a test that kills one would wait for half a minute.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_health_check_initial_delay_ms", "500")
         patch.setenv("RAY_health_check_period_ms", "1000")
         with cluster_benchmark.several_nodes(ray_nodes) as cluster:
             yield cluster
