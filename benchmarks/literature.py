@@ -2,7 +2,7 @@
 
     NUMBA_NUM_THREADS=1 python benchmarks/literature.py --data FOLDER --work FOLDER
 
-FOLDER holds scifact/, cranfield/ and cacm/ in BEIR layout. --work keeps the experiment's folder, so that an
+FOLDER holds cranfield/ in BEIR layout; --sets takes others. --work keeps the experiment's folder, so that an
 interrupted run resumes.
 """
 
@@ -22,7 +22,7 @@ from lsr.eval.experiment.experiment import named, run_experiment
 from lsr.eval.experiment.settings import ExperimentSettings, LatencySettings
 from lsr.presets import presets
 
-SETS = ("scifact", "cranfield", "cacm")
+SETS = ("cranfield",)
 MEASURES = ("nDCG@10", "R@100")
 
 
@@ -41,8 +41,10 @@ def main() -> None:
     for system in settings.systems:
         of = {one["dataset"]: one["measures"] for one in record["results"] if one["system"] == system.name}
         values = [[of[name][measure] for name in datasets] for measure in MEASURES]
-        rows.append({"system": system.name, "values": [*values[0], np.mean(values[0]), *values[1], np.mean(values[1])]})
-    header = ["system", *(f"{name} {measure}" for measure in MEASURES for name in (*datasets, "mean"))]
+        values = [[*one, float(np.mean(one))] if len(one) > 1 else one for one in values]
+        rows.append({"system": system.name, "values": [*values[0], *values[1]]})
+    names = [*datasets, *(["mean"] if len(datasets) > 1 else [])]
+    header = ["system", *(f"{name} {measure}" for measure in MEASURES for name in names)]
     for key, value in conditions().items():
         print(f"{key}: {value}")
     lines = [(row["system"], *(f"{value:.3f}" for value in row["values"])) for row in rows]

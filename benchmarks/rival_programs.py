@@ -73,7 +73,7 @@ def lsr_sparse(idx: Path) -> Ask:
     return lambda question: [hit.metadata["source"] for hit in index.search(question, group_by="source")]
 
 
-def lancedb(passages: list[Passage], work: Path, dense: Dense, mode: Literal["vector", "fts", "hybrid"]) -> Ask:
+def lancedb(passages: list[Passage], work: Path, dense: Dense, mode: Literal["vector", "hybrid"]) -> Ask:
     """LanceDB."""
     import lancedb
 
@@ -83,9 +83,7 @@ def lancedb(passages: list[Passage], work: Path, dense: Dense, mode: Literal["ve
     table.create_fts_index("text")
 
     def ask(question: str) -> list[str]:
-        if mode == "fts":
-            search = table.search(question, query_type="fts")
-        elif mode == "vector":
+        if mode == "vector":
             search = table.search(dense.query(question))
         else:
             search = table.search(query_type="hybrid").vector(dense.query(question)).text(question)

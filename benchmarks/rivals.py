@@ -198,7 +198,6 @@ def run(folder: Path, work: Path, model: str, only: str) -> dict[str, dict[str, 
     for name, program, more in (
         ("LanceDB, hybrid", programs.lancedb, (shared, "hybrid")),
         ("LanceDB, vectors", programs.lancedb, (shared, "vector")),
-        ("LanceDB, full text", programs.lancedb, (shared, "fts")),
         ("Chroma", programs.chroma, (shared,)),
         ("Qdrant, local", programs.qdrant, (shared,)),
         ("bm25s", programs.bm25s, ()),

@@ -606,14 +606,6 @@ def literature() -> str:
     return table(found["header"], rows) + caption(command, found)
 
 
-def feedback() -> str:
-    """The best settings of feedback on training queries."""
-    found = result("feedback")
-    return table(found["header"], found["rows"]) + caption(
-        "NUMBA_NUM_THREADS=1 python benchmarks/feedback.py --data FOLDER", found
-    )
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "rivals": rivals,
     "rivals-install": rivals_install,
@@ -646,7 +638,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "order": order,
     "literature": literature,
-    "feedback": feedback,
     "bytes": bytes_per_posting,
 }
 

@@ -25,7 +25,7 @@ from lsr.sparse import SparseMatrix
 
 _ROWS = 512  # documents multiplied per batch
 _MORE = 32  # additional directions for accuracy
-_ROUNDS = 3  # power iterations
+_ROUNDS = 2  # power iterations
 _FEWEST = 2  # documents in which a term must occur
 
 
@@ -66,15 +66,20 @@ class DenseExport:
         scale = np.sqrt(np.maximum(given, 0))
         counts = np.bincount(documents.indices, minlength=n_terms)
         scale[counts < min(_FEWEST, len(documents))] = 0
-        size = min(width + _MORE, *documents.shape)
-        found = np.linalg.qr(np.random.default_rng(seed).standard_normal((n_terms, size)).astype(np.float32))[0]
         scaled = _scaled(documents, scale.astype(np.float32))
-        for _ in range(_ROUNDS):  # subspace iteration on X^T X, which is never computed
+        used, places = np.unique(scaled.indices[scaled.data > 0], return_inverse=True)  # rows of the decompositions
+        kept = np.concatenate(([0], np.cumsum(scaled.data > 0)))[scaled.indptr]
+        data = scaled.data[scaled.data > 0]
+        scaled = SparseMatrix(kept, places, data, (len(scaled), max(len(used), 1)), check=False)
+        size = min(width + _MORE, *scaled.shape)
+        start = np.random.default_rng(seed).standard_normal((scaled.shape[1], size)).astype(np.float32)
+        found = np.linalg.qr(start)[0]
+        for _ in range(_ROUNDS):  # subspace iteration on the terms' products, which are never made
             found = np.linalg.qr(_gram(scaled, found))[0]
         values, turned = np.linalg.eigh(found.T @ _gram(scaled, found))
         best = np.argsort(-values, kind="stable")[:width]
         directions = np.zeros((n_terms, width), np.float32)
-        directions[:, : len(best)] = found @ turned[:, best]
+        directions[used, : len(best)] = (found @ turned[:, best])[: len(used)]
         return cls(directions, scale.astype(np.float32))
 
     @property

@@ -14,7 +14,7 @@ compared. Where comparisons don't decide, the first ranking does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -99,6 +99,12 @@ def additive(preferences: Preferences) -> NDArray[np.float64]:
     """(n,) float64: sum over j of p_ij + (1 - p_ji)."""
     p = preferences
     return np.asarray(np.nansum(p, axis=1) + np.nansum(1 - p, axis=0))
+
+
+def mean(preferences: Preferences) -> NDArray[np.float64]:
+    """(n,) float64: `additive` divided by the number of comparisons, 0 to 1; a half without any."""
+    counts = (~np.isnan(preferences)).sum(1) + (~np.isnan(preferences)).sum(0)
+    return np.where(counts > 0, additive(preferences) / np.maximum(counts, 1), 0.5)
 
 
 def greedy(preferences: Preferences) -> NDArray[np.float64]:
@@ -198,45 +204,9 @@ SAMPLERS: dict[str, Callable[[int, float], Pairs]] = {
 }
 AGGREGATORS: dict[str, Callable[[Preferences], NDArray[np.float64]]] = {
     "additive": additive,
+    "mean": mean,
     "bradley-terry": bradley_terry,
     "greedy": greedy,
     "pagerank": pagerank,
     "kwiksort": kwiksort,
 }
-Compare = Callable[[str, Sequence[tuple[str, str]]], ArrayLike]
-
-
-def pairwise_scores(
-    query: str,
-    texts: Sequence[str],
-    compare: Compare,
-    *,
-    sampler: str = "skipping windows",
-    share: float = 1 / 3,
-    aggregator: str = "greedy",
-) -> NDArray[np.float64]:
-    """Score documents by pairwise comparisons.
-
-    Args:
-        query: Text of the query.
-        texts: Texts of the documents, best first.
-        compare: Takes the query and pairs of texts; returns for each pair the probability that its first text belongs
-            before its second.
-        sampler: One of `SAMPLERS`.
-        share: Share of all pairs that are compared.
-        aggregator: One of `AGGREGATORS`.
-
-    Returns:
-        (n,) float64, higher for better.
-
-    Raises:
-        ValueError: An unknown sampler or aggregator, a wrong share, or other than one probability for each pair.
-    """
-    for name, known in ((sampler, SAMPLERS), (aggregator, AGGREGATORS)):
-        if name not in known:
-            raise ValueError(f"{name!r} is none of {', '.join(known)}")
-    _check_share(share)
-    n = len(texts)
-    pairs = SAMPLERS[sampler](n, share)
-    found = compare(query, [(texts[i], texts[j]) for i, j in pairs]) if pairs else []
-    return AGGREGATORS[aggregator](compared(n, pairs, found))

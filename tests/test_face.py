@@ -115,7 +115,7 @@ def test_declared_options_equal_the_accepted_ones():
     assert {*BuildOptions.__annotations__} == keywords(Index.build) - {"ids"}  # of a matrix alone
     assert {*TowerOptions.__annotations__} == {f.name for f in dataclasses.fields(Tower)} - {"checkpoint", "subfolder"}
     assert {*ModelOptions.__annotations__} - {*ReadingOptions.__annotations__} <= keywords(SpladeEncoder)
-    assert {*EncoderOptions.__annotations__} == {*_MODEL_SETTINGS, *_BM25_SETTINGS, *_CODE_SETTINGS}
+    assert {*EncoderOptions.__annotations__} == {*_MODEL_SETTINGS, *_BM25_SETTINGS, *_CODE_SETTINGS, "entities"}
     assert {*_BM25_SETTINGS} == {*inspect.signature(BM25Encoder).parameters}
 
 

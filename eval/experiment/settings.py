@@ -131,6 +131,7 @@ class SystemSettings(Settings):
         stop_words: BM25's stop words.
         pivot: BM25's pivot: the document length that is neither rewarded nor penalized.
         latents: Number of latents of an encoder of codes.
+        entities: A file of entities that are terms, too; see `EntityEncoder`.
         documents: Vectors of documents by any engine, in a format of `lsr encode`; needs `queries`.
         queries: Vectors of the queries.
         index: How the vectors are indexed.
@@ -159,6 +160,7 @@ class SystemSettings(Settings):
     stop_words: str | None = None
     pivot: float | None = None
     latents: int | None = None
+    entities: str | None = None
     documents: str | None = None
     queries: str | None = None
     index: IndexSettings = field(default_factory=IndexSettings)
@@ -206,7 +208,8 @@ class SystemSettings(Settings):
     @property
     def encoder_settings(self) -> dict[str, float | str]:
         """The given settings of the encoder."""
-        names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words", "pivot", "latents")
+        of_bm25 = ("k1", "b", "language", "stop_words", "pivot")
+        names = ("lexical", "max_length", "top_k", "max_ratio", *of_bm25, "latents", "entities")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property

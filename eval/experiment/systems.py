@@ -307,15 +307,16 @@ def _expanded(
     artifacts: Artifacts,
 ) -> tuple[SparseMatrix, NDArray[np.float32] | None, str]:
     """Queries with feedback, their dense vectors, and the digest of both."""
-    assert system.feedback is not None
-    how, first = asdict(system.feedback), asdict(system.search) | ({"mode": system.mode} if dense is not None else {})
+    feedback = system.feedback
+    assert feedback is not None
+    how, first = asdict(feedback), asdict(system.search) | ({"mode": system.mode} if dense is not None else {})
     best = None if source is None else [list(source.get(query, {}))[: how["documents"]] for query in ids]
     key = {"lsr": __version__, "queries": queries_key, "feedback": how, "search": first, "best": best}
 
     def expand(path: Path) -> Facts:
         remove(path)
         path.mkdir()
-        sparse, near = with_feedback(index, matrix, dense, best, system.feedback, first)
+        sparse, near = with_feedback(index, matrix, dense, best, feedback, first)
         save_matrix(path / "queries.parquet", sparse, ids)
         if near is not None:
             np.save(path / "dense.npy", near)

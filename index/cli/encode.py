@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 _SETTINGS = (
     *("pooling", "saturation", "max_length", "top_k", "max_ratio", "device", "query_model", "lexical"),
-    *("k1", "b", "language", "stop_words"),
+    *("k1", "b", "language", "stop_words", "entities"),
 )
 
 
@@ -52,6 +52,9 @@ def encoder_options(command: F) -> F:
             help="For bm25: stop words weigh little in queries, are dropped, or count as words. [default: light]",
         ),
         click.option("--query-model", metavar="NAME|PATH", help="Another checkpoint for the queries."),
+        click.option(
+            "--entities", metavar="FILE", help="Add a term for each entity: JSON lines of a name and aliases."
+        ),
         click.option("--device", help="Device of the model: cpu, cuda, cuda:1. [default: cuda if available]"),
     ]
     for option in reversed(options):

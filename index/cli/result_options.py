@@ -25,13 +25,11 @@ _NAMES = (
 )
 
 
-rerank_option = click.option(
-    "--rerank", metavar="MODEL", help="A CrossEncoder of sentence-transformers scores the best documents anew."
-)
+rerank_option = click.option("--rerank", metavar="MODEL", help="Re-rank with a CrossEncoder of sentence-transformers.")
 
 
 def reranker_of(model: str | None) -> dict[str, Any]:
-    """The re-ranker of `rerank_option`, if there is one, by its name among the settings of a search or a server."""
+    """Return the re-ranker of `rerank_option` as an argument, or nothing."""
     from lsr.index.search.rerank import CrossEncoderReranker
 
     return {} if model is None else {"rerank": CrossEncoderReranker(model)}
@@ -75,7 +73,7 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--rerank-unit",
                 metavar="UNIT",
-                help="What it scores: text, or each sentence, of which the best one counts. [default: text]",
+                help="What to score: text, or sentence, of which the best one counts. [default: text]",
             ),
             click.option(
                 "--depth", type=click.IntRange(min=1), help="Documents to re-rank or diversify. [default: 100]"
@@ -83,13 +81,13 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--passages",
                 is_flag=True,
-                help="Find passages, several of one document, too; --group-by _id groups them.",
+                help="Find passages, not their documents; --group-by _id groups them.",
             ),
             click.option(
                 "--fields",
                 multiple=True,
                 metavar="FIELD",
-                help="Print of each hit only title, text, metadata or a column of it. Several: all of them.",
+                help="Field of hits to print: title, text, metadata or a column of it. Repeat for more.",
             ),
         ]
     ):

@@ -33,9 +33,7 @@ Encode = Callable[[], SparseMatrix]  # returns query vectors; called again after
 
 
 class _Answered(NamedTuple):
-    """What shards answered: the vectors of the queries, what was searched, {shard: its answer}, and {shard that is
-    missing: why}.
-    """
+    """Answers of shards: the query vectors, what was searched, {shard: answer}, and {lost shard: reason}."""
 
     vectors: SparseMatrix
     states: Mapping[int, ShardState]
@@ -148,13 +146,13 @@ class ShardSearch:
     def _ask(
         self, method: str, encode: Encode, criteria: Criteria, asked: Callable[[SparseMatrix], tuple[Any, ...]]
     ) -> _Answered:
-        """What all shards answer to queries.
+        """Ask all shards about queries.
 
         Args:
-            method: Of a shard; answers with the version that it searched, and what it found.
-            encode: Gives the vectors.
-            criteria: What documents have to meet.
-            asked: Gives what shards are asked with, besides a version, from the vectors.
+            method: A method of `Shard` that returns the version that it searched, and a result.
+            encode: Returns the query vectors.
+            criteria: The conditions that each document has to meet.
+            asked: Returns the method's arguments after the version, for the vectors.
         """
         group = self._group
         for _ in range(_TRIES):
@@ -172,7 +170,7 @@ class ShardSearch:
         return _Answered(vectors, states, {n: answer for n, (_, answer) in sorted(outcome.answers.items())}, missing)
 
     def _rank_by_both(self, encode: Encode, dense: NDArray[np.float32], k: int, criteria: Criteria) -> Ranked:
-        """The k best documents of a query by its dense vector, and, in the mode hybrid, its sparse one."""
+        """Return the k best documents of a hybrid or dense search."""
         conditions, ranked = criteria.conditions, list[Ranked]()
 
         def look(depth: int) -> Looked:
@@ -201,7 +199,7 @@ class ShardSearch:
         return ranked[0]._replace(docs=docs.tolist(), scores=scores.tolist())
 
     def _counted(self, ranked: Ranked, names: Sequence[str]) -> dict[int, tuple[int, dict[str, Counter[Any]]]]:
-        """{shard: how many documents of a ranking it has, and how many of them have each value of some columns}."""
+        """Return {shard: (number of documents of a ranking, {column: number of documents with each value})}."""
         of_shard: dict[int, list[int]] = {}
         for doc in ranked.docs:
             place = ranked.documents.places[doc]
@@ -214,11 +212,11 @@ class ShardSearch:
 
     @property
     def _n_docs(self) -> int:
-        """How many documents there are, the deleted ones too."""
+        """The number of documents, including deleted ones."""
         return max(1, sum(state.n_docs for state in self._group.states.values()))
 
     def _ranked(self, answered: _Answered, i: int, best: Sequence[FoundDocument], scores: Sequence[float]) -> Ranked:
-        """The ranking of a query: where its best documents are, which are numbered in the whole."""
+        """Return the ranking of a query, whose documents are numbered over all shards."""
         entries, states = self._group.shards.entries, answered.states
         sizes = [states[n].n_docs if n in states else entry.documents for n, entry in enumerate(entries)]
         bases = np.cumsum([0, *sizes]).tolist()

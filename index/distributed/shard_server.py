@@ -91,14 +91,14 @@ class ShardHits:
 
 @dataclass(frozen=True)
 class ShardCandidates:
-    """What a search by dense vectors may find in a shard.
+    """The candidates of a hybrid or dense search in a shard.
 
     Attributes:
         found: The candidates.
-        ids: Their ids, of passages the passages'.
-        parents: The ids of the documents that passages were cut from, else None.
-        accepted: (n,) bool, whether each meets what texts must have; None if all do.
-        factors: (n,) float64, what boosts multiply each score with; None without any.
+        ids: Ids of documents or passages.
+        parents: For passages, the ids of their documents; else None.
+        accepted: (n,) bool, whether the text meets the conditions; None without conditions.
+        factors: (n,) float64, factors of the boosts; None without boosts.
     """
 
     found: Candidates
@@ -223,14 +223,14 @@ class Shard:
     def candidates(
         self, version: str, query: SparseMatrix, dense: NDArray[np.float32], k: int, criteria: Criteria
     ) -> tuple[str, ShardCandidates]:
-        """What a search by dense vectors may find.
+        """Return the candidates of a hybrid or dense search.
 
         Args:
-            version: As of `search`.
-            query: One row, as `beside_dense` weighs it.
+            version: As for `search`.
+            query: One row, weighted by `beside_dense`.
             dense: (width,) the query's dense vector.
-            k: How many documents the search is to find.
-            criteria: As of `search`.
+            k: Number of documents that the search over all shards returns.
+            criteria: As for `search`.
 
         Returns:
             The version that was searched, and the candidates.
@@ -243,7 +243,7 @@ class Shard:
         return searched, ShardCandidates(found, ids, parents, *matcher.looked_at(found.docs))
 
     def _searched(self, version: str) -> tuple[str, Snapshot]:
-        """A version, or what was committed last where that isn't to be had any more."""
+        """Return a version, or the latest commit if it is gone."""
         if (snapshot := self._kept.get(version)) is not None:
             return version, snapshot
         return self._latest(refresh=True)
@@ -276,10 +276,10 @@ class Shard:
         return Matcher(snapshot, EncodedQuery(None, _writable(query), dense), criteria, known=True).facets(names)
 
     def count_values(self, version: str, names: Sequence[str], docs: Sequence[int]) -> dict[str, Counter[Any]]:
-        """How many of some documents have each value of some columns.
+        """Count, for each column, the documents among some that have each value.
 
         Raises:
-            IndexFormatError: The version isn't to be had any more.
+            IndexFormatError: The version is gone.
         """
         return count_values(self._version(version), names, np.array(docs, np.int64))
 

@@ -224,7 +224,7 @@ class ShardedIndex(QueryEncoding):
         """
         request = SearchRequest.of(k, where, settings)
         query, text = request.options.split(query)
-        one = query if isinstance(query, SparseMatrix) else [query]
+        one = self.query_vector(query, "search") if isinstance(query, SparseMatrix) else [query]
         (near,) = self._dense_queries(one, None if dense is None else [dense], request)
         criteria = request.criteria(text)
         return self._search.find(lambda: self.query_vector(query, "search"), query, request, criteria, near)

@@ -43,7 +43,7 @@ class LsrModel:
             raise TypeError("an encoder is needed, got None")
         checked({name: value for name, value in settings.items() if name != "threads"})
         self.encoder, self.settings = opened, settings
-        self._name = name or f"lsr/{Path(opened.fingerprint.model).name}"
+        self._name = name or f"lsr/{Path(opened.fingerprint.model or opened.type).name}"
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._index: Index | None = None
 

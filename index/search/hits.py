@@ -32,11 +32,11 @@ class Described(Protocol):
 
 
 class ShownDocuments:
-    """Documents of which some fields are shown.
+    """Documents with some of their fields.
 
     Args:
         documents: The documents.
-        shown: The fields, as of `Options.shown`.
+        shown: The fields, as in `Options.shown`.
     """
 
     def __init__(self, documents: Described, shown: Sequence[str]) -> None:
@@ -44,14 +44,14 @@ class ShownDocuments:
         self.id, self.parent, self.ids_of = documents.id, documents.parent, documents.ids_of
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
-        """Title, text and metadata; empty if they aren't shown."""
+        """Return title, text and metadata, empty if they aren't shown."""
         return shown_fields(self._documents.fields(doc), self._shown)
 
 
 def shown_fields(
     fields: tuple[str, str, dict[str, Any]], shown: Sequence[str] | None
 ) -> tuple[str, str, dict[str, Any]]:
-    """Title, text and metadata without what isn't shown; None shows everything."""
+    """Return title, text and metadata without the fields that aren't shown; None shows all."""
     if shown is None:
         return fields
     title, text, metadata = fields
@@ -60,7 +60,7 @@ def shown_fields(
 
 
 def _columns(metadata: Mapping[str, Any], names: Sequence[str], prefix: str = "") -> dict[str, Any]:
-    """Metadata without other columns; a column of objects has all of their keys."""
+    """Return metadata with some columns; the name of an object includes all of its keys."""
     kept: dict[str, Any] = {}
     for key, value in metadata.items():
         name = f"{prefix}{key}"
@@ -260,7 +260,7 @@ class Hits(Sequence[Hit]):
         return _sent, (self.docs, self.scores, self.rows(), self._also)
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
-        """Title, text and metadata of one of the documents, by its number."""
+        """Return title, text and metadata of a document, by its number."""
         return self._documents.fields(doc)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ def require_dense(width: int | None, path: str | PathLike[str]) -> int:
 
 @dataclass(frozen=True)
 class Cosines:
-    """How the cosines of n documents lie: their mean, and the sum of the squares of their distances from it."""
+    """Moments of the cosines of n documents: their mean, and the sum of squared distances from it."""
 
     n: int
     mean: float
@@ -73,7 +73,7 @@ class Cosines:
 
     @classmethod
     def of(cls, values: NDArray[np.float32]) -> Cosines:
-        """Those of (n,) values."""
+        """Compute the moments of (n,) values."""
         if not len(values):
             return cls(0, 0.0, 0.0)
         mean, deviation = float(np.mean(values, dtype=np.float64)), float(np.std(values, dtype=np.float64))
@@ -81,7 +81,7 @@ class Cosines:
 
     @classmethod
     def together(cls, parts: Sequence[Cosines]) -> Cosines:
-        """Those of several parts in one."""
+        """Combine the moments of several parts."""
         n = sum(part.n for part in parts)
         mean = sum(part.n * part.mean for part in parts) / max(n, 1)
         return cls(n, mean, sum(part.squares + part.n * (part.mean - mean) ** 2 for part in parts))
@@ -89,15 +89,15 @@ class Cosines:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a search by both vectors may find among some documents; plain values, which go to other processes, too.
+    """The candidates of a hybrid or dense search; plain values that can be sent to other processes.
 
     Attributes:
-        docs: (n,) int64, first those that the sparse search found, the best first, then the nearest, the nearest first.
-        n_sparse: How many the sparse search found.
-        whole: (n,) int64, the same for passages of one document.
-        sparse: (n,) float64, the exact sparse score of each.
-        cosines: (n,) float64, of each.
-        every: How the cosines of all documents lie.
+        docs: (n,) int64 document numbers: the best of the sparse search, best first, then the nearest, nearest first.
+        n_sparse: Number of documents from the sparse search.
+        whole: (n,) int64, equal for passages of the same document.
+        sparse: (n,) float64, exact sparse scores.
+        cosines: (n,) float64.
+        every: Moments of the cosines of all documents.
     """
 
     docs: NDArray[np.int64]
@@ -109,7 +109,7 @@ class Candidates:
 
 
 class Fused(NamedTuple):
-    """A ranking by both vectors: (n,) the part, and (n,) the place there, of each document, and (n,) float64 scores."""
+    """A fused ranking: (n,) int64 parts, (n,) int64 places in these parts, and (n,) float64 scores of documents."""
 
     parts: NDArray[np.int64]
     places: NDArray[np.int64]
@@ -117,7 +117,7 @@ class Fused(NamedTuple):
 
 
 def depth_of(k: int) -> int:
-    """How many documents each search finds, to find k by both."""
+    """Return the number of candidates from each search for k documents."""
     return max(k, _CANDIDATES)
 
 
@@ -131,14 +131,14 @@ def candidates(
     *,
     passages: bool = False,
 ) -> Candidates:
-    """The documents of a snapshot that may be among the k best of a query.
+    """Return the documents of a snapshot that may be among the k best for a query.
 
     Args:
-        snapshot: What is searched.
-        vector: The query as `beside_dense` weighs it, one row.
+        snapshot: The snapshot to search.
+        vector: The query, one row, weighted by `beside_dense`.
         dense: (width,) float32, its dense vector.
-        k: How many at most.
-        settings: How; its mode is "hybrid" or "dense".
+        k: Maximum number of documents.
+        settings: How to search; the mode is "hybrid" or "dense".
         mask: Which documents may be found.
         passages: Find passages, not their documents.
     """
@@ -169,15 +169,15 @@ def candidates(
 
 
 def fuse(parts: Sequence[Candidates], k: int, settings: SearchSettings) -> Fused:
-    """The k best documents among candidates, by both scores or by the cosines alone.
+    """Rank candidates by both scores, or by cosines alone.
 
     Args:
-        parts: Of each shard, in their order; at least one.
-        k: How many at most.
-        settings: How; its mode is "hybrid" or "dense".
+        parts: The candidates of each shard, in order; at least one.
+        k: Maximum number of documents.
+        settings: How to search; the mode is "hybrid" or "dense".
 
     Returns:
-        The best first; equal ones by the order in which documents were added.
+        The k best, descending; ties in the order of addition.
     """
     part = np.repeat(np.arange(len(parts)), [len(one.docs) for one in parts])
     place = np.concatenate([np.arange(len(one.docs)) for one in parts])
@@ -209,7 +209,7 @@ def _best(
     docs: NDArray[np.int64],
     n: int,
 ) -> NDArray[np.int64]:
-    """The n best of some rows; equal ones by part and document."""
+    """Return the n best of some rows; ties by part and document."""
     return rows[np.lexsort((docs[rows], part[rows], -scores[rows]))[:n]]
 
 

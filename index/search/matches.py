@@ -110,12 +110,12 @@ class Matcher:
         return Matches(*meeting(look, k, n_docs, boosted=boosted, min_score=conditions.min_score))
 
     def looked_at(self, docs: NDArray[np.int64]) -> tuple[NDArray[np.bool_] | None, NDArray[np.float64] | None]:
-        """Whether each of some documents meets what texts must have, and what boosts multiply its score with."""
+        """Return (n,) whether the texts meet the conditions, and (n,) the factors of the boosts; None without any."""
         accepted = None if self._accept is None else self._accept(docs)
         return accepted, None if self._factors is None else self._factors[docs]
 
     def candidates(self, k: int) -> Candidates:
-        """What a search by dense vectors may find; the query's sparse vector is as `beside_dense` weighs it."""
+        """Return the candidates of a hybrid or dense search; the query is weighted by `beside_dense`."""
         assert self._dense is not None
         passages = self._conditions.passages
         return candidates(self.snapshot, self._vector, self._dense, k, self._settings, self._mask, passages=passages)

@@ -153,7 +153,8 @@ class Options:
                 wrong.append(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.syntax not in _SYNTAXES:
             wrong.append(f"syntax must be one of {', '.join(_SYNTAXES)}, got {self.syntax!r}")
-        for name, given in (("sort", self.sort), ("facets", self.facets), ("fields", self.fields or ())):
+        fields = () if self.fields is None else self.fields
+        for name, given in (("sort", self.sort), ("facets", self.facets), ("fields", fields)):
             if not _are_names(given):
                 wrong.append(f"{name} takes columns, got {given!r}")
         wrong += self._wrong_orders()
@@ -166,7 +167,7 @@ class Options:
     def _wrong_orders(self) -> list[str]:
         wrong = []
         if self.sort and (self.diversity or self.rerank is not None):
-            wrong.append("sort goes with neither rerank nor diversity: each of them is an order of its own")
+            wrong.append("sort goes with neither rerank nor diversity: each of them sets its own order")
         if self.rerank_unit not in get_args(Unit):
             wrong.append(f"rerank_unit must be one of {', '.join(get_args(Unit))}, got {self.rerank_unit!r}")
         elif self.rerank_unit != "text" and self.rerank is None:
@@ -202,12 +203,12 @@ class Options:
 
     @property
     def reranks_here(self) -> bool:
-        """Whether it brings a re-ranker, rather than asks for the server's."""
+        """Whether there is a re-ranker, not only a request for the server's."""
         return self.rerank is not None and self.rerank is not True
 
     @property
     def shown(self) -> tuple[str, ...] | None:
-        """The fields that hits come with; None for all."""
+        """The fields that hits have; None for all."""
         return (self.fields,) if isinstance(self.fields, str) else None if self.fields is None else tuple(self.fields)
 
     def split(self, query: Any) -> tuple[Any, TextQuery | None]:

@@ -54,13 +54,13 @@ class Selected:
     moved: dict[int, Moved] = field(default_factory=dict)
 
     def hits(self, documents: Described, explain: Callable[..., Explanation], *, boosted: bool, **also: Any) -> Hits:
-        """The documents as hits.
+        """Wrap the documents as hits.
 
         Args:
-            documents: Knows their ids and texts.
-            explain: Explains a document, by its number.
+            documents: Looks up their ids and texts.
+            explain: Explains a document by its number.
             boosted: Whether scores are boosted.
-            also: Of `Hits`: facets, total, missing.
+            also: For `Hits`: facets, total, missing.
         """
         told = explained(explain, self, boosted=boosted)
         moved = {doc: self.moved[doc] for doc in self.docs if doc in self.moved}

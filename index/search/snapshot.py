@@ -39,13 +39,13 @@ _REST = " (--skip-damaged, Index.open(..., skip_damaged=True) searches what is l
 
 
 class Like(NamedTuple):
-    """What stands for a document in a search for what is like it.
+    """What a search for similar documents needs of a document.
 
     Attributes:
-        vectors: Its vector, or those of all of its passages.
-        id: The document's id, if this is a passage's.
-        content: Its title and text, of the first passage.
-        dense: (width,) float32, its dense vector, of passages their mean; None where none is kept.
+        vectors: The document's vector, or those of all its passages.
+        id: The id of the (whole) document.
+        content: Its title and text, or those of its first passage.
+        dense: (width,) float32, its dense vector, for passages their mean; None if the index has none.
     """
 
     vectors: SparseMatrix
@@ -247,7 +247,7 @@ class Snapshot:
         return Like(self.vectors(docs), parent, self.documents.content(docs[0]), self._dense(docs))
 
     def _dense(self, docs: Sequence[int]) -> NDArray[np.float32] | None:
-        """The mean of the dense vectors of some documents, as long as 1; None where there are none."""
+        """Return the mean of documents' dense vectors, normalized; None if there are none."""
         rows = []
         for number, within in map(self.searcher.locate, docs):
             if (embeddings := self.parts[number].embeddings) is None:

@@ -35,13 +35,13 @@ class Term(Given):
 
 
 class Moved(Given):
-    """What a re-ranker did to a document."""
+    """What a re-ranker changed."""
 
-    first_rank: int = Field(description="Its rank before, from 1.")
+    first_rank: int = Field(description="Rank before re-ranking, from 1.")
     first_score: float
     rank: int
-    score: float = Field(description="The re-ranker's.")
-    sentence: str = Field(description="The sentence that has this score, where sentences were scored.")
+    score: float = Field(description="Score of the re-ranker.")
+    sentence: str = Field(description="The sentence with this score, if sentences were scored.")
 
 
 class Explanation(Given):
@@ -72,7 +72,7 @@ class Hit(Given):
     title: str | None = None
     text: str | None = None
     metadata: dict[str, Any] | None = None
-    moved: Moved | None = Field(None, description="What a re-ranker did, of a search with one.")
+    moved: Moved | None = Field(None, description="What a re-ranker changed, if there is one.")
     explanation: Explanation | None = None
 
 

@@ -52,7 +52,7 @@ class AnsweredDocuments:
         return row["title"], row["text"], row["metadata"]
 
     def selected(self) -> Selected:
-        """All of them, with what the server's re-ranker did."""
+        """Return all documents, with what the server's re-ranker changed."""
         moved = {i: Moved(**row["moved"]) for i, row in enumerate(self._rows) if "moved" in row}
         return Selected(list(range(len(self._rows))), [row["score"] for row in self._rows], moved)
 

@@ -12,6 +12,8 @@ _HOMES = {
     "EaseEncoder": "lsr.encode.ease",
     "Encoder": "lsr.encode.base",
     "EncoderOptions": "lsr.encode.load",
+    "Entity": "lsr.encode.entities",
+    "EntityEncoder": "lsr.encode.entities",
     "HybridEncoder": "lsr.encode.hybrid",
     "InferenceFreeEncoder": "lsr.encode.inference_free",
     "Passages": "lsr.encode.passages",
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from lsr.encode.corpus import Report as Report
     from lsr.encode.corpus import encode_corpus as encode_corpus
     from lsr.encode.ease import EaseEncoder as EaseEncoder
+    from lsr.encode.entities import Entity as Entity
+    from lsr.encode.entities import EntityEncoder as EntityEncoder
     from lsr.encode.hybrid import HybridEncoder as HybridEncoder
     from lsr.encode.inference_free import InferenceFreeEncoder as InferenceFreeEncoder
     from lsr.encode.load import EncoderOptions as EncoderOptions

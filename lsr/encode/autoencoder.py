@@ -1,6 +1,6 @@
 """Train the sparse codes of `CsrEncoder`: a top-k auto-encoder of dense vectors, or non-negative contrastive features.
 
-    z  = top_k(relu(W (x - c) / s + b))       x: a dense vector; c, s: mean and spread of all
+    z  = top_k(relu(W (x - c) / s + b))       x: a dense vector; c, s: mean and spread, c of queries their own
     x' = W^T z + b'                           the decoder has the encoder's weights
 
     csr loss = MSE(k) + wider MSE(4k) + dead AUX + contrast InfoNCE          (arXiv 2503.01776)
@@ -13,7 +13,7 @@ needs torch; using the codes doesn't.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,6 +24,8 @@ from lsr.errors import EncoderError, MissingExtra
 
 Objective = Literal["csr", "ncl"]
 _DEAD_AT_ONCE = 512  # unused latents that reconstruct the residual
+_PRINCIPAL = 20_000  # vectors whose principal directions initialise the weights
+_SHORT = 0.7  # length of the other initial weights
 _CHECKED = 4096  # vectors on which the result is measured
 
 
@@ -48,11 +50,11 @@ class CodeSettings:
     """
 
     objective: Objective = "csr"
-    latents: int = 2048
+    latents: int = 1024
     top_k: int = 32
-    steps: int = 1000
-    batch: int = 512
-    rate: float = 4e-4
+    steps: int = 500
+    batch: int = 256
+    rate: float = 3e-3
     wider: float = 1 / 8
     dead: float = 1 / 32
     contrast: float = 0.1
@@ -77,6 +79,7 @@ class TrainedCodes:
     Attributes:
         weight: (latents, width) float32. It and the bias apply to raw vectors, not to centred ones.
         bias: (latents,) float32.
+        query_bias: (latents,) float32, the bias for queries, whose mean differs from that of documents.
         decoder: (latents, width) float32. `codes @ decoder + center` approximates a vector, with unnormalised codes.
         center: (width,) float32.
         losses: {name: mean over the last tenth of the steps}.
@@ -85,6 +88,7 @@ class TrainedCodes:
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    query_bias: NDArray[np.float32]
     decoder: NDArray[np.float32]
     center: NDArray[np.float32]
     losses: dict[str, float] = field(default_factory=dict)
@@ -138,8 +142,9 @@ def train_codes(
         raise EncoderError("queries and the rows of their positives belong together, one for each")
     rng = np.random.default_rng(settings.seed)
     mean = vectors.mean(0)
+    query_mean = mean if queries is None else queries.mean(0)
     spread = float(np.sqrt(((vectors - mean) ** 2).mean())) or 1.0
-    net = _Net((vectors[rng.integers(len(vectors), size=settings.latents)] - mean) / spread, settings, torch)
+    net = _Net(_first_directions((vectors - mean) / spread, settings.latents, rng), settings, torch)
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.rate, eps=6.25e-10)
     kept: list[dict[str, float]] = []
     with progress(settings.steps, "training codes") as bar:
@@ -150,7 +155,7 @@ def train_codes(
                 views = views * (rng.random(views.shape) >= settings.dropout) / (1 - settings.dropout)
             else:
                 drawn = rng.choice(len(queries), min(settings.batch, len(queries)), replace=False)
-                rows, views = np.asarray(positives)[drawn], queries[drawn] - mean
+                rows, views = np.asarray(positives)[drawn], queries[drawn] - query_mean
             _, first = np.unique(rows, return_index=True)  # a document must not be its own negative
             x, other = vectors[rows[first]] - mean, views[first]
             losses = net.losses(torch.from_numpy(x / spread), torch.from_numpy(np.float32(other / spread)))
@@ -169,22 +174,41 @@ def train_codes(
     weight, bias, shift = (p.detach().numpy().astype(np.float32) for p in (net.weight, net.bias, net.shift))
     trained = TrainedCodes(
         weight / spread,
-        np.float32(bias - (weight / spread) @ mean),
+        np.asarray(bias - (weight / spread) @ mean, np.float32),
+        np.asarray(bias - (weight / spread) @ query_mean, np.float32),
         weight * spread,
-        np.float32(mean + spread * shift),
+        np.asarray(mean + spread * shift, np.float32),
         {name: float(np.mean([one[name] for one in kept])) for name in kept[-1]},
     )
     some = vectors[rng.permutation(len(vectors))[:_CHECKED]]
     used = (trained.activations(some, settings.top_k) > 0).any(0)
-    return TrainedCodes(trained.weight, trained.bias, trained.decoder, trained.center, trained.losses, 1 - used.mean())
+    return replace(trained, dead=float(1 - used.mean()))
+
+
+def _first_directions(vectors: NDArray[np.float32], latents: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """(latents, width) float32, the weights with which training begins.
+
+    The principal directions and their opposites reconstruct every vector without interfering with each other; the rest
+    are directions of vectors, short, so that they are rarely used at first. That takes far fewer steps than a random
+    start.
+    """
+    width = vectors.shape[1]
+    drawn = vectors[rng.integers(len(vectors), size=latents)]
+    first = drawn / np.maximum(np.linalg.norm(drawn, axis=1, keepdims=True), 1e-12)
+    if latents < 2 * width:
+        return np.asarray(first, np.float32)
+    some = vectors[rng.permutation(len(vectors))[:_PRINCIPAL]]
+    _, directions = np.linalg.eigh(some.T @ some)
+    first[: 2 * width] = np.concatenate((directions.T, -directions.T))
+    first[2 * width :] *= _SHORT
+    return np.asarray(first, np.float32)
 
 
 class _Net:
     """The parameters and the losses.
 
     Args:
-        first: (latents, width) float32, vectors whose directions initialise the latents: training then takes a tenth of
-            the steps it takes from a random start.
+        first: (latents, width) float32, the initial weights.
         settings: Settings of the training.
         torch: The module.
     """
@@ -193,8 +217,8 @@ class _Net:
         self.torch, self.settings = torch, settings
         width = first.shape[1]
         made = torch.Generator().manual_seed(settings.seed)
-        noise = torch.randn(settings.latents, width, generator=made) * 0.01  # so that equal vectors diverge
-        self.weight = torch.nn.functional.normalize(torch.from_numpy(first) + noise, dim=1).requires_grad_()
+        noise = torch.randn(settings.latents, width, generator=made) * 1e-3  # so that equal vectors diverge
+        self.weight = (torch.from_numpy(first) + noise).requires_grad_()
         self.bias = torch.zeros(settings.latents, requires_grad=True)
         self.shift = torch.zeros(width, requires_grad=True)
         self.unused = torch.zeros(settings.latents, dtype=torch.int64)

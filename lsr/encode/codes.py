@@ -49,22 +49,25 @@ class Codes:
     Attributes:
         weight: (latents, width) float32.
         bias: (latents,) float32.
+        query_bias: (latents,) float32, of queries.
         names: The words of each latent; "" for none.
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    query_bias: NDArray[np.float32]
     names: tuple[str, ...]
 
-    def activations(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def activations(self, vectors: NDArray[np.float32], *, queries: bool = False) -> NDArray[np.float32]:
         """(n, latents) non-negative float32 activations of (n, width) vectors."""
-        return np.asarray(np.maximum(vectors @ self.weight.T + self.bias, 0), np.float32)
+        bias = self.query_bias if queries else self.bias
+        return np.asarray(np.maximum(vectors @ self.weight.T + bias, 0), np.float32)
 
-    def encode(self, vectors: NDArray[np.float32], top_k: int) -> SparseMatrix:
+    def encode(self, vectors: NDArray[np.float32], top_k: int, *, queries: bool = False) -> SparseMatrix:
         """The codes of (n, width) vectors, each of norm 1; of equal activations the lower latents are kept."""
         rows: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         for first in range(0, len(vectors), _AT_ONCE):
-            for row in self.activations(vectors[first : first + _AT_ONCE]):
+            for row in self.activations(vectors[first : first + _AT_ONCE], queries=queries):
                 terms = np.flatnonzero(row)
                 if len(terms) > top_k:
                     terms = np.sort(terms[np.argsort(-row[terms], kind="stable")[:top_k]])
@@ -75,9 +78,8 @@ class Codes:
         """As an Arrow file."""
         width = pa.list_(pa.field("item", pa.float32(), nullable=False), self.weight.shape[1])
         rows = pa.FixedSizeListArray.from_arrays(pa.array(self.weight.reshape(-1)), type=width)
-        batch = pa.record_batch(
-            {"weight": rows, "bias": pa.array(self.bias), "name": pa.array(self.names, pa.string())}
-        )
+        columns = {"weight": rows, "bias": pa.array(self.bias), "query_bias": pa.array(self.query_bias)}
+        batch = pa.record_batch(columns | {"name": pa.array(self.names, pa.string())})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
@@ -95,15 +97,17 @@ class Codes:
             table.validate(full=True)  # a damaged file must not cause reads out of bounds
             width = table.schema.field("weight").type.list_size
             flat = table["weight"].combine_chunks().flatten().to_numpy()
-            weight, bias = np.array(flat).reshape(len(table), width), np.array(table["bias"].to_numpy())
+            weight = np.array(flat).reshape(len(table), width)
+            biases = [np.array(table[name].to_numpy()) for name in ("bias", "query_bias")]
             names = tuple(table["name"].to_pylist())
         except (OSError, pa.ArrowException, KeyError, ValueError, AttributeError) as error:
             raise EncoderError(f"{path}: not the codes of an encoder: {error}") from None
-        if {weight.dtype, bias.dtype} != {np.dtype(np.float32)} or not all(isinstance(name, str) for name in names):
+        kinds = {values.dtype for values in (weight, *biases)}
+        if kinds != {np.dtype(np.float32)} or not all(isinstance(name, str) for name in names):
             raise EncoderError(f"{path}: not the codes of an encoder: {table.schema}")
-        if not np.isfinite(weight).all() or not np.isfinite(bias).all():
+        if not all(np.isfinite(values).all() for values in (weight, *biases)):
             raise EncoderError(f"{path}: weights that are not numbers")
-        return cls(weight, bias, names)
+        return cls(weight, biases[0], biases[1], names)
 
 
 class CsrEncoder(Encoder):
@@ -192,7 +196,7 @@ class CsrEncoder(Encoder):
         if queries is not None and positives is None:
             positives = np.arange(len(queries))
         trained = train_codes(vectors, self.settings, queries=queries, positives=positives)
-        self.codes = Codes(trained.weight, trained.bias, ("",) * len(trained.weight))
+        self.codes = Codes(trained.weight, trained.bias, trained.query_bias, ("",) * len(trained.weight))
         return trained
 
     def name_latents(self, words: Sequence[str]) -> None:
@@ -236,7 +240,8 @@ class CsrEncoder(Encoder):
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
         """See `Encoder`; the dense model runs."""
-        return self._codes.encode(self._embedded(as_texts(texts), queries=True), self.settings.top_k)
+        vectors = self._embedded(as_texts(texts), queries=True)
+        return self._codes.encode(vectors, self.settings.top_k, queries=True)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
         """See `Encoder`."""
@@ -321,7 +326,7 @@ class CsrEncoder(Encoder):
         dense = self.dense.fingerprint if isinstance(self.dense, Encoder) else Fingerprint(model="a function")
         state = [json.dumps([str(dense.weights), asdict(self.settings)]).encode()]
         if self.codes is not None:
-            state += [self.codes.weight.tobytes(), self.codes.bias.tobytes()]
+            state += [one.tobytes() for one in (self.codes.weight, self.codes.bias, self.codes.query_bias)]
         return Fingerprint(
             model=f"{self.settings.objective}({self.settings.top_k} latents) of {dense.model}",
             weights=digest(state),
@@ -353,15 +358,12 @@ class CsrEncoder(Encoder):
         return files | ({} if self.codes is None else {CODES_FILE: self.codes.to_bytes()})
 
     @classmethod
-    def load(
-        cls, folder: Path, config: Mapping[str, Any], *, latents: int | None = None, **settings: Unpack[ModelOptions]
-    ) -> CsrEncoder:
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> CsrEncoder:
         """Open the files of `save` or `query_files`.
 
         Args:
             folder: The folder of the files.
             config: Content of `encoder.json`.
-            latents: Number of latents, for an encoder without codes.
             settings: top_k, the number of latents per text; the others are the dense model's.
 
         Raises:
@@ -373,7 +375,8 @@ class CsrEncoder(Encoder):
             dense = dict(config["dense"] or {})
         except (KeyError, TypeError, ValueError) as error:
             raise EncoderError(f"{folder}: not a whole encoder of codes: {error!r}") from None
-        how = replace(how, **{k: v for k, v in (("top_k", given.pop("top_k", None)), ("latents", latents)) if v})
+        if top_k := given.pop("top_k", None):
+            how = replace(how, top_k=top_k)
         codes = Codes.read(folder / CODES_FILE) if (folder / CODES_FILE).is_file() else None
         if not dense:
             raise EncoderError(

@@ -33,6 +33,7 @@ from lsr.encode.base import CONFIG_FILE, Encoder, read_config
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.codes import CsrEncoder
 from lsr.encode.ease import EaseEncoder
+from lsr.encode.entities import EntityEncoder, read_entities
 from lsr.encode.hybrid import HybridEncoder, open_parts
 from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.reading import POOLING, TransformerSettings, require_known, transformer_settings
@@ -63,6 +64,7 @@ class EncoderOptions(ModelOptions, total=False):
     stop_words: str
     pivot: float
     latents: int
+    entities: str | PathLike[str]
 
 
 def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) -> Encoder:
@@ -75,7 +77,7 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
             checkpoint's; top_k and max_ratio, to prune documents; query_model, another checkpoint for queries;
             lexical, the weight of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and
             batch_tokens, see `SpladeEncoder`. For "csr:MODEL" and "ncl:MODEL": top_k and latents, see `CsrEncoder`;
-            the others are the model's.
+            the others are the model's. For all: entities, a file of entities (`EntityEncoder`).
 
     Raises:
         EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
@@ -85,6 +87,8 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
         <lsr.encode.bm25.BM25Encoder object at ...>
     """
     given: dict[str, Any] = {**settings}
+    if (entities := given.pop("entities", None)) is not None:
+        return EntityEncoder(load_encoder(name, **given), read_entities(entities))
     if name == BM25Encoder.type:
         _refuse_unknown(given, _BM25_SETTINGS, "bm25")
         return BM25Encoder(**given)
@@ -143,10 +147,16 @@ def _refuse_unknown(settings: Mapping[str, Any], known: tuple[str, ...], name: s
             raise EncoderError(f"{name}: no setting {setting!r}{hint} There are: {', '.join(known)}")
 
 
-def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> Encoder:
-    """Open our own layout; with `whole` the model's files must be there, too."""
-    config = read_config(folder)
-    kind = config["type"]
+def _open_saved(
+    folder: Path, settings: dict[str, Any], whole: bool = True, config: dict[str, Any] | None = None
+) -> Encoder:
+    """Open our own layout; with `whole` the model's files must be there, too. `config` is that of a part."""
+    config = read_config(folder) if config is None else config
+    kind = config.get("type")
+    if kind == EntityEncoder.type:
+        if not isinstance(config.get("base"), dict) or config["base"].get("type") == kind:
+            raise EncoderError(f"{folder / CONFIG_FILE}: not a whole encoder of entities")
+        return EntityEncoder.load(folder, config, _open_saved(folder, settings, whole, config["base"]))
     if kind == BM25Encoder.type:
         _refuse_unknown(settings, (), "a saved bm25 encoder")
         return BM25Encoder.load(folder, config)
@@ -184,8 +194,8 @@ def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> E
         _refuse_query_model(query_model)
         encoder = InferenceFreeEncoder.load(folder, config, **settings)
     else:
-        kinds = (BM25Encoder, SpladeEncoder, InferenceFreeEncoder, HybridEncoder, CsrEncoder, EaseEncoder)
-        known = ", ".join(one.type for one in kinds)
+        learned = (SpladeEncoder, InferenceFreeEncoder, HybridEncoder, CsrEncoder)
+        known = ", ".join(one.type for one in (BM25Encoder, *learned, EaseEncoder, EntityEncoder))
         raise EncoderError(f"{folder / CONFIG_FILE}: type {kind!r}; this version of lsr knows {known}")
     if whole:
         encoder.check()

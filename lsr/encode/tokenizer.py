@@ -22,7 +22,7 @@ _AT_ONCE = 1 << 18  # characters: encodings take many times the memory of the te
 
 @dataclass(frozen=True)
 class _Parsed:
-    """A parsed tokenizer.json, shared by all encoders that have it; `cut` collects a tokenizer for each length."""
+    """A parsed tokenizer.json, shared by all encoders that have it; `cut` and `vocabularies` are caches by length."""
 
     content: bytes
     digest: str
@@ -31,6 +31,7 @@ class _Parsed:
     left: bool
     whole: Tokenizer
     cut: dict[int, Tokenizer]
+    vocabularies: dict[int, list[str]]
 
 
 @lru_cache(maxsize=2)  # an encoder opens the same file several times, which takes most of its time
@@ -47,7 +48,7 @@ def _parse(content: bytes) -> _Parsed:
     settings.pop("version", None)
     made_by = digest([json.dumps(settings, sort_keys=True).encode()])
     size = max(whole.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    return _Parsed(content, made_by, special, size, left, whole, {})
+    return _Parsed(content, made_by, special, size, left, whole, {}, {})
 
 
 class TextTokenizer:
@@ -74,6 +75,7 @@ class TextTokenizer:
             raise EncoderError(f"{where}: not a tokenizer: {error}") from None
         self.content, self.digest, self.special, self.size = parsed.content, parsed.digest, parsed.special, parsed.size
         self._left, self._whole, self._cut = parsed.left, parsed.whole, parsed.cut
+        self._vocabularies = parsed.vocabularies
 
     @classmethod
     def open(cls, folder: Path, lower_case: bool = False, settings: Mapping[str, Any] | None = None) -> TextTokenizer:
@@ -94,11 +96,13 @@ class TextTokenizer:
 
     def vocabulary(self, n_terms: int) -> list[str]:
         """Token of each id below `n_terms`; ids without a token are named after their number."""
-        tokens = [f"[unused:{term}]" for term in range(n_terms)]
-        for token, term in self._whole.get_vocab(with_added_tokens=True).items():
-            if term < n_terms:
-                tokens[term] = token
-        return tokens
+        if n_terms not in self._vocabularies:
+            tokens = [f"[unused:{term}]" for term in range(n_terms)]
+            for token, term in self._whole.get_vocab(with_added_tokens=True).items():
+                if term < n_terms:
+                    tokens[term] = token
+            self._vocabularies[n_terms] = tokens
+        return self._vocabularies[n_terms].copy()
 
     def term(self, token: str) -> int | None:
         """Id of a token; None if it is unknown."""

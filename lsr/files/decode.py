@@ -102,10 +102,10 @@ def _strange(text: str) -> float:
 
 
 def _is_strange(word: str) -> bool:
-    """Whether a word mixes letters with symbols, Latin with other scripts, or has Latin letters but none of ASCII."""
+    """Whether a word has symbols, several scripts, a capital after a small letter, or Latin letters but no ASCII."""
     letters = [letter for letter in word if letter.isalpha()]
     latin = [letter for letter in letters if unicodedata.name(letter, "").startswith("LATIN")]
     symbols = any(not one.isascii() and unicodedata.category(one)[0] in "SNC" for one in word)
-    return bool(
-        (letters and symbols) or 0 < len(latin) < len(letters) or (len(latin) > 2 and not any(map(str.isascii, latin)))
-    )
+    capitals = bool(letters) and letters[0].islower() and any(map(str.isupper, letters))
+    foreign = len(latin) > 2 and not any(map(str.isascii, latin))
+    return bool(letters and symbols) or 0 < len(latin) < len(letters) or capitals or foreign

@@ -104,13 +104,12 @@ class BatchLoss:
             queries = self._student.tokenizer.ids(batch.queries, settings.queries.max_length, special=False)
             columns = self._draw_columns(queries, taught, batch, rng)
         student = self._student
-        how = student.tokenizer, student.network, settings.model
-        documents, finish = self._run(batch.documents, *how, columns)
+        documents, finish = self._run(batch.documents, student.tokenizer, student.network, settings.model, columns)
         sides = {"documents": documents[:, columns.sample]}
         finishers = [finish]
         if columns.terms is None:
-            how = student.query_tokenizer, student.query_network, settings.queries
-            query_vectors, finish = self._run(batch.queries, *how, columns)
+            tokenizer, network = student.query_tokenizer, student.query_network
+            query_vectors, finish = self._run(batch.queries, tokenizer, network, settings.queries, columns)
             sides["queries"] = query_vectors
             finishers.append(finish)
         else:

@@ -161,4 +161,5 @@ def _unit_rows(weights: SparseMatrix) -> NDArray[np.float32]:
     columns, places = np.unique(rows.indices, return_inverse=True)
     dense = np.zeros((rows.shape[0], len(columns)), np.float32)
     dense[np.repeat(np.arange(rows.shape[0]), rows.lengths()), places] = rows.data
-    return dense / np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), np.float32(1e-12))
+    lengths = np.linalg.norm(dense, axis=1, keepdims=True)
+    return np.asarray(dense / np.maximum(lengths, np.float32(1e-12)), np.float32)

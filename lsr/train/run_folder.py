@@ -122,7 +122,11 @@ def tell_figures(card: Path, settings: ValidationSettings, step: int, measures: 
 def measures_at(log: Path, step: int) -> dict[str, float]:
     """The measures of the validation at a step, from `log.jsonl`; {} if there was none."""
     lines = (json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
-    return next((line["validation"] for line in lines if line["step"] == step and "validation" in line), {})
+    found: dict[str, float] = {}
+    for line in lines:
+        if line["step"] == step:
+            found = line.get("validation", found)
+    return found
 
 
 def open_log(path: Path, step: int) -> Any:

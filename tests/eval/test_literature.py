@@ -118,6 +118,7 @@ def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     short = lambda **given: replace(CodeSettings(**given), steps=5)  # noqa: E731
     monkeypatch.setattr("lsr.encode.load.CodeSettings", short)
+    monkeypatch.setattr("lsr.encode.codes._WORDS", 50)
     settings = replace(read_config(CONFIG, ExperimentSettings), latency=LATENCY)
     record = run_experiment(settings, datasets, tmp_path / "out")
     values = {one["system"]: one["measures"]["nDCG@10"] for one in record["results"]}

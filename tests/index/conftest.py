@@ -42,8 +42,8 @@ def die_at(n):
         setattr(owner, name, dying(getattr(owner, name)))
 
 def die_everywhere(path, kept, change, look, every=10, then=lambda: None):
-    # Returns what `look` saw after each death of `change`, and last without one. After some deaths `then` follows: it
-    # has to write once more, and so sweeps what the dead process left.
+    # Returns what `look` saw after each death of `change`, and last without one. After some deaths `then` runs, which
+    # writes once more and so sweeps what the dead process left.
     outcomes, code, n = [], -9, 0
     while code != 0:
         n += 1

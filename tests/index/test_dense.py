@@ -95,7 +95,7 @@ def test_no_vectors_give_no_hits(tmp_path, embed):
     ("docs", "function", "message"),
     [
         ([("a", "x"), ("a", "y")], Embed(), "'a' occurs twice"),
-        ([("a", "x")], lambda texts: [[1.0], [2.0]], "shape \\(2, 1\\); one row for each"),
+        ([("a", "x")], lambda texts: [[1.0], [2.0]], "shape \\(2, 1\\); it needs one row for each"),
         ([("a", "x")], lambda texts: [[np.nan]], "not finite"),
         (
             [("a", "x"), ("b", "y")],

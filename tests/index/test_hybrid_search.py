@@ -435,7 +435,7 @@ def test_shards_without_dense_vectors_say_so(tmp_path):
     reshard_index(tmp_path / "idx", tmp_path / "shards", 2)
     with ShardedIndex.open(tmp_path / "shards", encoder=DenseBM25()) as sharded:
         for call in (lambda: sharded.search("jet", mode="hybrid"), lambda: sharded.similar("1", mode="dense")):
-            with pytest.raises(DataError, match="keeps no dense vectors: build it with hybrid=True"):
+            with pytest.raises(DataError, match="has no dense vectors: build it with hybrid=True"):
                 call()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 
@@ -57,6 +58,28 @@ def test_pairs_are_compared_both_ways_round(n):
     for i, score in enumerate(found):
         others = [(chances[i, j] + 1 - chances[j, i]) / 2 for j in range(n) if j != i]
         assert score == pytest.approx(sum(others) / len(others) if others else 1.0)
+
+
+@pytest.mark.parametrize("aggregator", ["greedy", "bradley-terry"])
+def test_a_third_of_the_pairs_makes_nearly_the_order(aggregator):
+    asked, strengths = [], [10 - i + 3 * (i % 3) for i in range(20)]
+
+    def prefers(query, pairs):
+        asked.extend(pairs)
+        return [1 / (1 + math.exp(strengths[int(b)] - strengths[int(a)])) for a, b in pairs]
+
+    scores = PairwiseReranker(prefers, share=1 / 3, aggregator=aggregator).scores("q", list(map(str, range(20))))
+    ranked = sorted(range(20), key=lambda i: -scores[i])
+    pairs = [(i, j) for i in range(20) for j in range(20) if strengths[i] > strengths[j]]
+    right = sum(ranked.index(i) < ranked.index(j) for i, j in pairs) / len(pairs)
+    assert right > 0.9
+    assert len(asked) == 20 * 7  # a third of 19, rounded up
+
+
+def test_how_pairs_are_chosen_is_checked():
+    for wrong in ({"share": 0}, {"share": 1.5}, {"sampler": "nearest"}, {"aggregator": "sum"}):
+        with pytest.raises(ValueError, match=r"a share is|is none of"):
+            PairwiseReranker(len, **wrong)
 
 
 @pytest.mark.parametrize("seed", range(20))

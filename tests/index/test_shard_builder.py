@@ -268,7 +268,7 @@ def test_a_damaged_index_is_rebuilt(tmp_path, corpus):
 
 def test_unusable_outputs_are_refused(tmp_path, corpus, own_cache):
     one_index(tmp_path / "one", corpus)
-    with pytest.raises(OutputExists, match=r"something else than shards is here \(manifest\.json\)"):
+    with pytest.raises(OutputExists, match=r"something other than shards is here \(manifest\.json\)"):
         build(tmp_path / "one", corpus, overwrite=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_more_latents_reconstruct_better(trained):
 
 def test_codes_rank_as_the_vectors_do(vectors, trained):
     documents, queries = mixtures(800, 2), mixtures(60, 3)
-    codes = Codes(trained.weight, trained.bias, ("",) * 96)
+    codes = Codes(trained.weight, trained.bias, trained.query_bias, ("",) * 96)
     found = codes.encode(queries, 16).dot(codes.encode(documents, 16))
     exact = queries @ documents.T
     kept = [len({*np.argsort(-a)[:10]} & {*np.argsort(-b)[:50]}) for a, b in zip(exact, found, strict=True)]
@@ -74,8 +75,8 @@ def test_ncl_learns_from_pairs_alone(vectors):
     found = train_codes(
         vectors, replace(SMALL, objective="ncl", temperature=0.05), queries=queries, positives=np.arange(len(vectors))
     )
-    codes = Codes(found.weight, found.bias, ("",) * 96)
-    own = codes.encode(queries[:200], 16).dot(codes.encode(vectors[:200], 16))
+    codes = Codes(found.weight, found.bias, found.query_bias, ("",) * 96)
+    own = codes.encode(queries[:200], 16, queries=True).dot(codes.encode(vectors[:200], 16))
     assert (own.argmax(1) == np.arange(200)).mean() > 0.8
     assert set(found.losses) == {"loss", "contrast"}
 
@@ -126,8 +127,8 @@ def test_latents_have_names(encoder):
 def test_steering_changes_a_search(encoder, tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)]
     index = Index.build(tmp_path / "idx", docs, encoder=encoder)
-    query = encoder.encode_query("heart cell blood")
-    terms, weights = encoder.encode_query("market price trade").row(0)
+    query = encoder.encode_query("blood of the heart cell")
+    terms, weights = encoder.encode_query("prices rise on the market").row(0)
     other = int(terms[weights.argmax()])
     steered = encoder.steer(query, {other: 5.0})
     assert int(index.search(query, 1)[0].id) // 20 == 1
@@ -193,6 +194,36 @@ def test_encoding_before_fit_is_reported(tmp_path):
     with pytest.raises(EncoderError, match="at least two texts"):
         unfitted.fit(["one"])
     assert load_encoder_files(unfitted.query_files()).needs_fit
+
+
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+def test_scifact(real_data):
+    """How much of the dense vectors' quality the codes keep, after a minute of training on the documents."""
+    from lsr.eval.datasets import open_dataset
+    from lsr.eval.measures import parse_measures, score_run
+    from lsr.io.corpus import open_corpus
+
+    dataset = open_dataset(str(real_data("scifact")))
+    docs, texts = zip(*((doc.id, doc.content) for doc in dataset.corpus()), strict=True)
+    asked = {query.id: query.content for query in open_corpus(dataset.query_source, queries=True)}
+    asked = {query: asked[query] for query in dataset.qrels}
+    encoder = load_encoder("csr:lsr-mini")
+    encoder.fit(texts)
+
+    def measured(scores):
+        best = [np.argsort(-row, kind="stable")[:10] for row in scores]
+        run = {q: {docs[d]: float(row[d]) for d in top} for q, top, row in zip(asked, best, scores, strict=True)}
+        return score_run(dataset.qrels, run, parse_measures("nDCG@10"))[0]["nDCG@10"]
+
+    queries = encoder.encode_dense(list(asked.values()), queries=True)
+    dense, found = measured(queries @ encoder.encode_dense(texts).T), {}
+    for top_k in (32, 64):
+        encoder.settings = replace(encoder.settings, top_k=top_k)
+        codes = encoder.encode_query(list(asked.values())), encoder.encode_document(texts)
+        found[top_k] = measured((codes[0].to_scipy() @ codes[1].to_scipy().T).toarray()) / dense
+    print(dense, found)
+    assert found[32] > 0.8
+    assert found[64] > 0.9
 
 
 def test_damaged_codes_are_reported(encoder, tmp_path):

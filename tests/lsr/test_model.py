@@ -324,6 +324,7 @@ def test_every_other_head_has_a_traced_graph(graph, tmp_path, backbone, kind, po
     sparse = model.start_model(folder, kind, pool, "log1p", N_TERMS, [[2, 23, 24, 3], [2, 8, 9, 3]], ABSENT).eval()
     if kind in ("lexical", "deepct"):
         torch.nn.init.normal_(sparse.head.weigh.weight, std=0.5)
+        torch.nn.init.constant_(sparse.head.weigh.bias, 9.0)  # so that all tokens have a weight
     (tmp_path / "out").mkdir()
     graph.export(sparse, tmp_path / "out")
     runner = onnx_runner.OnnxRunner(tmp_path / "out", N_TERMS, threads=1)

@@ -13,7 +13,8 @@ from lsr.pairwise import (
     bradley_terry,
     compared,
     greedy,
-    pairwise_scores,
+    mean,
+    random_pairs,
     windows,
 )
 
@@ -81,6 +82,7 @@ def test_windows_equal_an_example():
 def test_aggregators_equal_an_example():
     preferences = compared(3, [(0, 1), (1, 0), (2, 0)], [0.9, 0.3, 0.9])
     assert additive(preferences) == pytest.approx([0.9 + 0.7 + 0.1, 0.3 + 0.1, 0.9])
+    assert mean(preferences) == pytest.approx([1.7 / 3, 0.4 / 2, 0.9])
     # Potentials are 0.2, -0.6 and 0.4; without 2, which goes first, that of 0 is 0.6.
     assert greedy(preferences).tolist() == [2, 1, 3]
 
@@ -101,27 +103,12 @@ def test_without_comparisons_the_first_ranking_stays(aggregator):
     assert len(AGGREGATORS[aggregator](compared(0, [], []))) == 0
 
 
-def test_pairwise_scores_compare_texts():
-    texts, asked = ["bb", "a", "dddd", "ccc"], []
-
-    def longer(query, pairs):
-        asked.extend(pairs)
-        return [1.0 if len(a) > len(b) else 0.0 for a, b in pairs]
-
-    scores = pairwise_scores("q", texts, longer, sampler="random", share=1.0, aggregator="additive")
-    assert np.argsort(-scores).tolist() == [2, 3, 0, 1]
-    assert len(asked) == 12
-    assert pairwise_scores("q", ["one"], longer).tolist() == [1]
-
-
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="'nearest' is none of random, windows"):
-        pairwise_scores("q", ["a", "b"], lambda *_: [], sampler="nearest")
     with pytest.raises(ValueError, match="one probability from 0 to 1"):
         compared(3, [(0, 1)], [1.5])
     with pytest.raises(ValueError, match="one probability from 0 to 1"):
         compared(3, [(0, 1)], [float("nan")])
     with pytest.raises(ValueError, match="a share is above 0"):
-        pairwise_scores("q", ["a", "b"], lambda *_: [], share=0)
+        random_pairs(5, 0)
     with pytest.raises(ValueError, match="a window has"):
         windows(5, 2, skip=0)

@@ -66,7 +66,7 @@ def test_keys_come_from_the_environment(started, small):
     ("args", "code", "message"),
     [
         (["IDX", "--host", "0.0.0.0"], 2, "give keys"),
-        (["IDX", "IDX"], 2, "two indexes are called 'small'"),
+        (["IDX", "IDX"], 2, "two indexes have the name 'small'"),
         (["IDX", "--max-k", "0"], 2, "max_k must be a whole number of at least 1"),
         (["IDX", "--keys", "nowhere"], 1, "the keys can't be read"),
         (["nowhere"], 1, "no such index"),

@@ -1,0 +1,129 @@
+"""lsr review."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from lsr.index.index import Index
+    from lsr.review import Review
+    from lsr.sparse import SparseMatrix
+
+_SHOWN = 600  # characters of a text
+_ANSWERS = {"y": True, "n": False, "q": None}
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.option(
+    "--state", required=True, type=click.Path(path_type=Path), help="File of the judgments; resumed if there."
+)
+@click.option("--query", help="Begin with the results of this search instead of random documents.")
+@click.option("--target", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Recall. [default: 0.8]")
+@click.option("--batch", type=click.IntRange(min=1), help="Documents read before the model learns anew. [default: 20]")
+@click.option("--rule", type=click.Choice(["hypergeometric", "quantile", "knee", "budget"]), help="When to stop. "
+              "[default: hypergeometric]")  # fmt: skip
+@click.option("--strategy", type=click.Choice(["relevance", "uncertainty"]), help="What to read. [default: relevance]")
+@click.option("--budget", type=click.IntRange(min=1), help="Documents to read at most.")
+@click.option("--judgments", metavar="FILE", type=click.Path(path_type=Path), help="Lines of an id, a tab and 1 or 0, "
+              "instead of asking; ids that it lacks are irrelevant.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="File for the ids of the relevant documents.")
+def review(
+    index_path: Path,
+    state: Path,
+    query: str | None,
+    judgments: Path | None,
+    out: Path | None,
+    **options: float | str | None,
+) -> None:
+    """Find nearly all relevant documents of an index, reading few of them.
+
+    Asks of one document after the other whether it is relevant, learns from the answers which to ask next, and stops
+    when the target recall is probably reached. Answer q to pause; the same command goes on. Settings belong to a new
+    review; one that goes on keeps its own. All vectors of the index are held in memory.
+
+    \b
+    Examples:
+      lsr review idx --state wings.json --query "flutter of wings" --target 0.9
+      lsr review idx --state wings.json --out relevant.txt
+    """
+    from lsr.console import note
+    from lsr.index.index import Index
+    from lsr.review import Review, ReviewSettings
+
+    index = Index.open(index_path)
+    if not len(index):
+        raise click.UsageError(f"{index_path}: the index has no documents")
+    ids = [index.documents.id(doc) for doc in range(len(index))]
+    vectors = _kinds(index)
+    given = {name: value for name, value in options.items() if value is not None}
+    if state.exists():
+        if given or query:
+            raise click.UsageError(f"{state}: this review has settings already; leave --query and the like out")
+        going = Review.load(state, ids, vectors)
+    else:
+        first = [hit.doc for hit in index.search(query, 10)] if query else []
+        going = Review(ids, vectors, ReviewSettings(**given), first)  # type: ignore[arg-type]
+    answer = _from_file(judgments) if judgments else _asking(index)
+    complete = _read(going, state, answer)
+    read, found = len(going.judged), going.found
+    note(f"{found} relevant documents among {read} read, of {len(ids)}")
+    if complete:
+        note(f"the rule {going.settings.rule!r} says to stop: recall is probably at least {going.settings.target:g}")
+    else:
+        note(f"paused; the same command goes on: {state}")
+    if out is not None:
+        out.write_text("".join(f"{ids[doc]}\n" for doc, relevant in going.judged.items() if relevant), encoding="utf-8")
+
+
+def _kinds(index: Index) -> list[SparseMatrix]:
+    """The documents' vectors; those of a hybrid encoder's two parts apart."""
+    from lsr.encode.hybrid import HybridEncoder
+
+    vectors = index.document_vectors(range(len(index)))
+    encoder = index.encoder if index.shared.encoder_files else None
+    return [*encoder.split_by_encoder(vectors)] if isinstance(encoder, HybridEncoder) else [vectors]
+
+
+def _read(going: Review, state: Path, answer: Callable[[str], bool | None]) -> bool:
+    """Judge batch after batch; returns whether the review is complete."""
+    while not going.stops():
+        for doc in going.batch():
+            relevant = answer(going.ids[doc])
+            if relevant is None:
+                going.save(state)
+                return False
+            going.judge(doc, relevant)
+            going.save(state)
+            if going.settings.budget and len(going.judged) >= going.settings.budget:
+                break
+    going.save(state)
+    return True
+
+
+def _from_file(path: Path) -> Callable[[str], bool | None]:
+    from lsr.errors import DataError
+
+    known: dict[str, bool] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        doc_id, _, value = line.rpartition("\t")
+        if value not in ("0", "1") or not doc_id:
+            raise DataError("not an id, a tab and 1 or 0", f"{path}:{number}")
+        known[doc_id] = value == "1"
+    return lambda doc_id: known.get(doc_id, False)
+
+
+def _asking(index: Index) -> Callable[[str], bool | None]:
+    def ask(doc_id: str) -> bool | None:
+        document = index.get(doc_id)
+        text = "" if document is None else document.content
+        click.echo(f"\n{doc_id}\n{text[:_SHOWN]}{'…' if len(text) > _SHOWN else ''}")
+        return _ANSWERS[
+            click.prompt("relevant? y, n or q to pause", type=click.Choice([*_ANSWERS]), show_choices=False)
+        ]
+
+    return ask

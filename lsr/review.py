@@ -1,0 +1,314 @@
+"""High-recall review: find nearly all relevant documents of a collection while reading few (arXiv 2405.03972).
+
+    review = Review(ids, [vectors, bm25_vectors])
+    while not review.stops():
+        for doc in review.batch():
+            review.judge(doc, somebody_reads(doc))
+
+Each round, a logistic regression over the documents' sparse vectors is fitted to the judgments, and the documents that
+are most probably relevant are read next. Of several kinds of vectors each has a regression of its own, and their
+probabilities are averaged. A stopping rule tells when the target recall is probably reached.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.durable import take_name
+from lsr.errors import DataError
+from lsr.sparse import SparseMatrix
+
+Rule = Literal["hypergeometric", "quantile", "knee", "budget"]
+Strategy = Literal["relevance", "uncertainty"]
+FORMAT = 1
+_PRESUMED = 100  # unread documents that count as irrelevant while nothing irrelevant has been read
+_STEPS = 300  # of the regression's optimizer
+_STRENGTH = 10.0  # inverse of the penalty
+
+
+@dataclass(frozen=True)
+class ReviewSettings:
+    """How a review goes.
+
+    Attributes:
+        target: Recall to reach.
+        batch: Documents of a round.
+        strategy: "relevance" reads the most probable documents, "uncertainty" those nearest to one half.
+        rule: "hypergeometric": the documents read lately hold so few relevant ones that a recall below the target is
+            improbable (Callaghan & Müller-Hansen 2020). "quantile": the recall that the probabilities imply, less two
+            standard deviations, reaches the target (Yang, Lewis & Frieder 2021). "knee": the gain curve has flattened
+            (Cormack & Grossman 2016). "budget": after `budget` documents.
+        risk: Of "hypergeometric": probability of stopping too early, if reading were random.
+        budget: Documents to read at most; 0 for no limit.
+        seed: Of all random choices.
+    """
+
+    target: float = 0.8
+    batch: int = 20
+    strategy: Strategy = "relevance"
+    rule: Rule = "hypergeometric"
+    risk: float = 0.05
+    budget: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        good = 0 < self.target < 1 and 0 < self.risk < 1 and self.batch >= 1 and self.budget >= 0
+        if not good or self.rule not in get_args(Rule) or self.strategy not in get_args(Strategy):
+            raise ValueError(
+                "a review needs a target and a risk between 0 and 1, batch >= 1, budget >= 0, one of the strategies "
+                f"{', '.join(get_args(Strategy))} and one of the rules {', '.join(get_args(Rule))}: {self}"
+            )
+        if self.rule == "budget" and not self.budget:
+            raise ValueError("the rule budget needs a budget")
+
+
+@dataclass
+class Review:
+    """A review of a collection; the same judgments always lead to the same batches.
+
+    Attributes:
+        ids: The documents' ids.
+        vectors: Kinds of vectors, (n_docs, n_terms) each; they are scaled to length 1.
+        settings: How it goes.
+        first: Numbers of documents to read first, such as the results of a search; random ones without any.
+        judged: {number: whether it is relevant}, in the order of reading.
+        rounds: How many documents had been read when each round began.
+    """
+
+    ids: Sequence[str]
+    vectors: Sequence[SparseMatrix]
+    settings: ReviewSettings = field(default_factory=ReviewSettings)
+    first: Sequence[int] = ()
+    judged: dict[int, bool] = field(default_factory=dict)
+    rounds: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.vectors or any(len(one) != len(self.ids) for one in self.vectors):
+            raise ValueError(f"{[len(one) for one in self.vectors]} vectors for {len(self.ids)} documents")
+        self.vectors = [_of_length_one(one) for one in self.vectors]
+        self._numbers = {doc_id: number for number, doc_id in enumerate(self.ids)}
+
+    def batch(self) -> list[int]:
+        """Numbers of the documents to read next; empty when all have been read.
+
+        The batch stays the same until all of it is judged.
+        """
+        read = len(self.judged)
+        if not self.rounds or read >= self._batch_end():
+            self.rounds.append(read)
+        start = self.rounds[-1]
+        before = dict(list(self.judged.items())[:start])
+        return [number for number in self._chosen(before) if number not in self.judged]
+
+    def _batch_end(self) -> int:
+        return min(self.rounds[-1] + self.settings.batch, len(self.ids))
+
+    def _chosen(self, judged: dict[int, bool]) -> list[int]:
+        unread = np.ones(len(self.ids), bool)
+        unread[list(judged)] = False
+        left, size = np.flatnonzero(unread), self.settings.batch
+        if not any(judged.values()):  # nothing to learn from yet
+            wanted = [number for number in self.first if unread[number]]
+            others = np.random.default_rng([self.settings.seed, len(judged)]).permutation(left).tolist()
+            return list(dict.fromkeys([*wanted, *others]))[:size]
+        p = self.probabilities(judged)[left]
+        worth = p if self.settings.strategy == "relevance" else -np.abs(p - 0.5)
+        return [int(number) for number in left[np.argsort(-worth, kind="stable")[:size]]]
+
+    def judge(self, number: int, relevant: bool) -> None:
+        """Note what somebody who has read a document found; a later judgment of the same replaces it."""
+        if not 0 <= number < len(self.ids):
+            raise ValueError(f"there is no document {number}; they are numbered 0 to {len(self.ids) - 1}")
+        self.judged[number] = bool(relevant)
+
+    def probabilities(self, judged: dict[int, bool] | None = None) -> NDArray[np.float64]:
+        """Return the probability of each document to be relevant, (n_docs,) float64, by the mean of the regressions."""
+        judged = self.judged if judged is None else judged
+        numbers, labels = np.array(list(judged), np.int64), np.array(list(judged.values()), np.float64)
+        if labels.all():
+            rest = np.setdiff1d(np.arange(len(self.ids)), numbers)
+            drawn = np.random.default_rng([self.settings.seed, 1]).permutation(rest)[:_PRESUMED]
+            numbers, labels = np.concatenate((numbers, drawn)), np.concatenate((labels, np.zeros(len(drawn))))
+        found = np.zeros(len(self.ids))
+        for vectors in self.vectors:
+            weights, bias = logistic_regression(vectors[numbers], labels)
+            found += 1 / (1 + np.exp(-(_times(vectors, weights) + bias)))
+        return found / len(self.vectors)
+
+    # --- when to stop -------------------------------------------------------------------------------------------------
+
+    @property
+    def found(self) -> int:
+        """How many relevant documents have been found."""
+        return sum(self.judged.values())
+
+    def stops(self) -> bool:
+        """Whether the stopping rule holds, or everything has been read."""
+        how, read = self.settings, len(self.judged)
+        if read >= len(self.ids) or (how.budget and read >= how.budget):
+            return True
+        if not self.found or (self.rounds and read < self._batch_end()):
+            return False
+        labels = np.array(list(self.judged.values()), np.int64)
+        if how.rule == "hypergeometric":
+            return chance_of_less(labels, len(self.ids), how.target, self.rounds) < how.risk
+        if how.rule == "quantile":
+            return recall_bound(self.probabilities(), labels, list(self.judged)) >= how.target
+        return how.rule == "knee" and has_knee(labels)
+
+    # --- on disk ------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write settings and judgments, with which the review goes on later."""
+        path = Path(path)
+        state = {
+            "format": FORMAT,
+            "settings": asdict(self.settings),
+            "first": [self.ids[number] for number in self.first],
+            "judged": [[self.ids[number], relevant] for number, relevant in self.judged.items()],
+            "rounds": self.rounds,
+        }
+        partial = path.with_name(path.name + ".tmp")
+        partial.write_text(json.dumps(state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        take_name(partial, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], ids: Sequence[str], vectors: Sequence[SparseMatrix]) -> Review:
+        """Go on with a saved review.
+
+        Args:
+            path: The file.
+            ids: The documents' ids.
+            vectors: As for the class.
+
+        Raises:
+            DataError: It can't be read, or has documents that aren't there.
+        """
+        numbers = {doc_id: number for number, doc_id in enumerate(ids)}
+        try:
+            state: Any = json.loads(Path(path).read_bytes())
+            if state["format"] != FORMAT:
+                raise ValueError(f"format {state['format']!r}; this version of lsr reads format {FORMAT}")
+            if absent := [doc for doc, _ in state["judged"] if doc not in numbers]:
+                raise ValueError(f"the document {absent[0]!r} isn't in the collection")
+            judged = {numbers[doc]: bool(relevant) for doc, relevant in state["judged"]}
+            first = [numbers[doc] for doc in state["first"] if doc in numbers]
+            rounds = [int(one) for one in state["rounds"]]
+            if rounds != sorted(rounds) or any(not 0 <= one <= len(judged) for one in rounds):
+                raise ValueError(f"rounds {rounds[:10]} of {len(judged)} judgments")
+            return cls(ids, vectors, ReviewSettings(**state["settings"]), first, judged, rounds)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"the review can't go on: {error}", str(path)) from None
+
+
+def logistic_regression(rows: SparseMatrix, labels: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Fit a logistic regression with a squared penalty, by accelerated gradient descent.
+
+    Minimises sum of log(1 + e^(-y (w x + b))) + |w|^2 / (2 * 10), y = -1 or 1.
+
+    Args:
+        rows: (n, n_terms), of length 1.
+        labels: (n,) 0 or 1.
+
+    Returns:
+        (n_terms,) float64 weights, and the bias.
+    """
+    step = 1 / (0.25 * 2 * max(len(rows), 1) + 1 / _STRENGTH)  # 2: the squared length of a row with a bias of 1
+    numbers, values = rows.row_numbers(), rows.data.astype(np.float64)
+    weights, bias, before = np.zeros(rows.shape[1]), 0.0, (np.zeros(rows.shape[1]), 0.0)
+    for i in range(_STEPS):
+        ahead = i / (i + 3)
+        w, b = weights + ahead * (weights - before[0]), bias + ahead * (bias - before[1])
+        scores = np.bincount(numbers, weights=values * w[rows.indices], minlength=len(rows)) + b
+        wrong = 1 / (1 + np.exp(-scores)) - labels
+        slope = np.bincount(rows.indices, weights=values * wrong[numbers], minlength=rows.shape[1]) + w / _STRENGTH
+        before = weights, bias
+        weights, bias = w - step * slope, b - step * float(wrong.sum())
+    return weights, bias
+
+
+def chance_of_less(labels: NDArray[np.int64], n_docs: int, target: float, starts: Sequence[int]) -> float:
+    """Return how probable so few late finds are if the recall is below the target.
+
+    Everything read from a round on is taken as a random sample of what was unread then; the smallest probability over
+    the rounds counts. Documents are read by probability, which finds more than a random sample: the rule is cautious.
+
+    Args:
+        labels: (n,) 0 or 1, in the order of reading.
+        n_docs: Documents of the collection.
+        target: The recall.
+        starts: Where rounds begin.
+    """
+    found, least = int(labels.sum()), 1.0
+    for start in starts:
+        drawn, late = len(labels) - start, int(labels[start:].sum())
+        if not drawn:
+            continue
+        # The fewest relevant documents among the unread ones with which the recall is below the target.
+        missing = math.floor(found / target - (found - late)) + 1
+        least = min(least, _hypergeometric(late, n_docs - start, missing, drawn))
+    return least
+
+
+def _hypergeometric(k: int, total: int, good: int, drawn: int) -> float:
+    """P(at most k good ones among `drawn` of `total`, `good` of which are good)."""
+    if good > total:
+        return 0.0
+    low = max(0, drawn - (total - good))
+    logs = [
+        _log_choose(good, i) + _log_choose(total - good, drawn - i) - _log_choose(total, drawn)
+        for i in range(low, min(k, good, drawn) + 1)
+    ]
+    return min(1.0, math.fsum(math.exp(one) for one in logs))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def recall_bound(p: NDArray[np.float64], labels: NDArray[np.int64], read: Sequence[int]) -> float:
+    """Return the recall that the probabilities of unread documents imply, less two standard deviations.
+
+    Args:
+        p: (n_docs,) probabilities.
+        labels: (n,) 0 or 1 of the documents that were read.
+        read: Their numbers.
+    """
+    unread = np.delete(p, np.array(read, np.int64))
+    found, missing = float(labels.sum()), float(unread.sum())
+    total = found + missing
+    variance = float((unread * (1 - unread)).sum())
+    return found / total - 2 * math.sqrt(variance) * found / total**2 if total else 0.0
+
+
+def has_knee(labels: NDArray[np.int64]) -> bool:
+    """Return whether the gain curve is at least 156 - min(finds, 150) times flatter after its knee than before."""
+    gain = np.cumsum(labels)
+    n, found = len(gain), int(gain[-1]) if len(gain) else 0
+    if n < 2 or not found:
+        return False
+    places = np.arange(1, n + 1)
+    knee = int(np.argmax(gain / found - places / n))
+    after = max(n - (knee + 1), 1)
+    ratio = (gain[knee] / (knee + 1)) / ((1 + found - gain[knee]) / after)
+    return bool(ratio >= 156 - min(found, 150))
+
+
+def _times(vectors: SparseMatrix, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    products = vectors.data * weights[vectors.indices]
+    return np.asarray(np.bincount(vectors.row_numbers(), weights=products, minlength=len(vectors)), np.float64)
+
+
+def _of_length_one(vectors: SparseMatrix) -> SparseMatrix:
+    squares = np.bincount(vectors.row_numbers(), weights=vectors.data.astype(np.float64) ** 2, minlength=len(vectors))
+    data = vectors.data / np.sqrt(np.maximum(squares, 1e-12))[vectors.row_numbers()]
+    return SparseMatrix(vectors.indptr, vectors.indices, data, vectors.shape, check=False)

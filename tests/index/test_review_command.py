@@ -1,0 +1,86 @@
+"""lsr review: asks, pauses, goes on, and reads judgments from a file."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from lsr.index.index import Index
+
+
+@pytest.fixture
+def index(tmp_path):
+    texts = [
+        f"{topic} number{i} {word}" for i in range(12) for topic in ("wing", "heart") for word in ("lift", "pulse")
+    ]
+    docs = [{"_id": f"d{i}", "text": text} for i, text in enumerate(texts)]
+    Index.build(tmp_path / "idx", docs, encoder="bm25")
+    return tmp_path / "idx", {f"d{i}" for i, text in enumerate(texts) if "wing" in text}
+
+
+def test_judgments_of_a_file(index, lsr_command, tmp_path):
+    path, wings = index
+    (tmp_path / "judged.tsv").write_text("".join(f"{doc}\t1\n" for doc in sorted(wings)) + "d2\t0\n")
+    ran = lsr_command(
+        *(
+            "review",
+            path,
+            "--state",
+            tmp_path / "state.json",
+            "--query",
+            "wing",
+            "--judgments",
+            tmp_path / "judged.tsv",
+        ),
+        *("--batch", "6", "--target", "0.9", "--out", tmp_path / "found.txt"),
+    )
+    assert ran.code == 0, ran.err
+    found = (tmp_path / "found.txt").read_text().split()
+    assert set(found) <= wings
+    assert len(found) >= 0.9 * len(wings)
+    assert f"{len(found)} relevant documents among" in ran.err
+    assert "recall is probably at least 0.9" in ran.err
+
+
+def test_it_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
+    path, _ = index
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\nn\nq\n"))
+    ran = lsr_command("review", path, "--state", tmp_path / "state.json", "--query", "wing lift", "--batch", "4")
+    assert ran.code == 0, ran.err
+    assert ran.out.count("relevant? y, n or q") == 3
+    assert "wing number" in ran.out
+    assert "1 relevant documents among 2 read" in ran.err
+    assert "the same command goes on" in ran.err
+    before = json.loads((tmp_path / "state.json").read_text())["judged"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\nq\n"))
+    assert lsr_command("review", path, "--state", tmp_path / "state.json").code == 0
+    after = json.loads((tmp_path / "state.json").read_text())["judged"]
+    assert after[:2] == before
+    assert len(after) == 3
+
+
+def test_wrong_calls(index, lsr_command, tmp_path):
+    path, _ = index
+    (tmp_path / "judged.tsv").write_text("d1\tyes\n")
+    ran = lsr_command("review", path, "--state", tmp_path / "a.json", "--judgments", tmp_path / "judged.tsv")
+    assert ran.code == 1
+    assert "judged.tsv:1: not an id, a tab and 1 or 0" in ran.err
+    (tmp_path / "judged.tsv").write_text("d1\t1\n")
+    how = ("review", path, "--state", tmp_path / "a.json", "--judgments", tmp_path / "judged.tsv")
+    assert lsr_command(*how, "--budget", "5").code == 0
+    ran = lsr_command(*how, "--target", "0.7")
+    assert ran.code == 2
+    assert "has settings already" in ran.err
+
+
+def test_a_hybrid_encoder_makes_a_committee(lsr_command, tmp_path):
+    docs = [
+        {"_id": str(i), "text": text} for i, text in enumerate(["wing flutter", "wing lift", "plate heat", "heart"])
+    ]
+    Index.build(tmp_path / "idx", docs, encoder="lsr-tiny")
+    (tmp_path / "judged.tsv").write_text("0\t1\n1\t1\n")
+    how = ("--judgments", tmp_path / "judged.tsv", "--batch", "1", "--out", tmp_path / "found.txt")
+    assert lsr_command("review", tmp_path / "idx", "--state", tmp_path / "a.json", "--query", "flutter", *how).code == 0
+    assert set((tmp_path / "found.txt").read_text().split()) == {"0", "1"}
