@@ -4,9 +4,9 @@ bytes each file takes for a posting.
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/order.py --data FOLDER [--queries 40]
 
-Compares random order, graph bisection alone, lsr's order (clusters, then bisection), and the generator's own order
-(topic, cluster), an oracle that real vectors lack. Counts the blocks whose upper bound reaches the k-th best score, and
-the same for runs of blocks, as superblocks would need it.
+Compares random order, graph bisection alone, "ours" (clusters, then bisection, as lsr orders large segments), and the
+generator's own order (topic, cluster), an oracle that real vectors lack. Counts the blocks whose upper bound reaches
+the k-th best score, and the same for runs of blocks, as superblocks would need it.
 """
 
 from __future__ import annotations
@@ -119,17 +119,16 @@ def main() -> None:
         oracles = [("oracle", documents[np.lexsort((load("doc_cluster"), load("doc_topic")))], "given")]
     else:  # real vectors, which come collection by collection
         documents = documents[np.random.default_rng(0).permutation(n)]
-    most = reorder._MOST_CLUSTERS
     facts: dict[str, Any] = {"documents": n}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, matrix, order, clusters in (
-            ("random", documents, "given", most),
-            ("bisection alone", documents, "bisection", 0),
-            ("ours", documents, "bisection", most),
-            *((*oracle, most) for oracle in oracles),
+        for name, matrix, order, clustered_from in (
+            ("random", documents, "given", 0),
+            ("bisection alone", documents, "bisection", n + 1),
+            ("ours", documents, "bisection", 0),
+            *((*oracle, 0) for oracle in oracles),
         ):
-            reorder._MOST_CLUSTERS = clusters
+            reorder._CLUSTERED_FROM = clustered_from
             start = time.perf_counter()
             index = Index.build(Path(folder) / "index", matrix, order=order, overwrite=True)
             seconds = time.perf_counter() - start

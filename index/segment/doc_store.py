@@ -198,7 +198,7 @@ class Documents:
             if ids.null_count:
                 raise CorruptIndex(f"{self._ids.path}: damaged: a document has no id; {RESTORE}")
             found[here] = (pc.coalesce(of, ids) if parents else ids).to_pylist()
-        return found.tolist()
+        return list(found)
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
         """Return title, text and metadata of a document; empty if they weren't stored."""
@@ -298,7 +298,7 @@ class AllDocuments:
         for n in np.unique(number).tolist():
             here = np.flatnonzero(number == n)
             found[here] = self._parts[n].ids_of(wanted[here] - self._bases[n], parents=parents)
-        return found.tolist()
+        return list(found)
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
         """Return title, text and metadata of a document; empty if they weren't stored."""

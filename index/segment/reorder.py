@@ -1,8 +1,8 @@
 """Order a segment's documents so that similar ones are stored next to each other and search can skip more blocks.
 
-Recursive graph bisection alone works best on runs of some thousands of documents. On a million it spreads clusters over
-both halves, because all terms of a document count equally. So documents are clustered first; bisection then orders the
-clusters, and the documents within runs of neighbouring clusters.
+Documents are ordered by recursive graph bisection. On a million it spreads clusters over both halves, because all terms
+of a document count equally, and takes long. So documents of a large segment are clustered first; bisection then orders
+the clusters, and the documents within runs of neighbouring clusters.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lsr.index.kernels.layout import BLOCK
 _KEEP, _KEEP_OF_CLUSTER = 32, 48
 _COMMON, _RARE = 50, 4
 _PER_CLUSTER, _MOST_CLUSTERS = 64, 1 << 15  # average documents per cluster, and the largest number of clusters
+_CLUSTERED_FROM = 1 << 18  # documents from which on they are clustered first
 _SAMPLED = 16  # documents sampled per cluster to learn the centres
 _DEPTHS = (16, 24, 24)  # terms per document used in each round; the last round assigns all documents
 _RUN = 32  # blocks that bisection refines together
@@ -108,7 +109,7 @@ def document_order(documents: Reduced, *, align: int = BLOCK, threads: int = 0) 
     filled = np.diff(documents.indptr) > 0
     docs, empty = np.flatnonzero(filled), np.flatnonzero(~filled)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool, progress(4, "ordering", "steps") as bar:
-        n_clusters = min(len(docs) // _PER_CLUSTER, _MOST_CLUSTERS)
+        n_clusters = min(len(docs) // _PER_CLUSTER, _MOST_CLUSTERS) if len(docs) >= _CLUSTERED_FROM else 0
         if n_clusters > 1:
             docs = _by_cluster(documents, docs, n_clusters, pool, bar.update)
         _bisect(documents, docs, align, _RUN * align if n_clusters > 1 else len(docs), pool)
