@@ -225,9 +225,10 @@ class ShardedIndex(QueryEncoding):
         request = SearchRequest.of(k, where, settings)
         query, text = request.options.split(query)
         one = query if isinstance(query, SparseMatrix) else [query]
-        (near,) = self._dense_queries(one, None if dense is None else [dense], request)
+        near = self._dense_queries(one, None if dense is None else [dense], request)
+        vector = near[0] if len(near) == 1 else None  # several queries are refused where they are encoded
         criteria = request.criteria(text)
-        return self._search.find(lambda: self.query_vector(query, "search"), query, request, criteria, near)
+        return self._search.find(lambda: self.query_vector(query, "search"), query, request, criteria, vector)
 
     def search_batch(
         self,
