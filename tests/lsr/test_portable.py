@@ -106,6 +106,53 @@ def test_opensearchs_layout_has_model_and_table(checkpoint, query_weights, texts
     assert idf["[CLS]"] == 0
 
 
+def opensearch_vectors(folder, texts):
+    """Queries and documents, computed as OpenSearch's model cards show, with transformers."""
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    special = list(tokenizer.all_special_ids)
+    read = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).logits
+    largest = (logits * read["attention_mask"].unsqueeze(-1)).max(1).values
+    documents = torch.log1p(torch.relu(largest))
+    documents[:, special] = 0
+    idf = torch.zeros(documents.shape[1])
+    for token, weight in json.loads((folder / "idf.json").read_text()).items():
+        idf[tokenizer.convert_tokens_to_ids(token)] = weight
+    queries = torch.zeros(len(texts), documents.shape[1])
+    for row, ids in enumerate(read["input_ids"]):
+        queries[row, ids] = 1
+    queries[:, special] = 0
+    return (queries * idf).numpy(), documents.numpy(), special
+
+
+def test_one_call_writes_three_layouts(checkpoint, query_weights, texts, tmp_path, lsr_command):
+    """What `lsr publish` writes is read back by each library: the same vectors to 1e-5."""
+    inference_free(checkpoint, query_weights, 24).save(tmp_path / "made")
+    out = tmp_path / "out"
+    ran = lsr_command("publish", tmp_path / "made", "--out", out)
+    assert ran.code == 0, ran.err
+    some = [text for text in texts if text]
+    encoder = load_encoder(out)
+    queries, documents, special = opensearch_vectors(out, some)
+    ours = encoder.encode_query(some).to_dense(), encoder.encode_document(some).to_dense()
+    others = [term for term in range(ours[1].shape[1]) if term not in special]  # OpenSearch leaves these out
+    assert np.abs(ours[0] - queries).max() < 1e-5
+    assert np.abs(ours[1] - documents)[:, others].max() < 1e-5
+    assert (ours[1][:, others] > 0).any(1).sum() >= 4
+    pytest.importorskip("sentence_transformers", reason="the third layout is read by sentence-transformers")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own
+        from sentence_transformers import SparseEncoder
+
+        model = SparseEncoder(str(out), device="cpu")
+        found = model.encode_query(some).to_dense().numpy(), model.encode_document(some).to_dense().numpy()
+    same(encoder, *found, some, 1e-5)
+
+
 def test_separate_query_tokenizers_are_kept(checkpoint, query_weights, texts, tmp_path):
     content = json.loads((checkpoint / "tokenizer.json").read_text())
     content["normalizer"]["lowercase"] = True
