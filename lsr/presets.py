@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def presets(kind: Kind) -> dict[str, Path]:
     """{name: file} of the presets of `lsr train` ("train") or `lsr experiment` ("eval"), sorted by name."""
     found = (Path(str(file)) for file in files("lsr.configs").joinpath(kind).iterdir())
-    return {file.stem: file for file in sorted(found) if file.suffix == ".yaml"}
+    return {file.stem: file for file in sorted(found, key=lambda file: file.stem) if file.suffix == ".yaml"}
 
 
 def describe(preset: Path) -> str:
