@@ -180,7 +180,7 @@ def test_messages_that_quote_documents_are_marked(tmp_path):
         ({"where": {"year": {">=": "2000' OR '1'='1"}}}, "can't be compared"),
         ({"where": {"yeer": 2000}}, "did you mean 'year'"),
         ({"where": {"or": {"year": 1}}}, "or"),
-        ({"where": json.loads('{"not":' * 120 + '{"year":1}' + "}" * 120)}, "within"),
+        ({"where": json.loads('{"not":' * 120 + '{"year":1}' + "}" * 120)}, "nested more than 100 deep"),
         ({"where": "year>=2000 or true"}, "dictionary"),
         ({"where": {"__class__": {"exists": True}}}, "no column"),
         ({"filter": {"year": 2000}}, "filter"),
