@@ -32,7 +32,7 @@ from lsr.train.settings import (  # noqa: E402
 from lsr.train.sources import TrainingSource  # noqa: E402
 from lsr.train.trainer import Helpers, Trainer  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("training_surroundings")
+pytestmark = pytest.mark.usefixtures("training_environment")
 
 WORDS = ["cat", "dog", "the", "sat", "on", "mat", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]
 SOME = ["the cat sat on the mat .", "dog", "abc def ghij " * 20]
