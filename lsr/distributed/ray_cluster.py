@@ -15,7 +15,7 @@ _KNOCK = 10.0  # seconds until a machine counts as unreachable
 _FREE = 10.0  # seconds to wait for others' jobs to end
 
 
-def connect(address: str, timeout: float = 40.0) -> Any:
+def connect(address: str, timeout: float = 120.0) -> Any:
     """Connect to a Ray cluster, unless this process is connected to one already.
 
     Args:

@@ -8,6 +8,7 @@ import pytest
 from lsr.errors import DataError
 from lsr.eval import bench as module
 from lsr.eval.bench import bench_index, recommended, settings_grid
+from lsr.eval.latency import Rate
 from lsr.index.index import Index
 from lsr.sparse import SparseMatrix
 
@@ -63,7 +64,7 @@ def test_the_frontier_has_the_settings_that_nothing_beats(index, matrix, monkeyp
     times = {"exact": 4.0, "a": 1.0, "b": 2.0, "c": 3.0}
     recalls = {1: 0.9, 2: 0.95, 3: 0.95}
     monkeypatch.setattr(module, "time_together", lambda calls, n, rounds: np.array([[t] for t in times.values()]))
-    monkeypatch.setattr(module, "throughput", lambda *_, **__: 1.0)
+    monkeypatch.setattr(module, "throughput", lambda *_, **__: Rate(1.0, None))
     monkeypatch.setattr(index, "recall", lambda queries, k, cut, algorithm: recalls[cut])
     grid = [{}, *({"algorithm": "clusters", "cut": cut} for cut in recalls)]
     found = bench_index(index, matrix[:1], [10], grid)

@@ -400,7 +400,7 @@ def test_a_second_process_is_refused(datasets, settings, tmp_path):
 
 def test_all_invalid_settings_are_reported():
     one = SystemSettings("one", encoder="bm25")
-    with pytest.raises(ValueError, match=r"(?s)two systems have the name 'one'.*baseline 'three'.*fuses 'two'"):
+    with pytest.raises(ValueError, match=r"(?s)two systems have the name 'one'.*baseline 'three'.*needs 'two'"):
         ExperimentSettings((one, one, SystemSettings("f", fuse=("two",))), baseline="three")
     with pytest.raises(ValueError, match="needs one of"):
         SystemSettings("x", encoder="bm25", run="y")
