@@ -1,14 +1,12 @@
 """Sparse vectors as dense arrays of one width (densified lexical representations, arXiv 2112.04666).
 
 The vocabulary is cut into M slices. In each slice a vector keeps only its heaviest term, as a weight and the term's
-place within the slice.
-The score is the gated inner product,
+place within the slice. The score is the gated inner product,
 
     sum over slices m of  value_m(q) value_m(d) [place_m(q) = place_m(d)]
 
 Terms in one slice displace each other, so `Slices.coloured` puts terms together that are seldom heavy in the same
-document. The gated inner product is the inner product of the sparse vectors that
-`Slices.keep` leaves.
+document. The gated inner product is the inner product of the sparse vectors that `Slices.keep` leaves.
 
     slices = Slices.coloured(documents, 768)
     densified = DensifiedVectors.of(documents, slices, dense=embeddings)

@@ -9,7 +9,7 @@ null), `terms list<uint32>`, `weights list<float32>`. Its key-value metadata hol
     lsr.encoder        JSON object {file name: base64 of the zlib-compressed file} of the query encoder
 
 so a file of vectors can be indexed and searched with text by itself. A folder of such files (`part-*.parquet`) is read
-as one. A part with `lsr.first` has the name of the first part there, which has vocabulary and encoder.
+as one. The metadata `lsr.first` of a part names the first part, which holds the vocabulary and the encoder.
 """
 
 from __future__ import annotations
