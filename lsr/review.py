@@ -6,8 +6,8 @@
             review.judge(doc, somebody_reads(doc))
 
 Each round, a logistic regression over the documents' sparse vectors is fitted to the judgments, and the documents that
-are most probably relevant are read next. Of several kinds of vectors each has a regression of its own, and their
-probabilities are averaged. A stopping rule tells when the target recall is probably reached.
+are most probably relevant are read next. Each kind of vectors has its own regression, and their probabilities are
+averaged. A stopping rule tells when the target recall is probably reached.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _STRENGTH = 10.0  # inverse of the penalty
 
 @dataclass(frozen=True)
 class ReviewSettings:
-    """How a review goes.
+    """Settings of a review.
 
     Attributes:
         target: Recall to reach.
@@ -78,7 +78,7 @@ class Review:
     Attributes:
         ids: The documents' ids.
         vectors: Kinds of vectors, (n_docs, n_terms) each; they are scaled to length 1.
-        settings: How it goes.
+        settings: The settings.
         first: Numbers of documents to read first, such as the results of a search; random ones without any.
         judged: {number: whether it is relevant}, in the order of reading.
         rounds: How many documents had been read when each round began.
@@ -125,7 +125,7 @@ class Review:
         return [int(number) for number in left[np.argsort(-worth, kind="stable")[:size]]]
 
     def judge(self, number: int, relevant: bool) -> None:
-        """Note what somebody who has read a document found; a later judgment of the same replaces it."""
+        """Record a judgment; a later one of the same document replaces it."""
         if not 0 <= number < len(self.ids):
             raise ValueError(f"there is no document {number}; they are numbered 0 to {len(self.ids) - 1}")
         self.judged[number] = bool(relevant)
@@ -168,7 +168,7 @@ class Review:
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write settings and judgments, with which the review goes on later."""
+        """Write settings and judgments, from which `load` continues."""
         path = Path(path)
         state = {
             "format": FORMAT,
@@ -183,7 +183,7 @@ class Review:
 
     @classmethod
     def load(cls, path: str | PathLike[str], ids: Sequence[str], vectors: Sequence[SparseMatrix]) -> Review:
-        """Go on with a saved review.
+        """Continue a saved review.
 
         Args:
             path: The file.

@@ -42,9 +42,9 @@ def review(
 ) -> None:
     """Find nearly all relevant documents of an index, reading few of them.
 
-    Asks of one document after the other whether it is relevant, learns from the answers which to ask next, and stops
-    when the target recall is probably reached. Answer q to pause; the same command goes on. Settings belong to a new
-    review; one that goes on keeps its own. All vectors of the index are held in memory.
+    Shows one document after the other and asks whether it is relevant. A model learns from the answers which documents
+    to show next, and the review stops when the target recall is probably reached. Answer q to pause, and run the same
+    command to continue; settings can only be given at the start. All vectors of the index are held in memory.
 
     \b
     Examples:
@@ -63,7 +63,7 @@ def review(
     given = {name: value for name, value in options.items() if value is not None}
     if state.exists():
         if given or query:
-            raise click.UsageError(f"{state}: this review has settings already; leave --query and the like out")
+            raise click.UsageError(f"{state}: this review has its settings; leave --query and other settings out")
         going = Review.load(state, ids, vectors)
     else:
         first = [hit.doc for hit in index.search(query, 10)] if query else []
@@ -75,7 +75,7 @@ def review(
     if complete:
         note(f"the rule {going.settings.rule!r} says to stop: recall is probably at least {going.settings.target:g}")
     else:
-        note(f"paused; the same command goes on: {state}")
+        note(f"paused: run the same command to continue with {state}")
     if out is not None:
         out.write_text("".join(f"{ids[doc]}\n" for doc, relevant in going.judged.items() if relevant), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""lsr review: asks, pauses, goes on, and reads judgments from a file."""
+"""lsr review: asks, pauses, continues, and reads judgments from a file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_it_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
     assert ran.out.count("relevant? y, n or q") == 3
     assert "wing number" in ran.out
     assert "1 relevant documents among 2 read" in ran.err
-    assert "the same command goes on" in ran.err
+    assert "run the same command to continue" in ran.err
     before = json.loads((tmp_path / "state.json").read_text())["judged"]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\nq\n"))
     assert lsr_command("review", path, "--state", tmp_path / "state.json").code == 0
@@ -72,7 +72,7 @@ def test_wrong_calls(index, lsr_command, tmp_path):
     assert lsr_command(*how, "--budget", "5").code == 0
     ran = lsr_command(*how, "--target", "0.7")
     assert ran.code == 2
-    assert "has settings already" in ran.err
+    assert "this review has its settings" in ran.err
 
 
 def test_a_hybrid_encoder_makes_a_committee(lsr_command, tmp_path):
