@@ -151,6 +151,7 @@ def test_a_shard_without_an_answer_is_an_error_or_named(twice):
 
 def test_the_command_starts_a_local_cluster(ties, cluster_benchmark):
     """It lives as long as the command."""
+    pytest.importorskip("ray")
     one, folder = ties
     command = [sys.executable, "-m", "lsr", "search", folder, "-k", "5", "--ray", "local", "--cpus", "0.1", "--queries"]
     save_matrix(folder.parent / "q.parquet", queries(3))
