@@ -115,6 +115,8 @@ def test_a_missing_package_is_named(lsr_command, small, monkeypatch):
 
 @pytest.mark.parametrize("command", ["serve", "mcp"])
 def test_a_reranker_needs_its_package(lsr_command, small, monkeypatch, command):
+    if command == "mcp":
+        pytest.importorskip("mcp")
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     ran = lsr_command(command, small.path, "--rerank", "a-model")
     assert ran.code == 1
