@@ -62,7 +62,7 @@ class Selected:
             boosted: Whether scores are boosted.
             also: For `Hits`: facets, total, missing.
         """
-        told = explained(explain, self, boosted=boosted)
+        told = _explained(explain, self, boosted=boosted)
         moved = {doc: self.moved[doc] for doc in self.docs if doc in self.moved}
         return Hits(documents, self.docs, self.scores, told, moved=moved, **also)
 
@@ -109,7 +109,7 @@ def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
     return Selected(docs[options.offset : end], scores[options.offset : end], moved)
 
 
-def explained(explain: Callable[..., Explanation], found: Selected, *, boosted: bool) -> Callable[..., Explanation]:
+def _explained(explain: Callable[..., Explanation], found: Selected, *, boosted: bool) -> Callable[..., Explanation]:
     """Wrap an explainer so that its explanations include boosts and re-ranking.
 
     Args:
