@@ -77,14 +77,21 @@ class ShardedIndex(QueryEncoding):
         *,
         allow_missing: bool = False,
     ) -> None:
-        super().__init__(shards.folder, encoder)
-        self.shards = shards
+        self.shards, self._given = shards, encoder
         self._group = ShardGroup(shards, sets, patience or Patience(), allow_missing=allow_missing)
         self._stored_encoder = ShardEncoder(self._group)
         self._changes: Index | None = None
         self.refresh()
         if encoder is not None:
             self.fingerprint.require_same(encoder.fingerprint, f"the index {self.path}", "the query encoder")
+
+    @property
+    def path(self) -> str:
+        return self.shards.folder
+
+    @property
+    def _given_encoder(self) -> Encoder | None:
+        return self._given
 
     @classmethod
     def open(

@@ -31,9 +31,14 @@ class QueryEncoding:
         path: The index, for messages.
     """
 
-    def __init__(self, path: str | PathLike[str], encoder: Encoder | None = None) -> None:
-        self.path: Any = path
-        self._given_encoder = encoder
+    @property
+    def path(self) -> str | PathLike[str]:
+        raise NotImplementedError
+
+    @property
+    def _given_encoder(self) -> Encoder | None:
+        """The encoder that was given; None for the one that the index stores."""
+        raise NotImplementedError
 
     @property
     def shared(self) -> IndexEncoder:

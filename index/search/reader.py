@@ -21,13 +21,13 @@ from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of
 from lsr.index.search.hits import Hits
 from lsr.index.search.hybrid_search import dense_width, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
+from lsr.index.search.opened import Opened
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
 from lsr.index.search.recall import recall, sample_queries
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
 from lsr.index.search.searcher import Searcher
 from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
-from lsr.index.search.snapshot import Snapshot
 from lsr.index.search.stored_documents import StoredDocuments
 from lsr.index.search.words import SnapshotWords, Suggestion, Words
 from lsr.index.segment.filters import Filter, Where
@@ -42,13 +42,21 @@ class Reader(StoredDocuments, QueryEncoding):
 
     Attributes:
         path: The index's folder.
+
+    Args:
+        opened: The commit.
     """
 
-    path: Path
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
 
-    def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
-        super().__init__(path, encoder)
-        self._snapshot = snapshot
+    @property
+    def path(self) -> Path:
+        return self._opened.path
+
+    @property
+    def _given_encoder(self) -> Encoder | None:
+        return self._opened.encoder
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -77,7 +85,7 @@ class Reader(StoredDocuments, QueryEncoding):
 
     def pinned(self) -> Reader:
         """Return a reader of the current commit; its documents and their numbers (`Hit.doc`) never change."""
-        return Reader(self.path, self._snapshot, self._given_encoder)
+        return Reader(Opened(self.path, self._snapshot, self._given_encoder))
 
     @property
     def shared(self) -> IndexEncoder:
