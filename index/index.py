@@ -139,7 +139,7 @@ class Index(Reader):
                 Requires 8-bit impacts.
             summary_mass: Fraction of the sum of a cluster's largest impacts that its summary keeps, above 0 and at most
                 1.
-            hybrid: Also store the encoder's dense vectors, in 8 bits, for `search(mode="hybrid")`; they come from the
+            hybrid: Also store the encoder's dense vectors, in 8 bits, and search by both; they come from the
                 same forward pass.
             report: Receives the encoding counts.
             progress: Called with the current step, the number of documents done, and the total if known; replaces the

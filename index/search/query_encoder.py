@@ -190,6 +190,14 @@ def as_queries(queries: Any) -> list[Any]:
     ]
 
 
+def has_text(queries: Iterable[Any]) -> bool:
+    """Whether any of these queries is a text."""
+    return not isinstance(queries, SparseMatrix) and any(
+        isinstance(query, str) or (isinstance(query, Mapping) and isinstance(query.get("text"), str))
+        for query in queries
+    )
+
+
 def checked_k(k: int) -> None:
     """Refuse a k that isn't a positive whole number."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:

@@ -121,7 +121,8 @@ class Reader(StoredDocuments, QueryEncoding):
             settings: Fields of `SearchSettings` (mode, algorithm, alpha, beta, guaranteed, cut, heap_factor,
                 best_passages, dense_weight) and of `lsr.index.search.options.Options` (offset, min_score, group_by,
                 per_group, sort, boost, facets, total, diversity, syntax, rerank, rerank_unit, depth, passages,
-                fields). By default, the search is exact and uses sparse vectors.
+                fields). By default, the search is exact. It uses sparse vectors, and dense ones too if the index was
+                built with hybrid=True.
 
         Returns:
             Hits by descending score, unless an option sets another order; ties in the order in which documents were
@@ -136,6 +137,7 @@ class Reader(StoredDocuments, QueryEncoding):
         query, text = request.options.split(query)
         vector = reader.query_vector(query, "search")
         one = query if isinstance(query, SparseMatrix) else [query]
+        request = request.with_mode(one, dense, has_dense=reader.has_dense)
         (near,) = reader._dense_queries(one, None if dense is None else [dense], request)
         return reader._find(EncodedQuery(query, vector, near), request, request.criteria(text))
 
@@ -170,9 +172,10 @@ class Reader(StoredDocuments, QueryEncoding):
             MissingExtra: A device is given, but PyTorch isn't installed.
         """
         request, reader = SearchRequest.of(k, where, settings), self.pinned()
+        asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
+        request = request.with_mode(asked, dense, has_dense=device is None and reader.has_dense)
         if device is not None and (dense is not None or not request.plainly_sparse):
             raise ValueError(f"device={device!r} is for exact sparse searches without further options: leave it out")
-        asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         texts: list[TextQuery | None] = [None] * len(asked)
         if request.options.syntax != "plain":
             parts = [request.options.split(query) for query in asked]
@@ -201,7 +204,7 @@ class Reader(StoredDocuments, QueryEncoding):
     ) -> Hits:
         """Return the k documents most similar to a given one, by stored vectors, without that document.
 
-        The modes hybrid and dense use its dense vector.
+        The modes hybrid and dense use its dense vector; "auto" is "hybrid" in an index built with hybrid=True.
 
         Args:
             doc_id: Id of the document, or of a passage. For a document cut into passages, all passages are used.
@@ -215,7 +218,7 @@ class Reader(StoredDocuments, QueryEncoding):
         request, reader, doc_id = SearchRequest.of(k, where, settings), self.pinned(), require_id(doc_id)
         if (like := reader._snapshot.like(doc_id)) is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        dense = None
+        dense, request = None, request.with_mode([like.content], None, has_dense=reader.has_dense)
         if request.settings.mode != "sparse":
             dense = like.dense
             require_dense(dense_width(reader._snapshot), self.path)

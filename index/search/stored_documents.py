@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.index.search.hybrid_search import dense_width
 from lsr.index.search.opened import Opened
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.doc_store import AllDocuments
@@ -50,6 +51,11 @@ class StoredDocuments:
     def has_clusters(self) -> bool:
         """Whether the index has clusters, for approximate search."""
         return all(part.segment.clusters is not None for part in self._snapshot.parts)
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether documents have dense vectors, for hybrid search."""
+        return dense_width(self._snapshot) is not None
 
     @property
     def max_error(self) -> float:
