@@ -190,7 +190,7 @@ def as_queries(queries: Any) -> list[Any]:
     ]
 
 
-def has_text(queries: Iterable[Any]) -> bool:
+def has_text(queries: Iterable[Any] | SparseMatrix) -> bool:
     """Whether any of these queries is a text."""
     return not isinstance(queries, SparseMatrix) and any(
         isinstance(query, str) or (isinstance(query, Mapping) and isinstance(query.get("text"), str))
