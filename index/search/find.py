@@ -100,6 +100,15 @@ def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int |
     return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)
 
 
+def known_queries(
+    near: Sequence[NDArray[np.float32] | None], vectors: SparseMatrix, request: SearchRequest
+) -> Sequence[NDArray[np.float32] | None]:
+    """Drop the dense vectors of texts without a known word: by default these find nothing instead of anything."""
+    if not request.automatic:
+        return near
+    return [one if length else None for one, length in zip(near, vectors.lengths().tolist(), strict=True)]
+
+
 def dense_queries(
     width: Callable[[], int],
     encoder: Callable[[], Encoder],

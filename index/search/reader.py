@@ -17,7 +17,7 @@ from lsr.errors import DataError
 from lsr.index.search.device import DeviceSearcher
 from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document, query_words
-from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of
+from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of, known_queries
 from lsr.index.search.hits import Hits
 from lsr.index.search.hybrid_search import dense_width, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
@@ -138,7 +138,7 @@ class Reader(StoredDocuments, QueryEncoding):
         vector = reader.query_vector(query, "search")
         one = query if isinstance(query, SparseMatrix) else [query]
         request = request.with_mode(one, dense, has_dense=reader.has_dense)
-        (near,) = reader._dense_queries(one, None if dense is None else [dense], request)
+        (near,) = reader._dense_queries(one, vector, None if dense is None else [dense], request)
         return reader._find(EncodedQuery(query, vector, near), request, request.criteria(text))
 
     def search_batch(
@@ -181,7 +181,7 @@ class Reader(StoredDocuments, QueryEncoding):
             parts = [request.options.split(query) for query in asked]
             asked, texts = [query for query, _ in parts], [text for _, text in parts]
         vectors = reader.query_vectors(asked)
-        near = reader._dense_queries(asked, None if dense is None else list(dense), request)
+        near = reader._dense_queries(asked, vectors, None if dense is None else list(dense), request)
         given = [None] * len(vectors) if isinstance(asked, SparseMatrix) else asked
         encoded = [EncodedQuery(given[i], vectors[i], near[i]) for i in range(len(vectors))]
         if device is not None:
@@ -240,12 +240,17 @@ class Reader(StoredDocuments, QueryEncoding):
         return [hits_of(snapshot, query, *top, self._explain) for query, top in zip(queries, found, strict=True)]
 
     def _dense_queries(
-        self, queries: Sequence[Any] | SparseMatrix, given: Sequence[ArrayLike] | None, request: SearchRequest
+        self,
+        queries: Sequence[Any] | SparseMatrix,
+        vectors: SparseMatrix,
+        given: Sequence[ArrayLike] | None,
+        request: SearchRequest,
     ) -> Sequence[NDArray[np.float32] | None]:
         def width() -> int:
             return require_dense(dense_width(self._snapshot), self.path)
 
-        return dense_queries(width, lambda: self.encoder, queries, given, request.settings)
+        near = dense_queries(width, lambda: self.encoder, queries, given, request.settings)
+        return known_queries(near, vectors, request) if given is None else near
 
     def explain_plan(
         self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]

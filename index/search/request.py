@@ -59,12 +59,14 @@ class SearchRequest:
         options: Options beyond a plain search.
         settings: How to search.
         where: The filter; None for all documents.
+        automatic: Whether the settings' mode was "auto".
     """
 
     k: int
     options: Options
     settings: SearchSettings
     where: Filter | None
+    automatic: bool = False
 
     @classmethod
     def of(cls, k: int, where: Where | Filter | None, given: Mapping[str, Any]) -> Self:
@@ -97,7 +99,8 @@ class SearchRequest:
         if self.settings.mode != "auto":
             return self
         hybrid = dense is not None or (has_dense and not self.options.sorts and has_text(queries))
-        return replace(self, settings=_with_mode(self.settings, "hybrid" if hybrid else "sparse"))
+        settings = _with_mode(self.settings, "hybrid" if hybrid else "sparse")
+        return replace(self, settings=settings, automatic=True)
 
     def criteria(self, text: TextQuery | None = None, *, without: Sequence[str] = ()) -> Criteria:
         """Return the conditions on each document.

@@ -311,6 +311,9 @@ def test_by_default_texts_are_searched_by_both_vectors(spread):
         assert one.search({"heat": 1.0}, 5) == one.search({"heat": 1.0}, 5, mode="sparse")
         assert one.search(texts[0], 5, sort="n") == one.search(texts[0], 5, sort="n", mode="sparse")
         assert one.similar("4", 5) == index.similar("4", 5, mode="hybrid")
+        assert one.search("qwrt psdf") == []  # words that no document has
+        assert one.search_batch(["heat jet", "qwrt"], 5) == [both[0], []]
+        assert len(one.search("qwrt", mode="dense")) == 10
 
 
 def test_a_server_searches_in_hybrid_mode(tmp_path):
