@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 @click.option("--per-query", metavar="FILE", type=click.Path(path_type=Path), help="Write each query's values.")
 @click.option(
     "--mode",
-    type=click.Choice(["sparse", "hybrid", "dense"]),
-    default="sparse",
+    type=click.Choice(["auto", "sparse", "hybrid", "dense"]),
+    default="auto",
     show_default=True,
-    help="How to search; hybrid and dense need an index built with --hybrid.",
+    help="How to search; hybrid and dense need an index built with --hybrid, for which auto is hybrid.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on a terminal, too.")
 @encoder_options
@@ -67,7 +67,7 @@ def evaluate(
     if per_query and not per_query.parent.is_dir():
         raise click.UsageError(f"--per-query {per_query}: there is no folder {per_query.parent}")
     if run_path:
-        if queries or encoder or mode != "sparse" or any(value is not None for value in options.values()):
+        if queries or encoder or mode != "auto" or any(value is not None for value in options.values()):
             raise click.UsageError("--run can't be combined with options of queries or encoders")
         result, what = _of_run(run_path, dataset, split, measures), {"run": str(run_path)}
     else:

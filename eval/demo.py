@@ -51,7 +51,7 @@ def run_demo(out: Path, encoder: str = DEFAULT_ENCODER) -> None:
             hybrid = made.dense_width > 0
             index = Index.build(out / Path(name).name, dataset.corpus(), encoder=made, hybrid=hybrid, passages=None)
             note(f"{name}: {len(index)} documents encoded and indexed in {time.perf_counter() - started:.1f} s")
-            results[name] = evaluate_index(index, dataset, DEFAULT_MEASURES)
+            results[name] = evaluate_index(index, dataset, DEFAULT_MEASURES, mode="sparse")
             if hybrid:
                 results[f"{name}, hybrid"] = evaluate_index(index, dataset, DEFAULT_MEASURES, mode="hybrid")
             if isinstance(index.encoder, HybridEncoder):

@@ -162,7 +162,7 @@ def search_run(
 
 
 def evaluate_index(
-    index: Index, dataset: Dataset, measures: str, queries: QuerySet | None = None, *, mode: Mode = "sparse"
+    index: Index, dataset: Dataset, measures: str, queries: QuerySet | None = None, *, mode: Mode = "auto"
 ) -> Evaluation:
     """Search all judged queries, measure the results, and time the searches.
 
@@ -171,7 +171,7 @@ def evaluate_index(
         dataset: Queries and judgments.
         measures: Names, such as "nDCG@10 RR@10".
         queries: Queries that replace the dataset's, for example encoded ones.
-        mode: As for `Index.search`; modes other than "sparse" need texts.
+        mode: As for `Index.search`; "hybrid" and "dense" need texts.
 
     Raises:
         DataError: Unknown measures, no judged query among the queries, or a mode that needs dense vectors for an index
@@ -182,6 +182,8 @@ def evaluate_index(
     if not judged.ids:
         raise DataError("none of the queries is judged; are these the right judgments?", dataset.name)
     vectors, how = judged.encoded(index), dict[str, Any]()
+    if mode == "auto":
+        mode = "hybrid" if index.has_dense and judged.texts is not None else "sparse"
     if mode != "sparse":
         if judged.texts is None:
             raise DataError(f'mode "{mode}" needs texts of queries, not vectors', dataset.name)

@@ -29,7 +29,7 @@ def passages(index, question, k=5):
     """The best passage of each of the k best files, by hybrid search, with the passages around it."""
     return [
         {"title": hit.title, "text": around(index, hit), "link": link(hit.metadata)}
-        for hit in index.search(question, k=k, mode="hybrid")
+        for hit in index.search(question, k=k)
     ]
 
 

@@ -7,18 +7,18 @@
     index.delete(["a"])
     index.commit()
 
-`Index` adds building and opening to a `WritableIndex` (lsr.index.writable), which adds changes to a `Reader`
-(lsr.index.search.reader), which searches a snapshot.
+An `Index` is a `Reader` (lsr.index.search.reader) of the commit that it has `Opened`, and moves to later ones; its
+`Changes` (lsr.index.changes) make them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from lsr.console import Progress, progress_to
 from lsr.encode.base import Encoder
@@ -26,18 +26,24 @@ from lsr.encode.corpus import Report
 from lsr.encode.load import as_encoder
 from lsr.encode.passages import AS_NEEDED, Passages
 from lsr.errors import OutputError, StorageError
+from lsr.index.changes import Changes
 from lsr.index.protocols import SearchIndex
 from lsr.index.search.hits import Hit as Hit
+from lsr.index.search.opened import Opened
+from lsr.index.search.reader import Reader
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.clusters import SUMMARY_MASS
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.segment.postings import ImpactType
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order
 from lsr.index.sharding.local import latest_snapshot
 from lsr.index.sharding.manifest import SHARDS, is_sharded
 from lsr.index.sharding.remote import download_index, folder_for
 from lsr.index.storage.manifest import MANIFEST
-from lsr.index.writable import WritableIndex
 from lsr.index.write.builder import BuildSettings, Source, build_index, require_same_terms
+from lsr.index.write.update_batch import Change
+from lsr.io.document import as_ids
 from lsr.io.object_store import is_remote
 
 if TYPE_CHECKING:
@@ -45,7 +51,7 @@ if TYPE_CHECKING:
     from lsr.index.write.sync import Synced
 
 
-class Index(WritableIndex):
+class Index(Reader):
     """A memory-mapped index on disk. Safe to search from many threads; searching releases the GIL.
 
     Threads may change it, too, one call at a time; their changes form one transaction, which any thread can commit. A
@@ -53,7 +59,7 @@ class Index(WritableIndex):
     again, at its latest commit.
 
     An open index is a snapshot: it doesn't change, whatever others commit, until `refresh` or a commit of this object.
-    `Reader` has the calls that search, `WritableIndex` those that make changes.
+    `Reader` has the calls that search.
 
     Attributes:
         path: The folder.
@@ -73,8 +79,13 @@ class Index(WritableIndex):
 
     def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None, uri: str | None = None) -> None:
         """Use `Index.open` or `Index.build`."""
-        super().__init__(path, snapshot, encoder, uri)
+        super().__init__(Opened(path, snapshot, encoder, uri))
+        self._changes = Changes(self._opened)
         self._seen = (-1, 0, 0)  # matches no file, so that the first look finds commits made since opening
+
+    @property
+    def uri(self) -> str | None:
+        return self._opened.uri
 
     def __reduce__(self) -> Any:
         if self.pending:
@@ -128,7 +139,7 @@ class Index(WritableIndex):
                 Requires 8-bit impacts.
             summary_mass: Fraction of the sum of a cluster's largest impacts that its summary keeps, above 0 and at most
                 1.
-            hybrid: Also store the encoder's dense vectors, in 8 bits, for `search(mode="hybrid")`; they come from the
+            hybrid: Also store the encoder's dense vectors, in 8 bits, and search by both; they come from the
                 same forward pass.
             report: Receives the encoding counts.
             progress: Called with the current step, the number of documents done, and the total if known; replaces the
@@ -198,23 +209,107 @@ class Index(WritableIndex):
                 require_same_terms(index.vocabulary, encoder, f"the index {path}")
         return index
 
-    def refresh(self) -> bool:
-        """Move to the latest commit, by any process.
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    def add(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+        """Add documents; searches find them after `commit`.
+
+        The first change locks the index against other writers until `commit` or `rollback`. Documents are encoded, cut
+        and stored like those that the index was built from. A call adds all of its documents or none.
+
+        Args:
+            source: As for `build`: documents, a corpus, vectors of the index's encoder, or a matrix.
+            ids: For a matrix, the ids of its rows; by default their numbers.
+            skip_bad: Skip bad documents and existing ids; `Change.bad` lists them.
 
         Returns:
-            Whether there was a new one.
+            The changes made by this call.
 
         Raises:
-            IndexFormatError: The index is gone, or another one has replaced it.
-            CorruptIndex: The latest commit is damaged; the current snapshot stays open.
+            DataError: A bad document, or an id that already exists or is repeated.
+            EncoderMismatch: Vectors of another encoder.
+            EncoderError: Texts, but the index has no encoder.
+            IndexLocked: Another process is writing; the message names it.
+            IndexFormatError: Another index has replaced this one.
+            OutputError: The folder can't be written.
         """
-        before, stamp = self._snapshot, self._stamp()
-        if self.uri:
-            self.path = download_index(self.uri).absolute()
-        found = latest_snapshot(self.path, before, skip_damaged=bool(before.damaged), same=not self.uri)
-        self._adopt(found, before)
-        self._seen = stamp  # taken before opening, so later commits are noticed
-        return self._snapshot is not before
+        with self._changes.writing() as writer:
+            return writer.add(source, lambda: self.encoder, ids, replace=False, skip_bad=skip_bad)
+
+    def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+        """Add documents, replacing those with the same ids.
+
+        A replaced document moves to the end, as if deleted and added. If an id is repeated, its last document counts.
+        Arguments and errors as for `add`; the result counts updated and added documents.
+        """
+        with self._changes.writing() as writer:
+            return writer.add(source, lambda: self.encoder, ids, replace=True, skip_bad=skip_bad)
+
+    def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+        """Same as `upsert`."""
+        return self.upsert(source, ids=ids, skip_bad=skip_bad)
+
+    def delete(self, ids: str | Iterable[str] = (), *, where: Where | Filter | None = None) -> Change:
+        """Delete documents, with their passages.
+
+        Args:
+            ids: Document ids; `Change.missing` lists unknown ones.
+            where: Also delete documents that match a filter (`lsr.index.segment.filters`), including uncommitted ones.
+
+        Returns:
+            The changes made by this call.
+
+        Raises:
+            DataError: The filter names a column that doesn't exist or has another kind.
+            OutputError: As for `add`.
+        """
+        parsed = None if where is None else as_filter(where)
+        with self._changes.writing() as writer:
+            return writer.delete(as_ids(ids), parsed)
+
+    def commit(self, *, merge: bool = True) -> None:
+        """Make changes durable, and visible here at once; other readers see them when they open or refresh the index.
+
+        If it fails (on a full disk, say), the index is unchanged and the changes are still pending. If it is
+        interrupted, it may or may not have taken effect, as `refresh` tells; calling it again commits, `rollback`
+        doesn't undo.
+
+        Args:
+            merge: Afterwards merge segments in the background to limit their number (lsr.index.write.merge). If more
+                than 64 are waiting to be merged, the newest are merged before this returns.
+        """
+        self._changes.commit(merge=merge)
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are uncommitted changes."""
+        return self._changes.pending
+
+    def rollback(self) -> None:
+        """Discard the changes since the last commit, and unlock the index."""
+        self._changes.rollback()
+
+    def merge(self, *, everything: bool = True, background: bool = False) -> bool:
+        """Commit, then merge segments.
+
+        Merging frees the space of deleted documents and reorders documents for faster search. Results don't change.
+
+        Args:
+            everything: Merge all segments into one; False merges those that the policy chooses.
+            background: Merge in a thread, while this index and others can make changes. `close` waits for it; a failure
+                is logged as a warning. By default the call returns when the merge is done, and others can't write
+                meanwhile.
+
+        Returns:
+            Whether there was anything to merge.
+
+        Raises:
+            OutputError: As for `add`.
+        """
+        if not background:
+            return self._changes.merge(everything=everything)
+        self.commit(merge=False)
+        return self._changes.merge_behind(everything=everything)
 
     def sync(self, source: str | PathLike[str] | FileCorpus, *, progress: Progress | None = None) -> Synced:
         """Bring the index up to date with a folder of files, and commit.
@@ -242,6 +337,53 @@ class Index(WritableIndex):
             raise OutputError(f"{self.path}: there are uncommitted changes: commit, or roll back, first")
         with progress_to(progress):
             return sync(self, source if isinstance(source, FileCorpus) else read_documents(source))
+
+    def close(self, *, wait: bool = True) -> None:
+        """Finish background merges and discard uncommitted changes. The index stays usable.
+
+        Discarding changes warns: call `commit` or `rollback` first, or use a `with` block. At exit, a process also
+        waits for merges.
+
+        Args:
+            wait: Wait for merges to finish; False abandons them as soon as possible, until the next commit.
+
+        Raises:
+            OutputError: A background merge failed; committed data is unchanged.
+            CorruptIndex: A background merge failed because files are damaged.
+        """
+        self._changes.close(wait=wait)
+
+    def __enter__(self) -> Self:
+        """Enter a block that commits on a clean exit and rolls back on an exception; then it closes the index."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self.pending:
+                self.commit()
+        finally:
+            self.rollback()
+            self.close()
+
+    # --- refreshing ------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> bool:
+        """Move to the latest commit, by any process.
+
+        Returns:
+            Whether there was a new one.
+
+        Raises:
+            IndexFormatError: The index is gone, or another one has replaced it.
+            CorruptIndex: The latest commit is damaged; the current snapshot stays open.
+        """
+        before, stamp = self._snapshot, self._stamp()
+        if self.uri:
+            self._opened.path = download_index(self.uri).absolute()
+        found = latest_snapshot(self.path, before, skip_damaged=bool(before.damaged), same=not self.uri)
+        self._opened.move(found, before)
+        self._seen = stamp  # taken before opening, so later commits are noticed
+        return self._snapshot is not before
 
     @property
     def stale(self) -> bool:

@@ -56,7 +56,7 @@ from lsr.index.cli.encode import (
 @click.option(
     "--hybrid",
     is_flag=True,
-    help="Also store the encoder's dense vectors, in 8 bits, for search with --mode hybrid: takes a third more time.",
+    help="Also store the encoder's dense vectors, in 8 bits, and search by both.",
 )
 @click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Make N shards that are searched as one index.")
 @url_option

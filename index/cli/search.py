@@ -30,7 +30,9 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option(
-                "--mode", metavar="NAME", help="sparse; or, for an index built with --hybrid, hybrid or dense. [sparse]"
+                "--mode",
+                metavar="NAME",
+                help="sparse; or, for an index built with --hybrid, hybrid or dense. [hybrid for such an index]",
             ),
             click.option("--dense-weight", type=float, help="Weight of the dense score in hybrid mode. [default: 1]"),
             click.option("--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore or clusters. [auto]"),

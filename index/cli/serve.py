@@ -127,7 +127,7 @@ def mcp(
     \b
     Examples:
       lsr mcp idx
-      lsr mcp idx --mode hybrid
+      lsr mcp idx --mode sparse
       lsr mcp idx --http 8080 --keys keys.txt
     """
     from lsr.console import counted, note

@@ -77,14 +77,21 @@ class ShardedIndex(QueryEncoding):
         *,
         allow_missing: bool = False,
     ) -> None:
-        super().__init__(shards.folder, encoder)
-        self.shards = shards
+        self.shards, self._given = shards, encoder
         self._group = ShardGroup(shards, sets, patience or Patience(), allow_missing=allow_missing)
         self._stored_encoder = ShardEncoder(self._group)
         self._changes: Index | None = None
         self.refresh()
         if encoder is not None:
             self.fingerprint.require_same(encoder.fingerprint, f"the index {self.path}", "the query encoder")
+
+    @property
+    def path(self) -> str:
+        return self.shards.folder
+
+    @property
+    def _given_encoder(self) -> Encoder | None:
+        return self._given
 
     @classmethod
     def open(
@@ -225,6 +232,7 @@ class ShardedIndex(QueryEncoding):
         request = SearchRequest.of(k, where, settings)
         query, text = request.options.split(query)
         one = self.query_vector(query, "search") if isinstance(query, SparseMatrix) else [query]
+        request = request.with_mode(one, dense, has_dense=self.has_dense)
         (near,) = self._dense_queries(one, None if dense is None else [dense], request)
         criteria = request.criteria(text)
         return self._search.find(lambda: self.query_vector(query, "search"), query, request, criteria, near)
@@ -246,6 +254,7 @@ class ShardedIndex(QueryEncoding):
         request = SearchRequest.of(k, where, settings)
         if not isinstance(queries, SparseMatrix):
             queries = as_queries(queries)
+        request = request.with_mode(queries, dense, has_dense=self.has_dense)
         if not request.options.plain or request.settings.mode != "sparse" or dense is not None:
             each = [queries[i] for i in range(len(queries))] if isinstance(queries, SparseMatrix) else queries
             asked = [request.options.split(query)[0] for query in each]
@@ -273,7 +282,7 @@ class ShardedIndex(QueryEncoding):
         like = next((one for one in found.values() if one is not None), None)
         if like is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        dense = None
+        dense, request = None, request.with_mode([like.content], None, has_dense=self.has_dense)
         if request.settings.mode != "sparse":
             dense = like.dense
             self._dense_width()
@@ -300,6 +309,11 @@ class ShardedIndex(QueryEncoding):
 
     def _beside(self, vector: SparseMatrix) -> SparseMatrix:
         return beside_dense(self.shared.encoder if self.shared.encoder_files else None, vector)
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether documents have dense vectors, for hybrid search."""
+        return all(state.dense_width is not None for state in self._group.states.values())
 
     def _dense_width(self) -> int:
         return max(require_dense(state.dense_width, self.path) for state in self._group.states.values())

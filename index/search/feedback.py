@@ -2,7 +2,7 @@
 
     vector = expand_query(index, "ice on the wing")                  # sparse
     near = expand_dense(index, "ice on the wing")                    # dense, for an index with dense vectors
-    hits = index.search(vector, dense=near, mode="hybrid")
+    hits = index.search(vector, dense=near)
 
 Pass `source` to take the documents from another ranking, such as a fused one (feedback after interpolation).
 """

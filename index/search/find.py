@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode.base import Encoder
-from lsr.errors import DataError
+from lsr.errors import DataError, EncoderError
 from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation
 from lsr.index.search.hits import Hits, ShownDocuments
@@ -130,8 +130,14 @@ def dense_queries(
     if given is None:
         texts = [] if isinstance(queries, SparseMatrix) else [q for q in as_queries(queries) if isinstance(q, str)]
         if len(texts) != len(queries):
-            raise DataError(f'mode "{settings.mode}" takes texts, or a dense vector for each query', "query")
-        given = list(encoder().encode_dense(texts, queries=True)) if texts else []
+            raise DataError(
+                f'mode "{settings.mode}" takes texts, or a dense vector for each query; "sparse" takes any queries',
+                "query",
+            )
+        try:
+            given = list(encoder().encode_dense(texts, queries=True)) if texts else []
+        except EncoderError as error:
+            raise EncoderError(f'{error}; mode "sparse" searches without dense vectors') from None
     vectors = [np.asarray(vector, np.float32) for vector in given]
     if len(vectors) != len(queries) or any(v.shape != (wanted,) or not np.isfinite(v).all() for v in vectors):
         raise DataError(f"a dense vector for each query is needed, of {wanted} finite numbers", "query")

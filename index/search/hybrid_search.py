@@ -43,8 +43,10 @@ _DIGITS = 6  # round mean and deviation, so that they don't depend on the order 
 
 def dense_width(snapshot: Snapshot) -> int | None:
     """Return the width of the index's dense vectors; 0 if it has no documents yet, None if it keeps none."""
+    if not snapshot.manifest["settings"].get("hybrid"):
+        return None
     widths = {0 if part.embeddings is None else part.embeddings.width for part in snapshot.parts}
-    if 0 in widths or not snapshot.manifest["settings"].get("hybrid"):
+    if 0 in widths:
         return None
     return widths.pop() if widths else 0
 

@@ -31,9 +31,14 @@ class QueryEncoding:
         path: The index, for messages.
     """
 
-    def __init__(self, path: str | PathLike[str], encoder: Encoder | None = None) -> None:
-        self.path: Any = path
-        self._given_encoder = encoder
+    @property
+    def path(self) -> str | PathLike[str]:
+        raise NotImplementedError
+
+    @property
+    def _given_encoder(self) -> Encoder | None:
+        """The encoder that was given; None for the one that the index stores."""
+        raise NotImplementedError
 
     @property
     def shared(self) -> IndexEncoder:
@@ -183,6 +188,14 @@ def as_queries(queries: Any) -> list[Any]:
         as_texts(query)[0] if isinstance(query, Mapping) and isinstance(query.get("text"), str) else query
         for query in rows
     ]
+
+
+def has_text(queries: Iterable[Any] | SparseMatrix) -> bool:
+    """Whether any of these queries is a text."""
+    return not isinstance(queries, SparseMatrix) and any(
+        isinstance(query, str) or (isinstance(query, Mapping) and isinstance(query.get("text"), str))
+        for query in queries
+    )
 
 
 def checked_k(k: int) -> None:

@@ -21,13 +21,13 @@ from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of
 from lsr.index.search.hits import Hits
 from lsr.index.search.hybrid_search import dense_width, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
+from lsr.index.search.opened import Opened
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
 from lsr.index.search.recall import recall, sample_queries
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
 from lsr.index.search.searcher import Searcher
 from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
-from lsr.index.search.snapshot import Snapshot
 from lsr.index.search.stored_documents import StoredDocuments
 from lsr.index.search.words import SnapshotWords, Suggestion, Words
 from lsr.index.segment.filters import Filter, Where
@@ -42,13 +42,21 @@ class Reader(StoredDocuments, QueryEncoding):
 
     Attributes:
         path: The index's folder.
+
+    Args:
+        opened: The commit.
     """
 
-    path: Path
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
 
-    def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
-        super().__init__(path, encoder)
-        self._snapshot = snapshot
+    @property
+    def path(self) -> Path:
+        return self._opened.path
+
+    @property
+    def _given_encoder(self) -> Encoder | None:
+        return self._opened.encoder
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -77,7 +85,7 @@ class Reader(StoredDocuments, QueryEncoding):
 
     def pinned(self) -> Reader:
         """Return a reader of the current commit; its documents and their numbers (`Hit.doc`) never change."""
-        return Reader(self.path, self._snapshot, self._given_encoder)
+        return Reader(Opened(self.path, self._snapshot, self._given_encoder))
 
     @property
     def shared(self) -> IndexEncoder:
@@ -113,7 +121,8 @@ class Reader(StoredDocuments, QueryEncoding):
             settings: Fields of `SearchSettings` (mode, algorithm, alpha, beta, guaranteed, cut, heap_factor,
                 best_passages, dense_weight) and of `lsr.index.search.options.Options` (offset, min_score, group_by,
                 per_group, sort, boost, facets, total, diversity, syntax, rerank, rerank_unit, depth, passages,
-                fields). By default, the search is exact and uses sparse vectors.
+                fields). By default, the search is exact. It uses sparse vectors, and dense ones too if the index was
+                built with hybrid=True.
 
         Returns:
             Hits by descending score, unless an option sets another order; ties in the order in which documents were
@@ -128,6 +137,7 @@ class Reader(StoredDocuments, QueryEncoding):
         query, text = request.options.split(query)
         vector = reader.query_vector(query, "search")
         one = query if isinstance(query, SparseMatrix) else [query]
+        request = request.with_mode(one, dense, has_dense=reader.has_dense)
         (near,) = reader._dense_queries(one, None if dense is None else [dense], request)
         return reader._find(EncodedQuery(query, vector, near), request, request.criteria(text))
 
@@ -162,9 +172,10 @@ class Reader(StoredDocuments, QueryEncoding):
             MissingExtra: A device is given, but PyTorch isn't installed.
         """
         request, reader = SearchRequest.of(k, where, settings), self.pinned()
+        asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
+        request = request.with_mode(asked, dense, has_dense=device is None and reader.has_dense)
         if device is not None and (dense is not None or not request.plainly_sparse):
             raise ValueError(f"device={device!r} is for exact sparse searches without further options: leave it out")
-        asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         texts: list[TextQuery | None] = [None] * len(asked)
         if request.options.syntax != "plain":
             parts = [request.options.split(query) for query in asked]
@@ -193,7 +204,7 @@ class Reader(StoredDocuments, QueryEncoding):
     ) -> Hits:
         """Return the k documents most similar to a given one, by stored vectors, without that document.
 
-        The modes hybrid and dense use its dense vector.
+        The modes hybrid and dense use its dense vector; "auto" is "hybrid" in an index built with hybrid=True.
 
         Args:
             doc_id: Id of the document, or of a passage. For a document cut into passages, all passages are used.
@@ -207,7 +218,7 @@ class Reader(StoredDocuments, QueryEncoding):
         request, reader, doc_id = SearchRequest.of(k, where, settings), self.pinned(), require_id(doc_id)
         if (like := reader._snapshot.like(doc_id)) is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        dense = None
+        dense, request = None, request.with_mode([like.content], None, has_dense=reader.has_dense)
         if request.settings.mode != "sparse":
             dense = like.dense
             require_dense(dense_width(reader._snapshot), self.path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.options import Conditions, Options, split_options
-from lsr.index.search.query_encoder import checked_k
+from lsr.index.search.query_encoder import checked_k, has_text
 from lsr.index.search.rerank import as_reranker
 from lsr.index.search.searcher import EXACT
-from lsr.index.search.settings import SearchSettings
+from lsr.index.search.settings import Mode, SearchSettings
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.segment.parse_filters import as_filter
 from lsr.sparse import SparseMatrix
@@ -85,6 +86,19 @@ class SearchRequest:
         """Whether this is an exact sparse search without options."""
         return self.options.plain and self.settings.exact and self.settings.mode == "sparse"
 
+    def with_mode(self, queries: Sequence[Any] | SparseMatrix, dense: Any, *, has_dense: bool) -> SearchRequest:
+        """Replace the mode "auto"; see `SearchSettings`.
+
+        Args:
+            queries: The queries.
+            dense: Their dense vectors, if given.
+            has_dense: Whether the index has dense vectors.
+        """
+        if self.settings.mode != "auto":
+            return self
+        hybrid = dense is not None or (has_dense and not self.options.sorts and has_text(queries))
+        return replace(self, settings=_with_mode(self.settings, "hybrid" if hybrid else "sparse"))
+
     def criteria(self, text: TextQuery | None = None, *, without: Sequence[str] = ()) -> Criteria:
         """Return the conditions on each document.
 
@@ -95,3 +109,8 @@ class SearchRequest:
         if self.options.plain and text is None and not without:
             return Criteria(self.settings, self.where)
         return Criteria(self.settings, self.where, self.options.conditions(text, without))
+
+
+@lru_cache(64)
+def _with_mode(settings: SearchSettings, mode: Mode) -> SearchSettings:
+    return replace(settings, mode=mode)

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, get_args
 from lsr.index.segment.filters import Filter, Where
 
 Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "clusters"]
-Mode = Literal["sparse", "hybrid", "dense"]
+Mode = Literal["auto", "sparse", "hybrid", "dense"]
 # Blocks per requested document below which a scan is faster, as a search would have to open too many of them. First:
 # similar documents are stored next to each other; second: documents are stored in the order of addition.
 _BLOCKS_PER_HIT = 75, 600
@@ -39,7 +39,8 @@ class SearchSettings:
             score so far. Lower values find more and are slower; 0 skips only clusters without any of the terms.
         mode: "sparse" searches sparse vectors, "dense" the dense vectors of an index built with hybrid=True, "hybrid"
             both (`lsr.index.search.hybrid_search`); the other settings apply to the sparse side. Dense search is
-            exact: it compares all vectors.
+            exact: it compares all vectors. "auto" is "hybrid" for queries that come with dense vectors, and for
+            texts in an index built with hybrid=True unless hits are sorted by a column; else it is "sparse".
         dense_weight: For "hybrid": weight of the dense score relative to the sparse one. At 1, the best documents of
             collections of thousands get about equal scores from both.
         best_passages: If documents are cut into passages, a document's score is the mean of this many of its best
@@ -56,7 +57,7 @@ class SearchSettings:
     cut: int = 8
     heap_factor: float = 1.0
     best_passages: int = 1
-    mode: Mode = "sparse"
+    mode: Mode = "auto"
     dense_weight: float = 1.0
 
     def __post_init__(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.index.search.hybrid_search import dense_width
+from lsr.index.search.opened import Opened
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where
@@ -19,14 +20,13 @@ from lsr.sparse import SparseMatrix
 
 
 class StoredDocuments:
-    """The documents of a snapshot.
+    """The documents of a snapshot."""
 
-    Attributes:
-        path: The index's folder.
-    """
+    _opened: Opened
 
-    path: Path
-    _snapshot: Snapshot
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._opened.snapshot
 
     def __len__(self) -> int:
         """Number of live documents (or passages)."""
@@ -51,6 +51,11 @@ class StoredDocuments:
     def has_clusters(self) -> bool:
         """Whether the index has clusters, for approximate search."""
         return all(part.segment.clusters is not None for part in self._snapshot.parts)
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether documents have dense vectors, for hybrid search."""
+        return dense_width(self._snapshot) is not None
 
     @property
     def max_error(self) -> float:
@@ -152,7 +157,7 @@ class StoredDocuments:
 
     def verify(self) -> list[str]:
         """Check the checksum of every file; return a message for each damaged file."""
-        folders = self._snapshot.by_folder(self.path)
+        folders = self._snapshot.by_folder(self._opened.path)
         return [
             wrong
             for folder, snapshot in folders

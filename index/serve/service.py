@@ -201,7 +201,8 @@ class Served:
         if asked.rerank and not isinstance(query, str):
             raise wrong_values([("rerank", "a re-ranker reads texts: give a query, not a vector")])
         if asked.hybrid is None:
-            takes_text = asked.settings.mode != "sparse" or asked.syntax != "plain" or asked.rerank
+            by_text = reader.has_dense if asked.settings.mode == "auto" else asked.settings.mode != "sparse"
+            takes_text = by_text or asked.syntax != "plain" or asked.rerank
             one, options = query if takes_text else vector, asked.options(self._settings)
             return reader.search(one, asked.k, where=asked.where, dense=dense, **settings, **options)
         if dense is not None:

@@ -32,7 +32,8 @@ _FEW = 10  # an index of at most this many files may lose all of them in one syn
 class Changeable(Protocol):
     """The part of an index's interface that sync needs."""
 
-    path: Path
+    @property
+    def path(self) -> Path: ...
 
     @property
     def snapshot(self) -> Snapshot: ...

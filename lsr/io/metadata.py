@@ -22,6 +22,7 @@ from lsr.errors import DataError
 _ABSENT = object()
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?\s?(?:Z|[+-]\d\d(?::?\d\d){0,2})?)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DEPTH = 300  # levels of lists and objects; every Python reads as many, and some write more than others read
 
 
 def metadata_text(metadata: Mapping[str, Any], doc_id: str, where: str) -> str:
@@ -48,7 +49,18 @@ def checked_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> Ma
 def _json(metadata: Mapping[str, Any]) -> str:
     text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
     text.encode()
+    if text.count("{") + text.count("[") > _DEPTH:
+        _require_depth(metadata)
     return text
+
+
+def _require_depth(metadata: Mapping[str, Any]) -> None:
+    level: list[Any] = [metadata]
+    for _ in range(_DEPTH):
+        items = (x.values() if isinstance(x, Mapping) else x for x in level)
+        level = [x for inner in items for x in inner if isinstance(x, Mapping | list | tuple)]
+    if level:
+        raise RecursionError
 
 
 def plain_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> dict[str, Any]:

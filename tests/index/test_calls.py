@@ -439,7 +439,7 @@ def test_dense_vectors_reach_shards_and_servers(tmp_path):
         Client(server.url) as client,
     ):
         every = (index, Awaited(AsyncIndex(index)), sharded, client)
-        for mode in ("dense", "hybrid"):
+        for mode in ("auto", "dense", "hybrid"):
             for how in ({}, {"dense": given[0]}):
                 first, *others = (each.search("wing", 3, mode=mode, **how) for each in every)
                 assert others == [first] * 3
@@ -448,7 +448,7 @@ def test_dense_vectors_reach_shards_and_servers(tmp_path):
             first, *others = (each.similar("c", 3, mode=mode) for each in every)
             assert others == [first] * 3
         for each in every:
-            for how in ({"dense": given[0]}, {"mode": "dense", "dense": [1.0]}):
+            for how in ({"mode": "sparse", "dense": given[0]}, {"mode": "dense", "dense": [1.0]}):
                 with pytest.raises(ValueError, match="dense"):
                     each.search("wing", **how)
         for each in (client, sharded):

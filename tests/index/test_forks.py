@@ -69,7 +69,10 @@ def shards(index, tmp_path):
 
 
 def test_locks_held_by_threads_are_free_in_a_child(index, forked):
-    with held(index.snapshot._masking), held(index._changing):  # by threads that search with filters, and change
+    with (
+        held(index.snapshot._masking),
+        held(index._changes._changing),
+    ):  # by threads that search with filters, and change
         assert forked(lambda: ids(index.search("wing", where={"n": {"<": 2}}))) == ["0", "1"]
         assert forked(lambda: [index.pending, index.add([{"_id": "x", "text": "wing"}]).added, index.rollback()]) == [
             False,

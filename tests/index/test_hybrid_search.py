@@ -66,7 +66,7 @@ def brute(index, texts, query, k, weight=1.0, mode="hybrid", depth=100):
     """Ids and scores over {id: text} in document order."""
     ids, encoder = list(texts), DenseBM25()
     dense = rounded(encoder.encode_dense(list(texts.values()))) @ encoder.encode_dense(query, queries=True)[0]
-    everything = {hit.id: hit.score for hit in index.search(query, len(ids))}
+    everything = {hit.id: hit.score for hit in index.search(query, len(ids), mode="sparse")}
     sparse = np.array([everything.get(i, 0.0) for i in ids])
     if mode == "dense":
         order = np.argsort(-dense, kind="stable")[:k]
@@ -242,8 +242,8 @@ def test_unsupported_hybrid_searches_are_refused(tmp_path):
     with pytest.raises(DataError, match="of 12 finite numbers"):
         index.search({"jet": 1.0}, mode="dense", dense=np.ones(3))
     with pytest.raises(ValueError, match='go with the modes "hybrid" and "dense"'):
-        index.search("jet", dense=np.ones(WIDTH))
-    with pytest.raises(ValueError, match="mode must be one of sparse, hybrid, dense"):
+        index.search("jet", mode="sparse", dense=np.ones(WIDTH))
+    with pytest.raises(ValueError, match="mode must be one of auto, sparse, hybrid, dense"):
         index.search("jet", mode="both")
     with pytest.raises(DataError, match="a hybrid index makes dense vectors from texts"):
         Index.build(tmp_path / "m", SparseMatrix.from_dicts([{1: 1.0}], 3), hybrid=True)
@@ -297,6 +297,22 @@ def test_sums_of_the_widest_vectors_fit_into_32_bits(tmp_path):
     assert found == pytest.approx([-width], rel=1e-3)
 
 
+def test_by_default_texts_are_searched_by_both_vectors(spread):
+    index, sharded = spread
+    texts = ["heat jet", "turned shock", "plate"]
+    both = [index.search(text, 5, mode="hybrid") for text in texts]
+    sparse = [index.search(text, 5, mode="sparse") for text in texts]
+    assert both != sparse
+    for one in (index, sharded):
+        assert [one.search(text, 5) for text in texts] == one.search_batch(texts, 5) == both
+        assert one.search({"text": texts[0], "_id": "q"}, 5) == both[0]
+        vectors = one.query_vectors(texts)
+        assert [one.search(vectors[i], 5) for i in range(3)] == one.search_batch(vectors, 5) == sparse
+        assert one.search({"heat": 1.0}, 5) == one.search({"heat": 1.0}, 5, mode="sparse")
+        assert one.search(texts[0], 5, sort="n") == one.search(texts[0], 5, sort="n", mode="sparse")
+        assert one.similar("4", 5) == index.similar("4", 5, mode="hybrid")
+
+
 def test_a_server_searches_in_hybrid_mode(tmp_path):
     from lsr.index.serve import schemas
     from lsr.index.serve.service import Served
@@ -313,6 +329,10 @@ def test_a_server_searches_in_hybrid_mode(tmp_path):
     expected = [hit.id for hit in index.search("wing jet", 4, mode="hybrid", dense_weight=0.5)]
     found = served.search(request(schemas.Search, query="wing jet"), Deadline(60))
     assert [hit["id"] for hit in found["hits"]] == expected
+    found = served.search(request(schemas.Search, query="wing jet", settings={"dense_weight": 0.5}), Deadline(60))
+    assert [hit["id"] for hit in found["hits"]] == expected
+    plain = served.search(request(schemas.Search, vector={"jet": 1.0}, settings={}), Deadline(60))
+    assert [hit["id"] for hit in plain["hits"]] == [hit.id for hit in index.search({"jet": 1.0}, 4)]
     batch = served.search_batch(request(schemas.SearchBatch, queries=["wing jet", "heat"]), Deadline(60))
     assert [hit["id"] for hit in batch["results"][0]] == expected
     with pytest.raises(DataError, match="takes texts, or a dense vector"):
@@ -449,7 +469,8 @@ def test_shards_take_dense_vectors_of_queries(spread):
         with pytest.raises(DataError, match="every document is near a dense vector"):
             one.search("heat", mode="hybrid", sort="n")
         with pytest.raises(ValueError, match='go with the modes "hybrid" and "dense"'):
-            one.search("heat", dense=dense[0])
+            one.search("heat", mode="sparse", dense=dense[0])
+        assert one.search({"heat": 1.0}, 5, dense=dense[0]) == index.search("heat", 5, mode="hybrid")
     batches = [one.search_batch(["a", "b"], 3, mode="hybrid", dense=dense) for one in (index, sharded)]
     assert batches[0] == batches[1]
 

@@ -299,7 +299,7 @@ def test_an_interrupted_change_is_complete_or_rolled_back(path, monkeypatch, wha
         except KeyboardInterrupt:
             pass
         lines = lines or interrupt.lines
-        if index.pending and index._writer._torn:
+        if index.pending and index._changes._writer._torn:
             for go_on in (index.commit, lambda: index.delete("d0"), lambda: index.add([])):
                 with pytest.raises(OutputError, match="interrupted: roll back"):
                     go_on()

@@ -118,7 +118,7 @@ def test_pending_changes_are_not_disturbed(index, gate, end):
     index.add(rows(3, 50), ids=["a", "b", "c"])
     index.delete(["5"])
     gate.opened.set()
-    until(lambda: index._merging._waiting)
+    until(lambda: index._changes._merging._waiting)
     assert (index.n_segments, found(index)) == (3, before)
     getattr(index, end)()
     if end == "commit":  # lets what waits have its turn
@@ -135,7 +135,7 @@ def test_a_merge_waits_for_another_writer_except_at_exit(index, gate):
     gate.reached.wait(60)
     other.delete(["7"])
     gate.opened.set()
-    until(lambda: index._merging._waiting)
+    until(lambda: index._changes._merging._waiting)
     index.close()  # gives up: somebody else writes, perhaps for long
     assert index.n_segments == 3
     other.commit()
@@ -143,7 +143,7 @@ def test_a_merge_waits_for_another_writer_except_at_exit(index, gate):
     index.merge(background=True)
     index.refresh()
     other.delete(["8"])
-    until(lambda: index._merging._waiting)
+    until(lambda: index._changes._merging._waiting)
     other.commit()
     until(lambda: index.n_segments == 1)
     index.close()

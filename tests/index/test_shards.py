@@ -267,7 +267,7 @@ def test_undamaged_shards_can_be_searched(folder, lsr_command):
 def test_repeating_a_killed_update_completes_it(folder):
     index = Index.open(folder)
     index.update([{"_id": "d2", "text": "wing number3 changed"}])
-    index._writer._writers[-1].commit()  # and the process ends
+    index._changes._writer._writers[-1].commit()  # and the process ends
     index.rollback()
     index = Index.open(folder)
     assert list(index.documents.all_ids()).count("d2") == 2

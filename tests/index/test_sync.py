@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lsr.cli import run_command
 from lsr.errors import DataError, LeftOut, LsrError, OutputError
 from lsr.files.documents import read_documents
+from lsr.index.changes import Changes
 from lsr.index.distributed.reshard import reshard_index
 from lsr.index.index import Index
 from lsr.index.write import sync as syncing
@@ -21,7 +22,7 @@ from lsr.index.write import sync as syncing
 @pytest.fixture(autouse=True)
 def no_merging(monkeypatch):
     """Compile kernels first: compiling in a thread changes the process' warning filters."""
-    monkeypatch.setattr(Index, "_merge_behind", lambda *_, **__: False)
+    monkeypatch.setattr(Changes, "merge_behind", lambda *_, **__: False)
 
 
 def put(path, text):
