@@ -3,6 +3,7 @@
     "bm25", "lsr-mini"          the built-in encoders
     "ease"                      BM25 with queries expanded by a term-term matrix
     "csr:lsr-mini", "ncl:…"     sparse codes over a model's dense vectors, learned from the documents
+    "late:lsr-mini"             fused vectors of a model's token vectors, for late interaction
     a folder with encoder.json  what an encoder's `save` wrote
     ... with modules.json       sentence-transformers: Transformer + SpladePooling, or a Router with a tower
                                 or a SparseStaticEmbedding for queries
@@ -36,6 +37,7 @@ from lsr.encode.ease import EaseEncoder
 from lsr.encode.entities import EntityEncoder, read_entities
 from lsr.encode.hybrid import HybridEncoder, open_parts
 from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.late import LateEncoder
 from lsr.encode.reading import POOLING, TransformerSettings, require_known, transformer_settings
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
@@ -77,7 +79,8 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
             checkpoint's; top_k and max_ratio, to prune documents; query_model, another checkpoint for queries;
             lexical, the weight of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and
             batch_tokens, see `SpladeEncoder`. For "csr:MODEL" and "ncl:MODEL": top_k and latents, see `CsrEncoder`;
-            the others are the model's. For all: entities, a file of entities (`EntityEncoder`).
+            for "late:MODEL" top_k, see `LateEncoder`; the others are the model's. For all:
+            entities, a file of entities (`EntityEncoder`).
 
     Raises:
         EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
@@ -98,6 +101,9 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
     objective, _, model = str(name).partition(":")
     if objective in ("csr", "ncl") and model:
         return _codes_over(objective, model, given)
+    if objective == LateEncoder.type and model:
+        top_k = {"top_k": given.pop("top_k")} if given.get("top_k") is not None else {}
+        return LateEncoder(load_encoder(model, **given), **top_k)
     folder = files.locate(name)
     if (folder / CONFIG_FILE).is_file():
         return _open_saved(folder, given)
@@ -169,6 +175,14 @@ def _open_saved(
         if whole:
             codes.check()
         return codes
+    if kind == LateEncoder.type:
+        _refuse_unknown(
+            settings, (*_TOWER_SETTINGS, "top_k", "device", "batch_tokens"), "a saved encoder of token vectors"
+        )
+        late = LateEncoder.load(folder, config, **settings)
+        if whole:
+            late.check()
+        return late
     _refuse_unknown(settings, _MODEL_SETTINGS, f"an encoder of type {kind}")
     settings = dict(settings)
     weight, bm25 = settings.pop("lexical", None), None
@@ -195,7 +209,7 @@ def _open_saved(
         encoder = InferenceFreeEncoder.load(folder, config, **settings)
     else:
         learned = (SpladeEncoder, InferenceFreeEncoder, HybridEncoder, CsrEncoder)
-        known = ", ".join(one.type for one in (BM25Encoder, *learned, EaseEncoder, EntityEncoder))
+        known = ", ".join(one.type for one in (BM25Encoder, *learned, EaseEncoder, EntityEncoder, LateEncoder))
         raise EncoderError(f"{folder / CONFIG_FILE}: type {kind!r}; this version of lsr knows {known}")
     if whole:
         encoder.check()

@@ -191,6 +191,32 @@ class OnnxRunner:
         logits = (states - np.float64(zero)) @ words[terms].T.astype(np.float64)  # integers, so exact
         return [int(place) for place in np.where(weights[terms] > 0, logits.argmax(0), -1)]
 
+    def by_token(self, ids: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """A text's terms and weights, and each token's logits of these terms, up to a constant for each term.
+
+        Returns:
+            (n,) int64 terms, (n,) float32 weights above zero, and (n_tokens, n) float32 logits.
+
+        Raises:
+            EncoderError: A token that the model doesn't know, or a graph without token states.
+        """
+        states, output = self.states(ids), self._output
+        assert output is not None
+        terms, weights = output.weights(states, ids)
+        return terms, weights, output.logits(states, terms)
+
+    def states(self, ids: list[int]) -> NDArray[np.float32]:
+        """(n_tokens, width) float32, the states of a text's tokens.
+
+        Raises:
+            EncoderError: A token that the model doesn't know, or a graph without token states.
+        """
+        self._check(max(ids))
+        if self._output is None:
+            raise EncoderError(f"{self._path}: this graph gives weights of whole texts, no states of tokens")
+        with self._in_use():
+            return self._states(self._output, ids)
+
     @cached_property
     def _name(self) -> str:
         """LEXICAL or TRACED if the graph has that name; "" otherwise."""

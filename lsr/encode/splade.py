@@ -150,6 +150,59 @@ class SpladeEncoder(Encoder):
             raise EncoderError(f"{self.document.name} has no dense vectors")
         return model
 
+    def token_states(self, texts: Texts, *, queries: bool = False) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        """The token ids of each text, special ones included, and their states: the input of the output layer.
+
+        Args:
+            texts: See `as_texts`.
+            queries: Read as queries instead of documents.
+
+        Yields:
+            (n_tokens,) int64 and (n_tokens, width) float32; n_tokens is 0 for a text without tokens.
+
+        Raises:
+            EncoderError: The model gives only weights of whole texts.
+        """
+        tower = self.query if queries else self.document
+        model = self._model(tower)
+        for row in self._ids(tower, [tower.prompt + text for text in as_texts(texts)], tower.max_length):
+            yield np.array(row, np.int64), model.states(row) if row else np.zeros((0, 1), np.float32)
+
+    def token_weights(self, texts: Texts, top_k: int, *, queries: bool = False) -> list[SparseMatrix]:
+        """The weights of each token before pooling; their maximum over the tokens is the text's weight.
+
+        Args:
+            texts: See `as_texts`.
+            top_k: Terms kept per token, the heaviest ones.
+            queries: Read as queries instead of documents.
+
+        Returns:
+            For each text a matrix with a row for each token, special tokens left out.
+
+        Raises:
+            EncoderError: The model has no weights of tokens, or sums them.
+        """
+        tower = self.query if queries else self.document
+        if tower.pooling != "max":
+            raise EncoderError(f"{tower.name}: weights of tokens need max pooling, it has {tower.pooling}")
+        special = np.array(sorted(self._tokenizer(tower).special), np.int64)
+        model, found = self._model(tower), []
+        for row in self._ids(tower, [tower.prompt + text for text in as_texts(texts)], tower.max_length):
+            own = np.flatnonzero(~np.isin(np.array(row, np.int64), special))
+            if not len(own):
+                found.append(SparseMatrix.empty(self.n_terms))
+                continue
+            terms, weights, logits = model.by_token(row)
+            # The logits are known up to a constant for each term, which its weight, that of the maximum, gives.
+            at_best = np.expm1(weights) if tower.saturation == "log1p" else np.expm1(np.expm1(weights))
+            values = np.log1p(np.maximum(at_best + logits - logits.max(0, initial=-np.inf), 0))[own]
+            values = values if tower.saturation == "log1p" else np.log1p(values)
+            rows, at = np.nonzero(values)
+            indptr = np.searchsorted(rows, np.arange(len(own) + 1))
+            shape = (len(own), self.n_terms)
+            found.append(SparseMatrix(indptr, terms[at], values[rows, at], shape).top_k(top_k))
+        return found
+
     def _encode(self, tower: Tower, texts: list[str], prune: Callable[[SparseMatrix], SparseMatrix]) -> SparseMatrix:
         ids, order = self._in_order(tower, [tower.prompt + text for text in texts])
         done = [self._nothing()]

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsr.console import warn
 from lsr.encode.tower import Tower
@@ -133,6 +134,38 @@ class TorchRunner:
             places = self.model.head.token_logits(states, tokens, wanted)[0].argmax(0)
             places[self.model.head(states, tokens, mask, wanted)[0] <= 0] = -1
         return list(places.tolist())
+
+    def by_token(self, ids: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """A text's terms and weights, and each token's logits of these terms, up to a constant for each term.
+
+        Returns:
+            (n,) int64 terms, (n,) float32 weights above zero, and (n_tokens, n) float32 logits.
+
+        Raises:
+            EncoderError: A token that the model doesn't know.
+        """
+        torch = self._torch
+        self._check(max(ids))
+        tokens = torch.tensor([ids], device=self._device)
+        with torch.inference_mode():
+            states = self.model.states(tokens, torch.ones_like(tokens))
+            weights = self.model.head(states, tokens, torch.ones_like(tokens), None)[0]
+            terms = weights.nonzero()[:, 0]
+            logits = self.model.head.token_logits(states, tokens, terms)[0]
+        return terms.cpu().numpy(), weights[terms].float().cpu().numpy(), logits.float().cpu().numpy()
+
+    def states(self, ids: list[int]) -> NDArray[np.float32]:
+        """(n_tokens, width) float32, the states of a text's tokens.
+
+        Raises:
+            EncoderError: A token that the model doesn't know.
+        """
+        torch = self._torch
+        self._check(max(ids))
+        tokens = torch.tensor([ids], device=self._device)
+        with torch.inference_mode():
+            found: NDArray[np.float32] = self.model.states(tokens, torch.ones_like(tokens))[0].float().cpu().numpy()
+        return found
 
     def _check(self, largest: int) -> None:
         if self._forked and self._device != "cpu":

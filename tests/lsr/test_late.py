@@ -1,0 +1,174 @@
+"""Late interaction: token vectors, their store, and scores against plain NumPy."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from lsr.encode.late import LateEncoder, fused
+from lsr.encode.load import load_encoder, load_encoder_files
+from lsr.encode.token_vectors import LateReranker, TokenVectors
+from lsr.errors import DataError, EncoderError, EncoderMismatch
+from lsr.index import Index
+from lsr.index.search.late import search_late
+from lsr.io.corpus import open_corpus
+from lsr.sparse import SparseMatrix
+
+QUERIES = ["flow over a swept wing", "heat transfer in a boundary layer", "buckling of thin shells", "ice"]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder("late:lsr-tiny")
+
+
+@pytest.fixture(scope="module")
+def documents(cranfield):
+    return cranfield[:80]
+
+
+@pytest.fixture(scope="module")
+def cranfield():
+    import lsr.data
+
+    return list(open_corpus(next(iter(lsr.data.__path__)) + "/cranfield"))
+
+
+@pytest.fixture(scope="module")
+def vectors(encoder, documents, tmp_path_factory):
+    return TokenVectors.build(tmp_path_factory.mktemp("late") / "tokens", documents, encoder)
+
+
+@pytest.fixture(scope="module")
+def index(encoder, documents, tmp_path_factory):
+    path = tmp_path_factory.mktemp("late") / "idx"
+    return Index.build(path, documents, encoder=encoder, impacts="float32")
+
+
+def max_sim(query, document):
+    """The definition, with dense matrices."""
+    products = query.to_dense() @ document.to_dense().T
+    return products.max(1, initial=0).sum()
+
+
+def test_the_maximum_over_tokens_is_the_vector_of_the_text(documents):
+    """With all terms of each token, and without special tokens that add terms of their own."""
+    model = load_encoder("lsr-tiny").learned.document
+    texts = [doc.content for doc in documents[:5]]
+    found = fused(LateEncoder(model, top_k=model.n_terms).token_vectors(texts), model.n_terms).to_dense()
+    whole = model.encode_document(texts).to_dense()
+    assert (found <= whole + 1e-4).all()
+    own = np.zeros(found.shape, bool)
+    for row, text in enumerate(texts):
+        own[row, [term for term, _, _ in model.spans(text)]] = True
+    assert np.abs(found - whole)[own & (whole > 0)].max() < 1e-4
+
+
+def test_token_vectors_of_a_torch_model(checkpoint):
+    torch = pytest.importorskip("torch")
+    encoder = LateEncoder(load_encoder(checkpoint), top_k=3)
+    (matrix,), ids = encoder.token_vectors(["abc def ghij"]), encoder.model._ids
+    model, tower = encoder.model.network(), encoder.model.document
+    (row,) = ids(tower, ["abc def ghij"], tower.max_length)
+    with torch.inference_mode():
+        tokens = torch.tensor([row])
+        states = model.states(tokens, torch.ones_like(tokens))
+        logits = model.head.token_logits(states, tokens, torch.arange(model.n_terms))[0].numpy()
+    expected = SparseMatrix.from_dense(np.log1p(np.maximum(logits, 0))[1:-1]).top_k(3)
+    assert len(matrix) == len(row) - 2
+    assert matrix.to_dense() == pytest.approx(expected.to_dense(), abs=1e-5)
+    assert matrix.lengths().max() <= 3
+
+
+def test_stored_scores_equal_the_definition(encoder, documents, vectors):
+    numbers = np.arange(len(documents))[::-1]
+    for query in [*encoder.token_vectors(QUERIES, queries=True), SparseMatrix.empty(encoder.n_terms)]:
+        found = vectors.scores(query, numbers)
+        assert found == pytest.approx([max_sim(query, vectors.matrix(n)) for n in numbers], abs=1e-4)
+
+
+def test_the_store_rounds_down_by_less_than_a_step(encoder, documents, vectors):
+    for number, exact in enumerate(encoder.token_vectors(documents[:5])):
+        lost = exact.to_dense() - vectors.matrix(number).to_dense()
+        assert -1e-6 < lost.min() <= lost.max() < vectors.step + 1e-6
+    assert 3 * 8 * 40 < vectors.bytes_per_document < 26 * 512
+    assert len(vectors) == len(documents)
+
+
+def test_the_fused_vectors_bound_the_late_scores(encoder, documents, vectors, index):
+    for text in QUERIES:
+        first = index.search(text, len(documents))
+        late = LateReranker(encoder, vectors).scores(text, [f"{hit.title} {hit.text}".strip() for hit in first])
+        assert all(hit.score >= score - 1e-5 for hit, score in zip(first, late, strict=True))
+
+
+def test_search_goes_as_deep_as_the_bound_demands(encoder, documents, vectors, index):
+    reranker = LateReranker(encoder, vectors)
+    for text in QUERIES:
+        hits = search_late(index, text, 3, reranker=reranker, depth=3)
+        scores = np.array(reranker.scores(text, [doc.content for doc in documents]))
+        assert [hit.score for hit in hits] == pytest.approx(np.sort(scores)[::-1][:3].tolist(), abs=1e-4)
+    other = LateReranker(LateEncoder(encoder.model, top_k=2))
+    with pytest.raises(EncoderMismatch, match="don't bound"):
+        search_late(index, "ice", reranker=other)
+    with pytest.raises(EncoderMismatch, match="token vectors of"):
+        LateReranker(other.encoder, vectors)
+
+
+def test_a_search_with_the_reranker(encoder, documents, vectors, index):
+    """Of stored documents by the store; of new ones, and without a store, by the model."""
+    reranker = LateReranker(encoder, vectors)
+    hits = index.search(QUERIES[0], 5, rerank=reranker, depth=20)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    texts = [documents[0].content, "a new text on the flow over a wing"]
+    assert vectors.find(texts).tolist() == [0, -1]
+    known, new = reranker.scores(QUERIES[0], texts)
+    first, second = LateReranker(encoder).scores(QUERIES[0], texts)
+    assert new == pytest.approx(second)
+    assert known == pytest.approx(first, rel=0.02)
+
+
+def test_empty_texts(encoder, tmp_path):
+    vectors = TokenVectors.build(tmp_path / "tokens", ["", "a wing"], encoder)
+    assert vectors.matrix(0).nnz == 0
+    assert LateReranker(encoder, vectors).scores("wing", ["", "a wing"])[0] == 0
+    assert LateReranker(encoder, vectors).scores("", ["a wing"]) == [0]
+    nothing = TokenVectors.build(tmp_path / "nothing", [], encoder)
+    assert len(nothing) == 0
+    assert nothing.find(["x"]).tolist() == [-1]
+
+
+def test_damaged_files_are_refused(encoder, tmp_path):
+    path = tmp_path / "tokens"
+    TokenVectors.build(path, ["a wing", "ice"], encoder)
+    terms = (path / "terms.npy").read_bytes()
+    (path / "terms.npy").write_bytes(terms[:-2])
+    with pytest.raises(DataError, match="damaged, or not token vectors"):
+        TokenVectors(path)
+    (path / "terms.npy").write_bytes(terms)
+    np.save(path / "sizes.npy", np.full(len(np.load(path / "sizes.npy")), 60_000, np.uint16))
+    damaged = TokenVectors(path)  # sizes that lead beyond the end are harmless
+    assert np.isfinite(damaged.scores(encoder.token_vectors(["ice"], queries=True)[0], np.arange(2))).all()
+    np.save(path / "tokens.npy", np.array([0, 9, 2], np.int64))
+    with pytest.raises(DataError, match="boundaries"):
+        TokenVectors(path)
+    with pytest.raises(DataError, match=r"arrays\.json is missing"):
+        TokenVectors(tmp_path / "absent")
+
+
+def test_a_saved_encoder_is_the_same(encoder, tmp_path):
+    encoder.save(tmp_path / "saved")
+    for again in (
+        load_encoder(tmp_path / "saved"),
+        load_encoder_files(encoder.query_files()),
+        pickle.loads(pickle.dumps(encoder)),
+    ):
+        assert again.fingerprint == encoder.fingerprint
+        assert again.encode_query("ice on a wing") == encoder.encode_query("ice on a wing")
+    assert load_encoder("late:lsr-tiny", top_k=4).top_k == 4
+    with pytest.raises(EncoderError, match="has no token vectors"):
+        load_encoder("late:bm25")
+    with pytest.raises(EncoderError, match="at least 1"):
+        load_encoder("late:lsr-tiny", top_k=0)
