@@ -194,7 +194,9 @@ def _batches(documents: Iterable[Text]) -> Iterator[list[str]]:
 
 
 @_compiler.kernel
-def _late_scores(docs, tokens, entries, sizes, terms, weights, starts, of_token, of_weight, n_tokens, found):
+def _late_scores(  # type: ignore[no-untyped-def]  # a kernel; its docstring has the types
+    docs, tokens, entries, sizes, terms, weights, starts, of_token, of_weight, n_tokens, found
+):
     """Late scores of documents.
 
     Args:
