@@ -200,22 +200,13 @@ class OnnxRunner:
         Raises:
             EncoderError: A token that the model doesn't know, or a graph without token states.
         """
-        states, output = self.states(ids), self._output
-        assert output is not None
-        terms, weights = output.weights(states, ids)
-        return terms, weights, output.logits(states, terms)
-
-    def states(self, ids: list[int]) -> NDArray[np.float32]:
-        """(n_tokens, width) float32, the states of a text's tokens.
-
-        Raises:
-            EncoderError: A token that the model doesn't know, or a graph without token states.
-        """
         self._check(max(ids))
         if self._output is None:
             raise EncoderError(f"{self._path}: this graph gives weights of whole texts, no states of tokens")
         with self._in_use():
-            return self._states(self._output, ids)
+            states = self._states(self._output, ids)
+        terms, weights = self._output.weights(states, ids)
+        return terms, weights, self._output.logits(states, terms)
 
     @cached_property
     def _name(self) -> str:

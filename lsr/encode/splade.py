@@ -150,24 +150,6 @@ class SpladeEncoder(Encoder):
             raise EncoderError(f"{self.document.name} has no dense vectors")
         return model
 
-    def token_states(self, texts: Texts, *, queries: bool = False) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-        """The token ids of each text, special ones included, and their states: the input of the output layer.
-
-        Args:
-            texts: See `as_texts`.
-            queries: Read as queries instead of documents.
-
-        Yields:
-            (n_tokens,) int64 and (n_tokens, width) float32; n_tokens is 0 for a text without tokens.
-
-        Raises:
-            EncoderError: The model gives only weights of whole texts.
-        """
-        tower = self.query if queries else self.document
-        model = self._model(tower)
-        for row in self._ids(tower, [tower.prompt + text for text in as_texts(texts)], tower.max_length):
-            yield np.array(row, np.int64), model.states(row) if row else np.zeros((0, 1), np.float32)
-
     def token_weights(self, texts: Texts, top_k: int, *, queries: bool = False) -> list[SparseMatrix]:
         """The weights of each token before pooling; their maximum over the tokens is the text's weight.
 
