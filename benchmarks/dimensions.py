@@ -180,17 +180,18 @@ def systems(texts: Texts, work: Path, sparse: Path) -> Iterator[tuple[str, Score
     vectors, _ = encoded(tiny, texts.documents, work / "splade-tiny", both=False)
     yield "splade-tiny", products(tiny.encode_query(texts.queries), vectors)
     for width in WIDTHS:
-        theirs, mine = cut(dense, asked, width) if width < dense.shape[1] else (dense, asked)
-        scores = mine @ theirs.T
+        fewer, query = cut(dense, asked, width) if width < dense.shape[1] else (dense, asked)
+        scores = query @ fewer.T
         yield f"dense, {width} dimensions", lambda n, scores=scores: scores[:, :n]
     for latents in LATENTS:
-        encoder = CsrEncoder(lambda some: some, settings=CodeSettings(top_k=latents))
-        encoder.learn(dense)
-        codes = encoder.codes
-        yield (
-            f"codes, {latents} latents",
-            products(codes.encode(asked, latents, queries=True), codes.encode(dense, latents)),
-        )
+        theirs, mine = (work / f"{texts.name}-{latents}-{side}.parquet" for side in ("documents", "queries"))
+        if not mine.exists():
+            encoder = CsrEncoder(lambda some: some, settings=CodeSettings(top_k=latents))
+            encoder.learn(dense)
+            assert encoder.codes is not None
+            save_matrix(theirs, encoder.codes.encode(dense, latents))
+            save_matrix(mine, encoder.codes.encode(asked, latents, queries=True))
+        yield f"codes, {latents} latents", products(load_matrix(mine), load_matrix(theirs))
 
 
 def studied(texts: Texts, work: Path, sparse: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from lsr.eval.measures import parse_measures, score_run
 from lsr.io.runs import read_qrels
 
 SETS = ("cranfield", "scifact")
-SHARES = ((0.25, 0.25), (0.0, 0.5), (0.5, 0.5), (0.5, 0.75))
+SHARES = ((0.25, 0.25), (0.5, 0.5))
 _ROUNDS, _TIMED, _SEEN = 3, 100, 200
 _EVERY = {"cranfield": 1, "scifact": 4}
 
