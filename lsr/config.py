@@ -14,12 +14,12 @@ import typing
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lsr.errors import DataError, MissingExtra
 
 T = TypeVar("T")
-_RANGE = "range"
+_ALLOWED = "allowed"
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -46,6 +46,16 @@ class Range:
         return f"must be {said or 'a finite number'}, got {value}"
 
 
+class Check(Protocol):
+    """Says what is wrong with a value."""
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong; None if nothing is."""
+
+
+C = TypeVar("C", bound=Check)
+
+
 def within(
     *,
     at_least: float | None = None,
@@ -54,33 +64,38 @@ def within(
     below: float | None = None,
 ) -> dict[str, Range]:
     """Metadata of a dataclass field: its range, which `read_config` and `Settings` check."""
-    return {_RANGE: Range(at_least, above, at_most, below)}
+    return allowed(Range(at_least, above, at_most, below))
+
+
+def allowed(check: C) -> dict[str, C]:
+    """Metadata of a dataclass field: what `read_config` and `Settings` check its value with."""
+    return {_ALLOWED: check}
 
 
 class Settings:
-    """Base of dataclasses that check the ranges of their numbers."""
+    """Base of dataclasses that check their values."""
 
     def __post_init__(self) -> None:
-        """Check the ranges of all values, then their combinations.
+        """Check all values, then their combinations.
 
         Raises:
             ValueError: One line for each problem.
         """
         wrong = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every heir is a dataclass
-            if problem := _out_of_range(field, getattr(self, field.name)):
+            if problem := _problem(field, getattr(self, field.name)):
                 wrong.append(f"{field.name} {problem}")
         if wrong := wrong or self.conflicts():
             raise ValueError("\n".join(wrong))
 
     def conflicts(self) -> list[str]:
-        """Combinations of values that don't work, one message for each. Called when each value is in range."""
+        """Combinations of values that don't work, one message for each. Called when each value by itself is allowed."""
         return []
 
 
-def _out_of_range(field: dataclasses.Field[Any], value: Any) -> str | None:
-    bounds = field.metadata.get(_RANGE)
-    return bounds.problem(value) if isinstance(bounds, Range) else None
+def _problem(field: dataclasses.Field[Any], value: Any) -> str | None:
+    check: Check | None = field.metadata.get(_ALLOWED)
+    return None if check is None else check.problem(value)
 
 
 def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[str] = ()) -> T:
@@ -239,7 +254,7 @@ class _Reader:
                 self.wrong(key, f"{prefix}{key.value} is given twice")
             else:
                 values[key.value] = self.read(value, hints[key.value], prefix + key.value)
-                if problem := _out_of_range(known[key.value], values[key.value]):
+                if problem := _problem(known[key.value], values[key.value]):
                     self.wrong(value, f"{prefix}{key.value} {problem}")
         no_default = dataclasses.MISSING
         for field in known.values():

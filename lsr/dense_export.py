@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lsr.arrays import read_arrays, write_arrays
 from lsr.errors import DataError
 from lsr.sparse import SparseMatrix
 
@@ -27,6 +26,7 @@ _ROWS = 512  # documents multiplied per batch
 _MORE = 32  # additional directions for accuracy
 _ROUNDS = 2  # power iterations
 _FEWEST = 2  # documents in which a term must occur
+_KIND = "a dense export"
 
 
 class DenseExport:
@@ -111,9 +111,8 @@ class DenseExport:
         return vectors.within(len(self.scale)) if vectors.shape[1] > len(self.scale) else vectors
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write one file, a NumPy archive."""
-        with Path(path).open("wb") as file:
-            np.savez(file, directions=self.directions, scale=self.scale)
+        """Write one Arrow file."""
+        write_arrays(path, _KIND, {"directions": self.directions, "scale": self.scale})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> DenseExport:
@@ -122,14 +121,16 @@ class DenseExport:
         Raises:
             DataError: It can't be read, or is another kind of file.
         """
+        arrays = read_arrays(path, _KIND)
         try:
-            with np.load(Path(path), allow_pickle=False) as kept:
-                directions, scale = kept["directions"], kept["scale"]
+            directions, scale = arrays["directions"], arrays["scale"]
             if {directions.dtype, scale.dtype} != {np.dtype(np.float32)}:
                 raise ValueError(f"arrays of {directions.dtype} and {scale.dtype}")
+            if not (np.isfinite(directions).all() and np.isfinite(scale).all()):
+                raise ValueError("numbers that are not finite")
             return cls(directions, scale)
-        except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
-            raise DataError(f"not a dense export: {error}", str(path)) from None
+        except (KeyError, ValueError) as error:
+            raise DataError(f"not {_KIND}: {error}", str(path)) from None
 
 
 def beside(*parts: NDArray[np.float32], weights: ArrayLike | None = None) -> NDArray[np.float32]:

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.arrays import read_arrays, write_arrays
 from lsr.errors import DataError
 from lsr.sparse import SparseMatrix
 
@@ -31,6 +31,7 @@ _SAMPLE = 4000  # documents from which slices are coloured
 _FULLEST = 1.6  # terms of the fullest slice, relative to the average
 _BALANCE = 0.01  # cost of a full slice, as a share of the term's total weight
 CANDIDATES = 10_000  # documents scored again after a search without light query terms
+_KIND = "densified vectors"
 
 
 @dataclass(frozen=True)
@@ -260,11 +261,9 @@ class DensifiedVectors:
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write one file, a NumPy archive."""
-        arrays = {"of_term": self.slices.of_term, "values": self.values, "which": self.which}
-        arrays |= {} if self.dense is None else {"dense": self.dense}
-        with Path(path).open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        """Write one Arrow file."""
+        arrays: dict[str, NDArray[Any]] = {"of_term": self.slices.of_term, "values": self.values, "which": self.which}
+        write_arrays(path, _KIND, arrays if self.dense is None else {**arrays, "dense": self.dense})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> DensifiedVectors:
@@ -273,16 +272,18 @@ class DensifiedVectors:
         Raises:
             DataError: It can't be read, or is another kind of file.
         """
+        arrays = read_arrays(path, _KIND)
         try:
-            with np.load(Path(path), allow_pickle=False) as kept:
-                arrays = {name: kept[name] for name in kept.files}
             kinds = {name: arrays[name].dtype for name in ("of_term", "values", "which")}
             if kinds["of_term"] != np.int32 or kinds["values"] != np.float16 or kinds["which"].kind != "u":
                 raise ValueError(f"arrays of {kinds}")
+            dense = arrays.get("dense")
+            if dense is not None and dense.dtype != np.float32:
+                raise ValueError(f"dense vectors of {dense.dtype}")
             slices = Slices(arrays["of_term"], len(arrays["values"]))
-            return cls(slices, arrays["values"], arrays["which"], arrays.get("dense"))
-        except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
-            raise DataError(f"not densified vectors: {error}", str(path)) from None
+            return cls(slices, arrays["values"], arrays["which"], dense)
+        except (KeyError, ValueError) as error:
+            raise DataError(f"not {_KIND}: {error}", str(path)) from None
 
 
 def _first(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:

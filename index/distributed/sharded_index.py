@@ -35,7 +35,7 @@ from lsr.index.index import Index
 from lsr.index.protocols import SearchIndex
 from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Explanation, query_words
-from lsr.index.search.find import dense_queries
+from lsr.index.search.find import dense_queries, known_queries
 from lsr.index.search.hits import Hits
 from lsr.index.search.hybrid_search import beside_dense, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
@@ -234,6 +234,8 @@ class ShardedIndex(QueryEncoding):
         one = self.query_vector(query, "search") if isinstance(query, SparseMatrix) else [query]
         request = request.with_mode(one, dense, has_dense=self.has_dense)
         (near,) = self._dense_queries(one, None if dense is None else [dense], request)
+        if near is not None and dense is None:
+            (near,) = known_queries([near], self.query_vector(query, "search"), request)
         criteria = request.criteria(text)
         return self._search.find(lambda: self.query_vector(query, "search"), query, request, criteria, near)
 
@@ -261,6 +263,8 @@ class ShardedIndex(QueryEncoding):
             near = self._dense_queries(
                 queries if isinstance(queries, SparseMatrix) else asked, None if dense is None else list(dense), request
             )
+            if dense is None and request.automatic:
+                near = known_queries(near, self.query_vectors(asked), request)
             return [
                 self.search(query, k, where=where, dense=vector, **settings)
                 for query, vector in zip(each, near, strict=True)
@@ -396,9 +400,25 @@ class ShardedIndex(QueryEncoding):
         source = ShardWords(self.vocabulary, group.kept, group.counts, self._search.contents, titles)
         return Words(source, self.encoder)
 
-    def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
+    def explain(
+        self,
+        query: Query,
+        doc_id: str | int,
+        *,
+        origins: bool = True,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[RankingOptions],
+    ) -> Explanation:
         """Explain a document's score for a query; arguments and errors as for `Index.explain`."""
-        encoded = EncodedQuery(query, self.query_vector(query, "explain"))
+        vector, request = self.query_vector(query, "explain"), SearchRequest.of(1, where, settings)
+        one = query if isinstance(query, SparseMatrix) else [query]
+        request = request.with_mode(one, dense, has_dense=self.has_dense)
+        (near,) = self._dense_queries(one, None if dense is None else [dense], request)
+        encoded = EncodedQuery(query, vector, near)
+        if near is not None:
+            ranked = self._search.by_both(lambda: self.query_vector(query, "explain"), near, 1, request.criteria())
+            encoded = EncodedQuery(query, ranked.vector, near, ranked.fusion)
         return self._search.explain_by_id(encoded, require_id(doc_id), origins=origins)
 
     # --- changing ---------------------------------------------------------------------------------------------------

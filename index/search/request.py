@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.encode.base import Encoder
+from lsr.index.search.hybrid_search import Fusion, beside_dense
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import checked_k, has_text
@@ -28,11 +30,21 @@ class EncodedQuery(NamedTuple):
         given: The query as the caller gave it; re-rankers and explanations read it.
         vector: Its sparse vector, one row.
         dense: (width,) float32, its dense vector; None for a sparse search.
+        fusion: After a search with it, how scores were made.
     """
 
     given: Any
     vector: SparseMatrix
     dense: NDArray[np.float32] | None = None
+    fusion: Fusion | None = None
+
+    def beside(self, encoder: Encoder | None) -> Self:
+        """Return the query with its sparse vector weighted for a hybrid search, if it is for one.
+
+        Args:
+            encoder: The encoder that the index stores; None without one.
+        """
+        return self if self.dense is None else self._replace(vector=beside_dense(encoder, self.vector))
 
 
 @dataclass(frozen=True)
@@ -59,12 +71,14 @@ class SearchRequest:
         options: Options beyond a plain search.
         settings: How to search.
         where: The filter; None for all documents.
+        automatic: Whether the settings' mode was "auto".
     """
 
     k: int
     options: Options
     settings: SearchSettings
     where: Filter | None
+    automatic: bool = False
 
     @classmethod
     def of(cls, k: int, where: Where | Filter | None, given: Mapping[str, Any]) -> Self:
@@ -97,7 +111,8 @@ class SearchRequest:
         if self.settings.mode != "auto":
             return self
         hybrid = dense is not None or (has_dense and not self.options.sorts and has_text(queries))
-        return replace(self, settings=_with_mode(self.settings, "hybrid" if hybrid else "sparse"))
+        settings = _with_mode(self.settings, "hybrid" if hybrid else "sparse")
+        return replace(self, settings=settings, automatic=True)
 
     def criteria(self, text: TextQuery | None = None, *, without: Sequence[str] = ()) -> Criteria:
         """Return the conditions on each document.

@@ -40,7 +40,8 @@ class SearchSettings:
         mode: "sparse" searches sparse vectors, "dense" the dense vectors of an index built with hybrid=True, "hybrid"
             both (`lsr.index.search.hybrid_search`); the other settings apply to the sparse side. Dense search is
             exact: it compares all vectors. "auto" is "hybrid" for queries that come with dense vectors, and for
-            texts in an index built with hybrid=True unless hits are sorted by a column; else it is "sparse".
+            texts with a known word in an index built with hybrid=True, unless hits are sorted by a column; else it is
+            "sparse".
         dense_weight: For "hybrid": weight of the dense score relative to the sparse one. At 1, the best documents of
             collections of thousands get about equal scores from both.
         best_passages: If documents are cut into passages, a document's score is the mean of this many of its best

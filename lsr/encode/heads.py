@@ -19,6 +19,9 @@ _NEVER = -1e4  # bias of terms that no text may have
 class Head(nn.Module):
     """Base of all heads.
 
+    One of another package (see `lsr.plugins`) has `__init__(tensors, n_terms)` and a class method `start(hidden,
+    n_terms, absent)`, which returns its first tensors; `LexicalHead` is an example. `tensors` returns them for saving.
+
     Args:
         pooling: "max" or "sum".
         saturation: "log1p" or "log1p_log1p".
@@ -27,9 +30,13 @@ class Head(nn.Module):
     Attributes:
         reads: What it takes from the backbone: its "output" (last states, or logits), "raw" last states, also if the
             backbone goes on to logits, or "both", side by side.
+        NAMES: Names of its tensors.
+        MODEL: The class of transformers that opens the backbone. Of "AutoModelForMaskedLM" the output is the logits,
+            (batch, seq, n_terms), for a head that doesn't detach the output layer.
     """
 
-    NAMES: tuple[str, ...] = ()  # of its tensors
+    NAMES: tuple[str, ...] = ()
+    MODEL = "AutoModel"
     reads = "output"
 
     def __init__(self, pooling: str, saturation: str, n_terms: int) -> None:
@@ -50,8 +57,11 @@ class Head(nn.Module):
 
         Returns:
             (batch, seq, n) float.
+
+        Raises:
+            EncoderError: This head doesn't tell.
         """
-        raise NotImplementedError
+        raise EncoderError(f"{type(self).__name__} doesn't tell which token a term comes from")
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors to save besides the backbone."""
@@ -83,6 +93,8 @@ class MaskedLMHead(Head):
     Raises:
         EncoderError: It outputs another number of terms.
     """
+
+    MODEL = "AutoModelForMaskedLM"
 
     def __init__(self, model: Any, pooling: str, saturation: str, n_terms: int, where: str) -> None:
         super().__init__(pooling, saturation, n_terms)

@@ -15,6 +15,8 @@ Training and encoding use the same module. The backbone gives a state h_t for ea
     epic, sparta, deepct, tilde
                  as published, see `lsr.encode.published_heads`; epic-query is the queries' side of epic
 
+Heads of other packages are found by name, see `lsr.plugins`.
+
 Needs torch and transformers, so nothing but the code that runs a model imports this file.
 """
 
@@ -31,6 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lsr import plugins
 from lsr.encode import model_files as files
 from lsr.encode.heads import ExpansionHead, GatedHead, Head, LexicalHead, MaskedLMHead, linear
 from lsr.encode.published_heads import DeepCTHead, EpicHead, EpicQueryHead, SpartaHead, TildeHead
@@ -47,8 +50,28 @@ _OWN: dict[str, type[Head]] = {
     "deepct": DeepCTHead,
     "tilde": TildeHead,
 }
-_CLASSES = dict.fromkeys(("masked-lm", "gated", "epic", "tilde"), "AutoModelForMaskedLM")
-_CLASSES |= {"causal-lm": "AutoModelForCausalLM"}  # others have an AutoModel
+
+
+_LANGUAGE_MODELS = {"masked-lm": "AutoModelForMaskedLM", "causal-lm": "AutoModelForCausalLM"}  # no other tensors
+
+
+def _own_head(kind: str) -> Any:
+    """The class of a head with tensors of its own: one of ours, or another package's.
+
+    Raises:
+        EncoderError: No package has it, or it isn't a head.
+    """
+    if kind in _OWN:
+        return _OWN[kind]
+    found = plugins.load(plugins.HEADS, kind, EncoderError)
+    if not (isinstance(found, type) and issubclass(found, Head) and callable(getattr(found, "start", None))):
+        raise EncoderError(f"{kind!r} of {plugins.HEADS} must be a subclass of lsr.encode.heads.Head with start(...)")
+    return found
+
+
+def _opened_by(kind: str) -> str:
+    """The class of transformers that opens the backbone."""
+    return _LANGUAGE_MODELS.get(kind) or str(_own_head(kind).MODEL)
 
 
 class SparseModel(nn.Module):
@@ -146,7 +169,7 @@ def load_model(
 
     Args:
         folder: The checkpoint.
-        kind: The head, one of `model_files.HEADS`.
+        kind: The head, one of `model_files.HEADS` or of another package.
         pooling: "max" or "sum", for heads that have a choice.
         saturation: "log1p" or "log1p_log1p", for heads that have a choice.
         n_terms: Terms that it must output.
@@ -155,11 +178,12 @@ def load_model(
     Raises:
         EncoderError: It can't be opened, or weights are missing.
     """
-    backbone, absent = load_backbone(folder, _CLASSES.get(kind, "AutoModel"))
+    opened_by = _opened_by(kind)
+    backbone, absent = load_backbone(folder, opened_by)
     if missing := sorted(key for key in absent if not key.endswith("position_ids") and "pooler" not in key):
         advice = (
             ""
-            if kind not in _CLASSES
+            if opened_by == "AutoModel"
             else (
                 " SPLADE needs a checkpoint with a trained masked-LM head, which this one lacks. The heads "
                 '"expansion", "lexical", "sparta" and "deepct" can be trained without one.'
@@ -173,10 +197,6 @@ def load_model(
     match kind:
         case "expansion":
             return SparseModel(backbone, ExpansionHead(tensors, saturation))
-        case "lexical":
-            return SparseModel(backbone, LexicalHead(tensors, n_terms))
-        case "deepct":
-            return SparseModel(backbone, DeepCTHead(tensors, n_terms))
         case "sparta":
             return SparseModel(backbone, SpartaHead(backbone.get_input_embeddings(), tensors))
         case "epic-query":
@@ -188,8 +208,10 @@ def load_model(
             return SparseModel(backbone, TildeHead(backbone, n_terms, where, tensors))
         case "gated":
             return SparseModel(backbone, GatedHead(backbone, pooling, saturation, n_terms, where, tensors))
-    head = MaskedLMHead(backbone, pooling, saturation, n_terms, where)
-    return SparseModel(backbone, head, twice=kind == "causal-lm")
+        case "masked-lm" | "causal-lm":
+            head = MaskedLMHead(backbone, pooling, saturation, n_terms, where)
+            return SparseModel(backbone, head, twice=kind == "causal-lm")
+    return SparseModel(backbone, _own_head(kind)(tensors, n_terms))
 
 
 def start_model(
@@ -226,8 +248,8 @@ def _start_head(folder: Path, kind: str, n_terms: int, ids: list[list[int]], abs
             return TildeHead.start(n_terms, never)
         case "sparta":
             return SpartaHead.start(n_terms, never)
-        case "lexical" | "deepct":
-            return LexicalHead.start(hidden, n_terms, never)
+    if kind != "expansion":
+        return cast(dict[str, Tensor], _own_head(kind).start(hidden, n_terms, never))
     backbone = load_backbone(folder, "AutoModel")[0]
     embeddings = backbone.get_input_embeddings().weight.detach()
     if len(embeddings) != n_terms:
@@ -301,9 +323,9 @@ def _load_head(path: Path, kind: str) -> dict[str, Tensor]:
     Raises:
         EncoderError: They are missing or damaged.
     """
-    if kind not in _OWN:
+    if kind in _LANGUAGE_MODELS:
         return {}
-    names = _OWN[kind].NAMES
+    names = _own_head(kind).NAMES
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from lsr import plugins
 from lsr.encode import model_files as files
 from lsr.encode.base import CONFIG_FILE
 from lsr.encode.reading import tokenizer_settings
@@ -78,8 +79,8 @@ class Tower:
     tokenizer: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if self.head not in files.HEADS:
-            raise EncoderError(f"head must be one of {', '.join(files.HEADS)}, got {self.head!r}")
+        if problem := plugins.Names(plugins.HEADS, files.HEADS).problem(self.head):
+            raise EncoderError(f"head {problem}")
         if self.pooling not in POOLINGS:
             raise EncoderError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
         if self.saturation not in SATURATIONS:

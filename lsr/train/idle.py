@@ -31,7 +31,7 @@ def _of_the_model(settings: TrainSettings) -> Iterator[str]:
 
 def _of_the_losses(settings: TrainSettings) -> Iterator[str]:
     losses, data = settings.losses, settings.data
-    imitates = losses.kl or losses.margin_mse
+    imitates = losses.kl or losses.margin_mse or losses.plugins
     if settings.teachers and not imitates:
         yield "teachers: neither kl nor margin_mse has a weight"
     if losses.alone and not settings.lexical:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lsr import plugins
 from lsr.errors import TrainingError
 from lsr.train import losses, regularizers
 from lsr.train.batches import Batch
@@ -35,9 +36,10 @@ def ranking_loss(
         TrainingError: There is nothing to imitate.
     """
     raw: Values = {}
+    taught: Tensor | None = None
     if settings.info_nce:
         raw["info_nce"] = losses.info_nce(scores, batch.positives.to(scores.device), settings.temperature)
-    if settings.kl or settings.margin_mse:
+    if settings.kl or settings.margin_mse or (settings.plugins and (teachers or batch.scores is not None)):
         columns = batch.columns.to(scores.device)
         there, own = columns >= 0, scores.gather(1, columns.clamp_min(0))
         every, taught = _taught(batch, teachers, examples, scores.device)
@@ -55,7 +57,19 @@ def ranking_loss(
     total = scores.new_zeros(())
     for name, value in raw.items():
         total = total + getattr(settings, name) * value
+    for name, weight in settings.plugins.items():
+        raw[name] = _of_plugin(plugins.LOSSES, name, scores, batch, taught)
+        total = total + weight * raw[name]
     return raw, total
+
+
+def _of_plugin(group: str, name: str, *arguments: object) -> Tensor:
+    """The value of another package's loss or regularizer; `lsr.plugins` says what it gets."""
+    value = plugins.load(group, name, TrainingError)(*arguments)
+    if not isinstance(value, Tensor) or value.dim():
+        got = f"a tensor of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TrainingError(f"{name!r} of {group} must return a tensor of one number without dimensions, got {got}")
+    return value
 
 
 def _taught(
@@ -145,6 +159,8 @@ class Penalty:
                 value = regularizers.df_flops(weights, self.df.fractions(terms))
             case "l0_flops":
                 value = regularizers.l0_flops(weights, settings.threshold, active)
+            case other:
+                value = _of_plugin(plugins.REGULARIZERS, other, weights)
         value = value * share
         raw: Values = {"terms": active.float().mean(), settings.kind: value}
         weight = settings.weight * regularizers.schedule(settings.schedule, step, settings.ramp)

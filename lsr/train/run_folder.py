@@ -25,6 +25,7 @@ _CHANGEABLE = (
     "batch_tokens",
     "device",
 )
+_BY_NAME = ("losses.plugins",)  # mappings whose keys users choose: a missing one isn't of another version
 
 
 def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoints, *, first: bool) -> None:
@@ -72,7 +73,7 @@ def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoint
 
 def _differing(then: Any, here: Any, name: str = "") -> list[str]:
     """Names of a run's settings that differ from the present ones; keys that the run lacks are from a later version."""
-    if isinstance(then, dict) and isinstance(here, dict):
+    if isinstance(then, dict) and isinstance(here, dict) and name not in _BY_NAME:
         return [
             key
             for part, value in then.items()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lsr.config import Settings, within
+from lsr import plugins
+from lsr.config import Settings, allowed, within
 from lsr.train.sources import TrainingSource
 
-Head = Literal["masked-lm", "causal-lm", "gated", "expansion", "lexical", "epic", "sparta", "deepct", "tilde"]
+HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "epic", "sparta", "deepct", "tilde")
+REGULARIZERS = ("flops", "l1", "idf_flops", "df_flops", "l0_flops")
 _FREEZABLE = ("expansion", "lexical", "deepct")
 
 
@@ -18,7 +21,7 @@ class ModelSettings(Settings):
 
     Attributes:
         checkpoint: A folder or hub name to start from.
-        head: Turns states into weights, see `lsr.encode.model`.
+        head: Turns states into weights, see `lsr.encode.model`; or that of another package, see `lsr.plugins`.
         pooling: How the logits of a text's tokens are combined: the largest, or the sum.
         saturation: Function from logits to weights.
         max_length: Tokens of a document that are read.
@@ -32,7 +35,7 @@ class ModelSettings(Settings):
     """
 
     checkpoint: str
-    head: Head = "masked-lm"
+    head: str = field(default="masked-lm", metadata=allowed(plugins.Names(plugins.HEADS, HEADS)))
     pooling: Literal["max", "sum"] = "max"
     saturation: Literal["log1p", "log1p_log1p"] = "log1p"
     max_length: int = field(default=256, metadata=within(at_least=3))
@@ -164,6 +167,7 @@ class LossSettings(Settings):
         scale: Factor of their mean for kl; 0 for the default: 30 for "min-max", 1 for the others.
         margin_pairs: Whether margin_mse compares a query's positive with its negatives ("positive"), or all of its
             documents with each other ("all"), as naver/splade's trainer of SPLADE-v3 does.
+        plugins: Weights of losses of other packages by name, see `lsr.plugins`.
     """
 
     info_nce: float = field(default=0.0, metadata=within(at_least=0))
@@ -176,6 +180,7 @@ class LossSettings(Settings):
     margin_pairs: Literal["positive", "all"] = "positive"
     vectors: float = field(default=0.0, metadata=within(at_least=0))
     term_recall: float = field(default=0.0, metadata=within(at_least=0))
+    plugins: dict[str, float] = field(default_factory=dict, metadata=allowed(plugins.Names(plugins.LOSSES)))
 
     def __post_init__(self) -> None:
         """Fill in the scale."""
@@ -185,9 +190,10 @@ class LossSettings(Settings):
 
     def conflicts(self) -> list[str]:
         """At least one ranking loss is needed."""
-        if not (self.info_nce or self.kl or self.margin_mse or self.term_recall):
-            return ["give at least one of info_nce, kl, margin_mse and term_recall a weight"]
-        return []
+        found = [f"plugins.{name} must be above 0, got {w}" for name, w in self.plugins.items() if not 0 < w < math.inf]
+        if not (self.info_nce or self.kl or self.margin_mse or self.term_recall or self.plugins):
+            found.append("give at least one of info_nce, kl, margin_mse, term_recall and plugins a weight")
+        return found
 
 
 @dataclass(frozen=True)
@@ -195,7 +201,7 @@ class RegularizerSettings(Settings):
     """The sparsity penalty of one side.
 
     Attributes:
-        kind: See `lsr.train.regularizers`.
+        kind: See `lsr.train.regularizers`; or that of another package, see `lsr.plugins`.
         weight: Weight in the loss, after the ramp.
         ramp: Steps over which the weight grows.
         schedule: How it grows.
@@ -205,7 +211,7 @@ class RegularizerSettings(Settings):
             they have more, and lowered while they have fewer.
     """
 
-    kind: Literal["flops", "l1", "idf_flops", "df_flops", "l0_flops"] = "flops"
+    kind: str = field(default="flops", metadata=allowed(plugins.Names(plugins.REGULARIZERS, REGULARIZERS)))
     weight: float = field(default=0.0, metadata=within(at_least=0))
     ramp: int = field(default=0, metadata=within(at_least=0))
     schedule: Literal["quadratic", "linear", "constant"] = "quadratic"

@@ -5,7 +5,7 @@ A page's blocks run top to bottom, in one folder and one Python namespace:
     ```python       runs; its names are visible to later blocks, and top-level `await` works
     ```shell        runs; `lsr ...` in this process, everything else in bash; `lsr serve` runs until the next one
     ```text         the output of the block above; numbers may differ by 3 %
-    ```yaml, json   parsed; settings of a training run or an experiment are checked as by `lsr`
+    ```yaml, json, toml   parsed; settings of a training run or an experiment are checked as by `lsr`
 
 A comment above a block that can't run here says why: `<!-- not run: needs a GPU -->`.
 With LSR_UPDATE_DOCS=1 in the environment the text blocks are rewritten instead of compared.
@@ -27,6 +27,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<why>[^\n]+?) -->\n\n?)?^```(?P<language>[\w-]*)(?P<title>[^\n]*)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-LANGUAGES = {"python", "shell", "text", "yaml", "json", "mermaid", "dockerfile"}
+LANGUAGES = {"python", "shell", "text", "yaml", "json", "toml", "mermaid", "dockerfile"}
 _INCLUDE = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -236,9 +237,11 @@ def _words(text: str) -> list[str]:
 
 
 def check_data(language: str, code: str) -> None:
-    """Parse a block of YAML or JSON; settings of a training run or an experiment are checked as such."""
+    """Parse a block of YAML, JSON or TOML; settings of a training run or an experiment are checked as such."""
     if language == "json":
         json.loads(code)
+    elif language == "toml":
+        tomllib.loads(code)
     elif language == "yaml":
         import yaml
 

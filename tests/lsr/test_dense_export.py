@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+from lsr.arrays import write_arrays
 from lsr.dense_export import DenseExport, beside
 from lsr.encode.bm25 import BM25Encoder
 from lsr.errors import DataError
@@ -73,11 +74,11 @@ def test_unknown_and_rare_terms_are_ignored(documents):
 
 def test_a_saved_export_is_read_back(documents, tmp_path):
     export = DenseExport.fit(documents, 8)
-    export.save(tmp_path / "export.npz")
-    assert np.array_equal(DenseExport.load(tmp_path / "export.npz").documents(documents), export.documents(documents))
-    (tmp_path / "other.npz").write_bytes(b"PK other")
-    np.savez(tmp_path / "wrong.npz", directions=np.ones((3, 2)), scale=np.ones(3))
-    for name in ("other.npz", "wrong.npz", "absent.npz"):
+    export.save(tmp_path / "export.arrow")
+    assert np.array_equal(DenseExport.load(tmp_path / "export.arrow").documents(documents), export.documents(documents))
+    (tmp_path / "other.arrow").write_bytes(b"PK other")
+    write_arrays(tmp_path / "wrong.arrow", "a dense export", {"directions": np.ones((3, 2)), "scale": np.ones(3)})
+    for name in ("other.arrow", "wrong.arrow", "absent.arrow"):
         with pytest.raises(DataError, match="not a dense export"):
             DenseExport.load(tmp_path / name)
     with pytest.raises(ValueError, match="documents with terms"):

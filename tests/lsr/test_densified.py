@@ -9,6 +9,7 @@ import os
 import numpy as np
 import pytest
 
+from lsr.arrays import write_arrays
 from lsr.densified import DensifiedVectors, Slices
 from lsr.errors import DataError
 from lsr.io.runs import read_qrels
@@ -108,17 +109,18 @@ def test_terms_without_documents_are_spread_over_the_slices(documents):
 def test_saved_vectors_are_read_back(documents, queries, tmp_path):
     dense = np.ones((len(documents), 3), np.float32)
     made = DensifiedVectors.of(documents, Slices.coloured(documents, 64), dense)
-    made.save(tmp_path / "vectors.npz")
-    opened = DensifiedVectors.load(tmp_path / "vectors.npz")
+    made.save(tmp_path / "vectors.arrow")
+    opened = DensifiedVectors.load(tmp_path / "vectors.arrow")
     assert np.array_equal(opened.scores(queries), made.scores(queries))
     assert np.array_equal(opened.dense, dense)
     assert made.bytes_per_document == 64 * 3
-    (tmp_path / "vectors.npz").write_bytes(b"PK other")
+    (tmp_path / "vectors.arrow").write_bytes(b"PK other")
     with pytest.raises(DataError, match="not densified vectors"):
-        DensifiedVectors.load(tmp_path / "vectors.npz")
-    np.savez(tmp_path / "wrong.npz", of_term=np.array([0, 9], np.int32), values=made.values, which=made.which[:3])
+        DensifiedVectors.load(tmp_path / "vectors.arrow")
+    arrays = {"of_term": np.array([0, 9], np.int32), "values": made.values, "which": made.which[:3]}
+    write_arrays(tmp_path / "wrong.arrow", "densified vectors", arrays)
     with pytest.raises(DataError, match="not densified vectors"):
-        DensifiedVectors.load(tmp_path / "wrong.npz")
+        DensifiedVectors.load(tmp_path / "wrong.arrow")
 
 
 @pytest.mark.parametrize("wrong", [{"k": 0}, {"candidates": 0}, {"threshold": -1}])

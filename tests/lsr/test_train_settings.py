@@ -45,7 +45,7 @@ def test_every_number_has_a_range():
     for kind in CLASSES:
         for field in dataclasses.fields(kind):
             if str(field.type) in ("int", "float", "int | None", "float | None"):
-                assert isinstance(field.metadata.get("range"), Range), f"{kind.__name__}.{field.name}"
+                assert isinstance(field.metadata.get("allowed"), Range), f"{kind.__name__}.{field.name}"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""Heads, losses and regularizers of other packages, found by their entry points.
+
+A package names them in its pyproject.toml:
+
+    [project.entry-points."lsr.heads"]        # or lsr.losses, lsr.regularizers
+    my-head = "my_package.heads:MyHead"
+
+- `lsr.heads`: a subclass of `lsr.encode.heads.Head` with `__init__(tensors, n_terms)` and a class method `start(hidden,
+  n_terms, absent)`, which returns the first tensors. It is the head of both sides. A run names it by `model.head`.
+- `lsr.losses`: a function `loss(scores, batch, taught)`. A run gives it a weight in `losses.plugins`.
+- `lsr.regularizers`: a function `penalty(weights)`. A run names it by the `kind` of a regularizer.
+
+A loss gets the (n_queries, n_documents) scores of all pairs of the batch, the `lsr.train.batches.Batch`, and the
+teachers' scores of each query's own documents, (n_teachers, n_queries, n_candidates) with NaN for missing ones, or None
+without teachers. A penalty gets the (n_texts, n_terms) weights of one side, of a sample of the terms if
+`sample_terms` is set. Both return a tensor of one number with a gradient.
+
+Only installed packages have entry points, so a name in a file can't run any other code. The names that lsr has itself
+can't be taken by others.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from lsr.errors import LsrError
+
+HEADS, LOSSES, REGULARIZERS = "lsr.heads", "lsr.losses", "lsr.regularizers"
+
+
+@dataclass(frozen=True)
+class Names:
+    """The allowed names of a setting: those that lsr has itself, and those of installed packages.
+
+    Attributes:
+        group: The group of entry points.
+        own: Those that lsr has itself.
+    """
+
+    group: str
+    own: Sequence[str] = ()
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a name, or with the keys of a mapping; None if nothing is."""
+        given = list(value) if isinstance(value, Mapping) else [value] if isinstance(value, str) else []
+        if not (unknown := [name for name in given if name not in self.own]):
+            return None
+        known = [*self.own, *sorted({point.name for point in entry_points(group=self.group)} - set(self.own))]
+        for name in unknown:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else "."
+                there = ", ".join(known) or "none is installed"
+                return f"must be one of {there}, got {name!r}{hint} Packages add others by entry points of {self.group}"
+        return None
+
+
+def load(group: str, name: str, error: type[LsrError]) -> Any:
+    """What the entry point of a name refers to.
+
+    Args:
+        group: The group of entry points.
+        name: The name.
+        error: Kind of the errors.
+
+    Raises:
+        LsrError: No package, or more than one, has this name, or it can't be imported.
+    """
+    points = {point.value: point for point in entry_points(group=group, name=name)}
+    if not points:
+        raise error(f"no installed package has the entry point {name!r} of {group}")
+    if len(points) > 1:
+        raise error(f"several packages have the entry point {name!r} of {group}: {', '.join(sorted(points))}")
+    (point,) = points.values()
+    try:
+        return point.load()
+    except Exception as problem:  # the package's own code runs here
+        of = f" of the package {point.dist.name}" if point.dist else ""
+        raise error(
+            f"{name!r} of {group} is {point.value}{of}, which can't be imported: {type(problem).__name__}: {problem}"
+        ) from problem
