@@ -74,6 +74,8 @@ def searched(snapshot: Snapshot, query: EncodedQuery, criteria: Criteria) -> Enc
 
 
 def _beside(snapshot: Snapshot, query: EncodedQuery) -> EncodedQuery:
+    if query.dense is None:
+        return query  # without opening the stored encoder, which may need more than there is
     return query.beside(snapshot.shared.encoder if snapshot.shared.encoder_files else None)
 
 
