@@ -150,6 +150,22 @@ class SpladeEncoder(Encoder):
             raise EncoderError(f"{self.document.name} has no dense vectors")
         return model
 
+    def dense_states(self, texts: Texts, *, queries: bool = False) -> list[NDArray[np.float32]]:
+        """The dense model's last states of each text's tokens, (n_tokens, dense_width) float32.
+
+        Args:
+            texts: See `as_texts`.
+            queries: Read as queries, with the model's query prompt, instead of as documents.
+
+        Raises:
+            EncoderError: This encoder has no dense vectors.
+        """
+        prompt = str(self._dense_settings.get("query_prompt", "")) if queries else self.document.prompt
+        model, tower = self._dense_model(), self.document
+        nothing = np.zeros((0, self.dense_width), np.float32)
+        ids = self._ids(tower, [prompt + text for text in as_texts(texts)], tower.max_length)
+        return [model.dense_states(row) if row else nothing for row in ids]
+
     def token_weights(self, texts: Texts, top_k: int, *, queries: bool = False) -> list[SparseMatrix]:
         """The weights of each token before pooling; their maximum over the tokens is the text's weight.
 
