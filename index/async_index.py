@@ -84,9 +84,20 @@ class AsyncIndex:
         """See `Index.similar`."""
         return await asyncio.to_thread(self.index.similar, doc_id, k, where=where, **settings)
 
-    async def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
+    async def explain(
+        self,
+        query: Query,
+        doc_id: str | int,
+        *,
+        origins: bool = True,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[RankingOptions],
+    ) -> Explanation:
         """See `Index.explain`."""
-        return await asyncio.to_thread(self.index.explain, query, doc_id, origins=origins)
+        return await asyncio.to_thread(
+            self.index.explain, query, doc_id, origins=origins, where=where, dense=dense, **settings
+        )
 
     async def explain_plan(
         self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]

@@ -8,7 +8,7 @@
     index.commit()
 
 An `Index` is a `Reader` (lsr.index.search.reader) of the commit that it has `Opened`, and moves to later ones; its
-`Changes` (lsr.index.changes) make them.
+`Changes` (lsr.index.pending_changes) make them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lsr.encode.corpus import Report
 from lsr.encode.load import as_encoder
 from lsr.encode.passages import AS_NEEDED, Passages
 from lsr.errors import OutputError, StorageError
-from lsr.index.changes import Changes
+from lsr.index.pending_changes import Changes
 from lsr.index.protocols import SearchIndex
 from lsr.index.search.hits import Hit as Hit
 from lsr.index.search.opened import Opened

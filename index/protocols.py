@@ -68,7 +68,16 @@ class Searchable(Protocol):
         """Return the k most similar documents; see `Index.similar`."""
         ...
 
-    def explain(self, query: AnyQuery, doc_id: str | int, *, origins: bool = True) -> Explanation:
+    def explain(
+        self,
+        query: AnyQuery,
+        doc_id: str | int,
+        *,
+        origins: bool = True,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[RankingOptions],
+    ) -> Explanation:
         """Explain a document's score for a query; see `Index.explain`."""
         ...
 

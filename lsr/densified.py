@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from os import PathLike
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -261,7 +262,7 @@ class DensifiedVectors:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write one Arrow file."""
-        arrays = {"of_term": self.slices.of_term, "values": self.values, "which": self.which}
+        arrays: dict[str, NDArray[Any]] = {"of_term": self.slices.of_term, "values": self.values, "which": self.which}
         write_arrays(path, _KIND, arrays if self.dense is None else {**arrays, "dense": self.dense})
 
     @classmethod

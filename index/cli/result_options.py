@@ -54,7 +54,8 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 multiple=True,
                 metavar="COLUMN=WEIGHT[,HALF_LIFE[,ORIGIN]]",
                 help="Multiply scores by 1 + WEIGHT * value; with a half-life by 1 + WEIGHT * 0.5 ** (distance / "
-                "HALF_LIFE), measured from ORIGIN; for dates and times in days, by default from now.",
+                "HALF_LIFE), measured from ORIGIN; for dates and times in days, by default from now. title=2 counts "
+                "words twice that occur in the title.",
             ),
             click.option(
                 "--facet",

@@ -53,7 +53,7 @@ def given_search_settings(options: dict[str, Any]) -> dict[str, Any]:
     from lsr.index.search.settings import SearchSettings
 
     names = tuple(field.name for field in fields(SearchSettings))
-    given = {name: value for name in names if (value := options.pop(name)) is not None}
+    given = {name: value for name in names if (value := options.pop(name, None)) is not None}
     try:
         SearchSettings(**given)
     except ValueError as error:
@@ -358,6 +358,9 @@ def _print_table(hits: Any, highlight: int, first: int) -> None:
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("text")
 @click.argument("doc_id")
+@click.option("--mode", metavar="NAME", help="As for lsr search.")
+@click.option("--dense-weight", type=float, help="As for lsr search.")
+@where_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on a terminal, too.")
 @damaged_option
 @encoder_options
@@ -365,6 +368,7 @@ def explain(
     index_path: Path | str,
     text: str,
     doc_id: str,
+    where: tuple[str, ...],
     as_json: bool,
     skip_damaged: bool,
     encoder: str | None,
@@ -373,13 +377,16 @@ def explain(
     """Show what each term adds to a document's score for a query.
 
     \b
-    Example:
+    Examples:
       lsr explain idx "boundary layer transition" 184
+      lsr explain idx "boundary layer transition" 184 --mode sparse
     """
     from lsr.console import emit_json, is_terminal
+    from lsr.index.segment.parse_filters import parse_where_text
 
+    settings = given_search_settings(options)
     index = open_index(index_path, encoder, options, skip_damaged=skip_damaged)
-    explanation = index.explain(text, doc_id)
+    explanation = index.explain(text, doc_id, where=parse_where_text(where), **settings)
     if as_json or not is_terminal():
         emit_json(explanation.to_json())
     else:

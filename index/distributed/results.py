@@ -15,6 +15,7 @@ from lsr.forks import in_child
 from lsr.index.distributed.hedging import Outcome
 from lsr.index.distributed.shard_server import ShardHits
 from lsr.index.search.column_values import sorted_order
+from lsr.index.search.hybrid_search import Fusion
 from lsr.index.search.options import DOCUMENT, STORED, Sort
 from lsr.index.search.words import Titles, merged_titles
 from lsr.sparse import SparseMatrix
@@ -146,6 +147,7 @@ class Ranked(NamedTuple):
         scores: Their scores.
         vector: The query.
         missing: {shard: why it is missing}.
+        fusion: How a hybrid or dense search made the scores.
     """
 
     documents: FoundDocuments
@@ -153,6 +155,7 @@ class Ranked(NamedTuple):
     scores: list[float]
     vector: SparseMatrix
     missing: Mapping[str, str]
+    fusion: Fusion | None = None
 
 
 class ShardRanking:

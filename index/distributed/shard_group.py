@@ -224,8 +224,8 @@ class ShardGroup:
         """
         if (columns := self.columns) is not None:
             require_columns(options, columns)
-            if criteria.conditions.text is not None:
-                require_texts([entry for state in self.states.values() for entry in state.manifest["segments"]])
+            segments = [entry for state in self.states.values() for entry in state.manifest["segments"]]
+            require_texts(criteria.conditions, segments)
 
 
 def close_all(sets: Iterable[ReplicaSet]) -> None:

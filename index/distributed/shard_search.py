@@ -83,12 +83,10 @@ class ShardSearch:
         options, group = request.options, self._group
 
         def rank(n: int) -> Ranked:
-            return (
-                self.rank(encode, n, criteria)[0] if dense is None else self._rank_by_both(encode, dense, n, criteria)
-            )
+            return self.rank(encode, n, criteria)[0] if dense is None else self.by_both(encode, dense, n, criteria)
 
         if options.plain and not criteria.conditions:
-            return self.hits(given, rank(request.k))
+            return self.hits(given, rank(request.k), dense=dense)
         if dense is not None:
             require_unsorted(criteria.conditions)
         group.require_possible(options, criteria)
@@ -104,7 +102,7 @@ class ShardSearch:
             total = sum(count for count, _ in counts.values())
             of_each = {name: [part[name] for _, part in counts.values()] for name in options.faceted}
             facets = {name: facet_order(sum(parts, Counter())) for name, parts in of_each.items()}
-        return self.hits(given, ranked, found, options, facets=facets, total=total)
+        return self.hits(given, ranked, found, options, dense=dense, facets=facets, total=total)
 
     def find_many(
         self, encode: Encode, given: Sequence[Any], k: int, criteria: Criteria, threads: int = 0
@@ -169,14 +167,17 @@ class ShardSearch:
         missing = {group.shards.entries[n].path: why for n, why in sorted(lost.items())}
         return _Answered(vectors, states, {n: answer for n, (_, answer) in sorted(outcome.answers.items())}, missing)
 
-    def _rank_by_both(self, encode: Encode, dense: NDArray[np.float32], k: int, criteria: Criteria) -> Ranked:
+    def by_both(self, encode: Encode, dense: NDArray[np.float32], k: int, criteria: Criteria) -> Ranked:
         """Return the k best documents of a hybrid or dense search."""
         conditions, ranked = criteria.conditions, list[Ranked]()
 
+        def beside() -> SparseMatrix:
+            return self._beside(encode())
+
         def look(depth: int) -> Looked:
-            answered = self._ask("candidates", encode, criteria, lambda v: (self._beside(v), dense, depth, criteria))
+            answered = self._ask("candidates", beside, criteria, lambda v: (v, dense, depth, criteria))
             shards, found = list(answered.answers), list[ShardCandidates](answered.answers.values())
-            fused = fuse([one.found for one in found], depth, criteria.settings)
+            fused = fuse([one.found for one in found], depth, criteria.settings, passages=conditions.passages)
             rows = [
                 (found[part], at, part) for part, at in zip(fused.parts.tolist(), fused.places.tolist(), strict=True)
             ]
@@ -184,17 +185,17 @@ class ShardSearch:
                 FoundDocument(shards[part], int(one.found.docs[at]), one.ids[at], one.parents[at])
                 for one, at, part in rows
             ]
-            ranked[:] = [self._ranked(answered, 0, best, fused.scores.tolist())]
+            ranked[:] = [self._ranked(answered, 0, best, fused.scores.tolist())._replace(fusion=fused.fusion)]
             accepted = [one.accepted[at] for one, at, _ in rows if one.accepted is not None]
             factors = [one.factors[at] for one, at, _ in rows if one.factors is not None]
             return Looked(
                 np.array(ranked[0].docs, np.int64),
                 fused.scores,
                 np.array(accepted, bool) if conditions.text is not None else None,
-                np.array(factors, np.float64) if conditions.boosts else None,
+                np.array(factors, np.float64) if conditions.boosted else None,
             )
 
-        boosted = bool(conditions.boosts)
+        boosted = conditions.boosted
         docs, scores = meeting(look, k, self._n_docs, boosted=boosted, min_score=conditions.min_score)
         return ranked[0]._replace(docs=docs.tolist(), scores=scores.tolist())
 
@@ -231,12 +232,14 @@ class ShardSearch:
         ranked: Ranked,
         selected: Selected | None = None,
         options: Options = PLAIN,
+        *,
+        dense: NDArray[np.float32] | None = None,
         **also: Any,
     ) -> Hits:
-        """Wrap a ranking, or a selection of it, as hits of a query."""
+        """Wrap a ranking, or a selection of it, as hits of a query and its dense vector."""
         selected = selected or Selected(ranked.docs, ranked.scores)
         documents = ranked.documents.only(selected.docs, options.shown)
-        explain = partial(self._explain, documents, EncodedQuery(given, ranked.vector))
+        explain = partial(self._explain, documents, EncodedQuery(given, ranked.vector, dense, ranked.fusion))
         return selected.hits(documents, explain, boosted=bool(options.boost), missing=ranked.missing, **also)
 
     def _explain(
@@ -248,7 +251,8 @@ class ShardSearch:
 
     def explain(self, n: int, version: str, query: EncodedQuery, doc: int, *, origins: bool) -> Explanation:
         """Explain the score of a document, by its number in shard n."""
-        explanation: Explanation = self._group.one(n, "explain", version, query.vector, doc, origins)
+        asked = query._replace(given=None)
+        explanation: Explanation = self._group.one(n, "explain", version, asked, doc, origins)
         return explanation.named(self._words(query.given))
 
     def explain_by_id(self, query: EncodedQuery, doc_id: str, *, origins: bool) -> Explanation:

@@ -207,7 +207,7 @@ class Shard:
 
         def top(i: int) -> ShardHits:
             if criteria.conditions:
-                found = Matcher(snapshot, EncodedQuery(None, mine[i]), criteria, known=True).top(k)
+                found = Matcher(snapshot, EncodedQuery(None, mine[i]), criteria, snapshot.encoder, known=True).top(k)
                 docs, scores, keys = found.docs, found.scores, found.keys
             else:
                 (docs, scores), keys = snapshot.top(mine[i], k, criteria.settings, mask), ()
@@ -236,7 +236,7 @@ class Shard:
             The version that was searched, and the candidates.
         """
         searched, snapshot = self._searched(version)
-        matcher = Matcher(snapshot, EncodedQuery(None, _writable(query), dense), criteria, known=True)
+        matcher = Matcher(snapshot, EncodedQuery(None, _writable(query), dense), criteria, snapshot.encoder, known=True)
         found, documents = matcher.candidates(k), snapshot.documents
         numbers = found.docs.tolist()
         ids, parents = tuple(map(documents.id, numbers)), tuple(map(documents.parent, numbers))
@@ -273,7 +273,9 @@ class Shard:
             IndexFormatError: The version is gone.
         """
         snapshot = self._version(version)
-        return Matcher(snapshot, EncodedQuery(None, _writable(query), dense), criteria, known=True).facets(names)
+        return Matcher(
+            snapshot, EncodedQuery(None, _writable(query), dense), criteria, snapshot.encoder, known=True
+        ).facets(names)
 
     def count_values(self, version: str, names: Sequence[str], docs: Sequence[int]) -> dict[str, Counter[Any]]:
         """Count, for each column, the documents among some that have each value.
@@ -334,11 +336,12 @@ class Shard:
         """Return the number of the document with this id; None if it isn't in this shard."""
         return self._version(version).documents.find(doc_id)
 
-    def explain(self, version: str, query: SparseMatrix, doc: int, origins: bool) -> Explanation:
+    def explain(self, version: str, query: EncodedQuery, doc: int, origins: bool) -> Explanation:
         """Explain a document's score; see `Index.explain`."""
         snapshot = self._version(version)
         encoder = snapshot.encoder() if snapshot.shared.encoder_files else None
-        return explain_document(snapshot, encoder, query, doc, origins=origins)
+        mine = query._replace(vector=_writable(query.vector))
+        return explain_document(snapshot, encoder, mine, doc, origins=origins)
 
     def _version(self, version: str) -> Snapshot:
         if version not in self._kept and self._latest(refresh=True)[0] != version:

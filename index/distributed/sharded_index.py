@@ -400,9 +400,25 @@ class ShardedIndex(QueryEncoding):
         source = ShardWords(self.vocabulary, group.kept, group.counts, self._search.contents, titles)
         return Words(source, self.encoder)
 
-    def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
+    def explain(
+        self,
+        query: Query,
+        doc_id: str | int,
+        *,
+        origins: bool = True,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[RankingOptions],
+    ) -> Explanation:
         """Explain a document's score for a query; arguments and errors as for `Index.explain`."""
-        encoded = EncodedQuery(query, self.query_vector(query, "explain"))
+        vector, request = self.query_vector(query, "explain"), SearchRequest.of(1, where, settings)
+        one = query if isinstance(query, SparseMatrix) else [query]
+        request = request.with_mode(one, dense, has_dense=self.has_dense)
+        (near,) = self._dense_queries(one, None if dense is None else [dense], request)
+        encoded = EncodedQuery(query, vector, near)
+        if near is not None:
+            ranked = self._search.by_both(lambda: self.query_vector(query, "explain"), near, 1, request.criteria())
+            encoded = EncodedQuery(query, ranked.vector, near, ranked.fusion)
         return self._search.explain_by_id(encoded, require_id(doc_id), origins=origins)
 
     # --- changing ---------------------------------------------------------------------------------------------------

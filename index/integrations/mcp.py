@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Annotated, Any, Unpack
 
 from lsr._version import __version__
@@ -50,6 +51,7 @@ try:
 except ImportError:
     raise MissingExtra("mcp", "mcp", "a server for agents") from None
 
+_EXPLAINED = ("mode", "dense_weight", "best_passages")  # settings of all searches that an explanation depends on
 _WORDS, _SPANS, _VALUES = 30, 5, 20  # limits: words of an explanation, spans of a word, values of a column
 _FILTERS = (
     'by metadata: {"year": {">=": 2020}, "lang": ["en", "de"], "draft": false}; operators are == != < <= > >= in, '
@@ -229,9 +231,11 @@ class _Tools:
         characters of title, a space, text.
         """
         with self._reading() as reader:
-            why = reader.explain(query, id)
+            why = reader.explain(query, id, **{n: v for n, v in self._settings.items() if n in _EXPLAINED})
             answer = Answer(max_tokens)
             answer.add(id=why.id, score=round(why.score, 4), why=words_of(why), words=[])
+            if why.dense:
+                answer.add(dense={name: value and round(value, 4) for name, value in asdict(why.dense).items()})
             every, words = why.by_word(), list[dict[str, Any]]()
             for word in every[:_WORDS]:
                 told = {

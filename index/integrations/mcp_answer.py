@@ -195,8 +195,10 @@ def link_of(metadata: Mapping[str, Any]) -> str:
 
 def words_of(why: Explanation, most: int = 4) -> str:
     """Return the words that add most to the score, among those that highlights mark, with their shares."""
-    words = [one for one in why.by_word() if one.score and one.marked]
-    return ", ".join(f"{one.word[:_LONGEST]} {one.share:.0%}" for one in words[:most])
+    words = [(one.share, one.word[:_LONGEST]) for one in why.by_word() if one.score and one.share and one.marked][:most]
+    if why.dense:
+        words = sorted([(why.dense.share, "dense vector"), *words], key=lambda one: -one[0])
+    return ", ".join(f"{word} {share:.0%}" for share, word in words)
 
 
 def column_of(answer: Answer, about: Mapping[str, Any], most: int) -> dict[str, Any]:

@@ -13,13 +13,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lsr.errors import DataError
-from lsr.index.search.options import DAY, SCORE, STORED, Boost, Options, Sort
+from lsr.index.search.options import SCORE, STORED, Options, Sort
 from lsr.index.search.snapshot import Snapshot
-from lsr.index.segment.columns import Columns, Kinds, kinds_of, numbers_of
+from lsr.index.segment.columns import Columns, Kinds, kinds_of
 from lsr.io.metadata import parse_time
 
 _LISTED = 50  # column names that a message lists at most
-_MOST_BOOST = 1e100  # the largest factor
 
 
 def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
@@ -32,11 +31,11 @@ def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
     if not options.columns and not shown:
         return
     kinds, mixed = kinds_of(segments)
-    texts = options.boost.keys() & {"title", "text"} - kinds.keys()
-    names = [name for name in options.columns if name not in texts]
+    text = "text" in options.boost and "text" not in kinds
+    names = [name for name in options.columns if not (text and name == "text")]
     wrong = dict.fromkeys(problem for name in names if (problem := unknown_column(name, kinds, mixed)))
-    if texts:
-        wrong["boost is for columns: title and text are one text; a title counts more if the text repeats it"] = None
+    if text:
+        wrong["boost is for titles and columns: the text as a whole can't be boosted"] = None
     for name in shown:
         if not any(key == name or key.startswith(f"{name}.") for key in (*kinds, *mixed)):
             wrong[f"fields: {unknown_column(name, kinds, {})}; or title, text, metadata"] = None
@@ -105,44 +104,6 @@ def _plain(values: list[Any], columns: Columns, name: str) -> list[Any]:
         value if value is None else [json.loads(one) for one in value] if isinstance(value, list) else json.loads(value)
         for value in values
     ]
-
-
-def boost_factors(snapshot: Snapshot, boosts: Iterable[Boost]) -> NDArray[np.float64]:
-    """Return (n_docs,) float64: the factor, at least 1, for each document's score."""
-    factors = np.ones(snapshot.searcher.n_docs)
-    for boost in boosts:
-        parts = [_numbers(part.documents.columns, len(part.documents), boost) for part in snapshot.parts]
-        values = np.concatenate([np.empty(0), *parts])
-        if boost.half_life is None:
-            added = np.maximum(values, 0.0)
-        else:
-            distance = np.abs(values - boost.origin) / (boost.half_life * (DAY if boost.of_times else 1))
-            added = 0.5**distance
-        with np.errstate(over="ignore"):  # keep scores finite, as JSON has no infinity
-            factors = np.minimum(factors * (1 + boost.weight * np.where(np.isnan(added), 0.0, added)), _MOST_BOOST)
-    return factors
-
-
-def _numbers(columns: Columns | None, n_docs: int, boost: Boost) -> NDArray[np.float64]:
-    """Return (n_docs,) float64: the numbers or times of a column, NaN where a value is missing."""
-    found = np.full(n_docs, np.nan)
-    if columns is None or boost.column not in columns.kinds:
-        return found
-    column = columns.column(boost.column)
-    there = column.is_valid().to_numpy(zero_copy_only=False)
-    plain, indices = column, None
-    if pa.types.is_dictionary(column.type):
-        plain, indices = column.dictionary, column.indices.fill_null(0).to_numpy()
-    if columns.kinds[boost.column] == "text":
-        times = [parse_time(text) for text in plain.to_pylist()]
-        numbers = np.array([np.nan if time is None else time for time in times], np.float64)
-    elif columns.kinds[boost.column] == "number":
-        numbers = numbers_of(plain).astype(np.float64)
-    else:
-        return found
-    if len(numbers):
-        found[there] = (numbers if indices is None else numbers[indices])[there]
-    return found
 
 
 def count_values(snapshot: Snapshot, names: Iterable[str], docs: NDArray[np.int64]) -> dict[str, Counter[Any]]:

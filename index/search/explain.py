@@ -20,6 +20,8 @@ from lsr.encode.base import Encoder
 from lsr.encode.hybrid import PREFIX
 from lsr.errors import EncoderError, EncoderMismatch
 from lsr.index.search.highlight import PLAIN, TAGS, best_part, highlight
+from lsr.index.search.hybrid_search import Fusion, cosine_of
+from lsr.index.search.request import EncodedQuery
 from lsr.index.search.rerank import Moved
 from lsr.index.search.snapshot import Snapshot
 from lsr.io.document import Document
@@ -44,7 +46,7 @@ class Contribution:
         query_weight: Its weight in the query.
         impact: Its stored weight in the document; 0 if the document lacks it.
         score: query_weight * impact, within the 1e-7 to which a search rounds weights.
-        share: Its fraction of the document's score, 0 to 1.
+        share: Its fraction of the document's score, 0 to 1 (or more, beside a dense part below 0).
         kind: "match" if the term occurs in the document's text; "expansion" if the encoder added it; "missing" if the
             document lacks it; "unweighted" if it occurs in the text but has no weight there (the encoder gave it none,
             pruned it, or truncated the text before it); "" if unknown, for want of a stored text or an encoder.
@@ -74,18 +76,44 @@ class Contribution:
             object.__setattr__(self, "word", readable(self.token))
 
 
+@dataclass(frozen=True)
+class DensePart:
+    """What the dense vectors add to the score of a hybrid or dense search.
+
+    Attributes:
+        cosine: Cosine of the query's and the document's dense vectors; of a document that is cut, its nearest
+            passage's.
+        z: How many standard deviations the cosine lies above the mean over all documents; None in mode "dense".
+        weight: The search's `dense_weight`; 1 in mode "dense".
+        score: What it adds to the score, possibly below 0: weight * z * |z| / 32; in mode "dense" the cosine.
+        share: Its fraction of the document's score.
+    """
+
+    cosine: float
+    z: float | None
+    weight: float
+    score: float
+    share: float
+
+    def __str__(self) -> str:
+        return f"cosine {self.cosine:.3f}" + (f", z {self.z:.1f}" if self.z is not None else "")
+
+
 @dataclass(frozen=True, repr=False)
 class Explanation:
     """Why a document has its score.
 
     Attributes:
         id: The document's id.
-        score: The score of an exact search, which is the sum of the contributions.
+        score: The score of an exact search, which is the sum of the contributions, and of the dense part if there is
+            one. (In mode "dense", it is the dense part alone; contributions are those of a sparse search, with share
+            0.)
         contributions: Highest score first; query terms that the document lacks come last.
         content: The text that spans refer to; empty if it isn't stored.
         title_length: Length of the title, in characters, at the start of `content`; a space follows it.
         boost: The factor by which the search's boosts multiplied the score; 1 without boosts.
         moved: How a re-ranker moved the document; None without one.
+        dense: What the dense vectors add, in a hybrid or dense search; else None.
     """
 
     id: str
@@ -95,12 +123,13 @@ class Explanation:
     title_length: int = 0
     boost: float = 1.0
     moved: Moved | None = None
+    dense: DensePart | None = None
 
     def __iter__(self) -> Iterator[Contribution]:
         return iter(self.contributions)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return id, score, terms, and any boost or re-ranking as a JSON-serializable dict."""
+        """Return id, score, terms, and any dense part, boost or re-ranking as a JSON-serializable dict."""
         found = self.to_json()
         return {"id": found.pop("_id"), **found}
 
@@ -116,6 +145,7 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         """Like `to_dict`, with the key "_id" in place of "id"."""
         found: dict[str, Any] = {"_id": self.id, "score": self.score, "terms": [asdict(c) for c in self.contributions]}
+        found |= {"dense": asdict(self.dense)} if self.dense else {}
         found |= {"boost": self.boost} if self.boost != 1 else {}
         return found | ({"moved": asdict(self.moved)} if self.moved else {})
 
@@ -138,15 +168,40 @@ class Explanation:
     def words(self, limit: int = 5) -> str:
         """Return the top words in one line, such as "wing 42%, flutter*(wing) 30%".
 
-        A star marks an expansion; the word that it comes from follows in parentheses, if known.
+        A star marks an expansion; the word that it comes from follows in parentheses, if known. In a hybrid search, the
+        dense part is one of them.
         """
-        parts = []
+        parts = [(self.dense.share, "dense vector")] if self.dense else []
         for c in self.by_word()[:limit]:
             star = "*" if c.kind == "expansion" else ""
             origin = f"({self.content[slice(*c.origin)]})" if c.origin else ""
-            if c.score:
-                parts.append(f"{c.word}{star}{origin} {c.share:.0%}")
-        return ", ".join(parts)
+            if c.score and c.share:
+                parts.append((c.share, f"{c.word}{star}{origin}"))
+        parts.sort(key=lambda part: -part[0])
+        return ", ".join(f"{name} {share:.0%}" for share, name in parts[:limit])
+
+    def beside_dense(self, fusion: Fusion, cosine: float) -> Explanation:
+        """Return a copy that explains the score of a hybrid or dense search.
+
+        Args:
+            fusion: How the search made its scores.
+            cosine: Cosine of the dense vectors.
+        """
+        cosines, sparse = np.array([cosine]), np.array([self.score])
+        total, added = float(fusion.scores(sparse, cosines)[0]), float(fusion.dense(cosines)[0])
+        alone = fusion.mode == "dense"
+        z, scale = (None, 1.0) if alone else (float(fusion.z(cosines)[0]), fusion.largest)
+        dense = DensePart(cosine, z, 1.0 if alone else fusion.weight, added, added / total if total else 0.0)
+        terms = (
+            replace(
+                c,
+                query_weight=c.query_weight / scale,
+                score=c.score / scale,
+                share=0.0 if alone or not total else c.score / scale / total,
+            )
+            for c in self.contributions
+        )
+        return replace(self, score=total, contributions=tuple(terms), dense=dense)
 
     def highlight(
         self,
@@ -209,6 +264,10 @@ class Explanation:
     def _rows(self) -> list[tuple[str, ...]]:
         """The rows of the table, starting with its header."""
         rows: list[tuple[str, ...]] = [("word", "query", "impact", "score", "share", "kind", "in the text")]
+        if self.dense:
+            weight, impact = self.dense.weight, self.dense.score / (self.dense.weight or 1.0)
+            numbers = (f"{weight:.3f}", f"{impact:.3f}", f"{self.dense.score:.3f}", f"{self.dense.share:.1%}")
+            rows.append(("dense vector", *numbers, "dense", str(self.dense)))
         for c in self.by_word():
             places = ", ".join(self._place(span) for span in c.spans[:3])
             more = f" and {len(c.spans) - 3} more" if len(c.spans) > 3 else ""
@@ -222,17 +281,28 @@ class Explanation:
 
 
 def explain_document(
-    snapshot: Snapshot, encoder: Encoder | None, query: SparseMatrix, doc: int, *, origins: bool = True
+    snapshot: Snapshot, encoder: Encoder | None, query: EncodedQuery, doc: int, *, origins: bool = True
 ) -> Explanation:
     """Explain the score of one document.
 
     Args:
         snapshot: The snapshot that holds the document.
         encoder: Finds terms in the text; None if there is no encoder.
-        query: One row.
+        query: The query; if it has a dense vector, after a search.
         doc: The document's number.
         origins: Whether to find the words that expansions come from, which runs the document encoder.
     """
+    explanation = _explained_terms(snapshot, encoder, query.vector, doc, origins=origins)
+    if query.dense is None or query.fusion is None:
+        return explanation
+    cosine = cosine_of(snapshot, query.dense, doc, passages=query.fusion.passages)
+    return explanation.beside_dense(query.fusion, cosine)
+
+
+def _explained_terms(
+    snapshot: Snapshot, encoder: Encoder | None, query: SparseMatrix, doc: int, *, origins: bool
+) -> Explanation:
+    """Explain the sparse score of one document."""
     terms, weights = query.row(0)
     impacts, scores, total = snapshot.searcher.score_of(doc, terms, weights)
     title, text, _ = snapshot.documents.fields(doc)

@@ -34,6 +34,7 @@ def find(
     *,
     compared: Callable[[SparseMatrix], SparseMatrix],
     explain: Explain,
+    encoder: Callable[[], Encoder],
 ) -> Hits:
     """Search for one query.
 
@@ -44,12 +45,14 @@ def find(
         criteria: The conditions that each document has to meet.
         compared: Weights document vectors so that their products compare documents.
         explain: Explains a hit.
+        encoder: Returns the encoder; called if titles are boosted.
     """
+    query = _beside(snapshot, query)
     if request.options.plain and not criteria.conditions:
-        return hits_of(snapshot, query, *_top(snapshot, query, request.k, criteria), explain)
+        return _plain(snapshot, query, request.k, criteria, explain)
     options = request.options
     require_columns(options, snapshot.documents.columns)
-    matcher = Matcher(snapshot, query, criteria)
+    matcher = Matcher(snapshot, query, criteria, encoder)
     ranking = SnapshotRanking(matcher, lambda docs: compared(snapshot.vectors(docs)))
     found = select(ranking, query.given, request.k, options)
     facets, total = None, None
@@ -57,16 +60,31 @@ def find(
         total, counts = matcher.facets(options.faceted)
         facets = {name: facet_order(counted) for name, counted in counts.items()}
     documents = snapshot.documents if options.shown is None else ShownDocuments(snapshot.documents, options.shown)
-    return found.hits(documents, partial(explain, query), boosted=bool(options.boost), facets=facets, total=total)
+    told = partial(explain, query._replace(fusion=matcher.fusion))
+    return found.hits(documents, told, boosted=bool(options.boost), facets=facets, total=total)
 
 
-def _top(
-    snapshot: Snapshot, query: EncodedQuery, k: int, criteria: Criteria
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def searched(snapshot: Snapshot, query: EncodedQuery, criteria: Criteria) -> EncodedQuery:
+    """Return a query as the hits of its search explain it; one without a dense vector stays as it is."""
+    query = _beside(snapshot, query)
+    if query.dense is None:
+        return query
+    mask = snapshot.mask(criteria.where)
+    return query._replace(fusion=hybrid_top(snapshot, query.vector, query.dense, 1, criteria.settings, mask).fusion)
+
+
+def _beside(snapshot: Snapshot, query: EncodedQuery) -> EncodedQuery:
+    if query.dense is None:
+        return query  # without opening the stored encoder, which may need more than there is
+    return query.beside(snapshot.shared.encoder if snapshot.shared.encoder_files else None)
+
+
+def _plain(snapshot: Snapshot, query: EncodedQuery, k: int, criteria: Criteria, explain: Explain) -> Hits:
     mask = snapshot.mask(criteria.where)
     if query.dense is None:
-        return snapshot.top(query.vector, k, criteria.settings, mask)
-    return hybrid_top(snapshot, query.vector, query.dense, k, criteria.settings, mask)
+        return hits_of(snapshot, query, *snapshot.top(query.vector, k, criteria.settings, mask), explain)
+    found = hybrid_top(snapshot, query.vector, query.dense, k, criteria.settings, mask)
+    return hits_of(snapshot, query._replace(fusion=found.fusion), found.docs, found.scores, explain)
 
 
 def hits_of(

@@ -110,12 +110,64 @@ class Candidates:
     every: Cosines
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """How one search makes scores of sparse scores and cosines; plain values that can be sent to other processes.
+
+    Attributes:
+        mode: "hybrid", or "dense" for cosines alone.
+        weight: `SearchSettings.dense_weight`.
+        largest: The best sparse score, which counts 1.
+        mean: Mean of the cosines of all documents.
+        deviation: Their standard deviation.
+        passages: Whether passages are found, not the documents that they were cut from.
+    """
+
+    mode: str
+    weight: float = 1.0
+    largest: float = 1.0
+    mean: float = 0.0
+    deviation: float = 1.0
+    passages: bool = False
+
+    def z(self, cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return (n,) float64: how many standard deviations each of (n,) cosines lies above the mean."""
+        return (cosines - self.mean) / self.deviation
+
+    def dense(self, cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return (n,) float64: what each of (n,) cosines adds to a score."""
+        if self.mode == "dense":
+            return cosines
+        z = self.z(cosines)
+        return self.weight * (z * np.abs(z) / _CLEAR)
+
+    def scores(self, sparse: NDArray[np.float64], cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return (n,) float64, the scores of n documents from their sparse scores and their cosines."""
+        return cosines if self.mode == "dense" else sparse / self.largest + self.dense(cosines)
+
+
 class Fused(NamedTuple):
-    """A fused ranking: (n,) int64 parts, (n,) int64 places in these parts, and (n,) float64 scores of documents."""
+    """A fused ranking.
+
+    Attributes:
+        parts: (n,) int64, the part of each document.
+        places: (n,) int64, its place in that part.
+        scores: (n,) float64, descending.
+        fusion: How the scores were made.
+    """
 
     parts: NDArray[np.int64]
     places: NDArray[np.int64]
     scores: NDArray[np.float64]
+    fusion: Fusion
+
+
+class Ranked(NamedTuple):
+    """The best documents by both vectors: (n,) int64 numbers, (n,) float64 scores, and how these were made."""
+
+    docs: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    fusion: Fusion
 
 
 def depth_of(k: int) -> int:
@@ -170,13 +222,14 @@ def candidates(
     )
 
 
-def fuse(parts: Sequence[Candidates], k: int, settings: SearchSettings) -> Fused:
+def fuse(parts: Sequence[Candidates], k: int, settings: SearchSettings, *, passages: bool = False) -> Fused:
     """Rank candidates by both scores, or by cosines alone.
 
     Args:
         parts: The candidates of each shard, in order; at least one.
         k: Maximum number of documents.
         settings: How to search; the mode is "hybrid" or "dense".
+        passages: Whether the candidates are passages, not documents.
 
     Returns:
         The k best, descending; ties in the order of addition.
@@ -190,18 +243,18 @@ def fuse(parts: Sequence[Candidates], k: int, settings: SearchSettings) -> Fused
     depth = k if settings.mode == "dense" else depth_of(k)
     near = _best(np.flatnonzero(~by_words), cosines, part, docs, depth)
     if settings.mode == "dense":
-        return Fused(part[near], place[near], cosines[near])
+        return Fused(part[near], place[near], cosines[near], Fusion("dense", passages=passages))
     chosen: dict[tuple[int, int], int] = {}
     for row in [*_best(np.flatnonzero(by_words), sparse, part, docs, depth).tolist(), *near.tolist()]:
         chosen.setdefault((int(part[row]), int(whole[row])), row)
     rows = np.array(list(chosen.values()), np.int64)
     every = Cosines.together([one.every for one in parts])
     mean, deviation = round(every.mean, _DIGITS), round((every.squares / max(every.n, 1)) ** 0.5, _DIGITS)
-    z = (cosines[rows] - mean) / (deviation or 1.0)
     largest = float(sparse[rows].max(initial=0.0)) or 1.0
-    total = sparse[rows] / largest + settings.dense_weight * (z * np.abs(z) / _CLEAR)
+    fusion = Fusion("hybrid", settings.dense_weight, largest, mean, deviation or 1.0, passages)
+    total = fusion.scores(sparse[rows], cosines[rows])
     order = np.lexsort((docs[rows], part[rows], -total))[:k]
-    return Fused(part[rows[order]], place[rows[order]], total[order])
+    return Fused(part[rows[order]], place[rows[order]], total[order], fusion)
 
 
 def _best(
@@ -224,12 +277,12 @@ def hybrid_top(
     mask: Mask | None = None,
     *,
     passages: bool = False,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+) -> Ranked:
     """Return the k best documents by both vectors, or by the dense one alone.
 
     Args:
         snapshot: The snapshot to search.
-        vector: The query's sparse vector, one row.
+        vector: The query's sparse vector, one row, weighted by `beside_dense`.
         dense: (width,) float32, its dense vector.
         k: Maximum number of documents.
         settings: How to search; mode "hybrid" or "dense".
@@ -237,13 +290,30 @@ def hybrid_top(
         passages: Find passages, not their documents.
 
     Returns:
-        (n,) int64 document numbers (of the best passages, where documents are cut) and (n,) float64 scores, descending;
-        ties in the order in which documents were added.
+        The documents (their best passages, where documents are cut), descending; ties in the order in which they were
+        added.
     """
-    encoder = snapshot.shared.encoder if snapshot.shared.encoder_files else None
-    found = candidates(snapshot, beside_dense(encoder, vector), dense, k, settings, mask, passages=passages)
-    fused = fuse([found], k, settings)
-    return found.docs[fused.places], fused.scores
+    found = candidates(snapshot, vector, dense, k, settings, mask, passages=passages)
+    fused = fuse([found], k, settings, passages=passages)
+    return Ranked(found.docs[fused.places], fused.scores, fused.fusion)
+
+
+def cosine_of(snapshot: Snapshot, dense: NDArray[np.float32], doc: int, *, passages: bool = False) -> float:
+    """Return the cosine of a document's dense vector with a query's; of a document that is cut, its nearest passage's.
+
+    Args:
+        snapshot: The snapshot that holds the document.
+        dense: (width,) float32, the query.
+        doc: The document's number, or a passage's.
+        passages: Take the passage itself.
+    """
+    own = _passages(snapshot, doc) if snapshot.has_passages and not passages else [doc]
+    found = []
+    for number, within in map(snapshot.searcher.locate, own):
+        embeddings = snapshot.parts[number].embeddings
+        assert embeddings is not None
+        found.append(embeddings.similarity(within, dense))
+    return max(found)
 
 
 def _scores(

@@ -39,8 +39,8 @@ def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranke
         )
     depth = max(depth, k)
     while True:
-        first = index.search(query, depth)
-        settings: dict[str, Any] = {"rerank": reranker, "depth": depth}
+        first = index.search(query, depth, mode="sparse")
+        settings: dict[str, Any] = {"rerank": reranker, "depth": depth, "mode": "sparse"}
         hits = index.search(query, k, **settings)
         if len(first) < depth or first[-1].score <= hits[-1].score:
             return hits

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.encode.base import Encoder
 from lsr.errors import DataError
-from lsr.index.search.column_values import boost_factors, count_values, sorted_order, values_of
-from lsr.index.search.hybrid_search import Candidates, Looked, candidates, hybrid_top, meeting, one_of_each
+from lsr.index.search.boosts import Boosts
+from lsr.index.search.column_values import count_values, sorted_order, values_of
+from lsr.index.search.hybrid_search import Candidates, Fusion, Looked, candidates, hybrid_top, meeting, one_of_each
 from lsr.index.search.operators import TextCheck
 from lsr.index.search.options import DOCUMENT, SCORE, Conditions
 from lsr.index.search.request import Criteria, EncodedQuery
@@ -47,16 +49,30 @@ class Matcher:
 
     Args:
         snapshot: The snapshot to search.
-        query: The query.
+        query: The query; with a dense vector, after `EncodedQuery.beside`.
         criteria: What documents have to meet.
+        encoder: Returns the encoder; called if titles are boosted.
         known: Skip the checks of columns and stored texts, which were made already.
 
+    Attributes:
+        fusion: How a hybrid or dense search made its scores; None before the first one.
+
     Raises:
-        DataError: Operators need stored texts and there are none; or `sort` in a dense search, where every document
-            matches.
+        DataError: Operators or titles need stored texts and there are none; or `sort` in a dense search, where every
+            document matches.
     """
 
-    def __init__(self, snapshot: Snapshot, query: EncodedQuery, criteria: Criteria, *, known: bool = False) -> None:
+    fusion: Fusion | None = None
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        query: EncodedQuery,
+        criteria: Criteria,
+        encoder: Callable[[], Encoder],
+        *,
+        known: bool = False,
+    ) -> None:
         conditions = criteria.conditions
         if query.dense is not None:
             require_unsorted(conditions)
@@ -64,13 +80,13 @@ class Matcher:
         self._settings, self._conditions = criteria.settings, conditions
         self._mask = _mask(snapshot, criteria.where, conditions.without, known=known)
         self._accept: TextCheck | None = None
+        if not known:
+            require_texts(conditions, [part.entry for part in snapshot.parts])
         if conditions.text is not None:
-            if not known:
-                require_texts([part.entry for part in snapshot.parts])
             self._accept = TextCheck(snapshot.documents, conditions.text)
-        self._factors: NDArray[np.float64] | None = None
-        if conditions.boosts:
-            self._factors = boost_factors(snapshot, conditions.boosts)
+        self._boosts: Boosts | None = None
+        if conditions.boosted:
+            self._boosts = Boosts(snapshot, query.vector, conditions, encoder)
 
     def top(self, k: int) -> Matches:
         """Return the k best documents, or all matching ones if they are fewer."""
@@ -78,9 +94,9 @@ class Matcher:
             return self._by_both(k, self._dense)
         if self._conditions.sort:
             return self._sorted(k)
-        if self._factors is None:
+        if self._boosts is None:
             return self._least(*self._found(k, self._conditions.min_score))
-        return self._boosted(k, self._factors)
+        return self._boosted(k, self._boosts)
 
     def _found(self, k: int, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         return self.snapshot.top(
@@ -101,36 +117,35 @@ class Matcher:
         conditions = self._conditions
 
         def look(depth: int) -> Looked:
-            docs, scores = hybrid_top(
+            docs, scores, self.fusion = hybrid_top(
                 self.snapshot, self._vector, dense, depth, self._settings, self._mask, passages=conditions.passages
             )
             return Looked(docs, scores, *self.looked_at(docs))
 
-        boosted, n_docs = self._factors is not None, self.snapshot.searcher.n_docs
+        boosted, n_docs = self._boosts is not None, self.snapshot.searcher.n_docs
         return Matches(*meeting(look, k, n_docs, boosted=boosted, min_score=conditions.min_score))
 
     def looked_at(self, docs: NDArray[np.int64]) -> tuple[NDArray[np.bool_] | None, NDArray[np.float64] | None]:
         """Return (n,) whether the texts meet the conditions, and (n,) the factors of the boosts; None without any."""
         accepted = None if self._accept is None else self._accept(docs)
-        return accepted, None if self._factors is None else self._factors[docs]
+        return accepted, None if self._boosts is None else self._boosts.factors(docs)
 
     def candidates(self, k: int) -> Candidates:
-        """Return the candidates of a hybrid or dense search; the query is weighted by `beside_dense`."""
+        """Return the candidates of a hybrid or dense search."""
         assert self._dense is not None
         passages = self._conditions.passages
         return candidates(self.snapshot, self._vector, self._dense, k, self._settings, self._mask, passages=passages)
 
-    def _boosted(self, k: int, factors: NDArray[np.float64]) -> Matches:
+    def _boosted(self, k: int, boosts: Boosts) -> Matches:
         """Search deeper until no other document, boosted by the largest factor, can reach the k-th best score."""
-        most = float(factors.max(initial=1.0))
+        most = boosts.most
         threshold, depth, n_docs = self._conditions.min_score / most, k, max(1, self.snapshot.searcher.n_docs)
         while True:
             docs, scores = self._found(min(depth, n_docs), threshold)
-            boosted = scores * factors[docs]
-            best = np.lexsort((docs, -boosted))[:k]
-            least = float(boosted[best[-1]]) if len(best) == k else 0.0
+            best, boosted = boosts.best(docs, scores, k)
+            least = float(boosted[-1]) if len(best) == k else 0.0
             if len(docs) < depth or depth >= n_docs or (least and least > float(scores[-1]) * most):
-                return self._least(docs[best], boosted[best])
+                return self._least(best, boosted)
             # A document below least / most can't reach the top k, whatever its boost.
             threshold, depth = max(threshold, least / most), depth * _DEEPER
 
@@ -145,10 +160,10 @@ class Matcher:
 
     def every(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return all documents that match by sparse vectors, ascending, and their scores."""
-        threshold = 0.0 if self._factors is not None else self._conditions.min_score
+        threshold = 0.0 if self._boosts is not None else self._conditions.min_score
         docs, scores = self._found(max(1, self.snapshot.searcher.n_docs), threshold)
-        if self._factors is not None:
-            scores = scores * self._factors[docs]
+        if self._boosts is not None and (self._conditions.sort or self._conditions.min_score):
+            scores = scores * self._boosts.factors(docs)
         kept = np.flatnonzero(scores >= self._conditions.min_score)
         kept = kept[np.argsort(docs[kept])]
         return docs[kept], scores[kept]
@@ -179,17 +194,22 @@ def require_unsorted(conditions: Conditions) -> None:
         raise DataError(_UNSORTED, "search")
 
 
-def require_texts(segments: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse operators on an index without stored texts.
+def require_texts(conditions: Conditions, segments: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse conditions that read texts on an index that stores none.
 
     Args:
+        conditions: The conditions.
         segments: Manifest entries of the segments.
 
     Raises:
         DataError: No segment stores texts.
     """
-    if segments and not any(entry["has_text"] for entry in segments):
+    if not segments or any(entry["has_text"] for entry in segments):
+        return
+    if conditions.text is not None:
         raise DataError("phrases, +must and -not need stored texts, and this index stores none", "query")
+    if conditions.title > 1:
+        raise DataError("a boost of title needs stored texts, and this index stores none", "query")
 
 
 class SnapshotRanking:

@@ -20,8 +20,10 @@ from lsr.io.metadata import parse_time
 
 SCORE = "_score"  # name of the score among the columns to sort by
 DOCUMENT = "_id"  # name of the document among the columns to group by
+TITLE = "title"  # name of the title among the columns to boost by
 STORED = ("title", "text", "metadata")  # what a document has besides its columns
 DAY = 86_400_000_000  # microseconds
+_MOST_TITLE = 1000.0
 _SYNTAXES = ("plain", "operators")
 _BOOST_KEYS = ("weight", "half_life", "origin")
 
@@ -60,7 +62,8 @@ class Conditions:
     Attributes:
         min_score: Documents that score less aren't found; applies to boosted scores.
         text: Words and phrases that the text must or must not contain.
-        boosts: Boosts; their factors are multiplied.
+        boosts: Boosts by columns; their factors are multiplied.
+        title: How many times terms count that occur in the title; at least 1.
         sort: Sort keys; empty to sort by score, descending.
         without: Ids of documents to leave out.
         passages: Find passages instead of the documents that they were cut from.
@@ -69,12 +72,18 @@ class Conditions:
     min_score: float = 0.0
     text: TextQuery | None = None
     boosts: tuple[Boost, ...] = ()
+    title: float = 1.0
     sort: tuple[Sort, ...] = ()
     without: tuple[str, ...] = ()
     passages: bool = False
 
     def __bool__(self) -> bool:
         return self != _NONE
+
+    @property
+    def boosted(self) -> bool:
+        """Whether scores are boosted."""
+        return bool(self.boosts) or self.title > 1
 
 
 _NONE = Conditions()
@@ -94,7 +103,7 @@ class Options:
             a value come last; ties by score.
         boost: {column: weight} multiplies scores by 1 + weight * value. {column: {"weight": 0.5, "half_life": 30}}
             multiplies them by 1 + 0.5 * 0.5 ** (distance / 30); the distance is measured from "origin", for dates and
-            times in days and by default from now.
+            times in days and by default from now. {"title": 2} counts words of the query twice that occur in the title.
         facets: Columns whose values are counted over all matching documents; sets `Hits.total`, too.
         total: Count the matching documents.
         diversity: Above 0 and at most 1: pick documents among the `depth` best that differ from those picked before
@@ -158,6 +167,7 @@ class Options:
             if not _are_names(given):
                 wrong.append(f"{name} takes columns, got {given!r}")
         wrong += self._wrong_orders()
+        _title_boost(self.boost, wrong)
         _boosts(self.boost, wrong)
         if wrong:
             raise ValueError("; ".join(wrong))
@@ -183,7 +193,8 @@ class Options:
     def columns(self) -> list[str]:
         """All columns that the options name."""
         named = [self.group_by] if self.group_by and self.group_by != DOCUMENT else []
-        return [*named, *(s.column for s in self.sorts if s.column != SCORE), *self.boost, *self.faceted]
+        boosts = [name for name in self.boost if name != TITLE]
+        return [*named, *(s.column for s in self.sorts if s.column != SCORE), *boosts, *self.faceted]
 
     @property
     def sorts(self) -> tuple[Sort, ...]:
@@ -221,8 +232,8 @@ class Options:
 
     def conditions(self, text: TextQuery | None = None, without: Sequence[str] = ()) -> Conditions:
         """Return the conditions on each document; "now" in boosts is the time of this call."""
-        boosts = tuple(_boosts(self.boost, []))
-        return Conditions(float(self.min_score), text, boosts, self.sorts, tuple(without), self.passages)
+        boosts, title = tuple(_boosts(self.boost, [])), _title_boost(self.boost, [])
+        return Conditions(float(self.min_score), text, boosts, title, self.sorts, tuple(without), self.passages)
 
 
 _NAMES = tuple(one.name for one in fields(Options))
@@ -251,6 +262,8 @@ def _boosts(given: Any, wrong: list[str]) -> list[Boost]:
         return []
     found = []
     for column, how in given.items():
+        if column == TITLE:
+            continue
         how = how if isinstance(how, Mapping) else {"weight": how}
         unknown = [key for key in how if key not in _BOOST_KEYS]
         weight, half_life, origin = how.get("weight", 1.0), how.get("half_life"), how.get("origin")
@@ -276,6 +289,15 @@ def _boosts(given: Any, wrong: list[str]) -> list[Boost]:
             place = float(at if at is not None else origin or 0.0)
             found.append(Boost(column, float(weight), None if half_life is None else float(half_life), place, of_times))
     return found
+
+
+def _title_boost(given: Any, wrong: list[str]) -> float:
+    """Parse the boost of titles; 1 without one. Problems are appended to `wrong`."""
+    factor = given.get(TITLE, 1.0) if isinstance(given, Mapping) else 1.0
+    if not _is_number(factor) or not 1 <= factor <= _MOST_TITLE:
+        wrong.append(f"boost of title: how many times its words count, a number from 1 to 1,000, got {factor!r}")
+        return 1.0
+    return float(factor)
 
 
 def _are_names(given: Any) -> bool:

@@ -17,7 +17,7 @@ from lsr.errors import DataError
 from lsr.index.search.device import DeviceSearcher
 from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document, query_words
-from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of, known_queries
+from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of, known_queries, searched
 from lsr.index.search.hits import Hits
 from lsr.index.search.hybrid_search import dense_width, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
@@ -226,7 +226,8 @@ class Reader(StoredDocuments, QueryEncoding):
         return reader._find(query, request, request.criteria(without=(like.id,)))
 
     def _find(self, query: EncodedQuery, request: SearchRequest, criteria: Criteria) -> Hits:
-        return find(self._snapshot, query, request, criteria, compared=self.compared, explain=self._explain)
+        how: dict[str, Any] = {"compared": self.compared, "explain": self._explain, "encoder": lambda: self.encoder}
+        return find(self._snapshot, query, request, criteria, **how)
 
     def _find_together(
         self, queries: Sequence[EncodedQuery], request: SearchRequest, threads: int, device: str | None
@@ -374,13 +375,25 @@ class Reader(StoredDocuments, QueryEncoding):
         allowed = None if where is None else snapshot.documents.allowed(as_filter(where))
         return duplicates(snapshot, threshold, self.compared, allowed)
 
-    def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
+    def explain(
+        self,
+        query: Query,
+        doc_id: str | int,
+        *,
+        origins: bool = True,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[RankingOptions],
+    ) -> Explanation:
         """Explain a document's score for a query; the document need not be among the hits.
 
         Args:
             query: A text, a {token: weight} mapping, or a matrix of one row.
             doc_id: The document's id; a whole number is converted to a string, as when adding documents.
             origins: Find the words that expansions come from; this runs the document encoder, if available.
+            where: The filter of a hybrid search, whose scores are relative to the best sparse score.
+            dense: As for `search`.
+            settings: Fields of `SearchSettings`, for the modes "hybrid" and "dense".
 
         Raises:
             DataError: No document has this id.
@@ -391,11 +404,15 @@ class Reader(StoredDocuments, QueryEncoding):
             raise DataError(f"{self.path}: documents are cut into passages: explain {doc_id + '#0'!r}, for instance")
         if doc is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        encoded = EncodedQuery(query, reader.query_vector(query, "explain"))
+        vector, request = reader.query_vector(query, "explain"), SearchRequest.of(1, where, settings)
+        one = query if isinstance(query, SparseMatrix) else [query]
+        request = request.with_mode(one, dense, has_dense=reader.has_dense)
+        (near,) = reader._dense_queries(one, vector, None if dense is None else [dense], request)
+        encoded = searched(reader._snapshot, EncodedQuery(query, vector, near), request.criteria())
         return reader._explain(encoded, doc, origins=origins)
 
     def _explain(self, query: EncodedQuery, doc: int, *, origins: bool = True) -> Explanation:
         has_encoder = self._given_encoder is not None or bool(self._snapshot.shared.encoder_files)
         encoder = self._snapshot.encoder(self._given_encoder) if has_encoder else None
-        explanation = explain_document(self._snapshot, encoder, query.vector, doc, origins=origins)
+        explanation = explain_document(self._snapshot, encoder, query, doc, origins=origins)
         return explanation if encoder is None else explanation.named(query_words(encoder, query.given))

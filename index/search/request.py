@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.encode.base import Encoder
+from lsr.index.search.hybrid_search import Fusion, beside_dense
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import checked_k, has_text
@@ -28,11 +30,21 @@ class EncodedQuery(NamedTuple):
         given: The query as the caller gave it; re-rankers and explanations read it.
         vector: Its sparse vector, one row.
         dense: (width,) float32, its dense vector; None for a sparse search.
+        fusion: After a search with it, how scores were made.
     """
 
     given: Any
     vector: SparseMatrix
     dense: NDArray[np.float32] | None = None
+    fusion: Fusion | None = None
+
+    def beside(self, encoder: Encoder | None) -> Self:
+        """Return the query with its sparse vector weighted for a hybrid search, if it is for one.
+
+        Args:
+            encoder: The encoder that the index stores; None without one.
+        """
+        return self if self.dense is None else self._replace(vector=beside_dense(encoder, self.vector))
 
 
 @dataclass(frozen=True)

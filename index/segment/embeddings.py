@@ -110,6 +110,12 @@ class Embeddings:
             found.append((sums * (part.scales.astype(np.float64) * scale)).astype(np.float32))
         return np.concatenate(found)
 
+    def similarity(self, doc: int, query: NDArray[np.float32]) -> float:
+        """Return the product of one document's vector with a query, as in `similarities`."""
+        integers, scale = _as_integers(query)
+        one = self.rows(doc, doc + 1)
+        return float(np.float32(int(one.rows[0].astype(np.int64) @ integers) * (float(one.scales[0]) * scale)))
+
     def rows(self, first: int, end: int) -> DenseRows:
         """Return the vectors of documents first..end, at least one."""
         numbers = range(first // _BATCH, -(-end // _BATCH))

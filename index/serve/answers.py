@@ -44,12 +44,23 @@ class Moved(Given):
     sentence: str = Field(description="The sentence with this score, if sentences were scored.")
 
 
+class DensePart(Given):
+    """What the dense vectors add to a score."""
+
+    cosine: float
+    z: float | None = Field(description="Standard deviations above the mean over all documents; null in mode dense.")
+    weight: float
+    score: float = Field(description="weight * z * |z| / 32; in mode dense the cosine.")
+    share: float
+
+
 class Explanation(Given):
-    """A score as a sum over terms."""
+    """A score as a sum over terms, and a dense part in modes hybrid and dense."""
 
     id: str = Field(alias="_id", description="Id of the document or passage.")
     score: float
     terms: list[Term]
+    dense: DensePart | None = Field(None, description="What the dense vectors add, in modes hybrid and dense.")
     boost: float | None = Field(None, description="The factor of the boosts, if there are any.")
     moved: Moved | None = Field(None, description="How the re-ranker moved it, if there was one.")
 

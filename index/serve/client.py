@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from os import PathLike
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from urllib.parse import quote, urlencode
 
@@ -21,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from lsr.errors import DataError
 from lsr.index.protocols import AnyQuery, AnySource, SearchIndex
 from lsr.index.search.duplicates import Duplicate
-from lsr.index.search.explain import Contribution, Explanation
+from lsr.index.search.explain import Contribution, DensePart, Explanation
 from lsr.index.search.hits import Hits, ShownDocuments
 from lsr.index.search.options import STORED, Options, split_options
 from lsr.index.search.query_encoder import as_queries, search_settings
@@ -126,7 +127,7 @@ class Client:
             asked["dense"] = dense_body(dense)
         if options.reranks_here:
             return self._reranked("/v1/search", query, k, options, asked)
-        return self._hits(query, self._post("/v1/search", asked | {"k": k}), options)
+        return self._hits(query, self._post("/v1/search", asked | {"k": k}), options, how=asked)
 
     def search_batch(
         self,
@@ -149,16 +150,21 @@ class Client:
                 self.search(query, k, where=where, dense=near and near[i], hybrid=hybrid, **settings)
                 for i, query in enumerate(queries)
             ]
-        asked = {"queries": [next(iter(query_body(query).values())) for query in queries], "k": k}
+        how = search_body(where, hybrid, options, chosen)
+        asked = {"queries": [next(iter(query_body(query).values())) for query in queries], "k": k} | how
         if near is not None:
             asked["dense"] = near
-        found = self._post("/v1/search/batch", asked | search_body(where, hybrid, options, chosen))
+        found = self._post("/v1/search/batch", asked)
         totals, facets = found.get("totals") or [None] * len(queries), found.get("facets") or [None] * len(queries)
         answers = [
             {"hits": hits, "total": total, "facets": counts}
             for hits, total, counts in zip(found["results"], totals, facets, strict=True)
         ]
-        return [self._hits(query, answer, options) for query, answer in zip(queries, answers, strict=True)]
+        each = [how] * len(queries) if near is None else [how | {"dense": vector} for vector in near]
+        return [
+            self._hits(query, answer, options, how=one)
+            for query, answer, one in zip(queries, answers, each, strict=True)
+        ]
 
     def similar(
         self,
@@ -211,18 +217,38 @@ class Client:
             asked["fields"] = [*STORED, *options.shown]
         ranking = AnsweredRanking(lambda n: self._post(path, asked | {"k": n}))
         found = select(ranking, query, k, options)
-        return self._hits(query if path == "/v1/search" else None, ranking.answer, options, found)
+        return self._hits(query if path == "/v1/search" else None, ranking.answer, options, found, how=asked)
 
-    def explain(self, query: AnyQuery, doc_id: str | int, *, origins: bool = True) -> Explanation:
+    def explain(
+        self,
+        query: AnyQuery,
+        doc_id: str | int,
+        *,
+        origins: bool = True,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[RankingOptions],
+    ) -> Explanation:
         """Explain a document's score for a query; see `Index.explain`."""
-        found = self._post("/v1/explain", query_body(query) | {"id": require_id(doc_id), "origins": origins})
+        how: dict[str, Any] = {"where": where_body(where), "settings": vars(search_settings(settings))}
+        if dense is not None:
+            how["dense"] = dense_body(dense)
+        return self._explain(query, require_id(doc_id), how, origins=origins)
+
+    def _explain(self, query: AnyQuery, doc_id: str, how: Mapping[str, Any], *, origins: bool) -> Explanation:
+        """Explain a hit of a search; `how` has the filter, the settings and the dense vector of the search."""
+        asked = query_body(query) | {"id": doc_id, "origins": origins}
+        if how.get("settings", {}).get("mode", "sparse") != "sparse":  # older servers don't take them
+            asked |= {name: how[name] for name in ("where", "settings", "dense") if name in how}
+        found = self._post("/v1/explain", asked)
         terms = []
         for term in found["terms"]:
             spans = tuple((start, end) for start, end in term["spans"])
             origin = None if term["origin"] is None else (term["origin"][0], term["origin"][1])
             terms.append(Contribution(**term | {"spans": spans, "origin": origin}))
         title_length = found.get("title_length", 0)  # older servers don't send it
-        return Explanation(found["_id"], found["score"], tuple(terms), found["content"], title_length)
+        part = DensePart(**found["dense"]) if found.get("dense") else None
+        return Explanation(found["_id"], found["score"], tuple(terms), found["content"], title_length, dense=part)
 
     def explain_plan(
         self, query: AnyQuery, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
@@ -295,7 +321,12 @@ class Client:
         return int(self._post("/v1/count", {"where": where_body(where)})["count"])
 
     def _hits(
-        self, query: AnyQuery | None, answer: Mapping[str, Any], options: Options, selected: Selected | None = None
+        self,
+        query: AnyQuery | None,
+        answer: Mapping[str, Any],
+        options: Options,
+        selected: Selected | None = None,
+        how: Mapping[str, Any] = MappingProxyType({}),
     ) -> Hits:
         found = AnsweredDocuments(answer["hits"])
         said = None if query is None else options.split(query)[0]
@@ -303,7 +334,7 @@ class Client:
         def explain(doc: int, *, origins: bool = True) -> Explanation:
             if said is None:
                 raise DataError("a client can't explain similar documents: call Index.similar")
-            return self.explain(said, found.id(doc), origins=origins)
+            return self._explain(said, found.id(doc), how, origins=origins)
 
         facets = {
             name: {row["value"]: row["count"] for row in counts}

@@ -92,7 +92,8 @@ class HowToSearch(OfIndex):
         {},
         max_length=20,
         description="{column: weight} multiplies scores by 1 + weight * value, {column: {weight, half_life, origin}} "
-        "by 1 + weight * 0.5 ** (distance / half_life); half-lives of dates and times are days.",
+        "by 1 + weight * 0.5 ** (distance / half_life); half-lives of dates and times are days. "
+        '{"title": 2} counts words of the query twice that occur in the title.',
     )
     facets: Columns = Field([], description="Columns whose values are counted over all matching documents.")
     total: bool = Field(False, description="Count the matching documents; implied by facets.")
@@ -203,6 +204,9 @@ class Explain(OneQuery):
 
     id: str
     origins: bool = Field(True, description="Find the words that expansions come from.")
+    settings: SearchSettings = Field(SearchSettings(), description="For the modes hybrid and dense.")
+    where: Where | None = Field(None, description="The filter of a hybrid search.")
+    dense: DenseVector | None = Field(None, description="The query's dense vector, for modes hybrid and dense.")
 
 
 class Encode(OfIndex):

@@ -113,7 +113,10 @@ class Served:
         """Explain a document's score."""
         deadline.check()
         query = asked.query if asked.query is not None else asked.vector or {}
-        why = self.index.pinned().explain(query, asked.id, origins=asked.origins)
+        settings = vars(asked.settings)
+        why = self.index.pinned().explain(
+            query, asked.id, origins=asked.origins, where=asked.where, dense=asked.dense, **settings
+        )
         return {"index": self.name, **why.to_json(), "content": why.content, "title_length": why.title_length}
 
     def encode(self, asked: schemas.Encode, deadline: Deadline) -> dict[str, Any]:

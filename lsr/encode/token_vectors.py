@@ -175,7 +175,7 @@ class LateReranker:
         numbers = np.full(len(texts), -1, np.int64) if self.vectors is None else self.vectors.find(texts)
         found = np.zeros(len(texts), np.float32)
         new = np.flatnonzero(numbers < 0)
-        for i, matrix in zip(new, self.encoder.token_vectors([texts[i] for i in new]), strict=True):
+        for i, matrix in zip(new, self.encoder.token_vectors([texts[i] for i in new.tolist()]), strict=True):
             found[i] = tokens.dot(matrix).max(1, initial=0).sum()
         if self.vectors is not None:
             found[numbers >= 0] = self.vectors.scores(tokens, numbers[numbers >= 0])
@@ -194,7 +194,9 @@ def _batches(documents: Iterable[Text]) -> Iterator[list[str]]:
 
 
 @_compiler.kernel
-def _late_scores(docs, tokens, entries, sizes, terms, weights, starts, of_token, of_weight, n_tokens, found):
+def _late_scores(  # type: ignore[no-untyped-def]  # a kernel; its docstring has the types
+    docs, tokens, entries, sizes, terms, weights, starts, of_token, of_weight, n_tokens, found
+):
     """Late scores of documents.
 
     Args:

@@ -124,7 +124,7 @@ def test_training_raises_quality_and_shortens_documents(config, tmp_path, lsr_co
     assert "Step 40 of 40, finished." in (tmp_path / "run" / "watch.html").read_text()
     assert ran.out.count("'loss': ") == 40
     assert not (tmp_path / "begun" / "watch.html").exists()
-    (first,), (middle, last) = lines(tmp_path / "begun", "validation"), lines(tmp_path / "run", "validation")
+    (first,), (_, last) = lines(tmp_path / "begun", "validation"), lines(tmp_path / "run", "validation")
     assert last["nDCG@10"] > first["nDCG@10"] + 0.02
     assert last["terms"] < 0.9 * first["terms"]
     assert f"step 40: nDCG@10 {last['nDCG@10']:.4f}" in ran.err
@@ -133,7 +133,7 @@ def test_training_raises_quality_and_shortens_documents(config, tmp_path, lsr_co
     assert "terms of a document" in picture
     best = tmp_path / "run" / "best"
     found = validator(ValidationSettings((str(read(config).validation.sets[0]),)))(best)
-    assert found["nDCG@10"] == max(middle["nDCG@10"], last["nDCG@10"])
+    assert found["nDCG@10"] == last["nDCG@10"]  # the other one is before the end of the ramp
     again = lsr_command("train", config, "--out", tmp_path / "run")
     assert (again.code, len(lines(tmp_path / "run", "loss"))) == (0, 40)
 

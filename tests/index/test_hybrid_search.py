@@ -44,9 +44,11 @@ class DenseBM25(BM25Encoder):
         return self.encode_document(texts), self.encode_dense(texts)
 
 
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr(embeddings, "_BATCH", 16)
+@pytest.fixture(autouse=True, scope="module")
+def small_batches():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "_BATCH", 16)
+        yield
 
 
 def documents(n, seed=0, first=0):
@@ -340,6 +342,12 @@ def test_a_server_searches_in_hybrid_mode(tmp_path):
     assert [hit["id"] for hit in batch["results"][0]] == expected
     with pytest.raises(DataError, match="takes texts, or a dense vector"):
         served.search(request(schemas.Search, vector={"jet": 1.0}), Deadline(60))
+    explained = served.search(request(schemas.Search, query="wing jet", explain=True), Deadline(60))["hits"][0]
+    mine = index.search("wing jet", 1, mode="hybrid", dense_weight=0.5)[0].explain()
+    assert explained["explanation"]["dense"] == mine.to_dict()["dense"]
+    asked = {"settings": asked["settings"]}
+    told = served.explain(request(schemas.Explain, query="wing jet", id=mine.id), Deadline(60))
+    assert (told["dense"], told["score"]) == (mine.to_dict()["dense"], mine.score)
 
 
 # --- with options of results ------------------------------------------------------------------------------------------
@@ -490,3 +498,51 @@ def test_what_is_like_a_document_by_its_dense_vector(tmp_path):
     assert "4" not in [hit.id for hit in index.similar("4", 30, mode="hybrid")]
     with pytest.raises(DataError, match="has no dense vectors"):
         Index.build(tmp_path / "plain", given, encoder=DenseBM25()).similar("4", mode="hybrid")
+
+
+# --- explanations -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense"])
+@pytest.mark.parametrize("how", [{}, {"boost": {"n": 0.1}}, {"dense_weight": 0.3, "where": {"even": True}}])
+def test_explanations_add_up_to_the_score(spread, mode, how):
+    index, sharded = spread
+    for query in QUERIES:
+        found = index.search(query, 40, mode=mode, passages=True, **how)
+        others = sharded.search(query, 40, mode=mode, passages=True, **how)
+        for hit, other in zip(found, others, strict=True):
+            why = hit.explain()
+            assert why.score * why.boost == pytest.approx(hit.score)
+            assert (other.explain().score, other.explain().dense) == (why.score, why.dense)
+            parts = sum(part.score for part in why) if mode == "hybrid" else 0.0
+            assert parts + why.dense.score == pytest.approx(why.score)
+            assert sum(part.share for part in why) + why.dense.share == pytest.approx(1)
+            assert why.to_dict()["dense"]["cosine"] == why.dense.cosine
+        cosines = {hit.passage: hit.score for hit in index.search(query, 500, mode="dense", passages=True)}
+        assert {hit.passage: hit.explain().dense.cosine for hit in found} == {
+            hit.passage: cosines[hit.passage] for hit in found
+        }
+
+
+def test_the_dense_part_is_shown_beside_the_words(tmp_path):
+    index = Index.build(tmp_path / "idx", documents(40), encoder=DenseBM25(), hybrid=True)
+    hit = index.search("wing lift", 1, mode="hybrid")[0]
+    why = hit.explain()
+    assert f"dense vector {why.dense.share:.0%}" in why.words()
+    assert f"cosine {why.dense.cosine:.3f}, z {why.dense.z:.1f}" in str(why)
+    assert "dense vector" not in str(index.explain("wing lift", hit.id, mode="sparse"))
+    assert index.explain("wing lift", hit.id, mode="hybrid") == why
+    far = min(documents(40), key=lambda doc: index.explain("wing lift", doc["_id"], mode="dense").score)
+    assert index.explain("wing lift", far["_id"], mode="hybrid").dense.score < 0
+    alone = index.search("wing lift", 1, mode="dense")[0].explain()
+    assert alone.words() == "dense vector 100%"
+    assert alone.dense.z is None
+
+
+def test_a_document_is_explained_with_its_nearest_passage(spread):
+    index, sharded = spread
+    for hit in index.search("wing lift", 20, mode="hybrid"):
+        cosine = index.search("wing lift", 200, mode="dense").scores[0]
+        passages = [part for part in index.search("wing lift", 500, mode="dense", passages=True) if part.id == hit.id]
+        assert hit.explain().dense.cosine == passages[0].score <= cosine
+        assert sharded.explain("wing lift", hit.passage, mode="hybrid").dense == hit.explain().dense

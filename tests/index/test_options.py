@@ -16,6 +16,7 @@ from lsr.errors import DataError, RerankerError
 from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.index import Index
+from lsr.index.segment.doc_store import AllDocuments
 
 N = 300
 WORDS = ["wing", "flutter", "lift", "drag", "panel", "shock", "layer", "flow", "heat", "jet"]
@@ -146,6 +147,49 @@ def test_boosts_by_a_number(index, k, weight):
     assert [score for _, score in found] == pytest.approx([score for _, score in expected[:k]], rel=1e-12)
 
 
+def in_title(index, query, factor):
+    """{id: factor} of all documents, from explanations."""
+
+    def of(why):
+        title = sum(part.score for part in why if any(end <= why.title_length for _, end in part.spans))
+        return 1 + (factor - 1) * title / why.score
+
+    return {hit.id: of(hit.explain()) for hit in index.search(query, N)}
+
+
+@pytest.mark.parametrize("k", [1, 10, N])
+@pytest.mark.parametrize("factor", [1, 1.5, 40])
+def test_boosts_by_words_in_the_title(index, built, k, factor):
+    factors = in_title(built["segments"], "wing heat drag", factor)
+    assert len(set(factors.values())) > 9 or factor == 1
+    expected = boosted(ranking(index, "wing heat drag"), lambda d: factors[d["_id"]] * (1 + 0.01 * d["n"]))
+    found = pairs(index.search("wing heat drag", k, boost={"title": factor, "n": 0.01}))
+    assert [doc_id for doc_id, _ in found] == [doc_id for doc_id, _ in expected[:k]]
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected[:k]], rel=1e-9)
+    alone = boosted(ranking(index, "wing heat drag"), lambda d: factors[d["_id"]])
+    hits = index.search("wing heat drag", k, boost={"title": factor}, min_score=alone[20][1], total=True)
+    assert [hit.score for hit in hits] == pytest.approx([score for _, score in alone[: min(k, hits.total)]], rel=1e-9)
+    assert hits.total >= 20
+    assert hits[0].explain().boost == pytest.approx(factors[hits[0].id])
+
+
+def test_few_titles_are_read_for_a_boost(built, monkeypatch):
+    index, read = built["segments"], []
+    fields = AllDocuments.fields
+    monkeypatch.setattr(AllDocuments, "fields", lambda self, doc: read.append(doc) or fields(self, doc))
+    index.search("heat", 3, boost={"title": 1.01})
+    assert 0 < len(read) <= 128 < index.search("heat", 1, total=True).total
+
+
+def test_a_boost_of_titles_needs_texts(tmp_path):
+    index = Index.build(tmp_path / "idx", corpus()[:30], encoder="bm25", store_text=False)
+    reshard_index(index.path, tmp_path / "shards", 2)
+    with ShardedIndex.open(tmp_path / "shards") as sharded:
+        for one in (index, sharded):
+            with pytest.raises(DataError, match="a boost of title needs stored texts"):
+                one.search("wing", boost={"title": 2})
+
+
 def test_huge_boosts_leave_finite_scores(tmp_path):
     documents = [{"_id": name, "text": "wing", "f": f} for name, f in (("a", 1.0), ("b", 1e308), ("c", -1e308))]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25")
@@ -271,7 +315,7 @@ def test_batches_take_the_same_options(index):
         ({"boost": {"source": 1}}, "source is a text, which can't boost"),
         ({"boost": {"day": 1}}, "dates and times need"),
         ({"boost": {"stars": {"half_life": 2}}}, "needs a number as its origin"),
-        ({"boost": {"title": 2}}, "^search: boost is for columns: title and text are one text"),
+        ({"boost": {"text": 2}}, "^search: boost is for titles and columns: the text as a whole can't be boosted"),
     ],
 )
 def test_unusable_columns_are_refused(index, given, message):
@@ -289,6 +333,8 @@ def test_unusable_columns_are_refused(index, given, message):
         ({"syntax": "lucene"}, "syntax must be one of plain, operators"),
         ({"boost": {"stars": {"factor": 1}}}, "unknown key 'factor'"),
         ({"boost": ["stars"]}, "boost is a mapping"),
+        ({"boost": {"title": 0.5}}, "boost of title: how many times its words count, a number from 1 to 1,000"),
+        ({"boost": {"title": {"weight": 2}}}, "boost of title"),
         ({"sort": 3}, "sort takes columns"),
         ({"sort": "n", "rerank": len}, "sort goes with neither rerank nor diversity"),
     ],

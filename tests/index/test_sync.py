@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from lsr.cli import run_command
 from lsr.errors import DataError, LeftOut, LsrError, OutputError
 from lsr.files.documents import read_documents
-from lsr.index.changes import Changes
 from lsr.index.distributed.reshard import reshard_index
 from lsr.index.index import Index
+from lsr.index.pending_changes import Changes
 from lsr.index.write import sync as syncing
 
 

@@ -7,11 +7,12 @@ import { kindOf } from "./text.js";
 
 const BRIEF = 32; // longer metadata values are shown only in opened hits
 const HOW = { match: "in the text", expansion: "learned" };
+const DENSE = "dense vector";
 const KINDS = ["match", "expansion", "", "unweighted", "missing"]; // a word has the first kind that any of its terms has
 
 export class HitView {
-  // `names` are the columns whose values are shown next to the text; `mode` is the search mode.
-  constructor(hit, names, mode) {
+  // `names` are the columns whose values are shown next to the text.
+  constructor(hit, names) {
     this.hit = hit;
     this.element = copy("hit");
     this.more = this.#part(".open");
@@ -27,7 +28,6 @@ export class HitView {
     const toggle = () => this.open(!this.opened);
     this.more.addEventListener("click", toggle);
     if (!this.link) this.button.addEventListener("click", toggle);
-    if (mode !== "sparse") this.#part("caption").textContent = "What makes the score of a search by words alone";
     this.#about(names);
     this.#explained(hit.explanation);
     this.open(false);
@@ -60,7 +60,7 @@ export class HitView {
     const { title, text } = this.hit;
     this.content = new Content(title, text, explanation?.terms);
     this.text = new Shown(this.content, this.kind);
-    this.words = explanation && words(explanation.terms);
+    this.words = explanation && parts(explanation);
   }
 
   // The bar's length is the score relative to the best hit's.
@@ -81,7 +81,7 @@ export class HitView {
     this.#part("dl").hidden = !opened;
     this.#part(".why").hidden = !opened || !this.words;
     if (!this.words) return;
-    const there = this.words.filter(({ score }) => score > 0);
+    const there = this.words.filter(({ score, share }) => score > 0 && share > 0);
     this.#part(".bar").replaceChildren(
       ...there.map((word) => {
         const part = el("i", { class: word.kind });
@@ -130,16 +130,23 @@ export class HitView {
       }),
     );
     const named = (label, unweighted) => {
-      const some = this.words.filter(({ score, kind }) => !(score > 0) && (kind === "unweighted") === unweighted);
+      const absent = this.words.filter(({ score, kind }) => !(score > 0) && kind !== "dense");
+      const some = absent.filter(({ kind }) => (kind === "unweighted") === unweighted);
       return some.length ? [label, ...some.flatMap(({ word }, i) => [i ? ", " : "", termed(word)]), ". "] : [];
     };
+    const far = this.words.filter(({ score, kind }) => kind === "dense" && score < 0);
     this.#part(".missing").replaceChildren(
+      ...far.flatMap((part) => [`Less ${weight(-part.score)} for the dense vector, `, ...this.#how(part), ". "]),
       ...named("Not in this document: ", false),
       ...named("In the text, but without weight: ", true),
     );
   }
 
-  #how({ kind, spans, origin }) {
+  #how({ kind, spans, origin, cosine, z }) {
+    if (kind === "dense") {
+      const far = z === null ? "" : `, ${Math.abs(z).toFixed(1)} deviations ${z < 0 ? "below" : "above"} the mean`;
+      return [`cosine ${cosine.toFixed(2)}${far}`];
+    }
     if (origin) return [HOW.expansion, ", from “", el("bdi", {}, this.content.slice(...origin)), "”"];
     return [kind === "match" && spans.length > 1 ? `${HOW.match}, ${spans.length} times` : (HOW[kind] ?? "")];
   }
@@ -177,6 +184,14 @@ function decoded(part) {
   } catch {
     return part;
   }
+}
+
+// What each word and the dense vector add to the score, heaviest first.
+function parts({ terms, dense }) {
+  if (!dense) return words(terms);
+  const impact = dense.weight ? dense.score / dense.weight : 0;
+  const part = { ...dense, word: DENSE, kind: "dense", query_weight: dense.weight, impact, spans: [], origin: null };
+  return [part, ...words(terms)].sort((a, b) => b.score - a.score);
 }
 
 // What each word adds to the score, heaviest first: the sum over its terms, as in Explanation.by_word.

@@ -255,13 +255,12 @@ export class Side {
     const before = new Map(this.views.map((view) => [view.hit.passage ?? view.hit.id, view]));
     const names = this.called.names();
     const group = this.#group;
-    const { mode } = this.settings;
     const values = hits.map(({ metadata }) => (group ? metadata?.[group] : undefined) ?? null);
     const first = hits.map((hit, i) => hits[values[i] === null ? i : values.indexOf(values[i])]);
     this.views = hits
       .filter((hit, i) => first[i].score - hit.score <= NEAR * Math.abs(first[i].score))
       .map((hit) => {
-        const view = new HitView(hit, names, mode);
+        const view = new HitView(hit, names);
         if (before.get(hit.passage ?? hit.id)?.opened) view.open(true);
         view.same = first[hits.indexOf(hit)] !== hit; // document as the one before it
         view.element.classList.toggle("same", view.same);
