@@ -606,6 +606,58 @@ def literature() -> str:
     return table(found["header"], rows) + caption(command, found)
 
 
+def dimensions(name: str) -> str:
+    """Recall at 10 of each system as a collection grows."""
+    found = result("dimensions")
+    one = found[name]
+    rows = []
+    for row in one["rows"]:
+        middle, low, high = (value + 0.0 for value in row["R@10 slope"])  # no negative zeros
+        noise = [f"{row['noise in the best ten']:.2%}"] if name == "random" else []
+        slopes = [] if name == "pairs" else [f"{middle:+.3f} ({low:+.3f} to {high:+.3f})"]
+        rows.append([row["system"], *(f"{value:.3f}" for value in row["R@10"]), *slopes, *noise])
+    more = {"growing": ["for each doubling"], "random": ["for each doubling", "noise in the best ten"], "pairs": []}
+    header = ["R@10", *(f"{size:,} documents" for size in one["sizes"]), *more[name]]
+    command = "NUMBA_NUM_THREADS=1 python benchmarks/dimensions.py --data FOLDER --work FOLDER --sparse FOLDER"
+    return table(header, rows) + caption(command, found)
+
+
+def review() -> str:
+    """Reviews of judged collections."""
+    found = result("review")
+    rules = ("hypergeometric", "quantile", "knee")
+    rows = [
+        (
+            f"{row['collection']}, {row['documents']:,} documents",
+            row["vectors"],
+            f"{row['relevant']:.0f}",
+            f"{row['target']['read']:.0f}",
+            *(f"{row[rule]['read']:.0f}, {row[rule]['recall']:.2f} ({row[rule]['reached']:.0%})" for rule in rules),
+        )
+        for row in found["rows"]
+    ]
+    header = ("", "vectors", "relevant", "read until 0.8", *(f"`{rule}`" for rule in rules))
+    command = "NUMBA_NUM_THREADS=1 python benchmarks/review.py --data FOLDER --work FOLDER"
+    return table(header, rows) + caption(command, found)
+
+
+def pruned() -> str:
+    """Documents a second against nDCG@10."""
+    found = result("pruned")
+    first = found["rows"][0]["documents_per_cpu_second"]
+    rows = [
+        (
+            row["encoder"],
+            f"{row['documents_per_cpu_second'] / first:.2f}",
+            *(f"{row[name][0]:.3f}, {row[name][1]:.3f}" for name in found["sets"]),
+        )
+        for row in found["rows"]
+    ]
+    header = (found["model"], "times as fast", *(f"{name} nDCG@10" for name in found["sets"]))
+    command = "NUMBA_NUM_THREADS=1 python benchmarks/pruned.py --data FOLDER --work FOLDER"
+    return table(header, rows) + caption(command, found)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rivals": rivals,
     "rivals-install": rivals_install,
@@ -638,6 +690,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "order": order,
     "literature": literature,
+    "dimensions-growing": lambda: dimensions("growing"),
+    "dimensions-random": lambda: dimensions("random"),
+    "dimensions-pairs": lambda: dimensions("pairs"),
+    "review": review,
+    "pruned": pruned,
     "bytes": bytes_per_posting,
 }
 

@@ -44,6 +44,7 @@ COMMANDS = {
     "mine": ("lsr.train.cli", "Mine hard negatives from runs for training."),
     "score": ("lsr.train.cli", "Score mined candidates with teachers, for distillation."),
     "train": ("lsr.eval.training.cli", "Train an encoder from a YAML file."),
+    "prune": ("lsr.train.cli", "Make an encoder faster: remove attention heads and feed-forward columns."),
     "publish": ("lsr.index.cli.encode", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
     "serve": ("lsr.index.cli.serve", "Serve indexes over HTTP: a search page and a JSON API."),
     "mcp": ("lsr.index.cli.serve", "Serve an index to agents, by the Model Context Protocol."),

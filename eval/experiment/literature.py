@@ -1,8 +1,10 @@
-"""Feedback, densified vectors and pairwise comparisons in experiments."""
+"""Feedback, densified vectors, verified candidates, comparisons and late interaction in experiments."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,21 @@ from numpy.typing import NDArray
 
 from lsr.dense_export import DenseExport
 from lsr.densified import DensifiedVectors, Slices
-from lsr.eval.experiment.settings import ComparisonSettings, DensifySettings, FeedbackSettings
+from lsr.encode.late import LateEncoder
+from lsr.encode.load import load_encoder
+from lsr.encode.token_vectors import LateReranker, TokenVectors
+from lsr.errors import EncoderError
+from lsr.eval.experiment.settings import (
+    ComparisonSettings,
+    DensifySettings,
+    FeedbackSettings,
+    LateSettings,
+    VerifySettings,
+)
+from lsr.index.coarse import CoarseIndex
 from lsr.index.index import Index
 from lsr.index.search.feedback import expand_dense, expand_query, stored_dense
+from lsr.io.document import Document
 from lsr.io.runs import Run
 from lsr.pairwise import AGGREGATORS, SAMPLERS, compared
 from lsr.sparse import SparseMatrix
@@ -77,6 +91,54 @@ def densified_search(
         kept = scores > 0
         pairs = zip(numbers[kept].tolist(), scores[kept].tolist(), strict=True)
         yield [(index.documents.id(number), score) for number, score in pairs]
+
+
+def verified_search(
+    how: VerifySettings, index: Index, queries: SparseMatrix, dense: NDArray[np.float32] | None, k: int
+) -> Iterator[list[tuple[str, float]]]:
+    """(id, score) of the best documents of each query; the coarse index is built in a temporary folder."""
+    docs = list(range(len(index)))
+    documents = index.document_vectors(docs)
+    factors = index.query_factors(np.arange(documents.shape[1]))
+    exact = stored_dense(index, docs) if how.dense else None
+    with tempfile.TemporaryDirectory() as temporary:
+        ids = [index.documents.id(doc) for doc in docs]
+        coarse = CoarseIndex.build(
+            Path(temporary) / "coarse", documents, ids=ids, terms=how.terms, factors=factors, dense=exact
+        )
+        for i in range(len(queries)):
+            beside = None if dense is None or not how.dense else dense[i]
+            found = coarse.search(queries[i], k, candidates=how.candidates, dense=beside)
+            yield [(doc, score) for doc, score in found if score > 0]
+
+
+def late_run(
+    how: LateSettings, first: Run, documents: Iterable[Document], queries: Mapping[str, str], depth: int
+) -> Run:
+    """Re-rank the first documents of a run by late interaction; the others follow in their order.
+
+    Args:
+        how: Settings.
+        first: The run.
+        documents: The documents of the collection.
+        queries: The text of each query.
+        depth: Documents of a run.
+    """
+    encoder = load_encoder(how.encoder, top_k=how.top_k)
+    if not isinstance(encoder, LateEncoder):
+        raise EncoderError(f"late: {how.encoder} has no token vectors: late:lsr-mini has them")
+    wanted = {doc for hits in first.values() for doc in list(hits)[: how.depth]}
+    texts = {doc.id: doc.content for doc in documents if doc.id in wanted}
+    found: Run = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        reranker = LateReranker(encoder, TokenVectors.build(Path(temporary), texts.values(), encoder))
+        for query, hits in first.items():
+            ids = list(hits)[:depth]
+            some = ids[: how.depth]
+            scores = np.array(reranker.scores(queries[query], [texts[doc] for doc in some]))
+            ranked = [*(some[i] for i in np.argsort(-scores, kind="stable")), *ids[how.depth :]]
+            found[query] = {doc: float(len(ranked) - place) for place, doc in enumerate(ranked)}
+    return found
 
 
 def _slices(how: DensifySettings, documents: SparseMatrix) -> Slices:

@@ -112,8 +112,41 @@ class ComparisonSettings(Settings):
 
 
 @dataclass(frozen=True)
+class VerifySettings(Settings):
+    """A coarse index of cut vectors, verified by exact ones; see `lsr.index.coarse`.
+
+    Attributes:
+        terms: Terms kept of a document in the coarse index.
+        candidates: Documents that are verified.
+        dense: Whether the encoder's dense vectors verify, instead of the sparse ones.
+    """
+
+    terms: int = field(default=32, metadata=within(at_least=1))
+    candidates: int = field(default=100, metadata=within(at_least=1))
+    dense: bool = False
+
+
+@dataclass(frozen=True)
+class LateSettings(Settings):
+    """An earlier system's first documents, re-ranked by late interaction; see `lsr.encode.late`.
+
+    Attributes:
+        of: Name of the system that is re-ranked.
+        encoder: An encoder of token vectors: "late:" and a model.
+        top_k: Terms kept per token.
+        depth: Documents that are scored.
+    """
+
+    of: str
+    encoder: str = "late:lsr-mini"
+    top_k: int = field(default=8, metadata=within(at_least=1))
+    depth: int = field(default=100, metadata=within(at_least=1))
+
+
+@dataclass(frozen=True)
 class SystemSettings(Settings):
-    """A system: one line of the tables. It has exactly one of encoder, documents, run, fuse and compare.
+    """A system: one line of the tables. It has exactly one of encoder, documents, run, fuse, compare and
+    late.
 
     {dataset} in paths stands for the dataset's name. A system with {seed} in its encoder, documents, queries or run
     becomes one system for each seed of the experiment, and so does a fusion of such systems.
@@ -146,6 +179,8 @@ class SystemSettings(Settings):
         feedback: Pseudo-relevance feedback; its latency is that of the second search.
         densify: Densified vectors are searched; no latency is measured.
         compare: A system re-ranked by comparisons.
+        verify: A coarse index is searched and verified; no latency is measured.
+        late: A system re-ranked by late interaction.
     """
 
     name: str
@@ -175,20 +210,24 @@ class SystemSettings(Settings):
     feedback: FeedbackSettings | None = None
     densify: DensifySettings | None = None
     compare: ComparisonSettings | None = None
+    verify: VerifySettings | None = None
+    late: LateSettings | None = None
 
     def conflicts(self) -> list[str]:
         """Exactly one kind of system, and settings that fit it."""
         found = []
-        given = [name for name in ("encoder", "documents", "run", "fuse", "compare") if getattr(self, name)]
+        given = [name for name in ("encoder", "documents", "run", "fuse", "compare", "late") if getattr(self, name)]
         if len(given) != 1:
             found.append(
-                f"the system {self.name!r} needs one of encoder, documents, run, fuse and compare, has "
+                f"the system {self.name!r} needs one of encoder, documents, run, fuse, compare and late, has "
                 f"{given or 'none'}"
             )
-        if self.kind != "index" and (self.feedback or self.densify):
-            found.append(f"the system {self.name!r}: feedback and densify need an encoder or vectors")
-        if self.densify and not (self.search.exact and not self.feedback):
-            found.append(f"the system {self.name!r}: densified vectors are searched without feedback and algorithm")
+        if self.kind != "index" and (self.feedback or self.densify or self.verify):
+            found.append(f"the system {self.name!r}: feedback, densify and verify need an encoder or vectors")
+        if (self.densify or self.verify) and (not self.search.exact or self.feedback or (self.densify and self.verify)):
+            found.append(f"the system {self.name!r}: densify and verify go without feedback, algorithm and each other")
+        if self.verify and (self.mode != "sparse") != self.verify.dense:
+            found.append(f"the system {self.name!r}: verify.dense goes with mode: hybrid, and the other way round")
         if self.densify and self.densify.by == "projection" and self.densify.threshold:
             found.append(f"the system {self.name!r}: densify.threshold is for slices, not for a projection")
         if self.densify and bool(self.densify.dense_weight) != (self.mode == "hybrid"):
@@ -226,7 +265,7 @@ class SystemSettings(Settings):
     @property
     def kind(self) -> str:
         """Its kind: "index", "run" or "fusion"."""
-        return "fusion" if self.fuse or self.compare else "run" if self.run else "index"
+        return "fusion" if self.fuse or self.compare or self.late else "run" if self.run else "index"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -236,6 +275,7 @@ class SystemSettings(Settings):
             *self.fuse,
             *((source,) if source else ()),
             *((self.compare.of, self.compare.judge) if self.compare else ()),
+            *((self.late.of,) if self.late else ()),
         )
 
 

@@ -22,14 +22,14 @@ from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.eval.checks import check_run
 from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.artifact_cache import Artifacts, Facts, content_digest, remove
-from lsr.eval.experiment.literature import compared_run, densified_search, with_feedback
+from lsr.eval.experiment.literature import compared_run, densified_search, late_run, verified_search, with_feedback
 from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
 from lsr.eval.latency import Energy, PeakMemory, encode_latency, machine, throughput, time_together
 from lsr.index.hybrid.fusion import interpolate, reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.index.search.query_file import QuerySet, read_queries
 from lsr.index.storage.manifest import FORMAT
-from lsr.io.corpus import beir_file
+from lsr.io.corpus import beir_file, open_corpus
 from lsr.io.open_vectors import load_matrix, read_vectors
 from lsr.io.runs import Run, read_run, run_lines
 from lsr.io.text_files import new_text
@@ -148,6 +148,10 @@ def run_systems(
         elif system.compare:
             first, judge = done[system.compare.of].run, done[system.compare.judge].run
             done[system.name] = System(system, compared_run(system.compare, first, judge, depth), {})
+        elif system.late:
+            texts = {query.id: query.content for query in open_corpus(dataset.query_source, queries=True)}
+            run = late_run(system.late, done[system.late.of].run, dataset.corpus(), texts, depth)
+            done[system.name] = System(system, run, {})
         else:
             k = settings.latency.k
             source = done[system.feedback.source].run if system.feedback and system.feedback.source else None
@@ -221,9 +225,10 @@ def _search_system(
     path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
     matrix = load_matrix(path)
     dense = _dense_queries(index, queries, key, artifacts) if system.mode != "sparse" else None
-    if system.densify:
-        key = {"index": index_key, "queries": queries_key, "densify": asdict(system.densify), "k": depth}
-        run = _densified(system, index, queries.ids, matrix, dense, dataset, depth, key, artifacts)
+    if system.densify or system.verify:
+        second = {"densify": asdict(system.densify)} if system.densify else {"verify": asdict(system.verify)}  # type: ignore[arg-type]
+        key = {"index": index_key, "queries": queries_key, **second, "k": depth}
+        run = _other_search(system, index, queries.ids, matrix, dense, dataset, depth, key, artifacts)
         return System(system, run, facts | {"index_bytes": None}, inputs=inputs)
     if system.feedback:
         given = queries.ids, matrix, dense, queries_key
@@ -327,7 +332,7 @@ def _expanded(
     return load_matrix(path / "queries.parquet"), near, digest
 
 
-def _densified(
+def _other_search(
     system: SystemSettings,
     index: Index,
     ids: list[str],
@@ -338,14 +343,18 @@ def _densified(
     key: Facts,
     artifacts: Artifacts,
 ) -> Run:
-    """The run of densified vectors."""
-    assert system.densify is not None
-    how, wanted = system.densify, depth + dataset.most_dropped
+    """The run of densified vectors, or of a coarse index."""
+    wanted = depth + dataset.most_dropped
 
     def search(path: Path) -> Facts:
         remove(path)
+        if system.densify:
+            found = densified_search(system.densify, index, matrix, dense, wanted)
+        else:
+            assert system.verify is not None
+            found = verified_search(system.verify, index, matrix, dense, wanted)
         with new_text(path) as file:
-            for query, hits in zip(ids, densified_search(how, index, matrix, dense, wanted), strict=True):
+            for query, hits in zip(ids, found, strict=True):
                 file.writelines(f"{line}\n" for line in run_lines(query, hits, "lsr", keep_ties=True))
         return {}
 

@@ -29,8 +29,12 @@ _ANSWERS = {"y": True, "n": False, "q": None}
               "[default: hypergeometric]")  # fmt: skip
 @click.option("--strategy", type=click.Choice(["relevance", "uncertainty"]), help="What to read. [default: relevance]")
 @click.option("--budget", type=click.IntRange(min=1), help="Documents to read at most.")
-@click.option("--judgments", metavar="FILE", type=click.Path(path_type=Path), help="Lines of an id, a tab and 1 or 0, "
-              "instead of asking; ids that it lacks are irrelevant.")  # fmt: skip
+@click.option(
+    "--judgments",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Lines of an id, a tab and 1 or 0, instead of asking; ids that it lacks are irrelevant.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="File for the ids of the relevant documents.")
 def review(
     index_path: Path,
@@ -58,35 +62,54 @@ def review(
     index = Index.open(index_path)
     if not len(index):
         raise click.UsageError(f"{index_path}: the index has no documents")
-    ids = [index.documents.id(doc) for doc in range(len(index))]
-    vectors = _kinds(index)
+    ids, vectors = _documents(index)
     given = {name: value for name, value in options.items() if value is not None}
     if state.exists():
         if given or query:
             raise click.UsageError(f"{state}: this review has its settings; leave --query and other settings out")
         going = Review.load(state, ids, vectors)
     else:
-        first = [hit.doc for hit in index.search(query, 10)] if query else []
+        numbers = {doc_id: number for number, doc_id in enumerate(ids)}
+        first = [numbers[hit.passage] for hit in index.search(query, 10)] if query else []
         going = Review(ids, vectors, ReviewSettings(**given), first)  # type: ignore[arg-type]
     answer = _from_file(judgments) if judgments else _asking(index)
     complete = _read(going, state, answer)
     read, found = len(going.judged), going.found
     note(f"{found} relevant documents among {read} read, of {len(ids)}")
     if complete:
-        note(f"the rule {going.settings.rule!r} says to stop: recall is probably at least {going.settings.target:g}")
+        note(_why(going))
     else:
         note(f"paused: run the same command to continue with {state}")
     if out is not None:
         out.write_text("".join(f"{ids[doc]}\n" for doc, relevant in going.judged.items() if relevant), encoding="utf-8")
 
 
-def _kinds(index: Index) -> list[SparseMatrix]:
-    """The documents' vectors; those of a hybrid encoder's two parts apart."""
+def _documents(index: Index) -> tuple[list[str], list[SparseMatrix]]:
+    """The ids of the live documents, or passages, and their vectors; those of a hybrid encoder's two parts apart."""
     from lsr.encode.hybrid import HybridEncoder
+    from lsr.index.cli.export import index_vectors
+    from lsr.sparse import SparseMatrix
 
-    vectors = index.document_vectors(range(len(index)))
+    ids: list[str] = []
+    parts = []
+    for batch in index_vectors(index):
+        ids += batch.ids
+        parts.append(batch.vectors)
+    vectors = SparseMatrix.vstack(parts)
     encoder = index.encoder if index.shared.encoder_files else None
-    return [*encoder.split_by_encoder(vectors)] if isinstance(encoder, HybridEncoder) else [vectors]
+    return ids, [*encoder.split_by_encoder(vectors)] if isinstance(encoder, HybridEncoder) else [vectors]
+
+
+def _why(going: Review) -> str:
+    """Why the review is complete, and what that says of the recall."""
+    how, read = going.settings, len(going.judged)
+    if read >= len(going.ids):
+        return "all documents have been read"
+    if how.budget and read >= how.budget:
+        return f"the budget of {how.budget} documents has been read; what is left may hold more relevant ones"
+    if how.rule == "knee":
+        return "reading finds little any more; the rule 'knee' doesn't tell the recall"
+    return f"the rule {how.rule!r} says to stop: recall is probably at least {how.target:g}"
 
 
 def _read(going: Review, state: Path, answer: Callable[[str], bool | None]) -> bool:
@@ -109,7 +132,11 @@ def _from_file(path: Path) -> Callable[[str], bool | None]:
     from lsr.errors import DataError
 
     known: dict[str, bool] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError("the file isn't UTF-8 text", str(path)) from None
+    for number, line in enumerate(lines, start=1):
         doc_id, _, value = line.rpartition("\t")
         if value not in ("0", "1") or not doc_id:
             raise DataError("not an id, a tab and 1 or 0", f"{path}:{number}")

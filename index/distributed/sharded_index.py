@@ -35,7 +35,7 @@ from lsr.index.index import Index
 from lsr.index.protocols import SearchIndex
 from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Explanation, query_words
-from lsr.index.search.find import dense_queries, known_queries
+from lsr.index.search.find import with_dense
 from lsr.index.search.hits import Hits
 from lsr.index.search.hybrid_search import beside_dense, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
@@ -232,10 +232,7 @@ class ShardedIndex(QueryEncoding):
         request = SearchRequest.of(k, where, settings)
         query, text = request.options.split(query)
         one = self.query_vector(query, "search") if isinstance(query, SparseMatrix) else [query]
-        request = request.with_mode(one, dense, has_dense=self.has_dense)
-        (near,) = self._dense_queries(one, None if dense is None else [dense], request)
-        if near is not None and dense is None:
-            (near,) = known_queries([near], self.query_vector(query, "search"), request)
+        request, (near,) = self._with_dense(request, one, None if dense is None else [dense])
         criteria = request.criteria(text)
         return self._search.find(lambda: self.query_vector(query, "search"), query, request, criteria, near)
 
@@ -259,12 +256,8 @@ class ShardedIndex(QueryEncoding):
         request = request.with_mode(queries, dense, has_dense=self.has_dense)
         if not request.options.plain or request.settings.mode != "sparse" or dense is not None:
             each = [queries[i] for i in range(len(queries))] if isinstance(queries, SparseMatrix) else queries
-            asked = [request.options.split(query)[0] for query in each]
-            near = self._dense_queries(
-                queries if isinstance(queries, SparseMatrix) else asked, None if dense is None else list(dense), request
-            )
-            if dense is None and request.automatic:
-                near = known_queries(near, self.query_vectors(asked), request)
+            asked = queries if isinstance(queries, SparseMatrix) else [request.options.split(one)[0] for one in each]
+            _, near = self._with_dense(request, asked, None if dense is None else list(dense))
             return [
                 self.search(query, k, where=where, dense=vector, **settings)
                 for query, vector in zip(each, near, strict=True)
@@ -289,7 +282,7 @@ class ShardedIndex(QueryEncoding):
         dense, request = None, request.with_mode([like.content], None, has_dense=self.has_dense)
         if request.settings.mode != "sparse":
             dense = like.dense
-            self._dense_width()
+            require_dense(self._dense_width(), self.path)
         criteria = request.criteria(without=(like.id,))
         return self._search.find(lambda: self.as_query(like.vectors), like.content, request, criteria, dense)
 
@@ -317,15 +310,24 @@ class ShardedIndex(QueryEncoding):
     @property
     def has_dense(self) -> bool:
         """Whether documents have dense vectors, for hybrid search."""
-        return all(state.dense_width is not None for state in self._group.states.values())
+        return self._dense_width() is not None
 
-    def _dense_width(self) -> int:
-        return max(require_dense(state.dense_width, self.path) for state in self._group.states.values())
+    def _dense_width(self) -> int | None:
+        widths = [state.dense_width for state in self._group.states.values()]
+        return None if None in widths else max(width for width in widths if width is not None)
 
-    def _dense_queries(
-        self, queries: Sequence[Any] | SparseMatrix, given: Sequence[ArrayLike] | None, request: SearchRequest
-    ) -> Sequence[NDArray[np.float32] | None]:
-        return dense_queries(self._dense_width, lambda: self.encoder, queries, given, request.settings)
+    def _with_dense(
+        self, request: SearchRequest, queries: Sequence[Any] | SparseMatrix, given: Sequence[ArrayLike] | None
+    ) -> tuple[SearchRequest, Sequence[NDArray[np.float32] | None]]:
+        return with_dense(
+            request,
+            queries,
+            lambda: self.query_vectors(queries),
+            given,
+            width=self._dense_width(),
+            path=self.path,
+            encoder=lambda: self.encoder,
+        )
 
     # --- documents --------------------------------------------------------------------------------------------------
 
@@ -413,8 +415,7 @@ class ShardedIndex(QueryEncoding):
         """Explain a document's score for a query; arguments and errors as for `Index.explain`."""
         vector, request = self.query_vector(query, "explain"), SearchRequest.of(1, where, settings)
         one = query if isinstance(query, SparseMatrix) else [query]
-        request = request.with_mode(one, dense, has_dense=self.has_dense)
-        (near,) = self._dense_queries(one, None if dense is None else [dense], request)
+        request, (near,) = self._with_dense(request, one, None if dense is None else [dense])
         encoded = EncodedQuery(query, vector, near)
         if near is not None:
             ranked = self._search.by_both(lambda: self.query_vector(query, "explain"), near, 1, request.criteria())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,11 @@ from lsr.errors import DataError, EncoderError
 from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation
 from lsr.index.search.hits import Hits, ShownDocuments
-from lsr.index.search.hybrid_search import hybrid_top
+from lsr.index.search.hybrid_search import beside_dense, hybrid_top, require_dense
 from lsr.index.search.matches import Matcher, SnapshotRanking
 from lsr.index.search.query_encoder import as_queries
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
 from lsr.index.search.selection import select
-from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.sparse import SparseMatrix
 
@@ -76,7 +76,8 @@ def searched(snapshot: Snapshot, query: EncodedQuery, criteria: Criteria) -> Enc
 def _beside(snapshot: Snapshot, query: EncodedQuery) -> EncodedQuery:
     if query.dense is None:
         return query  # without opening the stored encoder, which may need more than there is
-    return query.beside(snapshot.shared.encoder if snapshot.shared.encoder_files else None)
+    stored = snapshot.shared.encoder if snapshot.shared.encoder_files else None
+    return query._replace(vector=beside_dense(stored, query.vector))
 
 
 def _plain(snapshot: Snapshot, query: EncodedQuery, k: int, criteria: Criteria, explain: Explain) -> Hits:
@@ -118,54 +119,61 @@ def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int |
     return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)
 
 
-def known_queries(
-    near: Sequence[NDArray[np.float32] | None], vectors: SparseMatrix, request: SearchRequest
-) -> Sequence[NDArray[np.float32] | None]:
-    """Drop the dense vectors of texts without a known word: by default these find nothing instead of anything."""
-    if not request.automatic:
-        return near
-    return [one if length else None for one, length in zip(near, vectors.lengths().tolist(), strict=True)]
-
-
-def dense_queries(
-    width: Callable[[], int],
-    encoder: Callable[[], Encoder],
+def with_dense(
+    request: SearchRequest,
     queries: Sequence[Any] | SparseMatrix,
+    vectors: Callable[[], SparseMatrix],
     given: Sequence[ArrayLike] | None,
-    settings: SearchSettings,
-) -> Sequence[NDArray[np.float32] | None]:
-    """Return the dense vectors of queries; None for each query of a sparse search.
+    *,
+    width: int | None,
+    path: str | PathLike[str],
+    encoder: Callable[[], Encoder],
+) -> tuple[SearchRequest, Sequence[NDArray[np.float32] | None]]:
+    """Choose the mode of a search, and get the dense vectors of its queries.
 
     Args:
-        width: Returns the width of the index's dense vectors, 0 if it has no documents yet; raises if it keeps none.
-        encoder: Returns the encoder, called only if texts have to be encoded.
+        request: The request; its mode may be "auto".
         queries: The queries.
+        vectors: Returns their sparse vectors, called only if the mode was "auto" and is hybrid now.
         given: Their dense vectors; None to encode the texts.
-        settings: How to search.
+        width: Width of the index's dense vectors, 0 if it has no documents yet; None if it keeps none.
+        path: The index, for messages.
+        encoder: Returns the encoder, called only if texts have to be encoded.
 
     Returns:
-        For each query (width,) float32, or None.
+        The request with another mode than "auto", and for each query (width,) float32, or None for a sparse search.
+        With "auto", texts without a known word are searched sparsely, to find nothing instead of anything.
 
     Raises:
+        ValueError: Dense vectors for a sparse search.
         DataError: Queries that aren't texts come without vectors, vectors have another width, or the index has none.
+        EncoderError: The encoder's model can't be run.
     """
-    if settings.mode == "sparse":
+    request = request.with_mode(queries, given, has_dense=width is not None)
+    mode = request.settings.mode
+    if mode == "sparse":
         if given is not None:
             raise ValueError('dense vectors of queries go with the modes "hybrid" and "dense"')
-        return [None] * len(queries)
-    wanted = width() or encoder().dense_width
-    if given is None:
-        texts = [] if isinstance(queries, SparseMatrix) else [q for q in as_queries(queries) if isinstance(q, str)]
-        if len(texts) != len(queries):
-            raise DataError(
-                f'mode "{settings.mode}" takes texts, or a dense vector for each query; "sparse" takes any queries',
-                "query",
-            )
-        try:
-            given = list(encoder().encode_dense(texts, queries=True)) if texts else []
-        except EncoderError as error:
-            raise EncoderError(f'{error}; mode "sparse" searches without dense vectors') from None
-    vectors = [np.asarray(vector, np.float32) for vector in given]
-    if len(vectors) != len(queries) or any(v.shape != (wanted,) or not np.isfinite(v).all() for v in vectors):
+        return request, [None] * len(queries)
+    wanted = require_dense(width, path) or encoder().dense_width
+    near = _encoded(queries, mode, encoder) if given is None else [np.asarray(vector, np.float32) for vector in given]
+    if len(near) != len(queries) or any(v.shape != (wanted,) or not np.isfinite(v).all() for v in near):
         raise DataError(f"a dense vector for each query is needed, of {wanted} finite numbers", "query")
-    return vectors
+    if given is None and request.automatic:
+        known = vectors().lengths().tolist()
+        return request, [vector if length else None for vector, length in zip(near, known, strict=True)]
+    return request, near
+
+
+def _encoded(
+    queries: Sequence[Any] | SparseMatrix, mode: str, encoder: Callable[[], Encoder]
+) -> Sequence[NDArray[np.float32]]:
+    texts = [] if isinstance(queries, SparseMatrix) else [q for q in as_queries(queries) if isinstance(q, str)]
+    if len(texts) != len(queries):
+        raise DataError(
+            f'mode "{mode}" takes texts, or a dense vector for each query; "sparse" takes any queries', "query"
+        )
+    try:
+        return list(encoder().encode_dense(texts, queries=True)) if texts else []
+    except EncoderError as error:
+        raise EncoderError(f'{error}; mode "sparse" searches without dense vectors') from None

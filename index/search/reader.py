@@ -17,7 +17,7 @@ from lsr.errors import DataError
 from lsr.index.search.device import DeviceSearcher
 from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document, query_words
-from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of, known_queries, searched
+from lsr.index.search.find import find, hits_by_id, hits_of, searched, with_dense
 from lsr.index.search.hits import Hits
 from lsr.index.search.hybrid_search import dense_width, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
@@ -137,8 +137,7 @@ class Reader(StoredDocuments, QueryEncoding):
         query, text = request.options.split(query)
         vector = reader.query_vector(query, "search")
         one = query if isinstance(query, SparseMatrix) else [query]
-        request = request.with_mode(one, dense, has_dense=reader.has_dense)
-        (near,) = reader._dense_queries(one, vector, None if dense is None else [dense], request)
+        request, (near,) = reader._with_dense(request, one, vector, None if dense is None else [dense])
         return reader._find(EncodedQuery(query, vector, near), request, request.criteria(text))
 
     def search_batch(
@@ -173,7 +172,6 @@ class Reader(StoredDocuments, QueryEncoding):
         """
         request, reader = SearchRequest.of(k, where, settings), self.pinned()
         asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
-        request = request.with_mode(asked, dense, has_dense=device is None and reader.has_dense)
         if device is not None and (dense is not None or not request.plainly_sparse):
             raise ValueError(f"device={device!r} is for exact sparse searches without further options: leave it out")
         texts: list[TextQuery | None] = [None] * len(asked)
@@ -181,7 +179,9 @@ class Reader(StoredDocuments, QueryEncoding):
             parts = [request.options.split(query) for query in asked]
             asked, texts = [query for query, _ in parts], [text for _, text in parts]
         vectors = reader.query_vectors(asked)
-        near = reader._dense_queries(asked, vectors, None if dense is None else list(dense), request)
+        if device is not None:
+            request = request.with_mode(asked, None, has_dense=False)
+        request, near = reader._with_dense(request, asked, vectors, None if dense is None else list(dense))
         given = [None] * len(vectors) if isinstance(asked, SparseMatrix) else asked
         encoded = [EncodedQuery(given[i], vectors[i], near[i]) for i in range(len(vectors))]
         if device is not None or (request.options.plain and request.settings.mode == "sparse"):
@@ -226,8 +226,15 @@ class Reader(StoredDocuments, QueryEncoding):
         return reader._find(query, request, request.criteria(without=(like.id,)))
 
     def _find(self, query: EncodedQuery, request: SearchRequest, criteria: Criteria) -> Hits:
-        how: dict[str, Any] = {"compared": self.compared, "explain": self._explain, "encoder": lambda: self.encoder}
-        return find(self._snapshot, query, request, criteria, **how)
+        return find(
+            self._snapshot,
+            query,
+            request,
+            criteria,
+            compared=self.compared,
+            explain=self._explain,
+            encoder=lambda: self.encoder,
+        )
 
     def _find_together(
         self, queries: Sequence[EncodedQuery], request: SearchRequest, threads: int, device: str | None
@@ -246,18 +253,17 @@ class Reader(StoredDocuments, QueryEncoding):
         )
         return [hits_of(snapshot, query, *top, self._explain) for query, top in zip(queries, found, strict=True)]
 
-    def _dense_queries(
+    def _with_dense(
         self,
+        request: SearchRequest,
         queries: Sequence[Any] | SparseMatrix,
         vectors: SparseMatrix,
         given: Sequence[ArrayLike] | None,
-        request: SearchRequest,
-    ) -> Sequence[NDArray[np.float32] | None]:
-        def width() -> int:
-            return require_dense(dense_width(self._snapshot), self.path)
-
-        near = dense_queries(width, lambda: self.encoder, queries, given, request.settings)
-        return known_queries(near, vectors, request) if given is None else near
+    ) -> tuple[SearchRequest, Sequence[NDArray[np.float32] | None]]:
+        width = dense_width(self._snapshot)
+        return with_dense(
+            request, queries, lambda: vectors, given, width=width, path=self.path, encoder=lambda: self.encoder
+        )
 
     def explain_plan(
         self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
@@ -406,8 +412,7 @@ class Reader(StoredDocuments, QueryEncoding):
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
         vector, request = reader.query_vector(query, "explain"), SearchRequest.of(1, where, settings)
         one = query if isinstance(query, SparseMatrix) else [query]
-        request = request.with_mode(one, dense, has_dense=reader.has_dense)
-        (near,) = reader._dense_queries(one, vector, None if dense is None else [dense], request)
+        request, (near,) = reader._with_dense(request, one, vector, None if dense is None else [dense])
         encoded = searched(reader._snapshot, EncodedQuery(query, vector, near), request.criteria())
         return reader._explain(encoded, doc, origins=origins)
 

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.encode.base import Encoder
-from lsr.index.search.hybrid_search import Fusion, beside_dense
+from lsr.index.search.hybrid_search import Fusion
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import checked_k, has_text
@@ -37,14 +36,6 @@ class EncodedQuery(NamedTuple):
     vector: SparseMatrix
     dense: NDArray[np.float32] | None = None
     fusion: Fusion | None = None
-
-    def beside(self, encoder: Encoder | None) -> Self:
-        """Return the query with its sparse vector weighted for a hybrid search, if it is for one.
-
-        Args:
-            encoder: The encoder that the index stores; None without one.
-        """
-        return self if self.dense is None else self._replace(vector=beside_dense(encoder, self.vector))
 
 
 @dataclass(frozen=True)
@@ -97,8 +88,8 @@ class SearchRequest:
 
     @property
     def plainly_sparse(self) -> bool:
-        """Whether this is an exact sparse search without options."""
-        return self.options.plain and self.settings.exact and self.settings.mode == "sparse"
+        """Whether this is, or can be, an exact sparse search without options."""
+        return self.options.plain and self.settings.exact and self.settings.mode in ("auto", "sparse")
 
     def with_mode(self, queries: Sequence[Any] | SparseMatrix, dense: Any, *, has_dense: bool) -> SearchRequest:
         """Replace the mode "auto"; see `SearchSettings`.

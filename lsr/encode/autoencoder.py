@@ -249,8 +249,10 @@ class _Net:
             return {"loss": contrast, "contrast": contrast}
         codes = self.top(before, how.top_k)
         error = self.error(x, codes)
-        found = {"error": error, "wider": self.error(x, self.top(before, 4 * how.top_k))}
-        loss = error + how.wider * found["wider"]
+        loss, found = error, {"error": error}
+        if how.wider:
+            found["wider"] = self.error(x, self.top(before, 4 * how.top_k))
+            loss = loss + how.wider * found["wider"]
         with self.torch.no_grad():
             self.unused += 1
             self.unused[(codes > 0).any(0)] = 0

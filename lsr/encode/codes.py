@@ -175,7 +175,7 @@ class CsrEncoder(Encoder):
         vectors = self._embedded(some)
         self.learn(vectors, self._embedded(sentences, queries=True))
         self._known = dict(zip(some, vectors, strict=True))
-        self.name_latents([word for word, _ in _frequent(some).most_common(_WORDS)])
+        self.name_latents([word for word, _ in frequent_words(some).most_common(_WORDS)])
 
     def learn(
         self,
@@ -397,7 +397,7 @@ def _sentence(text: str, rng: np.random.Generator) -> str:
     return found[int(rng.integers(len(found)))] if found else text
 
 
-def _frequent(texts: Iterable[str]) -> Counter[str]:
+def frequent_words(texts: Iterable[str]) -> Counter[str]:
     """The number of texts with each word, without words that at least half of the texts have."""
     counts: Counter[str] = Counter()
     n = 0

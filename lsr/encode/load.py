@@ -3,6 +3,7 @@
     "bm25", "lsr-mini"          the built-in encoders
     "ease"                      BM25 with queries expanded by a term-term matrix
     "csr:lsr-mini", "ncl:…"     sparse codes over a model's dense vectors, learned from the documents
+    "latent:lsr-mini"           latents of a dense model's token states as terms of BM25, learned from the documents
     "late:lsr-mini"             fused vectors of a model's token vectors, for late interaction
     a folder with encoder.json  what an encoder's `save` wrote
     ... with modules.json       sentence-transformers: Transformer + SpladePooling, or a Router with a tower
@@ -38,6 +39,7 @@ from lsr.encode.entities import EntityEncoder, read_entities
 from lsr.encode.hybrid import HybridEncoder, open_parts
 from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.late import LateEncoder
+from lsr.encode.latent_terms import SETTINGS, LatentTermsEncoder
 from lsr.encode.reading import POOLING, TransformerSettings, require_known, transformer_settings
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
@@ -48,6 +50,12 @@ _BM25_SETTINGS = ("k1", "b", "language", "stop_words", "pivot")
 _TOWER_SETTINGS = ("pooling", "saturation", "max_length")
 _MODEL_SETTINGS = (*_TOWER_SETTINGS, "top_k", "max_ratio", "device", "batch_tokens", "query_model", "lexical")
 _CODE_SETTINGS = ("top_k", "latents")
+# Encoders over another model, with the settings that replace the stored ones.
+_OVER_A_MODEL: dict[str, tuple[type[CsrEncoder | LateEncoder | LatentTermsEncoder], tuple[str, ...]]] = {
+    CsrEncoder.type: (CsrEncoder, ("top_k",)),
+    LateEncoder.type: (LateEncoder, (*_TOWER_SETTINGS, "top_k")),
+    LatentTermsEncoder.type: (LatentTermsEncoder, ()),
+}
 _ACTIVATIONS = {"relu": "log1p", "log1p_relu": "log1p_log1p"}
 _TRANSFORMER_CONFIGS = [
     f"sentence_{kind}_config.json"
@@ -79,7 +87,8 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
             checkpoint's; top_k and max_ratio, to prune documents; query_model, another checkpoint for queries;
             lexical, the weight of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and
             batch_tokens, see `SpladeEncoder`. For "csr:MODEL" and "ncl:MODEL": top_k and latents, see `CsrEncoder`;
-            for "late:MODEL" top_k, see `LateEncoder`; the others are the model's. For all:
+            for "late:MODEL" top_k, see `LateEncoder`; for "latent:MODEL" top_k, latents, k1 and b, see
+            `LatentTermsEncoder`; the others are the model's. For all:
             entities, a file of entities (`EntityEncoder`).
 
     Raises:
@@ -101,6 +110,8 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
     objective, _, model = str(name).partition(":")
     if objective in ("csr", "ncl") and model:
         return _codes_over(objective, model, given)
+    if objective == "latent" and model:
+        return _latent_terms_over(model, given)
     if objective == LateEncoder.type and model:
         top_k = {"top_k": given.pop("top_k")} if given.get("top_k") is not None else {}
         return LateEncoder(load_encoder(model, **given), **top_k)
@@ -169,20 +180,13 @@ def _open_saved(
     if kind == EaseEncoder.type:
         _refuse_unknown(settings, (), "a saved ease encoder")
         return EaseEncoder.load(folder, config)
-    if kind == CsrEncoder.type:
-        _refuse_unknown(settings, ("top_k", "device", "batch_tokens"), "a saved encoder of codes")
-        codes = CsrEncoder.load(folder, config, **settings)
+    if kind in _OVER_A_MODEL:
+        opened, known = _OVER_A_MODEL[kind]
+        _refuse_unknown(settings, (*known, "device", "batch_tokens"), f"a saved encoder of type {kind}")
+        over = opened.load(folder, config, **settings)
         if whole:
-            codes.check()
-        return codes
-    if kind == LateEncoder.type:
-        _refuse_unknown(
-            settings, (*_TOWER_SETTINGS, "top_k", "device", "batch_tokens"), "a saved encoder of token vectors"
-        )
-        late = LateEncoder.load(folder, config, **settings)
-        if whole:
-            late.check()
-        return late
+            over.check()
+        return over
     _refuse_unknown(settings, _MODEL_SETTINGS, f"an encoder of type {kind}")
     settings = dict(settings)
     weight, bm25 = settings.pop("lexical", None), None
@@ -209,7 +213,9 @@ def _open_saved(
         encoder = InferenceFreeEncoder.load(folder, config, **settings)
     else:
         learned = (SpladeEncoder, InferenceFreeEncoder, HybridEncoder, CsrEncoder)
-        known = ", ".join(one.type for one in (BM25Encoder, *learned, EaseEncoder, EntityEncoder, LateEncoder))
+        known = ", ".join(
+            one.type for one in (BM25Encoder, *learned, EaseEncoder, EntityEncoder, LateEncoder, LatentTermsEncoder)
+        )
         raise EncoderError(f"{folder / CONFIG_FILE}: type {kind!r}; this version of lsr knows {known}")
     if whole:
         encoder.check()
@@ -220,6 +226,13 @@ def _codes_over(objective: str, model: str, settings: dict[str, Any]) -> CsrEnco
     """An encoder whose codes are not learned yet."""
     how = {name: settings.pop(name) for name in _CODE_SETTINGS if settings.get(name) is not None}
     return CsrEncoder(load_encoder(model, **settings), settings=CodeSettings(objective=objective, **how))  # type: ignore[arg-type]
+
+
+def _latent_terms_over(model: str, settings: dict[str, Any]) -> LatentTermsEncoder:
+    """An encoder whose latents are not learned yet."""
+    how = {name: settings.pop(name) for name in ("top_k", "k1", "b") if settings.get(name) is not None}
+    latents = settings.pop("latents", None) or SETTINGS.latents
+    return LatentTermsEncoder(load_encoder(model, **settings), settings=replace(SETTINGS, latents=latents), **how)
 
 
 def _refuse_query_model(query_model: Any) -> None:

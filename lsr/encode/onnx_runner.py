@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,11 +68,12 @@ class OnnxRunner:
         """See `lsr.forks`: the parent's threads don't exist here, and a session that was in use may stay locked."""
         self._pool = self._new_pool()
         if self._running:
-            _abandoned.append((self._session, self.__dict__.pop("_opened_up", None)))
+            others = [self.__dict__.pop(name, None) for name in ("_opened_up", "_for_all_tokens")]
+            _abandoned.append((self._session, others))
             self._session, self._running = None, set()
 
-    def _open(self, model: str | bytes) -> Any:
-        """Open a session for a file or its content."""
+    def _open(self, model: str | bytes, constants: Mapping[str, Any] | None = None) -> Any:
+        """Open a session for a file or its content, with other values for some of its constants."""
         import onnxruntime  # slow to import
 
         options = onnxruntime.SessionOptions()
@@ -81,10 +82,14 @@ class OnnxRunner:
         options.log_severity_level = 3
         if not adds_bytes_exactly():  # use a slower, exact multiplication; has an effect on x86 only
             options.add_session_config_entry("session.x64quantprecision", "1")
+        for name, value in (constants or {}).items():
+            options.add_initializer(name, value)
         try:
-            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen exception types
             raise EncoderError(f"{self._path}: can't be opened: {str(error).splitlines()[0]}") from None
+        session.constants = constants  # kept alive: the session reads their memory
+        return session
 
     def weights(self, ids: Sequence[list[int]]) -> SparseMatrix:
         """Weights of texts given as token ids, none of them empty.
@@ -200,22 +205,33 @@ class OnnxRunner:
         Raises:
             EncoderError: A token that the model doesn't know, or a graph without token states.
         """
-        states, output = self.states(ids), self._output
-        assert output is not None
-        terms, weights = output.weights(states, ids)
-        return terms, weights, output.logits(states, terms)
-
-    def states(self, ids: list[int]) -> NDArray[np.float32]:
-        """(n_tokens, width) float32, the states of a text's tokens.
-
-        Raises:
-            EncoderError: A token that the model doesn't know, or a graph without token states.
-        """
         self._check(max(ids))
         if self._output is None:
-            raise EncoderError(f"{self._path}: this graph gives weights of whole texts, no states of tokens")
+            raise EncoderError(f"{self._path}: this graph gives weights of whole texts, not of tokens")
         with self._in_use():
-            return self._states(self._output, ids)
+            states = self._states(self._output, ids)
+        terms, weights = self._output.weights(states, ids)
+        return terms, weights, self._output.logits(states, terms)
+
+    def dense_states(self, ids: list[int]) -> NDArray[np.float32]:
+        """(n_tokens, width) float32, the dense model's last states of a text's tokens; the first is the dense vector.
+
+        Raises:
+            EncoderError: A token that the model doesn't know, or a graph without dense vectors.
+        """
+        self._check(max(ids))
+        words = self._dense_output().embeddings(ids)
+        session = self._for_all_tokens
+        with self._in_use():
+            return np.asarray(session.run(["dense"], {"words": words})[0], np.float32)
+
+    @cached_property
+    def _for_all_tokens(self) -> Any:
+        """A second session, whose last dense layer computes all tokens: its slices go to the end instead of to 1."""
+        import onnxruntime
+
+        end = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([np.iinfo(np.int64).max]))
+        return self._open(str(self._path), {"to first": end})
 
     @cached_property
     def _name(self) -> str:

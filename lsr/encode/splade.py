@@ -150,23 +150,21 @@ class SpladeEncoder(Encoder):
             raise EncoderError(f"{self.document.name} has no dense vectors")
         return model
 
-    def token_states(self, texts: Texts, *, queries: bool = False) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-        """The token ids of each text, special ones included, and their states: the input of the output layer.
+    def dense_states(self, texts: Texts, *, queries: bool = False) -> list[NDArray[np.float32]]:
+        """The dense model's last states of each text's tokens, (n_tokens, dense_width) float32.
 
         Args:
             texts: See `as_texts`.
-            queries: Read as queries instead of documents.
-
-        Yields:
-            (n_tokens,) int64 and (n_tokens, width) float32; n_tokens is 0 for a text without tokens.
+            queries: Read as queries, with the model's query prompt, instead of as documents.
 
         Raises:
-            EncoderError: The model gives only weights of whole texts.
+            EncoderError: This encoder has no dense vectors.
         """
-        tower = self.query if queries else self.document
-        model = self._model(tower)
-        for row in self._ids(tower, [tower.prompt + text for text in as_texts(texts)], tower.max_length):
-            yield np.array(row, np.int64), model.states(row) if row else np.zeros((0, 1), np.float32)
+        prompt = str(self._dense_settings.get("query_prompt", "")) if queries else self.document.prompt
+        model, tower = self._dense_model(), self.document
+        nothing = np.zeros((0, self.dense_width), np.float32)
+        ids = self._ids(tower, [prompt + text for text in as_texts(texts)], tower.max_length)
+        return [model.dense_states(row) if row else nothing for row in ids]
 
     def token_weights(self, texts: Texts, top_k: int, *, queries: bool = False) -> list[SparseMatrix]:
         """The weights of each token before pooling; their maximum over the tokens is the text's weight.

@@ -154,19 +154,6 @@ class TorchRunner:
             logits = self.model.head.token_logits(states, tokens, terms)[0]
         return terms.cpu().numpy(), weights[terms].float().cpu().numpy(), logits.float().cpu().numpy()
 
-    def states(self, ids: list[int]) -> NDArray[np.float32]:
-        """(n_tokens, width) float32, the states of a text's tokens.
-
-        Raises:
-            EncoderError: A token that the model doesn't know.
-        """
-        torch = self._torch
-        self._check(max(ids))
-        tokens = torch.tensor([ids], device=self._device)
-        with torch.inference_mode():
-            found: NDArray[np.float32] = self.model.states(tokens, torch.ones_like(tokens))[0].float().cpu().numpy()
-        return found
-
     def _check(self, largest: int) -> None:
         if self._forked and self._device != "cpu":
             raise EncoderError(

@@ -13,6 +13,7 @@ from lsr.files.parsed import Lines, Parsed, Slugs
 _FENCES = {"---": "yaml", "+++": "toml"}
 _LONGEST = 1 << 16  # characters of front matter
 _WITHIN = ("list_item_open", "fence", "code_block")  # blocks, also nested ones
+_COLON = re.compile(r":\s")  # a mapping in YAML has one
 _ID = re.compile(r"\s*\{[^}]*#([\w.:-]+)[^}]*\}\s*$")  # a heading's own anchor: ## Install {#install}
 
 
@@ -75,7 +76,12 @@ def front_matter(text: str) -> tuple[dict[str, Any], str, int]:
     if end is None:
         return {}, text, 1
     inside = text[text.index("\n") + 1 : end.start()]
-    values = _toml(inside) if mark == "+++" else _yaml(inside)
+    try:
+        values = _toml(inside) if mark == "+++" else _yaml(inside)
+    except DataError:
+        if mark == "+++" or _COLON.search(inside):
+            raise
+        values = None
     if not isinstance(values, dict):  # a text between two horizontal rules
         return {}, text, 1
     below = min(end.end() + 1, len(text))

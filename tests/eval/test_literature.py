@@ -12,6 +12,9 @@ import pytest
 import lsr.data
 from lsr.config import read_config
 from lsr.encode.autoencoder import CodeSettings
+from lsr.encode.latent_terms import SETTINGS
+from lsr.encode.load import load_encoder
+from lsr.encode.token_vectors import LateReranker
 from lsr.eval.datasets import open_dataset
 from lsr.eval.experiment.experiment import named, run_experiment
 from lsr.eval.experiment.settings import (
@@ -20,7 +23,9 @@ from lsr.eval.experiment.settings import (
     ExperimentSettings,
     FeedbackSettings,
     LatencySettings,
+    LateSettings,
     SystemSettings,
+    VerifySettings,
 )
 from lsr.index.index import Index
 from lsr.index.search.feedback import expand_query
@@ -72,6 +77,9 @@ def result(datasets, tmp_path_factory):
             SystemSettings("dense 50", encoder="bm25", densify=DensifySettings(width=50, by="random")),
             SystemSettings("projected", encoder="bm25", densify=DensifySettings(width=100, by="projection")),
             SystemSettings("compared", compare=ComparisonSettings("bm25", "tiny", share=1.0)),
+            SystemSettings("verified", encoder="bm25", verify=VerifySettings(terms=1000)),
+            SystemSettings("verified 5", encoder="bm25", verify=VerifySettings(terms=5, candidates=20)),
+            SystemSettings("refined", late=LateSettings("bm25", "late:lsr-tiny", depth=3)),
         ),
         measures="nDCG@10 R@100",
         latency=LATENCY,
@@ -104,6 +112,20 @@ def test_enough_slices_rank_like_the_index(result):
     assert facts["feedback"]["search_ms"]["p50"] > 0
 
 
+def test_verified_candidates_and_late_interaction(result, datasets):
+    found = runs(result[1], ("bm25", "verified", "verified 5", "refined"))
+    reranker = LateReranker(load_encoder("late:lsr-tiny"))
+    texts = {doc.id: doc.content for doc in datasets["small"].corpus()}
+    asked = {query.id: query.content for query in open_corpus(datasets["small"].query_source, queries=True)}
+    for query, hits in found["bm25"].items():
+        assert list(found["verified"][query])[:5] == list(hits)[:5]
+        best, refined = list(hits)[:3], list(found["refined"][query])
+        scores = reranker.scores(asked[query], [texts[doc] for doc in best])
+        assert refined[:3] == [best[i] for i in np.argsort(-np.array(scores), kind="stable")]
+        assert refined[3:] == list(hits)[3:]
+    assert found["verified 5"] != found["verified"]
+
+
 def test_comparisons_give_the_order_of_the_judge(result):
     found = runs(result[1], ("bm25", "tiny", "compared"))
     for query, hits in found["compared"].items():
@@ -119,6 +141,8 @@ def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
     short = lambda **given: replace(CodeSettings(**given), steps=5)  # noqa: E731
     monkeypatch.setattr("lsr.encode.load.CodeSettings", short)
     monkeypatch.setattr("lsr.encode.codes._WORDS", 50)
+    monkeypatch.setattr("lsr.encode.load.SETTINGS", replace(SETTINGS, steps=5, latents=512))
+    monkeypatch.setattr("lsr.encode.latent_terms._WORDS", 50)
     settings = replace(read_config(CONFIG, ExperimentSettings), latency=LATENCY)
     record = run_experiment(settings, datasets, tmp_path / "out")
     values = {one["system"]: one["measures"]["nDCG@10"] for one in record["results"]}
@@ -130,7 +154,7 @@ def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"feedback": FeedbackSettings()}, "feedback and densify need an encoder"),
+        ({"feedback": FeedbackSettings()}, "feedback, densify and verify need an encoder"),
         ({"encoder": "bm25"}, "has .*encoder.*compare"),
     ],
 )
@@ -143,9 +167,11 @@ def test_settings_that_do_not_fit_are_reported():
     first = SystemSettings("a", encoder="bm25")
     with pytest.raises(ValueError, match="needs 'b', which must come before it"):
         ExperimentSettings((first, SystemSettings("c", encoder="bm25", feedback=FeedbackSettings(source="b"))))
+    with pytest.raises(ValueError, match=r"verify\.dense goes with mode"):
+        SystemSettings("a", encoder="lsr-mini", verify=VerifySettings(dense=True))
     with pytest.raises(ValueError, match=r"goes with mode: hybrid"):
         SystemSettings("a", encoder="bm25", densify=DensifySettings(dense_weight=1))
-    with pytest.raises(ValueError, match="without feedback and algorithm"):
+    with pytest.raises(ValueError, match="go without feedback, algorithm"):
         SystemSettings("a", encoder="bm25", densify=DensifySettings(), feedback=FeedbackSettings())
     seeded = SystemSettings("s", encoder="runs/{seed}")
     with pytest.raises(ValueError, match="needs one ranking of 's'"):

@@ -316,6 +316,7 @@ def test_by_default_texts_are_searched_by_both_vectors(spread):
         assert one.search("qwrt psdf") == []  # words that no document has
         assert one.search_batch(["heat jet", "qwrt"], 5) == [both[0], []]
         assert len(one.search("qwrt", mode="dense")) == 10
+        assert one.explain("qwrt psdf", "4#0").dense is None
 
 
 def test_a_server_searches_in_hybrid_mode(tmp_path):

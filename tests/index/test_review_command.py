@@ -69,10 +69,35 @@ def test_wrong_calls(index, lsr_command, tmp_path):
     assert "judged.tsv:1: not an id, a tab and 1 or 0" in ran.err
     (tmp_path / "judged.tsv").write_text("d1\t1\n")
     how = ("review", path, "--state", tmp_path / "a.json", "--judgments", tmp_path / "judged.tsv")
-    assert lsr_command(*how, "--budget", "5").code == 0
+    ran = lsr_command(*how, "--budget", "5")
+    assert ran.code == 0
+    assert "the budget of 5 documents has been read" in ran.err
+    assert "recall is probably" not in ran.err  # a budget says nothing of the recall
     ran = lsr_command(*how, "--target", "0.7")
     assert ran.code == 2
     assert "this review has its settings" in ran.err
+    (tmp_path / "judged.tsv").write_bytes(b"d1\t\xff\n")
+    ran = lsr_command("review", path, "--state", tmp_path / "b.json", "--judgments", tmp_path / "judged.tsv")
+    assert ran.code == 1
+    assert "judged.tsv: the file isn't UTF-8 text" in ran.err
+    assert lsr_command("review", path, "--state", tmp_path / "b.json", "--judgments", tmp_path / "absent").code == 2
+
+
+def test_deleted_documents_are_not_read_and_the_last_ones_are(index, lsr_command, tmp_path):
+    path, wings = index
+    opened = Index.open(path)
+    opened.delete([f"d{i}" for i in range(20)])
+    live = {doc.id for doc in opened}
+    (tmp_path / "judged.tsv").write_text("".join(f"{doc}\t1\n" for doc in sorted(wings)))
+    how = ("--judgments", tmp_path / "judged.tsv", "--rule", "budget", "--budget", "1000", "--batch", "7")
+    out = ("--query", "wing", "--out", tmp_path / "found.txt")
+    ran = lsr_command("review", path, "--state", tmp_path / "a.json", *how, *out)
+    assert ran.code == 0, ran.err
+    assert "all documents have been read" in ran.err
+    judged = [doc for doc, _ in json.loads((tmp_path / "a.json").read_text())["judged"]]
+    assert sorted(judged) == sorted(live)
+    assert judged[0] in wings
+    assert set((tmp_path / "found.txt").read_text().split()) == wings & live
 
 
 def test_a_hybrid_encoder_makes_a_committee(lsr_command, tmp_path):

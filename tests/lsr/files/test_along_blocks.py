@@ -89,6 +89,9 @@ def test_passages_cover_the_text_and_know_their_lines(bm25, text, ending, size):
 @given(text=texts(["cat", "dog", "sat", "abc", "ghij", "dogs", "?"]), sizes=st.sampled_from([(0, 0), (10, 3), (30, 0)]))
 @example(text="#### Four\n|---|---|\n|---|---|", sizes=(0, 0))
 @example(text="# One\n|---|---|\n|---|---|\nabc", sizes=(0, 0))
+@example(text="---\n* star\n---", sizes=(0, 0))
+@example(text="---\n> quote\n---", sizes=(0, 0))
+@example(text="---\n\tcode\n---", sizes=(0, 0))
 def test_passages_lose_no_text(checkpoint_encoder, text, sizes):
     document = document_of(text, ".md")
     if not document.blocks:

@@ -109,7 +109,14 @@ def test_equal_headings_have_different_anchors():
 
 @pytest.mark.parametrize(
     "text",
-    ["---\n\nA rule, and a text\n\n---\n", "---\nno end", "+++ not front matter", "---\n- a\n- list\n---\n", ""],
+    [
+        "---\n\nA rule, and a text\n\n---\n",
+        "---\nno end",
+        "+++ not front matter",
+        "---\n- a\n- list\n---\n",
+        "---\n> a quote\n---\n",
+        "",
+    ],
 )
 def test_text_that_looks_like_front_matter(text):
     parsed = read_markdown(text)

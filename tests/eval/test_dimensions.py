@@ -1,0 +1,83 @@
+"""Dimensions against collection size: the collections, the measures, and that few dimensions lose more."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from lsr.encode.bm25 import BM25Encoder
+from lsr.eval.dimensions import best, cut, growing, pair_set, random_texts, recall, slope
+
+THINGS = [f"thing{i}" for i in range(60)]
+
+
+def test_every_pair_of_documents_answers_a_query():
+    made = pair_set(THINGS, answers=6, others=4, likes=8)
+    assert [tuple(row) for row in made.relevant] == list(combinations(range(6), 2))
+    assert (len(made.documents), len(made.queries)) == (10, 15)
+    for query, relevant in zip(made.queries, made.relevant, strict=True):
+        thing = query.removeprefix("Who likes ").removesuffix("?")
+        liking = [i for i, text in enumerate(made.documents) if thing in text.rstrip(".").replace(",", "").split()]
+        assert liking == relevant.tolist()
+    assert all(text.count(",") == 7 for text in made.documents)
+    assert pair_set(THINGS, answers=6, others=4, likes=8).documents == made.documents
+    for wrong in ({"answers": 40}, {"answers": 1}, {"likes": 50}):
+        with pytest.raises(ValueError, match="different things"):
+            pair_set(THINGS, **{"answers": 6, "likes": 8} | wrong)
+
+
+def test_words_find_pairs_and_few_dimensions_do_not():
+    """66 sets of two documents fit twelve documents' words, but not vectors of three dimensions."""
+    made = pair_set([f"thing{i}" for i in range(200)], answers=12, others=30, likes=12)
+    encoder = BM25Encoder()
+    encoder.fit(made.documents)
+    documents, queries = encoder.encode_document(made.documents), encoder.encode_query(made.queries)
+    assert recall(best(queries.dot(documents), 2), made.relevant).mean() == 1
+    theirs, mine = (one.to_dense().astype(np.float32) for one in (documents, queries))
+    found = [recall(best(b @ a.T, 2), made.relevant).mean() for a, b in (cut(theirs, mine, n) for n in (40, 12, 3))]
+    assert found[0] > found[1] > found[2]
+    assert found[2] < 0.3
+
+
+def test_fewer_dimensions_fall_faster_as_documents_are_added():
+    rng = np.random.default_rng(0)
+    documents = rng.standard_normal((3200, 48)).astype(np.float32)
+    queries = documents[:100] + 1.8 * rng.standard_normal((100, 48)).astype(np.float32)
+    sizes, falls = list(growing(200, 3200)), []
+    for width in (48, 24, 8):
+        theirs, mine = cut(documents, queries, width)
+        values = [recall(best(mine @ theirs[:n].T, 10), np.arange(100)[:, None]) for n in sizes]
+        falls.append(slope(sizes, np.array(values)))
+    assert sizes == [200, 400, 800, 1600, 3200]
+    assert falls[0][0] > falls[1][0] > falls[2][0]
+    assert falls[2][2] < falls[0][1]  # the intervals are apart
+
+
+def test_the_slope_is_that_of_the_means():
+    values = np.array([[0.9, 0.7], [0.8, 0.7], [0.7, 0.7]])
+    middle, low, high = slope([100, 200, 400], values)
+    assert middle == pytest.approx(np.polyfit([0, 1, 2], values.mean(1), 1)[0])
+    assert low <= middle <= high
+    assert (low, high) == pytest.approx((-0.1, 0))
+
+
+def test_cut_keeps_inner_products_in_full_width():
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((30, 6)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    theirs, mine = cut(vectors, vectors[:4], 6)
+    assert mine @ theirs.T == pytest.approx(vectors[:4] @ vectors.T, abs=1e-5)
+    assert cut(vectors, vectors[:4], 2)[1].shape == (4, 2)
+
+
+def test_ties_are_ordered_by_number():
+    assert best(np.array([[1, 2, 2, 0], [0, 0, 0, 0]]), 3).tolist() == [[1, 2, 0], [0, 1, 2]]
+
+
+def test_random_texts():
+    texts = random_texts(20, words=4)
+    assert len(set(texts)) == 20
+    assert all(len(text.split()) == 4 and text.replace(" ", "").isalpha() for text in texts)
+    assert random_texts(20, words=4) == texts

@@ -1,0 +1,116 @@
+"""Latent terms: an auto-encoder over token states, its latents as terms of BM25."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lsr.encode.latent_terms import SETTINGS, LatentTermsEncoder
+from lsr.encode.load import load_encoder, load_encoder_files
+from lsr.errors import EncoderError
+from lsr.index import Index
+
+pytest.importorskip("torch")
+
+WIDTH = 24
+SMALL = replace(SETTINGS, latents=64, top_k=4, steps=150, batch=64, rate=3e-3)
+TEXTS = [
+    *(f"wing flow {i} lift of an aircraft in shock" for i in range(20)),
+    *(f"heart cell {i} blood needs the heart" for i in range(20)),
+    *(f"market price {i} trade rises on the market" for i in range(20)),
+]
+
+
+def states(texts):
+    """A direction for each word: the states of its tokens."""
+    return [
+        np.array([np.random.default_rng(sum(word.encode())).standard_normal(WIDTH) for word in text.split()])
+        .reshape(-1, WIDTH)
+        .astype(np.float32)
+        for text in texts
+    ]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    made = LatentTermsEncoder(states, settings=SMALL, top_k=2)
+    assert made.needs_fit
+    made.fit(TEXTS)
+    return made
+
+
+def test_weights_are_those_of_bm25(encoder):
+    activations = encoder.codes.activations(states([TEXTS[0]])[0])
+    frequencies = np.zeros(64)
+    for row in activations:
+        best = np.argsort(-row)[:2]
+        frequencies[best] += row[best]
+    frequencies = np.sqrt(frequencies)
+    slow = 1.5 * (0.25 + 0.75 * frequencies.sum() / encoder.mean_length)
+    expected = frequencies * 2.5 / (frequencies + slow)
+    assert encoder.encode_document(TEXTS[0]).to_dense()[0] == pytest.approx(expected, abs=1e-5)
+    query = encoder.encode_query(TEXTS[0]).to_dense()[0]
+    idf = np.log1p((60 - encoder.counts + 0.5) / (encoder.counts + 0.5))
+    assert query == pytest.approx(frequencies * idf, abs=1e-5)
+    held = encoder.encode_document(TEXTS)
+    assert np.bincount(held.indices, minlength=64).tolist() == encoder.counts.tolist()
+
+
+def test_an_index_of_latents(encoder, tmp_path):
+    docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)]
+    index = Index.build(tmp_path / "idx", docs, encoder=encoder)
+    hits = index.search("blood of the heart cell", 10)
+    assert {int(hit.id) // 20 for hit in hits} == {1}
+    assert "latent:" in str(index.explain("blood of the heart cell", hits[0].id))
+    assert any(word in name for name in encoder.codes.names for word in ("heart", "blood", "cell"))
+    with pytest.raises(EncoderError, match="latent terms over a function"):
+        Index.open(tmp_path / "idx").search("blood")
+    again = Index.open(tmp_path / "idx", encoder=encoder).search("blood of the heart cell", 10)
+    assert [hit.id for hit in again] == [hit.id for hit in hits]
+
+
+def test_empty_texts_and_wrong_states(encoder):
+    assert encoder.encode_document(["", "wing"]).lengths().tolist()[0] == 0
+    assert encoder.encode_query([]).shape == (0, 64)
+    wrong = LatentTermsEncoder(lambda texts: [np.ones((2, 5))] * len(texts), encoder.codes, counts=encoder.counts)
+    with pytest.raises(EncoderError, match="shapes that don't fit"):
+        wrong.encode_document("x")
+    with pytest.raises(EncoderError, match="call fit"):
+        LatentTermsEncoder(states).encode_document("x")
+    with pytest.raises(EncoderError, match="counts of 0 latents"):
+        LatentTermsEncoder(states, encoder.codes)
+    with pytest.raises(EncoderError, match="top_k is at least 1"):
+        LatentTermsEncoder(states, top_k=0)
+    with pytest.raises(EncoderError, match="no states of a dense model"):
+        load_encoder("latent:bm25")
+
+
+def test_over_a_model(tmp_path):
+    """The first state is the dense vector; a saved encoder is the same."""
+    made = load_encoder("latent:lsr-mini", top_k=3, latents=40)
+    model = made.model
+    texts = ["ice on a wing", "the heat of a tube with water", ""]
+    found = model.dense_states(texts)
+    assert [len(one) for one in found] == [6, 9, 2]
+    first = np.stack([one[0] / np.linalg.norm(one[0]) for one in found[:2]])
+    assert (first * model.encode_dense(texts[:2])).sum(1) == pytest.approx([1, 1], abs=2e-3)
+    made.settings = replace(made.settings, steps=3)
+    made.fit([*texts, *TEXTS[::7]])
+    made.save(tmp_path / "saved")
+    vectors = made.encode_document("a swept wing")
+    for again in (
+        load_encoder(tmp_path / "saved"),
+        load_encoder_files(made.query_files()),
+        pickle.loads(pickle.dumps(made)),
+    ):
+        assert again.fingerprint == made.fingerprint
+        # Products of matrices round differently by the place of their arrays in memory.
+        assert again.encode_document("a swept wing").to_dense() == pytest.approx(vectors.to_dense(), abs=1e-5)
+        assert again.encode_query("wing").to_dense() == pytest.approx(made.encode_query("wing").to_dense(), abs=1e-5)
+    files = made.query_files()
+    files["encoder.json"] = files["encoder.json"].replace(b'"counts"', b'"count"')
+    with pytest.raises(EncoderError, match="not a whole encoder of latent terms"):
+        load_encoder_files(files)
