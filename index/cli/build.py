@@ -151,7 +151,8 @@ def index(
         write_left_out(options["left_out"], read.bad)
     report.tell()
     size = sum(built.file_sizes().values())
-    much = f"{counted(len(built), 'document')}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
+    what = "passage" if built.has_passages else "document"
+    much = f"{counted(len(built), what)}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
     note(f"{out}: {much}, {built.fingerprint}")
     if clusters:
         note(

@@ -28,7 +28,8 @@ def committed(index: Any) -> Iterator[None]:
 def _size(index: Any) -> str:
     from lsr.console import counted
 
-    return f"{counted(len(index), 'document')} in {counted(index.n_segments, 'segment')}"
+    what = "passage" if index.has_passages else "document"
+    return f"{counted(len(index), what)} in {counted(index.n_segments, 'segment')}"
 
 
 @click.command()
