@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from os import PathLike
 from typing import Any, Literal, Unpack, get_args
@@ -24,10 +26,13 @@ from lsr.errors import EncoderError
 from lsr.index.hybrid.dense import DenseVectors, Embed, Nearest
 from lsr.index.hybrid.dense_files import Similarity
 from lsr.index.hybrid.fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
+from lsr.index.search.explain import DensePart, Explanation, query_words
 from lsr.index.search.feedback import DENSE_WEIGHT, DOCUMENTS, best_documents, mixed, rocchio
+from lsr.index.search.find import hits_by_id
 from lsr.index.search.hits import Hits
 from lsr.index.search.query_encoder import Query, as_queries, checked_k
 from lsr.index.search.reader import Reader
+from lsr.index.search.request import EncodedQuery
 from lsr.index.search.settings import BatchOptions
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.filters import Filter, Where
@@ -55,6 +60,25 @@ def build_dense(
     index = index.pinned()
     names = [part.entry["name"] for part in index.snapshot.parts]
     return DenseVectors.build(path, index.contents(), embed, segments=names, similarity=similarity, graph=graph)
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """A query as it was searched: its text if it had one, and {part: its row} of the sparse parts."""
+
+    text: Any
+    rows: Mapping[str, SparseMatrix]
+
+    @property
+    def vector(self) -> SparseMatrix:
+        """One row with the terms of all parts."""
+        weights = {term: weight for row in self.rows.values() for term, weight in row.to_dicts()[0].items()}
+        return SparseMatrix.from_dicts([weights], max(row.shape[1] for row in self.rows.values()))
+
+
+class _DotPart(DensePart):
+    def __str__(self) -> str:
+        return f"dot product {self.cosine:.3f}"
 
 
 class Hybrid:
@@ -125,7 +149,9 @@ class Hybrid:
     def search(
         self, query: Query, k: int = 10, *, dense: ArrayLike | None = None, **settings: Unpack[BatchOptions]
     ) -> Hits:
-        """Return the k best documents, with fused scores; explanations cover the sparse vectors.
+        """Return the k best documents, with fused scores.
+
+        Explanations share out what each ranking adds to a score: that of a sparse ranking by its terms.
 
         Args:
             query: As for `Index.search`. With dense vectors, a query that isn't a text needs `dense`.
@@ -152,9 +178,44 @@ class Hybrid:
         queries = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         vectors, near = index.query_vectors(queries), self._dense_queries(queries, dense)
         names = [str(number) for number in range(len(vectors))]
-        runs = self._rankings(index, names, vectors, near, max(k, self._depth), settings)
+        runs, sparse = self._rankings(index, names, vectors, near, max(k, self._depth), settings)
         fused = runs[self.parts[-1]] if self._feedback == "before" else self.fuse(runs)
-        return [index.hits(vectors[i], dict(islice(fused[name].items(), k))) for i, name in enumerate(names)]
+        found = []
+        for i, name in enumerate(names):
+            text = None if isinstance(queries, SparseMatrix) else queries[i]
+            searched = _Searched(text, {part: rows[i] for part, rows in sparse.items()})
+            explain = partial(self._explain, index, searched, {part: run[name] for part, run in runs.items()})
+            best = dict(islice(fused[name].items(), k))
+            found.append(hits_by_id(index.snapshot, searched.vector, best, explain))
+        return found
+
+    def _explain(
+        self,
+        index: Reader,
+        searched: _Searched,
+        rankings: Mapping[str, Mapping[str, float]],
+        _query: EncodedQuery,
+        doc: int,
+        *,
+        origins: bool = True,
+    ) -> Explanation:
+        """Explain a document's fused score by those of the query's rankings."""
+        documents = index.documents
+        doc_id = documents.parent(doc) or documents.id(doc)
+        added = {name: self._added(name, ranking).get(doc_id, 0.0) for name, ranking in rankings.items()}
+        dense = None
+        if self._dense is not None and doc_id in rankings["dense"]:
+            made = DensePart if self._dense.similarity == "cosine" else _DotPart
+            dense = made(rankings["dense"][doc_id], None, self.weights["dense"], added["dense"], 0.0)
+        explanation = index.explain(searched.vector, documents.id(doc), origins=origins, mode="sparse")
+        explanation = explanation.named(query_words(index.encoder, searched.text) if searched.text else {})
+        return explanation.fused([(set(row.indices.tolist()), added[n]) for n, row in searched.rows.items()], dense)
+
+    def _added(self, name: str, ranking: Mapping[str, float]) -> Mapping[str, float]:
+        """Return {document: what a part's ranking adds to its fused score}."""
+        if self._feedback == "before":
+            return ranking if name == self.parts[-1] else {}
+        return self._fused([{"": dict(ranking)}], [self.weights[name]])[""]
 
     def rankings(
         self, queries: Mapping[str, str], depth: int | None = None, **settings: Unpack[BatchOptions]
@@ -168,7 +229,7 @@ class Hybrid:
         """
         index, texts = self._index.pinned(), list(queries.values())
         vectors, near = index.query_vectors(texts), self._dense_queries(texts, None)
-        return self._rankings(index, list(queries), vectors, near, depth or self._depth, settings)
+        return self._rankings(index, list(queries), vectors, near, depth or self._depth, settings)[0]
 
     def _dense_queries(
         self, queries: list[Any] | SparseMatrix, dense: Sequence[ArrayLike] | None
@@ -195,13 +256,14 @@ class Hybrid:
         near: Sequence[str | ArrayLike],
         depth: int,
         settings: BatchOptions,
-    ) -> dict[str, Run]:
+    ) -> tuple[dict[str, Run], dict[str, SparseMatrix]]:
+        """Return the run of each part, and the vectors that each sparse part was searched with at last."""
         parts = dict(_sparse(index, vectors))
         if self._feedback != "none" and self._dense is not None:
             near = list(self._dense.vectors_of_queries(near))  # embedded once
         found = self._searched(index, ids, parts, near, depth, settings)
         if self._feedback == "none":
-            return found
+            return found, parts
         first = dict.fromkeys(self.parts, self.fuse(found)) if self._feedback != "after" else found
         best = {name: [[*islice(run[query], DOCUMENTS)] for query in ids] for name, run in first.items()}
         wider = {
@@ -213,7 +275,7 @@ class Hybrid:
         }
         if self._dense is not None:
             near = [self._expanded(index, vectors[i], np.asarray(near[i]), best["dense"][i]) for i in range(len(ids))]
-        return self._searched(index, ids, wider, near, depth, settings)
+        return self._searched(index, ids, wider, near, depth, settings), wider
 
     def _documents(self, index: Reader, name: str, vector: SparseMatrix, best: list[str]) -> SparseMatrix:
         """Return the documents' vectors, restricted to the terms of one part."""
@@ -259,7 +321,9 @@ class Hybrid:
     def fuse(self, rankings: Mapping[str, Run]) -> Run:
         """Fuse the runs of the parts, weighted."""
         named = [name for name in self.parts if self.weights[name]] or list(self.parts)
-        runs, weights = [rankings[name] for name in named], [self.weights[name] for name in named]
+        return self._fused([rankings[name] for name in named], [self.weights[name] for name in named])
+
+    def _fused(self, runs: Sequence[Run], weights: Sequence[float]) -> Run:
         if self._method == "rrf":
             return reciprocal_rank_fusion(runs, k=self._rrf_k, weights=weights)
         return interpolate(runs, weights=weights, normalization=self._normalization)
