@@ -149,8 +149,7 @@ class Trainer:
         settings = self.settings
         examples = self._examples()
         started, first = time.perf_counter(), self.step
-        bar = progress(self.steps, "train", "steps")
-        bar.update(self.step)
+        bar = progress(self.steps, "train", "steps", done=self.step)
         stopped = self._patience_is_over()
         while self.step < self.steps and not stopped:
             values = self._update(examples)
