@@ -26,6 +26,7 @@ from lsr.errors import EncoderError
 from lsr.index.hybrid.dense import DenseVectors, Embed, Nearest
 from lsr.index.hybrid.dense_files import Similarity
 from lsr.index.hybrid.fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
+from lsr.index.hybrid.visits import LABELLED, Visits, example, fitted
 from lsr.index.search.explain import DensePart, Explanation, query_words
 from lsr.index.search.feedback import DENSE_WEIGHT, DOCUMENTS, best_documents, mixed, rocchio
 from lsr.index.search.find import hits_by_id
@@ -43,10 +44,19 @@ from lsr.sparse import SparseMatrix
 Method = Literal["rrf", "interpolation"]
 Feedback = Literal["none", "before", "after", "both"]
 Queries = Iterable[str | Mapping[str, Any]] | SparseMatrix
+Rows = NDArray[np.int64]
+Pointed = tuple[NDArray[np.int64], NDArray[np.float64]]  # clusters of a query's sparse results, and their scores
 
 
 def build_dense(
-    index: Reader, path: str | PathLike[str], embed: Embed, *, similarity: Similarity = "cosine", graph: bool = False
+    index: Reader,
+    path: str | PathLike[str],
+    embed: Embed,
+    *,
+    embed_documents: Embed | None = None,
+    similarity: Similarity = "cosine",
+    graph: bool = False,
+    clusters: bool = False,
 ) -> DenseVectors:
     """Embed all documents (or passages) of an index; call it again after documents have changed.
 
@@ -54,12 +64,23 @@ def build_dense(
         index: The index with the texts.
         path: Folder for the vectors.
         embed: Maps n texts to (n, dimensions) numbers.
+        embed_documents: The same for documents, if that differs; see `DenseVectors.build`.
         similarity: "cosine", or "dot" for vectors with meaningful lengths.
         graph: Also write a usearch graph, for approximate search of large collections.
+        clusters: Store the vectors by clusters, for `Hybrid(visit=…)`.
     """
     index = index.pinned()
     names = [part.entry["name"] for part in index.snapshot.parts]
-    return DenseVectors.build(path, index.contents(), embed, segments=names, similarity=similarity, graph=graph)
+    return DenseVectors.build(
+        path,
+        index.contents(),
+        embed,
+        embed_documents=embed_documents,
+        segments=names,
+        similarity=similarity,
+        graph=graph,
+        clusters=clusters,
+    )
 
 
 @dataclass(frozen=True)
@@ -100,9 +121,11 @@ class Hybrid:
             "after": each ranking's first documents expand its own query, and the new rankings are fused. "both": the
             fused ranking's first documents expand all queries, and the new rankings are fused. "before": the same, but
             the result is the last part's new ranking alone.
+        visit: Read only the clusters of dense vectors that the sparse results point to (arXiv 2502.10639); the dense
+            vectors must be built with `clusters=True`. By default all vectors are compared.
 
     Raises:
-        ValueError: An unknown part, method or feedback, a negative weight, or only one ranking.
+        ValueError: An unknown part, method or feedback, a negative weight, only one ranking, or clusters are missing.
     """
 
     def __init__(
@@ -116,9 +139,10 @@ class Hybrid:
         normalization: Normalization = "min-max",
         rrf_k: int = RRF_K,
         feedback: Feedback = "none",
+        visit: Visits | None = None,
     ) -> None:
         self._index, self._dense, self._method, self._depth = index, dense, method, depth
-        self._feedback = feedback
+        self._feedback, self._visit = feedback, visit
         self._normalization, self._rrf_k = normalization, rrf_k
         sparse = ("learned", "lexical") if _hybrid_encoder(index) else ("sparse",)
         self.parts: tuple[str, ...] = sparse + (("dense",) if dense is not None else ())
@@ -131,10 +155,19 @@ class Hybrid:
             raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
         if feedback not in get_args(Feedback):
             raise ValueError(f"feedback must be one of {', '.join(get_args(Feedback))}, got {feedback!r}")
+        if visit is not None and (dense is None or dense.clusters is None):
+            raise ValueError("visit needs dense vectors in clusters: build_dense(index, path, embed, clusters=True)")
         self.weights = {name: float(given.get(name, 1.0)) for name in self.parts}
 
     def with_weights(self, weights: Mapping[str, float]) -> Hybrid:
         """Return a copy with other weights."""
+        return self._copy(weights, self._visit)
+
+    def with_visit(self, visit: Visits | None) -> Hybrid:
+        """Return a copy that chooses clusters in another way; None compares all vectors."""
+        return self._copy(self.weights, visit)
+
+    def _copy(self, weights: Mapping[str, float], visit: Visits | None) -> Hybrid:
         return Hybrid(
             self._index,
             self._dense,
@@ -144,6 +177,7 @@ class Hybrid:
             normalization=self._normalization,
             rrf_k=self._rrf_k,
             feedback=self._feedback,
+            visit=visit,
         )
 
     def search(
@@ -303,30 +337,101 @@ class Hybrid:
         depth: int,
         settings: BatchOptions,
     ) -> dict[str, Run]:
-        found: dict[str, Run] = {}
-        for name, part in parts.items():
-            rows = index.search_batch(part, depth, **settings)
-            found[name] = {
-                q: dict(zip(hits.ids, hits.scores.tolist(), strict=True)) for q, hits in zip(ids, rows, strict=True)
-            }
-        if self._dense is not None:
-            snapshot = index.snapshot
-            among = _among(self._dense, snapshot, settings.get("where"))
-            nearest = self._dense.rankings(near, rows=among)
-            found["dense"] = {
-                query: _near(self._dense, snapshot, best, depth) for query, best in zip(ids, nearest, strict=True)
-            }
+        found, numbers = _sparse_runs(index, ids, parts, depth, settings)
+        if self._dense is None:
+            return found
+        snapshot = index.snapshot
+        rows = _among(self._dense, snapshot, settings.get("where"))
+        if self._visit is None:
+            nearest = self._dense.rankings(near, rows=rows)
+        else:
+            nearest = self._visited(snapshot, near, self._pointed(snapshot, found, numbers), rows)
+        found["dense"] = {
+            query: _near(self._dense, snapshot, best, depth) for query, best in zip(ids, nearest, strict=True)
+        }
         return found
 
+    def _visited(
+        self, snapshot: Snapshot, near: Sequence[str | ArrayLike], pointed: Iterable[Pointed], among: Rows | None
+    ) -> Iterator[Nearest]:
+        """Yield, for each query, the ranking of the vectors in the clusters that its sparse results point to."""
+        assert self._dense is not None
+        assert self._dense.clusters is not None
+        assert self._visit is not None
+        for vector, (results, scores) in zip(self._dense.vectors_of_queries(near), pointed, strict=True):
+            rows = self._dense.clusters.rows(self._visit.clusters(self._dense.clusters, vector, results, scores))
+            rows = rows if among is None else np.intersect1d(rows, among, assume_unique=True)
+            yield from self._dense.rankings([vector], rows=rows)
+
+    def _pointed(
+        self, snapshot: Snapshot, found: Mapping[str, Run], numbers: Mapping[str, Mapping[str, int]]
+    ) -> Iterator[Pointed]:
+        """Yield, for each query, the cluster of each sparse result, -1 for none, and the results' scores."""
+        assert self._dense is not None
+        assert self._dense.clusters is not None
+        every = [np.empty(0, np.int64), *(self._dense.rows_of(part.documents) for part in snapshot.parts)]
+        rows = np.concatenate(every)
+        clusters = np.where(rows >= 0, self._dense.clusters.of_rows(rows), -1)
+        for query, hits in self.fuse(found).items():
+            docs = np.array([numbers[query][doc] for doc in hits], np.int64)
+            yield clusters[docs], np.array([*hits.values()], np.float64)
+
+    def fit_visits(
+        self,
+        queries: Sequence[str],
+        policy: Literal["logistic", "lstm"] = "lstm",
+        *,
+        share: float = 0.1,
+        dense: Sequence[ArrayLike] | None = None,
+    ) -> Visits:
+        """Train a policy that chooses clusters, by the ten nearest vectors of some queries; judgments aren't needed.
+
+        Args:
+            queries: Texts, such as a log of queries; a few hundred or more.
+            policy: "lstm" needs the extra `torch` to train, not to search.
+            share: `Visits.share` of the policy.
+            dense: Their dense vectors; by default the texts are embedded.
+
+        Raises:
+            ValueError: There are no queries, or no clusters.
+            MissingExtra: torch isn't installed.
+        """
+        if self._dense is None or self._dense.clusters is None or not queries:
+            raise ValueError("training needs queries, and dense vectors that were built with clusters=True")
+        index, ids = self._index.pinned(), [str(number) for number in range(len(queries))]
+        vectors = index.query_vectors(as_queries(list(queries)))
+        near = self._dense.vectors_of_queries(self._dense_queries(list(queries), dense))
+        found = _sparse_runs(index, ids, dict(_sparse(index, vectors)), self._depth, {})
+        pointed = self._pointed(index.snapshot, *found)
+        best = [nearest(LABELLED)[0] for nearest in self._dense.rankings(list(near), exact=True)]
+        return fitted(
+            [example(self._dense.clusters, *one) for one in zip(near, best, pointed, strict=True)], share, policy
+        )
+
     def fuse(self, rankings: Mapping[str, Run]) -> Run:
-        """Fuse the runs of the parts, weighted."""
-        named = [name for name in self.parts if self.weights[name]] or list(self.parts)
+        """Fuse the runs of the parts, weighted; parts without a run are left out."""
+        parts = [name for name in self.parts if name in rankings]
+        named = [name for name in parts if self.weights[name]] or parts
         return self._fused([rankings[name] for name in named], [self.weights[name] for name in named])
 
     def _fused(self, runs: Sequence[Run], weights: Sequence[float]) -> Run:
         if self._method == "rrf":
             return reciprocal_rank_fusion(runs, k=self._rrf_k, weights=weights)
         return interpolate(runs, weights=weights, normalization=self._normalization)
+
+
+def _sparse_runs(
+    index: Reader, ids: list[str], parts: Mapping[str, SparseMatrix], depth: int, settings: BatchOptions
+) -> tuple[dict[str, Run], dict[str, dict[str, int]]]:
+    """Return the run of each sparse part, and the number of each document found: {query: {id: number}}."""
+    found: dict[str, Run] = {}
+    numbers: dict[str, dict[str, int]] = {query: {} for query in ids}
+    for name, part in parts.items():
+        rows = dict(zip(ids, index.search_batch(part, depth, **settings), strict=True))
+        found[name] = {query: dict(zip(hits.ids, hits.scores.tolist(), strict=True)) for query, hits in rows.items()}
+        for query, hits in rows.items():
+            numbers[query].update(zip(hits.ids, hits.docs.tolist(), strict=True))
+    return found, numbers
 
 
 def _among(dense: DenseVectors, snapshot: Snapshot, where: Where | Filter | None) -> NDArray[np.int64] | None:
