@@ -131,7 +131,7 @@ def late_run(
     texts = {doc.id: doc.content for doc in documents if doc.id in wanted}
     found: Run = {}
     with tempfile.TemporaryDirectory() as temporary:
-        reranker = LateReranker(encoder, TokenVectors.build(Path(temporary), texts.values(), encoder))
+        reranker = LateReranker(encoder, TokenVectors.build(Path(temporary) / "tokens.arrow", texts.values(), encoder))
         for query, hits in first.items():
             ids = list(hits)[:depth]
             some = ids[: how.depth]
