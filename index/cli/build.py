@@ -18,6 +18,7 @@ from lsr.index.cli.encode import (
     url_option,
     worker_options,
     workers_of,
+    write_left_out,
 )
 
 
@@ -130,24 +131,28 @@ def index(
     else:
         model = document_encoder(encoder, settings)
     report = Report()
-    built = Index.build(
-        out,
-        read,
-        encoder=model,
-        impacts=impacts,
-        passages=passages,
-        store_text=not options["no_text"],
-        overwrite=options["overwrite"],
-        memory=memory << 20,
-        order=order,
-        clusters=clusters,
-        summary_mass=summary_mass or SUMMARY_MASS,
-        hybrid=hybrid,
-        report=report,
-    )
+    try:
+        built = Index.build(
+            out,
+            read,
+            encoder=model,
+            impacts=impacts,
+            passages=passages,
+            store_text=not options["no_text"],
+            overwrite=options["overwrite"],
+            memory=memory << 20,
+            order=order,
+            clusters=clusters,
+            summary_mass=summary_mass or SUMMARY_MASS,
+            hybrid=hybrid,
+            report=report,
+        )
+    finally:  # also if nothing could be read
+        write_left_out(options["left_out"], read.bad)
     report.tell()
     size = sum(built.file_sizes().values())
-    much = f"{counted(len(built), 'document')}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
+    what = "passage" if built.has_passages else "document"
+    much = f"{counted(len(built), what)}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
     note(f"{out}: {much}, {built.fingerprint}")
     if clusters:
         note(
@@ -189,6 +194,7 @@ def _index_shards(
         overwrite=options["overwrite"],
     )
     report.tell()
+    write_left_out(options["left_out"], report.bad)
     size = sum(entry.bytes for entry in made.entries)
     much = f"{counted(made.documents, 'document')} in {counted(shards, 'shard')}, {size / 1e6:.1f} MB"
     note(f"{out}: {much}, {made.fingerprint}")

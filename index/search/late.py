@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lsr.encode.token_vectors import LateReranker
 from lsr.errors import EncoderMismatch
 from lsr.index.search.hits import Hits
@@ -39,9 +37,8 @@ def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranke
         )
     depth = max(depth, k)
     while True:
-        first = index.search(query, depth, mode="sparse")
-        settings: dict[str, Any] = {"rerank": reranker, "depth": depth, "mode": "sparse"}
-        hits = index.search(query, k, **settings)
-        if len(first) < depth or first[-1].score <= hits[-1].score:
-            return hits
+        hits = index.search(query, depth, rerank=reranker, depth=depth, mode="sparse")
+        bound = min((moved.first_score for moved in hits.moved.values()), default=0.0)  # of the documents outside
+        if len(hits) < depth or bound <= hits[k - 1].score:
+            return hits[:k]
         depth *= _DEEPER

@@ -105,12 +105,16 @@ def test_the_fused_vectors_bound_the_late_scores(encoder, documents, vectors, in
         assert all(hit.score >= score - 1e-5 for hit, score in zip(first, late, strict=True))
 
 
-def test_search_goes_as_deep_as_the_bound_demands(encoder, documents, vectors, index):
-    reranker = LateReranker(encoder, vectors)
+def test_search_goes_as_deep_as_the_bound_demands(encoder, documents, vectors, index, monkeypatch):
+    reranker, searched = LateReranker(encoder, vectors), []
+    search = type(index).search
+    monkeypatch.setattr(type(index), "search", lambda i, q, k, **how: searched.append((q, k)) or search(i, q, k, **how))
     for text in QUERIES:
         hits = search_late(index, text, 3, reranker=reranker, depth=3)
+        assert len(hits) == 3
         scores = np.array(reranker.scores(text, [doc.content for doc in documents]))
         assert [hit.score for hit in hits] == pytest.approx(np.sort(scores)[::-1][:3].tolist(), abs=1e-4)
+    assert len(searched) == len(set(searched)) > len(QUERIES)  # once at each depth, and not at the first alone
     other = LateReranker(LateEncoder(encoder.model, top_k=2))
     with pytest.raises(EncoderMismatch, match="don't bound"):
         search_late(index, "ice", reranker=other)
