@@ -129,7 +129,7 @@ class PhraseReader:
         try:
             import torch
         except ImportError:
-            raise MissingExtra("torch", "train", "training a phrase reader") from None
+            raise MissingExtra("torch", "torch", "training a phrase reader") from None
 
         passages = {text: _read(model, text) for text in dict.fromkeys(one.passage for one in examples)}
         known = []
