@@ -124,8 +124,8 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
-def warn(message: str, category: type[LsrWarning]) -> None:
-    """Issue a warning at the line of user code that called lsr."""
+def warn(message: str | LsrWarning, category: type[LsrWarning]) -> None:
+    """Issue a warning at the line of user code that called lsr; a message, or one of the category itself."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "lsr":
         level, frame = level + 1, frame.f_back

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.console import note
 from lsr.dense_export import DenseExport
 from lsr.densified import DensifiedVectors, Slices
 from lsr.encode.late import LateEncoder
 from lsr.encode.load import load_encoder
 from lsr.encode.token_vectors import LateReranker, TokenVectors
 from lsr.errors import EncoderError
+from lsr.eval.datasets import Dataset
+from lsr.eval.experiment.artifact_cache import Artifacts, Facts, remove
 from lsr.eval.experiment.settings import (
     ComparisonSettings,
     DensifySettings,
@@ -26,7 +29,7 @@ from lsr.eval.experiment.settings import (
 from lsr.index.coarse import CoarseIndex
 from lsr.index.index import Index
 from lsr.index.search.feedback import expand_dense, expand_query, stored_dense
-from lsr.io.document import Document
+from lsr.io.corpus import open_corpus
 from lsr.io.runs import Run
 from lsr.pairwise import AGGREGATORS, SAMPLERS, compared
 from lsr.sparse import SparseMatrix
@@ -113,31 +116,43 @@ def verified_search(
 
 
 def late_run(
-    how: LateSettings, first: Run, documents: Iterable[Document], queries: Mapping[str, str], depth: int
+    how: LateSettings, first: Run, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts, depth: int
 ) -> Run:
     """Re-rank the first documents of a run by late interaction; the others follow in their order.
 
     Args:
         how: Settings.
         first: The run.
-        documents: The documents of the collection.
-        queries: The text of each query.
+        dataset: The collection.
+        identity: Digests of its texts.
+        artifacts: The cache, for the token vectors of all documents.
         depth: Documents of a run.
+
+    Raises:
+        EncoderError: The encoder has no token vectors.
     """
     encoder = load_encoder(how.encoder, top_k=how.top_k)
     if not isinstance(encoder, LateEncoder):
         raise EncoderError(f"late: {how.encoder} has no token vectors: late:lsr-mini has them")
+
+    def build(path: Path) -> Facts:
+        remove(path)
+        return {"bytes": TokenVectors.build(path, dataset.corpus(), encoder).bytes_per_document}
+
+    key = {"documents": identity["documents"], "encoder": encoder.fingerprint.to_json()}
+    path, facts, _ = artifacts.get("tokens", key, build)
+    note(f"token vectors: {facts['bytes']:,.0f} bytes a document")
+    reranker = LateReranker(encoder, TokenVectors(path))
     wanted = {doc for hits in first.values() for doc in list(hits)[: how.depth]}
-    texts = {doc.id: doc.content for doc in documents if doc.id in wanted}
+    texts = {doc.id: doc.content for doc in dataset.corpus() if doc.id in wanted}
+    queries = {query.id: query.content for query in open_corpus(dataset.query_source, queries=True)}
     found: Run = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        reranker = LateReranker(encoder, TokenVectors.build(Path(temporary), texts.values(), encoder))
-        for query, hits in first.items():
-            ids = list(hits)[:depth]
-            some = ids[: how.depth]
-            scores = np.array(reranker.scores(queries[query], [texts[doc] for doc in some]))
-            ranked = [*(some[i] for i in np.argsort(-scores, kind="stable")), *ids[how.depth :]]
-            found[query] = {doc: float(len(ranked) - place) for place, doc in enumerate(ranked)}
+    for query, hits in first.items():
+        ids = list(hits)[:depth]
+        some = ids[: how.depth]
+        scores = np.array(reranker.scores(queries[query], [texts[doc] for doc in some]))
+        ranked = [*(some[i] for i in np.argsort(-scores, kind="stable")), *ids[how.depth :]]
+        found[query] = {doc: float(len(ranked) - place) for place, doc in enumerate(ranked)}
     return found
 
 

@@ -29,7 +29,7 @@ from lsr.index.hybrid.fusion import interpolate, reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.index.search.query_file import QuerySet, read_queries
 from lsr.index.storage.manifest import FORMAT
-from lsr.io.corpus import beir_file, open_corpus
+from lsr.io.corpus import beir_file
 from lsr.io.open_vectors import load_matrix, read_vectors
 from lsr.io.runs import Run, read_run, run_lines
 from lsr.io.text_files import new_text
@@ -149,8 +149,7 @@ def run_systems(
             first, judge = done[system.compare.of].run, done[system.compare.judge].run
             done[system.name] = System(system, compared_run(system.compare, first, judge, depth), {})
         elif system.late:
-            texts = {query.id: query.content for query in open_corpus(dataset.query_source, queries=True)}
-            run = late_run(system.late, done[system.late.of].run, dataset.corpus(), texts, depth)
+            run = late_run(system.late, done[system.late.of].run, dataset, identity, artifacts, depth)
             done[system.name] = System(system, run, {})
         else:
             k = settings.latency.k

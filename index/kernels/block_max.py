@@ -37,6 +37,7 @@ from lsr.index.kernels.layout import (
     BEGIN,
     BLOCK,
     BLOCKS_SCORED,
+    BOUNDS,
     DENSE,
     DENSE_AT,
     DOCS_AT,
@@ -97,7 +98,6 @@ def search_blocks(files, query, space, k, alpha, seeds, threshold):
     windows, scratch, bounds = files.windows, space.blocks, space.blocks[_BOUND]
     n_windows, n_terms = len(windows), len(query.weights)
     every = np.arange(n_terms)
-    space.counts[:] = 0
     bounds[:] = 0
     for first in range(0, n_windows, _GROUP):
         add_bounds(files, query, first, min(first + _GROUP, n_windows), bounds)
@@ -108,7 +108,9 @@ def search_blocks(files, query, space, k, alpha, seeds, threshold):
     for w in range(n_windows):
         for i in range(n_terms):
             whole[w] += cost(query, windows, i, w)
-    space.counts[POSTINGS] = whole.sum()
+    space.counts[POSTINGS] += whole.sum()
+    for w in range(n_windows):
+        space.counts[BOUNDS] += n_terms * count_blocks(windows, w)
     order = most_promising(windows, seeds, scratch)
     found, waiting = 0, 0
     # For a large k, it is cheaper to start by scanning the window with most of the seeds.

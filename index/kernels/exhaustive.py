@@ -59,7 +59,6 @@ def search_windows(files, query, space, k, threshold):
     """
     found, windows = 0, files.windows
     every = np.arange(len(query.weights))
-    space.counts[:] = 0
     for w in range(len(windows)):
         if not is_live(query, windows, w):
             continue

@@ -38,8 +38,8 @@ BEGIN, END, ROW, DENSE = range(4)
 POSTINGS_LIST, GAPS = -1, -2
 LAST_DOC = np.uint64(WINDOW - 1)
 # Positions in `Space.counts`.
-BLOCKS_SCORED, WINDOWS_SCANNED, POSTINGS_SCORED, POSTINGS, LOOKUPS = range(5)
-N_COUNTS = 5
+BLOCKS_SCORED, WINDOWS_SCANNED, POSTINGS_SCORED, POSTINGS, LOOKUPS, BOUNDS = range(6)
+N_COUNTS = 6
 _DENSE_COST = 8  # adding up this many entries of a dense row costs as much as one posting
 
 
@@ -117,8 +117,8 @@ class Space(NamedTuple):
         docs: (more than k,) int64, the documents found. The longer it is, the more rarely results are pruned to k; 2k
             is a good length.
         scores: (len(docs),) of the accumulator's type, their scores.
-        counts: (5,) int64: blocks scored, windows scanned, postings scored, postings of a full scan, and look-ups of a
-            term in a block.
+        counts: (6,) int64, sums over searches: blocks scored, windows scanned, postings scored, postings of a full
+            scan, look-ups of a term in a block, and bounds of a term in a block that were added up.
     """
 
     accumulator: Any

@@ -64,7 +64,6 @@ def search_maxscore(files, query, space, k):
     """
     windows, upper_bounds, counts = files.windows, query.upper_bounds, space.counts
     n_terms = len(upper_bounds)
-    counts[:] = 0
     cheap_first, heavy_first = by_cost(files, query, space), np.argsort(-upper_bounds)
     is_aside = np.empty(n_terms, np.bool_)
     essential, aside = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)

@@ -78,7 +78,7 @@ class Conditions:
     passages: bool = False
 
     def __bool__(self) -> bool:
-        return self != _NONE
+        return self is not NO_CONDITIONS and self != NO_CONDITIONS
 
     @property
     def boosted(self) -> bool:
@@ -86,7 +86,7 @@ class Conditions:
         return bool(self.boosts) or self.title > 1
 
 
-_NONE = Conditions()
+NO_CONDITIONS = Conditions()
 
 
 @dataclass(frozen=True)

@@ -184,8 +184,8 @@ class Reader(StoredDocuments, QueryEncoding):
         request, near = reader._with_dense(request, asked, vectors, None if dense is None else list(dense))
         given = [None] * len(vectors) if isinstance(asked, SparseMatrix) else asked
         encoded = [EncodedQuery(given[i], vectors[i], near[i]) for i in range(len(vectors))]
-        if device is not None:
-            return reader._find_on(device, encoded, request)
+        if device is not None or (request.options.plain and request.settings.mode == "sparse"):
+            return reader._find_together(encoded, request, threads, device)
         reader._snapshot.mask(request.where)  # compute it once, before the threads need it
 
         def one(i: int) -> Hits:
@@ -236,11 +236,17 @@ class Reader(StoredDocuments, QueryEncoding):
             encoder=lambda: self.encoder,
         )
 
-    def _find_on(self, device: str, queries: Sequence[EncodedQuery], request: SearchRequest) -> list[Hits]:
+    def _find_together(
+        self, queries: Sequence[EncodedQuery], request: SearchRequest, threads: int, device: str | None
+    ) -> list[Hits]:
         snapshot = self._snapshot
         mask, k = snapshot.mask(request.where), request.k
-        searcher = snapshot.kept(f"device {device}", partial(DeviceSearcher, snapshot.searcher, device))
-        ranked = searcher.search([query.vector for query in queries], snapshot.depth(k), mask)
+        if device is None:
+            vectors = [query.vector.row(0) for query in queries]
+            ranked = snapshot.searcher.search_batch(vectors, snapshot.depth(k), request.settings, mask, threads=threads)
+        else:
+            searcher = snapshot.kept(f"device {device}", partial(DeviceSearcher, snapshot.searcher, device))
+            ranked = searcher.search([query.vector for query in queries], snapshot.depth(k), mask)
         found = (
             snapshot.top(query.vector, k, request.settings, mask, first=first)
             for query, first in zip(queries, ranked, strict=True)
@@ -290,7 +296,7 @@ class Reader(StoredDocuments, QueryEncoding):
 
         Returns:
             The number of returned documents whose scores reach the k-th best score, divided by the number of documents
-            that exact search returns; over all queries, 1.0 if exact search finds nothing.
+            that exact search returns, both summed over all queries; 1.0 if exact search finds nothing.
 
         Raises:
             IndexFormatError: The index has no clusters.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lsr.index.search.hybrid_search import Fusion
 from lsr.index.search.operators import TextQuery
-from lsr.index.search.options import Conditions, Options, split_options
+from lsr.index.search.options import NO_CONDITIONS, Conditions, Options, split_options
 from lsr.index.search.query_encoder import checked_k, has_text
 from lsr.index.search.rerank import as_reranker
 from lsr.index.search.searcher import EXACT
@@ -20,6 +20,8 @@ from lsr.index.search.settings import Mode, SearchSettings
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.segment.parse_filters import as_filter
 from lsr.sparse import SparseMatrix
+
+_SPARSE = SearchSettings(mode="sparse")
 
 
 class EncodedQuery(NamedTuple):
@@ -50,7 +52,7 @@ class Criteria:
 
     settings: SearchSettings = EXACT
     where: Filter | None = None
-    conditions: Conditions = field(default_factory=Conditions)
+    conditions: Conditions = NO_CONDITIONS
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class SearchRequest:
             return self
         hybrid = dense is not None or (has_dense and not self.options.sorts and has_text(queries))
         settings = _with_mode(self.settings, "hybrid" if hybrid else "sparse")
-        return replace(self, settings=settings, automatic=True)
+        return SearchRequest(self.k, self.options, settings, self.where, automatic=True)
 
     def criteria(self, text: TextQuery | None = None, *, without: Sequence[str] = ()) -> Criteria:
         """Return the conditions on each document.
@@ -117,6 +119,10 @@ class SearchRequest:
         return Criteria(self.settings, self.where, self.options.conditions(text, without))
 
 
-@lru_cache(64)
 def _with_mode(settings: SearchSettings, mode: Mode) -> SearchSettings:
+    return _SPARSE if settings is EXACT and mode == "sparse" else _replaced(settings, mode)
+
+
+@lru_cache(64)
+def _replaced(settings: SearchSettings, mode: Mode) -> SearchSettings:
     return replace(settings, mode=mode)

@@ -9,10 +9,13 @@ many segments equal those over one.
 from __future__ import annotations
 
 import math
+import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +23,18 @@ from numpy.typing import NDArray
 from lsr.errors import CorruptIndex, IndexFormatError
 from lsr.forks import cached_property
 from lsr.index.kernels.block_max import FOLD
-from lsr.index.kernels.layout import LOOKUPS, N_COUNTS, POSTINGS, POSTINGS_SCORED, WINDOW, Space, find_live
-from lsr.index.search.segment_group import Group, GroupQuery
+from lsr.index.kernels.layout import (
+    BOUNDS,
+    LOOKUPS,
+    N_COUNTS,
+    POSTINGS,
+    POSTINGS_SCORED,
+    WINDOW,
+    Space,
+    find_live,
+)
+from lsr.index.kernels.queries import Batch
+from lsr.index.search.segment_group import Group
 from lsr.index.search.settings import Experience, Plan, SearchSettings, choose
 from lsr.index.segment.clusters import document_of
 from lsr.index.segment.postings import Run, Segment
@@ -32,8 +45,22 @@ _SPARE = 64  # room for results beyond 2k, so that a small k is rarely pruned
 # Cost of a block search, in units of one posting added by a scan: looking a term up in a block, and reading a block's
 # bound for a term. Fitted to timings on real and synthetic vectors.
 _LOOKUP, _BOUND = 400, 0.3
+_TOGETHER, _RESULTS = 16, 1 << 18  # queries of a batch that are searched in one call: so many, with so many results
+_TINY = float(np.finfo(np.float64).tiny)
 EXACT = SearchSettings()
 _EVERY = np.frombuffer(b"", np.uint8)  # the mask of all documents; read-only, like all input of kernels
+
+QueryVector = tuple[NDArray[np.uint32], NDArray[np.float32]]
+Ranking = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+
+class Work(NamedTuple):
+    """What a search did; see `Plan`."""
+
+    algorithm: str
+    reason: str
+    counts: NDArray[np.int64]
+    n_known: int
 
 
 @dataclass(frozen=True)
@@ -103,7 +130,31 @@ class Searcher:
         Returns:
             (found,) int64 document numbers and (found,) float64 scores, descending; ties by document number.
         """
-        return self._search(terms, weights, k, settings, mask, threshold)[:2]
+        return self._search([(terms, weights)], k, settings, mask, threshold)[0][0]
+
+    def search_batch(
+        self,
+        queries: Sequence[QueryVector],
+        k: int,
+        settings: SearchSettings = EXACT,
+        mask: Mask | None = None,
+        *,
+        threads: int = 0,
+    ) -> list[Ranking]:
+        """Search with each of many queries, as `search` does.
+
+        Args:
+            queries: (n,) ascending term ids and (n,) weights of each.
+            k: Number of documents for each query.
+            settings: How to search.
+            mask: Which documents may be found; by default all live ones.
+            threads: Number of threads; 0 for one per core.
+        """
+        size = max(1, min(_TOGETHER, _RESULTS // max(1, min(k, self.n_docs))))
+        parts = [queries[first : first + size] for first in range(0, len(queries), size)]
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            found = pool.map(lambda part: self._search(part, k, settings, mask, 0.0)[0], parts)
+            return [ranking for rankings in found for ranking in rankings]
 
     def plan(
         self,
@@ -115,28 +166,36 @@ class Searcher:
         threshold: float = 0.0,
     ) -> Plan:
         """Run `search` and report what it did."""
-        return self._search(terms, weights, k, settings, mask, threshold)[2]()
+        algorithm, reason, counts, n_known = self._search([(terms, weights)], k, settings, mask, threshold)[1]
+        blocks_scored, windows_scanned, postings_scored = counts[:POSTINGS].tolist()
+        clusters = [len(s.clusters.doc_ends) for s in self.segments if s.clusters is not None]
+        return Plan(
+            algorithm=algorithm,
+            reason=reason,
+            terms=n_known,
+            documents=self.n_docs,
+            postings=sum(int(s.df[np.isin(s.terms, terms)].sum()) for s in self.segments),
+            postings_scored=postings_scored,
+            blocks=sum(clusters) if algorithm == "clusters" else self.n_blocks,
+            blocks_scored=blocks_scored,
+            windows=self.n_windows,
+            windows_scanned=windows_scanned,
+        )
 
     def _search(
-        self,
-        terms: NDArray[np.uint32],
-        weights: NDArray[np.float32],
-        k: int,
-        settings: SearchSettings,
-        mask: Mask | None,
-        threshold: float,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], Callable[[], Plan]]:
-        k = max(1, min(k, self.n_docs))
-        mask = mask or self._all_alive
+        self, queries: Sequence[QueryVector], k: int, settings: SearchSettings, mask: Mask | None, threshold: float
+    ) -> tuple[list[Ranking], Work]:
         quantized = all(segment.impacts == "uint8" for segment in self.segments)
+        if settings.beta < 1:
+            queries = [_heaviest(*query, settings.beta) for query in queries]
+        numbers = [query_numbers(weights) if quantized else (weights.astype(np.float64), 1.0) for _, weights in queries]
+        far = quantized and any(weights.dtype != np.int32 for weights, _ in numbers)
+        if len(queries) > 1 and (far or settings.algorithm == "clusters"):
+            alone = [self._search([query], k, replace(settings, beta=1.0), mask, threshold) for query in queries]
+            return [rankings[0] for rankings, _ in alone], alone[0][1]
+        k, mask = max(1, min(k, self.n_docs)), mask or self._all_alive
         if settings.algorithm == "clusters":
             self._require_clusters()
-        if settings.beta < 1 and len(terms):
-            kept = np.sort(np.argsort(-weights, kind="stable")[: math.ceil(settings.beta * len(terms))])
-            terms, weights = terms[kept], weights[kept]
-        wide, factor = query_numbers(weights) if quantized else (weights.astype(np.float64), 1.0)
-        far = quantized and wide.dtype != np.int32
-        n_live = sum(int(live.sum()) for live in mask.live) if mask.live else self.n_blocks
         algorithm, reason = choose(
             settings,
             k,
@@ -144,54 +203,36 @@ class Searcher:
             self._experience,
             has_bounds=quantized and not far,
             ordered=self._ordered,
-            n_live=n_live,
+            n_live=sum(int(live.sum()) for live in mask.live) if mask.live else self.n_blocks,
             share=mask.share,
         )
         if far:
             reason = "the query's weights lie too far apart for 32-bit integers"
-        results, counts, n_known = [], np.zeros(N_COUNTS, np.int64), 0
+        terms, weights = (_joined(arrays) for arrays in ([q[0] for q in queries], [n[0] for n in numbers]))
+        ends = np.array(list(accumulate(len(query[0]) for query in queries)))
+        space, rankings, n_known = self._space(k, weights.dtype), [], 0
         for g, group in enumerate(self._groups):
-            space, unit = self._space(k, wide.dtype), group.scale / factor
-            wanted = GroupQuery(
-                algorithm=algorithm,
-                settings=settings,
-                terms=terms,
-                weights=wide,
-                k=k,
-                threshold=_threshold(threshold / unit, wide.dtype),
-                allowed=mask.allowed,
-                live=mask.live[g] if mask.live else _EVERY,
-                space=space,
-                scratch=self._scratch() if algorithm == "clusters" else None,
-            )
-            docs, scores, known = group.search(wanted)
-            counts += space.counts
-            n_known = max(n_known, known)
-            results.append((docs, scores * unit))
+            units = [group.scale / factor for _, factor in numbers]
+            live = mask.live[g] if mask.live else _EVERY
+            thresholds = _thresholds([threshold / unit for unit in units], weights.dtype)
+            batch = Batch(terms, weights, ends, thresholds, mask.allowed, live)
+            if algorithm == "clusters":
+                found = group.search_clusters(batch, k, settings, space, self._scratch())
+            else:
+                found = group.search(algorithm, batch, k, settings, space)
+            n_known = max(n_known, *found.known.tolist())
+            rankings.append([
+                (found.docs[q, :n], found.scores[q, :n] * unit)
+                for q, (n, unit) in enumerate(zip(found.sizes.tolist(), units, strict=True))
+            ])  # fmt: skip
+        counts = space.counts.copy()
         if algorithm == "blocks" and not len(mask.allowed):
-            spent = counts[POSTINGS_SCORED] + _LOOKUP * counts[LOOKUPS] + _BOUND * self.n_blocks * n_known
+            spent = counts[POSTINGS_SCORED] + _LOOKUP * counts[LOOKUPS] + _BOUND * counts[BOUNDS]
             self._experience.learn(k, float(spent / max(counts[POSTINGS], 1)))
-        docs, scores = results[0] if len(results) == 1 else _best(results, k)
-        if len(docs) and docs.max() >= self.n_docs:
+        best = rankings[0] if len(rankings) == 1 else [_best([own[q] for own in rankings], k) for q in range(len(ends))]
+        if any(len(docs) and docs.max() >= self.n_docs for docs, _ in best):
             raise CorruptIndex(f"{self.segments[0].folder.parent}: places.arrow is damaged; lsr verify tells more")
-
-        def plan() -> Plan:
-            blocks_scored, windows_scanned, postings_scored = counts[:POSTINGS].tolist()
-            clusters = [len(s.clusters.doc_ends) for s in self.segments if s.clusters is not None]
-            return Plan(
-                algorithm=algorithm,
-                reason=reason,
-                terms=n_known,
-                documents=self.n_docs,
-                postings=sum(int(s.df[np.isin(s.terms, terms)].sum()) for s in self.segments),
-                postings_scored=postings_scored,
-                blocks=sum(clusters) if algorithm == "clusters" else self.n_blocks,
-                blocks_scored=blocks_scored,
-                windows=self.n_windows,
-                windows_scanned=windows_scanned,
-            )
-
-        return docs, scores, plan
+        return best, Work(algorithm, reason, counts, n_known)
 
     # --- masks ------------------------------------------------------------------------------------------------------
 
@@ -319,10 +360,11 @@ class Searcher:
     def _space(self, k: int, dtype: Any) -> Space:
         """Return this thread's buffers, reused by all its searches except for the results."""
         if getattr(self._local, "space", None) is None:
-            n_blocks = _folded(max(group.n_blocks for group in self._groups))
+            n_blocks = _folded(max((group.n_blocks for group in self._groups), default=0))
             self._local.space = np.empty((6, n_blocks), np.int32), np.zeros(N_COUNTS, np.int64)
             self._local.accumulators = {}
         blocks, counts = self._local.space
+        counts[:] = 0
         accumulators = self._local.accumulators
         if dtype not in accumulators:
             accumulators[dtype] = np.zeros(WINDOW, dtype)
@@ -346,12 +388,22 @@ def _best(results: list[tuple[NDArray[np.int64], NDArray[np.float64]]], k: int) 
     return docs[best], scores[best]
 
 
-def _threshold(score: float, dtype: Any) -> Any:
-    """Convert a starting threshold to a kernel's score type, rounded down so that no tie is lost."""
-    below = score * (1 - 2.0**-40)
+def _heaviest(terms: NDArray[np.uint32], weights: NDArray[np.float32], share: float) -> QueryVector:
+    """Keep a share of a query's terms, the heaviest, but at least one."""
+    kept = np.sort(np.argsort(-weights, kind="stable")[: math.ceil(share * len(terms))])
+    return terms[kept], weights[kept]
+
+
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _thresholds(scores: Sequence[float], dtype: Any) -> NDArray[Any]:
+    """Convert starting thresholds to a kernel's score type, rounded down so that no tie is lost."""
+    below = [score * (1 - 2.0**-40) for score in scores]
     if dtype == np.int32:
-        return np.int32(max(1, min(math.ceil(below), 2**31 - 1)))
-    return np.float64(max(below, np.finfo(np.float64).tiny))
+        return np.array([max(1, min(math.ceil(score), 2**31 - 1)) for score in below], np.int32)
+    return np.array([max(score, _TINY) for score in below])
 
 
 def _folded(n: int) -> int:

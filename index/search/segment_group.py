@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lsr.errors import CorruptIndex
-from lsr.index.kernels.block_max import search_blocks
 from lsr.index.kernels.clustered import Docs, search_clusters
-from lsr.index.kernels.exhaustive import finish, search_windows
+from lsr.index.kernels.exhaustive import finish
 from lsr.index.kernels.layout import (
     BASE,
     BLOCK,
@@ -31,45 +29,14 @@ from lsr.index.kernels.layout import (
     WINDOW_COLUMNS,
     Files,
     Lexicon,
-    Query,
     Space,
-    find_lists,
     find_terms,
 )
-from lsr.index.kernels.maxscore import search_maxscore
+from lsr.index.kernels.queries import Batch, Found, run_blocks, run_maxscore, run_windows
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.postings import Run
 
 _SEEDS = 2  # blocks with the highest bounds to score first, plus a quarter of k
-
-
-@dataclass(frozen=True, slots=True)
-class GroupQuery:
-    """A query to a group, and the buffers to search it with.
-
-    Attributes:
-        algorithm: The algorithm to run, never "auto".
-        settings: Its settings.
-        terms: (n,) uint32, ascending term ids.
-        weights: (n,) int32, int64 or float64, the query's weights in a kernel's type.
-        k: Number of documents.
-        threshold: Documents that score less may be left out; above zero, of the type of the weights.
-        allowed: (n_docs,) uint8, which documents may be found, by place; empty if all may be.
-        live: (n_blocks,) uint8, which blocks hold such a document; empty if all do.
-        space: Buffers that receive the result.
-        scratch: Additional buffers of a cluster search; None for other algorithms.
-    """
-
-    algorithm: str
-    settings: SearchSettings
-    terms: NDArray[np.uint32]
-    weights: NDArray[Any]
-    k: int
-    threshold: Any
-    allowed: NDArray[np.uint8]
-    live: NDArray[np.uint8]
-    space: Space
-    scratch: NDArray[np.int32] | None
 
 
 class Group:
@@ -115,48 +82,43 @@ class Group:
         ]  # fmt: skip
         self._lexicon = Lexicon(np.array(columns, np.int64).T.copy(), terms, table, max_impacts, ends, tuple(entries))
 
-    def search(self, wanted: GroupQuery) -> tuple[NDArray[np.int64], NDArray[Any], int]:
-        """Return the k best documents, their integer scores, and how many of the query's terms occur."""
-        terms, weights, k, space = wanted.terms, wanted.weights, wanted.k, wanted.space
-        ranks, max_impacts = np.empty((len(self._members), len(terms)), np.int64), np.empty(len(terms))
-        known = find_terms(self._lexicon, terms, ranks, max_impacts)
-        if wanted.scratch is not None:
-            found = self._search_clusters(wanted, wanted.scratch, ranks, known)
-            return space.docs[:found], space.scores[:found], len(known)
-        if wanted.algorithm == "blocks":
-            known = known[np.argsort(-weights[known], kind="stable")]
-        files, chosen = self.files, weights[known]
-        lists = np.empty((len(known), len(files.windows), 4), np.int32)
-        find_lists(self._lexicon, files.windows, ranks, known, lists)
-        upper_bounds = chosen
-        if wanted.algorithm != "exhaustive":
-            upper_bounds = (chosen * max_impacts[known]).astype(weights.dtype)
-        query = Query(lists, chosen, upper_bounds, wanted.allowed, wanted.live)
-        if wanted.algorithm == "blocks":
-            seeds = min(max(_SEEDS + k // 4, wanted.settings.guaranteed), max(self.n_blocks, 1))
-            found = search_blocks(files, query, space, k, wanted.settings.alpha, seeds, wanted.threshold)
-        elif wanted.algorithm == "maxscore":
-            found = search_maxscore(files, query, space, k)
-        else:
-            found = search_windows(files, query, space, k, wanted.threshold)
-        return space.docs[:found], space.scores[:found], len(known)
+    def search(self, algorithm: str, batch: Batch, k: int, settings: SearchSettings, space: Space) -> Found:
+        """Search with a batch of queries.
 
-    def _search_clusters(
-        self, wanted: GroupQuery, scratch: NDArray[np.int32], ranks: NDArray[np.int64], known: NDArray[np.int64]
-    ) -> int:
+        Args:
+            algorithm: The algorithm to run, neither "auto" nor "clusters".
+            batch: The queries.
+            k: Number of documents.
+            settings: The algorithm's settings.
+            space: Buffers.
+        """
+        n = len(batch.ends)
+        docs, scores = np.empty((n, k), np.int64), np.empty((n, k), batch.weights.dtype)
+        found = Found(docs, scores, np.empty(n, np.int64), np.empty(n, np.int64))
+        if algorithm == "blocks":
+            seeds = min(max(_SEEDS + k // 4, settings.guaranteed), max(self.n_blocks, 1))
+            run_blocks(self._lexicon, self.files, batch, space, k, settings.alpha, seeds, found)
+        elif algorithm == "maxscore":
+            run_maxscore(self._lexicon, self.files, batch, space, k, found)
+        else:
+            run_windows(self._lexicon, self.files, batch, space, k, found)
+        return found
+
+    def search_clusters(
+        self, batch: Batch, k: int, settings: SearchSettings, space: Space, scratch: NDArray[np.int32]
+    ) -> Found:
         """Search the clusters of one segment after another; the score threshold carries over.
 
         Args:
-            wanted: The query.
-            scratch: Its additional buffers.
-            ranks: (n_segments, n_terms) int64: the position of each query term among each segment's terms, or -1.
-            known: Indices of the query terms that occur in any segment.
-
-        Returns:
-            How many documents were found.
+            batch: One query.
+            k: Number of documents.
+            settings: The algorithm's settings.
+            space: Buffers.
+            scratch: Further buffers.
         """
-        weights, k, space, settings = wanted.weights, wanted.k, wanted.space, wanted.settings
-        space.counts[:] = 0
+        weights = batch.weights
+        ranks, max_impacts = np.empty((len(self._members), len(weights)), np.int64), np.empty(len(weights))
+        known = find_terms(self._lexicon, batch.terms, ranks, max_impacts)
         found, threshold = 0, 1
         # Terms that no segment has don't count toward the cut.
         anywhere = known[np.argsort(-weights[known], kind="stable")[: settings.cut]]
@@ -169,13 +131,14 @@ class Group:
                 heaviest = (np.cumsum(here) - 1)[anywhere[here[anywhere]]]
                 there, wide = ranks[i][here], weights[here]
             seeds = min(max(_SEEDS + k // 5, settings.guaranteed), max(len(segment.clusters.doc_ends), 1))
-            allowed = _within(run, wanted.allowed[base : base + segment.n_docs])
+            allowed = _within(run, batch.allowed[base : base + segment.n_docs])
             docs = Docs(segment.order, segment.n_docs, base, allowed)
             found, threshold = search_clusters(
                 segment.clusters, (there, wide), heaviest, docs, scratch, space, k,
                 float(settings.heap_factor), seeds, found, np.int32(threshold),
             )  # fmt: skip
-        return int(finish(space, k, found))
+        n = int(finish(space, k, found))
+        return Found(space.docs[None, :n].copy(), space.scores[None, :n], np.array([n]), np.array([len(known)]))
 
 
 def _entries(run: Run) -> tuple[NDArray[Any], ...]:

@@ -25,6 +25,7 @@ class Batch:
             with the same query.
         scores: (n_teachers, n_queries, n_candidates) float32, teachers' scores of the examples, NaN if missing; or
             None.
+        weights: (n_queries, n_documents) float32, of the pairs in info_nce, 1 where an example has none; None without.
     """
 
     queries: list[str]
@@ -32,6 +33,7 @@ class Batch:
     columns: Tensor
     positives: Tensor
     scores: Tensor | None
+    weights: Tensor | None = None
 
 
 def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Generator) -> Batch:
@@ -65,10 +67,13 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
     scores = None
     if len(n_teachers) == 1 and 0 not in n_teachers:
         scores = torch.full((n_teachers.pop(), len(examples), width), torch.nan)
+    weights = None if all(example.weights is None for example in examples) else torch.ones(positives.shape)
     for row, (example, picks) in enumerate(zip(examples, chosen, strict=True)):
         columns[row, : len(picks)] = torch.tensor([place[example.collection, example.doc_ids[i]] for i in picks])
         for name in relevant[example.query] & place.keys():
             positives[row, place[name]] = True
         if scores is not None:
             scores[:, row, : len(picks)] = torch.from_numpy(np.asarray(example.scores)[:, picks])
-    return Batch([example.query for example in examples], documents, columns, positives, scores)
+        if weights is not None and example.weights is not None:
+            weights[row, columns[row, : len(picks)]] = torch.from_numpy(example.weights[picks])
+    return Batch([example.query for example in examples], documents, columns, positives, scores, weights)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from lsr.index.index import Index
 from lsr.index.kernels import block_max
+from lsr.index.kernels import queries as kernels
 from lsr.index.kernels.layout import BLOCK, FIRST_DOC, N_DENSE, N_DOCS, N_GAPS
 from lsr.index.search.searcher import Searcher, Segment
 from lsr.index.search.settings import SearchSettings
@@ -329,7 +330,8 @@ def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, se
 
     for name in ran:
         monkeypatch.setattr(block_max, name, watched(name))
-    monkeypatch.setattr("lsr.index.search.segment_group.search_blocks", block_max.search_blocks.py_func)
+    monkeypatch.setattr(kernels, "search_blocks", block_max.search_blocks.py_func)
+    monkeypatch.setattr("lsr.index.search.segment_group.run_blocks", kernels.run_blocks.py_func)
     for terms, weights in queries[:10]:
         require_equal(segment, truth, terms, weights, ks=(1,), algorithms=["blocks"])
     # For a small k, a search starts with blocks, 64 at a time, and continues with blocks.

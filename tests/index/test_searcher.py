@@ -120,6 +120,25 @@ def test_segments_and_masks_equal_brute_force(seed, sizes, palette, impacts, mem
             wanted = ranking(matrix, scales, terms, weights, here & allowed)
             mask = searcher.mask(allowed)
             require_equal(searcher, wanted, terms, weights, (1, 5, n + 3), mask, algorithms)
+        require_equal_batches(rng, searcher, n_terms, mask, algorithms)
+
+
+def require_equal_batches(rng, searcher, n_terms, mask, algorithms):
+    """Batches, with queries that have no terms, and weights that don't fit 32 bits, equal their queries one by one."""
+    batch = []
+    for size in (9, 0, 3, 9, 1) * 4:
+        terms = np.unique(rng.integers(0, n_terms, size)).astype(np.uint32)
+        batch.append((terms, rng.choice([1.0, 0.5, 1.3], len(terms)).astype(np.float32)))
+    batch[-1] = np.arange(2, dtype=np.uint32)[:n_terms], np.array([1e-9, 1.0], np.float32)[:n_terms]
+    for name in algorithms:
+        for beta in (1.0, 0.5):
+            chosen = SearchSettings(name, beta=beta, **(EVERYTHING if name == "clusters" else {}))
+            for threads in (1, 3):
+                found = searcher.search_batch(batch, 5, chosen, mask, threads=threads)
+                for (docs, scores), query in zip(found, batch, strict=True):
+                    wanted = searcher.search(*query, 5, chosen, mask)
+                    assert (docs.tolist(), scores.tolist()) == (wanted[0].tolist(), wanted[1].tolist()), name
+    assert searcher.search_batch([], 5) == []
 
 
 @pytest.fixture(scope="module")
