@@ -65,7 +65,10 @@ class BM25Encoder(Encoder):
         stop_words: str = "light",
         pivot: float | Literal["mean"] = PIVOT,
     ) -> None:
-        known = pivot == "mean" or (not isinstance(pivot, str) and 0 < pivot < math.inf)
+        try:
+            known = pivot == "mean" or 0 < pivot < math.inf
+        except TypeError:  # another text
+            known = False
         if not (0 <= k1 < math.inf and 0 <= b <= 1 and known):
             raise EncoderError(
                 f'bm25 needs k1 >= 0, 0 <= b <= 1 and pivot > 0 or "mean", got k1={k1}, b={b}, pivot={pivot}'
