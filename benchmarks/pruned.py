@@ -50,8 +50,8 @@ def variants(model: str, data: Path, work: Path) -> Iterator[tuple[str, str | Pa
             yield name, folder
 
 
-def quality(place: str | Path, folder: Path) -> tuple[float, float]:
-    """Return nDCG@10 on a collection: of the learned half alone, and with BM25."""
+def quality(place: str | Path, folder: Path) -> list[float]:
+    """Return nDCG@10 on a collection: of the learned half alone, with BM25, and of the dense vector."""
     encoder = load_encoder(place)
     assert isinstance(encoder, HybridEncoder)
     qrels = read_qrels(folder / "qrels" / "test.tsv")
@@ -60,21 +60,21 @@ def quality(place: str | Path, folder: Path) -> tuple[float, float]:
     documents = [doc for i, doc in enumerate(open_corpus(str(folder))) if doc.id in judged or i % every == 0]
     queries = [query for query in open_corpus(str(folder), queries=True) if query.id in qrels]
     texts, asked = [doc.content for doc in documents], [query.content for query in queries]
-    vectors = encoder.learned.encode_document(texts)
+    vectors, near = encoder.learned.encode_both(texts)
     lexical = BM25Encoder()
     lexical.fit(texts)
     alone = encoder.learned.encode_query(asked).dot(vectors)
     words = lexical.encode_query(asked).dot(lexical.encode_document(texts))
     both = encoder.learned.encode_known(asked, lexical).dot(vectors) + encoder.weight * words  # type: ignore[union-attr]
     found = []
-    for scores in (alone, both):
+    for scores in (alone, both, encoder.encode_dense(asked, queries=True) @ near.T):
         best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
         run = {
             query.id: {documents[doc].id: float(row[doc]) for doc in docs}
             for query, docs, row in zip(queries, best, scores, strict=True)
         }
         found.append(score_run(qrels, run, parse_measures("nDCG@10"))[0]["nDCG@10"])
-    return found[0], found[1]
+    return found
 
 
 def speeds(places: dict[str, str | Path], texts: list[str]) -> dict[str, float]:
@@ -123,7 +123,7 @@ def main() -> None:
         )
         for name, row in rows.items()
     ]
-    header = ["encoder", "docs/s", "times", *(f"{one}{more}" for one in SETS for more in (", alone", ""))]
+    header = ["encoder", "docs/s", "times", *(f"{one}{more}" for one in SETS for more in (", alone", "", ", dense"))]
     print(table(lines, header, "<" + ">" * (len(header) - 1)))
     keep("pruned", {"model": args.model, "sets": list(SETS), "rows": list(rows.values())})
 

@@ -38,12 +38,15 @@ _ANSWERS = {"y": True, "n": False, "q": None}
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Read answers from lines of an id, a tab and 1 or 0 instead of asking; other documents are irrelevant.",
 )
+@click.option("--page", metavar="PORT", type=click.IntRange(0, 65535), help="Ask on a page of this machine, at this "
+              "port, instead of in the terminal; 0 for any free one.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="File for the ids of the relevant documents.")
 def review(
     index_path: Path,
     state: Path,
     query: str | None,
     judgments: Path | None,
+    page: int | None,
     out: Path | None,
     **options: float | str | None,
 ) -> None:
@@ -56,12 +59,15 @@ def review(
     \b
     Examples:
       lsr review idx --state wings.json --query "flutter of wings" --target 0.9
+      lsr review idx --state wings.json --page 8000
       lsr review idx --state wings.json --out relevant.txt
     """
     from lsr.console import note
     from lsr.index.index import Index
     from lsr.review import Review, ReviewSettings
 
+    if judgments and page is not None:
+        raise click.UsageError("--judgments answers all questions, so there is nothing to ask on a page")
     index = Index.open(index_path)
     if not len(index):
         raise click.UsageError(f"{index_path}: the index has no documents")
@@ -75,8 +81,10 @@ def review(
         numbers = {doc_id: number for number, doc_id in enumerate(ids)}
         first = [numbers[hit.passage] for hit in index.search(query, 10)] if query else []
         going = Review(ids, vectors, ReviewSettings(**given), first)  # type: ignore[arg-type]
-    answer = _from_file(judgments) if judgments else _asking(index)
-    complete = _read(going, state, answer)
+    if page is not None:
+        complete = _on_a_page(going, state, index, page)
+    else:
+        complete = _read(going, state, _from_file(judgments) if judgments else _asking(index))
     read, found = len(going.judged), going.found
     note(f"{found} relevant documents among {read} read, of {len(ids)}")
     if complete:
@@ -129,6 +137,24 @@ def _read(going: Review, state: Path, answer: Callable[[str], bool | None]) -> b
                 break
     going.save(state)
     return True
+
+
+def _on_a_page(going: Review, state: Path, index: Index, port: int) -> bool:
+    """Serve the page until it is stopped; returns whether the review is complete."""
+    from lsr.console import note
+    from lsr.errors import MissingExtra
+
+    try:
+        from lsr.index.serve.review_app import ReviewApp
+        from lsr.index.serve.server import Listener
+        from lsr.index.serve.settings import ServeSettings
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "serve", "lsr review --page") from None
+    settings = ServeSettings(port=port)
+    server = Listener(ReviewApp(going, state, index.get, _why, settings), settings)
+    note(f"{server.url}: y and n answer, b goes back; Ctrl-C stops")
+    server.run()
+    return going.stops()
 
 
 def _from_file(path: Path) -> Callable[[str], bool | None]:

@@ -25,8 +25,7 @@ from lsr.encode import portable
 from lsr.encode.autoencoder import CodeSettings, train_codes
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes, write_files
 from lsr.encode.codes import CODES_FILE, Codes, frequent_words
-from lsr.encode.hybrid import HybridEncoder
-from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.hybrid import with_states
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tower import ModelOptions
 from lsr.errors import EncoderError
@@ -79,10 +78,7 @@ class LatentTermsEncoder(Encoder):
         b: float = 0.75,
         queries: States | None = None,
     ) -> None:
-        model = model.learned if isinstance(model, HybridEncoder) else model
-        model = model.document if isinstance(model, InferenceFreeEncoder) else model
-        if isinstance(model, Encoder) and not (isinstance(model, SpladeEncoder) and model.dense_width):
-            raise EncoderError(f"{model.fingerprint.model} has no dense model with token states; lsr-mini has one")
+        model = with_states(model) if isinstance(model, Encoder) else model
         if top_k < 1 or not 0 <= k1 < np.inf or not 0 <= b <= 1 or not mean_length > 0:
             raise EncoderError(
                 "top_k must be at least 1, k1 at least 0, b from 0 to 1 and mean_length above 0, got "
@@ -193,20 +189,8 @@ class LatentTermsEncoder(Encoder):
         return SparseMatrix.from_rows(rows, len(codes.bias))
 
     def _states(self, texts: list[str], *, queries: bool = False) -> list[NDArray[np.float32]]:
-        if not texts:
-            return []
-        if isinstance(self.model, SpladeEncoder):
-            return self.model.dense_states(texts, queries=queries)
-        function: Any = self.queries if queries and self.queries is not None else self.model
-        found = [np.asarray(one, np.float32) for one in function(texts)]
         width = self.codes.weight.shape[1] if self.codes is not None else None
-        wrong = [one.shape for one in found if one.ndim != 2 or width not in (None, one.shape[1])]
-        if len(found) != len(texts) or wrong or not all(np.isfinite(one).all() for one in found):
-            raise EncoderError(
-                f"the model gave states of {len(found)} texts for {len(texts)}: it must give an array (tokens, width) "
-                f"of finite numbers for each text, with the width of `fit`; wrong shapes: {wrong[:3]}"
-            )
-        return found
+        return states_of(self.model, self.queries, width)(texts, queries)
 
     @property
     def vocabulary(self) -> Sequence[str]:
@@ -309,6 +293,39 @@ class LatentTermsEncoder(Encoder):
         raise EncoderError(
             f"{folder}: these latent terms read a function, which isn't stored: open the index with the encoder itself"
         )
+
+
+def states_of(
+    model: Encoder | States, queries: States | None = None, width: int | None = None
+) -> Callable[[list[str], bool], list[NDArray[np.float32]]]:
+    """Return a function from texts, and whether they are queries, to the (n_tokens, width) float32 states of each.
+
+    Args:
+        model: An encoder with dense vectors, or a function.
+        queries: The function for queries, if it differs.
+        width: Numbers of a state; None if they aren't known.
+
+    Raises:
+        EncoderError: The encoder has no states. The returned function raises it for numbers of other shapes.
+    """
+    reads: Any = with_states(model) if isinstance(model, Encoder) else model
+
+    def states(texts: list[str], asking: bool) -> list[NDArray[np.float32]]:
+        if not texts:
+            return []
+        if isinstance(reads, SpladeEncoder):
+            return reads.dense_states(texts, queries=asking)
+        function: Any = queries if asking and queries is not None else reads
+        found = [np.asarray(one, np.float32) for one in function(texts)]
+        wrong = [one.shape for one in found if one.ndim != 2 or width not in (None, one.shape[1])]
+        if len(found) != len(texts) or wrong or not all(np.isfinite(one).all() for one in found):
+            raise EncoderError(
+                f"the model gave states of {len(found)} texts for {len(texts)}: it must give an array (tokens, width) "
+                f"of finite numbers for each text, with the width of `fit`; wrong shapes: {wrong[:3]}"
+            )
+        return found
+
+    return states
 
 
 _NUMBERS = ("n_docs", "mean_length", "top_k", "k1", "b")
