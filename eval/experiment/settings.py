@@ -144,6 +144,21 @@ class LateSettings(Settings):
 
 
 @dataclass(frozen=True)
+class ImitateSettings(Settings):
+    """Search of dense vectors that imitate the system's encoder; see `lsr.lexical_head`.
+
+    Attributes:
+        model: The model whose token states the head reads; it is trained on the documents.
+        width: Dimensions of the vectors.
+        own: Weight of the head's vector beside the model's own, in one concatenated vector; 0 for the head's alone.
+    """
+
+    model: str = "lsr-mini"
+    width: int = field(default=768, metadata=within(at_least=1))
+    own: float = field(default=0.0, metadata=within(at_least=0))
+
+
+@dataclass(frozen=True)
 class SystemSettings(Settings):
     """A system: one line of the tables. It has exactly one of encoder, documents, run, fuse, compare and
     late.
@@ -181,6 +196,7 @@ class SystemSettings(Settings):
         compare: A system re-ranked by comparisons.
         verify: A coarse index is searched and verified; no latency is measured.
         late: A system re-ranked by late interaction.
+        imitate: Dense vectors that imitate the encoder are searched; no latency is measured.
     """
 
     name: str
@@ -212,6 +228,7 @@ class SystemSettings(Settings):
     compare: ComparisonSettings | None = None
     verify: VerifySettings | None = None
     late: LateSettings | None = None
+    imitate: ImitateSettings | None = None
 
     def conflicts(self) -> list[str]:
         """Exactly one kind of system, and settings that fit it."""
@@ -222,10 +239,15 @@ class SystemSettings(Settings):
                 f"the system {self.name!r} needs one of encoder, documents, run, fuse, compare and late, has "
                 f"{given or 'none'}"
             )
-        if self.kind != "index" and (self.feedback or self.densify or self.verify):
-            found.append(f"the system {self.name!r}: feedback, densify and verify need an encoder or vectors")
-        if (self.densify or self.verify) and (not self.search.exact or self.feedback or (self.densify and self.verify)):
-            found.append(f"the system {self.name!r}: densify and verify go without feedback, algorithm and each other")
+        others = [one for one in (self.densify, self.verify, self.imitate) if one]
+        if self.kind != "index" and (self.feedback or others):
+            found.append(f"the system {self.name!r}: feedback, densify, verify and imitate need an encoder or vectors")
+        if others and (not self.search.exact or self.feedback or len(others) > 1):
+            found.append(
+                f"the system {self.name!r}: densify, verify and imitate go without feedback, algorithm and each other"
+            )
+        if self.imitate and (self.mode != "sparse" or not self.encoder):
+            found.append(f"the system {self.name!r}: imitate needs an encoder and mode: sparse")
         if self.verify and (self.mode != "sparse") != self.verify.dense:
             found.append(f"the system {self.name!r}: verify.dense goes with mode: hybrid, and the other way round")
         if self.densify and self.densify.by == "projection" and self.densify.threshold:

@@ -22,7 +22,14 @@ from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.eval.checks import check_run
 from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.artifact_cache import Artifacts, Facts, content_digest, remove
-from lsr.eval.experiment.literature import compared_run, densified_search, late_run, verified_search, with_feedback
+from lsr.eval.experiment.literature import (
+    compared_run,
+    densified_search,
+    imitated_search,
+    late_run,
+    verified_search,
+    with_feedback,
+)
 from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
 from lsr.eval.latency import Energy, PeakMemory, encode_latency, machine, throughput, time_together
 from lsr.index.hybrid.fusion import interpolate, reciprocal_rank_fusion
@@ -224,10 +231,10 @@ def _search_system(
     path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
     matrix = load_matrix(path)
     dense = _dense_queries(index, queries, key, artifacts) if system.mode != "sparse" else None
-    if system.densify or system.verify:
-        second = {"densify": asdict(system.densify)} if system.densify else {"verify": asdict(system.verify)}  # type: ignore[arg-type]
+    second = {name: asdict(one) for name in ("densify", "verify", "imitate") if (one := getattr(system, name))}
+    if second:
         key = {"index": index_key, "queries": queries_key, **second, "k": depth}
-        run = _other_search(system, index, queries.ids, matrix, dense, dataset, depth, key, artifacts)
+        run = _other_search(system, index, queries.ids, matrix, dense, dataset, identity, depth, key, artifacts)
         return System(system, run, facts | {"index_bytes": None}, inputs=inputs)
     if system.feedback:
         given = queries.ids, matrix, dense, queries_key
@@ -338,17 +345,21 @@ def _other_search(
     matrix: SparseMatrix,
     dense: NDArray[np.float32] | None,
     dataset: Dataset,
+    identity: Mapping[str, str],
     depth: int,
     key: Facts,
     artifacts: Artifacts,
 ) -> Run:
-    """The run of densified vectors, or of a coarse index."""
+    """The run of densified vectors, of a coarse index, or of vectors that imitate the encoder."""
     wanted = depth + dataset.most_dropped
 
     def search(path: Path) -> Facts:
         remove(path)
         if system.densify:
             found = densified_search(system.densify, index, matrix, dense, wanted)
+        elif system.imitate:
+            teacher = _encoder(system, identity)[0]
+            found = imitated_search(system.imitate, teacher, dataset, identity, ids, artifacts, wanted)
         else:
             assert system.verify is not None
             found = verified_search(system.verify, index, matrix, dense, wanted)

@@ -2,54 +2,44 @@
 
 score = max over i of <q, v_i>
 
-vectors = lambda texts: multi_vectors(encoder, texts, 8)
-dense = build_dense(index, "vectors", embed_queries, embed_documents=vectors)
+dense = build_dense(index, "vectors", embed, embed_documents=lambda texts: multi_vectors(embed, texts, 4))
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
-from numpy.typing import NDArray
-
-from lsr.encode.base import Encoder, Texts, as_texts
-from lsr.encode.phrases import with_states
+from numpy.typing import ArrayLike, NDArray
 
 
-def multi_vectors(encoder: Encoder, texts: Texts, m: int = 8, *, first: bool = False) -> NDArray[np.float32]:
-    """Return (n, m, width) float32, m vectors of each text, from one pass of the model.
+def multi_vectors(embed: Callable[[list[str]], ArrayLike], texts: Sequence[str], m: int = 4) -> NDArray[np.float32]:
+    """Return (n, m, width) float32, m vectors of each text: that of the whole text, and those of m - 1 parts.
 
-    They are the text's dense vector, and the means of the token states of m - 1 windows of equal length. ME-BERT trains
-    the states of the first m tokens; with a model that wasn't trained that way, windows are better.
+    The parts have equal numbers of words. A text of fewer words has fewer parts, and its first vector repeated.
 
     Args:
-        encoder: An encoder with dense vectors, such as lsr-mini.
-        texts: See `as_texts`.
+        embed: Maps n texts to (n, width) numbers, any dense model.
+        texts: The texts.
         m: Number of vectors, at least 1.
-        first: The states of the first m tokens instead, of which the first is the dense vector.
 
     Raises:
-        EncoderError: The encoder has no dense vectors.
         ValueError: `m` is below 1.
     """
     if m < 1:
         raise ValueError(f"m must be at least 1, got {m}")
-    model = with_states(encoder)
-    found = np.zeros((0, m, model.dense_width), np.float32)
-    rows = [of_states(states, m, first) for states in model.dense_states(as_texts(texts))]
-    return np.stack(rows) if rows else found
+    pieces = [[text, *_parts(text, m - 1)] for text in texts]
+    vectors = np.asarray(embed([piece for own in pieces for piece in own]), np.float32)
+    found, start = [], 0
+    for own in pieces:
+        some = vectors[start : start + len(own)]
+        found.append(np.concatenate([some, np.repeat(some[:1], m - len(own), axis=0)]))
+        start += len(own)
+    return np.stack(found) if found else np.zeros((0, m, 1), np.float32)
 
 
-def of_states(states: NDArray[np.float32], m: int, first: bool) -> NDArray[np.float32]:
-    """Return (m, width) float32, the vectors of a text with (n_tokens, width) states; see `multi_vectors`."""
-    if not len(states):
-        return np.zeros((m, states.shape[1]), np.float32)
-    found = np.repeat(states[:1], m, axis=0)  # of a short text, the dense vector is repeated
-    if first:
-        found[: len(states)] = states[:m]
-        return found
-    tokens = states[1:-1]
-    windows = min(m - 1, len(tokens))
-    for i, window in enumerate(np.array_split(tokens, windows) if windows else ()):
-        mean = window.mean(0)
-        found[1 + i] = mean * (np.linalg.norm(states[0]) / (np.linalg.norm(mean) or 1.0))
-    return found
+def _parts(text: str, n: int) -> list[str]:
+    """Return at most n parts of about equally many words; none if the only part would be the text."""
+    words = text.split()
+    n = min(n, len(words))
+    return [" ".join(part) for part in np.array_split(np.array(words, object), n)] if n > 1 else []

@@ -22,7 +22,7 @@ from lsr.index.write import sync as syncing
 @pytest.fixture(autouse=True)
 def no_merging(monkeypatch):
     """Compile kernels first: compiling in a thread changes the process' warning filters."""
-    monkeypatch.setattr(Changes, "merge_behind", lambda *_, **__: False)
+    monkeypatch.setattr(Changes, "merge_in_background", lambda *_, **__: False)
 
 
 def put(path, text):

@@ -9,47 +9,33 @@ import pytest
 
 from lsr.encode.load import load_encoder
 from lsr.encode.multi_vectors import multi_vectors
-from lsr.errors import DataError, EncoderError, IndexFormatError
+from lsr.errors import DataError, IndexFormatError
 from lsr.index import DenseVectors, Hybrid, Index, build_dense
 
 LONG = "The wing carries ice in cold air. " * 6 + "A violin sounds in the concert hall tonight. " * 6
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    return load_encoder("lsr-mini")
+def test_vectors_are_those_of_the_text_and_its_parts():
+    seen = []
 
+    def embed(texts):
+        seen.extend(texts)
+        return [[len(text), 1.0] for text in texts]
 
-def test_vectors_are_the_dense_one_and_means_of_windows(encoder):
-    texts = [LONG, "ice", ""]
-    found = multi_vectors(encoder, texts, 4)
-    assert found.shape == (3, 4, encoder.dense_width)
-    dense = encoder.encode_dense(texts)
-    unit = found[:, 0] / np.maximum(np.linalg.norm(found[:, 0], axis=1, keepdims=True), 1e-9)
-    assert unit[:2] == pytest.approx(dense[:2], abs=2e-2)
-    states = encoder.learned.document.dense_states([LONG])[0]
-    for i, window in enumerate(np.array_split(states[1:-1], 3)):
-        mean = window.mean(0)
-        cosine = found[0, 1 + i] @ mean / np.linalg.norm(found[0, 1 + i]) / np.linalg.norm(mean)
-        assert cosine == pytest.approx(1, abs=1e-5)
-    assert (found[1, 2] == found[1, 0]).all()  # one word has one window
-    assert (found[1, 1] != found[1, 0]).any()
-    first = multi_vectors(encoder, [LONG], 4, first=True)
-    assert (first[0] == states[:4]).all()
-
-
-def test_a_window_is_nearer_to_what_is_asked_about_it(encoder):
-    query = encoder.encode_dense(["violin concert"], queries=True)[0]
-    vectors = multi_vectors(encoder, [LONG], 5)[0]
-    cosines = vectors @ query / np.linalg.norm(vectors, axis=1)
-    assert cosines[3:].max() > cosines[1:3].max()
-
-
-def test_wrong_input_is_refused(encoder):
+    found = multi_vectors(embed, ["one two three four five", "short", ""], 3)
+    assert seen == ["one two three four five", "one two three", "four five", "short", ""]
+    assert found.tolist() == [[[23, 1], [13, 1], [9, 1]], [[5, 1]] * 3, [[0, 1]] * 3]
+    assert multi_vectors(embed, ["one two"], 2).tolist() == [[[7, 1]] * 2]
+    assert multi_vectors(embed, ["one two"], 1).shape == (1, 1, 2)
     with pytest.raises(ValueError, match="m must be at least 1"):
-        multi_vectors(encoder, ["a"], 0)
-    with pytest.raises(EncoderError, match="lsr-mini has them"):
-        multi_vectors(load_encoder("bm25"), ["a"])
+        multi_vectors(embed, ["a"], 0)
+
+
+def test_a_part_is_nearer_to_what_is_asked_about_it():
+    encoder = load_encoder("lsr-mini")
+    query = encoder.encode_dense(["violin concert"], queries=True)[0]
+    cosines = multi_vectors(encoder.encode_dense, [LONG], 3)[0] @ query
+    assert cosines[2] > cosines[0] > cosines[1]
 
 
 def embed(texts):

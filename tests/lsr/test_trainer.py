@@ -905,6 +905,42 @@ def test_the_best_encoder_is_kept_and_patience_stops_the_run(settings, tmp_path)
         assert len(log(tmp_path / "short")) == 4
 
 
+def test_the_soup_is_the_mean_of_the_last_checkpoints(settings, tmp_path, capsys):
+    plain = trainer(settings, tmp_path / "plain").run()
+    settings = replace(settings, checkpoint_every=2, soup=3)
+    assert trainer(settings, tmp_path / "run").run() == tmp_path / "run" / "last"
+    assert "the mean of 3 checkpoints" in capsys.readouterr().err
+    assert weights_of(tmp_path / "run" / "last") == weights_of(plain)
+    steps = [tmp_path / "run" / f"checkpoint-{step:08d}" / "weights.safetensors" for step in (4, 6, 8)]
+    assert [path.is_file() for path in steps] == [True] * 3
+    parts, compared = [load_file(path) for path in steps], 0
+    last, soup = (load_file(next((tmp_path / "run" / name).rglob("*.safetensors"))) for name in ("last", "soup"))
+    for name, tensor in last.items():  # an encoder has other names than a checkpoint
+        for key, value in parts[-1].items():
+            if value.shape == tensor.shape and value.unique().numel() > 1 and torch.equal(value, tensor):
+                mean = sum(part[key].double() for part in parts) / 3
+                torch.testing.assert_close(soup[name], mean.float(), rtol=1e-6, atol=0)
+                compared += 1
+    assert compared > 10
+    before = weights_of(tmp_path / "run" / "soup")
+    assert trainer(settings, tmp_path / "run").run() == tmp_path / "run" / "last"  # the same command once more
+    assert weights_of(tmp_path / "run" / "soup") == before
+    (steps[0]).write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match="00000004: this checkpoint can't be averaged"):
+        trainer(settings, tmp_path / "run").run()
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_soup_that_is_better_is_the_best_encoder(settings, tmp_path, better):
+    validation = ValidationSettings(("x",), every=4, measure="m")
+    settings = replace(settings, checkpoint_every=2, soup=2, validation=validation)
+    values = iter([1.0, 2.0, 3.0 if better else 1.5])
+    best = trainer(settings, tmp_path, validate=lambda _: {"m": next(values), "terms": 1.0}).run()
+    assert best == tmp_path / "best"
+    assert weights_of(best) == weights_of(tmp_path / ("soup" if better else "last"))
+    assert "| m | " in (tmp_path / "soup" / "README.md").read_text()
+
+
 def test_encoders_before_the_end_of_the_ramp_are_not_the_best(settings, tmp_path, capsys):
     """During the regularizer's ramp, vectors are long: such encoders are neither the best nor count for patience."""
     settings = replace(
