@@ -188,6 +188,8 @@ def test_details_of_dense_vectors(visit, serving, both, violations, mode, scheme
     facts = dict(zip(page.texts(".plan dt"), page.texts(".plan dd"), strict=True))
     assert facts["vectors compared"] == str(len(both))
     assert ("postings scored" in facts) == page.locator(".vector").is_visible() == (mode == "hybrid")
+    panel, legend = (page.locator(part).first.bounding_box() for part in (".detail", ".legend"))
+    assert legend["y"] + legend["height"] <= panel["y"] + panel["height"]
     page.locator(".hit h2 button").first.click()
     why = both.search("strong wind", mode=mode)[0].explain()
     parts = dict(zip(page.texts(".hit tbody th bdi"), page.texts(".hit tbody td.number"), strict=True))
