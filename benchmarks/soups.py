@@ -1,6 +1,6 @@
 """Soups of checkpoints, and group sparsity over the columns of the vocabulary, in short runs from splade-tiny on.
 
-    NUMBA_NUM_THREADS=1 python benchmarks/soups.py --data FOLDER --work FOLDER --sparse FOLDER [--vectors FOLDER]
+    python benchmarks/soups.py --data FOLDER --work FOLDER --sparse FOLDER [--vectors FOLDER]
 
 --data has squadshifts and cranfield in BEIR layout, --sparse is splade-tiny. Every run trains on squadshifts' training
 questions with the scores of BM25 as teacher, and is measured on its held-out questions and, as another domain, on

@@ -6,9 +6,9 @@
     head = LexicalHead.fit(texts, load_encoder("lsr-mini"))           # imitates BM25 of these texts
     head.documents(texts), head.queries(["ice on the wing"])
 
-Training needs no labels: random sentences of the texts are queries, and the head learns the teacher's scores of the
-best and of other documents, as a distribution. `lsr.dense_export.beside` concatenates its vector with the model's own,
-so that the inner product adds the two scores.
+Training needs no labels: random sentences of the texts are queries. The head learns the teacher's scores of the best
+and of other documents, as a distribution, and the teacher's vectors, projected to its width. `lsr.dense_export.beside`
+concatenates its vector with the model's own, so that the inner product adds the two scores.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 
 from lsr.arrays import read_arrays, write_arrays
 from lsr.console import progress
+from lsr.dense_export import DenseExport
 from lsr.encode.base import Encoder
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.codes import random_sentence
 from lsr.encode.latent_terms import States, states_of
 from lsr.errors import DataError, EncoderError, MissingExtra
+from lsr.sparse import SparseMatrix
 
 _AT_ONCE = 64  # texts read per batch
 _STATES = 256  # states of a text that train
@@ -52,6 +54,7 @@ class HeadSettings:
         batch: Queries per update, each with two documents of its own; all of them count for all queries.
         rate: Learning rate of Adam.
         sharpness: Scores of the teacher are scaled to this standard deviation per query before the softmax.
+        near: Weight of the distance from the teacher's own vectors, projected to the same width by `DenseExport`.
         seed: Of all random choices.
     """
 
@@ -62,13 +65,14 @@ class HeadSettings:
     batch: int = 32
     rate: float = 3e-3
     sharpness: float = 2.0
+    near: float = 3.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.width, self.hidden, self.steps) < 1 or min(self.texts, self.batch) < 2:
             raise EncoderError(f"width, hidden and steps are at least 1, texts and batch at least 2: {self}")
-        if not (self.rate > 0 and self.sharpness > 0):
-            raise EncoderError(f"rate and sharpness are above 0: {self}")
+        if not (self.rate > 0 and self.sharpness > 0 and self.near >= 0):
+            raise EncoderError(f"rate and sharpness are above 0, near is at least 0: {self}")
 
 
 class LexicalHead:
@@ -120,7 +124,9 @@ class LexicalHead:
         if teacher.needs_fit:
             teacher.fit(texts)
         asked = [random_sentence(text, rng) for text in some]
-        taught = (teacher.encode_query(asked).to_scipy() @ teacher.encode_document(some).to_scipy().T).toarray()
+        vectors = {"queries": teacher.encode_query(asked), "documents": teacher.encode_document(some)}
+        taught = (vectors["queries"].to_scipy() @ vectors["documents"].to_scipy().T).toarray()
+        goals = _projected(vectors, how, teacher.query_factors(np.arange(vectors["documents"].shape[1])))
         order = np.argsort(-taught, axis=1, kind="stable")[:, :_NEAR]
         first, rest = order[:, :_BEST], order[:, _BEST:] if order.shape[1] > _BEST else order
         documents, sentences = _Store(read, some, False), _Store(read, asked, True)
@@ -136,7 +142,8 @@ class LexicalHead:
                 columns = [table[drawn, rng.integers(table.shape[1], size=len(drawn))] for table in (first, rest)]
                 shown = np.unique(np.concatenate(columns))
                 asking, answers = sentences.batch(drawn, center, white), documents.batch(shown, center, white)
-                loss = net.loss(asking, answers, taught[drawn][:, shown])
+                near = goals["queries"][drawn], goals["documents"][shown]
+                loss = net.loss(asking, answers, taught[drawn][:, shown], near)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -210,6 +217,15 @@ def _read_all(
         yield from read(some, queries)
 
 
+def _projected(
+    vectors: dict[str, SparseMatrix], how: HeadSettings, factors: NDArray[np.float64]
+) -> dict[str, NDArray[np.float32]]:
+    """The teacher's vectors of both sides by `DenseExport`, of length 1."""
+    export = DenseExport.fit(vectors["documents"], how.width, factors=factors, seed=how.seed)
+    found = {"queries": export.queries(vectors["queries"]), "documents": export.documents(vectors["documents"])}
+    return {side: row / np.maximum(np.linalg.norm(row, axis=1, keepdims=True), 1e-12) for side, row in found.items()}
+
+
 class _Store:
     """The first states of each text in half precision."""
 
@@ -248,7 +264,7 @@ class _Net:
     """The parameters of both sides, and the loss."""
 
     def __init__(self, torch: Any, how: HeadSettings, states: int) -> None:
-        self._torch, self._sharpness = torch, how.sharpness
+        self._torch, self._sharpness, self._near = torch, how.sharpness, how.near
         made = torch.Generator().manual_seed(how.seed)
         weight = torch.randn(how.hidden, states, generator=made) / states**0.5
         out = torch.randn(how.width, how.hidden, generator=made) / how.hidden**0.5
@@ -278,12 +294,14 @@ class _Net:
         pooled = torch.zeros(count, active.shape[1]).index_add(0, torch.from_numpy(places), active)
         return torch.nn.functional.normalize(pooled @ parts["out"].T, dim=1)
 
-    def loss(self, queries: Any, documents: Any, taught: NDArray[np.float32]) -> Any:
-        """KL divergence of the head's distribution over the documents from the teacher's, mean over the queries."""
+    def loss(self, queries: Any, documents: Any, taught: NDArray[np.float32], near: Any) -> Any:
+        """KL divergence from the teacher's distribution over the documents, and distance from its projected vectors."""
         asked = self._vectors("queries", *queries, len(taught))
         shown = self._vectors("documents", *documents, taught.shape[1])
         scores = (asked @ shown.T * self._scale.exp()).log_softmax(1)
         target = self._torch.from_numpy(np.asarray(taught, np.float32))
         spread = target.std(1, keepdim=True).clamp(min=1e-6)
         target = (target / spread * self._sharpness).log_softmax(1)
-        return self._torch.nn.functional.kl_div(scores, target, reduction="batchmean", log_target=True)
+        divergence = self._torch.nn.functional.kl_div(scores, target, reduction="batchmean", log_target=True)
+        pairs = zip((asked, shown), map(self._torch.from_numpy, near), strict=True)
+        return divergence + self._near * sum((1 - (mine * goal).sum(1)).mean() for mine, goal in pairs)
