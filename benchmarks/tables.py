@@ -294,6 +294,23 @@ def planner() -> str:
     return table(header, rows) + caption("NUMBA_NUM_THREADS=1 python benchmarks/planner.py --data FOLDER", found)
 
 
+def batch() -> str:
+    """A batch beside single queries."""
+    found = result("batch")
+    ways = list(found["rows"][0]["ms"])
+    rows = [
+        (
+            row["data"],
+            f"{row['documents']:,}",
+            str(row["k"]),
+            *(f"{_digits(row['ms'][way])} ({row['times'][way]:.2f})" for way in ways),
+        )
+        for row in found["rows"]
+    ]
+    text = table(("ms a query (times as fast)", "documents", "k", *ways), rows)
+    return text + caption("NUMBA_NUM_THREADS=1 python benchmarks/batch.py --data FOLDER", found)
+
+
 def scale() -> str:
     """8.8 million documents."""
     found = result("scale-8841823")
@@ -698,6 +715,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engines-short": engines_short,
     "engines-real": engines_real,
     "planner": planner,
+    "batch": batch,
     "scale": scale,
     "capacity": capacity,
     "report": report,

@@ -222,7 +222,7 @@ def demo(encoder: str, out: Path) -> None:
 )
 @click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="Another collection.")
 @click.option("--split", default="test", show_default=True, help="Split of --dataset's judgments.")
-@click.option("--suite", metavar="NAME|FILE", help="A list of collections: beir, beir-small, or a YAML file.")
+@click.option("--suite", metavar="NAME|FILE", help="A list of collections: beir, nano-beir, dl19, …, or a YAML file.")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME|PATH", help="Compared with BM25; without CONFIG.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Overrides a key of the file.")
 @list_option("eval")

@@ -57,7 +57,7 @@ _LOTTE = ("writing", "recreation", "science", "technology", "lifestyle")
 _MIRACL = (
     "ar", "bn", "de", "en", "es", "fa", "fi", "fr", "hi", "id", "ja", "ko", "ru", "sw", "te", "th", "yo", "zh",
 )  # fmt: skip
-# {suite: ir-datasets names of its collections}
+# {suite: ir-datasets names of its collections}. Folders of these names in the current one are taken instead.
 SUITES: dict[str, tuple[str, ...]] = {
     "beir": _BEIR,
     "beir-small": ("beir/scifact/test", "beir/nfcorpus/test", "beir/arguana", "beir/scidocs", "beir/fiqa/test"),
@@ -69,10 +69,12 @@ SUITES: dict[str, tuple[str, ...]] = {
     "dl22": ("msmarco-passage-v2/trec-dl-2022/judged",),
     "dl23": ("msmarco-passage-v2/trec-dl-2023/judged",),
     "bright": tuple(f"bright/{name}" for name in _BRIGHT),
+    "limit": ("limit", "limit-small"),  # only as folders
     "lotte-search": tuple(f"lotte/{name}/test/search" for name in _LOTTE),
     "lotte-forum": tuple(f"lotte/{name}/test/forum" for name in _LOTTE),
     "miracl": tuple(f"miracl/{language}/dev" for language in _MIRACL),
 }
+OF_SUITES = frozenset(name for suite in SUITES.values() for name in suite)
 _EXCLUDED = -100  # the grade by which BRIGHT's judgments say that a document is none of the query's results
 
 
@@ -189,7 +191,9 @@ def open_dataset(
 
 def _drops_own(name: str) -> bool:
     path = Path(name)
-    if path.is_file():  # a file of judgments, maybe within a folder
+    if name in OF_SUITES:
+        parts = name.split("/")
+    elif path.is_file():  # a file of judgments, maybe within a folder
         folder = path.resolve().parent
         parts = [path.stem, folder.parent.name if folder.name == "qrels" else ""]
     else:
@@ -237,7 +241,8 @@ def suite_entries(name: str) -> tuple[str | DatasetSettings, ...]:
         return SUITES[name]
     if Path(name).is_file():
         return read_config(name, SuiteSettings).datasets
-    raise DataError(f"no such file, and no such suite; there are: {', '.join(SUITES)}", name)
+    mteb = "; MTEB's harness runs its tasks: lsr.index.integrations.mteb" if name.lower().startswith("mteb") else ""
+    raise DataError(f"no such file, and no such suite; there are: {', '.join(SUITES)}{mteb}", name)
 
 
 def open_datasets(entries: Iterable[str | DatasetSettings]) -> list[Dataset]:

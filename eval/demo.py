@@ -95,7 +95,6 @@ def _what_next(index: Path) -> None:
         "Try next:\n"
         f'  lsr search {index} "heat transfer in hypersonic flow"\n'
         f'  lsr explain {index} "heat transfer in hypersonic flow" 5\n'
-        '  lsr index YOUR.jsonl --out my-index        lines of {"_id": ..., "text": ...}\
-'
+        '  lsr index YOUR.jsonl --out my-index        lines of {"_id": ..., "text": ...}\n'
         "  lsr --help"
     )

@@ -181,14 +181,21 @@ def evaluate_index(
     judged = (queries or read_queries(dataset.query_source, index)).only(dataset.qrels)
     if not judged.ids:
         raise DataError("none of the queries is judged; are these the right judgments?", dataset.name)
-    vectors, how = judged.encoded(index), dict[str, Any]()
+    vectors, how, unknown = judged.encoded(index), dict[str, Any](), list[str]()
     if mode == "auto":
         mode = "hybrid" if index.has_dense and judged.texts is not None else "sparse"
+        known = vectors.lengths() > 0
+        if mode == "hybrid" and known.any():  # as in a search, texts without a known word find nothing
+            unknown = [judged.ids[i] for i in np.flatnonzero(~known)]
+            judged, vectors = judged.only(set(judged.ids) - set(unknown)), vectors[np.flatnonzero(known)]
+        elif mode == "hybrid":
+            mode = "sparse"
     if mode != "sparse":
         if judged.texts is None:
             raise DataError(f'mode "{mode}" needs texts of queries, not vectors', dataset.name)
         how = {"mode": mode, "dense": index.encoder.encode_dense(judged.texts, queries=True)}
-    quality = evaluate_run(search_run(index, dataset, judged.ids, vectors, depth, **how), dataset, measures)
+    run = search_run(index, dataset, judged.ids, vectors, depth, **how) | {query: {} for query in unknown}
+    quality = evaluate_run(run, dataset, measures)
     return Evaluation(
         **vars(quality),
         search=search_latency(index, vectors, LATENCY_K, **how),

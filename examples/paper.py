@@ -21,7 +21,7 @@ from lsr import load_encoder
 from lsr.encode.onnx_export import compress
 from lsr.eval import open_datasets, run_experiment, run_training, write_report
 from lsr.eval.experiment.experiment import named
-from lsr.eval.experiment.settings import ExperimentSettings, LatencySettings, SystemSettings
+from lsr.eval.experiment.settings import ExperimentSettings, LatencySettings, SystemSettings, file_name
 from lsr.eval.report.formatting import escape_latex
 from lsr.eval.training.from_folder import bm25_negatives
 from lsr.train.settings import (
@@ -94,9 +94,10 @@ def text(record: dict[str, Any], steps: int) -> str:
     over = [f"{SYSTEMS[2]} and {pair['baseline']} on {pair['dataset']} ({pair['difference']:+.3f})" for pair in clear]
     e = escape_latex
 
-    def table(file: str, caption: str) -> str:
-        resized = rf"\resizebox{{\linewidth}}{{!}}{{\input{{results/report-tables/{file}}}}}"
-        return rf"\begin{{table}}[t]\centering\caption{{{e(caption)}}}{resized}\end{{table}}"
+    def table(name: str, caption: str, kind: str = "table") -> str:
+        """One of the report's tables, across the page if kind is "table*"."""
+        resized = rf"\resizebox{{\linewidth}}{{!}}{{\input{{results/report-tables/{file_name(name)}.tex}}}}"
+        return rf"\begin{{{kind}}}[t]\centering\caption{{{e(caption)}}}{resized}\end{{{kind}}}"
 
     return "\n".join(
         [
@@ -124,15 +125,14 @@ def text(record: dict[str, Any], steps: int) -> str:
                 + "."
             ),
             table(
-                f"{'-'.join(measure.split('@'))}-{'by-dataset' if len(sets) > 1 else 'on-' + sets[0]}.tex",
+                f"{measure} {'by dataset' if len(sets) > 1 else 'on ' + sets[0]}",
                 f"{measure}; arrows mark significant differences to BM25, ± the standard deviation over seeds.",
-            ).replace("table}", "table*}"),
-            table(f"All-pairs-{'-'.join(measure.split('@'))}.tex", "All pairs of systems.").replace(
-                "table}", "table*}"
+                "table*",
             ),
-            table("Recall-by-depth.tex", "Recall by depth, means over the collections."),
-            table("Rankings-beside-each-other.tex", "Similarity of the rankings."),
-            table("Costs.tex", "Costs.").replace("table}", "table*}"),
+            table(f"All pairs, {measure}", "All pairs of systems.", "table*"),
+            table("Recall by depth", "Recall by depth, means over the collections."),
+            table("Rankings beside each other", "Similarity of the rankings."),
+            table("Costs", "Costs.", "table*"),
             r"\end{document}",
             "",
         ]

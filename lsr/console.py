@@ -25,17 +25,17 @@ Progress = Callable[[str, int, int | None], None]  # label, units done, total if
 _told: ContextVar[Progress | None] = ContextVar("lsr.progress", default=None)
 
 
-def progress(total: int | None, label: str, unit: str = "docs") -> Any:
+def progress(total: int | None, label: str, unit: str = "docs", *, done: int = 0) -> Any:
     """Progress with rate and remaining time on stderr: a bar on a terminal, else a line every ten seconds. Threads
-    other than the main one show none.
+    other than the main one show none. What an earlier run has `done` counts, but not in the rate.
     """
     if (call := _told.get()) is not None:
-        return _Calls(total, label, call)
+        return _Calls(total, label, call, done)
     if threading.current_thread() is not threading.main_thread():
         return tqdm(disable=True)
     if not sys.stderr.isatty():
-        return _LogLines(total, label, unit)
-    return tqdm(total=total, desc=label, unit=f" {unit}", leave=False, smoothing=0.1)
+        return _LogLines(total, label, unit, done)
+    return tqdm(total=total, desc=label, unit=f" {unit}", leave=False, smoothing=0.1, initial=done)
 
 
 @contextmanager
@@ -56,9 +56,9 @@ class _LogLines:
 
     disable = False
 
-    def __init__(self, total: int | None, label: str, unit: str) -> None:
+    def __init__(self, total: int | None, label: str, unit: str, done: int) -> None:
         self.total, self._label, self._unit = total, label, unit
-        self.n, self._started = 0, time.monotonic()
+        self.n, self._before, self._started = done, done, time.monotonic()
         self._told = self._started
 
     def update(self, n: int = 1) -> None:
@@ -68,9 +68,9 @@ class _LogLines:
         if now - self._told < _LOG_SECONDS:
             return
         self._told = now
-        rate = self.n / (now - self._started)
+        rate = (self.n - self._before) / (now - self._started)
         of = f" of {self.total:,}" if self.total else ""
-        left = f", {(self.total - self.n) / rate:,.0f} s left" if self.total and 0 < self.n <= self.total else ""
+        left = f", {(self.total - self.n) / rate:,.0f} s left" if self.total and rate and self.n <= self.total else ""
         note(f"{self._label}: {self.n:,}{of} {self._unit}, {rate:,.1f} a second{left}")
 
     def close(self) -> None:
@@ -88,8 +88,8 @@ class _Calls:
 
     disable = False
 
-    def __init__(self, total: int | None, label: str, call: Progress) -> None:
-        self.total, self.n = total, 0
+    def __init__(self, total: int | None, label: str, call: Progress, done: int) -> None:
+        self.total, self.n = total, done
         self._label, self._call = label, call
 
     def update(self, n: int = 1) -> None:
@@ -124,8 +124,8 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
-def warn(message: str, category: type[LsrWarning]) -> None:
-    """Issue a warning at the line of user code that called lsr."""
+def warn(message: str | LsrWarning, category: type[LsrWarning]) -> None:
+    """Issue a warning at the line of user code that called lsr; a message, or one of the category itself."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "lsr":
         level, frame = level + 1, frame.f_back

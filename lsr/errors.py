@@ -31,6 +31,8 @@ Something that changes results without being an error is a warning; the command 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class LsrError(Exception):
     """Base of all errors with a message for the user."""
@@ -177,7 +179,15 @@ class CutTexts(LsrWarning):
 
 
 class LeftOut(LsrWarning):
-    """Files of a folder can't be read, and are left out."""
+    """Files of a folder can't be read, and are left out.
+
+    Attributes:
+        bad: A message about each, "FILE: REASON", or "FILE:LINE: REASON" for rows of tables.
+    """
+
+    def __init__(self, message: str, bad: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.bad = list(bad)
 
 
 class GuessedEncoding(LsrWarning):

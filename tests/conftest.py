@@ -7,7 +7,10 @@ import json
 import logging
 import math
 import os
+import re
+import shutil
 import signal
+import subprocess
 import traceback
 import uuid
 import warnings
@@ -51,6 +54,26 @@ class Ran(NamedTuple):
     def lines(self):
         """The JSON lines on stdout."""
         return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def pdflatex():
+    """Compiles a .tex file in its folder, and returns the log."""
+    if not shutil.which("pdflatex"):
+        pytest.skip("there is no pdflatex: install texlive-latex-base")
+
+    def compile_tex(path):
+        style = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False).stdout
+        if not style:  # it comes with texlive-latex-recommended
+            rules = (rf"\def\{name}rule{{\hline}}" for name in ("top", "mid", "bottom"))
+            (path.parent / "booktabs.sty").write_text("\n".join(rules))
+        command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape", path.name]
+        ran = subprocess.run(command, cwd=path.parent, capture_output=True, check=False, timeout=60)
+        log = path.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+        assert ran.returncode == 0, "\n".join(re.findall(r"(?:^!.*\n|^l\.\d+.*\n)", log, re.M)) or log[-2000:]
+        return log
+
+    return compile_tex
 
 
 @pytest.fixture

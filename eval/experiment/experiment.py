@@ -34,7 +34,7 @@ from lsr.console import note
 from lsr.durable import take_name
 from lsr.errors import DataError, DataErrors, OutputExists
 from lsr.eval.checks import check_dataset
-from lsr.eval.datasets import Dataset, DatasetSettings
+from lsr.eval.datasets import OF_SUITES, Dataset, DatasetSettings
 from lsr.eval.experiment.artifact_cache import Artifacts
 from lsr.eval.experiment.comparisons import alike, of_pairs, shared, with_baseline
 from lsr.eval.experiment.seeds import Scores, mean_facts, mean_scores, mean_times, one_of_each_seed
@@ -187,10 +187,12 @@ def _run(
 def short_name(dataset: Dataset) -> str:
     """A dataset's name in tables: a folder's name, or an ir-datasets name without "beir/" and the split."""
     path = Path(dataset.name)
-    if path.exists():
+    if path.exists() and dataset.name not in OF_SUITES:
         return path.resolve().stem if path.is_file() else path.resolve().name
     parts = dataset.name.removeprefix("irds:").split("/")
-    return parts[1] if parts[0] == "beir" and len(parts) > 1 else "/".join(parts)
+    if parts[0] == "beir" and len(parts) > 1:
+        parts = parts[1:3] if parts[1] == "cqadupstack" else parts[1:2]
+    return "/".join(parts)
 
 
 def named(datasets: Sequence[Dataset]) -> dict[str, Dataset]:

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -171,9 +172,26 @@ def _twice(column: str, beside: bool) -> list[str]:
 
 _TEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "–": "--", "τ": r"$\tau$",
-    "▲": r"$^{\uparrow}$", "▼": r"$^{\downarrow}$", **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    ">": r"\textgreater{}", "|": r"\textbar{}", **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "[": "{[}", "*": "{*}",  # at the start of a row they would be an option of the row before
+    "\N{MINUS SIGN}": "$-$", "±": r"$\pm$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "≠": r"$\neq$",
+    "≈": r"$\approx$", "∞": r"$\infty$", "→": r"$\rightarrow$", "←": r"$\leftarrow$", "·": r"$\cdot$",
+    "°": r"$^{\circ}$", "▲": r"$^{\uparrow}$", "▼": r"$^{\downarrow}$", "µ": r"$\mu$", "ς": r"$\varsigma$",
+    "‐": "-", "‑": "-", "⁄": "/", "–": "--", "—": "---", "‘": "`", "’": "'", "“": "``", "”": "''", "„": ",,", "«": "\"",
+    "»": "\"", "…": r"\dots{}", "•": r"$\bullet$", "£": r"$\pounds$", "§": r"\S{}", "ß": r"\ss{}", "æ": r"\ae{}",
+    "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}", "Ł": r"\L{}", "ı": r"\i{}",
 }  # fmt: skip
+_TEX_ACCENTS = {
+    "GRAVE ACCENT": "`", "ACUTE ACCENT": "'", "CIRCUMFLEX ACCENT": "^", "TILDE": "~", "DIAERESIS": '"', "MACRON": "=",
+    "DOT ABOVE": ".", "BREVE": "u", "CARON": "v", "RING ABOVE": "r", "CEDILLA": "c", "DOUBLE ACUTE ACCENT": "H",
+    "DOT BELOW": "d",
+}  # fmt: skip
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+    "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+)
+_TEX |= {a: f"$\\{name}$" for a, name in zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ", _GREEK.split(), strict=True)}
+_TEX |= dict(zip("οΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "oABEZHIKMNOPTYX", strict=True))  # LaTeX has no commands for these
 
 
 def to_latex(table: Table) -> str:
@@ -201,5 +219,23 @@ def _tex_cell(cell: Cell) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Escape text for LaTeX."""
-    return "".join(_TEX.get(letter, letter) for letter in " ".join(text.split()))
+    """Escape text for LaTeX, in ASCII, so that it needs no package.
+
+    Letters that pdflatex's own fonts lack, such as Chinese ones, become question marks; Markdown and CSV have them.
+    """
+    return "".join(map(_tex_letter, unicodedata.normalize("NFC", " ".join(text.split()))))
+
+
+def _tex_letter(letter: str) -> str:
+    if letter in _TEX:
+        return _TEX[letter]
+    if letter.isascii():
+        return letter if letter.isprintable() else "?"
+    base, *marks = unicodedata.normalize("NFD", letter)
+    names = [unicodedata.name(mark, "").removeprefix("COMBINING ") for mark in marks]
+    if base.isascii() and names and all(one in _TEX_ACCENTS for one in names):
+        for one in names:
+            base = rf"\{_TEX_ACCENTS[one]}{{{base}}}"
+        return base
+    plain = [one for one in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(one)]
+    return "?" if plain == [letter] else "".join(map(_tex_letter, plain))

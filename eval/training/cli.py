@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
@@ -130,7 +131,8 @@ def _watchers(settings: TrainSettings, out: Path, watch: bool, loggers: Sequence
     from lsr.train.watch_page import PAGE, page
 
     out.mkdir(parents=True, exist_ok=True)
-    found = [open_watcher(one, out) if isinstance(one, str) else one for one in loggers]
+    given = asdict(settings)
+    found = [open_watcher(one, out, given) if isinstance(one, str) else one for one in loggers]
     if watch:
         steps = settings.optimizer.steps + (settings.pretrain.steps if settings.pretrain else 0)
         found.append(page(out, steps))

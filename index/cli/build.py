@@ -18,6 +18,7 @@ from lsr.index.cli.encode import (
     url_option,
     worker_options,
     workers_of,
+    write_left_out,
 )
 
 
@@ -97,6 +98,7 @@ def index(
     """  # fmt: skip
     from lsr.console import counted, note
     from lsr.encode.corpus import Report
+    from lsr.errors import DataError
     from lsr.files.documents import open_texts
     from lsr.index.index import Index
     from lsr.index.segment.clusters import SUMMARY_MASS
@@ -130,24 +132,30 @@ def index(
     else:
         model = document_encoder(encoder, settings)
     report = Report()
-    built = Index.build(
-        out,
-        read,
-        encoder=model,
-        impacts=impacts,
-        passages=passages,
-        store_text=not options["no_text"],
-        overwrite=options["overwrite"],
-        memory=memory << 20,
-        order=order,
-        clusters=clusters,
-        summary_mass=summary_mass or SUMMARY_MASS,
-        hybrid=hybrid,
-        report=report,
-    )
+    try:
+        built = Index.build(
+            out,
+            read,
+            encoder=model,
+            impacts=impacts,
+            passages=passages,
+            store_text=not options["no_text"],
+            overwrite=options["overwrite"],
+            memory=memory << 20,
+            order=order,
+            clusters=clusters,
+            summary_mass=summary_mass or SUMMARY_MASS,
+            hybrid=hybrid,
+            report=report,
+        )
+    except DataError:  # such as that nothing can be read
+        write_left_out(options["left_out"], read.bad)
+        raise
     report.tell()
+    write_left_out(options["left_out"], report.bad)
     size = sum(built.file_sizes().values())
-    much = f"{counted(len(built), 'document')}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
+    what = "passage" if built.has_passages else "document"
+    much = f"{counted(len(built), what)}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
     note(f"{out}: {much}, {built.fingerprint}")
     if clusters:
         note(
@@ -189,6 +197,7 @@ def _index_shards(
         overwrite=options["overwrite"],
     )
     report.tell()
+    write_left_out(options["left_out"], report.bad)
     size = sum(entry.bytes for entry in made.entries)
     much = f"{counted(made.documents, 'document')} in {counted(shards, 'shard')}, {size / 1e6:.1f} MB"
     note(f"{out}: {much}, {made.fingerprint}")

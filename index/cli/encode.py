@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,6 +75,7 @@ def text_options(command: F) -> F:
         click.option("--whole", is_flag=True, help="Don't cut documents: text beyond the encoder's limit is ignored."),
         click.option("--no-text", is_flag=True, help="Don't store texts, titles and metadata."),
         click.option("--skip-bad", is_flag=True, help="Skip bad documents and count them."),
+        left_out_option,
         click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
     ]
     for option in reversed(options):
@@ -88,6 +89,23 @@ url_option = click.option(
     metavar="URL",
     help="For a folder of documents, its URL: a prefix of their paths, or a pattern with {path} or {stem}.",
 )
+
+
+left_out_option = click.option(
+    "--left-out",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a line for each file or document that is left out, with the reason.",
+)
+
+
+def write_left_out(path: Path | None, bad: Sequence[str]) -> None:
+    """Write messages about what was left out, a line each, if --left-out was given."""
+    from lsr.io.text_files import new_text
+
+    if path is not None:
+        with new_text(path) as file:
+            file.writelines(" ".join(message.split("\n")) + "\n" for message in bad)
 
 
 class PathOrURI(click.ParamType[Any]):
@@ -232,6 +250,7 @@ def encode(
         check_out(out, options["overwrite"], form)
         vectors = read_vectors(source, skip_bad=options["skip_bad"])
         convert(vectors, out, form)
+        write_left_out(options["left_out"], vectors.bad)
         note(f"converted {source} to {out}" + (f", skipped {len(vectors.bad)} bad lines" if vectors.bad else ""))
         return
     settings = given_settings(options)
@@ -248,6 +267,7 @@ def encode(
     }
     report = encode_to(corpus, opened, out, workers=working, **how)
     report.tell()
+    write_left_out(options["left_out"], report.bad)
     note(f"{report.vectors} vectors in {out}")
 
 

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from lsr.index.cli.encode import PathOrURI, encoder_options, url_option
+from lsr.index.cli.encode import PathOrURI, encoder_options, left_out_option, url_option, write_left_out
 from lsr.index.cli.search import open_index, where_option
 
 
@@ -28,7 +28,8 @@ def committed(index: Any) -> Iterator[None]:
 def _size(index: Any) -> str:
     from lsr.console import counted
 
-    return f"{counted(len(index), 'document')} in {counted(index.n_segments, 'segment')}"
+    what = "passage" if index.has_passages else "document"
+    return f"{counted(len(index), what)} in {counted(index.n_segments, 'segment')}"
 
 
 @click.command()
@@ -36,8 +37,17 @@ def _size(index: Any) -> str:
 @click.argument("source")
 @click.option("--update", is_flag=True, help="Replace documents with the same ids instead of refusing them.")
 @click.option("--skip-bad", is_flag=True, help="Skip bad documents and list them.")
+@left_out_option
 @encoder_options
-def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encoder: str | None, **options: Any) -> None:
+def add(
+    index_path: Path | str,
+    source: str,
+    update: bool,
+    skip_bad: bool,
+    left_out: Path | None,
+    encoder: str | None,
+    **options: Any,
+) -> None:
     """Add documents to an index: all of them, or none if one is bad.
 
     SOURCE is as for `lsr index`. Texts are encoded by the index's own encoder, and cut and stored like its documents.
@@ -53,12 +63,14 @@ def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encod
     index = open_index(index_path, encoder, options)
     with committed(index):
         change = index.update(source, skip_bad=skip_bad) if update else index.add(source, skip_bad=skip_bad)
-    change.report.bad = []  # reported below, together with existing ids
+    write_left_out(left_out, change.bad)
+    bad = change.bad[len(change.report.bad) :] if change.report.bad_told else change.bad
+    change.report.bad = []  # told by a warning, or below, together with existing ids
     change.report.tell()
-    for message in change.bad[:10]:
+    for message in bad[:10]:
         note(f"left out: {message}")
-    if len(change.bad) > 10:
-        note(f"left out: {len(change.bad) - 10} more")
+    if len(bad) > 10:
+        note(f"left out: {len(bad) - 10:,} more (--left-out FILE lists all)")
     note(f"{index_path}: {change}; {_size(index)}")
 
 
@@ -67,8 +79,17 @@ def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encod
 @click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
 @url_option
 @click.option("--watch", is_flag=True, help="Keep watching, and sync whenever a file changes, until interrupted.")
+@left_out_option
 @encoder_options
-def sync(source: Path, index_path: Path, url: str, watch: bool, encoder: str | None, **options: Any) -> None:
+def sync(
+    source: Path,
+    index_path: Path,
+    url: str,
+    watch: bool,
+    left_out: Path | None,
+    encoder: str | None,
+    **options: Any,
+) -> None:
     """Bring an index up to date with a folder of documents, by file content; creates the index if there is none.
 
     New and changed files are read and encoded, documents of deleted files are deleted. Documents that were added
@@ -93,6 +114,7 @@ def sync(source: Path, index_path: Path, url: str, watch: bool, encoder: str | N
 
     def tell(synced: Any) -> None:
         synced.report.tell()
+        write_left_out(left_out, synced.bad)
         note(f"{index_path}: {synced}; {_size(index)}")
 
     with index:

@@ -20,11 +20,14 @@ _ANSWERS = {"y": True, "n": False, "q": None}
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option(
-    "--state", required=True, type=click.Path(path_type=Path), help="File of the judgments; resumed if there."
+    "--state",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File for the judgments; if it exists, its review is continued.",
 )
 @click.option("--query", help="Begin with the results of this search instead of random documents.")
 @click.option("--target", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Recall. [default: 0.8]")
-@click.option("--batch", type=click.IntRange(min=1), help="Documents read before the model learns anew. [default: 20]")
+@click.option("--batch", type=click.IntRange(min=1), help="Documents read before the model learns again. [default: 20]")
 @click.option("--rule", type=click.Choice(["hypergeometric", "quantile", "knee", "budget"]), help="When to stop. "
               "[default: hypergeometric]")  # fmt: skip
 @click.option("--strategy", type=click.Choice(["relevance", "uncertainty"]), help="What to read. [default: relevance]")
@@ -33,7 +36,7 @@ _ANSWERS = {"y": True, "n": False, "q": None}
     "--judgments",
     metavar="FILE",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Lines of an id, a tab and 1 or 0, instead of asking; ids that it lacks are irrelevant.",
+    help="Read answers from lines of an id, a tab and 1 or 0 instead of asking; other documents are irrelevant.",
 )
 @click.option("--page", metavar="PORT", type=click.IntRange(0, 65535), help="Ask on a page of this machine, at this "
               "port, instead of in the terminal; 0 for any free one.")  # fmt: skip
@@ -72,7 +75,7 @@ def review(
     given = {name: value for name, value in options.items() if value is not None}
     if state.exists():
         if given or query:
-            raise click.UsageError(f"{state}: this review has its settings; leave --query and other settings out")
+            raise click.UsageError(f"{state}: this review keeps its settings: leave --query and the other settings out")
         going = Review.load(state, ids, vectors)
     else:
         numbers = {doc_id: number for number, doc_id in enumerate(ids)}
@@ -93,7 +96,7 @@ def review(
 
 
 def _documents(index: Index) -> tuple[list[str], list[SparseMatrix]]:
-    """The ids of the live documents, or passages, and their vectors; those of a hybrid encoder's two parts apart."""
+    """Return the ids of the live documents or passages, and their vectors: two kinds of a hybrid encoder, else one."""
     from lsr.encode.hybrid import HybridEncoder
     from lsr.index.cli.export import index_vectors
     from lsr.sparse import SparseMatrix
@@ -109,19 +112,19 @@ def _documents(index: Index) -> tuple[list[str], list[SparseMatrix]]:
 
 
 def _why(going: Review) -> str:
-    """Why the review is complete, and what that says of the recall."""
+    """Say why the review is complete, and what that means for the recall."""
     how, read = going.settings, len(going.judged)
     if read >= len(going.ids):
         return "all documents have been read"
     if how.budget and read >= how.budget:
-        return f"the budget of {how.budget} documents has been read; what is left may hold more relevant ones"
+        return f"the budget of {how.budget} documents is used up; unread documents may be relevant, too"
     if how.rule == "knee":
-        return "reading finds little any more; the rule 'knee' doesn't tell the recall"
+        return "reading finds little now; the rule 'knee' says nothing about recall"
     return f"the rule {how.rule!r} says to stop: recall is probably at least {how.target:g}"
 
 
 def _read(going: Review, state: Path, answer: Callable[[str], bool | None]) -> bool:
-    """Judge batch after batch; returns whether the review is complete."""
+    """Judge batch after batch; return whether the review is complete."""
     while not going.stops():
         for doc in going.batch():
             relevant = answer(going.ids[doc])

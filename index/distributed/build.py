@@ -126,8 +126,7 @@ def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, w
     if done:
         note(f"{place.name}: continuing, {done} of {shards} shards are already built")
     task = ShardTask(place.name, found.stretches, settings, workers.memory, quantizer)
-    with progress(shards, "building", "shards") as bar:
-        bar.update(done)
+    with progress(shards, "building", "shards", done=done) as bar:
         for _ in do_jobs(partial(partial, build_shard, task), jobs, workers, _WHAT):
             bar.update(1)
     return _finish(place, names)

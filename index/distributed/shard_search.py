@@ -49,6 +49,7 @@ class ShardSearch:
         refresh: Moves to the latest commits.
         compared: Weights document vectors so that their products compare documents.
         words: Returns the words of a query by term.
+        tokens: Returns the tokens of all shards; None if they aren't known.
         beside: Weights a query that is searched beside its dense vector.
     """
 
@@ -58,10 +59,11 @@ class ShardSearch:
         refresh: Callable[[], object],
         compared: Callable[[SparseMatrix], SparseMatrix],
         words: Callable[[Any], Mapping[int, str]],
+        tokens: Callable[[], Sequence[str] | None],
         beside: Callable[[SparseMatrix], SparseMatrix],
     ) -> None:
         self._group, self._refresh, self._compared, self._words = group, refresh, compared, words
-        self._beside = beside
+        self._tokens, self._beside = tokens, beside
 
     def find(
         self,
@@ -253,7 +255,7 @@ class ShardSearch:
         """Explain the score of a document, by its number in shard n."""
         asked = query._replace(given=None)
         explanation: Explanation = self._group.one(n, "explain", version, asked, doc, origins)
-        return explanation.named(self._words(query.given))
+        return explanation.with_tokens(self._tokens() or ()).named(self._words(query.given))
 
     def explain_by_id(self, query: EncodedQuery, doc_id: str, *, origins: bool) -> Explanation:
         """Explain the score of a document, in whichever shard it is.

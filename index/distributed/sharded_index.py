@@ -298,7 +298,9 @@ class ShardedIndex(QueryEncoding):
 
     @property
     def _search(self) -> ShardSearch:
-        return ShardSearch(self._group, self.refresh, self.compared, self._query_words, self._beside)
+        return ShardSearch(
+            self._group, self.refresh, self.compared, self._query_words, lambda: self.vocabulary, self._beside
+        )
 
     def _query_words(self, query: Any) -> Mapping[int, str]:
         text = query.get("text") if isinstance(query, Mapping) else query

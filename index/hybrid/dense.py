@@ -25,7 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 from lsr.console import progress
 from lsr.errors import CorruptIndex, DataError
 from lsr.forks import cached_property
+from lsr.index.hybrid.dense_clusters import DenseClusters
 from lsr.index.hybrid.dense_files import (
+    MEND,
     RECORD,
     Similarity,
     damaged_files,
@@ -63,7 +65,9 @@ class DenseVectors:
     Attributes:
         path: The folder.
         embed: Embeds queries, and documents in `build`.
+        per_document: Vectors of a document, the most similar of which counts.
         segments: Names of the index's segments whose documents have exactly the texts that were embedded.
+        clusters: The clusters of the vectors; None without.
 
     Args:
         path: The folder.
@@ -82,8 +86,14 @@ class DenseVectors:
         self._rows: WeakKeyDictionary[Documents, NDArray[np.int64]] = WeakKeyDictionary()
         batch = open_vectors(self.path / f"{record['name']}.arrow", record)
         self._ids, self._digests, vectors = batch.columns
-        self._vectors = vectors.flatten().to_numpy().reshape(len(batch), record["dimensions"])
+        self.per_document: int = record["per_document"]
+        shape = (len(batch), self.per_document, record["dimensions"])
+        self._vectors = vectors.flatten().to_numpy().reshape(shape if self.per_document > 1 else shape[::2])
         self._graph = open_graph(self.path / f"{record['name']}.usearch", record) if record["graph"] else None
+        self.clusters: DenseClusters | None = None
+        if record["clusters"]:
+            file = self.path / f"{record['name']}.clusters"
+            self.clusters = DenseClusters.read(file, record["dimensions"], len(batch), MEND)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -98,8 +108,10 @@ class DenseVectors:
         documents: Iterable[tuple[str, str]],
         embed: Embed,
         *,
+        embed_documents: Embed | None = None,
         similarity: Similarity = "cosine",
         graph: bool = False,
+        clusters: bool = False,
         segments: Collection[str] = (),
     ) -> DenseVectors:
         """Embed documents; existing vectors of documents with the same id and text are reused.
@@ -108,12 +120,17 @@ class DenseVectors:
             path: The folder; created if needed.
             documents: (id, text) of all documents; vectors of others are dropped.
             embed: Maps n texts to (n, dimensions) numbers.
+            embed_documents: Embeds documents, if that isn't the same: n texts to (n, dimensions) numbers, or to
+                (n, m, dimensions) for m vectors each, as `lsr.encode.multi_vectors` gives.
             similarity: "cosine", or "dot" for vectors with meaningful lengths.
             graph: Also write a usearch graph, for approximate search of large collections.
+            clusters: Store the vectors by k-means clusters, so that `Hybrid(visit=…)` can read a part of them. Ties
+                of exact search are then in the order of the clusters.
             segments: Names of the index's segments that together contain exactly these documents.
 
         Raises:
-            DataError: An id is repeated, or `embed` doesn't return a row of finite numbers for each text.
+            DataError: An id is repeated, `embed` doesn't return a row of finite numbers for each text, or there are
+                several vectors of a document, but graph or clusters is set.
             MissingExtra: `graph` is set, but usearch isn't installed.
         """
         if similarity not in get_args(Similarity):
@@ -127,7 +144,7 @@ class DenseVectors:
                 known = {key: old._vectors[i] for i, key in enumerate(keys)}
         ids, digests, rows = [], [], []
         with progress(None, "embedding") as bar:
-            for doc_id, digest, vector in _embedded(documents, embed, similarity, known):
+            for doc_id, digest, vector in _embedded(documents, embed_documents or embed, similarity, known):
                 ids.append(doc_id)
                 digests.append(digest)
                 rows.append(vector)
@@ -135,10 +152,16 @@ class DenseVectors:
         if len(set(ids)) != len(ids):
             doubled = next(doc_id for doc_id, times in Counter(ids).items() if times > 1)
             raise DataError(f"the id {doubled!r} occurs twice")
-        if len({len(row) for row in rows}) > 1:
-            raise DataError(f"vectors of {sorted({len(row) for row in rows})} numbers; embed all with one model")
+        if len({row.shape for row in rows}) > 1:
+            raise DataError(f"vectors of {sorted({row.size for row in rows})} numbers; embed all with one model")
         matrix = np.stack(rows) if rows else np.empty((0, 1), np.float32)
-        write_dense(folder, ids, digests, matrix, similarity, graph, segments)
+        if matrix.ndim == 3 and (graph or clusters):
+            raise DataError("graph and clusters take one vector of each document; there are several")
+        made = None
+        if clusters:
+            made, order = DenseClusters.of(matrix)
+            matrix, ids, digests = matrix[order], [ids[i] for i in order], [digests[i] for i in order]
+        write_dense(folder, ids, digests, matrix, similarity, graph, segments, made)
         return cls(folder, embed)
 
     def search(self, query: str | ArrayLike, k: int = 10, *, exact: bool = False) -> list[DenseHit]:
@@ -201,21 +224,22 @@ class DenseVectors:
         """
         queries = as_queries(queries)
         if not queries:
-            return np.zeros((0, self._vectors.shape[1]), np.float32)
+            return np.zeros((0, self._vectors.shape[-1]), np.float32)
         texts = [query for query in queries if isinstance(query, str)]
         embedded = iter(_checked(self.embed(texts), len(texts)) if texts else ())
         given = [next(embedded) if isinstance(query, str) else _vector(query) for query in queries]
         if not len(self):
-            given = [np.zeros(self._vectors.shape[1], np.float32) for _ in given]
+            given = [np.zeros(self._vectors.shape[-1], np.float32) for _ in given]
         for vector in given:
-            if vector.shape != self._vectors.shape[1:]:
+            if vector.shape != self._vectors.shape[-1:]:
                 numbers = "x".join(map(str, vector.shape))
-                raise DataError(f"a query of {numbers} numbers, documents have {self._vectors.shape[1]}")
+                raise DataError(f"a query of {numbers} numbers, documents have {self._vectors.shape[-1]}")
         return _scaled(_checked(given, len(given)), self.similarity)
 
     def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Return (n, dimensions) float32: the vectors of some rows."""
-        return np.asarray(self._vectors[np.array(rows, np.int64)], np.float32)
+        """Return (n, dimensions) float32: the vectors of some rows; of several of a document, their mean."""
+        found = np.asarray(self._vectors[np.array(rows, np.int64)], np.float32)
+        return found.mean(1) if found.ndim == 3 else found
 
     def ids(self, rows: NDArray[np.int64]) -> list[str]:
         """Return the document ids of some vectors."""
@@ -264,7 +288,8 @@ class DenseVectors:
         scores = np.empty(n, np.float32)
         for i in range(0, n, _ROWS):
             some = self._vectors[i : i + _ROWS] if rows is None else self._vectors[rows[i : i + _ROWS]]
-            scores[i : i + _ROWS] = some @ vector
+            products = some @ vector
+            scores[i : i + _ROWS] = products.max(1) if products.ndim == 2 else products
 
         def nearest(k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
             best = np.arange(n)
@@ -292,7 +317,7 @@ def _embedded(
     while some := list(islice(iterator, _AT_ONCE)):
         digests = [_digest(text) for _, text in some]
         new = [i for i, (doc_id, _) in enumerate(some) if (doc_id, digests[i]) not in known]
-        fresh = iter(_scaled(_checked(embed([some[i][1] for i in new]), len(new)), similarity) if new else ())
+        fresh = iter(_scaled(_checked(embed([some[i][1] for i in new]), len(new), 3), similarity) if new else ())
         for (doc_id, _), digest in zip(some, digests, strict=True):
             vector = known.get((doc_id, digest))
             yield doc_id, digest, next(fresh) if vector is None else vector
@@ -302,12 +327,13 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
-def _checked(vectors: ArrayLike, n: int) -> NDArray[np.float32]:
+def _checked(vectors: ArrayLike, n: int, most: int = 2) -> NDArray[np.float32]:
+    """Return (n, dimensions) float32, or with `most` 3 possibly (n, m, dimensions)."""
     try:
         array = np.asarray(vectors, np.float32)
     except (TypeError, ValueError):
         raise DataError(f"embedding {n} texts gave no array of numbers: one row of the same length for each") from None
-    if array.ndim != 2 or len(array) != n:
+    if not 2 <= array.ndim <= most or len(array) != n or not array[:1].size:
         raise DataError(f"embedding {n} texts gave an array of shape {array.shape}; it needs one row for each text")
     if not np.isfinite(array).all():
         raise DataError("embedding gave numbers that are not finite")
@@ -324,5 +350,5 @@ def _vector(query: Any) -> NDArray[np.float32]:
 def _scaled(vectors: NDArray[np.float32], similarity: Similarity) -> NDArray[np.float32]:
     if similarity == "dot":
         return vectors
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

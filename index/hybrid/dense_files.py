@@ -4,6 +4,7 @@ FOLDER/
   dense.json        number and length of the vectors, how they are compared, size and SHA-256 of the files
   dense-….arrow     id, digest of the text, vector; one record batch, mapped
   dense-….usearch   the graph, if there is one
+  dense-….clusters  the clusters, if there are any; the vectors are in their order
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from numpy.typing import NDArray
 
 from lsr.durable import sync
 from lsr.errors import CorruptIndex, IndexFormatError, MissingExtra, OutputError
+from lsr.index.hybrid.dense_clusters import DenseClusters
 from lsr.index.storage.arrow_file import ArrowFile, write_arrow
 from lsr.index.storage.manifest import CHECKED_AT_OPEN, digest_file, output_errors
 
 Similarity = Literal["cosine", "dot"]
-RECORD, _FORMAT = "dense.json", 1
+RECORD = "dense.json"
+_FORMATS = (1, 2)  # 2: several vectors of a document
 _NAME = re.compile(r"dense-[0-9a-f]{16}")
 _DIGEST = pa.binary(16)
-_EMBED = "embed the documents again"
+MEND = "embed the documents again"
 
 
 def write_dense(
@@ -40,6 +43,7 @@ def write_dense(
     similarity: Similarity,
     graph: bool,
     segments: Collection[str],
+    clusters: DenseClusters | None = None,
 ) -> None:
     """Write vectors, replacing existing ones.
 
@@ -47,10 +51,11 @@ def write_dense(
         folder: The folder; created if needed.
         ids: The documents' ids.
         digests: (n,) digests of their texts, 16 bytes each.
-        matrix: (n, dimensions) vectors.
+        matrix: (n, dimensions) vectors, or (n, m, dimensions).
         similarity: How vectors are compared.
         graph: Whether to write a graph, too.
         segments: Names of the index's segments that contain the documents.
+        clusters: The clusters of the vectors, which are in their order.
 
     Raises:
         OutputError: The folder can't be written; its content is unchanged.
@@ -59,22 +64,27 @@ def write_dense(
     with output_errors(folder, every=True):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+            m = matrix.shape[1] if matrix.ndim == 3 else 1
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), m * matrix.shape[-1])
             columns = {"id": pa.array(ids, pa.string()), "digest": pa.array(digests, _DIGEST), "vector": vectors}
             write_arrow(folder / f"{name}.arrow", columns)
             if graph:
                 _write_graph(folder / f"{name}.usearch", matrix)
+            if clusters is not None:
+                clusters.write(folder / f"{name}.clusters")
             files = {}
             for path in sorted(folder.glob(f"{name}.*")):
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
                 sync(path)
             record = {
-                "format": _FORMAT,
+                "format": _FORMATS[m > 1],
                 "name": name,
                 "vectors": len(ids),
-                "dimensions": matrix.shape[1],
+                "dimensions": matrix.shape[-1],
+                "per_document": m,
                 "similarity": similarity,
                 "graph": graph,
+                "clusters": clusters is not None,
                 "segments": sorted(segments),
                 "files": files,
             }
@@ -105,17 +115,20 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
         record = json.loads(path.read_bytes())
-        if record["format"] != _FORMAT:
-            raise IndexFormatError(f"{path}: format {record['format']}, this version reads {_FORMAT}: embed again")
+        if record["format"] not in _FORMATS:
+            raise IndexFormatError(f"{path}: format {record['format']}, this version reads {_FORMATS}: embed again")
         sound = (
             _NAME.fullmatch(record["name"])
             and record["similarity"] in get_args(Similarity)
             and isinstance(record["dimensions"], int)
             and 0 < record["dimensions"] < 1 << 31
+            and type(record.setdefault("per_document", 1)) is int  # earlier versions had one
+            and 0 < record["per_document"] < 1 << 31
+            and record["per_document"] * record["dimensions"] < 1 << 31
             and isinstance(record["vectors"], int)
             and type(record["graph"]) is bool
-            and {f"{record['name']}.{kind}" for kind in ("arrow", "usearch")[: 1 + record["graph"]]}
-            <= set(record["files"])
+            and type(record.setdefault("clusters", False)) is bool  # earlier versions had none
+            and set(_files(record)) <= set(record["files"])
             and all(type(file["bytes"]) is int for file in record["files"].values())
             and all(_NAME.fullmatch(Path(name).stem) and Path(name).name == name for name in record["files"])
             and all(isinstance(name, str) for name in record.get("segments", ()))
@@ -125,10 +138,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
-        raise CorruptIndex(f"{path}: damaged: values are missing or invalid; {_EMBED}")
+        raise CorruptIndex(f"{path}: damaged: values are missing or invalid; {MEND}")
     if wrong := damaged_files(folder, record, every_byte=False):
         raise CorruptIndex("\n".join(wrong))
     return dict(record)
+
+
+def _files(record: dict[str, Any]) -> list[str]:
+    """Return the names of the files that a record needs."""
+    kinds = ["arrow", *["usearch"] * record["graph"], *["clusters"] * record["clusters"]]
+    return [f"{record['name']}.{kind}" for kind in kinds]
 
 
 def damaged_files(folder: Path, record: dict[str, Any], *, every_byte: bool) -> list[str]:
@@ -137,11 +156,11 @@ def damaged_files(folder: Path, record: dict[str, Any], *, every_byte: bool) -> 
     for name, entry in record["files"].items():
         path = folder / name
         if not path.is_file():
-            wrong.append(f"{path}: missing; {_EMBED}")
+            wrong.append(f"{path}: missing; {MEND}")
         elif path.stat().st_size != entry["bytes"] or (
             (every_byte or entry["bytes"] <= CHECKED_AT_OPEN) and digest_file(path) != entry["sha256"]
         ):
-            wrong.append(f"{path}: damaged: not as it was written; {_EMBED}")
+            wrong.append(f"{path}: damaged: not as it was written; {MEND}")
     return wrong
 
 
@@ -172,12 +191,12 @@ def open_vectors(path: Path, record: dict[str, Any]) -> pa.RecordBatch:
     Raises:
         CorruptIndex: They are invalid; the numbers in vectors aren't checked.
     """
-    vector = pa.list_(pa.float32(), record["dimensions"])
+    vector = pa.list_(pa.float32(), record["per_document"] * record["dimensions"])
     schema = pa.schema([("id", pa.string()), ("digest", _DIGEST), ("vector", vector)])
-    batch = ArrowFile(path, schema, _EMBED).batch(0)
+    batch = ArrowFile(path, schema, MEND).batch(0)
     nulls = sum(column.null_count for column in (*batch.columns, batch.column(2).flatten()))
     if len(batch) != record["vectors"] or nulls:
-        raise CorruptIndex(f"{path}: damaged: {len(batch)} vectors, {nulls} of them missing; {_EMBED}")
+        raise CorruptIndex(f"{path}: damaged: {len(batch)} vectors, {nulls} of them missing; {MEND}")
     return batch
 
 
@@ -194,5 +213,5 @@ def open_graph(path: Path, record: dict[str, Any]) -> Any:
     whole = digest_file(path) == record["files"][path.name]["sha256"]
     graph = _usearch().Index.restore(str(path), view=True) if whole else None
     if graph is None or (len(graph), graph.ndim) != (record["vectors"], record["dimensions"]):
-        raise CorruptIndex(f"{path}: damaged: not as it was written; {_EMBED}")
+        raise CorruptIndex(f"{path}: damaged: not as it was written; {MEND}")
     return graph

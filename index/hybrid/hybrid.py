@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from os import PathLike
 from typing import Any, Literal, Unpack, get_args
@@ -24,10 +26,14 @@ from lsr.errors import EncoderError
 from lsr.index.hybrid.dense import DenseVectors, Embed, Nearest
 from lsr.index.hybrid.dense_files import Similarity
 from lsr.index.hybrid.fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
+from lsr.index.hybrid.visits import LABELLED, Visits, example, fitted
+from lsr.index.search.explain import DensePart, Explanation, query_words
 from lsr.index.search.feedback import DENSE_WEIGHT, DOCUMENTS, best_documents, mixed, rocchio
+from lsr.index.search.find import hits_by_id
 from lsr.index.search.hits import Hits
 from lsr.index.search.query_encoder import Query, as_queries, checked_k
 from lsr.index.search.reader import Reader
+from lsr.index.search.request import EncodedQuery
 from lsr.index.search.settings import BatchOptions
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.filters import Filter, Where
@@ -38,10 +44,19 @@ from lsr.sparse import SparseMatrix
 Method = Literal["rrf", "interpolation"]
 Feedback = Literal["none", "before", "after", "both"]
 Queries = Iterable[str | Mapping[str, Any]] | SparseMatrix
+Rows = NDArray[np.int64]
+Pointed = tuple[NDArray[np.int64], NDArray[np.float64]]  # clusters of a query's sparse results, and their scores
 
 
 def build_dense(
-    index: Reader, path: str | PathLike[str], embed: Embed, *, similarity: Similarity = "cosine", graph: bool = False
+    index: Reader,
+    path: str | PathLike[str],
+    embed: Embed,
+    *,
+    embed_documents: Embed | None = None,
+    similarity: Similarity = "cosine",
+    graph: bool = False,
+    clusters: bool = False,
 ) -> DenseVectors:
     """Embed all documents (or passages) of an index; call it again after documents have changed.
 
@@ -49,12 +64,42 @@ def build_dense(
         index: The index with the texts.
         path: Folder for the vectors.
         embed: Maps n texts to (n, dimensions) numbers.
+        embed_documents: The same for documents, if that differs; see `DenseVectors.build`.
         similarity: "cosine", or "dot" for vectors with meaningful lengths.
         graph: Also write a usearch graph, for approximate search of large collections.
+        clusters: Store the vectors by clusters, for `Hybrid(visit=…)`.
     """
     index = index.pinned()
     names = [part.entry["name"] for part in index.snapshot.parts]
-    return DenseVectors.build(path, index.contents(), embed, segments=names, similarity=similarity, graph=graph)
+    return DenseVectors.build(
+        path,
+        index.contents(),
+        embed,
+        embed_documents=embed_documents,
+        segments=names,
+        similarity=similarity,
+        graph=graph,
+        clusters=clusters,
+    )
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """A query as it was searched: its text if it had one, and {part: its row} of the sparse parts."""
+
+    text: Any
+    rows: Mapping[str, SparseMatrix]
+
+    @property
+    def vector(self) -> SparseMatrix:
+        """One row with the terms of all parts."""
+        weights = {term: weight for row in self.rows.values() for term, weight in row.to_dicts()[0].items()}
+        return SparseMatrix.from_dicts([weights], max(row.shape[1] for row in self.rows.values()))
+
+
+class _DotPart(DensePart):
+    def __str__(self) -> str:
+        return f"dot product {self.cosine:.3f}"
 
 
 class Hybrid:
@@ -76,9 +121,11 @@ class Hybrid:
             "after": each ranking's first documents expand its own query, and the new rankings are fused. "both": the
             fused ranking's first documents expand all queries, and the new rankings are fused. "before": the same, but
             the result is the last part's new ranking alone.
+        visit: Read only the clusters of dense vectors that the sparse results point to (arXiv 2502.10639); the dense
+            vectors must be built with `clusters=True`. By default all vectors are compared.
 
     Raises:
-        ValueError: An unknown part, method or feedback, a negative weight, or only one ranking.
+        ValueError: An unknown part, method or feedback, a negative weight, only one ranking, or clusters are missing.
     """
 
     def __init__(
@@ -92,9 +139,10 @@ class Hybrid:
         normalization: Normalization = "min-max",
         rrf_k: int = RRF_K,
         feedback: Feedback = "none",
+        visit: Visits | None = None,
     ) -> None:
         self._index, self._dense, self._method, self._depth = index, dense, method, depth
-        self._feedback = feedback
+        self._feedback, self._visit = feedback, visit
         self._normalization, self._rrf_k = normalization, rrf_k
         sparse = ("learned", "lexical") if _hybrid_encoder(index) else ("sparse",)
         self.parts: tuple[str, ...] = sparse + (("dense",) if dense is not None else ())
@@ -107,10 +155,19 @@ class Hybrid:
             raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
         if feedback not in get_args(Feedback):
             raise ValueError(f"feedback must be one of {', '.join(get_args(Feedback))}, got {feedback!r}")
+        if visit is not None and (dense is None or dense.clusters is None):
+            raise ValueError("visit needs dense vectors in clusters: build_dense(index, path, embed, clusters=True)")
         self.weights = {name: float(given.get(name, 1.0)) for name in self.parts}
 
     def with_weights(self, weights: Mapping[str, float]) -> Hybrid:
         """Return a copy with other weights."""
+        return self._copy(weights, self._visit)
+
+    def with_visit(self, visit: Visits | None) -> Hybrid:
+        """Return a copy that chooses clusters in another way; None compares all vectors."""
+        return self._copy(self.weights, visit)
+
+    def _copy(self, weights: Mapping[str, float], visit: Visits | None) -> Hybrid:
         return Hybrid(
             self._index,
             self._dense,
@@ -120,12 +177,15 @@ class Hybrid:
             normalization=self._normalization,
             rrf_k=self._rrf_k,
             feedback=self._feedback,
+            visit=visit,
         )
 
     def search(
         self, query: Query, k: int = 10, *, dense: ArrayLike | None = None, **settings: Unpack[BatchOptions]
     ) -> Hits:
-        """Return the k best documents, with fused scores; explanations cover the sparse vectors.
+        """Return the k best documents, with fused scores.
+
+        Explanations share out what each ranking adds to a score: that of a sparse ranking by its terms.
 
         Args:
             query: As for `Index.search`. With dense vectors, a query that isn't a text needs `dense`.
@@ -152,9 +212,44 @@ class Hybrid:
         queries = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         vectors, near = index.query_vectors(queries), self._dense_queries(queries, dense)
         names = [str(number) for number in range(len(vectors))]
-        runs = self._rankings(index, names, vectors, near, max(k, self._depth), settings)
+        runs, sparse = self._rankings(index, names, vectors, near, max(k, self._depth), settings)
         fused = runs[self.parts[-1]] if self._feedback == "before" else self.fuse(runs)
-        return [index.hits(vectors[i], dict(islice(fused[name].items(), k))) for i, name in enumerate(names)]
+        found = []
+        for i, name in enumerate(names):
+            text = None if isinstance(queries, SparseMatrix) else queries[i]
+            searched = _Searched(text, {part: rows[i] for part, rows in sparse.items()})
+            explain = partial(self._explain, index, searched, {part: run[name] for part, run in runs.items()})
+            best = dict(islice(fused[name].items(), k))
+            found.append(hits_by_id(index.snapshot, searched.vector, best, explain))
+        return found
+
+    def _explain(
+        self,
+        index: Reader,
+        searched: _Searched,
+        rankings: Mapping[str, Mapping[str, float]],
+        _query: EncodedQuery,
+        doc: int,
+        *,
+        origins: bool = True,
+    ) -> Explanation:
+        """Explain a document's fused score by those of the query's rankings."""
+        documents = index.documents
+        doc_id = documents.parent(doc) or documents.id(doc)
+        added = {name: self._added(name, ranking).get(doc_id, 0.0) for name, ranking in rankings.items()}
+        dense = None
+        if self._dense is not None and doc_id in rankings["dense"]:
+            made = DensePart if self._dense.similarity == "cosine" else _DotPart
+            dense = made(rankings["dense"][doc_id], None, self.weights["dense"], added["dense"], 0.0)
+        explanation = index.explain(searched.vector, documents.id(doc), origins=origins, mode="sparse")
+        explanation = explanation.named(query_words(index.encoder, searched.text) if searched.text else {})
+        return explanation.fused([(set(row.indices.tolist()), added[n]) for n, row in searched.rows.items()], dense)
+
+    def _added(self, name: str, ranking: Mapping[str, float]) -> Mapping[str, float]:
+        """Return {document: what a part's ranking adds to its fused score}."""
+        if self._feedback == "before":
+            return ranking if name == self.parts[-1] else {}
+        return self._fused([{"": dict(ranking)}], [self.weights[name]])[""]
 
     def rankings(
         self, queries: Mapping[str, str], depth: int | None = None, **settings: Unpack[BatchOptions]
@@ -168,7 +263,7 @@ class Hybrid:
         """
         index, texts = self._index.pinned(), list(queries.values())
         vectors, near = index.query_vectors(texts), self._dense_queries(texts, None)
-        return self._rankings(index, list(queries), vectors, near, depth or self._depth, settings)
+        return self._rankings(index, list(queries), vectors, near, depth or self._depth, settings)[0]
 
     def _dense_queries(
         self, queries: list[Any] | SparseMatrix, dense: Sequence[ArrayLike] | None
@@ -195,13 +290,14 @@ class Hybrid:
         near: Sequence[str | ArrayLike],
         depth: int,
         settings: BatchOptions,
-    ) -> dict[str, Run]:
+    ) -> tuple[dict[str, Run], dict[str, SparseMatrix]]:
+        """Return the run of each part, and the vectors that each sparse part was searched with at last."""
         parts = dict(_sparse(index, vectors))
         if self._feedback != "none" and self._dense is not None:
             near = list(self._dense.vectors_of_queries(near))  # embedded once
         found = self._searched(index, ids, parts, near, depth, settings)
         if self._feedback == "none":
-            return found
+            return found, parts
         first = dict.fromkeys(self.parts, self.fuse(found)) if self._feedback != "after" else found
         best = {name: [[*islice(run[query], DOCUMENTS)] for query in ids] for name, run in first.items()}
         wider = {
@@ -213,7 +309,7 @@ class Hybrid:
         }
         if self._dense is not None:
             near = [self._expanded(index, vectors[i], np.asarray(near[i]), best["dense"][i]) for i in range(len(ids))]
-        return self._searched(index, ids, wider, near, depth, settings)
+        return self._searched(index, ids, wider, near, depth, settings), wider
 
     def _documents(self, index: Reader, name: str, vector: SparseMatrix, best: list[str]) -> SparseMatrix:
         """Return the documents' vectors, restricted to the terms of one part."""
@@ -241,28 +337,101 @@ class Hybrid:
         depth: int,
         settings: BatchOptions,
     ) -> dict[str, Run]:
-        found: dict[str, Run] = {}
-        for name, part in parts.items():
-            rows = index.search_batch(part, depth, **settings)
-            found[name] = {
-                q: dict(zip(hits.ids, hits.scores.tolist(), strict=True)) for q, hits in zip(ids, rows, strict=True)
-            }
-        if self._dense is not None:
-            snapshot = index.snapshot
-            among = _among(self._dense, snapshot, settings.get("where"))
-            nearest = self._dense.rankings(near, rows=among)
-            found["dense"] = {
-                query: _near(self._dense, snapshot, best, depth) for query, best in zip(ids, nearest, strict=True)
-            }
+        found, numbers = _sparse_runs(index, ids, parts, depth, settings)
+        if self._dense is None:
+            return found
+        snapshot = index.snapshot
+        rows = _among(self._dense, snapshot, settings.get("where"))
+        if self._visit is None:
+            nearest = self._dense.rankings(near, rows=rows)
+        else:
+            nearest = self._visited(snapshot, near, self._pointed(snapshot, found, numbers), rows)
+        found["dense"] = {
+            query: _near(self._dense, snapshot, best, depth) for query, best in zip(ids, nearest, strict=True)
+        }
         return found
 
+    def _visited(
+        self, snapshot: Snapshot, near: Sequence[str | ArrayLike], pointed: Iterable[Pointed], among: Rows | None
+    ) -> Iterator[Nearest]:
+        """Yield, for each query, the ranking of the vectors in the clusters that its sparse results point to."""
+        assert self._dense is not None
+        assert self._dense.clusters is not None
+        assert self._visit is not None
+        for vector, (results, scores) in zip(self._dense.vectors_of_queries(near), pointed, strict=True):
+            rows = self._dense.clusters.rows(self._visit.clusters(self._dense.clusters, vector, results, scores))
+            rows = rows if among is None else np.intersect1d(rows, among, assume_unique=True)
+            yield from self._dense.rankings([vector], rows=rows)
+
+    def _pointed(
+        self, snapshot: Snapshot, found: Mapping[str, Run], numbers: Mapping[str, Mapping[str, int]]
+    ) -> Iterator[Pointed]:
+        """Yield, for each query, the cluster of each sparse result, -1 for none, and the results' scores."""
+        assert self._dense is not None
+        assert self._dense.clusters is not None
+        every = [np.empty(0, np.int64), *(self._dense.rows_of(part.documents) for part in snapshot.parts)]
+        rows = np.concatenate(every)
+        clusters = np.where(rows >= 0, self._dense.clusters.of_rows(rows), -1)
+        for query, hits in self.fuse(found).items():
+            docs = np.array([numbers[query][doc] for doc in hits], np.int64)
+            yield clusters[docs], np.array([*hits.values()], np.float64)
+
+    def fit_visits(
+        self,
+        queries: Sequence[str],
+        policy: Literal["logistic", "lstm"] = "lstm",
+        *,
+        share: float = 0.1,
+        dense: Sequence[ArrayLike] | None = None,
+    ) -> Visits:
+        """Train a policy that chooses clusters, by the ten nearest vectors of some queries; judgments aren't needed.
+
+        Args:
+            queries: Texts, such as a log of queries; a few hundred or more.
+            policy: "lstm" needs the extra `torch` to train, not to search.
+            share: `Visits.share` of the policy.
+            dense: Their dense vectors; by default the texts are embedded.
+
+        Raises:
+            ValueError: There are no queries, or no clusters.
+            MissingExtra: torch isn't installed.
+        """
+        if self._dense is None or self._dense.clusters is None or not queries:
+            raise ValueError("training needs queries, and dense vectors that were built with clusters=True")
+        index, ids = self._index.pinned(), [str(number) for number in range(len(queries))]
+        vectors = index.query_vectors(as_queries(list(queries)))
+        near = self._dense.vectors_of_queries(self._dense_queries(list(queries), dense))
+        found = _sparse_runs(index, ids, dict(_sparse(index, vectors)), self._depth, {})
+        pointed = self._pointed(index.snapshot, *found)
+        best = [nearest(LABELLED)[0] for nearest in self._dense.rankings(list(near), exact=True)]
+        return fitted(
+            [example(self._dense.clusters, *one) for one in zip(near, best, pointed, strict=True)], share, policy
+        )
+
     def fuse(self, rankings: Mapping[str, Run]) -> Run:
-        """Fuse the runs of the parts, weighted."""
-        named = [name for name in self.parts if self.weights[name]] or list(self.parts)
-        runs, weights = [rankings[name] for name in named], [self.weights[name] for name in named]
+        """Fuse the runs of the parts, weighted; parts without a run are left out."""
+        parts = [name for name in self.parts if name in rankings]
+        named = [name for name in parts if self.weights[name]] or parts
+        return self._fused([rankings[name] for name in named], [self.weights[name] for name in named])
+
+    def _fused(self, runs: Sequence[Run], weights: Sequence[float]) -> Run:
         if self._method == "rrf":
             return reciprocal_rank_fusion(runs, k=self._rrf_k, weights=weights)
         return interpolate(runs, weights=weights, normalization=self._normalization)
+
+
+def _sparse_runs(
+    index: Reader, ids: list[str], parts: Mapping[str, SparseMatrix], depth: int, settings: BatchOptions
+) -> tuple[dict[str, Run], dict[str, dict[str, int]]]:
+    """Return the run of each sparse part, and the number of each document found: {query: {id: number}}."""
+    found: dict[str, Run] = {}
+    numbers: dict[str, dict[str, int]] = {query: {} for query in ids}
+    for name, part in parts.items():
+        rows = dict(zip(ids, index.search_batch(part, depth, **settings), strict=True))
+        found[name] = {query: dict(zip(hits.ids, hits.scores.tolist(), strict=True)) for query, hits in rows.items()}
+        for query, hits in rows.items():
+            numbers[query].update(zip(hits.ids, hits.docs.tolist(), strict=True))
+    return found, numbers
 
 
 def _among(dense: DenseVectors, snapshot: Snapshot, where: Where | Filter | None) -> NDArray[np.int64] | None:

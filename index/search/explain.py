@@ -9,7 +9,7 @@ explanation.highlight(html=True)           the whole text, escaped, with <mark>
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -82,10 +82,12 @@ class DensePart:
 
     Attributes:
         cosine: Cosine of the query's and the document's dense vectors; of a document that is cut, its nearest
-            passage's.
-        z: How many standard deviations the cosine lies above the mean over all documents; None in mode "dense".
-        weight: The search's `dense_weight`; 1 in mode "dense".
-        score: What it adds to the score, possibly below 0: weight * z * |z| / 32; in mode "dense" the cosine.
+            passage's. For a `Hybrid` whose vectors are compared by dot product, that product.
+        z: How many standard deviations the cosine lies above the mean over all documents; None in mode "dense" and for
+            a `Hybrid`.
+        weight: The search's `dense_weight`, or the weight in a `Hybrid`; 1 in mode "dense".
+        score: What it adds to the score, possibly below 0: weight * z * |z| / 32; in mode "dense" the cosine; for a
+            `Hybrid` what its dense ranking adds.
         share: Its fraction of the document's score.
     """
 
@@ -154,6 +156,12 @@ class Explanation:
         named = (replace(c, word=words.get(c.term, c.word)) for c in self.contributions)
         return replace(self, contributions=tuple(named))
 
+    def with_tokens(self, tokens: Sequence[str]) -> Explanation:
+        """Return a copy with the tokens of terms that were unknown where it was made, as a shard knows only its own."""
+        unknown = [c for c in self.contributions if c.token == _nameless(c.term) and c.term < len(tokens)]
+        named = {c.term: replace(c, token=tokens[c.term], word=readable(tokens[c.term])) for c in unknown}
+        return replace(self, contributions=tuple(named.get(c.term, c) for c in self.contributions))
+
     def by_word(self) -> list[Contribution]:
         """Sum the contributions of the terms of each word; highest score first.
 
@@ -179,6 +187,31 @@ class Explanation:
                 parts.append((c.share, f"{c.word}{star}{origin}"))
         parts.sort(key=lambda part: -part[0])
         return ", ".join(f"{name} {share:.0%}" for share, name in parts[:limit])
+
+    def fused(self, rankings: Sequence[tuple[Collection[int], float]], dense: DensePart | None = None) -> Explanation:
+        """Return a copy that explains the score of a fusion of rankings.
+
+        Args:
+            rankings: The terms of each sparse ranking, and what it adds to the score, which its terms share by their
+                scores in it.
+            dense: What a dense ranking adds, without its share.
+        """
+        total = sum(added for _, added in rankings) + (dense.score if dense else 0.0)
+        factors: dict[int, float] = {}
+        for terms, added in rankings:
+            alone = sum(c.score for c in self.contributions if c.term in terms)
+            factors |= dict.fromkeys(terms, added / alone if alone else 0.0)
+        scaled = (
+            replace(
+                c,
+                query_weight=c.query_weight * factors.get(c.term, 0.0),
+                score=c.score * factors.get(c.term, 0.0),
+                share=c.score * factors.get(c.term, 0.0) / total if total else 0.0,
+            )
+            for c in self.contributions
+        )
+        dense = dense and replace(dense, share=dense.score / total if total else 0.0)
+        return replace(self, score=total, contributions=tuple(scaled), dense=dense)
 
     def beside_dense(self, fusion: Fusion, cosine: float) -> Explanation:
         """Return a copy that explains the score of a hybrid or dense search.
@@ -332,7 +365,7 @@ def _explained_terms(
         contributions.append(
             Contribution(
                 term=term,
-                token=tokens[term] if tokens is not None and term < len(tokens) else f"term {term}",
+                token=tokens[term] if tokens is not None and term < len(tokens) else _nameless(term),
                 query_weight=float(weights[i]),
                 impact=float(impacts[i]),
                 score=score,
@@ -345,6 +378,10 @@ def _explained_terms(
             )
         )
     return Explanation(snapshot.documents.id(doc), total, tuple(contributions), content, len(title))
+
+
+def _nameless(term: int) -> str:
+    return f"term {term}"
 
 
 def _origins(encoder: Encoder | None, content: str, terms: list[int]) -> dict[int, tuple[int, int]]:

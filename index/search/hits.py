@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from operator import getitem
-from typing import Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from lsr.errors import DataError, LsrError, MissingExtra
 from lsr.index.search.explain import Explanation
 from lsr.index.search.rerank import Moved
+
+if TYPE_CHECKING:
+    from lsr.encode.phrases import Answer, PhraseReader
 
 _SHOWN = 300  # characters of a text in a notebook
 
@@ -139,6 +142,10 @@ class Hit:
         return self.explain().highlight(
             length, before=before, after=after, expansion=expansion, between=between, html=html
         )
+
+    def answer(self, question: str, reader: PhraseReader) -> Answer:
+        """Return the span of the text that best answers a question."""
+        return reader.answers(question, [self.text])[0]
 
     def __reduce__(self) -> Any:
         moved = {self.doc: self.moved} if self.moved is not None else None

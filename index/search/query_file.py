@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -39,7 +38,7 @@ class QuerySet:
         """Return the vectors; texts are encoded with the index's encoder."""
         return index.query_vectors(self.texts or []) if self.vectors is None else self.vectors
 
-    def only(self, keep: Mapping[str, Any]) -> QuerySet:
+    def only(self, keep: Container[str]) -> QuerySet:
         """Return the queries whose ids are in `keep`."""
         places = [i for i, query_id in enumerate(self.ids) if query_id in keep]
         return QuerySet(

@@ -84,10 +84,10 @@ class Synced:
 def sync(index: Changeable, corpus: FileCorpus) -> Synced:
     """Bring an index up to date; see `Index.sync`."""
     index.refresh()
-    known, synced, passed_over = known_files(index.snapshot), Synced(), PassedOver()
+    known, synced, left_out = known_files(index.snapshot), Synced(), LeftOutFiles()
     if len(index) and not known and not all(part.entry["has_text"] for part in index.snapshot.parts):
         raise DataError("this index stores no metadata, so its files are unknown", str(index.path))
-    found, bad = _look(corpus, known, passed_over)
+    found, bad = _look(corpus, left_out.passed_over)
     there = {file.name for file, _ in found} | {file.name for file in bad}
     gone = known.keys() - there
     _require_same_folder(index, corpus, known, found, gone)
@@ -95,7 +95,6 @@ def sync(index: Changeable, corpus: FileCorpus) -> Synced:
     synced.unchanged = len(found) - len(pending)
     synced.bad = list(bad.values())
     moved = _moved(known, gone, pending)
-    left_out = LeftOutFiles()
     try:
         if gone:
             index.delete(_documents_of(index.snapshot, gone))
@@ -106,9 +105,9 @@ def sync(index: Changeable, corpus: FileCorpus) -> Synced:
     finally:
         index.rollback()
     synced.gone = len(gone) - synced.moved
-    synced.bad += [*left_out.messages(), *passed_over.messages()]
+    synced.bad += map(str, left_out.each())
     corpus.bad = synced.bad
-    corpus.tell_left_out()
+    corpus.tell(synced.bad, left_out)
     return synced
 
 
@@ -153,9 +152,7 @@ def _documents_of(snapshot: Snapshot, sources: Collection[str]) -> list[str]:
     return list(ids)
 
 
-def _look(
-    corpus: FileCorpus, known: Mapping[str, str], passed_over: PassedOver
-) -> tuple[list[tuple[Found, str]], dict[Found, str]]:
+def _look(corpus: FileCorpus, passed_over: PassedOver) -> tuple[list[tuple[Found, str]], dict[Found, str]]:
     """Return the existing files with their digests, and the unreadable ones with the reason."""
     found, bad = [], {}
     for file in corpus.files(passed_over):

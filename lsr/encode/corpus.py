@@ -73,7 +73,8 @@ class Report:
     def tell(self) -> None:
         """Print on stderr what no warning has said yet."""
         if self.bad and not self.bad_told:
-            note(f"skipped {counted(len(self.bad), 'bad document')}, the first: {self.bad[0]}")
+            more = " (--left-out FILE lists all)" if len(self.bad) > 1 else ""
+            note(f"skipped {counted(len(self.bad), 'bad document')}, the first: {self.bad[0]}{more}")
         for said in [] if self.told_empty else self._without_terms():
             note(said)
         if self.truncated and self.vectors > self.told:

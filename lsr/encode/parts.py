@@ -230,9 +230,8 @@ def encode_parts(
         sent = encoder if here else encoder.query_files()
         if not sent:
             raise EncoderError(f"an encoder of type {encoder.type} has no files, so it can't work on other machines")
-        with progress(None, "encoding") as bar:
+        with progress(None, "encoding", done=n_done) as bar:
             bar.total = corpus.count() if not bar.disable else None
-            bar.update(n_done)
             warned = Report()
 
             def tell(n: int, current: Report) -> None:

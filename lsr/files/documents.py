@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -72,8 +71,8 @@ def read_documents(source: str | PathLike[str], *, url: str = "") -> FileCorpus:
     have "line" and "end_line", or "page", and an "anchor" such as "#install", which is part of "url", too.
 
     Hidden files and files that git ignores are left out, and symbolic links aren't followed. Files that can't be read
-    are left out with a `LeftOut` warning; `bad` lists all of them. A `GuessedEncoding` warning names texts that aren't
-    UTF-8 and don't say what they are.
+    are left out with a `LeftOut` warning; its `bad`, and that of the corpus, has a message about each. A
+    `GuessedEncoding` warning names texts that aren't UTF-8 and don't say what they are.
 
     Args:
         source: A folder, or a file.
@@ -135,6 +134,7 @@ class FileCorpus(Corpus):
         if root.is_dir() and is_made({path.name for path in root.iterdir()}):
             raise DataError("this is an index, or a virtual environment, not a folder of documents", str(root))
         self.root, self.url = root, url
+        self._left_out = LeftOutFiles()  # by the latest pass
         self._guessed: dict[str, str] = {}  # {file: encoding}
         self._digests: dict[str, tuple[tuple[int, int], str]] = {}  # {file: ((size, date), digest)}
         state, n_files, rows = hashlib.sha256(f"{root.absolute()} {url}".encode()), 0, False
@@ -151,12 +151,20 @@ class FileCorpus(Corpus):
             n += 1
             yield document
         if not n:
-            raise DataError("\n  ".join(["there is nothing to read here", *self.bad[:_LISTED]]), self.name)
-        self.tell_left_out()
+            raise DataError(
+                "\n  ".join(["there is nothing to read here", *self._left_out.summary(self.bad)]), self.name
+            )
+        self.tell(self.bad, self._left_out)
 
-    def tell_left_out(self) -> None:
-        """Warn about files that the latest pass left out, and about those whose encoding it guessed."""
-        tell_left_out(self.name, self.bad)
+    def tell(self, bad: list[str], left_out: LeftOutFiles) -> None:
+        """Warn about files that were left out, and about those whose encoding was guessed.
+
+        Args:
+            bad: Messages about all of them, which end with those of `left_out.each`.
+            left_out: The files that are told by kind.
+        """
+        if bad:
+            warn(LeftOut("\n  ".join([f"{self.name}: left out:", *left_out.summary(bad)]), bad), LeftOut)
         if self._guessed:
             files = some([f"{name} ({encoding})" for name, encoding in self._guessed.items()])
             n = counted(len(self._guessed), "file")
@@ -179,7 +187,7 @@ class FileCorpus(Corpus):
             if ending in ENDINGS:
                 yield found
             else:
-                passed_over.endings[ending] += 1
+                passed_over.unsupported.append(found.name)
 
     def digest(self, found: Found) -> str:
         """A digest of a file and of how it is read, 16 hexadecimal digits.
@@ -235,9 +243,9 @@ class FileCorpus(Corpus):
         return f"{self.url.rstrip('/')}/{path}"
 
     def _all(self) -> Iterator[tuple[Mapping[str, Any] | Document | DataError, str]]:
-        passed_over = PassedOver()
-        left_out = LeftOutFiles()
-        for found in self.files(passed_over):
+        left_out = self._left_out
+        left_out.clear()
+        for found in self.files(left_out.passed_over):
             n_bad = 0
             for document in left_out.tried(self, found):
                 if isinstance(document, DataError):
@@ -247,21 +255,26 @@ class FileCorpus(Corpus):
                 yield document, found.name
             if n_bad > _MOST_BAD_ROWS:
                 yield DataError(f"{n_bad - _MOST_BAD_ROWS:,} more rows can't be read", found.name), found.name
-        for message in [*left_out.messages(), *passed_over.messages()]:
-            yield DataError(message), self.name
+        for error in left_out.each():
+            yield error, self.name
 
 
 class LeftOutFiles:
-    """Reads files, and remembers those without text or whose library is missing.
+    """Reads files, and remembers those that are told by kind: without text, without the library, passed over.
 
     Attributes:
         failed: Whether a part of the latest file couldn't be read.
+        passed_over: Filled in by who looks for the files.
     """
 
     def __init__(self) -> None:
-        self.failed = False
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all files."""
+        self.failed, self.passed_over = False, PassedOver()
         self._empty: list[str] = []
-        self._missing: Counter[str] = Counter()
+        self._missing: dict[str, list[str]] = {}  # {message: files}
 
     def tried(self, corpus: FileCorpus, found: Found, digest: str = "") -> Iterator[Document | DataError]:
         """The documents of a file, or an error if it can't be read."""
@@ -275,7 +288,7 @@ class LeftOutFiles:
                 self._empty.append(found.name)
         except MissingExtra as error:
             self.failed = True
-            self._missing[str(error)] += 1
+            self._missing.setdefault(str(error), []).append(found.name)
         except DataError as error:
             self.failed = True
             yield error if error.where else DataError(error.problem, found.name)
@@ -283,19 +296,35 @@ class LeftOutFiles:
             self.failed = True
             yield DataError(f"can't be read: {error.strerror}", found.name)
 
-    def messages(self) -> list[str]:
-        """Messages about missing libraries and files without text."""
-        said = [f"{message} ({counted(n, 'file')})" for message, n in self._missing.items()]
-        if self._empty:
-            said.append(f"files without text: {len(self._empty):,} ({some(self._empty)})")
+    def each(self) -> list[DataError]:
+        """An error for each of these files."""
+        missing = [DataError(message, name) for message, names in self._missing.items() for name in names]
+        return [*missing, *(DataError("no text", name) for name in self._empty), *self.passed_over.each()]
+
+    def summary(self, bad: Sequence[str]) -> list[str]:
+        """Messages about all that was left out: the first ones that aren't of these files, and one for each kind. The
+        last says where all are, if some aren't named.
+
+        Args:
+            bad: All messages, which end with those of `each`.
+        """
+        each = self.each()
+        n_others = len(bad) - len(each)
+        said = list(bad[: min(n_others, _LISTED)])
+        said += [f"and {n_others - _LISTED:,} more"] if n_others > _LISTED else []
+        said += [
+            f"{message} ({counted(len(names), 'file')}: {some(names)})" for message, names in self._missing.items()
+        ]
+        said += [f"files without text: {len(self._empty):,} ({some(self._empty)})"] if self._empty else []
+        said += self.passed_over.messages()
+        if n_others > _LISTED or _unnamed(each, "\n".join(said)):
+            said.append(f"all {len(bad):,} by name: --left-out FILE, in Python `bad` of the warning or the corpus")
         return said
 
 
-def tell_left_out(name: str, messages: list[str]) -> None:
-    """Warn about what was left out, with the first messages in full."""
-    if messages:
-        more = [f"and {len(messages) - _LISTED:,} more"] if len(messages) > _LISTED else []
-        warn("\n  ".join([f"{name}: left out:", *messages[:_LISTED], *more]), LeftOut)
+def _unnamed(errors: Sequence[DataError], text: str) -> bool:
+    """Whether a text lacks a name that errors are about."""
+    return any(error.where not in text for error in errors)
 
 
 def _parsed(found: Found, ending: str) -> tuple[Parsed, str]:

@@ -7,8 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from lsr.errors import DataError
 from lsr.files.ignore import Ignored
 
 _OF_AN_INDEX = re.compile(r"(segment|shared)-[0-9a-f]{16}|shard-[0-9]{5}")
@@ -39,22 +40,34 @@ class PassedOver:
     Attributes:
         links: Symbolic links.
         unreadable: Folders and files that can't be opened, with the reason.
-        endings: Number of files of each unsupported suffix.
+        unsupported: Files of a suffix that nothing reads.
     """
 
     links: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    endings: Counter[str] = field(default_factory=Counter)
+    unreadable: list[DataError] = field(default_factory=list)
+    unsupported: list[str] = field(default_factory=list)
+
+    def each(self) -> list[DataError]:
+        """An error for each skipped file."""
+        return [
+            *self.unreadable,
+            *(DataError("a symbolic link, which isn't followed", name) for name in self.links),
+            *(DataError(f"{_ending(name)} files aren't supported", name) for name in self.unsupported),
+        ]
 
     def messages(self) -> list[str]:
-        """Messages about the skipped files."""
-        said = list(self.unreadable)
+        """Messages about the skipped files, one for all of a kind."""
+        said = [str(error) for error in self.unreadable]
         if self.links:
             said.append(f"symbolic links, which aren't followed: {len(self.links):,} ({some(self.links)})")
-        if self.endings:
-            kinds = [f"{n:,} {ending}" for ending, n in self.endings.most_common(6)]
-            said.append(f"unsupported files, by suffix: {self.endings.total():,} ({some(kinds, 5)})")
+        if self.unsupported:
+            kinds = [f"{n:,} {ending}" for ending, n in Counter(map(_ending, self.unsupported)).most_common(6)]
+            said.append(f"unsupported files, by suffix: {len(self.unsupported):,} ({some(kinds, 5)})")
         return said
+
+
+def _ending(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
@@ -79,7 +92,7 @@ def walk(root: Path, passed_over: PassedOver) -> Iterator[Found]:
             with os.scandir(folder) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            passed_over.unreadable.append(f"{folder}: can't be read: {error.strerror}")
+            passed_over.unreadable.append(DataError(f"can't be read: {error.strerror}", str(folder)))
             continue
         if prefix and is_made({entry.name for entry in found}):
             continue
@@ -101,9 +114,11 @@ def walk(root: Path, passed_over: PassedOver) -> Iterator[Found]:
                     status = entry.stat(follow_symlinks=False)
                     yield Found(folder / entry.name, name, status.st_size, status.st_mtime_ns)
             except UnicodeEncodeError:
-                passed_over.unreadable.append(f"{folder}/{os.fsencode(entry.name)!r}: the name isn't UTF-8")
+                shown = f"{folder}/{os.fsencode(entry.name)!r}"
+                passed_over.unreadable.append(DataError("the name isn't UTF-8", shown))
             except OSError as error:
-                passed_over.unreadable.append(f"{folder / entry.name}: can't be read: {error.strerror}")
+                where = str(folder / entry.name)
+                passed_over.unreadable.append(DataError(f"can't be read: {error.strerror}", where))
         folders.extend(reversed(below))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lsr.errors import DataError, MissingExtra, install_hint
+
+_FOLDER = "a BEIR folder has corpus.jsonl, queries.jsonl and qrels/test.tsv"
 
 
 def load_ir_dataset(name: str) -> Any:
@@ -25,7 +28,7 @@ def load_ir_dataset(name: str) -> Any:
     try:
         return ir_datasets.load(plain)
     except KeyError:
-        raise DataError("no such file or folder, and no such dataset of ir-datasets", name) from None
+        raise DataError(f"no such file or folder, and no such dataset of ir-datasets; {_FOLDER}", name) from None
 
 
 def ir_items(name: str, items: Callable[[], Iterable[Any]]) -> Iterator[Any]:
@@ -37,4 +40,7 @@ def ir_items(name: str, items: Callable[[], Iterable[Any]]) -> Iterator[Any]:
     try:
         yield from items()
     except Exception as error:  # downloads and parsers of a hundred datasets raise all kinds of errors
-        raise DataError(f"ir-datasets can't read it: {type(error).__name__}: {error}", name) from error
+        why = f"{type(error).__name__}: {error}"
+        if host := re.search(r"host=\\*'([^'\\]+)", why):
+            why = f"no connection to {host[1]}. Without one, put a folder of this name into the current one; {_FOLDER}"
+        raise DataError(f"ir-datasets can't read it: {why}", name) from error

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import IO, Any, AnyStr, cast
@@ -23,6 +24,7 @@ _NOT_SPACE = re.compile(r"[^ \t\r\n]")
 MOST_LINE = 64 << 20  # bytes, or characters, of a line, of an object of an array, of a cell
 _ROWS = 1024  # rows converted to Python together
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d+)?(?:[eE][+-]?\d{1,3})?")
+_NAMED = 5  # doubled columns in a message
 
 
 def json_array(file: IO[bytes], name: str, decoder: json.JSONDecoder) -> Iterator[Row]:
@@ -166,8 +168,9 @@ def _cells(open_file: Callable[[], IO[bytes]], name: str) -> Iterator[tuple[str,
         first = next(lines, "")
         delimiter = next((mark for mark in ",;\t" if mark in first), ",")
         columns = next(csv.reader([first], delimiter=delimiter), [])
-        if len(set(columns)) < len(columns):
-            raise DataError(f"two columns have the same name: {', '.join(columns)}", f"{name}:1")
+        if doubled := [repr(column) for column, n in Counter(columns).items() if n > 1]:
+            more = ", …" if len(doubled) > _NAMED else ""
+            raise DataError(f"two columns have the same name: {', '.join(doubled[:_NAMED])}{more}", f"{name}:1")
         reader = csv.reader(lines, delimiter=delimiter)
         number = 2
         try:

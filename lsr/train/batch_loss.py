@@ -13,6 +13,7 @@ from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.tokenizer import TextTokenizer
 from lsr.errors import TrainingError
 from lsr.sparse import SparseMatrix
+from lsr.train.bank import NegativeBank
 from lsr.train.batches import Batch, draw_batch
 from lsr.train.data import Example
 from lsr.train.losses import keep_heaviest, term_recall
@@ -53,6 +54,7 @@ class BatchLoss:
         processes: Those of the run; each runs its share of the texts.
         teachers: Models to imitate.
         lexical: BM25, whose scores are added to the student's.
+        bank: Frozen negatives for `LossSettings.bank`.
 
     Attributes:
         penalties: The regularizers of "documents" and "queries".
@@ -65,8 +67,9 @@ class BatchLoss:
         processes: Processes,
         teachers: Sequence[Teacher],
         lexical: Teacher | None,
+        bank: NegativeBank | None = None,
     ) -> None:
-        self._settings, self._student, self._processes = settings, student, processes
+        self._settings, self._student, self._processes, self._bank = settings, student, processes, bank
         self._models = [
             teacher
             for teacher in teachers
@@ -124,6 +127,11 @@ class BatchLoss:
         if settings.losses.term_recall:
             raw["term_recall"] = self._term_recall(asked, batch, columns)
             loss = loss + settings.losses.term_recall * raw["term_recall"]
+        if self._bank is not None:
+            own = (query_vectors * asked[batch.columns[:, 0].to(asked.device)]).sum(1)
+            known = [list(example.documents[: example.n_positives]) for example in examples]
+            raw["bank"] = self._bank.loss(query_vectors, columns.of(columns.asked), own, known)
+            loss = loss + settings.losses.bank * raw["bank"]
         for name, weights in sides.items():
             values, cost = self.penalties[name](weights, columns.of(columns.sample), step)
             raw |= {f"{name}_{key}": value for key, value in values.items()}

@@ -24,6 +24,7 @@ class Batch:
         positives: (n_queries, n_documents) bool, documents known to be relevant.
         scores: (n_teachers, n_queries, n_candidates) float32, teachers' scores of the examples, NaN if missing; or
             None.
+        weights: (n_queries, n_documents) float32, of the pairs in info_nce, 1 where an example has none; None without.
     """
 
     queries: list[str]
@@ -31,6 +32,7 @@ class Batch:
     columns: Tensor
     positives: Tensor
     scores: Tensor | None
+    weights: Tensor | None = None
 
 
 def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Generator) -> Batch:
@@ -60,6 +62,7 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
     scores = None
     if len(n_teachers) == 1 and 0 not in n_teachers:
         scores = torch.full((n_teachers.pop(), len(examples), width), torch.nan)
+    weights = None if all(example.weights is None for example in examples) else torch.ones(positives.shape)
     for row, (example, picks) in enumerate(zip(examples, chosen, strict=True)):
         columns[row, : len(picks)] = torch.tensor([place[example.collection, example.doc_ids[i]] for i in picks])
         for doc_id in example.doc_ids[: example.n_positives]:
@@ -67,4 +70,6 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
                 positives[row, place[example.collection, doc_id]] = True
         if scores is not None:
             scores[:, row, : len(picks)] = torch.from_numpy(np.asarray(example.scores)[:, picks])
-    return Batch([example.query for example in examples], documents, columns, positives, scores)
+        if weights is not None and example.weights is not None:
+            weights[row, columns[row, : len(picks)]] = torch.from_numpy(example.weights[picks])
+    return Batch([example.query for example in examples], documents, columns, positives, scores, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,12 @@ import click
 @click.option("--depth", type=click.IntRange(min=1), help="Ranks of each run to use. [default: all]")
 @click.option("--sample", is_flag=True, help="Draw the negatives at random, instead of taking the best-ranked.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of --sample.")
+@click.option(
+    "--weights",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Also write weights against pooling bias, .jsonl, for `weights` of a training source; needs --teacher.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Mine hard negatives from runs for training.
@@ -47,6 +54,8 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     \b
     With the scores of a stronger model, and deeper:
       lsr mine bm25.trec dense.trec --teacher reranked.trec --dataset scifact/ --out hard.jsonl --skip 10 --sample
+
+    With --weights and --sample a candidate is drawn with its probability of not being relevant.
     """
     from lsr.console import note
     from lsr.errors import DataError, OutputExists
@@ -54,12 +63,16 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     from lsr.io.runs import open_qrels, read_qrels, read_run
     from lsr.io.text_files import new_text
     from lsr.train.mining import MiningReport, mine_negatives, mined_line
+    from lsr.train.pooling import pooling_weights
 
     settings = _settings(options)
     if out.name.removesuffix(".gz").rpartition(".")[2] not in ("jsonl", "json", "ndjson"):
         raise click.UsageError(f"--out {out}: the name must end in .jsonl or .jsonl.gz")
-    if out.exists() and not options["overwrite"]:
-        raise OutputExists(f"{out} exists; --overwrite replaces it")
+    for path in filter(None, (out, options["weights"])):
+        if path.exists() and not options["overwrite"]:
+            raise OutputExists(f"{path} exists; --overwrite replaces it")
+    if options["weights"] and not options["teacher"]:
+        raise click.UsageError("--weights needs --teacher, whose scores say how relevant a document is")
     qrels_path, dataset, queries = options["qrels"], options["dataset"], options["queries"]
     if not dataset and not (qrels_path and queries):
         raise click.UsageError("give --dataset, or both --qrels and --queries")
@@ -74,15 +87,21 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
         raise DataError("it has none of the judged queries", source)
     report = MiningReport()
     teacher = read_run(options["teacher"]) if options["teacher"] else None
+    found = [read_run(run) for run in runs]
+    weights = pooling_weights(found, qrels, teacher).weights if options["weights"] and teacher else None
     textless = 0
     with new_text(out) as file:
-        for mined in mine_negatives([read_run(run) for run in runs], qrels, settings, report, teacher):
+        for mined in mine_negatives(found, qrels, settings, report, teacher, weights):
             if mined.query_id in texts:
                 file.write(mined_line(mined, texts[mined.query_id]))
             else:
                 textless += 1
         if report.queries == textless:
             raise DataError(f"no query got a negative: {_summary(report)}", ", ".join(map(str, runs)))
+    if weights is not None:
+        with new_text(options["weights"]) as file:
+            for query, own in weights.items():
+                file.write(json.dumps({"query_id": query, "scores": own}) + "\n")
     if textless:
         note(f"{textless} queries have no text in {source} and were left out")
     note(_summary(report))

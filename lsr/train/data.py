@@ -33,6 +33,7 @@ class Example:
         n_positives: How many of the first documents are relevant; at least 1.
         scores: (n_teachers, n_docs) float32, NaN if a teacher has none; None without teachers.
         collection: The collection of the ids; they are unique only within it.
+        weights: (n_docs,) float32, weights of the documents in info_nce; None for 1.
     """
 
     query_id: str
@@ -42,6 +43,7 @@ class Example:
     n_positives: int
     scores: NDArray[np.float32] | None = field(default=None, compare=False)
     collection: str = field(default="", compare=False)
+    weights: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
 class TrainingData:
@@ -178,7 +180,7 @@ class _Source:
 
     def __getitem__(self, number: int) -> Example:
         batch, i = self._batches.at(number)
-        query_id, query, documents, n_positives, scores = (batch.column(k)[i] for k in range(5))
+        query_id, query, documents, n_positives, scores, weights = (batch.column(k)[i] for k in range(6))
         text = str(query.as_py())
         doc_ids: Sequence[str]
         texts: Sequence[str]
@@ -196,6 +198,7 @@ class _Source:
             n_positives=int(n_positives.as_py()),
             scores=np.array(scores.values).reshape(-1, len(texts)) if scores.is_valid else None,
             collection="" if self.texts is None else self.texts.folder.name,
+            weights=np.array(weights.values, np.float32) if weights.is_valid else None,
         )
 
 

@@ -36,8 +36,8 @@ def _of_the_losses(settings: TrainSettings) -> Iterator[str]:
         yield "teachers: neither kl nor margin_mse has a weight"
     if losses.alone and not settings.lexical:
         yield f"losses.alone {losses.alone:g}: it has no meaning without lexical"
-    if losses.temperature != 1 and not losses.info_nce:
-        yield f"losses.temperature {losses.temperature:g}: info_nce has no weight"
+    if losses.temperature != 1 and not (losses.info_nce or losses.bank):
+        yield f"losses.temperature {losses.temperature:g}: neither info_nce nor bank has a weight"
     if losses.teacher_scores != "min-max" and not losses.kl:
         yield f"losses.teacher_scores {losses.teacher_scores}: kl has no weight"
     if losses.scale != type(losses)(kl=1, teacher_scores=losses.teacher_scores).scale and not losses.kl:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0) -> Tensor:
+def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0, weights: Tensor | None = None) -> Tensor:
     """InfoNCE over a batch: each positive against all negatives of the batch (arXiv 1807.03748).
 
         mean over queries of mean over p of  -log( e^(s_p / T) / (e^(s_p / T) + sum over negatives n of e^(s_n / T)) )
@@ -26,6 +26,8 @@ def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0) -> Ten
         scores: (n_queries, n_docs) float; -inf excludes a document.
         positives: (n_queries, n_docs) bool, at least one in each row.
         temperature: T; sentence-transformers' `scale` is 1 / T.
+        weights: (n_queries, n_docs) float, not negative: a negative's e^s and a positive's loss are multiplied by them;
+            0 leaves a document out. See `lsr.train.pooling`.
 
     Raises:
         ValueError: A query without a positive, a mask of another shape, or a temperature that is not above 0.
@@ -35,11 +37,16 @@ def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0) -> Ten
     if not bool(positives.any(1).all()):
         raise ValueError(f"query {int((~positives.any(1)).nonzero()[0])} of the batch has no positive")
     logits = _wide(scores) / temperature
+    if weights is not None:
+        _require_same_shape(scores, weights, "weights")
+        logits = logits + weights.to(logits).log().masked_fill(positives, 0)
     # Not -inf: the gradient of a row of -inf alone is NaN.
     lowest = torch.finfo(logits.dtype).min
     negatives = logits.masked_fill(positives | logits.isneginf(), lowest).logsumexp(1, keepdim=True)
     shown = logits.masked_fill(~positives, 0)
     each = torch.nn.functional.softplus(negatives - shown).masked_fill(~positives, 0)
+    if weights is not None:
+        each = each * weights.to(each)
     return (each.sum(1) / positives.sum(1)).mean()
 
 

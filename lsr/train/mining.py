@@ -100,6 +100,7 @@ def mine_negatives(
     settings: MiningSettings,
     report: MiningReport,
     teacher: Mapping[str, _Scores] | None = None,
+    weights: Mapping[str, _Scores] | None = None,
 ) -> Iterator[Mined]:
     """Negatives for every judged query, in the order of the judgments; queries without any are left out.
 
@@ -114,6 +115,8 @@ def mine_negatives(
         settings: How negatives are chosen.
         report: Counts, updated while reading.
         teacher: {query_id: {doc_id: score}} of candidates and positives; replaces the runs' scores.
+        weights: {query_id: {doc_id: weight}}; a draw (`sample`) decides in proportion to them, see `lsr.train.pooling`.
+            A candidate without one has 1.
 
     Raises:
         DataError: TopK-PercPos with a positive whose score is not above 0.
@@ -136,7 +139,7 @@ def mine_negatives(
             if filters:
                 nonrelevant = judged.keys() - set(positives)
                 candidates = [c for c in candidates if c in nonrelevant or _passes(c, scorers, limits, report)]
-            chosen = _chosen(candidates, query_id, settings)
+            chosen = _chosen(candidates, query_id, settings, (weights or {}).get(query_id, {}))
             if not chosen:
                 report.without_negatives += 1
                 continue
@@ -202,9 +205,16 @@ def _passes(doc_id: str, scorers: Sequence[_Scores], limits: Sequence[float | No
     return bool(compared) and all(compared)
 
 
-def _chosen(candidates: list[str], query_id: str, settings: MiningSettings) -> list[str]:
+def _chosen(candidates: list[str], query_id: str, settings: MiningSettings, weights: _Scores) -> list[str]:
     if not settings.sample or len(candidates) <= settings.count:
         return candidates[: settings.count]
     digest = int.from_bytes(hashlib.blake2b(query_id.encode(), digest_size=8).digest())
-    drawn = np.random.default_rng((settings.seed, digest)).choice(len(candidates), settings.count, replace=False)
+    rng = np.random.default_rng((settings.seed, digest))
+    chances = np.array([weights.get(doc_id, 1.0) for doc_id in candidates]) if weights else None
+    if chances is None:
+        drawn = rng.choice(len(candidates), settings.count, replace=False)
+    else:
+        drawable = np.flatnonzero(chances > 0)
+        n = min(settings.count, len(drawable))
+        drawn = rng.choice(drawable, n, replace=False, p=chances[drawable] / chances.sum()) if n else drawable
     return [candidates[i] for i in np.sort(drawn)]

@@ -38,7 +38,8 @@ def ranking_loss(
     raw: Values = {}
     taught: Tensor | None = None
     if settings.info_nce:
-        raw["info_nce"] = losses.info_nce(scores, batch.positives.to(scores.device), settings.temperature)
+        weights = None if batch.weights is None else batch.weights.to(scores.device)
+        raw["info_nce"] = losses.info_nce(scores, batch.positives.to(scores.device), settings.temperature, weights)
     if settings.kl or settings.margin_mse or (settings.plugins and (teachers or batch.scores is not None)):
         columns = batch.columns.to(scores.device)
         there, own = columns >= 0, scores.gather(1, columns.clamp_min(0))

@@ -59,7 +59,7 @@ def score_mined(
         key_path.write_text(key, encoding="utf-8")
     lines = islice(_read(source), done, None)
     written = 0
-    bar = progress(None, "scoring", "queries")
+    bar = progress(None, "scoring", "queries", done=done)
     with partial.open("a", encoding="utf-8") as file:
         while some := list(islice(lines, _TOGETHER)):
             for mined, scores in zip(some, _scored(some, teachers, text_of), strict=True):

@@ -96,6 +96,7 @@ class DataSettings(Settings):
         sources: Sources of examples, see `lsr.train.sources`.
         queries: Queries of a batch, for each process; losses see the queries of all processes.
         negatives: Negatives of each query in a batch, drawn from its candidates.
+        bank: Documents of the bank of frozen negatives, the first positives of the sources; see `LossSettings.bank`.
         refresh_every: Interval in steps at which the sources' collections are searched with the present encoder; the
             results become the candidates (ANCE, arXiv 2007.00808). 0 for never. For sources with document ids.
         refresh_count: Candidates to keep for each query.
@@ -106,6 +107,7 @@ class DataSettings(Settings):
     sources: tuple[TrainingSource, ...]
     queries: int = field(default=32, metadata=within(at_least=1))
     negatives: int = field(default=1, metadata=within(at_least=0))
+    bank: int = field(default=10_000, metadata=within(at_least=1))
     refresh_every: int = field(default=0, metadata=within(at_least=0))
     refresh_count: int = field(default=30, metadata=within(at_least=1))
     refresh_share: float | None = field(default=None, metadata=within(above=0, at_most=1))
@@ -158,9 +160,11 @@ class LossSettings(Settings):
             document's queries that have it.
         vectors: Squared differences from the documents' vectors of those teachers that are sparse models of the same
             vocabulary, summed over terms. The weight falls to 0 by the last step.
+        bank: InfoNCE of the positives against a bank of frozen negatives (`lsr.train.bank`), without BM25's scores. For
+            a run that starts from a trained sparse model.
         alone: With `TrainSettings.lexical`: weight of all these losses for the model's scores without BM25's, so that
             the learned part also ranks well by itself.
-        temperature: Divides scores in info_nce.
+        temperature: Divides scores in info_nce and bank.
         teacher_scores: How kl scales each teacher's scores for a query: to 0..1 ("min-max") or to mean 0 and standard
             deviation 1 ("standard"), so that teachers of different scales count equally, or not at all ("raw"), for a
             single cross-encoder.
@@ -180,6 +184,7 @@ class LossSettings(Settings):
     margin_pairs: Literal["positive", "all"] = "positive"
     vectors: float = field(default=0.0, metadata=within(at_least=0))
     term_recall: float = field(default=0.0, metadata=within(at_least=0))
+    bank: float = field(default=0.0, metadata=within(at_least=0))
     plugins: dict[str, float] = field(default_factory=dict, metadata=allowed(plugins.Names(plugins.LOSSES)))
 
     def __post_init__(self) -> None:
@@ -191,8 +196,8 @@ class LossSettings(Settings):
     def conflicts(self) -> list[str]:
         """At least one ranking loss is needed."""
         found = [f"plugins.{name} must be above 0, got {w}" for name, w in self.plugins.items() if not 0 < w < math.inf]
-        if not (self.info_nce or self.kl or self.margin_mse or self.term_recall or self.plugins):
-            found.append("give at least one of info_nce, kl, margin_mse, term_recall and plugins a weight")
+        if not (self.info_nce or self.kl or self.margin_mse or self.term_recall or self.bank or self.plugins):
+            found.append("give at least one of info_nce, kl, margin_mse, term_recall, bank and plugins a weight")
         return found
 
 
@@ -356,6 +361,8 @@ class TrainSettings(Settings):
             found.append("sample_terms needs queries without a model (queries.kind: table, projected, idf or tokens)")
         if self.pretrain and self.model.head not in ("masked-lm", "gated"):
             found.append(f"pretrain works with the heads masked-lm and gated, not {self.model.head}")
+        if self.losses.bank and self.pretrain:
+            found.append("losses.bank goes without pretrain: its vectors are those of the model before the first step")
         if self.sample_terms and self.model.top_k:
             found.append("sample_terms can't be combined with model.top_k, which needs the weights of all terms")
         if self.soup == 1:

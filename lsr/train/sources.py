@@ -32,7 +32,7 @@ from lsr.train.example_lines import LineForm, RawExample, parse_line, score_valu
 from lsr.train.problems import Missing, Problems
 from lsr.train.text_store import TextStore, open_texts
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 8192  # examples that are joined and written together; fewer if they are long
 _CHUNK_CHARACTERS = 4 << 20
 _JOINED_LINES = 1 << 14
@@ -54,6 +54,8 @@ class TrainingSource(Settings):
             them already.
         scores: Files of teachers' scores, one for each teacher: TREC runs, or .jsonl(.gz) and .parquet files with rows
             of {"query_id", "scores": {ID: NUMBER}} or in the forms of `lsr.train.example_lines`.
+        weights: A file like those of `scores`, with weights of documents in info_nce; a document without one has 1.
+            `lsr mine --weights` writes it.
         allow_missing: Allow queries without candidates, and missing scores.
         weight: Relative frequency of this source.
     """
@@ -64,6 +66,7 @@ class TrainingSource(Settings):
     queries: str | None = None
     candidates: str | None = None
     scores: tuple[str, ...] = ()
+    weights: str | None = None
     allow_missing: bool = False
     weight: float = field(default=1.0, metadata=within(above=0))
 
@@ -89,17 +92,18 @@ def prepare(source: TrainingSource, cache: Path) -> tuple[Path, TextStore | None
     """
     origin = _origin(source)
     texts = open_texts(origin.texts, cache) if origin.texts else None
-    if texts is None and (source.candidates or source.scores):
-        raise DataError("candidates and scores have document ids: give `documents`, the collection", source.path)
+    if texts is None and (source.candidates or source.scores or source.weights):
+        wanted = "candidates, scores and weights have document ids: give `documents`, the collection"
+        raise DataError(wanted, source.path)
     queries = open_texts(origin.queries, cache, queries=True) if origin.queries else None
-    joined = [Path(name) for name in (source.candidates, *source.scores) if name]
+    joined = [Path(name) for name in (source.candidates, *source.scores, source.weights) if name]
     key = json.dumps(
         [
             _FORMAT,
             origin.identity,
             texts and texts.folder.name,
             queries and queries.folder.name,
-            [source.candidates is not None, *map(_identity, joined)],
+            [source.candidates is not None, source.weights is not None, *map(_identity, joined)],
             source.allow_missing,
         ]
     )
@@ -123,7 +127,8 @@ def _origin(source: TrainingSource) -> _Origin:
     if path.is_file():
         if file_kind(path) == "tsv":
             raise DataError("training data is read from .jsonl, .jsonl.gz or .parquet", source.path)
-        form = LineForm(source.documents is not None, source.queries is None, bool(source.candidates or source.scores))
+        joined = source.candidates or source.scores or source.weights
+        form = LineForm(source.documents is not None, source.queries is None, bool(joined))
         return _Origin(lambda: _file_examples(path, form), source.documents, source.queries, file_identity(path))
     name = source.path
     if path.is_dir():
@@ -172,6 +177,7 @@ def _schema(by_row: bool) -> pa.Schema:
             pa.field("documents", pa.list_(pa.uint32() if by_row else pa.string()), nullable=False),
             pa.field("n_positives", pa.uint32(), nullable=False),
             pa.field("scores", pa.list_(pa.float32())),
+            pa.field("weights", pa.list_(pa.float32())),
         ]
     )
 
@@ -188,6 +194,7 @@ class _Join:
         self._queries = queries
         self._candidates: dict[str, NDArray[np.uint32]] | None = None
         self._teachers: list[_Scores] = []
+        self._weights: _Scores | None = None
         name, more = source.path, "allow_missing permits that"
         self._no_query = Missing(source.queries or name, "queries", name, "their texts have to be there")
         self._no_document = Missing(source.documents or name, "documents", name)
@@ -204,6 +211,7 @@ class _Join:
             named = self._source.documents or self._source.path
             self._candidates = _read_candidates(Path(self._source.candidates), self._texts, named)
         self._teachers = [_read_teacher(Path(name)) for name in self._source.scores]
+        self._weights = _read_teacher(Path(self._source.weights)) if self._source.weights else None
         problems = Problems(self._source.path, "examples")
         written = 0
         n_teachers: int | None = None
@@ -244,7 +252,16 @@ class _Join:
                 "documents": documents,
                 "n_positives": raw.n_positives,
                 "scores": scores.ravel() if len(scores) else None,
+                "weights": self._weights_of(raw, documents),
             }
+
+    def _weights_of(self, raw: RawExample, rows: NDArray[np.uint32]) -> NDArray[np.float32] | None:
+        if self._weights is None or not self._texts:
+            return None
+        given = self._weights.of(raw.query_id or "", [self._texts.id(row) for row in rows.tolist()])
+        if (given < 0).any():
+            raise DataError(f"a weight of query {raw.query_id!r} is negative", self._source.weights or "")
+        return np.nan_to_num(given, nan=1.0)
 
     def _query(self, raw: RawExample, rows: Mapping[str, int]) -> str:
         row = rows.get(raw.query_id or "", -1)

@@ -26,6 +26,7 @@ from lsr.durable import replace_folder, restore_folder
 from lsr.encode import portable
 from lsr.errors import TrainingError
 from lsr.train import collapse_check
+from lsr.train.bank import NegativeBank
 from lsr.train.batch_loss import BatchLoss
 from lsr.train.checkpoints import KEPT, Checkpoint, Checkpoints
 from lsr.train.data import Example, TrainingData
@@ -88,7 +89,7 @@ class Trainer:
         self, settings: TrainSettings, folder: Path, data: TrainingData, helpers: Helpers | None = None
     ) -> None:
         self.settings, self.folder, self.data = settings, folder, data
-        self.helpers = helpers or Helpers()
+        self.helpers = helpers = helpers or Helpers()
         device = device_of(settings.device)
         self.processes = Processes(device)
         self.rank = self.processes.rank
@@ -102,7 +103,10 @@ class Trainer:
         # Each process has a cache of its own: two that write to the same file would spoil it.
         cache = folder / "cache" if not self.rank else folder / "cache" / f"process-{self.rank}"
         self.student = Student(settings, self._some_texts, device, cache)
-        self.losses = BatchLoss(settings, self.student, self.processes, self.helpers.teachers, self.helpers.lexical)
+        bank = (
+            NegativeBank(self.student, settings, self._some_texts(settings.data.bank)) if settings.losses.bank else None
+        )
+        self.losses = BatchLoss(settings, self.student, self.processes, helpers.teachers, helpers.lexical, bank)
         self.optimizer = make_optimizer(settings.optimizer, self.student)
         self.refresh = NegativeRefresh(settings, folder, self.helpers.mine)
         self.step, self.best, self.waited = 0, -math.inf, 0
@@ -152,8 +156,7 @@ class Trainer:
         settings = self.settings
         examples = self._examples()
         started, first = time.perf_counter(), self.step
-        bar = progress(self.steps, "train", "steps")
-        bar.update(self.step)
+        bar = progress(self.steps, "train", "steps", done=self.step)
         stopped = self._patience_is_over()
         while self.step < self.steps and not stopped:
             values = self._update(examples)

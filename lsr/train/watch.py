@@ -7,8 +7,10 @@ A line is a mapping, as in `log.jsonl`: {"step": 7, "loss": 0.3, ...} after an u
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from lsr.errors import TrainingError
 
 Line = Mapping[str, Any]
 Watcher = Callable[[Line], None]
+_MLFLOW_LONGEST = 500  # characters of a setting that every version of MLflow takes
 
 
 def numbers(line: Line) -> dict[str, float]:
@@ -25,10 +28,12 @@ def numbers(line: Line) -> dict[str, float]:
     return found
 
 
-def tensorboard(folder: Path) -> Watcher:
-    """Write TensorBoard's files into the run's subfolder `tensorboard`."""
+def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Watcher:
+    """Write TensorBoard's files into the run's subfolder `tensorboard`; the settings are among its texts."""
     _need("tensorboard", "tensorboard")
     writer = _need("torch.utils.tensorboard", "tensorboard").SummaryWriter(folder / "tensorboard")
+    if settings:
+        writer.add_text("settings", "\n".join(f"    {line}" for line in json.dumps(settings, indent=1).splitlines()))
 
     def watch(line: Line) -> None:
         for name, value in numbers(line).items():
@@ -39,9 +44,9 @@ def tensorboard(folder: Path) -> Watcher:
     return watch
 
 
-def wandb(folder: Path) -> Watcher:
+def wandb(folder: Path, settings: Mapping[str, Any]) -> Watcher:
     """Log to Weights & Biases, as a run of the folder's name; its environment variables (WANDB_PROJECT, ...) count."""
-    run = _need("wandb", "wandb").init(dir=str(folder), name=folder.name)
+    run = _need("wandb", "wandb").init(dir=str(folder), name=folder.name, config=dict(settings))
 
     def watch(line: Line) -> None:
         if found := numbers(line):
@@ -52,10 +57,11 @@ def wandb(folder: Path) -> Watcher:
     return watch
 
 
-def mlflow(folder: Path) -> Watcher:
+def mlflow(folder: Path, settings: Mapping[str, Any]) -> Watcher:
     """Log to MLflow, as a run of the folder's name; its environment variables (MLFLOW_TRACKING_URI, ...) count."""
     library = _need("mlflow", "mlflow")
     library.start_run(run_name=folder.name)
+    library.log_params({name: str(value)[:_MLFLOW_LONGEST] for name, value in _flat(settings)})
 
     def watch(line: Line) -> None:
         # MLflow allows no @ in names.
@@ -68,21 +74,37 @@ def mlflow(folder: Path) -> Watcher:
     return watch
 
 
+def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their names in `--set`: ("optimizer.lr", 2e-5)."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
 LOGGERS = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
 
 
-def open_watcher(name: str, folder: Path) -> Watcher:
+def open_watcher(name: str, folder: Path, settings: Mapping[str, Any]) -> Watcher:
     """A watcher by name.
 
     Args:
         name: "tensorboard", "wandb" or "mlflow"; or "module:function" for a function of your own.
         folder: The run's folder.
+        settings: The run's settings, which loggers keep beside the curves.
 
     Raises:
-        TrainingError: There is no such watcher, or its package isn't installed.
+        TrainingError: There is no such watcher, its package isn't installed, or it can't start.
     """
     if name in LOGGERS:
-        return LOGGERS[name](folder)
+        try:
+            return LOGGERS[name](folder, settings)
+        except TrainingError:
+            raise
+        except Exception as error:  # each of these packages has errors of its own
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise TrainingError(f"{name} can't log this run: {reason}") from None
     module, colon, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function) if colon and module and function else None
@@ -97,5 +119,7 @@ def open_watcher(name: str, folder: Path) -> Watcher:
 def _need(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
-    except ImportError:
-        raise TrainingError(f"logging to {package} needs that package: pip install {package}") from None
+    except ImportError as error:
+        broken = importlib.util.find_spec(package) is not None
+        why = f"its installation is broken ({error})" if broken else f"pip install {package}"
+        raise TrainingError(f"logging to {package} needs that package: {why}") from None

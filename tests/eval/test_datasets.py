@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from lsr.errors import DataError
 from lsr.eval.datasets import SUITES, Dataset, open_dataset, open_datasets, suite_entries
 from lsr.eval.evaluate import evaluate_index
+from lsr.eval.experiment.experiment import named
 from lsr.index.index import Index
 
 
@@ -254,8 +256,38 @@ def test_unknown_suites_are_refused():
 
 def test_the_suites_name_datasets_with_judgments():
     datasets = pytest.importorskip("ir_datasets")
-    for name in {name for suite in SUITES.values() for name in suite}:
+    for name in {name for suite in SUITES.values() for name in suite} - set(SUITES["limit"]):
         found = datasets.load(name)
         assert found.has_qrels(), name
         assert found.has_queries(), name
         assert found.has_docs(), name
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_folders_with_the_names_of_a_suite_are_taken(suite, tmp_path, monkeypatch):
+    """Without a network, and under the same names in tables."""
+    monkeypatch.chdir(tmp_path)
+    for name in SUITES[suite]:
+        (tmp_path / name / "qrels").mkdir(parents=True)
+        (tmp_path / name / "corpus.jsonl").write_text('{"_id": "d", "text": "wing"}\n{"_id": "q", "text": "tube"}\n')
+        (tmp_path / name / "queries.jsonl").write_text('{"_id": "q", "text": "wing"}\n')
+        (tmp_path / name / "qrels" / "test.jsonl").write_text(
+            '{"query-id": "q", "corpus-id": "d", "score": 1}\n{"query-id": "q", "corpus-id": "q", "score": -100}\n'
+        )
+    datasets = named(open_datasets(suite_entries(suite)))
+    assert [dataset.name for dataset in datasets.values()] == list(SUITES[suite])
+    online = [replace(dataset, name=f"irds:{dataset.name}") for dataset in datasets.values()]
+    assert list(datasets) == list(named(online))
+    for name, dataset in datasets.items():
+        assert dataset.corpus().count() == 2
+        assert dataset.drop_own == any(part in name for part in ("arguana", "quora"))
+        assert dataset.drops("q", "q")
+
+
+def test_a_suite_that_is_not_there_says_what_to_do(tmp_path, monkeypatch):
+    pytest.importorskip("ir_datasets")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"limit-small: no such file .*a BEIR folder has corpus.jsonl, "):
+        open_datasets(suite_entries("limit"))
+    with pytest.raises(DataError, match=r"mteb: no such .* MTEB's harness runs its tasks: lsr.index.integrations.mteb"):
+        suite_entries("mteb")

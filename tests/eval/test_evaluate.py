@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.passages import Passages
 from lsr.errors import DataError
 from lsr.eval.datasets import open_dataset
@@ -35,6 +37,30 @@ def test_queries_without_text_or_results_count_as_zero(folder):
     assert set(result.run) == {"q1", "q2"}
     assert result.encode is not None
     assert json.dumps(result.to_json())
+
+
+class DenseBM25(BM25Encoder):
+    """BM25 with dense vectors in which everything is near everything."""
+
+    dense_width = 4
+
+    def encode_dense(self, texts, *, queries=False):
+        return np.full((len(texts), 4), 0.5, np.float32)
+
+    def encode_both(self, texts):
+        return self.encode_document(texts), self.encode_dense(texts)
+
+
+def test_queries_without_a_known_word_find_what_a_search_finds(folder):
+    dataset = open_dataset(str(folder))
+    index = Index.build(folder / "idx", dataset.corpus(), encoder=DenseBM25(), hybrid=True)
+    found = {query: index.search(text).ids for query, text in (("q1", "wing"), ("q2", "zebra"))}
+    assert (len(found["q1"]), found["q2"]) == (2, [])
+    result = evaluate_index(index, dataset, "RR@10")
+    assert {query: [*hits] for query, hits in result.run.items()} == found
+    assert [*evaluate_index(index, dataset, "RR@10", mode="hybrid").run["q2"]] == ["d1", "d2"]
+    (folder / "queries.jsonl").write_text('{"_id": "q2", "text": "zebra"}\n')
+    assert evaluate_index(index, open_dataset(str(folder)), "RR@10").run == {"q2": {}}
 
 
 def test_queries_of_another_dataset_are_refused(folder):

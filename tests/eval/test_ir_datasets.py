@@ -136,7 +136,11 @@ def test_a_suite_opens_them(opened):
 
 def test_a_failed_download_is_reported(opened):
     (message,) = opened["beir/fiqa/test"]
-    assert message.startswith("beir/fiqa/test: ir-datasets can't read it: ")
+    assert message.startswith("beir/fiqa/test: ir-datasets can't read it: no connection to ")
+    assert message.endswith(
+        ". Without one, put a folder of this name into the current one; a BEIR folder has corpus.jsonl, queries.jsonl "
+        "and qrels/test.tsv"
+    )
 
 
 def test_contradicting_judgments_are_refused(opened):

@@ -17,11 +17,13 @@ from lsr.eval.report.formatting import (
     Table,
     bytes_cell,
     difference,
+    escape_latex,
     milliseconds,
     number,
     p_value,
     part,
     seconds,
+    to_latex,
     to_markdown,
 )
 from lsr.eval.report.report import write_report
@@ -211,10 +213,40 @@ def test_every_table_is_written_as_csv_and_latex(hostile, tmp_path):
     tex = (tmp_path / "page-tables" / "nDCG-10-by-dataset.tex").read_text(encoding="utf-8")
     assert tex.count(r"\\") == 1 + len(tables["nDCG@10 by dataset"]) - 1
     assert r"\begin{tabular}{lrrrr}" in tex
-    assert r"BM25 \textbar{} “β” \$k\_1\$" in tex
+    assert r"BM25 \textbar{} ``$\beta$'' \$k\_1\$" in tex
     assert r"\textbackslash{} `b`" in tex
     assert r"$^{\uparrow}$" in tex
     assert not re.search(r"(?<!\\)[%#_~^]", re.sub(r"^%.*|\$\^\{.*?\}\$", "", tex, flags=re.M))
+
+
+def test_latex_is_ascii():
+    """Letters that pdflatex knows are written by their commands."""
+    assert escape_latex("é ñ Å ế ß ł Ł π Σ Α λ ς") == (
+        r"\'{e} \~{n} \r{A} \'{\^{e}} \ss{} \l{} \L{} $\pi$ $\Sigma$ A $\lambda$ $\varsigma$"
+    )
+    assert escape_latex("½ ² ﬁ 航空 \N{GRINNING FACE} \x07") == "1/2 2 fi ?? ? ?"
+    assert escape_latex("cafe\u0301") == r"caf\'{e}"
+    every = "".join(map(chr, range(0x3000)))
+    assert escape_latex(every).isascii()
+
+
+def test_every_table_compiles(hostile, tmp_path, pdflatex):
+    """With hostile names and texts, and with every letter that isn't written as a question mark."""
+    folder, _ = hostile
+    html, _ = write_report(folder, tmp_path / "page.html")
+    tables = html.with_name("page-tables")
+    letters = [letter for letter in map(chr, range(32, 0x3000)) if "?" not in escape_latex(letter)]
+    rows = [[Cell("[5] &"), Cell(text)] for text in ("*", "#1 100 % of _x_ ~ {^}", *letters)]
+    (tables / "letters.tex").write_text(
+        to_latex(Table("letters %", ("[x]", "100 %"), tuple(map(tuple, rows[:40])), (False, False)))
+    )
+    begin = [r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"]
+    inputs = [rf"\resizebox{{\linewidth}}{{!}}{{\input{{page-tables/{path.name}}}}}" for path in tables.glob("*.tex")]
+    texts = [escape_latex(letter) for letter in letters]
+    (tmp_path / "all.tex").write_text("\n\n".join([*begin, *inputs, *texts, r"\end{document}"]))
+    log = pdflatex(tmp_path / "all.tex")
+    assert (tmp_path / "all.pdf").is_file()
+    assert "Missing character" not in log
 
 
 def test_the_same_folder_gives_the_same_bytes(hostile, tmp_path):

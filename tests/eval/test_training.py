@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 import sys
+from collections import Counter
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -61,14 +62,21 @@ def random_bert(cranfield, tmp_path_factory):
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
     from tokenizers.processors import TemplateProcessing
-    from tokenizers.trainers import WordPieceTrainer
     from transformers import BertConfig, BertForMaskedLM
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    normalizer, splitter = BertNormalizer(), BertPreTokenizer()
     texts = [json.loads(line)["text"] for line in (cranfield / "corpus.jsonl").read_text().splitlines()]
-    tokenizer.train_from_iterator(texts, WordPieceTrainer(vocab_size=1500, special_tokens=special))
+    # Characters and the most frequent words: a trained vocabulary differs from process to process.
+    words = Counter(
+        word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)) if len(word) > 1
+    )
+    characters = sorted(set("".join(words)))
+    frequent = sorted(words, key=lambda word: (-words[word], word))[:1400]
+    pieces = [*special, *characters, *(f"##{character}" for character in characters), *frequent]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     folder = tmp_path_factory.mktemp("model") / "random-bert"
     torch.manual_seed(0)

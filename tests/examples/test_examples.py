@@ -108,15 +108,15 @@ def test_a_splade_model_is_trained_and_searched_with(small_package, tmp_path, mo
 
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")
-def test_the_paper_is_written(part_of_cranfield, tmp_path, monkeypatch):
-    """With a random model, two seeds and two sets, every table that the paper includes exists."""
+def test_the_paper_is_written(part_of_cranfield, tmp_path, monkeypatch, request):
+    """With a random model, two seeds and two sets, every table that the paper includes exists, and it compiles."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("jinja2")
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
     small = load("train_splade")
     data = shutil.copytree(part_of_cranfield, tmp_path / "cranfield")
     shutil.copy(data / "qrels" / "test.tsv", data / "qrels" / "train.tsv")
-    other = shutil.copytree(data, tmp_path / "other")
+    other = shutil.copytree(data, tmp_path / "other_100% & more")
     texts = [json.loads(line)["text"] for line in (data / "corpus.jsonl").read_text().splitlines()]
     checkpoint = small.write_random_bert(tmp_path / "random-bert", texts)
     sets = [str(data), str(other)]
@@ -134,6 +134,8 @@ def test_the_paper_is_written(part_of_cranfield, tmp_path, monkeypatch):
     assert "± 0." in (tmp_path / "paper" / "results" / "report.md").read_text()
     record = json.loads((tmp_path / "paper" / "results" / "experiment.json").read_text())
     assert record["seeds"] == [1, 2]
+    log = request.getfixturevalue("pdflatex")(paper)
+    assert [float(points) for points in re.findall(r"Overfull \\hbox \((.*?)pt", log) if float(points) > 20] == []
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)

@@ -98,6 +98,8 @@ CALLS = {
     "search, algorithm": lambda i: i.search("wing", 3, algorithm="exhaustive", beta=0.5),
     "search, options": lambda i: i.search("wing", 2, offset=1, min_score=0.1, sort="-year", facets=["lang"]),
     "search, boost and groups": lambda i: i.search("wing", group_by="lang", per_group=2, boost={"year": 0.001}),
+    "search, boost of titles": lambda i: i.search("wings flutter in ice", 4, boost={"title": 2}),
+    "search_batch, boost of titles": lambda i: i.search_batch(["wings", "ice"], boost={"title": 3, "year": 0.01}),
     "search, operators": lambda i: i.search('+ice -helicopter "the wing"', syntax="operators"),
     "search, diversity": lambda i: i.search("wing ice", 3, diversity=0.5),
     "search, rerank": lambda i: i.search("wing", 3, rerank=length, depth=4),
@@ -169,6 +171,18 @@ def test_all_kinds_raise_equal_errors(alike, call):
 def test_all_kinds_explain_hits_alike(alike):
     for hits in zip(*(index.search("ice wing", 3) for index in alike.values()), strict=True):
         assert len({str(hit.explain()) for hit in hits}) == len({hit.highlight(20) for hit in hits}) == 1
+
+
+def test_all_kinds_name_terms_that_the_document_lacks(living):
+    """Of many shards, only the last knows a word that was added."""
+    named = []
+    for index in living.values():
+        index.add([{"_id": "new", "text": "zyzzogeton and wings"}])
+        index.commit()
+        explanations = [index.explain("zyzzogeton wing", "a"), index.explain({"zyzzogeton": 1.0, "wing": 1.0}, "a")]
+        named.append([{(term.token, term.word, term.kind) for term in explanation} for explanation in explanations])
+    assert named[0][1] == {("wing", "wings", "match"), ("zyzzogeton", "zyzzogeton", "missing")}
+    assert all(names == named[0] for names in named)
 
 
 def test_lengths_and_ids(alike):

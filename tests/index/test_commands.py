@@ -198,6 +198,17 @@ def test_a_bad_line_of_an_addition_is_named_and_can_be_skipped(tmp_path, lsr_com
     assert "2 added; 5 documents" in ran.err
 
 
+def test_all_bad_lines_can_be_listed(tmp_path, lsr_command, idx):
+    source, listed = tmp_path / "docs.jsonl", tmp_path / "left-out.txt"
+    source.write_bytes(GOOD + b"broken\n" * 12)
+    for command in (("add", idx, source), ("index", source, "--out", tmp_path / "new", "--encoder", "bm25")):
+        ran = lsr_command(*command, "--skip-bad", "--left-out", listed)
+        assert "--left-out FILE lists all" in ran.err
+        assert [line.split(": ")[0] for line in listed.read_text().splitlines()] == [
+            f"{source}:{line}" for line in range(2, 14)
+        ]
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [

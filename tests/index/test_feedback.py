@@ -140,6 +140,44 @@ def test_before_gives_one_ranking_and_both_the_fused(topics):
         Hybrid(index, dense, feedback="around")
 
 
+@pytest.mark.parametrize("feedback", ["none", "after", "both", "before"])
+@pytest.mark.parametrize("how", [{}, {"method": "interpolation", "weights": {"dense": 0.4}, "normalization": "none"}])
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_a_hybrid_explains_all_of_its_rankings(topics, tmp_path, feedback, how, similarity):
+    index, dense = topics
+    if similarity == "dot":
+        dense = build_dense(index, tmp_path / "dot", near_topics, similarity="dot")
+    hybrid = Hybrid(index, dense, feedback=feedback, depth=12, **how)
+    found, rankings = hybrid.search("wing", 12), hybrid.rankings({"q": "wing"})
+    kinds = set()
+    for hit in found:
+        why = hit.explain()
+        in_sparse, in_dense = hit.id in rankings["sparse"]["q"], hit.id in rankings["dense"]["q"]
+        kinds.add((in_sparse, in_dense))
+        assert why.score == pytest.approx(hit.score)
+        parts = [*(part.score for part in why), why.dense.score if why.dense else 0.0]
+        assert sum(parts) == pytest.approx(hit.score)
+        assert all(part.score == pytest.approx(part.query_weight * part.impact) for part in why)
+        assert (why.dense is not None) == in_dense
+        if not in_sparse or feedback == "before":
+            assert not any(part.score for part in why)
+        if in_dense:
+            assert (why.dense.cosine, why.dense.z) == (rankings["dense"]["q"][hit.id], None)
+            assert f"{'cosine' if similarity == 'cosine' else 'dot product'} {why.dense.cosine:.3f}" in str(why)
+    assert len(kinds) > 1 or feedback != "none"
+
+
+def test_a_hybrid_explains_learned_terms_and_bm25(tmp_path):
+    docs = [{"_id": str(i), "text": text} for i, text in enumerate(["wing flutter", "wing lift", "plate heat"])]
+    hybrid = Hybrid(Index.build(tmp_path / "idx", docs, encoder="lsr-tiny"), weights={"lexical": 3.0})
+    hit = hybrid.search("flutter of wings", 1)[0]
+    why = hit.explain()
+    lexical = sum(part.score for part in why if part.token.startswith("bm25:"))
+    assert (hit.score, lexical) == pytest.approx((4 / 61, 3 / 61))
+    assert why.score == pytest.approx(hit.score)
+    assert "wings" in {part.word for part in why}
+
+
 def test_feedback_of_learned_terms_and_bm25(tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(["wing flutter", "wing lift", "plate heat"])]
     index = Index.build(tmp_path / "idx", docs, encoder="lsr-tiny")

@@ -22,7 +22,7 @@ from lsr.index.write import sync as syncing
 @pytest.fixture(autouse=True)
 def no_merging(monkeypatch):
     """Compile kernels first: compiling in a thread changes the process' warning filters."""
-    monkeypatch.setattr(Changes, "merge_behind", lambda *_, **__: False)
+    monkeypatch.setattr(Changes, "merge_in_background", lambda *_, **__: False)
 
 
 def put(path, text):
@@ -260,6 +260,7 @@ def test_the_commands(docs, tmp_path, lsr_command):
     assert ran.err.splitlines() == [
         f"{docs}: left out:",
         "  unsupported files, by suffix: 1 (1 .png)",
+        "  all 1 by name: --left-out FILE, in Python `bad` of the warning or the corpus",
         f"{idx}: 1 new, 3 unchanged; 5 documents in 2 segments",
     ]
     ran = lsr_command("sync", docs, tmp_path / "made", "--encoder", "bm25")  # where there is none yet
@@ -270,6 +271,36 @@ def test_the_commands(docs, tmp_path, lsr_command):
     put(tmp_path / "x.jsonl", '{"_id": "x", "text": "t"}')
     ran = lsr_command("index", tmp_path / "x.jsonl", "--out", tmp_path / "x", "--url", "u", "--encoder", "bm25")
     assert "a url is for a folder of files" in ran.err
+
+
+def test_all_that_is_left_out_can_be_listed(docs, tmp_path, lsr_command):
+    for number in range(12):
+        put(docs / f"{number:02}.pdf", "broken")
+    (docs / "picture.png").write_bytes(b"\x89PNG\0")
+    idx, listed = tmp_path / "idx", tmp_path / "left-out.txt"
+    names = [*(f"{number:02}.pdf" for number in range(12)), "picture.png"]
+
+    def require_listed(*command):
+        listed.unlink(missing_ok=True)
+        ran = lsr_command(*command, "--left-out", listed)
+        lines = listed.read_text().splitlines()
+        assert (ran.code, [line.partition(":")[0] for line in lines]) == (0, names)
+        assert lines[-1] == "picture.png: .png files aren't supported"
+        assert ran.err.count("00.pdf: not a whole PDF") == 1
+        assert "and 2 more" in ran.err
+        assert "all 13 by name: --left-out FILE" in ran.err
+
+    require_listed("index", docs, "--out", idx, "--encoder", "bm25")
+    require_listed("index", docs, "--out", tmp_path / "shards", "--encoder", "bm25", "--shards", 2)
+    require_listed("encode", docs, "--out", tmp_path / "vectors", "--encoder", "bm25")
+    require_listed("sync", docs, idx)
+    require_listed("add", idx, docs, "--update")
+    require_listed("index", docs, "--out", idx, "--encoder", "bm25", "--overwrite")
+    put(docs / "a.md", "")
+    for name in ("sub/b.txt", "rows.csv"):
+        (docs / name).unlink()
+    ran = lsr_command("index", docs, "--out", tmp_path / "none", "--encoder", "bm25", "--left-out", listed)
+    assert (ran.code, len(listed.read_text().splitlines())) == (1, 14)
 
 
 def test_an_index_inside_its_folder_is_not_read(docs, lsr_command):

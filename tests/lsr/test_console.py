@@ -33,6 +33,25 @@ def test_a_log_gets_a_line_every_ten_seconds(clock, capsys):
     assert capsys.readouterr().err == "fitting: 11 docs, 1.0 a second\n"
 
 
+def test_the_rate_is_that_of_this_run(clock, capsys):
+    with progress(1300, "train", "steps", done=500) as bar:
+        assert bar.n == 500
+        for _ in range(5):
+            clock[0] += 2.4
+            bar.update(1)
+    assert capsys.readouterr().err == "train: 505 of 1,300 steps, 0.4 a second, 1,908 s left\n"
+    told = []
+    with console.progress_to(lambda *line: told.append(line)), progress(9, "building", "shards", done=7) as bar:
+        bar.update(1)
+    assert told == [("building", 8, 9)]
+
+
+def test_a_bar_leaves_earlier_work_out_of_its_rate(monkeypatch, capsys):
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
+    with progress(1300, "train", "steps", done=500) as bar:
+        assert (bar.n, bar.initial) == (500, 500)
+
+
 def test_short_and_background_work_print_nothing(clock, capsys):
     with progress(10, "encoding") as bar:
         clock[0] += 9.0

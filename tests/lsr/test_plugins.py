@@ -183,7 +183,7 @@ def test_without_teachers_a_loss_gets_no_scores(run, tmp_path):
          "got 'two-layer'; did you mean two-layers\\? Packages add others by entry points of lsr.heads"),
         ("losses.plugins={hing: 1}", "losses.plugins must be one of hinge, pairs, got 'hing'; did you mean hinge"),
         ("losses.plugins={hinge: -1}", "losses.plugins.hinge must be above 0, got -1"),
-        ("losses.plugins={}", "give at least one of info_nce, kl, margin_mse, term_recall and plugins a weight"),
+        ("losses.plugins={}", "give at least one of info_nce, kl, margin_mse, term_recall, bank and plugins a weight"),
         ("documents_regularizer.kind=cube", "documents_regularizer.kind must be one of flops, .*, l0_flops, square, "),
     ],
 )  # fmt: skip
@@ -193,7 +193,8 @@ def test_a_name_that_nobody_has(run, change, message):
 
 
 def test_the_line_is_named_and_no_package_is_needed(run):
-    with pytest.raises(DataError, match=r"run.yaml:6: losses.plugins must be one of none is installed, got 'hinge'\."):
+    message = r"run.yaml:6: losses.plugins must name an entry point of lsr.losses, got 'hinge'; no installed package"
+    with pytest.raises(DataError, match=message):
         run()
 
 

@@ -95,7 +95,7 @@ def test_settings_made_in_python_are_checked_too():
         (["queries.kind=table", "queries_regularizer={kind: l1, weight: 1}"],
          ["queries_regularizer: queries of the kind table have no weights to regularize"]),
         (["losses.temperature=2", "losses.info_nce=0", "losses.margin_mse=1"],
-         ["losses.temperature 2: info_nce has no weight"]),
+         ["losses.temperature 2: neither info_nce nor bank has a weight"]),
         (["losses.scale=5", "losses.teacher_scores=raw", "losses.margin_pairs=all", "teachers=[encoder: bm25]"],
          ["teachers: neither kl nor margin_mse has a weight", "losses.teacher_scores raw: kl has no weight",
           "losses.scale 5: kl has no weight", "losses.margin_pairs all: margin_mse has no weight"]),

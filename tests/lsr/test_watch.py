@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from lsr.train.trainer import Helpers, Trainer
 from lsr.train.watch import numbers, open_watcher
 from lsr.train.watch_page import page
 
+SETTINGS = {"optimizer": {"lr": 2e-5, "steps": 2}, "device": "cpu"}
 LINES = [
     {"step": 1, "loss": 2.0, "flops": 3.0, "seconds": 0.5},
     {"step": 2, "loss": 1.0, "flops": 2.0, "seconds": 0.5},
@@ -143,47 +145,79 @@ def test_numbers_of_a_line():
     assert numbers(LINES[3]) == numbers(LINES[4]) == {}
 
 
-def test_tensorboard_reads_what_is_written(tmp_path):
-    pytest.importorskip("tensorboard", reason="pip install tensorboard")
-    watch = open_watcher("tensorboard", tmp_path)
+def watch_lines(name, folder):
+    """What a run logs, to a logger of this name."""
+    watch = open_watcher(name, folder, SETTINGS)
     for line in LINES:
         watch(line)
+
+
+def test_tensorboard_reads_what_is_written(tmp_path):
+    pytest.importorskip("tensorboard", reason="pip install tensorboard")
+    watch_lines("tensorboard", tmp_path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
     assert [(event.step, event.value) for event in found.Scalars("loss")] == [(1, 2.0), (2, 1.0)]
     assert [event.value for event in found.Scalars("validation/nDCG@10")] == [0.25]
+    (text,) = found.Tensors("settings/text_summary")
+    assert '"lr": 2e-05' in text.tensor_proto.string_val[0].decode()
 
 
 def test_wandb_is_called(tmp_path, monkeypatch):
     calls = []
     one = SimpleNamespace(log=lambda found, step: calls.append((step, found)), finish=lambda: calls.append("finish"))
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **how: calls.append(how) or one))
-    watch = open_watcher("wandb", tmp_path / "mine")
-    for line in LINES:
-        watch(line)
-    assert calls[0] == {"dir": str(tmp_path / "mine"), "name": "mine"}
+    watch_lines("wandb", tmp_path / "mine")
+    assert calls[0] == {"dir": str(tmp_path / "mine"), "name": "mine", "config": SETTINGS}
     assert calls[1] == (1, {"loss": 2.0, "flops": 3.0, "seconds": 0.5})
     assert calls[-2:] == [(2, {"validation/nDCG@10": 0.25, "validation/terms": 30.0}), "finish"]
+
+
+def test_wandb_keeps_what_is_logged(tmp_path, monkeypatch):
+    """Offline, in the file that `wandb sync` uploads."""
+    wandb = pytest.importorskip("wandb", reason="pip install wandb")
+    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("DIR", str(tmp_path))):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    (tmp_path / "mine").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of wandb and what it imports
+        watch_lines("wandb", tmp_path / "mine")
+        wandb.teardown()  # its own process writes the file as it ends
+    (file,) = tmp_path.rglob("run-*.wandb")
+    written = file.read_bytes()
+    for kept in (b"validation/nDCG@10", b"0.25", b"optimizer", b'"lr":', b"flops", b"mine"):
+        assert kept in written, kept
 
 
 def test_mlflow_keeps_what_is_logged(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    watch = open_watcher("mlflow", tmp_path / "mine")
-    for line in LINES:
-        watch(line)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow and what it imports
+        watch_lines("mlflow", tmp_path / "mine")
     (found,) = mlflow.MlflowClient().search_runs(["0"])
     assert found.info.run_name == "mine"
+    assert found.info.status == "FINISHED"
     assert found.data.metrics["loss"] == 1.0
     assert found.data.metrics["validation/nDCG_10"] == 0.25
+    assert found.data.params == {"optimizer.lr": "2e-05", "optimizer.steps": "2", "device": "cpu"}
+
+
+def test_a_logger_that_cannot_start_is_a_plain_error(tmp_path, monkeypatch):
+    def init(**how):
+        raise ValueError("No API key configured.\nmore")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    with pytest.raises(TrainingError, match=r"^wandb can't log this run: No API key configured\.$"):
+        open_watcher("wandb", tmp_path, SETTINGS)
 
 
 def test_a_function_by_its_name(tmp_path, monkeypatch):
     (tmp_path / "my_logger.py").write_text("seen = []\ndef watch(line): seen.append(line)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    open_watcher("my_logger:watch", tmp_path)({"step": 1})
+    open_watcher("my_logger:watch", tmp_path, SETTINGS)({"step": 1})
     import my_logger
 
     assert my_logger.seen == [{"step": 1}]
@@ -201,4 +235,4 @@ def test_a_function_by_its_name(tmp_path, monkeypatch):
 def test_loggers_that_are_not_there(tmp_path, monkeypatch, name, message):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(TrainingError, match=message):
-        open_watcher(name, tmp_path)
+        open_watcher(name, tmp_path, SETTINGS)

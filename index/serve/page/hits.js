@@ -99,10 +99,11 @@ export class HitView {
   #title() {
     const { content, hit } = this;
     const path = hit.passage ? hit.title.split(" > ") : [hit.title];
-    if (path.length < 3) return content.title();
+    if (path.length < 2) return content.title();
     const length = (text) => Array.from(text).length;
     const last = content.body - 1 - length(path.at(-1));
-    return [...content.nodes(0, length(path[0])), " › … › ", ...content.nodes(last, content.body - 1)];
+    const between = path.length > 2 ? " › … › " : " › ";
+    return [...content.nodes(0, length(path[0])), between, ...content.nodes(last, content.body - 1)];
   }
 
   #from() {

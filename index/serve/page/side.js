@@ -118,8 +118,9 @@ export class Side {
       const settings = this.#settings(sort);
       const group = this.#group && { group_by: this.#group, per_group: OF_GROUP };
       const asked = { ...plain, ...filter, ...group, settings, k: Math.min(k, this.most), explain: true };
-      const found = await call("v1/search", { ...asked, origins: false, plan: detailed }, signal);
-      this.#show(found, asked.k);
+      const plan = detailed && settings.mode !== "dense"; // which scores no postings
+      const found = await call("v1/search", { ...asked, origins: false, plan }, signal);
+      this.#show(found, asked.k, settings.mode);
       this.element.removeAttribute("aria-busy");
       await pause(now ? 0 : CALM, signal);
       const counted = { ...plain, settings: settings.mode ? { mode: settings.mode } : {}, k: 1, fields: false, total: true };
@@ -224,7 +225,7 @@ export class Side {
     this.called.counted(this);
   }
 
-  #show(found, k) {
+  #show(found, k, mode) {
     Object.assign(this, { found, total: null });
     this.part(".total").textContent = "";
     this.#list(found.hits);
@@ -240,7 +241,7 @@ export class Side {
       this.part(".unknown").hidden = false;
       this.part(".unknown").replaceChildren("No document has ", ...listed(unknown), ".");
     }
-    this.#plan(found);
+    this.#plan(found, mode);
     this.called.shown(this);
   }
 
@@ -276,15 +277,15 @@ export class Side {
     this.part(".total").textContent = [some(this.total, "document"), order].filter(Boolean).join(", ");
   }
 
-  #plan(found) {
+  #plan(found, mode) {
     const [scored, words] = skipped(found);
     this.part(".plan").hidden = false;
     this.part(".time").textContent = ms(found.took.search_ms);
     this.part(".skipped").textContent = found.plan ? words : "";
     this.part(".meter").hidden = scored === 1;
     this.part(".meter i").style.width = `${100 * scored}%`;
-    this.part(".plan dl").replaceChildren(...facts(found, this.index));
-    this.part(".vector").hidden = !Object.keys(found.query.words).length;
+    this.part(".plan dl").replaceChildren(...facts(found, this.index, mode));
+    this.part(".vector").hidden = mode === "dense" || !Object.keys(found.query.words).length;
     vector(found.query.words, (items) => this.part(".vector ul").replaceChildren(...items));
   }
 }

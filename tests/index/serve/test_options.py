@@ -49,13 +49,15 @@ RECENT = {"day": {"weight": 2, "half_life": timedelta(days=3), "origin": "2024-0
         {"sort": ["-stars"], "offset": 2},
         {"boost": {"stars": 0.3}, "facets": ["meta.source", "stars"]},
         {"boost": RECENT},
+        {"boost": {"title": 2}},
+        {"boost": {"title": 3, "stars": 0.1}, "total": True, "offset": 1},
         {"diversity": 0.4, "depth": 20},
         {"syntax": "operators"},
     ],
     ids=str,
 )
 def test_searches_equal_those_of_the_index(client, one, how):
-    query = '"flutter lift" wing -drag' if "syntax" in how else "wing flutter drag"
+    query = '"flutter lift" wing -drag' if "syntax" in how else "wing flutter drag panel"
     found, expected = client.search(query, 4, **how), one.search(query, 4, **how)
     assert told(found) == told(expected)
     assert found[0].explain() == expected[0].explain()

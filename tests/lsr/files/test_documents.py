@@ -92,9 +92,17 @@ def test_hidden_and_ignored_files_are_skipped(tmp_path):
             "files without text: 1 (empty.md)",
             "symbolic links, which aren't followed: 2 (circle, file.md)",
             "unsupported files, by suffix: 3 (2 .png, 1 .zip)",
+            "all 6 by name: --left-out FILE, in Python `bad` of the warning or the corpus",
         ],
     )
-    assert len(corpus.bad) == 3
+    assert corpus.bad == [
+        "empty.md: no text",
+        "circle: a symbolic link, which isn't followed",
+        "file.md: a symbolic link, which isn't followed",
+        "a.png: .png files aren't supported",
+        "b.png: .png files aren't supported",
+        "c.zip: .zip files aren't supported",
+    ]
 
 
 def test_bad_files_are_reported_and_the_rest_is_read(tmp_path, monkeypatch):
@@ -162,9 +170,18 @@ def test_only_the_first_problems_are_reported_in_full(tmp_path):
     put(tmp_path / "a.md", "text")
     for number in range(15):
         put(tmp_path / f"{number:02}.pdf", b"broken")
+    put(tmp_path / "a.png", b"\x89PNG\0")
     corpus = read_documents(tmp_path)
-    _, told = left_out(corpus)
-    assert (len(told), told[-1], len(corpus.bad)) == (11, "and 5 more", 15)
+    with pytest.warns(LeftOut) as told:
+        list(corpus)
+    (warning,) = (one.message for one in told)
+    assert [line.strip() for line in str(warning).split("\n")[11:]] == [
+        "and 5 more",
+        "unsupported files, by suffix: 1 (1 .png)",
+        "all 16 by name: --left-out FILE, in Python `bad` of the warning or the corpus",
+    ]
+    assert warning.bad == corpus.bad
+    assert [line.partition(":")[0] for line in warning.bad] == [*(f"{n:02}.pdf" for n in range(15)), "a.png"]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +203,7 @@ def test_a_missing_library_names_the_extra(tmp_path, monkeypatch, module, name, 
     (line,) = told
     assert f"needs the package {package}, which is not installed" in line
     assert 'pip install "lsr-search[files]"' in line
-    assert line.endswith(" (1 file)")
+    assert line.endswith(f" (1 file: {name})")
 
 
 def test_text_html_and_code_need_no_extra(tmp_path):

@@ -124,6 +124,20 @@ def visit(browser):
     assert complaints == []
 
 
+@pytest.fixture
+def violations():
+    """What axe finds on a page that was visited with bypass_csp=True."""
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
+    script = axe.AXE_FILE_PATH.read_text(encoding="utf-8")
+
+    def found(page):
+        page.evaluate(f"() => {{ {script} }}")
+        wrong = page.evaluate("axe.run().then(({ violations }) => violations)")
+        return [(one["id"], one["help"], [node["html"] for node in one["nodes"]]) for one in wrong]
+
+    return found
+
+
 @pytest.fixture(scope="session")
 def mini(tmp_path_factory):
     return Index.build(

@@ -100,14 +100,10 @@ def states(page):
 
 
 @pytest.mark.parametrize(("viewport", "scheme"), [(PHONE, "dark"), (DESK, "light")], ids=["phone-dark", "desk-light"])
-def test_axe_finds_no_accessibility_problem(visit, served, viewport, scheme):
-    axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
-    script = axe.AXE_FILE_PATH.read_text(encoding="utf-8")
+def test_axe_finds_no_accessibility_problem(visit, served, violations, viewport, scheme):
     page = visit(served, viewport, expected="status of 422", color_scheme=scheme, bypass_csp=True)
     for state in states(page):
-        page.evaluate(f"() => {{ {script} }}")
-        found = page.evaluate("axe.run().then(({ violations }) => violations)")
-        assert [(one["id"], one["help"], [node["html"] for node in one["nodes"]]) for one in found] == [], state
+        assert violations(page) == [], state
 
 
 def test_five_hits_fit_on_a_screen(visit, served):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from lsr import Index
+from lsr.encode.passages import Passages
 
 PLAIN = [
     {"_id": "gusts", "title": "Gusts", "text": "The aeroplane shook in strong gusts of wind."},
@@ -152,8 +155,13 @@ def test_hits_are_sorted(visit, served):
     assert page.texts(".total") == ["4 documents, sorted"]
 
 
-def test_an_index_with_dense_vectors_is_searched_by_both(visit, serving, tmp_path):
-    index = Index.build(tmp_path / "idx", PLAIN, encoder="lsr-mini", hybrid=True)
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    return Index.build(tmp_path_factory.mktemp("both") / "idx", PLAIN, encoder="lsr-mini", hybrid=True)
+
+
+def test_an_index_with_dense_vectors_is_searched_by_both(visit, serving, both):
+    index = both
     page = visit(serving(index).url)
     sent = []
     page.on("request", lambda request: request.post_data and sent.append(json.loads(request.post_data)))
@@ -166,3 +174,28 @@ def test_an_index_with_dense_vectors_is_searched_by_both(visit, serving, tmp_pat
     assert [one for one in sent if one.get("explain")][-1]["settings"] == {}
     assert page.fragment()["mode"] == "sparse"
     assert page.ids() == [hit.id for hit in index.search("wind")]
+
+
+@pytest.mark.parametrize(("mode", "scheme"), [("hybrid", "light"), ("dense", "dark")])
+def test_details_of_dense_vectors(visit, serving, both, violations, mode, scheme):
+    how = {"viewport": (390, 800), "color_scheme": scheme, "bypass_csp": True}
+    page = visit(f"{serving(both).url}#q=strong%20wind&mode={mode}&details=1", **how)
+    page.explained()
+    facts = dict(zip(page.texts(".plan dt"), page.texts(".plan dd"), strict=True))
+    assert facts["vectors compared"] == str(len(both))
+    assert ("postings scored" in facts) == page.locator(".vector").is_visible() == (mode == "hybrid")
+    page.locator(".hit h2 button").first.click()
+    why = both.search("strong wind", mode=mode)[0].explain()
+    parts = dict(zip(page.texts(".hit tbody th bdi"), page.texts(".hit tbody td.number"), strict=True))
+    assert parts["dense vector"].startswith(f"{why.dense.share:.0%}")
+    assert (len(parts) > 1) == (mode == "hybrid")
+    assert violations(page) == []
+
+
+def test_a_title_is_a_path_of_headings(visit, serving, tmp_path):
+    titles = ["Manual", "Manual > Icing", "Manual > Wings > Ice > Removal"]
+    documents = [{"_id": str(i), "title": title, "text": "ice " * (9 - 2 * i)} for i, title in enumerate(titles)]
+    index = Index.build(tmp_path / "idx", documents, encoder="bm25", passages=Passages(1))
+    page = visit(f"{serving(index).url}#q=ice")
+    page.explained()
+    assert set(page.texts(".hit h2")) == {"Manual", "Manual › Icing", "Manual › … › Removal"}

@@ -1,0 +1,282 @@
+"""Which clusters of dense vectors a query reads, chosen by its sparse results: CluSD (arXiv 2502.10639).
+
+    dense = build_dense(index, "vectors", embed, clusters=True)
+    hybrid = Hybrid(index, dense, method="interpolation", visit=Visits(share=0.1))
+    trained = hybrid.with_visit(hybrid.fit_visits(queries, "lstm"))
+
+Clusters are ordered by how many of the first 10 sparse results they hold; if equal, of the first 25, and so on. A
+trained policy reads features of the first clusters of that order, and orders them again by the probability that they
+hold one of the ten nearest vectors. Then clusters are visited until a share of all vectors is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.arrays import Layout, read_arrays, write_arrays
+from lsr.errors import DataError, MissingExtra
+from lsr.index.hybrid.dense_clusters import DenseClusters
+
+Policy = Literal["overlap", "centroid", "logistic", "lstm"]
+_KIND = "visiting policy"
+_BINS = np.array([10, 25, 50, 100, 200, 500, 1000])  # ranks of sparse results
+LABELLED = 10  # nearest vectors whose clusters a policy is trained to find
+_READ = 64  # clusters that a trained policy orders again
+_PARTS = 4  # groups of clusters, in order, whose nearness is a feature
+N_FEATURES = 3 + 2 * len(_BINS) + _PARTS
+_HIDDEN = 32
+_EPOCHS, _BATCH, _RATE, _RIDGE = 20, 32, 5e-3, 1e-3
+_GATES = 4 * _HIDDEN
+_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {  # of each trained policy's arrays, float32
+    "logistic": {"mean": (N_FEATURES,), "scale": (N_FEATURES,), "weights": (N_FEATURES + 1,)},
+    "lstm": {
+        "mean": (N_FEATURES,),
+        "scale": (N_FEATURES,),
+        "inputs": (_GATES, N_FEATURES),
+        "states": (_GATES, _HIDDEN),
+        "bias": (_GATES,),
+        "weights": (_HIDDEN + 1,),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Which clusters a query visits.
+
+    Attributes:
+        share: Share of all vectors that are read, of the whole clusters that fit; at least one cluster is read.
+        policy: "overlap" with the sparse results, "centroid" by the query's nearest centroids alone, or "logistic" or
+            "lstm", which `Hybrid.fit_visits` returns.
+        weights: A trained policy's arrays.
+
+    Raises:
+        ValueError: A share that isn't above 0 and at most 1, or a trained policy without weights.
+    """
+
+    share: float = 0.1
+    policy: Policy = "overlap"
+    weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share is above 0 and at most 1, got {self.share}")
+        if self.policy not in get_args(Policy):
+            raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}")
+        if (self.policy in _SHAPES) != bool(self.weights):
+            raise ValueError(f"the policy {self.policy!r} is one that fit_visits returns, or it takes no weights")
+
+    def clusters(
+        self,
+        clusters: DenseClusters,
+        query: NDArray[np.float32],
+        results: NDArray[np.int64],
+        scores: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Return the numbers of the clusters to visit, best first.
+
+        Args:
+            clusters: The clusters.
+            query: (width,) the query's dense vector.
+            results: (n,) the cluster of each sparse result, best first; -1 for a document without a vector.
+            scores: (n,) their scores.
+        """
+        near = clusters.centroids @ query
+        if self.policy == "centroid":
+            order = np.argsort(-near, kind="stable")
+        else:
+            order = by_overlap(len(clusters), near, results)
+            if self.policy in _SHAPES:
+                first = order[:_READ]
+                values = (features(clusters, near, first, results, scores) - self.weights["mean"]) * self.weights[
+                    "scale"
+                ]
+                chance = (_logistic if self.policy == "logistic" else _lstm)(values, self.weights)
+                order = np.concatenate((first[np.argsort(-chance, kind="stable")], order[_READ:]))
+        sizes = np.diff(clusters.starts)[order]
+        # Without this margin, 20 % of a number of vectors could be one less by rounding.
+        n = int(np.searchsorted(np.cumsum(sizes), self.share * clusters.starts[-1] + 1e-6, side="right"))
+        return order[: max(n, 1)]
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a trained policy as one Arrow file.
+
+        Raises:
+            OutputError: The file can't be written.
+        """
+        write_arrays(path, _KIND, {**self.weights, "share": np.array(self.share, np.float64)})
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Visits:
+        """Open a trained policy.
+
+        Raises:
+            DataError: The file is missing, damaged or of another kind.
+        """
+        arrays = read_arrays(path, _KIND, _layout("logistic"), _layout("lstm"))
+        share = float(arrays.pop("share"))
+        policy: Policy = "lstm" if "states" in arrays else "logistic"
+        if any(arrays[name].shape != shape for name, shape in _SHAPES[policy].items()) or not 0 < share <= 1:
+            raise DataError("damaged: not a whole visiting policy", str(path))
+        return cls(share, policy, arrays)
+
+
+def _layout(policy: str) -> Layout:
+    return {"share": (0, "float64"), **{name: (len(shape), "float32") for name, shape in _SHAPES[policy].items()}}
+
+
+def by_overlap(n: int, near: NDArray[np.float32], results: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (n,) int64: n clusters ordered by how many of the first sparse results they hold.
+
+    Args:
+        n: Number of clusters.
+        near: (n,) similarity of each centroid with the query, which decides between equals.
+        results: As for `Visits.clusters`.
+    """
+    counts = [np.bincount(some[some >= 0], minlength=n) for some in (results[:end] for end in _BINS)]
+    return np.lexsort((-near, *(-count for count in reversed(counts))))
+
+
+def features(
+    clusters: DenseClusters,
+    near: NDArray[np.float32],
+    order: NDArray[np.int64],
+    results: NDArray[np.int64],
+    scores: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """Return (n, N_FEATURES) float32, the features of n clusters in the order of their overlap.
+
+    A cluster's features are its similarity with the query, that less the best one, its place; for each bin of ranks the
+    share of results that it holds, and their mean score; and its mean similarity with groups of the other clusters.
+
+    Args:
+        clusters: All clusters.
+        near: (n_clusters,) similarity of each centroid with the query.
+        order: (n,) the clusters.
+        results: As for `Visits.clusters`.
+        scores: As for `Visits.clusters`.
+    """
+    found = np.zeros((len(order), N_FEATURES), np.float32)
+    found[:, 0], found[:, 1] = near[order], near[order] - near.max(initial=-1)
+    found[:, 2] = 1 / (np.arange(len(order)) + 1)
+    low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
+    scaled = (scores - low) / (high - low) if high > low else np.ones(len(scores))
+    for i, (start, end) in enumerate(zip((0, *_BINS[:-1]), _BINS, strict=True)):
+        some, own = results[start:end], scaled[start:end]
+        some, own = some[some >= 0], own[some >= 0]
+        count = np.bincount(some, minlength=len(clusters))[order]
+        total = np.bincount(some, own, minlength=len(clusters))[order]
+        found[:, 3 + i], found[:, 3 + len(_BINS) + i] = count / (end - start), total / np.maximum(count, 1)
+    like = clusters.centroids[order] @ clusters.centroids[order].T
+    for i, group in enumerate(np.array_split(np.arange(len(order)), _PARTS)):
+        if len(group):
+            found[:, 3 + 2 * len(_BINS) + i] = like[:, group].mean(1)
+    return found
+
+
+# One query of a training set: the features of its first clusters, and whether each holds one of the nearest vectors.
+Example = tuple[NDArray[np.float32], NDArray[np.bool_]]
+
+
+def example(
+    clusters: DenseClusters,
+    query: NDArray[np.float32],
+    nearest: NDArray[np.int64],
+    pointed: tuple[NDArray[np.int64], NDArray[np.float64]],
+) -> Example:
+    """Make an example of a query.
+
+    Args:
+        clusters: The clusters.
+        query: (width,) its dense vector.
+        nearest: (n,) its nearest rows.
+        pointed: The clusters of its sparse results, and their scores; see `Visits.clusters`.
+    """
+    results, scores = pointed
+    near = clusters.centroids @ query
+    order = by_overlap(len(clusters), near, results)[:_READ]
+    return features(clusters, near, order, results, scores), np.isin(order, clusters.of_rows(nearest))
+
+
+def fitted(examples: list[Example], share: float, policy: Literal["logistic", "lstm"]) -> Visits:
+    """Train a policy on examples; see `Hybrid.fit_visits`."""
+    every = np.concatenate([values for values, _ in examples])
+    mean, deviation = every.mean(0), every.std(0)
+    scale = (1 / np.where(deviation > 0, deviation, 1)).astype(np.float32)
+    scaled: list[Example] = [((values - mean) * scale, labels) for values, labels in examples]
+    train: Callable[[list[Example]], dict[str, Any]] = _fit_logistic if policy == "logistic" else _fit_lstm
+    return Visits(share, policy, {"mean": mean.astype(np.float32), "scale": scale, **train(scaled)})
+
+
+def _logistic(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    return values @ weights["weights"][:-1] + weights["weights"][-1]
+
+
+def _lstm(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return (n,) logits of the sequence of clusters."""
+    given = values @ weights["inputs"].T + weights["bias"]
+    state, cell = np.zeros(_HIDDEN, np.float32), np.zeros(_HIDDEN, np.float32)
+    states = np.empty((len(values), _HIDDEN), np.float32)
+    for i in range(len(values)):
+        gates = (given[i] + weights["states"] @ state).reshape(4, _HIDDEN)  # input, forget, cell, output
+        opened = 1 / (1 + np.exp(-gates[[0, 1, 3]]))
+        cell = opened[1] * cell + opened[0] * np.tanh(gates[2])
+        states[i] = state = opened[2] * np.tanh(cell)
+    return states @ weights["weights"][:-1] + weights["weights"][-1]
+
+
+def _fit_logistic(examples: list[Example]) -> dict[str, NDArray[np.float32]]:
+    """Newton's method with a small ridge."""
+    values = np.concatenate([values for values, _ in examples]).astype(np.float64)
+    values = np.hstack([values, np.ones((len(values), 1))])
+    labels = np.concatenate([labels for _, labels in examples]).astype(np.float64)
+    weights, ridge = np.zeros(values.shape[1]), _RIDGE * len(values) * np.eye(values.shape[1])
+    for _ in range(30):
+        chance = 1 / (1 + np.exp(-np.clip(values @ weights, -30, 30)))
+        slope = values.T @ (chance - labels) + ridge @ weights
+        step = np.linalg.solve((values * (chance * (1 - chance))[:, None]).T @ values + ridge, slope)
+        weights -= step
+        if np.abs(step).max() < 1e-6:
+            break
+    return {"weights": weights.astype(np.float32)}
+
+
+def _fit_lstm(examples: list[Example]) -> dict[str, NDArray[np.float32]]:
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra("torch", "torch", "training a visiting policy") from None
+
+    torch.manual_seed(0)
+    longest = max(len(labels) for _, labels in examples)
+    values = np.zeros((len(examples), longest, N_FEATURES), np.float32)
+    labels, valid = np.zeros((2, len(examples), longest), np.float32)
+    for i, (some, own) in enumerate(examples):
+        values[i, : len(own)], labels[i, : len(own)], valid[i, : len(own)] = some, own, 1
+    lstm, last = torch.nn.LSTM(N_FEATURES, _HIDDEN, batch_first=True), torch.nn.Linear(_HIDDEN, 1)
+    optimizer = torch.optim.Adam([*lstm.parameters(), *last.parameters()], lr=_RATE)
+    steps = _EPOCHS * -(-len(examples) // _BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
+    given, wanted, kept = map(torch.from_numpy, (values, labels, valid))
+    for _ in range(_EPOCHS):
+        for some in torch.randperm(len(examples)).split(_BATCH):
+            logits = last(lstm(given[some])[0])[..., 0]
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted[some], weight=kept[some])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    with torch.no_grad():
+        found = {
+            "inputs": lstm.weight_ih_l0,
+            "states": lstm.weight_hh_l0,
+            "bias": lstm.bias_ih_l0 + lstm.bias_hh_l0,
+            "weights": torch.cat([last.weight[0], last.bias]),
+        }
+        return {name: np.array(value.detach().numpy(), np.float32) for name, value in found.items()}

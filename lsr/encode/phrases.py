@@ -1,0 +1,265 @@
+"""Contextual phrase vectors, after SPARC (arXiv 1911.02896): the span of a passage that answers a question.
+
+    score of a span = start(first token) + end(last token)
+    start(t)        = <D h_t, U c> + sum over n of <s_t, q>        end(t): the same with other matrices
+    s_tj            = relu(<Q h_t, K h_j> / sqrt(64)), j != t       the context of token t, as weights of other n-grams
+    q_j             = relu(<Q c, K g_j> / sqrt(64))                 the same of the question
+
+h_t are a frozen model's token states of the passage, g_j those of the question, and c the state of its first token.
+s and q are sparse vectors over words (n = 1) and pairs of neighbouring words (n = 2); their products are computed over
+the tokens that occur in both.
+
+    reader = PhraseReader.fit(encoder, examples)
+    reader.answers("who leads the abbey?", [hit.text for hit in hits])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.arrays import Layout, read_arrays, write_arrays
+from lsr.encode.base import Encoder
+from lsr.encode.hybrid import HybridEncoder
+from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.splade import SpladeEncoder
+from lsr.errors import DataError, EncoderError, MissingExtra
+
+_KIND = "phrase reader"
+_HEAD = 64  # width of Q, K, D and U
+_LONGEST = 20  # tokens of an answer
+_SIDES, _ORDERS = 2, 2  # start and end; words and pairs of words
+_EPOCHS, _RATE, _AT_ONCE = 4, 1e-3, 16
+_LAYOUT: Layout = {
+    "query": (4, "float32"), "key": (4, "float32"), "phrase": (3, "float32"), "question": (3, "float32")
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A span of a text.
+
+    Attributes:
+        start: Its first character.
+        end: The character after its last one; equal to `start` in a text without a word.
+        text: The span.
+        score: Comparable between the texts of one question.
+    """
+
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An example for training: a question, a passage, and the characters of the answer.
+
+    Attributes:
+        question: The question.
+        passage: The passage.
+        start: First character of the answer in the passage.
+        end: The character after its last one.
+    """
+
+    question: str
+    passage: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Token states of a text, without those of special tokens.
+
+    Attributes:
+        first: (width,) the state of the first special token.
+        states: (n, width).
+        keys: For each n-gram order (n,) int64, equal for equal words or pairs of words; the last pair has no equal.
+        spans: (n, 2) characters.
+    """
+
+    first: NDArray[np.float32]
+    states: NDArray[np.float32]
+    keys: tuple[NDArray[np.int64], ...]
+    spans: NDArray[np.int64]
+
+
+class PhraseReader:
+    """Finds the span of a text that answers a question.
+
+    Args:
+        encoder: An encoder with dense vectors, such as lsr-mini; it stays frozen.
+        weights: The arrays of `fit` or `load`.
+
+    Raises:
+        EncoderError: An encoder without dense vectors, or of another width than the weights.
+    """
+
+    def __init__(self, encoder: Encoder, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        self.model, self.weights = with_states(encoder), dict(weights)
+        width, heads = self.model.dense_width, (_SIDES, _ORDERS)
+        wanted = {"query": (*heads, width, _HEAD), "key": (*heads, width, _HEAD)}
+        wanted |= {"phrase": (_SIDES, width, _HEAD), "question": (_SIDES, width, _HEAD)}
+        if any(np.shape(self.weights.get(name)) != shape for name, shape in wanted.items()):
+            raise EncoderError(
+                f"weights of a phrase reader of another model: {self.model.fingerprint.model} has {width} dimensions"
+            )
+
+    @classmethod
+    def fit(cls, encoder: Encoder, examples: Sequence[Asked], *, seed: int = 0) -> PhraseReader:
+        """Train on questions with answers; a thousand give a rough reader, in minutes of one core.
+
+        Args:
+            encoder: See above; examples of one passage are best given one after the other.
+            examples: The questions. One whose answer lies beyond the part that the model reads is left out.
+            seed: Of the first weights, and of the order of training.
+
+        Raises:
+            DataError: No example has an answer in the part that the model reads.
+            MissingExtra: torch isn't installed.
+        """
+        model = with_states(encoder)
+        try:
+            import torch
+        except ImportError:
+            raise MissingExtra("torch", "torch", "training a phrase reader") from None
+
+        passages = {text: _read(model, text) for text in dict.fromkeys(one.passage for one in examples)}
+        known = []
+        for one in examples:
+            passage = passages[one.passage]
+            inside = np.flatnonzero((passage.spans[:, 1] > one.start) & (passage.spans[:, 0] < one.end))
+            if len(inside):
+                known.append((passage, _read(model, one.question, queries=True), int(inside[0]), int(inside[-1])))
+        if not known:
+            raise DataError("no example has an answer in the part of its passage that the model reads")
+        torch.manual_seed(seed)
+        shapes = [(_SIDES, _ORDERS), (_SIDES, _ORDERS), (_SIDES,), (_SIDES,)]
+        values = [
+            torch.nn.Parameter(torch.randn(*shape, model.dense_width, _HEAD) / model.dense_width**0.5)
+            for shape in shapes
+        ]
+        weights = dict(zip(_LAYOUT, values, strict=True))
+        optimizer = torch.optim.Adam(values, lr=_RATE)
+        steps = _EPOCHS * -(-len(known) // _AT_ONCE)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3 * _RATE, total_steps=steps)
+        for _ in range(_EPOCHS):
+            for some in torch.randperm(len(known)).split(_AT_ONCE):
+                loss = torch.zeros(())
+                for i in some.tolist():
+                    passage, question, *answer = known[i]
+                    logits = _scores(passage, question, weights, torch)
+                    loss = loss + torch.nn.functional.cross_entropy(logits, torch.tensor(answer)) / len(some)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        return cls(encoder, {name: np.array(value.detach().numpy()) for name, value in weights.items()})
+
+    def answers(self, question: str, texts: Sequence[str]) -> list[Answer]:
+        """Return the best span of each text, at most 20 tokens long.
+
+        Args:
+            question: The question.
+            texts: Passages; of a text that is too long for the model, only its beginning is read.
+        """
+        asked, found = _read(self.model, question, queries=True), []
+        for text in texts:
+            passage = _read(self.model, text)
+            if not len(passage.states):
+                found.append(Answer(0, 0, "", -np.inf))
+                continue
+            first, last = _scores(passage, asked, self.weights, np)
+            both = first[:, None] + last[None, :]
+            n = np.arange(len(both))
+            both[(n[None, :] < n[:, None]) | (n[None, :] >= n[:, None] + _LONGEST)] = -np.inf
+            i, j = np.unravel_index(int(both.argmax()), both.shape)
+            start, end = int(passage.spans[i, 0]), int(passage.spans[j, 1])
+            found.append(Answer(start, end, text[start:end], float(both[i, j])))
+        return found
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the weights, without the encoder, as one Arrow file.
+
+        Raises:
+            OutputError: The file can't be written.
+        """
+        write_arrays(path, _KIND, self.weights)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], encoder: Encoder) -> PhraseReader:
+        """Open the weights.
+
+        Args:
+            path: A file written by `save`.
+            encoder: The encoder that they were trained with.
+
+        Raises:
+            DataError: The file is missing, damaged or of another kind.
+            EncoderError: Weights of another model.
+        """
+        return cls(encoder, read_arrays(path, _KIND, _LAYOUT))
+
+
+def with_states(encoder: Encoder) -> SpladeEncoder:
+    """Return the model of an encoder whose dense vectors have token states.
+
+    Raises:
+        EncoderError: It has no dense vectors.
+    """
+    encoder = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
+    encoder = encoder.document if isinstance(encoder, InferenceFreeEncoder) else encoder
+    if not isinstance(encoder, SpladeEncoder) or not encoder.dense_width:
+        raise EncoderError(f"{encoder.fingerprint.model} has no states of a dense model; lsr-mini has them")
+    return encoder
+
+
+def _read(model: SpladeEncoder, text: str, *, queries: bool = False) -> _Read:
+    """Read a text; of a query without the prompt's tokens, which stand before its own."""
+    (states,) = model.dense_states([text], queries=queries)
+    tokens = model.tokens(text)
+    n = len(tokens)
+    if not len(states):
+        return _Read(
+            np.zeros(model.dense_width, np.float32),
+            states,
+            (np.zeros(0, np.int64),) * _ORDERS,
+            np.zeros((0, 2), np.int64),
+        )
+    inner = states[1:-1]
+    skipped = len(inner) - n if queries else 0
+    own = inner[max(skipped, 0) :][:n]
+    ids = np.array([token for token, _, _ in tokens[: len(own)]], np.int64)
+    pairs = np.append(ids[:-1] * model.n_terms + ids[1:], -1 - int(queries))[: len(ids)]
+    spans = np.array([span for _, *span in tokens[: len(own)]], np.int64).reshape(-1, 2)
+    return _Read(states[0], own, (ids, pairs), spans)
+
+
+def _scores(passage: _Read, question: _Read, weights: Mapping[str, Any], xp: Any) -> Any:
+    """Return (2, n) scores of each token as the start and the end of the answer; `xp` is numpy or torch."""
+    as_array = xp.from_numpy if xp is not np else (lambda values: values)
+    h, g, c = as_array(passage.states), as_array(question.states), as_array(question.first)
+    others = as_array(1 - np.eye(len(passage.states), dtype=np.float32))
+    found = []
+    for side in range(_SIDES):
+        total = (h @ weights["phrase"][side]) @ (c @ weights["question"][side]) / _HEAD**0.5
+        for order in range(_ORDERS):
+            q, k = weights["query"][side, order], weights["key"][side, order]
+            same = passage.keys[order][:, None] == question.keys[order][None, :]
+            if same.any():
+                asked = _relu(((c @ q) @ (g @ k).T) / _HEAD**0.5, xp)
+                context = _relu(((h @ q) @ (h @ k).T) / _HEAD**0.5, xp) * others
+                total = total + context @ (as_array(same.astype(np.float32)) @ asked)
+        found.append(total)
+    return xp.stack(found)
+
+
+def _relu(values: Any, xp: Any) -> Any:
+    return values.clamp_min(0) if xp is not np else np.maximum(values, 0)
