@@ -97,7 +97,7 @@ def result(datasets, tmp_path_factory):
 
 def short_head(width):
     """Settings of a head that is trained for a moment."""
-    return HeadSettings(width=width, hidden=32, steps=10)
+    return HeadSettings(width=width, steps=10)
 
 
 def test_feedback_equals_a_direct_call(result, datasets, tmp_path):
