@@ -212,7 +212,7 @@ def test_what_the_papers_claim_holds_on_cranfield(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"feedback": FeedbackSettings()}, "feedback, densify and verify need an encoder"),
+        ({"feedback": FeedbackSettings()}, "feedback, densify, verify and imitate need an encoder"),
         ({"encoder": "bm25"}, "has .*encoder.*compare"),
     ],
 )
