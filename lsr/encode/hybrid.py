@@ -247,6 +247,19 @@ def _beside(left: SparseMatrix, right: SparseMatrix, factor: float) -> SparseMat
     return SparseMatrix(indptr, indices, data, (len(left), left.shape[1] + right.shape[1]))
 
 
+def with_states(encoder: Encoder) -> SpladeEncoder:
+    """Return the part of an encoder that gives token states of a dense model.
+
+    Raises:
+        EncoderError: It has none.
+    """
+    encoder = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
+    encoder = encoder.document if isinstance(encoder, InferenceFreeEncoder) else encoder
+    if not isinstance(encoder, SpladeEncoder) or not encoder.dense_width:
+        raise EncoderError(f"{encoder.fingerprint.model} has no dense model with token states; lsr-mini has one")
+    return encoder
+
+
 def open_parts(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], BM25Encoder | FixedBM25Encoder, float]:
     """The learned encoder's settings, BM25, and BM25's weight, from the files of `save` or `query_files`.
 

@@ -25,8 +25,7 @@ from lsr.encode import portable
 from lsr.encode.autoencoder import CodeSettings, train_codes
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes, write_files
 from lsr.encode.codes import CODES_FILE, Codes, frequent_words
-from lsr.encode.hybrid import HybridEncoder
-from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.hybrid import with_states
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tower import ModelOptions
 from lsr.errors import EncoderError
@@ -79,7 +78,7 @@ class LatentTermsEncoder(Encoder):
         b: float = 0.75,
         queries: States | None = None,
     ) -> None:
-        model = with_states(model)
+        model = with_states(model) if isinstance(model, Encoder) else model
         if top_k < 1 or not 0 <= k1 < np.inf or not 0 <= b <= 1 or not mean_length > 0:
             raise EncoderError(
                 "top_k must be at least 1, k1 at least 0, b from 0 to 1 and mean_length above 0, got "
@@ -296,26 +295,10 @@ class LatentTermsEncoder(Encoder):
         )
 
 
-def with_states(model: Encoder | States) -> SpladeEncoder | States:
-    """The part of an encoder that has token states of a dense model, or the function.
-
-    Raises:
-        EncoderError: It has none.
-    """
-    model = model.learned if isinstance(model, HybridEncoder) else model
-    model = model.document if isinstance(model, InferenceFreeEncoder) else model
-    if isinstance(model, SpladeEncoder):
-        if model.dense_width:
-            return model
-    elif not isinstance(model, Encoder):
-        return model
-    raise EncoderError(f"{model.fingerprint.model} has no dense model with token states; lsr-mini has one")
-
-
 def states_of(
     model: Encoder | States, queries: States | None = None, width: int | None = None
 ) -> Callable[[list[str], bool], list[NDArray[np.float32]]]:
-    """Returns a function from texts, and whether they are queries, to the (n_tokens, width) float32 states of each.
+    """Return a function from texts, and whether they are queries, to the (n_tokens, width) float32 states of each.
 
     Args:
         model: An encoder with dense vectors, or a function.
@@ -325,7 +308,7 @@ def states_of(
     Raises:
         EncoderError: The encoder has no states. The returned function raises it for numbers of other shapes.
     """
-    reads: Any = with_states(model)
+    reads: Any = with_states(model) if isinstance(model, Encoder) else model
 
     def states(texts: list[str], asking: bool) -> list[NDArray[np.float32]]:
         if not texts:

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from lsr.arrays import Layout, read_arrays, write_arrays
 from lsr.encode.base import Encoder
-from lsr.encode.hybrid import HybridEncoder
-from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.hybrid import with_states
 from lsr.encode.splade import SpladeEncoder
 from lsr.errors import DataError, EncoderError, MissingExtra
 
@@ -206,19 +205,6 @@ class PhraseReader:
             EncoderError: Weights of another model.
         """
         return cls(encoder, read_arrays(path, _KIND, _LAYOUT))
-
-
-def with_states(encoder: Encoder) -> SpladeEncoder:
-    """Return the model of an encoder whose dense vectors have token states.
-
-    Raises:
-        EncoderError: It has no dense vectors.
-    """
-    encoder = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
-    encoder = encoder.document if isinstance(encoder, InferenceFreeEncoder) else encoder
-    if not isinstance(encoder, SpladeEncoder) or not encoder.dense_width:
-        raise EncoderError(f"{encoder.fingerprint.model} has no states of a dense model; lsr-mini has them")
-    return encoder
 
 
 def _read(model: SpladeEncoder, text: str, *, queries: bool = False) -> _Read:
