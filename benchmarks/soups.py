@@ -1,11 +1,12 @@
 """Soups of checkpoints, and group sparsity over the columns of the vocabulary, in short runs from splade-tiny on.
 
-    NUMBA_NUM_THREADS=1 python benchmarks/soups.py --data FOLDER --work FOLDER --sparse FOLDER [--vectors FOLDER]
+    python benchmarks/soups.py --data FOLDER --work FOLDER --sparse FOLDER
+    python benchmarks/soups.py --vectors FOLDER
 
 --data has squadshifts and cranfield in BEIR layout, --sparse is splade-tiny. Every run trains on squadshifts' training
 questions with the scores of BM25 as teacher, and is measured on its held-out questions and, as another domain, on
 Cranfield. A soup is the mean of the last five of ten checkpoints. "group" has a preset level of 10,000 terms.
---vectors has files of `lsr encode`, of which the columns that are used are counted. Runs in --work are kept.
+Runs in --work are kept. The second command counts the columns that files of `lsr encode` use.
 """
 
 from __future__ import annotations
@@ -96,34 +97,39 @@ def columns(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train what is missing, print and keep the tables."""
+    """Count columns, or train what is missing; print and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--sparse", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--sparse", type=Path)
     parser.add_argument("--vectors", type=Path)
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
+    for key, value in conditions().items():
+        print(f"{key}: {value}")
+    if args.vectors:
+        whole = columns(args.vectors)
+        print(
+            f"{whole['used']:,} of {whole['terms']:,} columns have a weight in {whole['texts']:,} texts; the "
+            f"{KEPT_TERMS:,} most used have {whole['share']:.1%} of the postings"
+        )
+        keep("columns", whole)
+        if not args.sparse:
+            return
+    if not (args.data and args.work and args.sparse):
+        parser.error("give --data, --work and --sparse, or --vectors")
     rows = []
     for name, how in RUNS.items():
         folder = train(name, how, args)
         for encoder in ("last", "soup") if "FLOPS" in name else ("last",):
             rows.append({"run": name, "encoder": encoder, **measured(folder / encoder, args)})
-    whole = columns(args.vectors) if args.vectors else None
-    for key, value in conditions().items():
-        print(f"{key}: {value}")
-    if whole:
-        print(
-            f"{whole['used']:,} of {whole['terms']:,} columns have a weight in {whole['texts']:,} texts; the "
-            f"{KEPT_TERMS:,} most used have {whole['share']:.1%} of the postings"
-        )
     measures = ("nDCG@10 squadshifts", "nDCG@10 cranfield", "terms", "columns")
     lines = [
         (row["run"], row["encoder"], *(f"{row[name]:,.{3 if 'nDCG' in name else 0}f}" for name in measures))
         for row in rows
     ]
     print(table(lines, ("run", "encoder", *measures), "<<" + ">" * len(measures)))
-    keep("soups", {"steps": args.steps, "columns": whole, "rows": rows})
+    keep("soups", {"steps": args.steps, "rows": rows})
 
 
 if __name__ == "__main__":

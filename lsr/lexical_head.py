@@ -1,14 +1,15 @@
 """A dense vector that imitates a sparse teacher, from a frozen dense model's token states (SPAR, arXiv 2110.06918).
 
-    vector = W sum_t relu(A (h_t - c) + b), scaled to length 1        h_t: the state of token t; queries have A, b, W of
-                                                                      their own
+    pooled = sum_t softplus(u h_t + b) (h_t - c)          h_t: the state of token t; c: their mean
+    vector = unit(W pooled)                               of queries and documents
 
-    head = LexicalHead.fit(texts, load_encoder("lsr-mini"))           # imitates BM25 of these texts
+    head = LexicalHead.fit(texts, load_encoder("lsr-mini"))        # imitates BM25 of these texts
     head.documents(texts), head.queries(["ice on the wing"])
 
 Training needs no labels: random sentences of the texts are queries, and the head learns the teacher's scores of the
-best and of other documents, as a distribution. `lsr.dense_export.beside` concatenates its vector with the model's own,
-so that the inner product adds the two scores.
+best and of other documents, as a distribution. Queries and documents share the parameters, so that a word that training
+hasn't seen still resembles itself. `lsr.dense_export.beside` concatenates its vector with the model's own, so that the
+inner product adds the two scores.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.arrays import read_arrays, write_arrays
+from lsr.arrays import Layout, read_arrays, write_arrays
 from lsr.console import progress
 from lsr.encode.base import Encoder
 from lsr.encode.bm25 import BM25Encoder
@@ -34,10 +35,10 @@ _AT_ONCE = 64  # texts read per batch
 _STATES = 256  # states of a text that train
 _BEST, _NEAR = 10, 50  # a query's positive is among the first, its negative among those after them
 _WARMUP = 20  # steps
-_WHITENED = 20_000  # states whose variance is measured
-_FLOOR = 1e-3  # least variance of a direction, as a share of the largest
+_MEASURED = 20_000  # states whose mean is taken
 _KIND = "a lexical head"
-_PARTS = ("weight", "bias", "out")
+_PARTS = ("gate", "bias", "out", "center")
+_LAYOUT: Layout = {name: (2 if name == "out" else 1, "float32") for name in _PARTS}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class HeadSettings:
 
     Attributes:
         width: Dimensions of its vectors.
-        hidden: Units between states and vectors.
         texts: Texts whose states train it, at most.
         steps: Updates.
         batch: Queries per update, each with two documents of its own; all of them count for all queries.
@@ -56,19 +56,18 @@ class HeadSettings:
     """
 
     width: int = 768
-    hidden: int = 1024
     texts: int = 4000
-    steps: int = 250
+    steps: int = 1000
     batch: int = 32
-    rate: float = 3e-3
+    rate: float = 2e-3
     sharpness: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.width, self.hidden, self.steps) < 1 or min(self.texts, self.batch) < 2:
-            raise EncoderError(f"width, hidden and steps are at least 1, texts and batch at least 2: {self}")
+        if min(self.width, self.steps) < 1 or min(self.texts, self.batch) < 2:
+            raise EncoderError(f"width and steps must be at least 1, texts and batch at least 2: {self}")
         if not (self.rate > 0 and self.sharpness > 0):
-            raise EncoderError(f"rate and sharpness are above 0: {self}")
+            raise EncoderError(f"rate and sharpness must be above 0: {self}")
 
 
 class LexicalHead:
@@ -124,8 +123,8 @@ class LexicalHead:
         order = np.argsort(-taught, axis=1, kind="stable")[:, :_NEAR]
         first, rest = order[:, :_BEST], order[:, _BEST:] if order.shape[1] > _BEST else order
         documents, sentences = _Store(read, some, False), _Store(read, asked, True)
-        center, white = documents.whitening()
-        net = _Net(torch, how, len(center))
+        center = documents.mean()
+        net = _Net(torch, how, center)
         optimizer = torch.optim.Adam(net.parameters, lr=how.rate)
         loss = None
         with progress(how.steps, "training a head") as bar:
@@ -135,39 +134,38 @@ class LexicalHead:
                 drawn = rng.choice(len(some), min(how.batch, len(some)), replace=False)
                 columns = [table[drawn, rng.integers(table.shape[1], size=len(drawn))] for table in (first, rest)]
                 shown = np.unique(np.concatenate(columns))
-                asking, answers = sentences.batch(drawn, center, white), documents.batch(shown, center, white)
-                loss = net.loss(asking, answers, taught[drawn][:, shown])
+                loss = net.loss(sentences.batch(drawn), documents.batch(shown), taught[drawn][:, shown])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 bar.update(1)
         if loss is None or not np.isfinite(float(loss.detach())):
             raise EncoderError("the loss of the head is not finite: lower the rate")
-        return cls(model, {"center": center, **net.arrays(white)}, queries)
+        return cls(model, {"center": center, **net.arrays()}, queries)
 
     @property
     def width(self) -> int:
         """Dimensions of a vector."""
-        return int(self._arrays["documents.out"].shape[0])
+        return int(self._arrays["out"].shape[0])
 
     def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, width) float32, vectors of documents, of length 1."""
-        return self._vectors(texts, "documents")
+        return self._vectors(texts, queries=False)
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, width) float32, vectors of queries, of length 1."""
-        return self._vectors(texts, "queries")
+        return self._vectors(texts, queries=True)
 
     def embed(self, *, queries: bool = False) -> Callable[[list[str]], NDArray[np.float32]]:
         """Returns a function from texts to vectors, as `build_dense` and vector databases take it."""
         return self.queries if queries else self.documents
 
-    def _vectors(self, texts: Sequence[str], side: str) -> NDArray[np.float32]:
-        weight, bias, out = (self._arrays[f"{side}.{part}"] for part in _PARTS)
-        center, found = self._arrays["center"], np.zeros((len(texts), len(out)), np.float32)
-        for row, states in zip(found, _read_all(self._read, texts, side == "queries"), strict=True):
-            row[:] = out @ np.maximum((states - center) @ weight.T + bias, 0).sum(0)
-        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    def _vectors(self, texts: Sequence[str], *, queries: bool) -> NDArray[np.float32]:
+        gate, bias, out, center = (self._arrays[name] for name in _PARTS)
+        found = np.zeros((len(texts), len(out)), np.float32)
+        for row, states in zip(found, _read_all(self._read, texts, queries), strict=True):
+            row[:] = out @ (np.logaddexp(0, states @ gate + bias) @ (states - center))
+        return _unit(found)
 
     # --- on disk ------------------------------------------------------------------------------------------------------
 
@@ -187,18 +185,11 @@ class LexicalHead:
         Raises:
             DataError: It can't be read, or is another kind of file.
         """
-        arrays = read_arrays(path, _KIND)
-        try:
-            center = arrays["center"]
-            for side in ("documents", "queries"):
-                weight, bias, out = (arrays[f"{side}.{part}"] for part in _PARTS)
-                if weight.shape != (len(bias), len(center)) or out.shape != (len(arrays["documents.out"]), len(bias)):
-                    raise ValueError(f"arrays of {weight.shape}, {bias.shape}, {out.shape} and {center.shape}")
-            for array in arrays.values():
-                if array.dtype != np.float32 or not np.isfinite(array).all():
-                    raise ValueError("numbers that are not finite float32")
-        except (KeyError, ValueError, TypeError) as error:
-            raise DataError(f"not {_KIND}: {error}", str(path)) from None
+        arrays = read_arrays(path, _KIND, _LAYOUT)
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise DataError("damaged: numbers that aren't finite", str(path))
+        if not arrays["gate"].shape == arrays["center"].shape == arrays["out"].shape[1:] or len(arrays["bias"]) != 1:
+            raise DataError("damaged: arrays whose shapes don't fit together", str(path))
         return cls(model, arrays, queries)
 
 
@@ -208,6 +199,10 @@ def _read_all(
     iterator = iter(texts)
     while some := list(islice(iterator, _AT_ONCE)):
         yield from read(some, queries)
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12), np.float32)
 
 
 class _Store:
@@ -224,66 +219,51 @@ class _Store:
         self._starts = np.concatenate(([0], np.cumsum([len(part) for part in parts])))
         self._states = np.concatenate(parts)
 
-    def whitening(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The mean of the states, and a matrix that gives them equal variance in all directions.
+    def mean(self) -> NDArray[np.float32]:
+        return np.asarray(self._states[:: max(1, len(self._states) // _MEASURED)].astype(np.float32).mean(0))
 
-        A few directions have nearly all variance, but what tells words apart is in the others.
-        """
-        some = self._states[:: max(1, len(self._states) // _WHITENED)].astype(np.float32)
-        center = some.mean(0)
-        values, directions = np.linalg.eigh((some - center).T @ (some - center) / len(some))
-        white = directions / np.sqrt(np.maximum(values, _FLOOR * values[-1]) + 1e-12)
-        return np.asarray(center, np.float32), np.asarray(white, np.float32)
-
-    def batch(
-        self, rows: NDArray[np.int64], center: NDArray[np.float32], white: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The whitened states of some texts, (n, states) float32, and the place in `rows` of the text of each."""
+    def batch(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The states of some texts, (n, states) float32, and how many each has."""
         parts = [self._states[self._starts[row] : self._starts[row + 1]] for row in rows.tolist()]
-        places = np.repeat(np.arange(len(rows)), [len(part) for part in parts])
-        return (np.concatenate(parts).astype(np.float32) - center) @ white, places
+        return np.concatenate(parts).astype(np.float32), np.array([len(part) for part in parts])
 
 
 class _Net:
-    """The parameters of both sides, and the loss."""
+    """The parameters, and the loss."""
 
-    def __init__(self, torch: Any, how: HeadSettings, states: int) -> None:
-        self._torch, self._sharpness = torch, how.sharpness
-        made = torch.Generator().manual_seed(how.seed)
-        weight = torch.randn(how.hidden, states, generator=made) / states**0.5
-        out = torch.randn(how.width, how.hidden, generator=made) / how.hidden**0.5
-        first = {"weight": weight, "bias": torch.full((how.hidden,), -1.0), "out": out}
-        self._sides = {
-            side: {name: value.clone().requires_grad_() for name, value in first.items()}
-            for side in ("documents", "queries")  # both begin alike
-        }
-        self._scale = torch.tensor(3.0, requires_grad=True)  # logarithm of the inverse temperature
+    def __init__(self, torch: Any, how: HeadSettings, center: NDArray[np.float32]) -> None:
+        self._torch, self._sharpness, self._center = torch, how.sharpness, torch.from_numpy(center)
+        made, states = torch.Generator().manual_seed(how.seed), len(center)
+        # Inner products of the states at first: a longer vector has further rows of 0, a shorter one mixes them.
+        narrow = torch.randn(how.width, states, generator=made) / how.width**0.5
+        out = torch.eye(how.width, states) if how.width >= states else narrow
+        self._parts = {"gate": torch.zeros(states), "bias": torch.zeros(1), "out": out}
+        self._scale = torch.tensor(3.0)  # logarithm of the inverse temperature
+        for value in self.parameters:
+            value.requires_grad_()
 
     @property
     def parameters(self) -> list[Any]:
-        return [self._scale, *(value for side in self._sides.values() for value in side.values())]
+        return [self._scale, *self._parts.values()]
 
-    def arrays(self, white: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """The parameters, for states that are not whitened."""
-        found = {
-            f"{side}.{name}": value.detach().numpy().copy()
-            for side, parts in self._sides.items()
-            for name, value in parts.items()
-        }
-        return found | {name: array @ white.T for name, array in found.items() if name.endswith(".weight")}
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        return {name: value.detach().numpy().copy() for name, value in self._parts.items()}
 
-    def _vectors(self, side: str, states: NDArray[np.float32], places: NDArray[np.int64], count: int) -> Any:
-        torch, parts = self._torch, self._sides[side]
-        active = torch.nn.functional.linear(torch.from_numpy(states), parts["weight"], parts["bias"]).relu()
-        pooled = torch.zeros(count, active.shape[1]).index_add(0, torch.from_numpy(places), active)
+    def _vectors(self, states: NDArray[np.float32], sizes: NDArray[np.int64]) -> Any:
+        torch, parts, rows = self._torch, self._parts, self._torch.from_numpy(states)
+        places = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
+        gates = torch.nn.functional.softplus(rows @ parts["gate"] + parts["bias"])
+        pooled = torch.zeros(len(sizes), states.shape[1]).index_add(0, places, gates[:, None] * (rows - self._center))
         return torch.nn.functional.normalize(pooled @ parts["out"].T, dim=1)
 
     def loss(self, queries: Any, documents: Any, taught: NDArray[np.float32]) -> Any:
         """KL divergence of the head's distribution over the documents from the teacher's, mean over the queries."""
-        asked = self._vectors("queries", *queries, len(taught))
-        shown = self._vectors("documents", *documents, taught.shape[1])
-        scores = (asked @ shown.T * self._scale.exp()).log_softmax(1)
+        scores = self._vectors(*queries) @ self._vectors(*documents).T
         target = self._torch.from_numpy(np.asarray(taught, np.float32))
         spread = target.std(1, keepdim=True).clamp(min=1e-6)
-        target = (target / spread * self._sharpness).log_softmax(1)
-        return self._torch.nn.functional.kl_div(scores, target, reduction="batchmean", log_target=True)
+        return self._torch.nn.functional.kl_div(
+            (scores * self._scale.exp()).log_softmax(1),
+            (target / spread * self._sharpness).log_softmax(1),
+            reduction="batchmean",
+            log_target=True,
+        )

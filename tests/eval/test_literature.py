@@ -97,7 +97,7 @@ def result(datasets, tmp_path_factory):
 
 def short_head(width):
     """Settings of a head that is trained for a moment."""
-    return HeadSettings(width=width, hidden=32, steps=10)
+    return HeadSettings(width=width, steps=10)
 
 
 def test_feedback_equals_a_direct_call(result, datasets, tmp_path):
@@ -212,7 +212,7 @@ def test_what_the_papers_claim_holds_on_cranfield(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"feedback": FeedbackSettings()}, "feedback, densify and verify need an encoder"),
+        ({"feedback": FeedbackSettings()}, "feedback, densify, verify and imitate need an encoder"),
         ({"encoder": "bm25"}, "has .*encoder.*compare"),
     ],
 )

@@ -16,7 +16,7 @@ from lsr.lexical_head import HeadSettings, LexicalHead
 pytest.importorskip("torch")
 
 WORDS = 120
-SMALL = HeadSettings(width=48, hidden=96, steps=120, batch=24, rate=4e-3)
+SMALL = HeadSettings(width=48, steps=200, batch=24, rate=4e-3)
 
 
 def state(word):
@@ -75,7 +75,7 @@ def test_it_finds_what_bm25_finds(texts, head):
     mean = [np.stack([one.mean(0) for one in states(some)]) for some in (queries, texts)]
     plain = overlap(mean[0] @ mean[1].T, truth)
     found = overlap(head.queries(queries) @ head.documents(texts).T, truth)
-    assert found > max(0.5, plain + 0.1), (found, plain)
+    assert found > max(0.5, plain + 0.08), (found, plain)
 
 
 def test_the_concatenation_adds_the_scores(texts, head):
@@ -96,7 +96,7 @@ def test_training_is_repeatable_and_saved(texts, head, tmp_path):
     assert opened.embed(queries=True)([]).shape == (0, 48)
     assert not opened.documents([""]).any()
     (tmp_path / "head.arrow").write_bytes(b"damaged")
-    with pytest.raises(DataError, match="not a lexical head"):
+    with pytest.raises(DataError, match="damaged, or not a lexical head"):
         LexicalHead.load(tmp_path / "head.arrow", states)
 
 
@@ -105,7 +105,7 @@ def test_over_a_model_with_a_sparse_teacher():
         f"ice on the wing number {i}. The {word} is cold" for i, word in enumerate(["tail", "cabin", "fuel", "sky"])
     ]
     model = load_encoder("lsr-mini")
-    settings = HeadSettings(width=8, hidden=16, steps=2, batch=2)
+    settings = HeadSettings(width=8, steps=2, batch=2)
     made = LexicalHead.fit(some, model, teacher=load_encoder("lsr-tiny", lexical=0), settings=settings)
     assert made.documents(some).shape == (4, 8)
 
@@ -113,9 +113,9 @@ def test_over_a_model_with_a_sparse_teacher():
 def test_what_can_not_be_trained(texts):
     with pytest.raises(EncoderError, match="at least two texts"):
         LexicalHead.fit(texts[:1], states, settings=SMALL)
-    with pytest.raises(EncoderError, match="has no states of a dense model"):
+    with pytest.raises(EncoderError, match="has no dense model with token states"):
         LexicalHead.fit(texts, load_encoder("bm25"))
-    with pytest.raises(EncoderError, match="width, hidden and steps are at least 1"):
+    with pytest.raises(EncoderError, match="width and steps must be at least 1"):
         HeadSettings(width=0)
     with pytest.raises(EncoderError, match="rate and sharpness"):
         HeadSettings(rate=0)
