@@ -46,7 +46,7 @@ class HeadSettings:
     """How a head is trained.
 
     Attributes:
-        width: Dimensions of its vectors.
+        width: Dimensions of its vectors, at most those of a state.
         texts: Texts whose states train it, at most.
         steps: Updates.
         batch: Queries per update, each with two documents of its own; all of them count for all queries.
@@ -55,7 +55,7 @@ class HeadSettings:
         seed: Of all random choices.
     """
 
-    width: int = 768
+    width: int = 384
     texts: int = 4000
     steps: int = 1000
     batch: int = 32
@@ -234,9 +234,9 @@ class _Net:
     def __init__(self, torch: Any, how: HeadSettings, center: NDArray[np.float32]) -> None:
         self._torch, self._sharpness, self._center = torch, how.sharpness, torch.from_numpy(center)
         made, states = torch.Generator().manual_seed(how.seed), len(center)
-        # Inner products of the states at first: a longer vector has further rows of 0, a shorter one mixes them.
-        narrow = torch.randn(how.width, states, generator=made) / how.width**0.5
-        out = torch.eye(how.width, states) if how.width >= states else narrow
+        width = min(how.width, states)
+        # At first the inner products of the states, or nearly: a narrower vector mixes their directions.
+        out = torch.eye(states) if width == states else torch.randn(width, states, generator=made) / width**0.5
         self._parts = {"gate": torch.zeros(states), "bias": torch.zeros(1), "out": out}
         self._scale = torch.tensor(3.0)  # logarithm of the inverse temperature
         for value in self.parameters:

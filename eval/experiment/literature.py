@@ -194,7 +194,7 @@ def late_run(
         return {"bytes": TokenVectors.build(path, dataset.corpus(), encoder).bytes_per_document}
 
     key = {"documents": identity["documents"], "encoder": encoder.fingerprint.to_json()}
-    path, facts, _ = artifacts.get("tokens", key, build)
+    path, facts, _ = artifacts.get("tokens", key, build, ".arrow")
     note(f"token vectors: {facts['bytes']:,.0f} bytes a document")
     reranker = LateReranker(encoder, TokenVectors(path))
     wanted = {doc for hits in first.values() for doc in list(hits)[: how.depth]}

@@ -149,12 +149,12 @@ class ImitateSettings(Settings):
 
     Attributes:
         model: The model whose token states the head reads; it is trained on the documents.
-        width: Dimensions of the vectors.
-        own: Weight of the head's vector beside the model's own, in one concatenated vector; 0 for the head's alone.
+        width: Dimensions of the vectors, at most those of the model's states.
+        own: Weight of the model's own vector beside the head's, in one concatenated vector; 0 for the head's alone.
     """
 
     model: str = "lsr-mini"
-    width: int = field(default=768, metadata=within(at_least=1))
+    width: int = field(default=384, metadata=within(at_least=1))
     own: float = field(default=0.0, metadata=within(at_least=0))
 
 

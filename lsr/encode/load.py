@@ -213,10 +213,10 @@ def _open_saved(
         encoder = InferenceFreeEncoder.load(folder, config, **settings)
     else:
         learned = (SpladeEncoder, InferenceFreeEncoder, HybridEncoder, CsrEncoder)
-        known = ", ".join(
+        types = ", ".join(
             one.type for one in (BM25Encoder, *learned, EaseEncoder, EntityEncoder, LateEncoder, LatentTermsEncoder)
         )
-        raise EncoderError(f"{folder / CONFIG_FILE}: type {kind!r}; this version of lsr knows {known}")
+        raise EncoderError(f"{folder / CONFIG_FILE}: type {kind!r}; this version of lsr knows {types}")
     if whole:
         encoder.check()
     return HybridEncoder(encoder, bm25 or BM25Encoder(), weight) if weight else encoder
