@@ -18,6 +18,7 @@ from lsr.errors import CorruptIndex
 # Overwriting a mapped file kills the processes that map it; replacing it with another file is harmless.
 RESTORE = "move a copy into place (mv; never write over a file of an index) or build the index again"
 _PRESENT = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
+_LACK = (errno.ENOMEM, errno.EAGAIN)  # of memory, and of memory for a thread
 
 
 @contextmanager
@@ -37,13 +38,11 @@ def damage(path: Path | str, problem: str, mend: str = RESTORE) -> Iterator[None
         raise
     except (pa.ArrowException, OSError, ValueError, IndexError, KeyError, TypeError, RecursionError) as error:
         # Some pyarrow errors carry errno only in their text.
-        numbers = {n for n in (*_PRESENT, errno.ENOMEM) if os.strerror(n) in str(error)} | {
-            getattr(error, "errno", None)
-        }
+        numbers = {n for n in (*_PRESENT, *_LACK) if os.strerror(n) in str(error)} | {getattr(error, "errno", None)}
         if isinstance(error, OSError) and numbers & set(_PRESENT):
             raise
-        if errno.ENOMEM in numbers:
-            raise MemoryError(f"{path}: not enough memory to map it") from None
+        if numbers & set(_LACK):
+            raise MemoryError(f"{path}: not enough memory to read it") from None
         raise CorruptIndex(f"{path}: {problem}: {error}; {mend}") from None
 
 

@@ -368,8 +368,13 @@ LITTLE_MEMORY = """
 
 @pytest.mark.parametrize(
     "lack",
-    [MemoryError(), pa.ArrowMemoryError("malloc"), OSError("Memory mapping file failed: Cannot allocate memory")],
-    ids=["Python", "Arrow", "mmap"],
+    [
+        MemoryError(),
+        pa.ArrowMemoryError("malloc"),
+        OSError("Memory mapping file failed: Cannot allocate memory"),
+        pa.ArrowException("Unknown error: Failed to launch worker thread: Resource temporarily unavailable"),
+    ],
+    ids=["Python", "Arrow", "mmap", "thread"],
 )
 def test_lack_of_memory_at_any_step_is_not_damage(tmp_path, monkeypatch, lack):
     """The n-th call that takes memory fails, for every n."""
@@ -390,7 +395,7 @@ def test_lack_of_memory_at_any_step_is_not_damage(tmp_path, monkeypatch, lack):
 
         with monkeypatch.context() as patch:
             patch.setattr(pa, "memory_map", failing(pa.memory_map))
-            if not isinstance(lack, OSError):
+            if isinstance(lack, MemoryError):
                 for owner, name in ((pa.ipc, "open_file"), (json, "loads"), (np, "frombuffer"), (Path, "read_bytes")):
                     patch.setattr(owner, name, failing(getattr(owner, name)))
             with suppress(MemoryError, OSError):  # anything else, such as CorruptIndex, fails the test
