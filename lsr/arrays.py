@@ -59,7 +59,7 @@ def read_arrays(path: str | PathLike[str], kind: str, *layouts: Layout) -> dict[
     Args:
         path: The file.
         kind: What the arrays have to be.
-        layouts: The file has to have exactly the arrays of one of these.
+        layouts: The file has to have exactly the arrays of one of these; without any, the caller checks the arrays.
 
     Returns:
         {name: read-only array}. Numbers aren't checked.
@@ -74,7 +74,7 @@ def read_arrays(path: str | PathLike[str], kind: str, *layouts: Layout) -> dict[
         if (table.schema.metadata or {}).get(b"kind") != kind.encode() or len(table) != 1:
             raise ValueError("the file holds something else")
         arrays = {field.name: _array(table[field.name].chunk(0), field) for field in table.schema}
-        if not any(_fits(arrays, layout) for layout in layouts):
+        if layouts and not any(_fits(arrays, layout) for layout in layouts):
             found = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
             raise ValueError(f"unexpected arrays: {found}")
     except MemoryError:

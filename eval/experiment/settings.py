@@ -177,7 +177,7 @@ class SystemSettings(Settings):
         b: BM25's b.
         language: BM25's language.
         stop_words: BM25's stop words.
-        pivot: BM25's pivot: the document length that is neither rewarded nor penalized.
+        pivot: BM25's pivot: the document length that is neither rewarded nor penalized; "mean" for each collection's.
         latents: Number of latents of an encoder of codes.
         entities: A file of entities that are terms, too; see `EntityEncoder`.
         documents: Vectors of documents by any engine, in a format of `lsr encode`; needs `queries`.
@@ -209,7 +209,7 @@ class SystemSettings(Settings):
     b: float | None = None
     language: str | None = None
     stop_words: str | None = None
-    pivot: float | None = None
+    pivot: float | Literal["mean"] | None = None
     latents: int | None = None
     entities: str | None = None
     documents: str | None = None

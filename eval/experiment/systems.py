@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -420,8 +420,13 @@ def _encoder(system: SystemSettings, identity: Mapping[str, str]) -> tuple[Encod
         "settings": system.encoder_settings,
         "passages": asdict(passages) if passages else None,
     }
-    made_by = hashlib.sha256(json.dumps([key["encoder"], key["settings"]]).encode()).hexdigest()
-    return encoder, key, {"encoder": made_by}
+    return encoder, key, {"encoder": encoder_digest(encoder, system.encoder_settings)}
+
+
+def encoder_digest(encoder: Encoder, settings: Mapping[str, Any]) -> str:
+    """SHA-256 of an encoder before fitting and of the settings that were given for it; its name doesn't count."""
+    content = [replace(encoder.fingerprint, model=None).to_json(), dict(settings)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:

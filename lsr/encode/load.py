@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,7 @@ class EncoderOptions(ModelOptions, total=False):
     b: float
     language: str
     stop_words: str
-    pivot: float
+    pivot: float | Literal["mean"]
     latents: int
     entities: str | PathLike[str]
 

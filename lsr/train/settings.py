@@ -96,6 +96,8 @@ class DataSettings(Settings):
         sources: Sources of examples, see `lsr.train.sources`.
         queries: Queries of a batch, for each process; losses see the queries of all processes.
         negatives: Negatives of each query in a batch, drawn from its candidates.
+        mixed: Whether a batch has queries of several sources. If not, it is of one source, drawn by the weights; with
+            gradient_cache the batches of `optimizer.accumulate` are one.
         bank: Documents of the bank of frozen negatives, the first positives of the sources; see `LossSettings.bank`.
         refresh_every: Interval in steps at which the sources' collections are searched with the present encoder; the
             results become the candidates (ANCE, arXiv 2007.00808). 0 for never. For sources with document ids.
@@ -107,6 +109,7 @@ class DataSettings(Settings):
     sources: tuple[TrainingSource, ...]
     queries: int = field(default=32, metadata=within(at_least=1))
     negatives: int = field(default=1, metadata=within(at_least=0))
+    mixed: bool = True
     bank: int = field(default=10_000, metadata=within(at_least=1))
     refresh_every: int = field(default=0, metadata=within(at_least=0))
     refresh_count: int = field(default=30, metadata=within(at_least=1))

@@ -193,7 +193,11 @@ class Trainer:
 
     def _examples(self) -> Iterator[Example]:
         """The examples of all processes from the present step on."""
-        return self.data.stream(self.settings.seed, self._drawn())
+        together = 1
+        if not self.settings.data.mixed:
+            joined = self.settings.optimizer.accumulate if self.settings.gradient_cache else 1
+            together = self.settings.data.queries * self.processes.count * joined
+        return self.data.stream(self.settings.seed, self._drawn(), together)
 
     def _drawn(self) -> int:
         """How many examples the steps so far have drawn."""

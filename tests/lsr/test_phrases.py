@@ -146,7 +146,7 @@ def test_weights_are_kept(drawn, encoder, tmp_path):
 
 
 def test_wrong_input_is_refused(encoder, drawn):
-    with pytest.raises(EncoderError, match="lsr-mini has them"):
+    with pytest.raises(EncoderError, match="lsr-mini has one"):
         PhraseReader(load_encoder("bm25"), drawn.weights)
     with pytest.raises(EncoderError, match="of another model"):
         PhraseReader(encoder, {**drawn.weights, "phrase": np.zeros((2, 3, 64), np.float32)})

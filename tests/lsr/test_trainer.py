@@ -403,6 +403,36 @@ def test_the_gradient_cache_joins_accumulated_batches(settings, steady, tmp_path
     )
 
 
+@pytest.mark.parametrize(("cached", "size"), [(False, 2), (True, 4)])
+def test_batches_of_one_source(settings, triples, tmp_path, monkeypatch, cached, size):
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"query": f"mat {word}", "positive": word}) + "\n" for word in WORDS))
+    both = (TrainingSource(str(triples)), TrainingSource(str(other), weight=2))
+    settings = replace(
+        settings,
+        data=DataSettings(both, queries=2, negatives=1, mixed=False),
+        optimizer=replace(settings.optimizer, accumulate=2, steps=12),
+        gradient_cache=cached,
+    )
+    sources = []
+    run, plain = trainer(settings, tmp_path / "run"), Trainer._backward
+
+    def backward(self, examples, **how):
+        def told():
+            for example in examples:
+                sources.append(example.query.startswith("mat ") and len(example.doc_ids) == 1)
+                yield example
+
+        return plain(self, told(), **how)
+
+    monkeypatch.setattr(Trainer, "_backward", backward)
+    run.run()
+    groups = [set(sources[i : i + size]) for i in range(0, len(sources), size)]
+    assert len(sources) == 48
+    assert {len(group) for group in groups} == {1}
+    assert set.union(*groups) == {True, False}
+
+
 @pytest.mark.parametrize("kind", ["flops", "l1", "idf_flops", "df_flops", "l0_flops"])
 def test_two_batches_of_three_equal_one_of_six(settings, steady, make_checkpoint, tmp_path, kind):
     """In every loss and regularizer, through the gradient cache."""
