@@ -22,7 +22,14 @@ from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.eval.checks import check_run
 from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.artifact_cache import Artifacts, Facts, content_digest, remove
-from lsr.eval.experiment.literature import compared_run, densified_search, late_run, verified_search, with_feedback
+from lsr.eval.experiment.literature import (
+    compared_run,
+    densified_search,
+    late_run,
+    verified_search,
+    visited_search,
+    with_feedback,
+)
 from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
 from lsr.eval.latency import Energy, PeakMemory, encode_latency, machine, throughput, time_together
 from lsr.index.hybrid.fusion import interpolate, reciprocal_rank_fusion
@@ -224,9 +231,9 @@ def _search_system(
     path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
     matrix = load_matrix(path)
     dense = _dense_queries(index, queries, key, artifacts) if system.mode != "sparse" else None
-    if system.densify or system.verify:
-        second = {"densify": asdict(system.densify)} if system.densify else {"verify": asdict(system.verify)}  # type: ignore[arg-type]
-        key = {"index": index_key, "queries": queries_key, **second, "k": depth}
+    second = {"densify": system.densify, "verify": system.verify, "visit": system.visit}
+    if how := {kind: asdict(settings) for kind, settings in second.items() if settings}:
+        key = {"index": index_key, "queries": queries_key, **how, "k": depth}
         run = _other_search(system, index, queries.ids, matrix, dense, dataset, depth, key, artifacts)
         return System(system, run, facts | {"index_bytes": None}, inputs=inputs)
     if system.feedback:
@@ -342,13 +349,16 @@ def _other_search(
     key: Facts,
     artifacts: Artifacts,
 ) -> Run:
-    """The run of densified vectors, or of a coarse index."""
+    """The run of densified vectors, of a coarse index, or of clusters of dense vectors."""
     wanted = depth + dataset.most_dropped
 
     def search(path: Path) -> Facts:
         remove(path)
         if system.densify:
             found = densified_search(system.densify, index, matrix, dense, wanted)
+        elif system.visit:
+            assert dense is not None
+            found = visited_search(system.visit, index, matrix, dense, wanted)
         else:
             assert system.verify is not None
             found = verified_search(system.verify, index, matrix, dense, wanted)

@@ -26,7 +26,9 @@ from lsr.eval.experiment.settings import (
     LateSettings,
     SystemSettings,
     VerifySettings,
+    VisitSettings,
 )
+from lsr.index.hybrid.hybrid import Hybrid, build_dense
 from lsr.index.index import Index
 from lsr.index.search.feedback import expand_query
 from lsr.io.corpus import open_corpus
@@ -79,6 +81,8 @@ def result(datasets, tmp_path_factory):
             SystemSettings("compared", compare=ComparisonSettings("bm25", "tiny", share=1.0)),
             SystemSettings("verified", encoder="bm25", verify=VerifySettings(terms=1000)),
             SystemSettings("verified 5", encoder="bm25", verify=VerifySettings(terms=5, candidates=20)),
+            SystemSettings("all clusters", encoder="lsr-mini", mode="hybrid", visit=VisitSettings(1.0)),
+            SystemSettings("some clusters", encoder="lsr-mini", mode="hybrid", visit=VisitSettings(0.2, results=0)),
             SystemSettings("refined", late=LateSettings("bm25", "late:lsr-tiny", depth=3)),
         ),
         measures="nDCG@10 R@100",
@@ -126,6 +130,19 @@ def test_verified_candidates_and_late_interaction(result, datasets):
     assert found["verified 5"] != found["verified"]
 
 
+def test_clusters_that_are_read(result, datasets, tmp_path):
+    found = runs(result[1], ("all clusters", "some clusters"))
+    dataset = datasets["small"]
+    index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="lsr-mini", hybrid=True, passages=None)
+    dense = build_dense(index, tmp_path / "dense", index.encoder.encode_dense)
+    hybrid = Hybrid(index, dense, method="interpolation")
+    for query in open_corpus(dataset.query_source, queries=True):
+        near = index.encoder.encode_dense([query.content], queries=True)[0]
+        want = hybrid.search(query.content, 5, dense=near).ids
+        assert len({*list(found["all clusters"][query.id])[:5]} & {*want}) >= 4  # the index has 8 bits
+    assert found["some clusters"] != found["all clusters"]
+
+
 def test_comparisons_give_the_order_of_the_judge(result):
     found = runs(result[1], ("bm25", "tiny", "compared"))
     for query, hits in found["compared"].items():
@@ -154,7 +171,7 @@ def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"feedback": FeedbackSettings()}, "feedback, densify and verify need an encoder"),
+        ({"feedback": FeedbackSettings()}, "feedback, densify, verify and visit need an encoder"),
         ({"encoder": "bm25"}, "has .*encoder.*compare"),
     ],
 )
