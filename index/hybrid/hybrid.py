@@ -404,9 +404,11 @@ class Hybrid:
         runs = _sparse_runs(index, ids, dict(_sparse(index, vectors)), self._depth, {})
         pointed = self._pointed(index.snapshot, *runs)
         best = [nearest(LABELLED)[0] for nearest in self._dense.rankings(list(near), exact=True)]
-        return fitted(
-            [example(self._dense.clusters, *one) for one in zip(near, best, pointed, strict=True)], share, policy
-        )
+        examples = [
+            example(self._dense.clusters, vector, rows, *found, results)
+            for vector, rows, found in zip(near, best, pointed, strict=True)
+        ]
+        return fitted(examples, share, policy, results)
 
     def fuse(self, rankings: Mapping[str, Run]) -> Run:
         """Fuse the runs of the parts, weighted; parts without a run are left out."""

@@ -135,9 +135,13 @@ class Visits:
         Raises:
             DataError: A file is missing or damaged.
         """
-        policy = open_arrays(Path(folder), _KIND, {})[1].get("policy")
+        policy = str(open_arrays(Path(folder), _KIND, {})[1].get("policy"))
         arrays, record = open_arrays(Path(folder), _KIND, _TYPES.get(policy, {}))
-        sizes = {"mean": (N_FEATURES,), "scale": (N_FEATURES,), "weights": (N_FEATURES + 1,)}
+        sizes: dict[str, tuple[int, ...]] = {
+            "mean": (N_FEATURES,),
+            "scale": (N_FEATURES,),
+            "weights": (N_FEATURES + 1,),
+        }
         if policy == "lstm":
             gates = 4 * _HIDDEN
             sizes |= {"inputs": (gates, N_FEATURES), "states": (gates, _HIDDEN), "bias": (gates,)}
@@ -145,7 +149,8 @@ class Visits:
         if policy not in _TYPES or any(arrays[name].shape != shape for name, shape in sizes.items()):
             raise DataError("damaged: not a whole visiting policy", str(folder))
         try:
-            return cls(float(record["share"]), policy, int(record["results"]), arrays)
+            trained: Policy = "lstm" if policy == "lstm" else "logistic"
+            return cls(float(record["share"]), trained, int(record["results"]), arrays)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"damaged: {error}", str(folder)) from None
 
@@ -159,7 +164,7 @@ def by_overlap(n: int, near: NDArray[np.float32], results: NDArray[np.int64]) ->
         results: (n,) the cluster of each sparse result, best first; -1 for a document without a vector.
     """
     counts = [np.bincount(some[some >= 0], minlength=n) for some in (results[:end] for end in _BINS)]
-    return np.lexsort((-near, *(-count for count in reversed(counts))))
+    return np.lexsort([-near, *(-count for count in reversed(counts))])
 
 
 def features(
@@ -242,7 +247,7 @@ def fitted(examples: list[Example], share: float, policy: Literal["logistic", "l
 
 
 def _logistic(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    return values @ weights["weights"][:-1] + weights["weights"][-1]
+    return np.asarray(values @ weights["weights"][:-1] + weights["weights"][-1])
 
 
 def _lstm(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -255,7 +260,7 @@ def _lstm(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]
         opened = 1 / (1 + np.exp(-gates[[0, 1, 3]]))
         cell = opened[1] * cell + opened[0] * np.tanh(gates[2])
         states[i] = state = opened[2] * np.tanh(cell)
-    return states @ weights["weights"][:-1] + weights["weights"][-1]
+    return np.asarray(states @ weights["weights"][:-1] + weights["weights"][-1])
 
 
 def _fit_logistic(examples: list[Example]) -> dict[str, NDArray[np.float32]]:
