@@ -25,7 +25,7 @@ from lsr.eval.measures import parse_measures, score_run
 from lsr.io.runs import read_qrels
 
 SETS = {"cranfield": 1, "scifact": 4}
-PARTS = (2, 4, 8)  # parts, beside the text as a whole
+PARTS = (2, 4)  # parts, beside the text as a whole
 FIRST = 8  # token states of ME-BERT, which this model wasn't trained for
 
 
