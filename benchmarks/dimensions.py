@@ -7,10 +7,11 @@ Three collections (after arXiv 2012.14210 and 2508.21038):
     growing    the evidence of 300 claims of climate-fever-evidence, to which its other documents, passages of
                msmarco-dl19-pool and glosses of wordnet-glosses are added
     random     all of climate-fever-evidence, to which texts of random letters are added
-    pairs      who likes what: 46 documents and a query for each pair of them, among others that are no answers
+    pairs      who likes what: 46 documents, and a query for each pair of them; documents that answer no query are added
 
---data has the sets in BEIR layout, --sparse is splade-tiny. Dense vectors are those of lsr-mini, cut to their first
-singular directions; codes are learned from them. --work keeps vectors, so an interrupted run resumes.
+--data has the collections in BEIR layout, --sparse is the folder of splade-tiny. Dense vectors are those of lsr-mini,
+cut to their first singular directions; codes are learned from these vectors. --work keeps vectors and figures, so an
+interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ from lsr.sparse import SparseMatrix
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 WIDTHS = (384, 256, 128, 64, 32)
 LATENTS = (8, 16, 32, 64)
-_CHUNK = 500  # texts encoded between two files of --work
+_CHUNK = 500  # texts per file in --work
 _QUERIES = 300
 _GLOSSES = 20_000
 _RANDOM = 10_000
-_OTHERS = 954  # documents of "pairs" that are no answers
-Scores = Callable[[int], NDArray[np.floating]]  # of the first n documents, (n_queries, n)
+_OTHERS = 954  # documents of "pairs" that answer no query
+Scores = Callable[[int], NDArray[np.floating]]  # n to the scores of the first n documents, (n_queries, n)
 
 
 @dataclass
@@ -60,8 +61,8 @@ class Texts:
         documents: Texts.
         queries: Texts.
         relevant: Numbers of each query's relevant documents.
-        sizes: Numbers of documents that are searched.
-        noise: From this document on, texts are random letters.
+        sizes: Numbers of documents to search in.
+        noise: Number of the first document of random letters; None if there is none.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Texts:
 
 
 def climate(data: Path) -> tuple[dict[str, str], list[str], list[list[str]]]:
-    """Documents, claims and their evidence."""
+    """Return documents by id, claims, and the ids of each claim's evidence."""
     folder = data / "climate-fever-evidence"
     documents = {doc.id: doc.content for doc in open_corpus(str(folder))}
     queries = {query.id: query.content for query in open_corpus(str(folder), queries=True)}
@@ -86,7 +87,7 @@ def climate(data: Path) -> tuple[dict[str, str], list[str], list[list[str]]]:
 
 
 def collections(data: Path) -> Iterator[Texts]:
-    """The three collections."""
+    """Yield the three collections."""
     documents, queries, judged = climate(data)
     rng = np.random.default_rng(0)
 
@@ -99,7 +100,7 @@ def collections(data: Path) -> Iterator[Texts]:
     first = [documents[doc] for doc in wanted]
     rest = shuffled([text for doc, text in documents.items() if doc not in places])
     known = set(first)
-    more = [doc.content for name in ("msmarco-dl19-pool",) for doc in open_corpus(str(data / name))]
+    more = [doc.content for doc in open_corpus(str(data / "msmarco-dl19-pool"))]
     glosses = [doc.content for doc in open_corpus(str(data / "wordnet-glosses"))]
     added = [
         text for text in dict.fromkeys([*rest, *shuffled(more), *shuffled(glosses, _GLOSSES)]) if text not in known
@@ -117,7 +118,7 @@ def collections(data: Path) -> Iterator[Texts]:
 
 
 def encoded(encoder: Any, texts: list[str], work: Path, *, both: bool) -> tuple[SparseMatrix, NDArray[np.float32]]:
-    """Sparse and dense vectors of texts; those of earlier runs are read."""
+    """Return sparse and dense vectors of texts, and keep them in `work`; without `both`, dense ones have width 0."""
     parts, dense = [], []
     with progress(len(texts), "encode", "documents") as bar:
         for first in range(0, len(texts), _CHUNK):
@@ -141,7 +142,7 @@ def encoded(encoder: Any, texts: list[str], work: Path, *, both: bool) -> tuple[
 
 
 def products(queries: SparseMatrix, documents: SparseMatrix) -> Scores:
-    """Inner products of sparse vectors."""
+    """Return the inner products of sparse vectors."""
     width = max(queries.shape[1], documents.shape[1])
     mine, theirs = (_scipy(one, width) for one in (queries, documents))
     scores = np.asarray((mine @ theirs.T).todense(), np.float32)
@@ -155,7 +156,7 @@ def _scipy(matrix: SparseMatrix, width: int) -> Any:
 
 
 def systems(texts: Texts, work: Path, sparse: Path) -> Iterator[tuple[str, Scores]]:
-    """Each system's name and scores, one after the other."""
+    """Yield the name and the scores of each system."""
     mini = load_encoder("lsr-mini")
     assert isinstance(mini, HybridEncoder)
     learned, dense = encoded(mini.learned, texts.documents, work / "lsr-mini", both=True)
@@ -195,7 +196,7 @@ def systems(texts: Texts, work: Path, sparse: Path) -> Iterator[tuple[str, Score
 
 
 def studied(texts: Texts, work: Path, sparse: Path) -> list[dict[str, Any]]:
-    """A row for each system: recall at each size, the slope, and the share of random texts among the best ten."""
+    """Return a row for each system: recall at each size, slopes, and the share of random texts among the best ten."""
     kept = work / f"{texts.name}.json"
     if kept.exists():
         found: list[dict[str, Any]] = json.loads(kept.read_text())
@@ -221,7 +222,7 @@ def studied(texts: Texts, work: Path, sparse: Path) -> list[dict[str, Any]]:
 
 
 def shown(name: str, sizes: list[int], rows: list[dict[str, Any]]) -> str:
-    """A collection's table."""
+    """Return the table of a collection."""
     lines = [
         (
             row["system"],
@@ -236,7 +237,7 @@ def shown(name: str, sizes: list[int], rows: list[dict[str, Any]]) -> str:
 
 
 def drawn(results: dict[str, Any]) -> str:
-    """The figure: recall at 10 against the number of documents, of the growing collection."""
+    """Return the figure as SVG: recall at 10 against the number of documents of the growing collection."""
     import matplotlib as mpl
 
     mpl.use("svg")

@@ -2,13 +2,15 @@
 
     NUMBA_NUM_THREADS=1 python benchmarks/literature.py --data FOLDER --work FOLDER
 
-FOLDER holds cranfield/ in BEIR layout; --sets takes others. --work keeps the experiment's folder, so that an
-interrupted run resumes.
+FOLDER holds the collections of SETS in BEIR layout, and wordnet-glosses/, whose synonyms are entities; --sets takes
+other collections. --work keeps the experiment's folder, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +21,29 @@ from lsr.config import read_config
 from lsr.console import table
 from lsr.eval.datasets import open_dataset
 from lsr.eval.experiment.experiment import named, run_experiment
-from lsr.eval.experiment.settings import ExperimentSettings, LatencySettings
+from lsr.eval.experiment.settings import ExperimentSettings, LatencySettings, SystemSettings
+from lsr.io.corpus import open_corpus
+from lsr.io.runs import open_qrels
 from lsr.presets import presets
 
-SETS = ("cranfield",)
+SETS = ("cranfield", "cacm")
 MEASURES = ("nDCG@10", "R@100")
+
+
+def write_synonyms(glosses: Path, path: Path) -> None:
+    """Write WordNet's nouns with several names as entities; names of several nouns are left out, being ambiguous."""
+    qrels, _ = open_qrels(str(glosses), "train")
+    names: dict[str, list[str]] = defaultdict(list)
+    for query in open_corpus(str(glosses), queries=True):
+        meanings = list(qrels.get(query.id, {}))
+        if len(meanings) == 1 and any(letter.isalnum() for letter in query.content):
+            names[meanings[0]].append(query.content)
+    lines = [
+        json.dumps({"name": f"{several[0]} ({meaning})", "aliases": several})
+        for meaning, several in names.items()
+        if len(several) > 1
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -34,7 +54,10 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="NAME")
     args = parser.parse_args()
     settings = read_config(presets("eval")["literature"], ExperimentSettings)
-    settings = replace(settings, latency=LatencySettings(queries=0))
+    entities = args.work.with_name(args.work.name + "-entities.jsonl")
+    write_synonyms(args.data / "wordnet-glosses", entities)
+    linked = SystemSettings("BM25 and WordNet's entities", encoder="bm25", entities=str(entities))
+    settings = replace(settings, systems=(*settings.systems, linked), latency=LatencySettings(queries=0))
     datasets = named([open_dataset(str(args.data / name)) for name in args.sets])
     record = run_experiment(settings, datasets, args.work)
     rows = []

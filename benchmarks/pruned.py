@@ -2,9 +2,9 @@
 
     NUMBA_NUM_THREADS=1 python benchmarks/pruned.py --data FOLDER --work FOLDER
 
-FOLDER holds cranfield and scifact in BEIR layout, which are evaluated, and openstax, whose first 200 documents are what
-statistics and fits see. Of scifact the judged documents and every fourth other one are used. Speed is that of 100
-documents of cranfield on one core, the best of three rounds; in each round all encoders run, one after the other.
+--data has cranfield, scifact and openstax in BEIR layout. The encoders are pruned with the first 200 documents of
+openstax, and evaluated on cranfield and on scifact's judged documents with a quarter of the others. Speed is measured
+on 100 documents of cranfield, on one core; the best of three rounds counts, and in each round all encoders take turns.
 --work keeps encoders and figures, so an interrupted run resumes.
 """
 
@@ -32,11 +32,11 @@ from lsr.io.runs import read_qrels
 SETS = ("cranfield", "scifact")
 SHARES = ((0.25, 0.25), (0.5, 0.5))
 _ROUNDS, _TIMED, _SEEN = 3, 100, 200
-_EVERY = {"cranfield": 1, "scifact": 4}
+_EVERY = {"cranfield": 1, "scifact": 4}  # of the documents without judgments, every n-th is used
 
 
 def variants(model: str, data: Path, work: Path) -> Iterator[tuple[str, str | Path]]:
-    """Name and place of each encoder."""
+    """Yield the name of each encoder, and its folder or the name to load it by."""
     yield "whole", model
     texts = [doc.content for doc in islice(open_corpus(str(data / "openstax")), _SEEN)]
     for heads, columns in SHARES:
@@ -50,8 +50,8 @@ def variants(model: str, data: Path, work: Path) -> Iterator[tuple[str, str | Pa
             yield name, folder
 
 
-def quality(place: str | Path, folder: Path) -> tuple[float, float]:
-    """nDCG@10 of the learned half alone, and with BM25, on a collection."""
+def quality(place: str | Path, folder: Path) -> list[float]:
+    """Return nDCG@10 on a collection: of the learned half alone, with BM25, and of the dense vector."""
     encoder = load_encoder(place)
     assert isinstance(encoder, HybridEncoder)
     qrels = read_qrels(folder / "qrels" / "test.tsv")
@@ -60,25 +60,25 @@ def quality(place: str | Path, folder: Path) -> tuple[float, float]:
     documents = [doc for i, doc in enumerate(open_corpus(str(folder))) if doc.id in judged or i % every == 0]
     queries = [query for query in open_corpus(str(folder), queries=True) if query.id in qrels]
     texts, asked = [doc.content for doc in documents], [query.content for query in queries]
-    vectors = encoder.learned.encode_document(texts)
+    vectors, near = encoder.learned.encode_both(texts)
     lexical = BM25Encoder()
     lexical.fit(texts)
     alone = encoder.learned.encode_query(asked).dot(vectors)
     words = lexical.encode_query(asked).dot(lexical.encode_document(texts))
     both = encoder.learned.encode_known(asked, lexical).dot(vectors) + encoder.weight * words  # type: ignore[union-attr]
     found = []
-    for scores in (alone, both):
+    for scores in (alone, both, encoder.encode_dense(asked, queries=True) @ near.T):
         best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
         run = {
             query.id: {documents[doc].id: float(row[doc]) for doc in docs}
             for query, docs, row in zip(queries, best, scores, strict=True)
         }
         found.append(score_run(qrels, run, parse_measures("nDCG@10"))[0]["nDCG@10"])
-    return found[0], found[1]
+    return found
 
 
 def speeds(places: dict[str, str | Path], texts: list[str]) -> dict[str, float]:
-    """Documents a second of each encoder, without BM25."""
+    """Return the documents that each encoder encodes per second of CPU time, without BM25."""
     encoders = {name: load_encoder(place, lexical=0) for name, place in places.items()}
     best = dict.fromkeys(encoders, 0.0)
     for encoder in encoders.values():
@@ -123,7 +123,7 @@ def main() -> None:
         )
         for name, row in rows.items()
     ]
-    header = ["encoder", "docs/s", "times", *(f"{one}{more}" for one in SETS for more in (", alone", ""))]
+    header = ["encoder", "docs/s", "times", *(f"{one}{more}" for one in SETS for more in (", alone", "", ", dense"))]
     print(table(lines, header, "<" + ">" * (len(header) - 1)))
     keep("pruned", {"model": args.model, "sets": list(SETS), "rows": list(rows.values())})
 

@@ -12,12 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from machine import keep
 
 from lsr import Index
 from lsr.console import table
-from lsr.encode.analyzer import Analyzer
 from lsr.encode.base import Encoder
 from lsr.encode.bm25 import BM25Encoder
 from lsr.eval.datasets import Dataset, open_dataset
@@ -34,9 +32,9 @@ WITHIN = 0.002
 
 def lucene(dataset: Dataset) -> BM25Encoder:
     """Anserini's BM25: the pivot is the mean length, which Lucene doesn't round."""
-    words = Analyzer("lucene")
-    lengths = [sum(1 for _ in words.spans(document.content)) for document in dataset.corpus()]
-    return BM25Encoder(language="lucene", pivot=float(np.mean(lengths)))
+    encoder = BM25Encoder(language="lucene", pivot="mean")
+    encoder.fit(document.content for document in dataset.corpus())
+    return encoder
 
 
 def measured(dataset: Dataset, source: Any, encoder: Encoder | None, measures: str) -> dict[str, float]:

@@ -1,11 +1,11 @@
-"""Reviews of judged collections: how much is read until a recall of 0.8, and where the rules stop.
+"""Reviews of judged collections: how much must be read for a recall of 0.8, and where the stopping rules stop.
 
     NUMBA_NUM_THREADS=1 python benchmarks/review.py --data FOLDER --work FOLDER
 
-FOLDER holds cranfield and cacm in BEIR layout. A topic is a query with at least ten relevant documents; of each
-collection the five with the most are reviewed. A review begins with the ten results of the query and reads 20 documents
-a round, the most probable ones. Documents without a judgment count as irrelevant, as the collections' makers intended.
---work keeps each topic's figures, so an interrupted run resumes.
+--data has cranfield and cacm in BEIR layout. A topic is a query with at least ten relevant documents; the five with the
+most are reviewed in each collection. A review begins with BM25's ten best documents and goes on in rounds of the 20
+most probable ones. Documents without a judgment count as irrelevant, as the collections' makers intended. --work keeps
+each topic's figures, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RULES: tuple[Rule, ...] = ("hypergeometric", "quantile", "knee")
 
 
 def reviewed(vectors: Sequence[SparseMatrix], relevant: set[int], first: list[int]) -> dict[str, Any]:
-    """Read until all rules hold and the target is reached; documents read at each of these."""
+    """Review until all rules have stopped and the target is reached; return documents read and recall at each point."""
     n = len(vectors[0])
     review = Review([str(i) for i in range(n)], vectors, ReviewSettings(rule="budget", budget=n), first)
     wanted = TARGET * len(relevant)
@@ -56,7 +56,7 @@ def reviewed(vectors: Sequence[SparseMatrix], relevant: set[int], first: list[in
 
 
 def topics(folder: Path, ids: list[str]) -> list[tuple[str, str, set[int]]]:
-    """The topics with the most relevant documents: id, text, numbers of the documents."""
+    """Return the topics with the most relevant documents: id, text, numbers of the relevant documents."""
     places = {doc_id: number for number, doc_id in enumerate(ids)}
     texts = {query.id: query.content for query in open_corpus(str(folder), queries=True)}
     found = [
@@ -68,7 +68,7 @@ def topics(folder: Path, ids: list[str]) -> list[tuple[str, str, set[int]]]:
 
 
 def collection(folder: Path, encoder: str, work: Path) -> list[dict[str, Any]]:
-    """The figures of each topic and kind of vectors."""
+    """Return the figures of each topic and kind of vectors."""
     documents = list(open_corpus(str(folder)))
     texts = [doc.content for doc in documents]
     lexical, learned = BM25Encoder(), load_encoder(encoder, lexical=0)
@@ -89,7 +89,7 @@ def collection(folder: Path, encoder: str, work: Path) -> list[dict[str, Any]]:
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line for each collection and kind of vectors."""
+    """Return the means over topics, a line for each collection and kind of vectors."""
     found = []
     for name in dict.fromkeys(row["collection"] for row in rows):
         some = [row for row in rows if row["collection"] == name]
@@ -129,7 +129,7 @@ def main() -> None:
         )
         for line in found
     ]
-    print("documents read until a recall of 0.8; of each rule: documents read, recall, topics that reach 0.8")
+    print("documents read until a recall of 0.8; for each rule: documents read, recall, share of topics that reach 0.8")
     print(table(lines, ["collection", "vectors", "read", *RULES], "<<>>>>"))
     keep("review", {"rows": found})
 

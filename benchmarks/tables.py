@@ -623,6 +623,26 @@ def literature() -> str:
     return table(found["header"], rows) + caption(command, found)
 
 
+def soups() -> str:
+    """Short runs with soups of checkpoints, and with group sparsity."""
+    found = result("soups")
+    header = ["run", "encoder", "squadshifts nDCG@10", "cranfield nDCG@10", "terms", "columns"]
+    rows = []
+    for row in found["rows"]:
+        values = (f"{row['nDCG@10 squadshifts']:.3f}", f"{row['nDCG@10 cranfield']:.3f}")
+        rows.append((row["run"], row["encoder"], *values, f"{row['terms']:.0f}", f"{row['columns']:,.0f}"))
+    command = "python benchmarks/soups.py --data FOLDER --work FOLDER --sparse FOLDER"
+    return table(header, rows) + caption(command, found)
+
+
+def columns() -> str:
+    """The columns of the vocabulary that lsr-mini uses."""
+    found = result("columns")
+    row = (f"{found['texts']:,}", f"{found['used']:,} of {found['terms']:,}", f"{found['share']:.1%}")
+    header = ["texts", "columns with a weight", "postings of the 10,000 most used"]
+    return table(header, [row]) + caption("python benchmarks/soups.py --vectors FOLDER", found)
+
+
 def dimensions(name: str) -> str:
     """Recall at 10 of each system as a collection grows."""
     found = result("dimensions")
@@ -764,6 +784,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "order": order,
     "literature": literature,
+    "soups": soups,
+    "columns": columns,
     "dimensions-growing": lambda: dimensions("growing"),
     "dimensions-random": lambda: dimensions("random"),
     "dimensions-pairs": lambda: dimensions("pairs"),

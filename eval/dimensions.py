@@ -1,9 +1,9 @@
 """How quality depends on the number of dimensions and of documents (arXiv 2012.14210, 2508.21038).
 
-Low-dimensional vectors have room for few documents: the more there are, the more of them are by chance near a query.
-Here are what such a study needs: documents that mean nothing, a collection in which every pair of documents is an
-answer, vectors cut to fewer dimensions, and how a measure falls as the collection grows. `benchmarks/dimensions.py` is
-the study.
+The more documents a collection has, the more of them are near a query by chance, above all in few dimensions. This
+module has what a study of that needs: texts without meaning, a collection in which each pair of documents answers a
+query, vectors cut to fewer dimensions, and the slope of a measure as the collection grows. `benchmarks/dimensions.py`
+is the study.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PairSet:
     """A collection whose queries each have their own set of answers.
 
     Attributes:
-        documents: Texts; the first ones are those that are answers.
+        documents: Texts; those that answer queries come first.
         queries: Texts.
         relevant: (n_queries, answers of a query) int64, numbers of documents.
     """
@@ -40,22 +40,24 @@ def pair_set(
 ) -> PairSet:
     """Make a collection after LIMIT (arXiv 2508.21038): documents say what somebody likes, queries ask who likes it.
 
-    There is a query for each set of `of_query` documents out of `answers`, about a thing that only these like. So a
-    vector space has to separate every such set from all other documents.
+    For each set of `of_query` documents among the first `answers` there is a query about a thing that only these like.
+    So the vectors have to separate every such set from all other documents.
 
     Args:
-        attributes: Different things that somebody may like.
-        answers: Documents that are answers.
-        of_query: Answers of a query.
-        others: Documents that are no answers.
-        likes: Things that are named in a document, at least.
-        seed: Of the order and the choice of things.
+        attributes: Things that somebody may like; repeated ones count once.
+        answers: Number of documents that answer queries.
+        of_query: Answers per query.
+        others: Number of documents that answer no query.
+        likes: Things named in each document, at least.
+        seed: Seed for the order and choice of things.
 
     Raises:
-        ValueError: Too few things, or more answers to a query than documents.
+        ValueError: Too few things, or fewer answers than a query has.
     """
     sets = np.array(list(combinations(range(answers), of_query)), np.int64).reshape(-1, of_query)
-    if not len(sets) or len(set(attributes)) < len(sets) + likes:
+    if not len(sets):
+        raise ValueError(f"answers must be at least of_query, got {answers} and {of_query}")
+    if len(set(attributes)) < len(sets) + likes:
         raise ValueError(
             f"{answers} documents have {len(sets)} sets of {of_query}, so {len(sets) + likes} different things are "
             f"needed; there are {len(set(attributes))}"
@@ -76,18 +78,21 @@ def pair_set(
 
 
 def random_texts(n: int, *, words: int = 10, seed: int = 0) -> list[str]:
-    """n texts of random letters, which answer nothing; their words have two to nine letters."""
+    """Return n texts of `words` words each; a word is two to nine random letters."""
     rng = np.random.default_rng(seed)
     return [" ".join(_word(rng) for _ in range(words)) for _ in range(n)]
 
 
 def cut(vectors: NDArray[np.float32], others: NDArray[np.float32], width: int) -> list[NDArray[np.float32]]:
-    """Vectors of documents and of queries in fewer dimensions, of length 1: the documents' first singular directions.
+    """Project vectors onto the documents' first singular directions, and scale them to length 1.
 
     Args:
         vectors: (n, d) float32, documents.
         others: (m, d) float32, queries.
-        width: Dimensions that are kept, at most d.
+        width: Number of directions, at most d.
+
+    Returns:
+        The documents, (n, width), and the queries, (m, width), float32.
     """
     _, directions = np.linalg.eigh((vectors.T @ vectors).astype(np.float64))
     kept = directions[:, ::-1][:, :width].astype(np.float32)
@@ -96,11 +101,14 @@ def cut(vectors: NDArray[np.float32], others: NDArray[np.float32], width: int) -
 
 
 def best(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:
-    """(n_queries, k) int64, the documents with the highest scores, descending; ties by number.
+    """Return the k best documents of each query.
 
     Args:
         scores: (n_queries, n_docs), n_docs at least k.
-        k: How many.
+        k: Number of documents.
+
+    Returns:
+        (n_queries, k) int64, document numbers by descending score; ties by number.
     """
     found = np.empty((len(scores), k), np.int64)
     for first in range(0, len(scores), _AT_ONCE):
@@ -109,19 +117,28 @@ def best(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:
 
 
 def recall(found: NDArray[np.int64], relevant: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """(n_queries,) float64, the share of each query's relevant documents among those that were found."""
+    """Return the recall of each query, (n_queries,) float64.
+
+    Args:
+        found: (n_queries, k) int64, numbers of the documents that were found.
+        relevant: The numbers of each query's relevant documents, at least one.
+    """
     return np.array([np.isin(np.asarray(some), row).mean() for row, some in zip(found, relevant, strict=True)])
 
 
 def slope(sizes: Sequence[int], values: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float, float]:
-    """By how much a measure changes when the collection doubles, and a 95 % interval over the queries.
+    """Return how much a measure changes when the collection doubles.
 
-    The slope is that of a line through the means by the logarithm of the size; the interval is a bootstrap.
+    This is the slope of a least-squares line through the means, against the logarithm of the size. The interval is a
+    bootstrap over the queries.
 
     Args:
-        sizes: Numbers of documents, at least two different ones.
+        sizes: (n_sizes,) numbers of documents, at least two different ones.
         values: (n_sizes, n_queries) float64, the measure.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The slope, and the lower and upper end of its 95 % interval.
     """
     doublings = np.log2(np.asarray(sizes, np.float64))
     apart = doublings - doublings.mean()
@@ -132,7 +149,7 @@ def slope(sizes: Sequence[int], values: NDArray[np.float64], *, seed: int = 0) -
 
 
 def growing(first: int, last: int) -> Iterator[int]:
-    """Sizes that double from `first` on; `last` is the last one."""
+    """Yield sizes that double from `first` on, then `last`."""
     while first < last:
         yield first
         first *= 2

@@ -103,6 +103,7 @@ def text(record: dict[str, Any], steps: int) -> str:
         [
             r"\documentclass[10pt,twocolumn]{article}",
             r"\usepackage[margin=2cm]{geometry}\usepackage{booktabs,graphicx}",
+            r"\setcounter{dbltopnumber}{3}\renewcommand{\dbltopfraction}{0.95}",  # the wide tables on one page
             rf"\title{{{e(record['title'])}}}\author{{}}\date{{{record['date'][:10]}}}",
             r"\begin{document}\maketitle",
             r"\section{Question}",
@@ -124,14 +125,14 @@ def text(record: dict[str, Any], steps: int) -> str:
                 + ("; ".join(over) or "none")
                 + "."
             ),
+            table("Recall by depth", "Recall by depth, means over the collections."),
+            table("Rankings beside each other", "Similarity of the rankings."),
             table(
                 f"{measure} {'by dataset' if len(sets) > 1 else 'on ' + sets[0]}",
                 f"{measure}; arrows mark significant differences to BM25, ± the standard deviation over seeds.",
                 "table*",
             ),
             table(f"All pairs, {measure}", "All pairs of systems.", "table*"),
-            table("Recall by depth", "Recall by depth, means over the collections."),
-            table("Rankings beside each other", "Similarity of the rankings."),
             table("Costs", "Costs.", "table*"),
             r"\end{document}",
             "",

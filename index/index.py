@@ -309,7 +309,7 @@ class Index(Reader):
         if not background:
             return self._changes.merge(everything=everything)
         self.commit(merge=False)
-        return self._changes.merge_behind(everything=everything)
+        return self._changes.merge_in_background(everything=everything)
 
     def sync(self, source: str | PathLike[str] | FileCorpus, *, progress: Progress | None = None) -> Synced:
         """Bring the index up to date with a folder of files, and commit.

@@ -36,14 +36,14 @@ class Changes:
         self._changing = threading.Condition(threading.RLock())
         self._merging = MergeScheduler(self._changing)
         self._unsaved: weakref.finalize[Any, Changes] | None = None  # warns about uncommitted changes
-        self._left_with: int | None = None  # parent process that has uncommitted changes, if a fork made this one
+        self._left_with: int | None = None  # process that has the uncommitted changes, if this one was forked from it
         in_child(self)
 
     def after_fork(self) -> None:
         """Leave uncommitted changes and merges to the parent process; see `lsr.forks`."""
         self._changing = threading.Condition(threading.RLock())
         self._left_with = os.getppid() if self._writer is not None else None
-        self._committed()
+        self._drop_warning()
         self._writer, self._merging = None, MergeScheduler(self._changing)
 
     @property
@@ -53,7 +53,7 @@ class Changes:
 
     @contextmanager
     def writing(self) -> Iterator[Writer | ShardedWriter]:
-        """Provide the writer, which holds the lock as long as there are changes."""
+        """Provide the writer; it holds the index's lock while there are uncommitted changes."""
         self._require_changeable()
         with self._changing:
             if not self.pending:
@@ -72,8 +72,8 @@ class Changes:
         with self._changing:
             if self._writer is None and self._left_with is not None:
                 raise OutputError(
-                    f"{self._opened.path}: these changes were made by process {self._left_with} before it forked: "
-                    "commit them there; rollback() discards them here"
+                    f"{self._opened.path}: process {self._left_with} made these changes before it forked: commit "
+                    "them there; rollback() discards them here"
                 )
             if self._writer is None or not self.pending:
                 self.rollback()
@@ -85,7 +85,7 @@ class Changes:
             self.rollback()
             self._merging.let_in()
         if merge:
-            self.merge_behind(everything=False)
+            self.merge_in_background(everything=False)
 
     def rollback(self) -> None:
         """See `Index.rollback`."""
@@ -94,7 +94,7 @@ class Changes:
             if self._writer is not None:  # kept until closed, so that an interrupted rollback can be repeated
                 self._writer.close()
                 self._writer = None
-                self._committed()
+                self._drop_warning()
 
     def merge(self, *, everything: bool) -> bool:
         """Commit, then merge segments; returns whether there was anything to merge."""
@@ -109,7 +109,7 @@ class Changes:
                 finally:
                     self._opened.move(writer.snapshot)
 
-    def merge_behind(self, *, everything: bool) -> bool:
+    def merge_in_background(self, *, everything: bool) -> bool:
         """Start merging in the background; returns whether there is anything to merge."""
         self._require_changeable()
         folders = self._opened.snapshot.by_folder(self._opened.path)
@@ -133,14 +133,14 @@ class Changes:
             return True
         return False
 
-    def _committed(self) -> None:
-        """Drop the warning about uncommitted changes."""
+    def _drop_warning(self) -> None:
+        """Don't warn about uncommitted changes: there are none."""
         if self._unsaved is not None:
             self._unsaved.detach()
         self._unsaved = None
 
     def _require_changeable(self) -> None:
-        """Refuse to change a local copy of an index in object storage."""
+        """Raise OutputError if the index is read-only, such as a local copy of one in object storage."""
         if self._opened.uri:
             raise OutputError(
                 f"{self._opened.uri}: an index in object storage can't be changed in place: change it in a folder and "

@@ -1,4 +1,8 @@
-"""Named NumPy arrays in one Arrow file: a row with a list for each array, whose shape is in the column's metadata."""
+"""Named NumPy arrays in one Arrow file, memory-mapped when they are read.
+
+The file has one row. Each array is a column with one list, the array's numbers in C order, and the column's metadata
+has the array's shape.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +11,30 @@ import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from lsr.durable import take_name
-from lsr.errors import DataError
+from lsr.errors import DataError, OutputError
 
 _SHAPE = b"shape"
+# {name: (number of dimensions, accepted dtypes...)}
+Layout: TypeAlias = Mapping[str, tuple[int, *tuple[str, ...]]]
 
 
 def write_arrays(path: str | PathLike[str], kind: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write one file; an existing one is replaced as a whole.
+    """Write arrays; an existing file is replaced as a whole, so arrays that are mapped from it stay as they are.
 
     Args:
         path: The file.
-        kind: What the arrays are; `read_arrays` asks for the same.
+        kind: What the arrays are; `read_arrays` requires the same.
         arrays: {name: array of numbers of any shape}.
+
+    Raises:
+        OutputError: The file can't be written.
     """
     path = Path(path)
     columns, fields = [], []
@@ -36,26 +45,54 @@ def write_arrays(path: str | PathLike[str], kind: str, arrays: Mapping[str, NDAr
         fields.append(pa.field(name, column.type, metadata={_SHAPE: json.dumps(array.shape)}))
     schema = pa.schema(fields, metadata={b"kind": kind})
     partial = path.with_name(path.name + ".tmp")
-    with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        writer.write_batch(pa.record_batch(columns, schema=schema))
-    take_name(partial, path)
+    try:
+        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+        take_name(partial, path)
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written: {error}") from None
 
 
-def read_arrays(path: str | PathLike[str], kind: str) -> dict[str, NDArray[Any]]:
-    """Read a file of `write_arrays`.
+def read_arrays(path: str | PathLike[str], kind: str, *layouts: Layout) -> dict[str, NDArray[Any]]:
+    """Map the arrays of a file of `write_arrays`; pages are read from disk when they are used.
+
+    Args:
+        path: The file.
+        kind: What the arrays have to be.
+        layouts: The file has to have exactly the arrays of one of these; without any, the caller checks the arrays.
+
+    Returns:
+        {name: read-only array}. Numbers aren't checked.
 
     Raises:
-        DataError: It can't be read, is of another kind, or has lists that don't fit their shapes.
+        DataError: The file can't be read, is of another kind, is cut off, or has other names, dtypes or shapes.
     """
     try:
-        with pa.OSFile(str(path), "rb") as file:
-            found = pa.ipc.open_file(file).read_all()
-        found.validate(full=True)  # a damaged file must not cause reads out of bounds
-        if (found.schema.metadata or {}).get(b"kind") != kind.encode() or len(found) != 1:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source.read_buffer()).read_all()
+        table.validate(full=True)  # a damaged file must not cause reads out of bounds
+        if (table.schema.metadata or {}).get(b"kind") != kind.encode() or len(table) != 1:
             raise ValueError("the file holds something else")
-        return {field.name: _array(found[field.name].chunk(0), field) for field in found.schema}
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"not {kind}: {error}", str(path)) from None
+        arrays = {field.name: _array(table[field.name].chunk(0), field) for field in table.schema}
+        if layouts and not any(_fits(arrays, layout) for layout in layouts):
+            found = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
+            raise ValueError(f"unexpected arrays: {found}")
+    except MemoryError:
+        raise
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"damaged, or not {kind}: {error}", str(path)) from None
+    return arrays
+
+
+def require_starts(path: str | PathLike[str], starts: NDArray[np.int64], n: int, *entries: NDArray[Any]) -> None:
+    """Check that (n + 1,) `starts` divide each array of entries into n parts: part i is `starts[i]:starts[i + 1]`.
+
+    Raises:
+        DataError: They don't; the message names the file `path`.
+    """
+    whole = len(starts) == n + 1 and starts[0] == 0 and not (np.diff(starts) < 0).any()
+    if not whole or any(len(one) != starts[-1] for one in entries):
+        raise DataError("damaged: arrays whose lengths don't fit together", str(path))
 
 
 def _array(column: Any, field: Any) -> NDArray[Any]:
@@ -67,7 +104,11 @@ def _array(column: Any, field: Any) -> NDArray[Any]:
     shape = json.loads((field.metadata or {})[_SHAPE])
     if not all(isinstance(size, int) and size >= 0 for size in shape) or math.prod(shape) != len(values):
         raise ValueError(f"{field.name} has {len(values)} numbers for the shape {shape}")
-    array = np.array(values.to_numpy(zero_copy_only=False)).reshape(shape)
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{field.name} is {field.type}")
-    return array
+    return np.asarray(values.to_numpy(zero_copy_only=True)).reshape(shape)
+
+
+def _fits(arrays: Mapping[str, NDArray[Any]], layout: Layout) -> bool:
+    return arrays.keys() == layout.keys() and all(
+        arrays[name].ndim == dimensions and arrays[name].dtype.name in dtypes
+        for name, (dimensions, *dtypes) in layout.items()
+    )

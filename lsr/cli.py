@@ -45,7 +45,10 @@ COMMANDS = {
     "score": ("lsr.train.cli", "Score mined candidates with teachers, for distillation."),
     "train": ("lsr.eval.training.cli", "Train an encoder from a YAML file."),
     "prune": ("lsr.train.cli", "Make an encoder faster: remove attention heads and feed-forward columns."),
-    "publish": ("lsr.index.cli.encode", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
+    "publish": (
+        "lsr.eval.training.publish",
+        "Write an encoder for other libraries, or push it to the Hugging Face hub.",
+    ),
     "serve": ("lsr.index.cli.serve", "Serve indexes over HTTP: a search page and a JSON API."),
     "mcp": ("lsr.index.cli.serve", "Serve an index to agents, by the Model Context Protocol."),
     "verify": ("lsr.index.cli.modify", "Check every byte of an index."),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lsr.arrays import read_arrays, write_arrays
+from lsr.arrays import Layout, read_arrays, write_arrays
 from lsr.errors import DataError
 from lsr.sparse import SparseMatrix
 
@@ -27,6 +27,7 @@ _MORE = 32  # additional directions for accuracy
 _ROUNDS = 2  # power iterations
 _FEWEST = 2  # documents in which a term must occur
 _KIND = "a dense export"
+_LAYOUT: Layout = {"directions": (2, "float32"), "scale": (1, "float32")}
 
 
 class DenseExport:
@@ -111,26 +112,27 @@ class DenseExport:
         return vectors.within(len(self.scale)) if vectors.shape[1] > len(self.scale) else vectors
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write one Arrow file."""
+        """Write one Arrow file.
+
+        Raises:
+            OutputError: It can't be written.
+        """
         write_arrays(path, _KIND, {"directions": self.directions, "scale": self.scale})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> DenseExport:
-        """Read a file written by `save`.
+        """Open a file written by `save`; it is memory-mapped.
 
         Raises:
-            DataError: It can't be read, or is another kind of file.
+            DataError: It can't be read, is damaged, or is another kind of file.
         """
-        arrays = read_arrays(path, _KIND)
+        arrays = read_arrays(path, _KIND, _LAYOUT)
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise DataError("damaged: numbers that aren't finite", str(path))
         try:
-            directions, scale = arrays["directions"], arrays["scale"]
-            if {directions.dtype, scale.dtype} != {np.dtype(np.float32)}:
-                raise ValueError(f"arrays of {directions.dtype} and {scale.dtype}")
-            if not (np.isfinite(directions).all() and np.isfinite(scale).all()):
-                raise ValueError("numbers that are not finite")
-            return cls(directions, scale)
-        except (KeyError, ValueError) as error:
-            raise DataError(f"not {_KIND}: {error}", str(path)) from None
+            return cls(arrays["directions"], arrays["scale"])
+        except ValueError as error:
+            raise DataError(f"damaged: {error}", str(path)) from None
 
 
 def beside(*parts: NDArray[np.float32], weights: ArrayLike | None = None) -> NDArray[np.float32]:

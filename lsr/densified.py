@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.arrays import read_arrays, write_arrays
+from lsr.arrays import Layout, read_arrays, write_arrays
 from lsr.errors import DataError
 from lsr.sparse import SparseMatrix
 
@@ -32,6 +32,8 @@ _FULLEST = 1.6  # terms of the fullest slice, relative to the average
 _BALANCE = 0.01  # cost of a full slice, as a share of the term's total weight
 CANDIDATES = 10_000  # documents scored again after a search without light query terms
 _KIND = "densified vectors"
+_LAYOUT: Layout = {"of_term": (1, "int32"), "values": (2, "float16"), "which": (2, "uint8", "uint16")}
+_WITH_DENSE: Layout = {**_LAYOUT, "dense": (2, "float32")}
 
 
 @dataclass(frozen=True)
@@ -261,29 +263,27 @@ class DensifiedVectors:
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write one Arrow file."""
+        """Write one Arrow file.
+
+        Raises:
+            OutputError: It can't be written.
+        """
         arrays: dict[str, NDArray[Any]] = {"of_term": self.slices.of_term, "values": self.values, "which": self.which}
         write_arrays(path, _KIND, arrays if self.dense is None else {**arrays, "dense": self.dense})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> DensifiedVectors:
-        """Read a file written by `save`.
+        """Open a file written by `save`; it is memory-mapped.
 
         Raises:
-            DataError: It can't be read, or is another kind of file.
+            DataError: It can't be read, is damaged, or is another kind of file.
         """
-        arrays = read_arrays(path, _KIND)
+        arrays = read_arrays(path, _KIND, _LAYOUT, _WITH_DENSE)
         try:
-            kinds = {name: arrays[name].dtype for name in ("of_term", "values", "which")}
-            if kinds["of_term"] != np.int32 or kinds["values"] != np.float16 or kinds["which"].kind != "u":
-                raise ValueError(f"arrays of {kinds}")
-            dense = arrays.get("dense")
-            if dense is not None and dense.dtype != np.float32:
-                raise ValueError(f"dense vectors of {dense.dtype}")
             slices = Slices(arrays["of_term"], len(arrays["values"]))
-            return cls(slices, arrays["values"], arrays["which"], dense)
-        except (KeyError, ValueError) as error:
-            raise DataError(f"not {_KIND}: {error}", str(path)) from None
+            return cls(slices, arrays["values"], arrays["which"], arrays.get("dense"))
+        except ValueError as error:
+            raise DataError(f"damaged: {error}", str(path)) from None
 
 
 def _first(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:

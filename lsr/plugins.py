@@ -6,17 +6,18 @@ A package names them in its pyproject.toml:
     my-head = "my_package.heads:MyHead"
 
 - `lsr.heads`: a subclass of `lsr.encode.heads.Head` with `__init__(tensors, n_terms)` and a class method `start(hidden,
-  n_terms, absent)`, which returns the first tensors. It is the head of both sides. A run names it by `model.head`.
+  n_terms, absent)`, which returns the initial tensors. Queries and documents both use it. A run names it in
+  `model.head`.
 - `lsr.losses`: a function `loss(scores, batch, taught)`. A run gives it a weight in `losses.plugins`.
-- `lsr.regularizers`: a function `penalty(weights)`. A run names it by the `kind` of a regularizer.
+- `lsr.regularizers`: a function `penalty(weights)`. A run names it in the `kind` of a regularizer.
 
-A loss gets the (n_queries, n_documents) scores of all pairs of the batch, the `lsr.train.batches.Batch`, and the
-teachers' scores of each query's own documents, (n_teachers, n_queries, n_candidates) with NaN for missing ones, or None
-without teachers. A penalty gets the (n_texts, n_terms) weights of one side, of a sample of the terms if
-`sample_terms` is set. Both return a tensor of one number with a gradient.
+A loss gets the scores of all pairs of the batch, (n_queries, n_documents); the `lsr.train.batches.Batch`; and the
+teachers' scores of each query's own documents, (n_teachers, n_queries, n_candidates) with NaN for missing scores, or
+None without teachers. A penalty gets the weights of the queries or of the documents, (n_texts, n_terms), or those of a
+sample of the terms if `sample_terms` is set. Both return a tensor of one number with a gradient.
 
-Only installed packages have entry points, so a name in a file can't run any other code. The names that lsr has itself
-can't be taken by others.
+Only installed packages have entry points, so a name in a file can't run any other code. Packages can't replace lsr's
+own names.
 """
 
 from __future__ import annotations
@@ -34,38 +35,46 @@ HEADS, LOSSES, REGULARIZERS = "lsr.heads", "lsr.losses", "lsr.regularizers"
 
 @dataclass(frozen=True)
 class Names:
-    """The allowed names of a setting: those that lsr has itself, and those of installed packages.
+    """The allowed names of a setting: lsr's own, and those of installed packages.
 
     Attributes:
         group: The group of entry points.
-        own: Those that lsr has itself.
+        own: lsr's own names.
     """
 
     group: str
     own: Sequence[str] = ()
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a name, or with the keys of a mapping; None if nothing is."""
+        """Check a name, or the keys of a mapping.
+
+        Returns:
+            The problem, worded to follow the name of the setting; None if all names are known.
+        """
         given = list(value) if isinstance(value, Mapping) else [value] if isinstance(value, str) else []
         if not (unknown := [name for name in given if name not in self.own]):
             return None
         known = [*self.own, *sorted({point.name for point in entry_points(group=self.group)} - set(self.own))]
         for name in unknown:
             if name not in known:
+                if not known:
+                    return f"must name an entry point of {self.group}, got {name!r}; no installed package has any"
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {near[0]}?" if near else "."
-                there = ", ".join(known) or "none is installed"
-                return f"must be one of {there}, got {name!r}{hint} Packages add others by entry points of {self.group}"
+                return (
+                    f"must be one of {', '.join(known)}, got {name!r}{hint} Packages add others by entry points of "
+                    f"{self.group}"
+                )
         return None
 
 
 def load(group: str, name: str, error: type[LsrError]) -> Any:
-    """What the entry point of a name refers to.
+    """Import what an entry point refers to.
 
     Args:
         group: The group of entry points.
-        name: The name.
-        error: Kind of the errors.
+        name: The entry point's name.
+        error: The class of the error to raise.
 
     Raises:
         LsrError: No package, or more than one, has this name, or it can't be imported.

@@ -1,13 +1,13 @@
-"""High-recall review: find nearly all relevant documents of a collection while reading few (arXiv 2405.03972).
+"""High-recall review: find nearly all relevant documents of a collection by reading few of them (arXiv 2405.03972).
 
     review = Review(ids, [vectors, bm25_vectors])
     while not review.stops():
         for doc in review.batch():
             review.judge(doc, somebody_reads(doc))
 
-Each round, a logistic regression over the documents' sparse vectors is fitted to the judgments, and the documents that
-are most probably relevant are read next. Each kind of vectors has its own regression, and their probabilities are
-averaged. A stopping rule tells when the target recall is probably reached.
+In each round, a logistic regression over the documents' sparse vectors is fitted to the judgments, and the documents
+that are most probably relevant are read next. Each kind of vectors has its own regression, and their probabilities are
+averaged. A stopping rule says when the target recall has probably been reached.
 """
 
 from __future__ import annotations
@@ -41,15 +41,18 @@ class ReviewSettings:
 
     Attributes:
         target: Recall to reach.
-        batch: Documents of a round.
+        batch: Documents per round.
         strategy: "relevance" reads the most probable documents, "uncertainty" those nearest to one half.
         rule: "hypergeometric": the documents read lately hold so few relevant ones that a recall below the target is
             improbable (Callaghan & Müller-Hansen 2020). "quantile": the recall that the probabilities imply, less two
             standard deviations, reaches the target (Yang, Lewis & Frieder 2021). "knee": the gain curve has flattened
             (Cormack & Grossman 2016). "budget": after `budget` documents.
-        risk: Of "hypergeometric": probability of stopping too early, if reading were random.
+        risk: For "hypergeometric": probability of stopping too early if documents were read at random.
         budget: Documents to read at most; 0 for no limit.
-        seed: Of all random choices.
+        seed: Seed of all random choices.
+
+    Raises:
+        ValueError: A value out of range, an unknown rule or strategy, or the rule "budget" without a budget.
     """
 
     target: float = 0.8
@@ -77,11 +80,14 @@ class Review:
 
     Attributes:
         ids: The documents' ids.
-        vectors: Kinds of vectors, (n_docs, n_terms) each; they are scaled to length 1.
+        vectors: One or more kinds of vectors, (n_docs, n_terms) each; they are scaled to length 1.
         settings: The settings.
         first: Numbers of documents to read first, such as the results of a search; random ones without any.
         judged: {number: whether it is relevant}, in the order of reading.
         rounds: How many documents had been read when each round began.
+
+    Raises:
+        ValueError: No vectors, or not as many as ids.
     """
 
     ids: Sequence[str]
@@ -125,13 +131,21 @@ class Review:
         return [int(number) for number in left[np.argsort(-worth, kind="stable")[:size]]]
 
     def judge(self, number: int, relevant: bool) -> None:
-        """Record a judgment; a later one of the same document replaces it."""
+        """Record a judgment; it replaces an earlier one of the same document.
+
+        Raises:
+            ValueError: There is no such document.
+        """
         if not 0 <= number < len(self.ids):
             raise ValueError(f"there is no document {number}; they are numbered 0 to {len(self.ids) - 1}")
         self.judged[number] = bool(relevant)
 
     def probabilities(self, judged: dict[int, bool] | None = None) -> NDArray[np.float64]:
-        """Return the probability of each document to be relevant, (n_docs,) float64, by the mean of the regressions."""
+        """Return the probability that each document is relevant, (n_docs,) float64: the mean of the regressions.
+
+        Args:
+            judged: {number: whether it is relevant}; by default all judgments.
+        """
         judged = self.judged if judged is None else judged
         numbers, labels = np.array(list(judged), np.int64), np.array(list(judged.values()), np.float64)
         if labels.all():
@@ -152,7 +166,7 @@ class Review:
         return sum(self.judged.values())
 
     def stops(self) -> bool:
-        """Whether the stopping rule holds, or everything has been read."""
+        """Whether the stopping rule holds, the budget is used up, or everything has been read."""
         how, read = self.settings, len(self.judged)
         if read >= len(self.ids) or (how.budget and read >= how.budget):
             return True
@@ -168,7 +182,7 @@ class Review:
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write settings and judgments, from which `load` continues."""
+        """Write settings and judgments to a file, from which `load` continues."""
         path = Path(path)
         state = {
             "format": FORMAT,
@@ -191,7 +205,7 @@ class Review:
             vectors: As for the class.
 
         Raises:
-            DataError: It can't be read, or has documents that aren't there.
+            DataError: The file can't be read, or has judgments of documents that aren't in `ids`.
         """
         numbers = {doc_id: number for number, doc_id in enumerate(ids)}
         try:
@@ -207,7 +221,7 @@ class Review:
                 raise ValueError(f"rounds {rounds[:10]} of {len(judged)} judgments")
             return cls(ids, vectors, ReviewSettings(**state["settings"]), first, judged, rounds)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"the review can't go on: {error}", str(path)) from None
+            raise DataError(f"the review can't be continued: {error}", str(path)) from None
 
 
 def logistic_regression(rows: SparseMatrix, labels: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
@@ -237,16 +251,17 @@ def logistic_regression(rows: SparseMatrix, labels: NDArray[np.float64]) -> tupl
 
 
 def chance_of_less(labels: NDArray[np.int64], n_docs: int, target: float, starts: Sequence[int]) -> float:
-    """Return how probable so few late finds are if the recall is below the target.
+    """Return the probability of so few recent finds if recall were below the target.
 
-    Everything read from a round on is taken as a random sample of what was unread then; the smallest probability over
-    the rounds counts. Documents are read by probability, which finds more than a random sample: the rule is cautious.
+    Everything read since the start of a round is taken as a random sample of what was unread then; the smallest
+    probability over all rounds counts. The rule is cautious, because reading the most probable documents finds more
+    than a random sample.
 
     Args:
         labels: (n,) 0 or 1, in the order of reading.
-        n_docs: Documents of the collection.
+        n_docs: Number of documents in the collection.
         target: The recall.
-        starts: Where rounds begin.
+        starts: How many documents had been read when each round began.
     """
     found, least = int(labels.sum()), 1.0
     for start in starts:
@@ -260,7 +275,7 @@ def chance_of_less(labels: NDArray[np.int64], n_docs: int, target: float, starts
 
 
 def _hypergeometric(k: int, total: int, good: int, drawn: int) -> float:
-    """P(at most k good ones among `drawn` of `total`, `good` of which are good)."""
+    """P(at most k good ones among `drawn` out of `total`, of which `good` are good)."""
     if good > total:
         return 0.0
     low = max(0, drawn - (total - good))
@@ -279,9 +294,9 @@ def recall_bound(p: NDArray[np.float64], labels: NDArray[np.int64], read: Sequen
     """Return the recall that the probabilities of unread documents imply, less two standard deviations.
 
     Args:
-        p: (n_docs,) probabilities.
-        labels: (n,) 0 or 1 of the documents that were read.
-        read: Their numbers.
+        p: (n_docs,) float64, probability of relevance.
+        labels: (n,) 0 or 1, judgments of the documents that were read.
+        read: The numbers of these.
     """
     unread = np.delete(p, np.array(read, np.int64))
     found, missing = float(labels.sum()), float(unread.sum())
@@ -291,7 +306,11 @@ def recall_bound(p: NDArray[np.float64], labels: NDArray[np.int64], read: Sequen
 
 
 def has_knee(labels: NDArray[np.int64]) -> bool:
-    """Return whether the gain curve is at least 156 - min(finds, 150) times flatter after its knee than before."""
+    """Return whether the gain curve is at least 156 - min(finds, 150) times flatter after its knee than before it.
+
+    Args:
+        labels: (n,) 0 or 1, in the order of reading.
+    """
     gain = np.cumsum(labels)
     n, found = len(gain), int(gain[-1]) if len(gain) else 0
     if n < 2 or not found:

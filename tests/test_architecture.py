@@ -18,6 +18,7 @@ LAYERS = (
     "lsr/files",
     "lsr/distributed",
     "lsr/encode",
+    "lsr/lexical_head.py",
     "lsr/train",
     "index/kernels",
     "index/storage",

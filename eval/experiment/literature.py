@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.console import note
-from lsr.dense_export import DenseExport
+from lsr.dense_export import DenseExport, beside
 from lsr.densified import DensifiedVectors, Slices
+from lsr.encode.base import Encoder
 from lsr.encode.late import LateEncoder
 from lsr.encode.load import load_encoder
 from lsr.encode.token_vectors import LateReranker, TokenVectors
@@ -23,6 +24,7 @@ from lsr.eval.experiment.settings import (
     ComparisonSettings,
     DensifySettings,
     FeedbackSettings,
+    ImitateSettings,
     LateSettings,
     VerifySettings,
     VisitSettings,
@@ -35,6 +37,7 @@ from lsr.index.index import Index
 from lsr.index.search.feedback import expand_dense, expand_query, stored_dense
 from lsr.io.corpus import open_corpus
 from lsr.io.runs import Run
+from lsr.lexical_head import HeadSettings, LexicalHead
 from lsr.pairwise import AGGREGATORS, SAMPLERS, compared
 from lsr.sparse import SparseMatrix
 
@@ -140,6 +143,57 @@ def visited_search(
             yield list(zip(hits.ids, hits.scores.tolist(), strict=True))
 
 
+def imitated_search(
+    how: ImitateSettings,
+    teacher: Encoder,
+    dataset: Dataset,
+    identity: Mapping[str, str],
+    queries: Sequence[str],
+    artifacts: Artifacts,
+    k: int,
+) -> Iterator[list[tuple[str, float]]]:
+    """(id, score) of the best documents of each query by a head that imitates an encoder.
+
+    Args:
+        how: Settings.
+        teacher: The encoder.
+        dataset: The collection.
+        identity: Digests of its texts.
+        queries: Ids of the queries.
+        artifacts: The cache, for the vectors.
+        k: Number of documents.
+    """
+    ids, texts = zip(*((doc.id, doc.content) for doc in dataset.corpus()), strict=True)
+    known = {query.id: query.content for query in open_corpus(dataset.query_source, queries=True)}
+    asked, model = [known[query] for query in queries], load_encoder(how.model)
+    key = {**identity, "queries of": list(queries), "model": model.fingerprint.to_json()}
+
+    def train(path: Path) -> Facts:
+        remove(path)
+        path.mkdir()
+        head = LexicalHead.fit(texts, model, teacher=teacher, settings=HeadSettings(width=how.width))
+        np.save(path / "documents.npy", head.documents(texts))
+        np.save(path / "queries.npy", head.queries(asked))
+        return {}
+
+    def encode(path: Path) -> Facts:
+        remove(path)
+        path.mkdir()
+        np.save(path / "documents.npy", model.encode_dense(texts))
+        np.save(path / "queries.npy", model.encode_dense(asked, queries=True))
+        return {}
+
+    by_head = {**key, "teacher": teacher.fingerprint.to_json(), "width": how.width}
+    folders = [artifacts.get("imitation", by_head, train)[0]]
+    if how.own:
+        folders.insert(0, artifacts.get("dense", key, encode)[0])
+    parts = {name: [np.load(folder / f"{name}.npy") for folder in folders] for name in ("queries", "documents")}
+    weights = (how.own, 1.0) if how.own else (1.0,)
+    scores = beside(*parts["queries"], weights=weights) @ beside(*parts["documents"]).T
+    for numbers, found in _nearest(scores, None, None, 0.0, k):
+        yield [(ids[number], float(score)) for number, score in zip(numbers.tolist(), found, strict=True) if score > 0]
+
+
 def late_run(
     how: LateSettings, first: Run, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts, depth: int
 ) -> Run:
@@ -165,7 +219,7 @@ def late_run(
         return {"bytes": TokenVectors.build(path, dataset.corpus(), encoder).bytes_per_document}
 
     key = {"documents": identity["documents"], "encoder": encoder.fingerprint.to_json()}
-    path, facts, _ = artifacts.get("tokens", key, build)
+    path, facts, _ = artifacts.get("tokens", key, build, ".arrow")
     note(f"token vectors: {facts['bytes']:,.0f} bytes a document")
     reranker = LateReranker(encoder, TokenVectors(path))
     wanted = {doc for hits in first.values() for doc in list(hits)[: how.depth]}

@@ -159,6 +159,21 @@ class LateSettings(Settings):
 
 
 @dataclass(frozen=True)
+class ImitateSettings(Settings):
+    """Search of dense vectors that imitate the system's encoder; see `lsr.lexical_head`.
+
+    Attributes:
+        model: The model whose token states the head reads; it is trained on the documents.
+        width: Dimensions of the vectors, at most those of the model's states.
+        own: Weight of the model's own vector beside the head's, in one concatenated vector; 0 for the head's alone.
+    """
+
+    model: str = "lsr-mini"
+    width: int = field(default=384, metadata=within(at_least=1))
+    own: float = field(default=0.0, metadata=within(at_least=0))
+
+
+@dataclass(frozen=True)
 class SystemSettings(Settings):
     """A system: one line of the tables. It has exactly one of encoder, documents, run, fuse, compare and
     late.
@@ -177,7 +192,7 @@ class SystemSettings(Settings):
         b: BM25's b.
         language: BM25's language.
         stop_words: BM25's stop words.
-        pivot: BM25's pivot: the document length that is neither rewarded nor penalized.
+        pivot: BM25's pivot: the document length that is neither rewarded nor penalized; "mean" for each collection's.
         latents: Number of latents of an encoder of codes.
         entities: A file of entities that are terms, too; see `EntityEncoder`.
         documents: Vectors of documents by any engine, in a format of `lsr encode`; needs `queries`.
@@ -197,6 +212,7 @@ class SystemSettings(Settings):
         verify: A coarse index is searched and verified; no latency is measured.
         visit: Clusters of dense vectors are searched; no latency is measured.
         late: A system re-ranked by late interaction.
+        imitate: Dense vectors that imitate the encoder are searched; no latency is measured.
     """
 
     name: str
@@ -209,7 +225,7 @@ class SystemSettings(Settings):
     b: float | None = None
     language: str | None = None
     stop_words: str | None = None
-    pivot: float | None = None
+    pivot: float | Literal["mean"] | None = None
     latents: int | None = None
     entities: str | None = None
     documents: str | None = None
@@ -229,6 +245,7 @@ class SystemSettings(Settings):
     verify: VerifySettings | None = None
     visit: VisitSettings | None = None
     late: LateSettings | None = None
+    imitate: ImitateSettings | None = None
 
     def conflicts(self) -> list[str]:
         """Exactly one kind of system, and settings that fit it."""
@@ -239,15 +256,20 @@ class SystemSettings(Settings):
                 f"the system {self.name!r} needs one of encoder, documents, run, fuse, compare and late, has "
                 f"{given or 'none'}"
             )
-        others = [name for name in ("densify", "verify", "visit") if getattr(self, name)]
+        others = [name for name in ("densify", "verify", "visit", "imitate") if getattr(self, name)]
         if self.kind != "index" and (self.feedback or others):
-            found.append(f"the system {self.name!r}: feedback, densify, verify and visit need an encoder or vectors")
+            found.append(
+                f"the system {self.name!r}: feedback, densify, verify, visit and imitate need an encoder or vectors"
+            )
         if others and (not self.search.exact or self.feedback or len(others) > 1):
             found.append(
-                f"the system {self.name!r}: densify, verify and visit go without feedback, algorithm and each other"
+                f"the system {self.name!r}: densify, verify, visit and imitate go without feedback, algorithm and each "
+                "other"
             )
         if self.visit and self.mode != "hybrid":
             found.append(f"the system {self.name!r}: visit needs mode: hybrid")
+        if self.imitate and (self.mode != "sparse" or not self.encoder):
+            found.append(f"the system {self.name!r}: imitate needs an encoder and mode: sparse")
         if self.verify and (self.mode != "sparse") != self.verify.dense:
             found.append(f"the system {self.name!r}: verify.dense goes with mode: hybrid, and the other way round")
         if self.densify and self.densify.by == "projection" and self.densify.threshold:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lsr.eval.experiment.artifact_cache import Artifacts, Facts, content_digest,
 from lsr.eval.experiment.literature import (
     compared_run,
     densified_search,
+    imitated_search,
     late_run,
     verified_search,
     visited_search,
@@ -231,10 +232,10 @@ def _search_system(
     path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
     matrix = load_matrix(path)
     dense = _dense_queries(index, queries, key, artifacts) if system.mode != "sparse" else None
-    second = {"densify": system.densify, "verify": system.verify, "visit": system.visit}
-    if how := {kind: asdict(settings) for kind, settings in second.items() if settings}:
-        key = {"index": index_key, "queries": queries_key, **how, "k": depth}
-        run = _other_search(system, index, queries.ids, matrix, dense, dataset, depth, key, artifacts)
+    second = {name: asdict(one) for name in ("densify", "verify", "visit", "imitate") if (one := getattr(system, name))}
+    if second:
+        key = {"index": index_key, "queries": queries_key, **second, "k": depth}
+        run = _other_search(system, index, queries.ids, matrix, dense, dataset, identity, depth, key, artifacts)
         return System(system, run, facts | {"index_bytes": None}, inputs=inputs)
     if system.feedback:
         given = queries.ids, matrix, dense, queries_key
@@ -345,11 +346,12 @@ def _other_search(
     matrix: SparseMatrix,
     dense: NDArray[np.float32] | None,
     dataset: Dataset,
+    identity: Mapping[str, str],
     depth: int,
     key: Facts,
     artifacts: Artifacts,
 ) -> Run:
-    """The run of densified vectors, of a coarse index, or of clusters of dense vectors."""
+    """The run of densified vectors, a coarse index, clusters of dense vectors, or vectors that imitate the encoder."""
     wanted = depth + dataset.most_dropped
 
     def search(path: Path) -> Facts:
@@ -359,6 +361,9 @@ def _other_search(
         elif system.visit:
             assert dense is not None
             found = visited_search(system.visit, index, matrix, dense, wanted)
+        elif system.imitate:
+            teacher = _encoder(system, identity)[0]
+            found = imitated_search(system.imitate, teacher, dataset, identity, ids, artifacts, wanted)
         else:
             assert system.verify is not None
             found = verified_search(system.verify, index, matrix, dense, wanted)
@@ -419,8 +424,13 @@ def _encoder(system: SystemSettings, identity: Mapping[str, str]) -> tuple[Encod
         "settings": system.encoder_settings,
         "passages": asdict(passages) if passages else None,
     }
-    made_by = hashlib.sha256(json.dumps([key["encoder"], key["settings"]]).encode()).hexdigest()
-    return encoder, key, {"encoder": made_by}
+    return encoder, key, {"encoder": encoder_digest(encoder, system.encoder_settings)}
+
+
+def encoder_digest(encoder: Encoder, settings: Mapping[str, Any]) -> str:
+    """SHA-256 of an encoder before fitting and of the settings that were given for it; its name doesn't count."""
+    content = [replace(encoder.fingerprint, model=None).to_json(), dict(settings)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:

@@ -231,8 +231,8 @@ def _tex_letter(letter: str) -> str:
         return _TEX[letter]
     if letter.isascii():
         return letter if letter.isprintable() else "?"
-    base, *marks = unicodedata.normalize("NFD", letter)
-    names = [unicodedata.name(mark, "").removeprefix("COMBINING ") for mark in marks]
+    parts = unicodedata.normalize("NFD", letter)
+    base, names = parts[0], [unicodedata.name(mark, "").removeprefix("COMBINING ") for mark in parts[1:]]
     if base.isascii() and names and all(one in _TEX_ACCENTS for one in names):
         for one in names:
             base = rf"\{_TEX_ACCENTS[one]}{{{base}}}"

@@ -98,6 +98,7 @@ def index(
     """  # fmt: skip
     from lsr.console import counted, note
     from lsr.encode.corpus import Report
+    from lsr.errors import DataError
     from lsr.files.documents import open_texts
     from lsr.index.index import Index
     from lsr.index.segment.clusters import SUMMARY_MASS
@@ -147,9 +148,11 @@ def index(
             hybrid=hybrid,
             report=report,
         )
-    finally:  # also if nothing could be read
+    except DataError:  # such as that nothing can be read
         write_left_out(options["left_out"], read.bad)
+        raise
     report.tell()
+    write_left_out(options["left_out"], report.bad)
     size = sum(built.file_sizes().values())
     what = "passage" if built.has_passages else "document"
     much = f"{counted(len(built), what)}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"

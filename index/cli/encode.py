@@ -1,4 +1,4 @@
-"""lsr encode and publish, and the options of all commands that encode texts."""
+"""lsr encode, and the options of all commands that encode texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from lsr.encode.base import DEFAULT_ENCODER
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 _SETTINGS = (
     *("pooling", "saturation", "max_length", "top_k", "max_ratio", "device", "query_model", "lexical"),
     *("k1", "b", "language", "stop_words", "entities"),
@@ -279,61 +278,3 @@ def _query_encoder(name: str | None, settings: dict[str, Any]) -> Any:
             "(--encoder INDEX or --encoder VECTORS)"
         )
     return encoder
-
-
-@click.command()
-@click.argument("encoder")
-@click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="The folder to write.")
-@click.option("--push", metavar="ORG/NAME", help="The repository on the Hugging Face hub.")
-@click.option("--private", is_flag=True, help="If --push creates the repository, make it private.")
-@click.option("--onnx", is_flag=True, help="Write the models as 8-bit graphs for CPUs; only lsr can open them.")
-@click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
-def publish(encoder: str, out: Path | None, push: str | None, private: bool, onnx: bool, overwrite: bool) -> None:
-    """Write an encoder for others to use, with a model card.
-
-    Masked language models open in sentence-transformers with the same results; inference-free models also get
-    OpenSearch's idf.json. What `lsr train` writes already has this form. Log in to the hub first: `hf auth login`.
-
-    \b
-    Examples:
-      lsr publish runs/splade/best --out splade
-      lsr publish runs/splade/best --push my-team/splade --private
-      lsr publish runs/small/best --onnx --out small-8-bit
-    """
-    import shutil
-    import tempfile
-
-    from lsr.console import note
-    from lsr.durable import replace_folder
-    from lsr.encode import portable
-    from lsr.encode.load import load_encoder
-    from lsr.errors import OutputExists
-
-    if out is None and push is None:
-        raise click.UsageError("give --out FOLDER, or --push ORG/NAME")
-    if private and push is None:
-        raise click.UsageError("--private needs --push")
-    if out is not None and out.exists() and not overwrite:
-        raise OutputExists(f"{out} exists; --overwrite replaces it")
-    opened = load_encoder(encoder)
-    if out is not None:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out and out.absolute().parent) as temporary:
-        folder = Path(temporary) / "encoder"
-        if onnx:
-            from lsr.encode.onnx_export import compress
-
-            compress(opened, folder)
-        else:
-            opened.save(folder)
-            own = Path(encoder) / portable.CARD
-            if own.is_file():  # written by its author or by training
-                shutil.copyfile(own, folder / portable.CARD)
-        if push is not None:
-            note(f"pushed: {portable.push(folder, push, private)}")
-        if out is not None:
-            replace_folder(folder, out)
-            known = (
-                "lsr and sentence-transformers open it" if (out / _SENTENCE_TRANSFORMERS).is_file() else "lsr opens it"
-            )
-            note(f"{out}: {known}")

@@ -20,11 +20,14 @@ _ANSWERS = {"y": True, "n": False, "q": None}
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option(
-    "--state", required=True, type=click.Path(path_type=Path), help="File of the judgments; resumed if there."
+    "--state",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File for the judgments; if it exists, its review is continued.",
 )
 @click.option("--query", help="Begin with the results of this search instead of random documents.")
 @click.option("--target", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Recall. [default: 0.8]")
-@click.option("--batch", type=click.IntRange(min=1), help="Documents read before the model learns anew. [default: 20]")
+@click.option("--batch", type=click.IntRange(min=1), help="Documents read before the model learns again. [default: 20]")
 @click.option("--rule", type=click.Choice(["hypergeometric", "quantile", "knee", "budget"]), help="When to stop. "
               "[default: hypergeometric]")  # fmt: skip
 @click.option("--strategy", type=click.Choice(["relevance", "uncertainty"]), help="What to read. [default: relevance]")
@@ -33,14 +36,17 @@ _ANSWERS = {"y": True, "n": False, "q": None}
     "--judgments",
     metavar="FILE",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Lines of an id, a tab and 1 or 0, instead of asking; ids that it lacks are irrelevant.",
+    help="Read answers from lines of an id, a tab and 1 or 0 instead of asking; other documents are irrelevant.",
 )
+@click.option("--page", metavar="PORT", type=click.IntRange(0, 65535), help="Ask on a page of this machine, at this "
+              "port, instead of in the terminal; 0 for any free one.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="File for the ids of the relevant documents.")
 def review(
     index_path: Path,
     state: Path,
     query: str | None,
     judgments: Path | None,
+    page: int | None,
     out: Path | None,
     **options: float | str | None,
 ) -> None:
@@ -53,12 +59,15 @@ def review(
     \b
     Examples:
       lsr review idx --state wings.json --query "flutter of wings" --target 0.9
+      lsr review idx --state wings.json --page 8000
       lsr review idx --state wings.json --out relevant.txt
     """
     from lsr.console import note
     from lsr.index.index import Index
     from lsr.review import Review, ReviewSettings
 
+    if judgments and page is not None:
+        raise click.UsageError("--judgments answers all questions, so there is nothing to ask on a page")
     index = Index.open(index_path)
     if not len(index):
         raise click.UsageError(f"{index_path}: the index has no documents")
@@ -66,14 +75,16 @@ def review(
     given = {name: value for name, value in options.items() if value is not None}
     if state.exists():
         if given or query:
-            raise click.UsageError(f"{state}: this review has its settings; leave --query and other settings out")
+            raise click.UsageError(f"{state}: this review keeps its settings: leave --query and the other settings out")
         going = Review.load(state, ids, vectors)
     else:
         numbers = {doc_id: number for number, doc_id in enumerate(ids)}
         first = [numbers[hit.passage] for hit in index.search(query, 10)] if query else []
         going = Review(ids, vectors, ReviewSettings(**given), first)  # type: ignore[arg-type]
-    answer = _from_file(judgments) if judgments else _asking(index)
-    complete = _read(going, state, answer)
+    if page is not None:
+        complete = _on_a_page(going, state, index, page)
+    else:
+        complete = _read(going, state, _from_file(judgments) if judgments else _asking(index))
     read, found = len(going.judged), going.found
     note(f"{found} relevant documents among {read} read, of {len(ids)}")
     if complete:
@@ -85,7 +96,7 @@ def review(
 
 
 def _documents(index: Index) -> tuple[list[str], list[SparseMatrix]]:
-    """The ids of the live documents, or passages, and their vectors; those of a hybrid encoder's two parts apart."""
+    """Return the ids of the live documents or passages, and their vectors: two kinds of a hybrid encoder, else one."""
     from lsr.encode.hybrid import HybridEncoder
     from lsr.index.cli.export import index_vectors
     from lsr.sparse import SparseMatrix
@@ -101,19 +112,19 @@ def _documents(index: Index) -> tuple[list[str], list[SparseMatrix]]:
 
 
 def _why(going: Review) -> str:
-    """Why the review is complete, and what that says of the recall."""
+    """Say why the review is complete, and what that means for the recall."""
     how, read = going.settings, len(going.judged)
     if read >= len(going.ids):
         return "all documents have been read"
     if how.budget and read >= how.budget:
-        return f"the budget of {how.budget} documents has been read; what is left may hold more relevant ones"
+        return f"the budget of {how.budget} documents is used up; unread documents may be relevant, too"
     if how.rule == "knee":
-        return "reading finds little any more; the rule 'knee' doesn't tell the recall"
+        return "reading finds little now; the rule 'knee' says nothing about recall"
     return f"the rule {how.rule!r} says to stop: recall is probably at least {how.target:g}"
 
 
 def _read(going: Review, state: Path, answer: Callable[[str], bool | None]) -> bool:
-    """Judge batch after batch; returns whether the review is complete."""
+    """Judge batch after batch; return whether the review is complete."""
     while not going.stops():
         for doc in going.batch():
             relevant = answer(going.ids[doc])
@@ -126,6 +137,24 @@ def _read(going: Review, state: Path, answer: Callable[[str], bool | None]) -> b
                 break
     going.save(state)
     return True
+
+
+def _on_a_page(going: Review, state: Path, index: Index, port: int) -> bool:
+    """Serve the page until it is stopped; returns whether the review is complete."""
+    from lsr.console import note
+    from lsr.errors import MissingExtra
+
+    try:
+        from lsr.index.serve.review_app import ReviewApp
+        from lsr.index.serve.server import Listener
+        from lsr.index.serve.settings import ServeSettings
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "serve", "lsr review --page") from None
+    settings = ServeSettings(port=port)
+    server = Listener(ReviewApp(going, state, index.get, _why, settings), settings)
+    note(f"{server.url}: y and n answer, b goes back; Ctrl-C stops")
+    server.run()
+    return going.stops()
 
 
 def _from_file(path: Path) -> Callable[[str], bool | None]:

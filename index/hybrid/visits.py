@@ -15,15 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.arrays import Layout, read_arrays, write_arrays
 from lsr.errors import DataError, MissingExtra
 from lsr.index.hybrid.dense_clusters import DenseClusters
-from lsr.mapped import open_arrays, write_arrays
 
 Policy = Literal["overlap", "centroid", "logistic", "lstm"]
 _KIND = "visiting policy"
@@ -34,15 +33,16 @@ _PARTS = 4  # groups of clusters, in order, whose nearness is a feature
 N_FEATURES = 3 + 2 * len(_BINS) + _PARTS
 _HIDDEN = 32
 _EPOCHS, _BATCH, _RATE, _RIDGE = 20, 32, 5e-3, 1e-3
-_TYPES = {
-    "logistic": {"mean": "1 <f4", "scale": "1 <f4", "weights": "1 <f4"},
+_GATES = 4 * _HIDDEN
+_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {  # of each trained policy's arrays, float32
+    "logistic": {"mean": (N_FEATURES,), "scale": (N_FEATURES,), "weights": (N_FEATURES + 1,)},
     "lstm": {
-        "mean": "1 <f4",
-        "scale": "1 <f4",
-        "inputs": "2 <f4",
-        "states": "2 <f4",
-        "bias": "1 <f4",
-        "weights": "1 <f4",
+        "mean": (N_FEATURES,),
+        "scale": (N_FEATURES,),
+        "inputs": (_GATES, N_FEATURES),
+        "states": (_GATES, _HIDDEN),
+        "bias": (_GATES,),
+        "weights": (_HIDDEN + 1,),
     },
 }
 
@@ -72,7 +72,7 @@ class Visits:
             raise ValueError(f"share is above 0 and at most 1, results at least 0: {self.share}, {self.results}")
         if self.policy not in get_args(Policy):
             raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}")
-        if (self.policy in _TYPES) != bool(self.weights):
+        if (self.policy in _SHAPES) != bool(self.weights):
             raise ValueError(f"the policy {self.policy!r} is one that fit_visits returns, or it takes no weights")
 
     def rows(
@@ -118,41 +118,34 @@ class Visits:
         chance = (_logistic if self.policy == "logistic" else _lstm)(scaled, self.weights)
         return np.concatenate((first[np.argsort(-chance, kind="stable")], order[_READ:]))
 
-    def save(self, folder: str | PathLike[str]) -> None:
-        """Write a trained policy.
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a trained policy as one Arrow file.
 
         Raises:
-            OutputError: The folder can't be written.
+            OutputError: The file can't be written.
         """
-        write_arrays(
-            Path(folder), _KIND, self.weights, {"policy": self.policy, "share": self.share, "results": self.results}
-        )
+        numbers = {"share": np.array(self.share, np.float64), "results": np.array(self.results, np.int64)}
+        write_arrays(path, _KIND, {**self.weights, **numbers})
 
     @classmethod
-    def load(cls, folder: str | PathLike[str]) -> Visits:
+    def load(cls, path: str | PathLike[str]) -> Visits:
         """Open a trained policy.
 
         Raises:
-            DataError: A file is missing or damaged.
+            DataError: The file is missing, damaged or of another kind.
         """
-        policy = str(open_arrays(Path(folder), _KIND, {})[1].get("policy"))
-        arrays, record = open_arrays(Path(folder), _KIND, _TYPES.get(policy, {}))
-        sizes: dict[str, tuple[int, ...]] = {
-            "mean": (N_FEATURES,),
-            "scale": (N_FEATURES,),
-            "weights": (N_FEATURES + 1,),
-        }
-        if policy == "lstm":
-            gates = 4 * _HIDDEN
-            sizes |= {"inputs": (gates, N_FEATURES), "states": (gates, _HIDDEN), "bias": (gates,)}
-            sizes["weights"] = (_HIDDEN + 1,)
-        if policy not in _TYPES or any(arrays[name].shape != shape for name, shape in sizes.items()):
-            raise DataError("damaged: not a whole visiting policy", str(folder))
-        try:
-            trained: Policy = "lstm" if policy == "lstm" else "logistic"
-            return cls(float(record["share"]), trained, int(record["results"]), arrays)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"damaged: {error}", str(folder)) from None
+        arrays = read_arrays(path, _KIND, _layout("logistic"), _layout("lstm"))
+        share, results = float(arrays.pop("share")), int(arrays.pop("results"))
+        policy: Policy = "lstm" if "states" in arrays else "logistic"
+        whole = all(arrays[name].shape == shape for name, shape in _SHAPES[policy].items())
+        if not whole or not 0 < share <= 1 or results < 0:
+            raise DataError("damaged: not a whole visiting policy", str(path))
+        return cls(share, policy, results, arrays)
+
+
+def _layout(policy: str) -> Layout:
+    numbers = {"share": (0, "float64"), "results": (0, "int64")}
+    return {**numbers, **{name: (len(shape), "float32") for name, shape in _SHAPES[policy].items()}}
 
 
 def by_overlap(n: int, near: NDArray[np.float32], results: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Boosts: factors of documents' scores, from columns and from words in titles."""
+"""Boosts: factors that raise documents' scores, from columns and from query terms in titles."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _READ = 64  # titles read at a time
 class Boosts:
     """The factors of one search.
 
-    A title's words count `Conditions.title` times: a term of the query that occurs in the title adds so many times what
-    it adds to the score of the whole document. So the factor of a document is
+    A document's factor is the product of those of the boosted columns and that of its title. A query term that occurs
+    in the title counts `Conditions.title` times, so the title's factor is
 
-        1 + (title - 1) * (the part of its score that comes from terms in its title)
+        1 + (title - 1) * (share of the document's score that comes from terms in its title)
 
-    which is at most `title`. Titles are read only of documents that may be among the best.
+    which is at most `title`. Only titles of documents that may be among the best are read.
 
     Attributes:
         most: The largest factor that a document may have.
@@ -36,7 +36,7 @@ class Boosts:
         snapshot: The documents.
         vector: The query, one row.
         conditions: The boosts.
-        encoder: Returns the encoder, which finds terms in titles.
+        encoder: A function that returns the encoder, which finds terms in titles; called only if titles are boosted.
 
     Raises:
         EncoderError: Titles are boosted, and the index has no encoder.
@@ -54,7 +54,14 @@ class Boosts:
         self.most = min(largest * self._title, _MOST)
 
     def factors(self, docs: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return (n,) float64, at least 1: the factor of each of (n,) documents."""
+        """Return the factors of documents.
+
+        Args:
+            docs: (n,) int64, document numbers.
+
+        Returns:
+            (n,) float64, at least 1.
+        """
         found = np.ones(len(docs)) if self._columns is None else self._columns[docs]
         if self._title > 1:
             found = np.minimum(found * np.array([self._of_title(doc) for doc in docs.tolist()], np.float64), _MOST)
@@ -63,7 +70,16 @@ class Boosts:
     def best(
         self, docs: NDArray[np.int64], scores: NDArray[np.float64], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the k best of (n,) documents, and their boosted scores, descending; ties by document number."""
+        """Return the k best documents after boosting.
+
+        Args:
+            docs: (n,) int64, document numbers.
+            scores: (n,) float64, their scores before boosting.
+            k: Number of documents, at least 1.
+
+        Returns:
+            The document numbers, (k,) int64 or fewer, and their boosted scores, float64, descending; ties by number.
+        """
         columns = np.ones(len(docs)) if self._columns is None else self._columns[docs]
         bounds = scores * np.minimum(columns * self._title, _MOST)
         order = np.argsort(-bounds, kind="stable")

@@ -1,4 +1,4 @@
-"""Exact search by late interaction: the first search goes as deep as its bound demands; see `lsr.encode.late`."""
+"""Exact search by late interaction (see `lsr.encode.late`): the first search goes as deep as its bound requires."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from lsr.errors import EncoderMismatch
 from lsr.index.search.hits import Hits
 from lsr.index.search.reader import Reader
 
-_DEEPER = 2
+_DEEPER = 2  # factor by which the depth grows
 
 
 def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranker, depth: int = 100) -> Hits:
     """Return the k documents with the highest late scores of all.
 
-    A document's score in the index bounds its late score, so the search stops once the best documents outside can't
-    reach the k-th late score. That takes an index of the reranker's encoder; with `impacts="float32"` the bound is
-    exact, with 8 bits it can be too low by the rounding of weights.
+    A document's late score is never above its score in the index. So the search is done when the documents that
+    weren't scored can't reach the k-th late score. This is exact for an index with `impacts="float32"`; 8-bit weights
+    are rounded, so the bound may be slightly too low.
 
     Args:
         index: An index whose encoder is the reranker's.
         query: The text.
         k: Maximum number of hits.
-        reranker: Scores the documents.
-        depth: Documents scored at first; doubled until the bound holds.
+        reranker: Computes late scores.
+        depth: Documents scored in the first round; doubled until the bound holds.
 
     Returns:
         Hits by descending late score. Documents that share no term with the query aren't found.
 
     Raises:
-        EncoderMismatch: The index is of another encoder.
+        EncoderMismatch: The index has another encoder.
     """
     if str(index.fingerprint) != str(reranker.encoder.fingerprint):
         raise EncoderMismatch(
-            f"{index.path}: an index of {index.fingerprint}, its scores don't bound those of "
+            f"{index.path}: the index was built with {index.fingerprint}, so its scores don't bound those of "
             f"{reranker.encoder.fingerprint}: build it with that encoder"
         )
     depth = max(depth, k)

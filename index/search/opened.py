@@ -1,4 +1,4 @@
-"""Opened: the commit that an open index shows, and the encoder that was given for its queries."""
+"""Opened: the commit that an open index shows, and the encoder that its caller gave."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Opened:
     Attributes:
         path: The index's folder.
         snapshot: The snapshot to search.
-        encoder: The encoder given for queries and documents; None for the one that the index stores.
-        uri: The index's location in object storage, of which `path` is a local copy; else None.
+        encoder: The encoder that the caller gave for queries and documents; None if the index's own is used.
+        uri: The index's location in object storage if `path` is a local copy of it; else None.
     """
 
     def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None, uri: str | None = None) -> None:
@@ -30,7 +30,13 @@ class Opened:
         self._moving = threading.Lock()
 
     def move(self, snapshot: Snapshot, before: Snapshot | None = None) -> None:
-        """Show another snapshot; if it was opened from `before`, only while that is shown: a commit may be newer."""
+        """Show another snapshot.
+
+        Args:
+            snapshot: The snapshot.
+            before: The snapshot from which it was opened. Nothing changes if another has replaced that since, because
+                the other may be newer. None to show it in any case.
+        """
         with self._moving:
             if before is not None and self.snapshot is not before:
                 return

@@ -296,7 +296,7 @@ class Reader(StoredDocuments, QueryEncoding):
 
         Returns:
             The number of returned documents whose scores reach the k-th best score, divided by the number of documents
-            that exact search returns; over all queries, 1.0 if exact search finds nothing.
+            that exact search returns, both summed over all queries; 1.0 if exact search finds nothing.
 
         Raises:
             IndexFormatError: The index has no clusters.

@@ -148,10 +148,8 @@ class Columns:
         """
         if name not in self._sound:
             column = self._batch.column(self._batch.schema.get_field_index(name))
-            try:
+            with damage(self._path, "damaged"):
                 column.validate(full=True)  # once, as a filter may have a thousand conditions
-            except pa.ArrowException as error:
-                raise CorruptIndex(f"{self._path}: damaged: {error}; {RESTORE}") from None
             self._sound[name] = column
         return self._sound[name]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,12 +109,14 @@ def document_order(documents: Reduced, *, align: int = BLOCK, threads: int = 0) 
     """
     filled = np.diff(documents.indptr) > 0
     docs, empty = np.flatnonzero(filled), np.flatnonzero(~filled)
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool, progress(4, "ordering", "steps") as bar:
-        n_clusters = min(len(docs) // _PER_CLUSTER, _MOST_CLUSTERS) if len(docs) >= _CLUSTERED_FROM else 0
-        if n_clusters > 1:
+    n_clusters = min(len(docs) // _PER_CLUSTER, _MOST_CLUSTERS) if len(docs) >= _CLUSTERED_FROM else 0
+    clustered = n_clusters > 1
+    # Each document is assigned to a cluster, some more than once, and ordered.
+    steps = len(docs) * (1 + clustered) + clustered * (len(_DEPTHS) - 1) * _n_sampled(docs, n_clusters)
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool, progress(steps, "ordering", "steps") as bar:
+        if clustered:
             docs = _by_cluster(documents, docs, n_clusters, pool, bar.update)
-        _bisect(documents, docs, align, _RUN * align if n_clusters > 1 else len(docs), pool)
-        bar.update(1)
+        _bisect(documents, docs, align, _RUN * align if clustered else len(docs), pool, bar.update)
     return np.concatenate((docs, empty))
 
 
@@ -123,18 +126,20 @@ def _by_cluster(
     """Return documents by cluster, with similar clusters near each other."""
     rng = np.random.default_rng(0)
     centres = np.sort(rng.choice(docs, n_clusters, replace=False))
-    sample = np.sort(rng.choice(docs, min(_SAMPLED * n_clusters, len(docs)), replace=False))
+    sample = np.sort(rng.choice(docs, _n_sampled(docs, n_clusters), replace=False))
     clusters = _averages(documents, centres, np.arange(n_clusters, dtype=np.int32), n_clusters)
     for depth in _DEPTHS[:-1]:
-        clusters = _averages(documents, sample, _nearest(documents, sample, clusters, depth, pool), n_clusters)
-        done(1)
-    nearest_of = _nearest(documents, docs, clusters, _DEPTHS[-1], pool)
+        clusters = _averages(documents, sample, _nearest(documents, sample, clusters, depth, pool, done), n_clusters)
+    nearest_of = _nearest(documents, docs, clusters, _DEPTHS[-1], pool, done)
     layout = np.arange(n_clusters)
-    _bisect(clusters[0], layout, 1, n_clusters, pool)
+    _bisect(clusters[0], layout, 1, n_clusters, pool, lambda _: None)
     place = np.empty(n_clusters, np.int64)
     place[layout] = np.arange(n_clusters)
-    done(1)
     return docs[np.argsort(place[nearest_of], kind="stable")]
+
+
+def _n_sampled(docs: NDArray[np.int64], n_clusters: int) -> int:
+    return min(_SAMPLED * n_clusters, len(docs))
 
 
 def _nearest(
@@ -143,8 +148,9 @@ def _nearest(
     clusters: tuple[Reduced, NDArray[np.float32]],
     depth: int,
     pool: ThreadPoolExecutor,
+    done: Callable[[int], Any],
 ) -> NDArray[np.int32]:
-    """Return (n,) int32: the nearest cluster of each document."""
+    """Return (n,) int32: the nearest cluster of each document; `done` counts them."""
     centres, values = clusters
     size = len(centres.indptr) - 1
     by_term = np.argsort(centres.terms, kind="stable")
@@ -153,11 +159,13 @@ def _nearest(
     sorted_values = values[by_term]
     out = np.empty(len(docs), np.int32)
 
-    def part(begin: int) -> None:
+    def part(begin: int) -> int:
         at = slice(begin, begin + _PART)
         nearest(documents.indptr, documents.terms, docs[at], ends, owners, sorted_values, size, depth, out[at])
+        return len(docs[at])
 
-    list(pool.map(part, range(0, len(docs), _PART)))
+    for n in pool.map(part, range(0, len(docs), _PART)):
+        done(n)
     return out
 
 
@@ -176,8 +184,15 @@ def _averages(
     return Reduced(indptr, terms[: indptr[-1]], documents.n_terms), values[: indptr[-1]]
 
 
-def _bisect(documents: Reduced, places: NDArray[np.int64], align: int, run: int, pool: ThreadPoolExecutor) -> None:
-    """Order each run of documents by bisection, in place."""
+def _bisect(
+    documents: Reduced,
+    places: NDArray[np.int64],
+    align: int,
+    run: int,
+    pool: ThreadPoolExecutor,
+    done: Callable[[int], Any],
+) -> None:
+    """Order each run of documents by bisection, in place; `done` counts them."""
     n = len(documents.indptr) - 1
     logs = np.log2(np.maximum(np.arange(n + 3), 1)).astype(np.float32)
     sides, keys = np.empty(n, np.uint8), np.empty(n, np.float32)
@@ -196,9 +211,17 @@ def _bisect(documents: Reduced, places: NDArray[np.int64], align: int, run: int,
         middle = int(halve(*arguments, *local.scratch, keys, logs))
         return [(begin, middle), (middle, end)]
 
-    running: list[Future[list[tuple[int, int]]]] = []
+    running: deque[tuple[int, Future[list[tuple[int, int]]]]] = deque()
+
+    def submit(begin: int, end: int) -> None:
+        running.append((end - begin, pool.submit(order, begin, end)))
+
     for begin in range(0, len(places), max(run, 1)):
-        running.append(pool.submit(order, begin, min(begin + run, len(places))))
+        submit(begin, min(begin + run, len(places)))
     while running:
-        for half in running.pop().result():
-            running.append(pool.submit(order, *half))
+        n, result = running.popleft()
+        halves = result.result()
+        for half in halves:
+            submit(*half)
+        if not halves:
+            done(n)

@@ -110,7 +110,7 @@ class App(Starlette):
 
     async def _answer(self, methods: Mapping[str, Route], request: Request) -> Response:
         route = methods["GET" if request.method == "HEAD" else request.method]
-        self._require_own_page(request)
+        require_own_page(request, self.serving.settings)
         request.state.caller = self._require_key(request, route)
         if route.role == "writer" and not self.serving.settings.writable:
             raise Problem(403, "this server is read-only; lsr serve --writable allows changes")
@@ -131,23 +131,6 @@ class App(Starlette):
             yield
         finally:
             self._held -= size
-
-    def _require_own_page(self, request: Request) -> None:
-        """Block cross-site requests: a web page must not reach a server on this machine through the user's browser."""
-        if self.serving.settings.keys is not None:
-            return  # such a page doesn't know the key
-        host = request.headers.get("host", "")
-        if self.serving.settings.on_loopback and host:  # against DNS rebinding
-            name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
-            if not is_loopback(name):
-                raise Problem(421, f"this server only answers its own machine, not requests for {host[:100]!r}")
-        origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
-        if site is not None:
-            foreign = site not in ("same-origin", "none")
-        else:
-            foreign = origin is not None and origin.partition("://")[2] != host
-        if foreign and request.method not in ("GET", "HEAD"):
-            raise Problem(403, "requests from other sites' pages are refused")
 
     def _require_key(self, request: Request, route: Route) -> Hashable:
         """Identify the caller: by key, or by address if the server has no keys."""
@@ -222,6 +205,24 @@ class App(Starlette):
                     served.trouble = told
                 except Problem:
                     pass  # too many changes are waiting; try again next time
+
+
+def require_own_page(request: Request, settings: ServeSettings) -> None:
+    """Block cross-site requests: a web page must not reach a server on this machine through the user's browser."""
+    if settings.keys is not None:
+        return  # such a page doesn't know the key
+    host = request.headers.get("host", "")
+    if settings.on_loopback and host:  # against DNS rebinding
+        name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+        if not is_loopback(name):
+            raise Problem(421, f"this server only answers its own machine, not requests for {host[:100]!r}")
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+    if site is not None:
+        foreign = site not in ("same-origin", "none")
+    else:
+        foreign = origin is not None and origin.partition("://")[2] != host
+    if foreign and request.method not in ("GET", "HEAD"):
+        raise Problem(403, "requests from other sites' pages are refused")
 
 
 def _nothing_there(request: Request, error: Exception) -> Response:

@@ -31,17 +31,17 @@ class Serving:
     """
 
     def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings) -> None:
-        self.settings, self.metrics, self.page = settings, Metrics(), _page_files()
+        self.settings, self.metrics, self.page = settings, Metrics(), page_files("page")
         self.indexes = {name: Served(name, index, settings) for name, index in indexes.items()}
         self.searches = ThreadPool(settings.workers, settings.waiting, "search")
         self.writes = {name: ThreadPool(1, _WRITES_WAITING, "write") for name in indexes}
         self.ready, self.started = False, time.monotonic()
 
 
-def _page_files() -> dict[str, tuple[bytes, str]]:
-    """Load the files of the page; only these can be requested."""
+def page_files(folder: str) -> dict[str, tuple[bytes, str]]:
+    """Load the files of a page, {name: (content, content type)}; only these can be requested."""
     return {
         file.name: (file.read_bytes(), _KINDS[kind])
-        for file in (files(__package__) / "page").iterdir()
+        for file in (files(__package__) / folder).iterdir()
         if (kind := file.name.rpartition(".")[2]) in _KINDS and file.is_file()
     }

@@ -17,9 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lsr.console import progress, progress_to
 from lsr.encode.corpus import Report
 from lsr.errors import DataError, MissingExtra
 from lsr.files.documents import DIGEST, SOURCE, FileCorpus, LeftOutFiles
+from lsr.files.rows import ROWS
 from lsr.files.walk import Found, PassedOver
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.write.update_batch import Change
@@ -98,9 +100,11 @@ def sync(index: Changeable, corpus: FileCorpus) -> Synced:
     try:
         if gone:
             index.delete(_documents_of(index.snapshot, gone))
-        while pending:
-            _add_some(index, corpus, pending, known, moved, synced, left_out)
-            index.commit()
+        rows = any(file.path.suffix.lower() in ROWS for file, _ in pending)
+        with progress(None if rows else len(pending), "encoding") as bar:
+            while pending:
+                _add_some(index, corpus, pending, known, moved, synced, left_out, bar)
+                index.commit()
         index.commit()
     finally:
         index.rollback()
@@ -207,8 +211,9 @@ def _add_some(
     moved: Collection[str],
     synced: Synced,
     left_out: LeftOutFiles,
+    bar: Any,
 ) -> None:
-    """Read and add files until a commit is due."""
+    """Read and add files until a commit is due; `bar` goes on from one call to the next."""
     made: dict[str, set[str]] = {}  # {readable file: ids of its documents}
 
     def documents() -> Iterator[Document]:
@@ -222,12 +227,14 @@ def _add_some(
                     continue
                 ids.add(document.id)
                 yield document
+                bar.update()
             if ids or not left_out.failed:  # otherwise keep the old documents: the file may be half written
                 made[file.name] = ids
             if time.monotonic() >= until:
                 break
 
-    change = index.upsert(documents(), skip_bad=True)
+    with progress_to(lambda *_: None):  # which would begin anew
+        change = index.upsert(documents(), skip_bad=True)
     synced.bad += change.bad
     _sum_up(synced.report, change.report)
     before = _documents_of(index.snapshot, [name for name in made if name in known])

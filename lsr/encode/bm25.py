@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,10 @@ class BM25Encoder(Encoder):
         b: Strength of the length normalisation, 0 to 1.
         language: A Snowball language ("german") or its code ("de"); several ("de,en"), with each document in one of
             them, or "auto" for any (see `lsr.encode.languages`); "none" for neither stems nor stop words; or "lucene"
-            for Lucene's English analyzer, whose results equal Lucene's if `pivot` is the documents' mean length.
+            for Lucene's English analyzer, whose results equal Lucene's if `pivot` is "mean".
         stop_words: "light", "drop", "lucene" or "keep"; see `lsr.encode.analyzer.Analyzer`.
-        pivot: Document length that is neither rewarded nor penalized, in words without stop words.
+        pivot: Document length that is neither rewarded nor penalized, in words without stop words; or "mean" for the
+            mean of the documents that `fit` sees, which then stays. A growing index needs a number.
 
     Raises:
         EncoderError: Values out of range, an unknown language.
@@ -62,11 +63,18 @@ class BM25Encoder(Encoder):
         b: float = 0.4,
         language: str = "english",
         stop_words: str = "light",
-        pivot: float = PIVOT,
+        pivot: float | Literal["mean"] = PIVOT,
     ) -> None:
-        if not 0 <= k1 < math.inf or not 0 <= b <= 1 or not 0 < pivot < math.inf:
-            raise EncoderError(f"bm25 needs k1 >= 0, 0 <= b <= 1 and pivot > 0, got k1={k1}, b={b}, pivot={pivot}")
-        self.k1, self.b, self.pivot = float(k1), float(b), float(pivot)
+        try:
+            known = pivot == "mean" or 0 < pivot < math.inf
+        except TypeError:  # another text
+            known = False
+        if not (0 <= k1 < math.inf and 0 <= b <= 1 and known):
+            raise EncoderError(
+                f'bm25 needs k1 >= 0, 0 <= b <= 1 and pivot > 0 or "mean", got k1={k1}, b={b}, pivot={pivot}'
+            )
+        self.k1, self.b = float(k1), float(b)
+        self.pivot: float | Literal["mean"] = "mean" if pivot == "mean" else float(pivot)
         self.analyzer = analyzer_of(language, stop_words)
         self._lexicon: Lexicon | None = None
 
@@ -81,8 +89,19 @@ class BM25Encoder(Encoder):
         return self._lexicon is None
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Learn the terms and their document frequencies in one pass."""
-        self._lexicon = Lexicon.of(self.analyzer.document(text)[0] for text in texts)
+        """Learn the terms, their document frequencies and a mean pivot in one pass."""
+        n_texts = n_words = 0
+
+        def terms() -> Iterator[list[str]]:
+            nonlocal n_texts, n_words
+            for text in texts:
+                if self.pivot == "mean":
+                    n_texts, n_words = n_texts + 1, n_words + len(self.tokens(text))
+                yield self.analyzer.document(text)[0]
+
+        self._lexicon = Lexicon.of(terms())
+        if self.pivot == "mean":
+            self.pivot = n_words / n_texts if n_words else PIVOT
 
     def over(self, lexicon: Lexicon | None) -> BM25Encoder:
         """A copy with the terms and counts of an index, or without any for None."""
@@ -149,6 +168,10 @@ class BM25Encoder(Encoder):
     def encode_document(self, texts: Texts) -> SparseMatrix:
         """BM25 weights of the documents' terms, without IDF."""
         lexicon = self.lexicon
+        if self.pivot == "mean":
+            raise EncoderError(
+                'the pivot "mean" is that of the documents which fit has seen: call fit(texts) first, or give a number'
+            )
         indptr: list[int] = [0]
         indices: list[int] = []
         counts: list[int] = []

@@ -171,7 +171,7 @@ class CsrEncoder(Encoder):
         if len(some) < 2:
             raise EncoderError(f"codes are learned from at least two texts, got {len(some)}")
         rng = np.random.default_rng(self.settings.seed)
-        sentences = [_sentence(text, rng) for text in some]
+        sentences = [random_sentence(text, rng) for text in some]
         vectors = self._embedded(some)
         self.learn(vectors, self._embedded(sentences, queries=True))
         self._known = dict(zip(some, vectors, strict=True))
@@ -391,7 +391,7 @@ def _over_function(dense: Any, codes: Any, settings: Any, queries: Any) -> CsrEn
     return CsrEncoder(dense, codes, settings=settings, queries=queries)
 
 
-def _sentence(text: str, rng: np.random.Generator) -> str:
+def random_sentence(text: str, rng: np.random.Generator) -> str:
     """A random sentence of at least 20 characters; the whole text if there is none."""
     found = [one for one in re.split(r"(?<=[.!?])\s+", text) if len(one) >= 20]
     return found[int(rng.integers(len(found)))] if found else text

@@ -33,8 +33,8 @@ from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
 PREFIX = "bm25:"
-# BM25's document weights are divided by this factor and its query weights multiplied. So weights of both encoders are
-# of one magnitude and lose little in 8 bits with one scale. The second is for documents' weights that include IDF.
+# BM25's document weights are divided by this factor, and its query weights multiplied. So the document weights of both
+# encoders have the same magnitude, and one 8-bit scale loses little. The second is for document weights with IDF.
 _SIZE, _SIZE_FIXED = 0.5, 4.0
 
 
@@ -65,11 +65,11 @@ class HybridEncoder(Encoder):
 
     @property
     def living(self) -> bool:  # type: ignore[override]
-        """True, except for an index of an earlier version of BM25."""
+        """True, except with the BM25 of indexes from an earlier version."""
         return self.lexical.living
 
     def over(self, lexicon: Lexicon | None) -> HybridEncoder:
-        """A copy with the terms and counts of an index, or without any for None."""
+        """Return a copy with BM25's terms and counts of an index; without any if `lexicon` is None."""
         if not isinstance(self.lexical, BM25Encoder):
             return self
         mine = None if lexicon is None else lexicon.part(self.learned.n_terms, PREFIX)
@@ -149,7 +149,7 @@ class HybridEncoder(Encoder):
         return vectors.within(first), vectors.beyond(first)
 
     def halves(self, vectors: SparseMatrix) -> tuple[SparseMatrix, SparseMatrix]:
-        """The name that `split_by_encoder` had; it warns."""
+        """Deprecated name of `split_by_encoder`."""
         renamed("HybridEncoder.halves", "HybridEncoder.split_by_encoder")
         return self.split_by_encoder(vectors)
 
@@ -235,7 +235,7 @@ class HybridEncoder(Encoder):
 
 
 def _beside(left: SparseMatrix, right: SparseMatrix, factor: float) -> SparseMatrix:
-    """Concatenate two matrices' rows, with the right one's weights multiplied."""
+    """Concatenate the rows of two matrices; the right one's weights are multiplied by `factor`."""
     indptr = left.indptr + right.indptr
     indices = np.empty(int(indptr[-1]), np.int64)
     data = np.empty(len(indices), np.float32)
@@ -245,6 +245,19 @@ def _beside(left: SparseMatrix, right: SparseMatrix, factor: float) -> SparseMat
         indices[places] = part.indices.astype(np.int64) + shift
         data[places] = part.data * np.float32(times)
     return SparseMatrix(indptr, indices, data, (len(left), left.shape[1] + right.shape[1]))
+
+
+def with_states(encoder: Encoder) -> SpladeEncoder:
+    """Return the part of an encoder that gives token states of a dense model.
+
+    Raises:
+        EncoderError: It has none.
+    """
+    encoder = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
+    encoder = encoder.document if isinstance(encoder, InferenceFreeEncoder) else encoder
+    if not isinstance(encoder, SpladeEncoder) or not encoder.dense_width:
+        raise EncoderError(f"{encoder.fingerprint.model} has no dense model with token states; lsr-mini has one")
+    return encoder
 
 
 def open_parts(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], BM25Encoder | FixedBM25Encoder, float]:

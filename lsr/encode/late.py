@@ -4,12 +4,12 @@ token.
     late score  = sum_i max_j <q_i, d_j>            q_i, d_j: sparse vectors of the tokens, the top k terms of each
     first score = <sum_i q_i, max_j d_j>            of the fused vectors; never below the late score
 
-`LateEncoder` gives the fused vectors, which any index searches. `TokenVectors` stores the documents' token vectors
-beside it, and `LateReranker` scores the best documents of the first search by them:
+`LateEncoder` gives the fused vectors, which any index searches. `TokenVectors` is a file with the documents' token
+vectors, and `LateReranker` scores the best documents of the first search by them:
 
     encoder = load_encoder("late:lsr-mini")
     index = Index.build("idx", "docs.jsonl", encoder=encoder)
-    vectors = TokenVectors.build("idx-tokens", documents, encoder)
+    vectors = TokenVectors.build("idx-tokens.arrow", documents, encoder)
     index.search("ice on the wing", rerank=LateReranker(encoder, vectors), depth=100)
 """
 
@@ -38,13 +38,14 @@ _TOP_K = 8  # terms of a token
 
 
 class LateEncoder(Encoder):
-    """Fused vectors of sparse token vectors. `load_encoder("late:lsr-mini")` opens one by its model's name.
+    """Encodes texts as fused token vectors. `load_encoder("late:lsr-mini")` opens one by its model's name.
 
-    Queries are read by a model, too: a model with a table for queries reads them as documents.
+    Queries go through the model, too; one that has a table of query weights encodes them as if they were documents.
 
     Args:
-        model: A SPLADE encoder with max pooling; of an encoder with BM25 or a table for queries, its documents' model.
-        top_k: Terms kept per token, of queries and documents.
+        model: A SPLADE encoder with max pooling. Of an encoder that combines one with BM25, or with a table of query
+            weights, only the document model is used.
+        top_k: Terms kept per token, in queries and documents.
 
     Raises:
         EncoderError: An encoder without token vectors, or `top_k` below 1.
@@ -56,7 +57,7 @@ class LateEncoder(Encoder):
         model = model.learned if isinstance(model, HybridEncoder) else model
         model = model.document if isinstance(model, InferenceFreeEncoder) else model
         if not isinstance(model, SpladeEncoder):
-            raise EncoderError(f"{model.fingerprint.model} has no token vectors; a SPLADE model, or lsr-mini, has them")
+            raise EncoderError(f"{model.fingerprint.model} has no token vectors; take lsr-mini or a SPLADE model")
         if top_k < 1:
             raise EncoderError(f"top_k must be at least 1, got {top_k}")
         self.model, self.top_k = model, int(top_k)
@@ -65,11 +66,14 @@ class LateEncoder(Encoder):
         return self._reduced(device=self.model.device, batch_tokens=self.model.batch_tokens)
 
     def token_vectors(self, texts: Texts, *, queries: bool = False) -> list[SparseMatrix]:
-        """For each text a matrix with a row of at most `top_k` terms for each token; special tokens are left out.
+        """Encode the tokens of texts.
 
         Args:
             texts: See `as_texts`.
-            queries: Read as queries instead of documents.
+            queries: Whether the texts are queries.
+
+        Returns:
+            For each text a matrix (n_tokens, n_terms), without special tokens; a row has at most `top_k` terms.
         """
         return self.model.token_weights(as_texts(texts), self.top_k, queries=queries)
 
@@ -150,7 +154,7 @@ class LateEncoder(Encoder):
         Args:
             folder: The folder of the files.
             config: Content of `encoder.json`.
-            settings: Settings of the model; `top_k` is the number of terms of a token.
+            settings: Settings of the model; `top_k` is the number of terms per token.
 
         Raises:
             EncoderError: Something is missing or damaged.
@@ -163,12 +167,15 @@ class LateEncoder(Encoder):
 
 
 def fused(texts: Sequence[SparseMatrix], n_terms: int, *, total: bool = False) -> SparseMatrix:
-    """One vector of each text's token vectors.
+    """Merge the token vectors of each text into one vector.
 
     Args:
-        texts: For each text a matrix of its tokens.
+        texts: For each text a matrix (n_tokens, n_terms).
         n_terms: Size of the vocabulary.
-        total: The sum of the tokens' weights instead of the maximum.
+        total: Whether a term's weight is the sum over the tokens; otherwise it is the maximum.
+
+    Returns:
+        (n_texts, n_terms).
     """
     rows = []
     for tokens in texts:

@@ -1,11 +1,11 @@
-"""Latent Terms (arXiv 2605.29384): an auto-encoder over a dense model's token states, whose latents are terms of BM25.
+"""Latent Terms (arXiv 2605.29384): BM25 over the latents of an auto-encoder that reads a dense model's token states.
 
     tf_l   = sqrt(sum_t z_tl)                       z_t: the top k latents of the state of token t
-    weight = tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length))         of a document; length: the sum of its tf
-    weight = idf tf                                                           of a query
+    weight = tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length))         in documents; length: sum of their tf
+    weight = idf tf                                                           in queries
 
-`fit` learns the auto-encoder from texts without labels, counts the latents, and names each by the words that activate
-it most.
+`fit` learns the auto-encoder from texts without labels, counts the latents in them, and names each latent by the words
+that activate it most.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from lsr.encode import portable
 from lsr.encode.autoencoder import CodeSettings, train_codes
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes, write_files
 from lsr.encode.codes import CODES_FILE, Codes, frequent_words
-from lsr.encode.hybrid import HybridEncoder
-from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.hybrid import with_states
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tower import ModelOptions
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
-States = Callable[[list[str]], Sequence[ArrayLike]]  # texts to (n_tokens, width) numbers each
+States = Callable[[list[str]], Sequence[ArrayLike]]  # texts to the (n_tokens, width) states of each
 SETTINGS = CodeSettings(latents=4096, top_k=16, steps=200, batch=512, rate=2e-3, wider=0, contrast=0)
-_FITTED = 20_000  # texts that are counted, at most
-_TRAINED = 2_000  # texts whose states train the auto-encoder
-_STATES = 50  # states of each of them
-_AT_ONCE = 64  # texts read per batch
+_FITTED = 20_000  # texts in which `fit` counts latents, at most
+_TRAINED = 2_000  # of these, texts whose states train the auto-encoder
+_STATES = 50  # states per text in training, at most
+_AT_ONCE = 64  # texts encoded per batch
 _WORDS = 1000  # frequent words that may name a latent
 _NAMES = 3  # words per name
 
@@ -48,16 +47,16 @@ class LatentTermsEncoder(Encoder):
 
     Args:
         model: An encoder with dense vectors, or a function from a list of texts to the (n_tokens, width) states of
-            each. One over a function is saved without it: give the function again.
+            each. A function isn't saved: give it again.
         codes: The auto-encoder; None to learn it with `fit`.
-        counts: (latents,) int64, documents with each latent.
-        n_docs: Documents counted.
+        counts: (latents,) int64, number of documents with each latent.
+        n_docs: Number of documents that were counted.
         mean_length: Their mean length.
         settings: How the auto-encoder is trained.
         top_k: Latents kept per token.
         k1: Saturation of the frequency.
         b: Strength of the length normalisation, 0 to 1.
-        queries: The function for queries, if it differs.
+        queries: The function for queries, if it differs from that for documents.
 
     Raises:
         EncoderError: An encoder without dense vectors, or values out of range.
@@ -79,18 +78,18 @@ class LatentTermsEncoder(Encoder):
         b: float = 0.75,
         queries: States | None = None,
     ) -> None:
-        model = model.learned if isinstance(model, HybridEncoder) else model
-        model = model.document if isinstance(model, InferenceFreeEncoder) else model
-        if isinstance(model, Encoder) and not (isinstance(model, SpladeEncoder) and model.dense_width):
-            raise EncoderError(f"{model.fingerprint.model} has no states of a dense model; lsr-mini has them")
+        model = with_states(model) if isinstance(model, Encoder) else model
         if top_k < 1 or not 0 <= k1 < np.inf or not 0 <= b <= 1 or not mean_length > 0:
-            raise EncoderError(f"top_k is at least 1, k1 at least 0, b 0 to 1: {top_k}, {k1}, {b}, {mean_length}")
+            raise EncoderError(
+                "top_k must be at least 1, k1 at least 0, b from 0 to 1 and mean_length above 0, got "
+                f"{top_k}, {k1}, {b}, {mean_length}"
+            )
         self.model, self.codes, self.settings, self.queries = model, codes, settings, queries
         self.top_k, self.k1, self.b = int(top_k), float(k1), float(b)
         self.counts, self.n_docs, self.mean_length = np.asarray(counts, np.int64), int(n_docs), float(mean_length)
         if codes is not None and self.counts.shape != codes.bias.shape:
-            raise EncoderError(f"counts of {len(self.counts)} latents, the auto-encoder has {len(codes.bias)}")
-        self._known: dict[str, tuple[Any, Any]] = {}  # frequencies of `fit`'s texts, which come next
+            raise EncoderError(f"{len(self.counts)} counts for an auto-encoder with {len(codes.bias)} latents")
+        self._known: dict[str, tuple[Any, Any]] = {}  # latents of `fit`'s texts, which are usually encoded next
 
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self.model, SpladeEncoder):
@@ -106,10 +105,14 @@ class LatentTermsEncoder(Encoder):
         return self.codes is None
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Learn the auto-encoder from states of 2,000 texts, and count the latents of the first 20,000.
+        """Learn the auto-encoder, and count its latents.
+
+        Args:
+            texts: The collection. The latents are counted in the first 20,000 texts, and 2,000 of these, chosen at
+                random, train the auto-encoder.
 
         Raises:
-            EncoderError: Fewer than two states.
+            EncoderError: The texts have fewer than two token states.
             MissingExtra: torch isn't installed.
         """
         some = list(islice(iter(texts), _FITTED))
@@ -146,21 +149,21 @@ class LatentTermsEncoder(Encoder):
         return self.codes
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """The latents' frequencies in queries, times their IDF."""
+        """See `Encoder`; the weights are tf times IDF."""
         found = self._frequencies(as_texts(texts), queries=True)
         weights = found.data * self.query_factors(found.indices).astype(np.float32)
         return SparseMatrix(found.indptr, found.indices, weights, found.shape)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
-        """The latents' saturated frequencies."""
+        """See `Encoder`; the weights are BM25's saturated tf."""
         found = self._frequencies(as_texts(texts))
         lengths = np.bincount(found.row_numbers(), weights=found.data, minlength=len(found))
-        slow = self.k1 * (1 - self.b + self.b * lengths / self.mean_length)
-        weights = found.data * (self.k1 + 1) / (found.data + slow[found.row_numbers()])
+        norm = self.k1 * (1 - self.b + self.b * lengths / self.mean_length)
+        weights = found.data * (self.k1 + 1) / (found.data + norm[found.row_numbers()])
         return SparseMatrix(found.indptr, found.indices, weights, found.shape)
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """The IDF."""
+        """(n,) float64, the IDF of each of (n,) terms."""
         df = self.counts[np.asarray(terms, np.int64)]
         return np.asarray(np.log1p((self.n_docs - df + 0.5) / (df + 0.5)), np.float64)
 
@@ -186,20 +189,8 @@ class LatentTermsEncoder(Encoder):
         return SparseMatrix.from_rows(rows, len(codes.bias))
 
     def _states(self, texts: list[str], *, queries: bool = False) -> list[NDArray[np.float32]]:
-        if not texts:
-            return []
-        if isinstance(self.model, SpladeEncoder):
-            return self.model.dense_states(texts, queries=queries)
-        function: Any = self.queries if queries and self.queries is not None else self.model
-        found = [np.asarray(one, np.float32) for one in function(texts)]
         width = self.codes.weight.shape[1] if self.codes is not None else None
-        wrong = [one.shape for one in found if one.ndim != 2 or width not in (None, one.shape[1])]
-        if len(found) != len(texts) or wrong or not all(np.isfinite(one).all() for one in found):
-            raise EncoderError(
-                f"the model gave states of {len(found)} texts for {len(texts)}; it has to give a row of finite numbers "
-                f"for each token of each text, as many as in `fit`; shapes that don't fit: {wrong[:3]}"
-            )
-        return found
+        return states_of(self.model, self.queries, width)(texts, queries)
 
     @property
     def vocabulary(self) -> Sequence[str]:
@@ -208,7 +199,7 @@ class LatentTermsEncoder(Encoder):
         return [f"latent:{i} ({name})" if name else f"latent:{i}" for i, name in enumerate(names)]
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Empty: a latent is active in many tokens."""
+        """Empty: a latent belongs to many tokens, not to one span."""
         return []
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
@@ -298,10 +289,43 @@ class LatentTermsEncoder(Encoder):
             if model:
                 return cls(SpladeEncoder.load(folder, model, **settings), codes, **how)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise EncoderError(f"{folder}: not a whole encoder of latent terms: {error!r}") from None
+            raise EncoderError(f"{folder}: not a complete encoder of latent terms: {error!r}") from None
         raise EncoderError(
-            f"{folder}: these are latent terms over a function, which isn't stored: give an index the encoder itself"
+            f"{folder}: these latent terms read a function, which isn't stored: open the index with the encoder itself"
         )
+
+
+def states_of(
+    model: Encoder | States, queries: States | None = None, width: int | None = None
+) -> Callable[[list[str], bool], list[NDArray[np.float32]]]:
+    """Return a function from texts, and whether they are queries, to the (n_tokens, width) float32 states of each.
+
+    Args:
+        model: An encoder with dense vectors, or a function.
+        queries: The function for queries, if it differs.
+        width: Numbers of a state; None if they aren't known.
+
+    Raises:
+        EncoderError: The encoder has no states. The returned function raises it for numbers of other shapes.
+    """
+    reads: Any = with_states(model) if isinstance(model, Encoder) else model
+
+    def states(texts: list[str], asking: bool) -> list[NDArray[np.float32]]:
+        if not texts:
+            return []
+        if isinstance(reads, SpladeEncoder):
+            return reads.dense_states(texts, queries=asking)
+        function: Any = queries if asking and queries is not None else reads
+        found = [np.asarray(one, np.float32) for one in function(texts)]
+        wrong = [one.shape for one in found if one.ndim != 2 or width not in (None, one.shape[1])]
+        if len(found) != len(texts) or wrong or not all(np.isfinite(one).all() for one in found):
+            raise EncoderError(
+                f"the model gave states of {len(found)} texts for {len(texts)}: it must give an array (tokens, width) "
+                f"of finite numbers for each text, with the width of `fit`; wrong shapes: {wrong[:3]}"
+            )
+        return found
+
+    return states
 
 
 _NUMBERS = ("n_docs", "mean_length", "top_k", "k1", "b")

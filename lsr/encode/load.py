@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,7 @@ class EncoderOptions(ModelOptions, total=False):
     b: float
     language: str
     stop_words: str
-    pivot: float
+    pivot: float | Literal["mean"]
     latents: int
     entities: str | PathLike[str]
 
@@ -213,10 +213,10 @@ def _open_saved(
         encoder = InferenceFreeEncoder.load(folder, config, **settings)
     else:
         learned = (SpladeEncoder, InferenceFreeEncoder, HybridEncoder, CsrEncoder)
-        known = ", ".join(
+        types = ", ".join(
             one.type for one in (BM25Encoder, *learned, EaseEncoder, EntityEncoder, LateEncoder, LatentTermsEncoder)
         )
-        raise EncoderError(f"{folder / CONFIG_FILE}: type {kind!r}; this version of lsr knows {known}")
+        raise EncoderError(f"{folder / CONFIG_FILE}: type {kind!r}; this version of lsr knows {types}")
     if whole:
         encoder.check()
     return HybridEncoder(encoder, bm25 or BM25Encoder(), weight) if weight else encoder

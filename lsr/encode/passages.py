@@ -1,4 +1,4 @@
-"""Cut long documents into overlapping passages. Search can roll them up to their documents (max of the scores).
+"""Cut long documents into overlapping passages. A search can give each document the score of its best passage.
 
 A passage is a run of whole words; only a word with more tokens than fit is cut. Its id is the document's id with "#"
 and a number; `parent` is the document's id. Every passage has the document's title.
@@ -36,11 +36,12 @@ def split_passages(
     Args:
         documents: Documents; all are held in memory.
         encoder: The encoder whose tokens are counted.
-        size: Largest number of tokens of a passage without its title; less if the encoder doesn't read as many beside
-            title, prompt and special tokens. A title that takes more than half of what is read becomes the beginning
-            of the text. 0 cuts only documents that need it: those with blocks into passages of SIZE, and others if
+        size: Largest number of tokens of a passage, without its title. It is smaller if the encoder reads fewer after
+            title, prompt and special tokens. A title that takes more than half of what the encoder reads becomes the
+            beginning of the text. With 0, documents that have blocks are cut into passages of SIZE, and others only if
             they are longer than the encoder reads.
-        overlap: Tokens that a passage repeats from the one before; in proportion if it is smaller. OVERLAP for size 0.
+        overlap: Tokens that a passage repeats from the one before; fewer, in proportion, if passages get smaller than
+            `size`. For size 0 it is OVERLAP.
 
     Raises:
         ValueError: Invalid sizes.
@@ -73,7 +74,7 @@ def split_passages(
 
 
 def _fitted(parts: list[_Part], encoder: Encoder, whole: list[int] | None) -> list[list[Document]]:
-    """The passages of each text; tokenizers are fastest with many texts at a time."""
+    """Return the passages of each text; all texts are tokenized together, which is fastest."""
     if whole is not None:
         for part, left in zip(parts, encoder.room([part.title for part in parts]) or (), strict=True):
             part.fit(left, whole[0], encoder)
@@ -149,9 +150,9 @@ def require_sizes(size: int, overlap: int) -> None:
 class Passages:
     """How documents are cut: the largest number of tokens of a passage, and how many of them the next one repeats.
 
-    If the encoder reads fewer tokens, beside title, prompt and special tokens, passages are shorter, so none is cut
-    off. `Passages()` cuts documents of files along their headings and paragraphs into passages of 256 tokens that
-    overlap by 32. It cuts other documents only if they are longer than the encoder reads.
+    Passages are shorter if the encoder reads fewer tokens after title, prompt and special tokens, so that it reads all
+    of each passage. `Passages()` cuts documents of files along their headings and paragraphs into passages of 256
+    tokens that overlap by 32. It cuts other documents only if they are longer than the encoder reads.
 
     Raises:
         ValueError: Invalid sizes.
@@ -176,15 +177,15 @@ def _cuts(
         offsets: (start, end) of the text's tokens.
         text: The text.
         size: Largest number of tokens of a passage.
-        overlap: Tokens that are repeated.
-        breaks: Lists of tokens at which to cut rather than at any word, ascending; the best kind first.
+        overlap: Tokens that a passage repeats from the one before.
+        breaks: Preferred places to cut, as lists of ascending token numbers; the best kind comes first.
     """
 
     def starts_word(token: int) -> bool:
         return any(map(str.isspace, text[offsets[token - 1][1] : offsets[token][0]]))
 
     def gets_on(token: int, last: int) -> bool:
-        """Whether a passage that starts at a token has another whole word after `last`."""
+        """Whether a passage that starts at `token` reaches beyond `last` by at least one whole word."""
         return token + size >= len(offsets) or any(map(starts_word, range(last + 1, token + size + 1)))
 
     def word_start(token: int) -> int:

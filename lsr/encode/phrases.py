@@ -22,28 +22,27 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.arrays import Layout, read_arrays, write_arrays
 from lsr.encode.base import Encoder
-from lsr.encode.hybrid import HybridEncoder
-from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.hybrid import with_states
 from lsr.encode.splade import SpladeEncoder
 from lsr.errors import DataError, EncoderError, MissingExtra
-from lsr.mapped import open_arrays, write_arrays
 
 _KIND = "phrase reader"
 _HEAD = 64  # width of Q, K, D and U
 _LONGEST = 20  # tokens of an answer
 _SIDES, _ORDERS = 2, 2  # start and end; words and pairs of words
 _EPOCHS, _RATE, _AT_ONCE = 4, 1e-3, 16
-_SHAPES = {"query": "4 <f4", "key": "4 <f4", "phrase": "3 <f4", "question": "3 <f4", "sentence": "2 <f4"}
+_LAYOUT: Layout = {
+    "query": (4, "float32"), "key": (4, "float32"), "phrase": (3, "float32"), "question": (3, "float32"),
+    "sentence": (2, "float32"),
+}  # fmt: skip
 _SMALL = 0.1  # of the first weights
-
-
 _SENTENCE = re.compile(r"[.!?]+[\s\"')]*")
 
 
@@ -155,7 +154,7 @@ class PhraseReader:
         # Equal matrices: at first, tokens attend to those whose states are like theirs.
         given = (first[0], first[0].clone(), first[1], first[1].clone(), torch.ones(_SIDES, _ORDERS))
         values = [torch.nn.Parameter(value) for value in given]
-        weights = dict(zip(_SHAPES, values, strict=True))
+        weights = dict(zip(_LAYOUT, values, strict=True))
         optimizer = torch.optim.Adam(values, lr=_RATE)
         steps = _EPOCHS * -(-len(known) // _AT_ONCE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3 * _RATE, total_steps=steps)
@@ -194,40 +193,27 @@ class PhraseReader:
             found.append(Answer(start, end, text[start:end], float(both[i, j])))
         return found
 
-    def save(self, folder: str | PathLike[str]) -> None:
-        """Write the weights, without the encoder.
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the weights, without the encoder, as one Arrow file.
 
         Raises:
-            OutputError: The folder can't be written.
+            OutputError: The file can't be written.
         """
-        write_arrays(Path(folder), _KIND, self.weights, {"model": str(self.model.fingerprint.model)})
+        write_arrays(path, _KIND, self.weights)
 
     @classmethod
-    def load(cls, folder: str | PathLike[str], encoder: Encoder) -> PhraseReader:
+    def load(cls, path: str | PathLike[str], encoder: Encoder) -> PhraseReader:
         """Open the weights.
 
         Args:
-            folder: As for `save`.
+            path: A file written by `save`.
             encoder: The encoder that they were trained with.
 
         Raises:
-            DataError: A file is missing or damaged.
+            DataError: The file is missing, damaged or of another kind.
             EncoderError: Weights of another model.
         """
-        return cls(encoder, open_arrays(Path(folder), _KIND, _SHAPES)[0])
-
-
-def with_states(encoder: Encoder) -> SpladeEncoder:
-    """Return the model of an encoder whose dense vectors have token states.
-
-    Raises:
-        EncoderError: It has no dense vectors.
-    """
-    encoder = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
-    encoder = encoder.document if isinstance(encoder, InferenceFreeEncoder) else encoder
-    if not isinstance(encoder, SpladeEncoder) or not encoder.dense_width:
-        raise EncoderError(f"{encoder.fingerprint.model} has no states of a dense model; lsr-mini has them")
-    return encoder
+        return cls(encoder, read_arrays(path, _KIND, _LAYOUT))
 
 
 def _read(model: SpladeEncoder, text: str, *, queries: bool = False) -> _Read:

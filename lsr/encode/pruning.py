@@ -1,14 +1,16 @@
-"""Remove whole attention heads and feed-forward columns of an exported model; the graph becomes smaller, not sparser.
+"""Remove whole attention heads and feed-forward columns from an exported model; the graph becomes smaller, not sparser.
 
-A head, or a column of a feed-forward layer, is a group of inputs of the product that follows. Those go whose inputs
-fluctuate least on some texts,
+Each head or column is a group of inputs to the matrix product that follows. A group's score is the sum over its inputs
+of
 
-    score_j = var(a_j) |w_j|^2        a_j: the input, w_j: its row of the product's weights
+    var(a_j) |w_j|^2        a_j: the input's values on some texts, w_j: its row of the product's weights
 
-and their means are added to the bias, since an input that doesn't fluctuate is a constant (FLAP, arXiv 2312.11983).
-Then each product is fitted again by least squares, layer after layer: with the inputs of the pruned model, the layer's
-states shall be those of the whole model, so that a layer also mends what earlier ones lost. Needs no labels, no torch,
-and the graph runs on an unmodified runtime. Needs onnx.
+The groups with the lowest scores are removed, and the means of their inputs go into the product's bias: an input that
+hardly varies is nearly a constant (FLAP, arXiv 2312.11983). Then the products are fitted by least squares, layer after
+layer: from the pruned model's inputs, a layer must compute the states of the whole model. So it also corrects the
+errors of the layers before it.
+
+This needs neither labels nor torch, only onnx, and the graph runs on an unmodified runtime.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ from lsr.encode.tokenizer import TextTokenizer
 from lsr.errors import EncoderError, MissingExtra
 
 _BLOCK = re.compile(r"(.*encoder\.layer\.\d+)\.(attention\.output|output)\.dense\.weight")
-_RIDGE = 0.003  # penalty of weights that leave the old ones, as a share of the inputs' mean square
-_MANY = 30_000  # tokens that statistics and fits use, at most
+_RIDGE = 0.003  # penalty on changes to the weights, relative to the inputs' mean square
+_MANY = 30_000  # tokens for statistics and fits; the last text may exceed it
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ class PruneSettings:
     Attributes:
         heads: Share of each layer's attention heads that is removed; at least one stays.
         columns: Share of each layer's feed-forward columns that is removed.
-        fit: Whether products are fitted again; without, only their biases change.
+        fit: Whether products are fitted again; otherwise only their biases change.
+
+    Raises:
+        ValueError: A share is below 0, or 1 or above.
     """
 
     heads: float = 0.25
@@ -56,7 +61,7 @@ class PruneSettings:
 
     def __post_init__(self) -> None:
         if not (0 <= self.heads < 1 and 0 <= self.columns < 1):
-            raise ValueError(f"shares are from 0 to below 1: heads {self.heads}, columns {self.columns}")
+            raise ValueError(f"heads and columns must be at least 0 and below 1, got {self.heads} and {self.columns}")
 
 
 def prune(
@@ -65,13 +70,13 @@ def prune(
     """Write an encoder with fewer heads and columns.
 
     Args:
-        encoder: Name or folder of an encoder whose document model is a graph that lsr wrote, such as lsr-mini.
+        encoder: Name or folder of an encoder whose document model lsr exported, such as lsr-mini.
         out: Folder for the new encoder.
-        texts: Some documents; a hundred or two are enough. No judgments are needed.
+        texts: Documents for statistics and fits; one or two hundred are enough.
         settings: What is removed.
 
     Raises:
-        EncoderError: The encoder has no such graph, or there are no texts.
+        EncoderError: lsr didn't export the model, or there are no texts.
         MissingExtra: onnx isn't installed.
     """
     try:
@@ -87,18 +92,18 @@ def prune(
     output = OutputLayer.open(source / files.OUTPUT_FILE)
     inputs = [output.embeddings(ids) for ids in _ids(documents, texts)]
     if not inputs:
-        raise EncoderError("pruning needs some texts that aren't empty")
+        raise EncoderError("pruning needs texts that aren't empty")
     graph = onnx.load(source / files.ONNX_FILE)
     content = _Pruning(onnx, graph, inputs, settings or PruneSettings()).content()
-    written(whole, content, out)
+    save_with_graph(whole, content, out)
 
 
-def written(whole: Encoder, content: bytes, out: Path) -> None:
-    """Write an encoder with another graph of its documents' model.
+def save_with_graph(whole: Encoder, content: bytes, out: Path) -> None:
+    """Save an encoder with another graph for its document model.
 
     Args:
         whole: The encoder.
-        content: The graph's file.
+        content: The ONNX file.
         out: Folder for the new encoder.
     """
     learned = whole.learned if isinstance(whole, HybridEncoder) else whole
@@ -123,7 +128,7 @@ def written(whole: Encoder, content: bytes, out: Path) -> None:
 
 
 def _ids(documents: SpladeEncoder, texts: Sequence[str]) -> Iterator[list[int]]:
-    """Token ids of texts as the model reads them, up to a number of tokens."""
+    """Yield the token ids of texts as the model reads them, until there are `_MANY`."""
     tower, left = documents.document, _MANY
     tokenizer = TextTokenizer.open(tower.folder())
     for ids in tokenizer.ids([tower.prompt + text for text in texts], tower.max_length, special=True):
@@ -134,15 +139,15 @@ def _ids(documents: SpladeEncoder, texts: Sequence[str]) -> Iterator[list[int]]:
 
 @dataclass
 class _Block:
-    """A product whose inputs come in groups.
+    """A matrix product whose inputs are removed in groups.
 
     Attributes:
-        name: Prefix of its constants.
-        product: Prefix of the product's own constants.
-        given: Name of its input, (tokens, n).
-        before: Name of the state that its result is added to.
+        name: Prefix of the layer's constants.
+        product: Prefix of the product's constants.
+        given: Name of the product's input, (n_tokens, n).
+        before: Name of the residual states, to which the result is added.
         after: Name of the sum.
-        size: Inputs of a group.
+        size: Inputs per group: the width of a head, or 1 for columns.
     """
 
     name: str
@@ -163,10 +168,12 @@ class _Pruning:
         self._before = graph.SerializeToString()
 
     def content(self) -> bytes:
-        """The pruned graph."""
+        """The ONNX file of the pruned graph."""
         blocks = list(self._blocks())
         if not blocks:
-            raise EncoderError("the graph has no layers that can be pruned; lsr 0.2 or later has to export the model")
+            raise EncoderError(
+                "the graph has no layers that can be pruned: export the model again with lsr 0.2 or later"
+            )
         with progress(len(blocks), "prune", "products") as bar:
             for block in blocks:
                 share = self._settings.heads if block.size > 1 else self._settings.columns
@@ -213,7 +220,7 @@ class _Pruning:
             self._put(block.product, *self._fitted(block, weight[rows], bias))
 
     def _shrink(self, block: _Block, kept: NDArray[np.int64]) -> None:
-        """Remove what makes the inputs that are gone."""
+        """Remove what computes the removed inputs, so that only the groups `kept` are left."""
         if block.size == 1:
             wide = f"{block.name}.intermediate.dense"
             self._set(f"{wide}.weight", self._value(f"{wide}.weight")[:, kept])
@@ -239,7 +246,7 @@ class _Pruning:
     def _fitted(
         self, block: _Block, weight: NDArray[np.float64], bias: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Weights and bias with which the block's sum is nearest to that of the whole model."""
+        """Return the weights, (n, m), and the bias, (m,), that bring the block's sum nearest to the whole model's."""
         n = len(weight)
         gram, wrong = np.zeros((n + 1, n + 1)), np.zeros((n + 1, weight.shape[1]))
         old = np.concatenate((weight, bias[None]))
@@ -255,7 +262,7 @@ class _Pruning:
         return new[:n], new[n]
 
     def _moments(self, name: str, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and variance of each input."""
+        """Return mean and variance of each of n inputs, (n,) float64 each."""
         total, squares, count = np.zeros(n), np.zeros(n), 0
         for (values,) in self._states([name]):
             values = values.reshape(-1, n).astype(np.float64)
@@ -269,7 +276,7 @@ class _Pruning:
         return self._run(self._graph.SerializeToString(), names)
 
     def _run(self, content: bytes, names: list[str]) -> Iterator[list[NDArray[np.float32]]]:
-        """Values within a graph, for one text after the other."""
+        """Yield the named values of a graph, text by text."""
         import onnxruntime
 
         graph = self._onnx.load_from_string(content)
@@ -283,7 +290,7 @@ class _Pruning:
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
         how = onnxruntime.RunOptions()
-        how.only_execute_path_to_fetches = True  # the layers above aren't needed
+        how.only_execute_path_to_fetches = True  # skips the layers above
         for words in self._inputs:
             yield session.run(names, {"words": words}, how)
 

@@ -1,7 +1,7 @@
-"""A store of documents' sparse token vectors, and the re-ranker that scores documents by them; see `lsr.encode.late`.
+"""Documents' sparse token vectors on disk, and a re-ranker that scores documents by them; see `lsr.encode.late`.
 
-A document is found by the digest of its text, so the store needs no numbers of an index: a changed document counts as a
-new one, and texts without token vectors are encoded when they are scored.
+A document is found by a digest of its text, so the file doesn't depend on an index. A changed text counts as a new
+document; texts without token vectors are encoded when they are scored.
 """
 
 from __future__ import annotations
@@ -15,63 +15,76 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.arrays import Layout, read_arrays, require_starts, write_arrays
 from lsr.console import progress
 from lsr.encode.base import Text, as_texts
 from lsr.encode.late import LateEncoder
-from lsr.errors import EncoderMismatch
+from lsr.errors import DataError, EncoderMismatch
 from lsr.forks import cached_property
 from lsr.jit import Compiler
-from lsr.mapped import open_arrays, require_starts, write_arrays
 from lsr.sparse import SparseMatrix
 
 _compiler = Compiler([Path(__file__)])
 _AT_ONCE = 64  # texts encoded per batch
 _KIND = "token vectors"
-_LEVELS = 255  # of a weight
+_KEY = 16  # bytes of a text's digest
+_LEVELS = 255  # the largest stored weight
+_LAYOUT: Layout = {
+    "model": (1, "uint8"),  # the encoder's fingerprint, UTF-8
+    "n_terms": (0, "int64"),
+    "step": (0, "float64"),  # weight = stored weight * step
+    "keys": (2, "uint8"),  # (n_docs, 16), the digest of each text
+    "tokens": (1, "int64"),  # (n_docs + 1,), where the tokens of each document begin in `sizes`
+    "entries": (1, "int64"),  # (n_docs + 1,), where its entries begin in `terms` and `weights`
+    "sizes": (1, "uint16"),  # (n_tokens,), entries of each token
+    "terms": (1, "uint16", "uint32"),  # (nnz,)
+    "weights": (1, "uint8"),  # (nnz,)
+}
 
 
 class TokenVectors:
-    """Token vectors of documents: a term of two bytes (four above 65,536 terms) and a weight of one byte per entry.
+    """Token vectors of documents in a memory-mapped file.
 
-    Weights are rounded down, so a document's fused vector in float32 bounds its late score.
+    Each entry takes two bytes for its term (four if the vocabulary has more than 65,536) and one for its weight.
+    Weights are rounded down, so the score of a document's fused vector in float32 is never below its late score.
 
     Attributes:
-        model: The encoder's fingerprint in words; other encoders are refused.
+        path: The file.
+        model: Fingerprint of the encoder, as a string.
         n_terms: Size of the vocabulary.
-        step: The weight of 1.
+        step: The weight that a stored weight of 1 stands for.
 
     Args:
-        path: The folder written by `build`; mapped.
+        path: A file written by `build`.
 
     Raises:
-        DataError: A file is missing or damaged.
+        DataError: The file is missing, damaged or of another kind.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path).absolute()
-        types = {
-            "keys": "1 |S16", "tokens": "1 <i8", "entries": "1 <i8", "sizes": "1 <u2", "terms": "1 <u2 <u4",
-            "weights": "1 |u1",
-        }  # fmt: skip
-        arrays, record = open_arrays(self.path, _KIND, types)
-        self.model, self.n_terms, self.step = str(record["model"]), int(record["n_terms"]), float(record["step"])
-        self._keys, self._tokens, self._entries = arrays["keys"], arrays["tokens"], arrays["entries"]
+        arrays = read_arrays(self.path, _KIND, _LAYOUT)
+        self.model = bytes(arrays["model"]).decode(errors="replace")
+        self.n_terms, self.step = int(arrays["n_terms"]), float(arrays["step"])
+        keys, self._tokens, self._entries = arrays["keys"], arrays["tokens"], arrays["entries"]
         self._sizes, self._terms, self._weights = arrays["sizes"], arrays["terms"], arrays["weights"]
-        require_starts(self._tokens, len(self._keys), len(self._sizes), self.path)
-        require_starts(self._entries, len(self._keys), len(self._terms), self.path)
-        require_starts(np.array([0, len(self._weights)]), 1, len(self._terms), self.path)
+        if keys.shape[1] != _KEY or self.n_terms < 0 or not 0 < self.step < np.inf:
+            raise DataError(f"damaged: keys {keys.shape}, {self.n_terms} terms, step {self.step}", str(self.path))
+        require_starts(self.path, self._tokens, len(keys), self._sizes)
+        require_starts(self.path, self._entries, len(keys), self._terms, self._weights)
+        self._keys: NDArray[np.bytes_] = keys.view(f"S{_KEY}").reshape(-1)
 
     @classmethod
     def build(cls, path: str | PathLike[str], documents: Iterable[Text], encoder: LateEncoder) -> TokenVectors:
         """Encode documents and write their token vectors.
 
         Args:
-            path: The folder; its token vectors are replaced.
-            documents: Texts or documents, those of the index.
-            encoder: Their encoder.
+            path: The file; an existing one is replaced.
+            documents: The index's documents, or their texts.
+            encoder: The index's encoder.
 
         Raises:
-            OutputError: The folder can't be written.
+            OutputError: The file can't be written.
         """
         keys: list[bytes] = []
         sizes, terms, weights = [np.zeros(0, np.uint16)], [np.zeros(0, np.uint32)], [np.zeros(0, np.float32)]
@@ -82,7 +95,7 @@ class TokenVectors:
                 for text, matrix in zip(some, encoder.token_vectors(some), strict=True):
                     keys.append(_key(text))
                     sizes.append(matrix.lengths().astype(np.uint16))
-                    terms.append(matrix.indices.astype(np.uint16 if narrow else np.uint32))
+                    terms.append(matrix.indices)
                     weights.append(matrix.data)
                     tokens.append(tokens[-1] + len(matrix))
                     entries.append(entries[-1] + matrix.nnz)
@@ -90,15 +103,17 @@ class TokenVectors:
         values = np.concatenate(weights)
         step = float(values.max(initial=0.0)) / _LEVELS or 1.0
         arrays = {
-            "keys": np.array(keys, "S16"),
-            "tokens": np.array(tokens, "<i8"),
-            "entries": np.array(entries, "<i8"),
-            "sizes": np.concatenate(sizes).astype("<u2"),
-            "terms": np.concatenate(terms).astype("<u2" if narrow else "<u4"),
+            "model": np.frombuffer(str(encoder.fingerprint).encode(), np.uint8),
+            "n_terms": np.array(encoder.n_terms, np.int64),
+            "step": np.array(step, np.float64),
+            "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _KEY),
+            "tokens": np.array(tokens, np.int64),
+            "entries": np.array(entries, np.int64),
+            "sizes": np.concatenate(sizes),
+            "terms": np.concatenate(terms).astype(np.uint16 if narrow else np.uint32),
             "weights": np.minimum(np.floor(values / step), _LEVELS).astype(np.uint8),
         }
-        settings = {"model": str(encoder.fingerprint), "n_terms": encoder.n_terms, "step": step}
-        write_arrays(Path(path), _KIND, arrays, settings)
+        write_arrays(path, _KIND, arrays)
         return cls(path)
 
     def __len__(self) -> int:
@@ -106,20 +121,24 @@ class TokenVectors:
 
     @property
     def bytes_per_document(self) -> float:
-        """Mean size of a document's token vectors in bytes, with the number of terms of each token."""
+        """Mean size of a document's token vectors in bytes: terms, weights and the size of each token."""
         arrays = (self._sizes, self._terms, self._weights)
         return sum(array.nbytes for array in arrays) / max(len(self), 1)
 
     def find(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """(n,) int64, the number of each text's document; -1 if it isn't stored."""
-        order, wanted = self._order, np.array([_key(text) for text in texts], "S16")
-        at = np.minimum(np.searchsorted(self._keys[order], wanted), max(len(order) - 1, 0))
-        if not len(order):
+        """(n,) int64, the number of the document with each text; -1 if there is none."""
+        if not len(self):
             return np.full(len(texts), -1, np.int64)
+        order, wanted = self._order, np.array([_key(text) for text in texts], self._keys.dtype)
+        at = np.minimum(np.searchsorted(self._keys, wanted, sorter=order), len(order) - 1)
         return np.where(self._keys[order[at]] == wanted, order[at], -1)
 
     def matrix(self, number: int) -> SparseMatrix:
-        """The token vectors of a document."""
+        """The token vectors of a document, (n_tokens, n_terms).
+
+        Args:
+            number: The document's number in the order of `build`.
+        """
         a, b = self._entries[number], self._entries[number + 1]
         lengths = self._sizes[self._tokens[number] : self._tokens[number + 1]].astype(np.int64)
         indptr = np.concatenate(([0], np.cumsum(lengths)))
@@ -130,14 +149,14 @@ class TokenVectors:
         """The late scores of some documents.
 
         Args:
-            query: Token vectors of the query.
-            numbers: (n,) int64, the documents.
+            query: Token vectors of the query, (n_tokens, n_terms).
+            numbers: (n,) int64, numbers of the documents, as `find` returns them.
 
         Returns:
             (n,) float32.
         """
         order = np.argsort(query.indices, kind="stable")
-        starts = np.searchsorted(query.indices[order], np.arange(self.n_terms + 1))
+        starts = np.searchsorted(query.indices[order], np.arange(query.shape[1] + 1))
         found = np.zeros(len(numbers), np.float32)
         _late_scores(
             np.asarray(numbers, np.int64), self._tokens, self._entries, self._sizes, self._terms, self._weights,
@@ -155,22 +174,22 @@ class LateReranker:
 
     Args:
         encoder: The encoder of the token vectors.
-        vectors: The documents' token vectors; None to encode the documents of each search.
+        vectors: The documents' token vectors; without them, documents are encoded in each search.
 
     Raises:
-        EncoderMismatch: The token vectors are of another encoder.
+        EncoderMismatch: Another encoder made the token vectors.
     """
 
     def __init__(self, encoder: LateEncoder, vectors: TokenVectors | None = None) -> None:
         if vectors is not None and vectors.model != str(encoder.fingerprint):
             raise EncoderMismatch(
-                f"{vectors.path}: token vectors of {vectors.model}, queries of {encoder.fingerprint}: open the same "
-                "encoder, or build the token vectors again"
+                f"{vectors.path}: the token vectors were made by {vectors.model}, not by {encoder.fingerprint}: open "
+                "that encoder, or build the token vectors again"
             )
         self.encoder, self.vectors = encoder, vectors
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """The late score of each text."""
+        """The late score of each text; texts without token vectors on disk are encoded."""
         (tokens,) = self.encoder.token_vectors([query], queries=True)
         numbers = np.full(len(texts), -1, np.int64) if self.vectors is None else self.vectors.find(texts)
         found = np.zeros(len(texts), np.float32)
@@ -184,7 +203,7 @@ class LateReranker:
 
 
 def _key(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:16]
+    return hashlib.sha256(text.encode()).digest()[:_KEY]
 
 
 def _batches(documents: Iterable[Text]) -> Iterator[list[str]]:
@@ -203,14 +222,14 @@ def _late_scores(  # type: ignore[no-untyped-def]  # a kernel; its docstring has
         docs: (n,) int64.
         tokens: (n_docs + 1,) int64, where the tokens of each document begin.
         entries: (n_docs + 1,) int64, where its entries begin.
-        sizes: (n_tokens,) uint16, entries of each token.
-        terms: (nnz,) uint16 or uint32.
-        weights: (nnz,) uint8.
+        sizes: (n_doc_tokens,) uint16, entries of each token.
+        terms: (nnz,) uint16 or uint32, terms of the documents' entries.
+        weights: (nnz,) uint8, their weights.
         starts: (n_terms + 1,) int64, where the query's entries of each term begin.
-        of_token: (n,) int64, the query token of each of the query's entries.
-        of_weight: (n,) float32, its weight.
+        of_token: (n_entries,) int64, the query token of each of the query's entries, which are ordered by term.
+        of_weight: (n_entries,) float32, their weights.
         n_tokens: Tokens of the query.
-        found: (n,) float32, written.
+        found: (n,) float32, the scores; written.
     """
     sums, best = np.zeros(n_tokens, np.float32), np.zeros(n_tokens, np.float32)
     for n in range(len(docs)):

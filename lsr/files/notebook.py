@@ -49,7 +49,7 @@ def read_notebook(text: str) -> Parsed:
 
 
 def _add_markdown(source: str, out: Extracted) -> None:
-    """Add a cell's Markdown; headings hold for the whole notebook and have Jupyter's anchors."""
+    """Add a cell's Markdown; its headings also count for the cells that follow, and get Jupyter's anchors."""
     cell = read_markdown("\n" + source)  # no front matter
     before: tuple[str, ...] = ()
     for block, text in cell.pieces():

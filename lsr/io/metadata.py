@@ -22,11 +22,11 @@ from lsr.errors import DataError
 _ABSENT = object()
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?\s?(?:Z|[+-]\d\d(?::?\d\d){0,2})?)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DEPTH = 300  # levels of lists and objects; every Python reads as many, and some write more than others read
+_DEPTH = 300  # levels of lists and objects; every version of Python reads so many, but not all read more
 
 
 def metadata_text(metadata: Mapping[str, Any], doc_id: str, where: str) -> str:
-    """Metadata as JSON.
+    """Convert metadata to JSON.
 
     Raises:
         DataError: A value that JSON can't hold; the message names its key and type.
@@ -38,7 +38,7 @@ def metadata_text(metadata: Mapping[str, Any], doc_id: str, where: str) -> str:
 
 
 def checked_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> Mapping[str, Any]:
-    """The metadata if JSON can hold them, else the result of `plain_metadata`."""
+    """Return the metadata unchanged if JSON can hold them, else the result of `plain_metadata`."""
     try:
         _json(metadata)
         return metadata
@@ -64,7 +64,7 @@ def _require_depth(metadata: Mapping[str, Any]) -> None:
 
 
 def plain_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> dict[str, Any]:
-    """Metadata as JSON values, without missing ones.
+    """Convert metadata to JSON values, without missing ones.
 
     Raises:
         DataError: A value that JSON can't hold; the message names its key and type.
@@ -87,7 +87,7 @@ def plain_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> dict
 
 
 def plain_value(value: Any) -> Any:
-    """A value as JSON value; None if it is missing.
+    """Convert a value to a JSON value; None if it is missing.
 
     Raises:
         ValueError: JSON can't hold it.
@@ -156,9 +156,9 @@ def _plain_scalar(value: Any) -> Any:
 
 
 def parse_time(value: Any) -> int | None:
-    """A date or time as microseconds since 1970, UTC; None if it is neither.
+    """Convert a date or time to microseconds since 1970, UTC; None if the value is neither.
 
-    Without a time zone it is UTC; a date is its first moment.
+    A time without a time zone is UTC; a date counts as its first moment.
 
     Args:
         value: A `datetime` or `date`, or a text in ISO 8601 with at least year, month and day.

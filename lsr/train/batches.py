@@ -21,7 +21,8 @@ class Batch:
         documents: Texts of the documents, each once.
         columns: (n_queries, n_candidates) int64, columns of each query's own documents, positive first; -1 if it has
             fewer.
-        positives: (n_queries, n_documents) bool, documents known to be relevant.
+        positives: (n_queries, n_documents) bool, documents known to be relevant, also from other examples of the batch
+            with the same query.
         scores: (n_teachers, n_queries, n_candidates) float32, teachers' scores of the examples, NaN if missing; or
             None.
         weights: (n_queries, n_documents) float32, of the pairs in info_nce, 1 where an example has none; None without.
@@ -55,6 +56,10 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
             if (name := (example.collection, example.doc_ids[i])) not in place:
                 place[name] = len(documents)
                 documents.append(example.documents[i])
+    relevant: dict[str, set[tuple[str, str]]] = {}  # a query may be in several lines, each with one positive
+    for example in examples:
+        names = ((example.collection, doc_id) for doc_id in example.doc_ids[: example.n_positives])
+        relevant.setdefault(example.query, set()).update(names)
     width = max(map(len, chosen))
     columns = torch.full((len(examples), width), -1, dtype=torch.int64)
     positives = torch.zeros(len(examples), len(documents), dtype=torch.bool)
@@ -65,9 +70,8 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
     weights = None if all(example.weights is None for example in examples) else torch.ones(positives.shape)
     for row, (example, picks) in enumerate(zip(examples, chosen, strict=True)):
         columns[row, : len(picks)] = torch.tensor([place[example.collection, example.doc_ids[i]] for i in picks])
-        for doc_id in example.doc_ids[: example.n_positives]:
-            if (example.collection, doc_id) in place:
-                positives[row, place[example.collection, doc_id]] = True
+        for name in relevant[example.query] & place.keys():
+            positives[row, place[name]] = True
         if scores is not None:
             scores[:, row, : len(picks)] = torch.from_numpy(np.asarray(example.scores)[:, picks])
         if weights is not None and example.weights is not None:

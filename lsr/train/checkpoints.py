@@ -1,4 +1,4 @@
-"""Checkpoints of a run in safetensors and JSON. The last two are kept.
+"""Checkpoints of a run in safetensors and JSON. The last ones are kept.
 
 A checkpoint is written under a temporary name and renamed when all of it is on disk, so a kill, a power cut or a full
 disk never leaves a broken one.
@@ -20,7 +20,7 @@ from torch import Tensor
 from lsr.durable import replace_folder
 from lsr.errors import OutputError, TrainingError
 
-_KEPT = 2
+KEPT = 2
 _NAME = re.compile(r"checkpoint-\d{8}")
 _STATE = "state.json"
 
@@ -37,10 +37,11 @@ class Checkpoints:
 
     Args:
         folder: The run's folder.
+        kept: How many are kept.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, kept: int = KEPT) -> None:
+        self.folder, self._kept = folder, kept
 
     def paths(self) -> list[Path]:
         """Folders of the checkpoints, oldest first."""
@@ -75,7 +76,7 @@ class Checkpoints:
             shutil.rmtree(work, ignore_errors=True)  # free space on a full disk
             older = f"{kept[-1]} is complete, and the same command resumes from it" if kept else "there is no older one"
             raise OutputError(f"{target}: the checkpoint can't be written ({error}); {older}") from None
-        for old in self.paths()[:-_KEPT]:
+        for old in self.paths()[: -self._kept]:
             aside = old.with_name(old.name + ".old")
             os.replace(old, aside)
             shutil.rmtree(aside, ignore_errors=True)
@@ -95,6 +96,28 @@ class Checkpoints:
             return Checkpoint({path.stem: load_file(path) for path in kept[-1].glob("*.safetensors")}, state)
         except (OSError, ValueError, SafetensorError) as error:
             raise self.damaged(error) from None
+
+    def mean_weights(self, count: int) -> dict[str, Tensor]:
+        """The mean of the weights in the newest checkpoints, by name.
+
+        Args:
+            count: Number of checkpoints, if there are as many.
+
+        Raises:
+            TrainingError: One is damaged, or they are of different models.
+        """
+        paths, mean = self.paths()[-count:], dict[str, Tensor]()
+        for path in paths:
+            try:
+                weights = load_file(path / "weights.safetensors")
+                if mean and mean.keys() != weights.keys():
+                    raise ValueError("its weights have other names than those before")
+                for name, tensor in weights.items():
+                    part = tensor.double() / len(paths)  # rounded once, at the end
+                    mean[name] = mean[name] + part if name in mean else part
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+                raise TrainingError(f"{path}: this checkpoint can't be averaged: {error}") from None
+        return mean
 
     def damaged(self, error: Exception) -> TrainingError:
         """The error for a newest checkpoint that can't be used."""

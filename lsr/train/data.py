@@ -102,7 +102,7 @@ class TrainingData:
                         seen.add(digest)
                         yield text
 
-    def stream(self, seed: int, start: int = 0) -> Iterator[Example]:
+    def stream(self, seed: int, start: int = 0, together: int = 1) -> Iterator[Example]:
         """Yield examples without end, in an order that depends only on the seed.
 
         Each source has its own epochs, each in a new order: one of a large weight may be in its third epoch while
@@ -111,19 +111,20 @@ class TrainingData:
         Args:
             seed: Not negative.
             start: Number of examples to skip, without reading them.
+            together: So many successive examples are of one source. A start amid them is moved to the next ones.
 
         Raises:
             ValueError: A negative seed or start.
         """
         if seed < 0 or start < 0:
             raise ValueError(f"seed and start are not negative, got {seed} and {start}")
-        return self._stream(seed, start)
+        return self._stream(seed, -(-start // together) * together, together)
 
-    def _stream(self, seed: int, start: int) -> Iterator[Example]:
+    def _stream(self, seed: int, start: int, together: int) -> Iterator[Example]:
         orders = [_Order(len(source), (seed, 1, i)) for i, source in enumerate(self._sources)]
         given = np.zeros(len(self._sources), np.int64)  # examples of each source before the chunk
-        for first, chosen in self._choices(seed):
-            if first + _CHUNK > start:
+        for first, chosen in self._choices(seed, together):
+            if first + len(chosen) > start:
                 for place, which in enumerate(chosen.tolist()):
                     number = int(given[which])
                     given[which] += 1
@@ -132,12 +133,13 @@ class TrainingData:
             else:
                 given += np.bincount(chosen, minlength=len(given))
 
-    def _choices(self, seed: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield (number of the first example, (_CHUNK,) the source of each) for each chunk."""
+    def _choices(self, seed: int, together: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield (number of the first example, (_CHUNK * together,) the source of each) for each chunk."""
         chunk = 0
         while True:
             drawn = np.random.default_rng((seed, 0, chunk)).random(_CHUNK)
-            yield chunk * _CHUNK, np.searchsorted(self._bounds[:-1], drawn, side="right")
+            chosen = np.searchsorted(self._bounds[:-1], drawn, side="right")
+            yield chunk * _CHUNK * together, np.repeat(chosen, together)
             chunk += 1
 
 

@@ -68,8 +68,8 @@ def _of_the_regularizers(settings: TrainSettings) -> Iterator[str]:
             yield f"{name}.ramp {side.ramp}: its schedule is constant"
         elif side.weight and side.ramp >= steps:
             yield f"{name}.weight {side.weight:g} is never reached: it grows for {side.ramp} of {steps} steps"
-        if side.threshold != standard.threshold and side.kind != "l0_flops":
-            yield f"{name}.threshold {side.threshold}: only l0_flops has one, not {side.kind}"
+        if side.threshold != standard.threshold and side.kind not in ("l0_flops", "group"):
+            yield f"{name}.threshold {side.threshold}: only l0_flops and group have one, not {side.kind}"
 
 
 def _of_steps(settings: TrainSettings) -> Iterator[str]:

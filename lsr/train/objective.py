@@ -160,6 +160,9 @@ class Penalty:
                 value = regularizers.df_flops(weights, self.df.fractions(terms))
             case "l0_flops":
                 value = regularizers.l0_flops(weights, settings.threshold, active)
+            case "group":
+                self.df.update(weights, terms)
+                value = regularizers.group(weights, self._most_used(terms))
             case other:
                 value = _of_plugin(plugins.REGULARIZERS, other, weights)
         value = value * share
@@ -173,6 +176,14 @@ class Penalty:
             raw["anti_zero"] = regularizers.anti_zero(weights * share)
             total = total + settings.anti_zero * raw["anti_zero"]
         return raw, total
+
+    def _most_used(self, terms: Tensor | None) -> Tensor | None:
+        """(n,) bool, which of the terms are among the `threshold` that most documents have."""
+        shares, count = self.df.fractions(), self.settings.threshold
+        if not count:
+            return None
+        least = shares.topk(min(count, len(shares))).values[-1]
+        return (shares if terms is None else shares[terms]) >= least
 
     def _control(self, length: Tensor) -> Tensor:
         """What the weight is multiplied by, (), for a batch of this mean length."""

@@ -174,6 +174,21 @@ def l0_flops(weights: Tensor, threshold: int, active: Tensor | None = None) -> T
     return flops(weights * (active > threshold).unsqueeze(1))
 
 
+def group(weights: Tensor, free: Tensor | None = None) -> Tensor:
+    """Group sparsity over the vocabulary: sum_j sqrt( mean_i w_ij^2 ), a term's weights in all documents a group.
+
+    The slope of a small group is as steep as that of a large one, so terms that few documents have leave the vocabulary
+    as a whole, while FLOPS shortens the long posting lists. With `free` terms it has a preset level, as in WGSEF, which
+    penalizes only the smallest groups: what is free isn't shrunk, and the rest goes.
+
+    Args:
+        weights: (n_docs, n_terms) float.
+        free: (n_terms,) bool, terms without penalty; None for none.
+    """
+    sizes = torch.linalg.vector_norm(weights, dim=0, dtype=_wide(weights.dtype)) / max(len(weights), 1) ** 0.5
+    return (sizes if free is None else sizes[~free]).sum()
+
+
 def anti_zero(weights: Tensor) -> Tensor:
     """Penalty for empty rows: mean_i 1 / (1 + sum_j w_ij)^2, between 0 and 1.
 

@@ -20,6 +20,7 @@ _GONE = object()  # a setting that no longer exists
 _CHANGEABLE = (
     "optimizer.steps",
     "checkpoint_every",
+    "soup",
     "validation.every",
     "validation.patience",
     "batch_tokens",

@@ -11,7 +11,7 @@ from lsr.config import Settings, allowed, within
 from lsr.train.sources import TrainingSource
 
 HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "epic", "sparta", "deepct", "tilde")
-REGULARIZERS = ("flops", "l1", "idf_flops", "df_flops", "l0_flops")
+REGULARIZERS = ("flops", "l1", "idf_flops", "df_flops", "l0_flops", "group")
 _FREEZABLE = ("expansion", "lexical", "deepct")
 
 
@@ -96,6 +96,8 @@ class DataSettings(Settings):
         sources: Sources of examples, see `lsr.train.sources`.
         queries: Queries of a batch, for each process; losses see the queries of all processes.
         negatives: Negatives of each query in a batch, drawn from its candidates.
+        mixed: Whether a batch has queries of several sources. If not, it is of one source, drawn by the weights; with
+            gradient_cache the batches of `optimizer.accumulate` are one.
         bank: Documents of the bank of frozen negatives, the first positives of the sources; see `LossSettings.bank`.
         refresh_every: Interval in steps at which the sources' collections are searched with the present encoder; the
             results become the candidates (ANCE, arXiv 2007.00808). 0 for never. For sources with document ids.
@@ -107,6 +109,7 @@ class DataSettings(Settings):
     sources: tuple[TrainingSource, ...]
     queries: int = field(default=32, metadata=within(at_least=1))
     negatives: int = field(default=1, metadata=within(at_least=0))
+    mixed: bool = True
     bank: int = field(default=10_000, metadata=within(at_least=1))
     refresh_every: int = field(default=0, metadata=within(at_least=0))
     refresh_count: int = field(default=30, metadata=within(at_least=1))
@@ -210,7 +213,8 @@ class RegularizerSettings(Settings):
         weight: Weight in the loss, after the ramp.
         ramp: Steps over which the weight grows.
         schedule: How it grows.
-        threshold: Number of terms up to which "l0_flops" has no penalty.
+        threshold: Number of terms of a vector up to which "l0_flops" has no penalty; for "group" the number of terms
+            of the vocabulary, those that most documents have, which have no penalty.
         anti_zero: Weight of the penalty for empty vectors.
         target: Mean number of terms that vectors should have; 0 for none. After the ramp the weight is raised while
             they have more, and lowered while they have fewer.
@@ -327,6 +331,8 @@ class TrainSettings(Settings):
         gradient_cache: Run the model twice, so that a large batch needs the memory of a small one.
         batch_tokens: Tokens that go through the model at a time.
         checkpoint_every: Interval in steps.
+        soup: At the end, the mean of the weights of this many last checkpoints is saved as the encoder `soup`, and
+            validated; 0 for none. These checkpoints are kept.
         seed: Seed of all random draws.
         device: None for "cuda" if there is a GPU, else "cpu".
     """
@@ -347,6 +353,7 @@ class TrainSettings(Settings):
     gradient_cache: bool = False
     batch_tokens: int = field(default=16384, metadata=within(at_least=1))
     checkpoint_every: int = field(default=500, metadata=within(at_least=1))
+    soup: int = field(default=0, metadata=within(at_least=0))
     seed: int = field(default=0, metadata=within(at_least=0, below=2**63))
     device: str | None = None
 
@@ -361,4 +368,6 @@ class TrainSettings(Settings):
             found.append("losses.bank goes without pretrain: its vectors are those of the model before the first step")
         if self.sample_terms and self.model.top_k:
             found.append("sample_terms can't be combined with model.top_k, which needs the weights of all terms")
+        if self.soup == 1:
+            found.append("soup averages at least two checkpoints; one alone is the encoder `last`")
         return found

@@ -8,6 +8,7 @@ validation and mining are functions that the caller passes.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -27,7 +28,7 @@ from lsr.errors import TrainingError
 from lsr.train import collapse_check
 from lsr.train.bank import NegativeBank
 from lsr.train.batch_loss import BatchLoss
-from lsr.train.checkpoints import Checkpoint, Checkpoints
+from lsr.train.checkpoints import KEPT, Checkpoint, Checkpoints
 from lsr.train.data import Example, TrainingData
 from lsr.train.idle import idle_settings
 from lsr.train.optimizer import make_optimizer, rate_factor
@@ -96,7 +97,7 @@ class Trainer:
             for setting in idle_settings(settings):
                 note(f"without effect: {setting}")
         _check_data(settings, data, self.helpers)
-        self.checkpoints = Checkpoints(folder)
+        self.checkpoints = Checkpoints(folder, max(KEPT, settings.soup))
         folder.mkdir(parents=True, exist_ok=True)
         hold_settings(folder, settings, self.checkpoints, first=self.rank == 0)
         # Each process has a cache of its own: two that write to the same file would spoil it.
@@ -140,6 +141,8 @@ class Trainer:
             self._save_encoder(self.folder / "last")
             if self.settings.validation and (measures := measures_at(self.folder / "log.jsonl", self.step)):
                 tell_figures(self.folder / "last" / portable.CARD, self.settings.validation, self.step, measures)
+            if self.settings.soup:
+                self._save_soup()
             self._show({"step": self.step, "finished": True})
         best = self.folder / "best"
         if best.is_dir():
@@ -190,7 +193,11 @@ class Trainer:
 
     def _examples(self) -> Iterator[Example]:
         """The examples of all processes from the present step on."""
-        return self.data.stream(self.settings.seed, self._drawn())
+        together = 1
+        if not self.settings.data.mixed:
+            joined = self.settings.optimizer.accumulate if self.settings.gradient_cache else 1
+            together = self.settings.data.queries * self.processes.count * joined
+        return self.data.stream(self.settings.seed, self._drawn(), together)
 
     def _drawn(self) -> int:
         """How many examples the steps so far have drawn."""
@@ -342,6 +349,27 @@ class Trainer:
 
     def _save_encoder(self, folder: Path) -> None:
         self.student.save(folder, self.step)
+
+    @torch.no_grad()
+    def _save_soup(self) -> None:
+        """Save the mean of the last checkpoints as the encoder `soup`; if it validates better, also as `best`."""
+        soup, mean = self.folder / "soup", self.checkpoints.mean_weights(self.settings.soup)
+        own = {parameter: parameter.clone() for parameter in self.student.names}
+        for parameter, name in self.student.names.items():
+            parameter.copy_(mean[name])
+        self._save_encoder(soup)
+        told = f"{soup}: the mean of {min(len(self.checkpoints.paths()), self.settings.soup)} checkpoints"
+        if self.settings.validation and self.helpers.validate:
+            measures = dict(self.helpers.validate(soup))
+            tell_figures(soup / portable.CARD, self.settings.validation, self.step, measures)
+            told += ": " + ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
+            if not self._not_eligible(measures) and measures[self.settings.validation.measure] > self.best:
+                shutil.copytree(soup, self.folder / "current", dirs_exist_ok=True)
+                replace_folder(self.folder / "current", self.folder / "best")
+                told += "; the best encoder"
+        for parameter, value in own.items():
+            parameter.copy_(value)
+        note(told)
 
     def _mine(self) -> None:
         """Mine negatives with the present encoder, and train with them from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -33,3 +34,15 @@ def test_a_typed_figure_is_found_and_replaced(tmp_path):
     assert (ran.returncode, "README.md" in ran.stderr) == (1, True)
     assert tables(tmp_path).returncode == 0
     assert (tmp_path / "README.md").read_text() == right
+
+
+def test_every_system_of_the_literature_names_its_test():
+    text = (ROOT / "docs" / "guides" / "literature.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 30
+    for path, function in named:
+        assert (ROOT / path).is_file(), path
+        assert not function or f"def {function}(" in (ROOT / path).read_text(), f"{path}::{function}"
+    for table in re.findall(r"^\|.*\| test \|\n\|[-| ]+\|\n((?:\|.*\n)+)", text, re.MULTILINE):
+        for row in table.splitlines():
+            assert "tests/" in row or "not implemented" in row or "left out" in row, row

@@ -23,7 +23,9 @@ def test_every_pair_of_documents_answers_a_query():
         assert liking == relevant.tolist()
     assert all(text.count(",") == 7 for text in made.documents)
     assert pair_set(THINGS, answers=6, others=4, likes=8).documents == made.documents
-    for wrong in ({"answers": 40}, {"answers": 1}, {"likes": 50}):
+    with pytest.raises(ValueError, match="answers must be at least of_query, got 1 and 2"):
+        pair_set(THINGS, answers=1)
+    for wrong in ({"answers": 40}, {"likes": 50}):
         with pytest.raises(ValueError, match="different things"):
             pair_set(THINGS, **{"answers": 6, "likes": 8} | wrong)
 

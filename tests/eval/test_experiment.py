@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from lsr.config import read_config
 from lsr.errors import DataError, OutputExists
-from lsr.eval.datasets import Dataset, open_dataset
+from lsr.eval.datasets import Dataset, open_dataset, open_datasets
 from lsr.eval.evaluate import evaluate_index, evaluate_run
 from lsr.eval.experiment import systems as module
 from lsr.eval.experiment.experiment import file_name, named, run_experiment
@@ -594,6 +595,27 @@ def test_counts_and_undefined_measures_are_handled(datasets, tmp_path):
     assert of_a["measures"]["NumRet"] > 60  # of all queries together
     assert list(of_a["intervals"]) == ["Accuracy@5"]
     assert {row["n"] for row in record["comparisons"] if row["measure"] == "Accuracy@5"} <= set(range(9))
+
+
+def test_each_collection_has_a_mean_pivot_of_its_own(datasets, tmp_path):
+    """Of short and of long documents, the values are those of the number that is their mean."""
+    short, long = tmp_path / "short", tmp_path / "long"
+    for folder, times in ((short, 1), (long, 3)):
+        make_dataset(folder, 5)
+        lines = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+        lines = [{**line, "text": " ".join([line["text"]] * (times + i % 2))} for i, line in enumerate(lines)]
+        (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "both.yaml").write_text(
+        "measures: nDCG@10\nlatency: {queries: 0}\nsystems:\n  - {name: mean, encoder: bm25, pivot: mean}\n"
+        "  - {name: short, encoder: bm25, pivot: 12.0}\n  - {name: long, encoder: bm25, pivot: 28.0}\n"
+    )
+    settings = read_config(tmp_path / "both.yaml", ExperimentSettings)
+    run_experiment(settings, named(open_datasets([str(short), str(long)])), tmp_path / "out")
+    runs = {path: read_run(path) for path in (tmp_path / "out" / "runs").rglob("*.gz")}
+    for name in ("short", "long"):
+        mean, own = (runs[tmp_path / "out" / "runs" / name / f"{system}.trec.gz"] for system in ("mean", name))
+        assert mean == own
+    assert runs[tmp_path / "out/runs/short/mean.trec.gz"] != runs[tmp_path / "out/runs/short/long.trec.gz"]
 
 
 def test_reproducing_gives_equal_measures_and_reports_changes(tmp_path, lsr_command):

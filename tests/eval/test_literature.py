@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from lsr.eval.experiment.settings import (
     DensifySettings,
     ExperimentSettings,
     FeedbackSettings,
+    ImitateSettings,
     LatencySettings,
     LateSettings,
     SystemSettings,
@@ -33,8 +35,10 @@ from lsr.index.index import Index
 from lsr.index.search.feedback import expand_query
 from lsr.io.corpus import open_corpus
 from lsr.io.runs import read_run
+from lsr.lexical_head import HeadSettings
 
 pytest.importorskip("ir_measures")
+pytest.importorskip("torch")
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "eval" / "literature.yaml"
 LATENCY = LatencySettings(k=3, queries=3, rounds=1)
@@ -83,12 +87,21 @@ def result(datasets, tmp_path_factory):
             SystemSettings("verified 5", encoder="bm25", verify=VerifySettings(terms=5, candidates=20)),
             SystemSettings("all clusters", encoder="lsr-mini", mode="hybrid", visit=VisitSettings(1.0)),
             SystemSettings("some clusters", encoder="lsr-mini", mode="hybrid", visit=VisitSettings(0.2, results=0)),
+            SystemSettings("imitated", encoder="bm25", imitate=ImitateSettings(width=16)),
+            SystemSettings("beside", encoder="bm25", imitate=ImitateSettings(width=16, own=1e4)),
             SystemSettings("refined", late=LateSettings("bm25", "late:lsr-tiny", depth=3)),
         ),
         measures="nDCG@10 R@100",
         latency=LATENCY,
     )
-    return run_experiment(settings, datasets, out), out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsr.eval.experiment.literature.HeadSettings", short_head)
+        return run_experiment(settings, datasets, out), out
+
+
+def short_head(width):
+    """Settings of a head that is trained for a moment."""
+    return HeadSettings(width=width, steps=10)
 
 
 def test_feedback_equals_a_direct_call(result, datasets, tmp_path):
@@ -143,6 +156,19 @@ def test_clusters_that_are_read(result, datasets, tmp_path):
     assert found["some clusters"] != found["all clusters"]
 
 
+def test_vectors_that_imitate_the_encoder(result, datasets):
+    found = runs(result[1], ("bm25", "imitated", "beside"))
+    model, dataset = load_encoder("lsr-mini"), datasets["small"]
+    ids, texts = zip(*((doc.id, doc.content) for doc in dataset.corpus()), strict=True)
+    documents = model.encode_dense(texts)
+    for query in open_corpus(dataset.query_source, queries=True):
+        scores = model.encode_dense([query.content], queries=True)[0] @ documents.T
+        best = [ids[i] for i in np.argsort(-scores, kind="stable")[:5]]
+        assert list(found["beside"][query.id])[:5] == best  # the model's own vector outweighs the head
+        assert len(found["imitated"][query.id]) > 5
+    assert found["imitated"] != found["beside"]
+
+
 def test_comparisons_give_the_order_of_the_judge(result):
     found = runs(result[1], ("bm25", "tiny", "compared"))
     for query, hits in found["compared"].items():
@@ -154,12 +180,12 @@ def test_comparisons_give_the_order_of_the_judge(result):
 
 def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
     """The preset on a small collection, with codes that are trained for a moment."""
-    pytest.importorskip("torch")
     short = lambda **given: replace(CodeSettings(**given), steps=5)  # noqa: E731
     monkeypatch.setattr("lsr.encode.load.CodeSettings", short)
     monkeypatch.setattr("lsr.encode.codes._WORDS", 50)
     monkeypatch.setattr("lsr.encode.load.SETTINGS", replace(SETTINGS, steps=5, latents=512))
     monkeypatch.setattr("lsr.encode.latent_terms._WORDS", 50)
+    monkeypatch.setattr("lsr.eval.experiment.literature.HeadSettings", short_head)
     settings = replace(read_config(CONFIG, ExperimentSettings), latency=LATENCY)
     record = run_experiment(settings, datasets, tmp_path / "out")
     values = {one["system"]: one["measures"]["nDCG@10"] for one in record["results"]}
@@ -168,10 +194,42 @@ def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
     assert len(values) >= 15
 
 
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+def test_what_the_papers_claim_holds_on_cranfield(tmp_path):
+    """The preset on all of Cranfield: what adds something does, and what approximates loses little."""
+    settings = replace(read_config(CONFIG, ExperimentSettings), latency=LatencySettings(queries=0))
+    dataset = open_dataset(str(Path(lsr.data.__file__).parent / "cranfield"))
+    record = run_experiment(settings, named([dataset]), tmp_path / "out")
+    measures = {one["system"]: one["measures"] for one in record["results"]}
+    quality = {name: values["nDCG@10"] for name, values in measures.items()}
+    recall = {name: values["R@100"] for name, values in measures.items()}
+    print(measures)
+    # codes and latent terms against the dense vector, alone and beside another system
+    assert quality["codes, 64 latents"] >= 0.95 * quality["dense vector"]
+    assert quality["codes and lsr-mini"] > max(quality["codes, 64 latents"], quality["lsr-mini"])
+    assert quality["latent terms"] >= quality["dense vector"] - 0.01
+    assert recall["latent terms and BM25"] > recall["BM25 and dense vector"]
+    # feedback: both arrangements are as good as the best single one
+    single = ("BM25, feedback", "dense vector, feedback", "BM25 and dense vector", "interpolation after feedback")
+    assert recall["interpolation before and after feedback"] >= max(recall[name] for name in single) - 0.002
+    # densified vectors
+    assert quality["densified, 768 coloured slices"] >= quality["lsr-mini"] - 0.003
+    for width in (256, 768):
+        assert quality[f"densified, {width} coloured slices"] > quality[f"densified, {width} random slices"]
+    # late interaction without training loses nothing against its own first stage
+    assert quality["late, refined"] >= quality["late, fused vectors"] - 0.003
+    # coarse vectors, verified
+    assert quality["lsr-mini, 32 terms verified"] >= quality["lsr-mini"] - 0.003
+    # few comparisons
+    assert quality["BM25, a third of the comparisons"] >= 0.99 * quality["BM25, all comparisons"]
+    assert quality["BM25, a tenth of the comparisons"] >= 0.97 * quality["BM25, all comparisons"]
+    assert quality["EASE"] > quality["BM25"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"feedback": FeedbackSettings()}, "feedback, densify, verify and visit need an encoder"),
+        ({"feedback": FeedbackSettings()}, "feedback, densify, verify, visit and imitate need an encoder"),
         ({"encoder": "bm25"}, "has .*encoder.*compare"),
     ],
 )

@@ -135,6 +135,7 @@ def test_the_paper_is_written(part_of_cranfield, tmp_path, monkeypatch, request)
     record = json.loads((tmp_path / "paper" / "results" / "experiment.json").read_text())
     assert record["seeds"] == [1, 2]
     log = request.getfixturevalue("pdflatex")(paper)
+    assert "paper.pdf (2 pages" in log
     assert [float(points) for points in re.findall(r"Overfull \\hbox \((.*?)pt", log) if float(points) > 20] == []
 
 

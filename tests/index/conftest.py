@@ -86,3 +86,9 @@ def python():
         return done.returncode, done.stdout, done.stderr
 
     return run
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Locked indexes refuse writers of this process at once, not after a second."""
+    monkeypatch.setattr("lsr.index.storage.transaction._PATIENCE", 0.05)

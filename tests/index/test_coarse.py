@@ -7,9 +7,10 @@ import os
 import numpy as np
 import pytest
 
+from lsr.arrays import read_arrays, write_arrays
 from lsr.errors import DataError, OutputExists
 from lsr.index import Index, read_queries
-from lsr.index.coarse import CoarseIndex, cut
+from lsr.index.coarse import _SPARSE, CoarseIndex, cut
 from lsr.sparse import SparseMatrix
 
 TERMS = 400
@@ -96,7 +97,7 @@ def test_dense_vectors_verify_sparse_codes(documents, queries, tmp_path):
 
 def test_wrong_arguments_and_damaged_files(built, documents, queries, tmp_path):
     for wrong in ({"terms": 0}, {"ids": ["a"]}, {"dense": np.ones((3, 2))}):
-        with pytest.raises(ValueError, match="terms is at least 1"):
+        with pytest.raises(ValueError, match="terms must be at least 1"):
             CoarseIndex.build(tmp_path / "x", documents, **wrong)
     with pytest.raises(ValueError, match="no dense dimensions"):
         built.search(queries[0], dense=np.ones(3))
@@ -104,12 +105,23 @@ def test_wrong_arguments_and_damaged_files(built, documents, queries, tmp_path):
     CoarseIndex.build(path, documents)
     with pytest.raises(OutputExists):
         CoarseIndex.build(path, documents)
-    np.save(path / "starts.npy", np.arange(len(documents) + 1, dtype=np.int64)[::-1])
-    with pytest.raises(DataError, match="boundaries"):
-        CoarseIndex(path)
-    (path / "arrays.json").write_text("[]")
-    with pytest.raises(DataError, match="damaged, or not exact vectors"):
-        CoarseIndex(path)
+    file = path / "exact.arrow"
+    arrays, content = read_arrays(file, "exact vectors", _SPARSE), file.read_bytes()
+    vectors = {name: arrays[name] for name in ("ids", "id_starts")} | {"vectors": np.ones((3, 2), np.float32)}
+    for changed, message in (
+        (arrays | {"starts": arrays["starts"][::-1]}, "lengths don't fit"),
+        (arrays | {"terms": arrays["terms"][:-1]}, "lengths don't fit"),
+        (arrays | {"id_starts": arrays["id_starts"][:-1]}, "lengths don't fit"),
+        (arrays | {"weights": arrays["weights"].astype(np.float64)}, "unexpected arrays"),
+        (vectors, r"vectors \(3, 2\) of 500 documents"),
+    ):
+        write_arrays(file, "exact vectors", changed)
+        with pytest.raises(DataError, match=message):
+            CoarseIndex(path)
+    for size in (0, len(content) // 2, len(content) - 5):
+        file.write_bytes(content[:size])
+        with pytest.raises(DataError, match="damaged, or not exact vectors"):
+            CoarseIndex(path)
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")

@@ -5,14 +5,18 @@ exporting give a result or a CorruptIndex, never a crash or another error.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
 import shutil
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from lsr.errors import CorruptIndex, IndexFormatError, IndexLocked, LsrError
@@ -362,6 +366,40 @@ LITTLE_MEMORY = """
 """
 
 
+@pytest.mark.parametrize(
+    "lack",
+    [MemoryError(), pa.ArrowMemoryError("malloc"), OSError("Memory mapping file failed: Cannot allocate memory")],
+    ids=["Python", "Arrow", "mmap"],
+)
+def test_lack_of_memory_at_any_step_is_not_damage(tmp_path, monkeypatch, lack):
+    """The n-th call that takes memory fails, for every n."""
+    path = Index.build(tmp_path / "idx", documents(30), encoder="bm25").path
+    n, failed = 0, True
+    while failed:
+        n, failed, calls = n + 1, False, itertools.count(1)
+
+        def failing(function, number=n, calls=calls):
+            def call(*args, **kwargs):
+                nonlocal failed
+                if next(calls) == number:
+                    failed = True
+                    raise lack
+                return function(*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pa, "memory_map", failing(pa.memory_map))
+            if not isinstance(lack, OSError):
+                for owner, name in ((pa.ipc, "open_file"), (json, "loads"), (np, "frombuffer"), (Path, "read_bytes")):
+                    patch.setattr(owner, name, failing(getattr(owner, name)))
+            with suppress(MemoryError, OSError):  # anything else, such as CorruptIndex, fails the test
+                found = [hit.text for hit in Index.open(path).search("wing", where={"n": {">": 3}})]
+    assert n > 5
+    assert len(found) == 10
+
+
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="set LSR_LONG_TESTS: what fails depends on chance")
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc")
 def test_lack_of_memory_is_not_damage(tmp_path, python):
     Index.build(tmp_path / "idx", documents(3000), encoder="bm25")

@@ -163,6 +163,7 @@ def test_an_index_without_an_id_gets_one(tmp_path):
 # --- two objects in one process ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("impatient")
 def test_two_objects_in_one_process_lock_like_two_processes(path):
     one, other = Index.open(path), Index.open(path)
     one.delete("d1")

@@ -330,6 +330,7 @@ def test_leftovers_of_dead_processes_are_removed_but_no_files_in_use(index):
     require_whole(index, 3)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_lock_may_be_released_by_another_thread(index):
     taken = []
     thread = threading.Thread(target=lambda: taken.append(Transaction(index.path)))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lsr.console import progress_to
 from lsr.index.segment import reorder
 from lsr.index.segment.reorder import Reduced, document_order, reduce_documents
 
@@ -39,6 +40,19 @@ def pairs(rows, order, block=128):
     return sum(
         len(np.unique(np.concatenate([rows[i] for i in order[at : at + block]]))) for at in range(0, len(order), block)
     )
+
+
+@pytest.mark.parametrize("n", [0, 50, 2000])
+def test_progress_counts_up_to_its_total(n):
+    rows, n_terms = clustered_rows(np.random.default_rng(0), 20, n // 20)
+    calls = []
+    with progress_to(lambda *call: calls.append(call)):
+        document_order(reduced(rows, n_terms))
+    assert [call[0] for call in calls] == ["ordering"] * len(calls)
+    done = [call[1] for call in calls]
+    assert done == sorted(set(done))
+    assert len(calls) > 4 or n < 2000
+    assert not rows or done[-1] == calls[-1][2]
 
 
 @given(st.integers(0, 2**32), st.integers(0, 400), st.integers(1, 60), st.sampled_from([1, 4, 128]))

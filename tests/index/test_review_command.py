@@ -71,11 +71,11 @@ def test_wrong_calls(index, lsr_command, tmp_path):
     how = ("review", path, "--state", tmp_path / "a.json", "--judgments", tmp_path / "judged.tsv")
     ran = lsr_command(*how, "--budget", "5")
     assert ran.code == 0
-    assert "the budget of 5 documents has been read" in ran.err
-    assert "recall is probably" not in ran.err  # a budget says nothing of the recall
+    assert "the budget of 5 documents is used up" in ran.err
+    assert "recall is probably" not in ran.err  # a budget says nothing about recall
     ran = lsr_command(*how, "--target", "0.7")
     assert ran.code == 2
-    assert "this review has its settings" in ran.err
+    assert "this review keeps its settings" in ran.err
     (tmp_path / "judged.tsv").write_bytes(b"d1\t\xff\n")
     ran = lsr_command("review", path, "--state", tmp_path / "b.json", "--judgments", tmp_path / "judged.tsv")
     assert ran.code == 1

@@ -145,6 +145,7 @@ def test_texts_are_added_to_the_last_shard(folder, whole):
     assert list(Index.open(folder).documents.all_ids()) == ["d18", "d19", "e0", "d2"]
 
 
+@pytest.mark.usefixtures("impatient")
 def test_one_writer_at_a_time_over_all_shards(folder):
     index, other = Index.open(folder), Index.open(folder)
     index.delete(["d0"])

@@ -389,6 +389,7 @@ def test_other_files_beside_an_index_survive_an_overwrite(path):
     assert (path / "data-20240101" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_second_writer_is_refused_while_one_writes(path):
     before = answers(path)
     code = """

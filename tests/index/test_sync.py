@@ -22,7 +22,7 @@ from lsr.index.write import sync as syncing
 @pytest.fixture(autouse=True)
 def no_merging(monkeypatch):
     """Compile kernels first: compiling in a thread changes the process' warning filters."""
-    monkeypatch.setattr(Changes, "merge_behind", lambda *_, **__: False)
+    monkeypatch.setattr(Changes, "merge_in_background", lambda *_, **__: False)
 
 
 def put(path, text):
@@ -237,11 +237,17 @@ def test_progress_is_called(docs, tmp_path, monkeypatch, capsys):
     put(docs / "a.md", "# Wings\n\nother")
     calls.clear()
     index.sync(docs, progress=lambda *call: calls.append(call))
-    assert calls == [("encoding", 1, None)]
+    assert calls == [("encoding", 1, 1)]
+    put(docs / "rows.csv", "id,text\n2,shock waves\n3,new\n")
+    put(docs / "b.md", "new")
+    monkeypatch.setattr("lsr.index.write.sync._SECONDS", 0)  # a commit after each file, and progress goes on
+    calls.clear()
+    index.sync(docs, progress=lambda *call: calls.append(call))
+    assert calls == [("encoding", n, None) for n in (1, 2, 3)]
     (docs / "rows.csv").unlink()
     calls.clear()
     Index.build(tmp_path / "few", read_documents(docs), encoder="bm25", progress=lambda *call: calls.append(call))
-    assert calls == [("encoding", 2, 2)]
+    assert calls == [("encoding", 3, 3)]
 
 
 # --- the command line ---------------------------------------------------------------------------------------------
@@ -250,7 +256,7 @@ def test_progress_is_called(docs, tmp_path, monkeypatch, capsys):
 def test_the_commands(docs, tmp_path, lsr_command):
     idx = tmp_path / "idx"
     ran = lsr_command("index", docs, "--out", idx, "--encoder", "bm25", "--url", "https://x.org/{stem}.html")
-    assert (ran.code, ran.err.splitlines()[-1].partition(",")[0]) == (0, f"{idx}: 4 documents")
+    assert (ran.code, ran.err.splitlines()[-1].partition(",")[0]) == (0, f"{idx}: 4 passages")
     hit = lsr_command("search", idx, "swept", "--json").lines()[0]
     assert (hit["_id"], hit["title"]) == ("a.md", "Wings")
     assert hit["metadata"]["url"] == "https://x.org/a.html#wings"
@@ -261,10 +267,10 @@ def test_the_commands(docs, tmp_path, lsr_command):
         f"{docs}: left out:",
         "  unsupported files, by suffix: 1 (1 .png)",
         "  all 1 by name: --left-out FILE, in Python `bad` of the warning or the corpus",
-        f"{idx}: 1 new, 3 unchanged; 5 documents in 2 segments",
+        f"{idx}: 1 new, 3 unchanged; 5 passages in 2 segments",
     ]
     ran = lsr_command("sync", docs, tmp_path / "made", "--encoder", "bm25")  # where there is none yet
-    assert ran.err.splitlines()[-1] == f"{tmp_path / 'made'}: 4 new; 5 documents in 1 segment"
+    assert ran.err.splitlines()[-1] == f"{tmp_path / 'made'}: 4 new; 5 passages in 1 segment"
     assert (
         lsr_command("sync", tmp_path / "nowhere", idx).err == f"lsr: {tmp_path / 'nowhere'}: no such file or folder\n"
     )
@@ -305,7 +311,7 @@ def test_all_that_is_left_out_can_be_listed(docs, tmp_path, lsr_command):
 
 def test_an_index_inside_its_folder_is_not_read(docs, lsr_command):
     assert lsr_command("index", docs, "--out", docs / "idx", "--encoder", "bm25").code == 0
-    assert lsr_command("sync", docs, docs / "idx").err.endswith("3 unchanged; 4 documents in 1 segment\n")
+    assert lsr_command("sync", docs, docs / "idx").err.endswith("3 unchanged; 4 passages in 1 segment\n")
 
 
 def test_documents_of_a_folder_are_encoded_and_added(docs, tmp_path, lsr_command):

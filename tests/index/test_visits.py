@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lsr.arrays import write_arrays
 from lsr.errors import CorruptIndex, DataError
 from lsr.index import DenseVectors, Hybrid, Index, build_dense
 from lsr.index.hybrid import visits as module
@@ -180,15 +181,18 @@ def test_the_lstm_equals_torch():
 def test_a_policy_is_kept(built, tmp_path, policy):
     pytest.importorskip("torch")
     trained = built[2].fit_visits(queries(40, 5), policy, share=0.2, results=7)
-    trained.save(tmp_path / "policy")
-    loaded = Visits.load(tmp_path / "policy")
+    path = tmp_path / "policy.arrow"
+    trained.save(path)
+    loaded = Visits.load(path)
     assert (loaded.policy, loaded.share, loaded.results) == (policy, 0.2, 7)
     asked = queries(5, 6)
     one, other = (built[2].with_visit(visit).search_batch(asked) for visit in (trained, loaded))
     assert [hits.ids for hits in one] == [hits.ids for hits in other]
-    np.save(tmp_path / "policy" / "mean.npy", np.zeros(3, np.float32))
-    with pytest.raises(DataError, match="damaged"):
-        Visits.load(tmp_path / "policy")
+    whole = {**loaded.weights, "share": np.array(0.2)}
+    for wrong in ({"mean": np.zeros(3, np.float32)}, {"share": np.array(2.0)}, {"scale": np.zeros((2, 2), np.float32)}):
+        write_arrays(path, "visiting policy", whole | wrong)
+        with pytest.raises(DataError, match="damaged"):
+            Visits.load(path)
 
 
 def test_changed_documents_are_left_out_until_they_are_embedded(tmp_path):

@@ -205,6 +205,7 @@ def test_readers_keep_their_snapshot_until_they_refresh(path):
     assert reader.search("word3") == []
 
 
+@pytest.mark.usefixtures("impatient")
 def test_another_writer_gets_the_holders_name_and_can_write_later(path):
     one, other = Index.open(path), Index.open(path)
     one.delete("d1")
@@ -255,6 +256,7 @@ def test_a_clock_that_goes_back_does_no_harm(path, clock):
     assert (index.verify(), len(Index.open(path)), len(index)) == ([], 20, 20)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_clock_that_goes_back_does_not_break_the_lock(path, clock):
     one, other = Index.open(path), Index.open(path)
     one.delete("d1")

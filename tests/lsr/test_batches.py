@@ -63,3 +63,16 @@ def test_two_sources_of_one_collection_share_its_documents(put_source, tmp_path)
     data = open_training([put_source("one"), put_source("more", documents="one")], cache=tmp_path / "cache")
     for _, batch in batches(data, 8):
         assert len(set(batch.documents)) == len(batch.documents) <= 4
+
+
+def test_a_query_in_several_lines_has_the_positives_of_all(tmp_path):
+    """Another line's positive isn't a negative of the same query."""
+    lines = [{"query": "cat", "positive": f"cat text {i}", "negative": "no text"} for i in range(3)]
+    lines.append({"query": "dog", "positive": "dog text", "negative": "cat text 0"})
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = open_training([TrainingSource(str(tmp_path / "lines.jsonl"))], cache=tmp_path / "cache")
+    examples = list(data.examples(0))
+    batch = draw_batch(examples, 1, np.random.default_rng(0))
+    for row, query in enumerate(batch.queries):
+        marked = {batch.documents[i] for i in batch.positives[row].nonzero().flatten().tolist()}
+        assert marked == ({"dog text"} if query == "dog" else {f"cat text {i}" for i in range(3)})

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsr import Index
 from lsr.encode.base import read_config
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.lexicon import Lexicon
@@ -131,9 +132,25 @@ def test_an_unknown_language_names_the_known_ones():
         BM25Encoder(language="klingon")
 
 
+def test_the_pivot_can_be_the_mean_length(tmp_path):
+    texts = ["the cat cat dog", "cat mouse", "bird"]
+    encoder, same = fitted(texts, pivot="mean"), fitted(texts, pivot=2.0)  # stop words don't count
+    assert encoder.pivot == 2.0
+    assert encoder.fingerprint == same.fingerprint
+    assert (encoder.encode_document(texts).to_dense() == same.encode_document(texts).to_dense()).all()
+    encoder.save(tmp_path / "bm25")
+    assert load_encoder(tmp_path / "bm25").pivot == 2.0
+    Index.build(tmp_path / "idx", [{"_id": "a", "text": text} for text in texts[:1]], encoder=encoder)
+    with pytest.raises(EncoderError, match=r'the pivot "mean" is that of .* call fit\(texts\) first, or give a number'):
+        Index.build(tmp_path / "other", [{"_id": "a", "text": "cat"}], encoder=BM25Encoder(pivot="mean"))
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"k1": -1}, {"b": -0.1}, {"b": 1.1}, {"k1": math.nan}, {"b": math.nan}, {"k1": math.inf}, {"pivot": 0.0}],
+    [
+        *({"k1": -1}, {"b": -0.1}, {"b": 1.1}, {"k1": math.nan}, {"b": math.nan}, {"k1": math.inf}),
+        *({"pivot": 0.0}, {"pivot": "avg"}),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(EncoderError, match="k1 >= 0, 0 <= b <= 1 and pivot > 0"):

@@ -7,9 +7,10 @@ import pickle
 import numpy as np
 import pytest
 
+from lsr.arrays import read_arrays, write_arrays
 from lsr.encode.late import LateEncoder, fused
 from lsr.encode.load import load_encoder, load_encoder_files
-from lsr.encode.token_vectors import LateReranker, TokenVectors
+from lsr.encode.token_vectors import _LAYOUT, LateReranker, TokenVectors
 from lsr.errors import DataError, EncoderError, EncoderMismatch
 from lsr.index import Index
 from lsr.index.search.late import search_late
@@ -38,7 +39,7 @@ def cranfield():
 
 @pytest.fixture(scope="module")
 def vectors(encoder, documents, tmp_path_factory):
-    return TokenVectors.build(tmp_path_factory.mktemp("late") / "tokens", documents, encoder)
+    return TokenVectors.build(tmp_path_factory.mktemp("late") / "tokens.arrow", documents, encoder)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_search_goes_as_deep_as_the_bound_demands(encoder, documents, vectors, i
     other = LateReranker(LateEncoder(encoder.model, top_k=2))
     with pytest.raises(EncoderMismatch, match="don't bound"):
         search_late(index, "ice", reranker=other)
-    with pytest.raises(EncoderMismatch, match="token vectors of"):
+    with pytest.raises(EncoderMismatch, match="token vectors were made by"):
         LateReranker(other.encoder, vectors)
 
 
@@ -135,31 +136,42 @@ def test_a_search_with_the_reranker(encoder, documents, vectors, index):
 
 
 def test_empty_texts(encoder, tmp_path):
-    vectors = TokenVectors.build(tmp_path / "tokens", ["", "a wing"], encoder)
+    vectors = TokenVectors.build(tmp_path / "tokens.arrow", ["", "a wing"], encoder)
     assert vectors.matrix(0).nnz == 0
     assert LateReranker(encoder, vectors).scores("wing", ["", "a wing"])[0] == 0
     assert LateReranker(encoder, vectors).scores("", ["a wing"]) == [0]
-    nothing = TokenVectors.build(tmp_path / "nothing", [], encoder)
+    nothing = TokenVectors.build(tmp_path / "nothing.arrow", [], encoder)
     assert len(nothing) == 0
     assert nothing.find(["x"]).tolist() == [-1]
 
 
 def test_damaged_files_are_refused(encoder, tmp_path):
-    path = tmp_path / "tokens"
+    path = tmp_path / "tokens.arrow"
     TokenVectors.build(path, ["a wing", "ice"], encoder)
-    terms = (path / "terms.npy").read_bytes()
-    (path / "terms.npy").write_bytes(terms[:-2])
-    with pytest.raises(DataError, match="damaged, or not token vectors"):
+    content, arrays = path.read_bytes(), read_arrays(path, "token vectors", _LAYOUT)
+    for size in (0, len(content) // 2, len(content) - 2):
+        path.write_bytes(content[:size])
+        with pytest.raises(DataError, match=r"tokens\.arrow.*damaged, or not token vectors"):
+            TokenVectors(path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"not token vectors: .*No such file"):
         TokenVectors(path)
-    (path / "terms.npy").write_bytes(terms)
-    np.save(path / "sizes.npy", np.full(len(np.load(path / "sizes.npy")), 60_000, np.uint16))
-    damaged = TokenVectors(path)  # sizes that lead beyond the end are harmless
-    assert np.isfinite(damaged.scores(encoder.token_vectors(["ice"], queries=True)[0], np.arange(2))).all()
-    np.save(path / "tokens.npy", np.array([0, 9, 2], np.int64))
-    with pytest.raises(DataError, match="boundaries"):
-        TokenVectors(path)
-    with pytest.raises(DataError, match=r"arrays\.json is missing"):
-        TokenVectors(tmp_path / "absent")
+    for changes, message in (
+        ({"tokens": np.array([0, 9, 2])}, "lengths don't fit"),
+        ({"weights": arrays["weights"][1:]}, "lengths don't fit"),
+        ({"terms": arrays["terms"].astype(np.int16)}, "unexpected arrays"),
+        ({"keys": arrays["keys"][:, 1:]}, r"keys \(2, 15\)"),
+        ({"step": np.array(np.nan)}, "step nan"),
+    ):
+        write_arrays(path, "token vectors", arrays | changes)
+        with pytest.raises(DataError, match=message):
+            TokenVectors(path)
+    # Sizes that lead beyond the end, and terms beyond the vocabulary, are harmless.
+    wrong = {"sizes": np.full_like(arrays["sizes"], 60_000), "terms": np.full_like(arrays["terms"], 65_000)}
+    (query,) = encoder.token_vectors(["ice"], queries=True)
+    for name, array in wrong.items():
+        write_arrays(path, "token vectors", arrays | {name: array})
+        assert np.isfinite(TokenVectors(path).scores(query, np.arange(2))).all()
 
 
 def test_a_saved_encoder_is_the_same(encoder, tmp_path):

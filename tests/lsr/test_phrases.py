@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lsr.arrays import write_arrays
 from lsr.encode import phrases as module
 from lsr.encode.load import load_encoder
 from lsr.encode.phrases import Asked, PhraseReader
@@ -133,17 +134,21 @@ def test_spans_are_short_and_within_the_text(drawn):
 
 
 def test_weights_are_kept(drawn, encoder, tmp_path):
-    drawn.save(tmp_path / "reader")
+    path = tmp_path / "reader.arrow"
+    drawn.save(path)
     text = passage(5)[0]
-    loaded = PhraseReader.load(tmp_path / "reader", encoder)
+    loaded = PhraseReader.load(path, encoder)
     assert loaded.answers("who leads?", [text]) == drawn.answers("who leads?", [text])
-    np.save(tmp_path / "reader" / "key.npy", np.zeros((2, 2, 3, 64), np.float32))
+    write_arrays(path, "phrase reader", loaded.weights | {"key": np.zeros((2, 2, 3, 64), np.float32)})
+    with pytest.raises(EncoderError, match="of another model"):
+        PhraseReader.load(path, encoder)
+    path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="damaged"):
-        PhraseReader.load(tmp_path / "reader", encoder)
+        PhraseReader.load(path, encoder)
 
 
 def test_wrong_input_is_refused(encoder, drawn):
-    with pytest.raises(EncoderError, match="lsr-mini has them"):
+    with pytest.raises(EncoderError, match="lsr-mini has one"):
         PhraseReader(load_encoder("bm25"), drawn.weights)
     with pytest.raises(EncoderError, match="of another model"):
         PhraseReader(encoder, {**drawn.weights, "phrase": np.zeros((2, 3, 64), np.float32)})

@@ -193,7 +193,8 @@ def test_a_name_that_nobody_has(run, change, message):
 
 
 def test_the_line_is_named_and_no_package_is_needed(run):
-    with pytest.raises(DataError, match=r"run.yaml:6: losses.plugins must be one of none is installed, got 'hinge'\."):
+    message = r"run.yaml:6: losses.plugins must name an entry point of lsr.losses, got 'hinge'; no installed package"
+    with pytest.raises(DataError, match=message):
         run()
 
 

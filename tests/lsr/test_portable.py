@@ -267,6 +267,67 @@ def test_lsr_publish_writes_a_graph(checkpoint, tmp_path, lsr_command):
     assert np.abs(difference).mean() < 0.02
 
 
+@pytest.fixture
+def measured(checkpoint, second, tmp_path, lsr_command):
+    """Two encoders as the seeds of a system, and the results of an experiment with BM25."""
+    pytest.importorskip("jinja2")
+    data = tmp_path / "data"
+    (data / "qrels").mkdir(parents=True)
+    texts = {"a": "the cat sat", "b": "a dog on the mat", "c": "the mat"}
+    lines = [json.dumps({"_id": name, "text": text}) + "\n" for name, text in texts.items()]
+    (data / "corpus.jsonl").write_text("".join(lines))
+    (data / "queries.jsonl").write_text('{"_id": "1", "text": "cat"}\n{"_id": "2", "text": "dog mat"}\n')
+    (data / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\t1\n2\tb\t2\n2\tc\t1\n")
+    for seed, source in ((1, checkpoint), (2, second)):
+        towers(source, max_length=12).save(tmp_path / f"seed-{seed}" / "best")
+    (tmp_path / "compare.yaml").write_text(
+        f"datasets: [{data}]\nseeds: [1, 2]\nmeasures: nDCG@10 RR@10\nsystems:\n  - {{name: BM25, encoder: bm25}}\n"
+        f'  - {{name: "ours | 1", encoder: "{tmp_path}/seed-{{seed}}/best"}}\n'
+    )
+    ran = lsr_command("experiment", tmp_path / "compare.yaml", "--out", tmp_path / "results")
+    assert ran.code == 0, ran.err
+    return tmp_path
+
+
+def test_the_card_gets_the_figures_of_an_experiment(measured, lsr_command):
+    folder, results = measured / "seed-2" / "best", measured / "results"
+    ran = lsr_command("publish", folder, "--results", results, "--out", measured / "out")
+    assert ran.code == 0, ran.err
+    record = json.loads((results / "experiment.json").read_text())
+    bm25, ours = record["results"]
+    low, high = ours["intervals"]["nDCG@10"]
+    card = (measured / "out" / "README.md").read_text()
+    assert card.count("## Evaluation") == 1
+    assert r"The system ours \| 1, measured by lsr experiment" in card
+    assert "trained with seed 2, means and intervals are of the seeds 1, 2." in card
+    assert "| collection | measure | seed 2 | mean | 95 % interval | BM25 | difference | p, corrected |" in card
+    first = (
+        f"| data, test: 3 documents, 2 queries | nDCG@10 | {ours['seeds']['nDCG@10'][1]:.3f} | "
+        f"{ours['measures']['nDCG@10']:.3f} | {low:.3f} to {high:.3f} | {bm25['measures']['nDCG@10']:.3f} |"
+    )
+    assert first in card
+    (measured / "out" / "README.md").write_text(card + "## Licence\nApache\n")
+    again = lsr_command("publish", measured / "out", "--results", f"{results}:ours | 1", "--out", measured / "again")
+    assert again.code == 0, again.err  # under another name it is the same encoder
+    card = (measured / "again" / "README.md").read_text()
+    assert (card.count("## Evaluation"), card.count("## Licence"), card.count(first)) == (1, 1, 1)
+
+
+def test_figures_of_another_encoder_stay_off_the_card(measured, checkpoint, lsr_command):
+    folder, results = measured / "seed-1" / "best", measured / "results"
+
+    def refused(*how):
+        ran = lsr_command("publish", *how, "--out", measured / "out")
+        assert (ran.code, (measured / "out").exists()) == (1, False)
+        return ran.err
+
+    assert "BM25 is not this encoder" in refused(folder, "--results", f"{results}:BM25")
+    assert "no system 'other'; there are: BM25, ours | 1" in refused(folder, "--results", f"{results}:other")
+    assert "no such file" in refused(folder, "--results", measured / "nothing")
+    towers(checkpoint, max_length=9).save(measured / "best")  # the same weights read differently
+    assert "none of the systems is this encoder" in refused(measured / "best", "--results", results)
+
+
 def test_unpublishable_encoders_are_refused(checkpoint, tmp_path, lsr_command, hub, monkeypatch):
     assert lsr_command("publish", checkpoint).code == 2
     assert lsr_command("publish", checkpoint, "--out", tmp_path / "x", "--private").code == 2

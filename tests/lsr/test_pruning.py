@@ -1,4 +1,4 @@
-"""A pruned encoder: what is removed, what the fit mends, and that it opens like any other."""
+"""A pruned encoder: what is removed, what the fit repairs, and that it opens like any other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsr.encode.load import load_encoder
-from lsr.encode.pruning import PruneSettings, prune, written
+from lsr.encode.pruning import PruneSettings, prune, save_with_graph
 from lsr.errors import EncoderError
 from lsr.io.corpus import open_corpus
 
@@ -76,7 +76,7 @@ def test_means_of_removed_columns_stay_in_the_bias(tmp_path, texts):
     for one in graph.graph.initializer:
         if one.name in biases:
             one.CopyFrom(biases[one.name])
-    written(load_encoder("lsr-tiny"), graph.SerializeToString(), tmp_path / "without")
+    save_with_graph(load_encoder("lsr-tiny"), graph.SerializeToString(), tmp_path / "without")
     assert compensated < distance(load_encoder(tmp_path / "without", lexical=0), whole, texts[40:])
 
 
@@ -99,10 +99,10 @@ def test_both_vectors_of_lsr_mini_remain(tmp_path, texts):
 def test_what_can_not_be_pruned(tmp_path, texts):
     with pytest.raises(EncoderError, match="only a model that lsr exported"):
         prune("bm25", tmp_path / "x", texts)
-    with pytest.raises(EncoderError, match="some texts"):
+    with pytest.raises(EncoderError, match="texts that aren't empty"):
         prune("lsr-tiny", tmp_path / "x", [])
     for wrong in ({"heads": 1.0}, {"columns": -0.1}):
-        with pytest.raises(ValueError, match="shares are"):
+        with pytest.raises(ValueError, match="heads and columns must be"):
             PruneSettings(**wrong)
 
 

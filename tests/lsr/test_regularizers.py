@@ -9,16 +9,19 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from lsr.train.objective import Penalty  # noqa: E402
 from lsr.train.regularizers import (  # noqa: E402 - torch is an extra
     DocumentFrequency,
     anti_zero,
     df_flops,
     flops,
+    group,
     idf_flops,
     l0_flops,
     l1,
     schedule,
 )
+from lsr.train.settings import RegularizerSettings  # noqa: E402
 
 IDF = torch.tensor([2.0, 0.5, 1.0])
 DF = torch.tensor([0.1, 1.0, 0.0])
@@ -31,6 +34,7 @@ PENALTIES = {
     "df_flops": lambda w: df_flops(w, torch.linspace(0, 1, w.shape[1])),
     # Counted beforehand: a weight that becomes active would be a step of the mask, which has no gradient on purpose.
     "l0_flops": lambda w: l0_flops(w, 3, active=torch.tensor([3, 4, 4, 5, 3])),
+    "group": group,
     "anti_zero": anti_zero,
 }
 
@@ -51,6 +55,8 @@ def random_weights(n_docs=5, n_terms=7, seed=0, dtype=torch.float64):
         (lambda w: l0_flops(w, 1), 0.5**2 + 1**2),  # only the first row has more than one term; the mean is over both
         (lambda w: l0_flops(w, 0), 5),
         (lambda w: l0_flops(w, 2), 0),
+        (group, 5**0.5 + 0 + 2**0.5),
+        (lambda w: group(w, torch.tensor([True, False, False])), 2**0.5),
         (anti_zero, 1 / 16),
     ],
 )
@@ -63,13 +69,13 @@ def test_gradients(penalty):
     assert torch.autograd.gradcheck(penalty, random_weights().requires_grad_())
 
 
-@pytest.mark.parametrize("penalty", [flops, l1, anti_zero, lambda w: l0_flops(w, 3)])
+@pytest.mark.parametrize("penalty", [flops, l1, anti_zero, group, lambda w: l0_flops(w, 3)])
 def test_the_order_of_rows_does_not_matter(penalty):
     weights = random_weights()
     assert penalty(weights).item() == pytest.approx(penalty(weights[[3, 1, 4, 0, 2]]).item())
 
 
-@pytest.mark.parametrize("penalty", [flops, l1, lambda w: l0_flops(w, 3)])
+@pytest.mark.parametrize("penalty", [flops, l1, group, lambda w: l0_flops(w, 3)])
 def test_the_order_of_terms_does_not_matter(penalty):
     weights = random_weights()
     assert penalty(weights).item() == pytest.approx(penalty(weights.flip(1)).item())
@@ -95,7 +101,7 @@ def test_the_sum_over_group_positions_is_larger_by_the_group_size():
     assert by_place.item() == pytest.approx(n_places * flops(groups.reshape(-1, 6)).item())
 
 
-@pytest.mark.parametrize("name", ["flops", "l1", "l0", "idf", "df"])
+@pytest.mark.parametrize("name", ["flops", "l1", "l0", "idf", "df", "group"])
 def test_a_sample_of_the_columns_is_unbiased(name):
     """The mean over every choice of two columns, times V / S, is the whole, in value and gradient."""
     from itertools import combinations
@@ -108,12 +114,36 @@ def test_a_sample_of_the_columns_is_unbiased(name):
         "l0": lambda columns: l0_flops(weights[:, columns], 2, active=(weights > 0).sum(1)),
         "idf": lambda columns: idf_flops(weights[:, columns], idf[columns], view="query"),
         "df": lambda columns: df_flops(weights[:, columns], df[columns]),
+        "group": lambda columns: group(weights[:, columns], df[columns] > 0.8),
     }[name]
     samples = [list(pair) for pair in combinations(range(5), 2)]
     estimate = 5 / 2 * torch.stack([penalty(columns) for columns in samples]).mean()
     whole = penalty(list(range(5)))
     torch.testing.assert_close(estimate, whole)
     torch.testing.assert_close(*(torch.autograd.grad(value, weights)[0] for value in (estimate, whole)))
+
+
+# --- group sparsity
+
+
+def test_rare_terms_leave_and_the_most_used_stay_as_they_are():
+    """Fit weights of 40 documents to given ones: six terms have a preset level of two that aren't penalized."""
+    generator = torch.Generator().manual_seed(0)
+    frequent = torch.tensor([0.9, 0.8, 0.3, 0.2, 0.1, 0.05])
+    wanted = (torch.rand(40, 6, generator=generator) < frequent) * (0.5 + torch.rand(40, 6, generator=generator))
+    found = {}
+    for kind in ("flops", "group"):
+        settings = RegularizerSettings(kind, weight=1.0, threshold=2)
+        penalty, free = Penalty(settings, torch.ones(6), "document"), wanted.clone().requires_grad_()
+        optimizer = torch.optim.SGD([free], lr=0.2)
+        for step in range(400):
+            optimizer.zero_grad()
+            (((free - wanted) ** 2).sum() / 40 + penalty(free.relu(), None, step)[1]).backward()
+            optimizer.step()
+        found[kind] = free.detach().relu()
+    torch.testing.assert_close(found["group"][:, :2], wanted[:, :2], atol=1e-3, rtol=0)
+    assert (found["group"][:, 4:] < 0.02).all()
+    assert (found["flops"][:, 4:].max(0).values > 0.3).all()  # FLOPS leaves rare terms alone
 
 
 # --- IDF

@@ -138,7 +138,7 @@ def test_wrong_states_and_settings(tmp_path):
         {"judged": 3},
     ):
         path.write_text(json.dumps(state | change))
-        with pytest.raises(DataError, match="the review can't go on"):
+        with pytest.raises(DataError, match="the review can't be continued"):
             Review.load(path, ids, [vectors])
     with pytest.raises(ValueError, match="no document 1500"):
         review.judge(N, True)

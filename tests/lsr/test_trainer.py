@@ -403,6 +403,36 @@ def test_the_gradient_cache_joins_accumulated_batches(settings, steady, tmp_path
     )
 
 
+@pytest.mark.parametrize(("cached", "size"), [(False, 2), (True, 4)])
+def test_batches_of_one_source(settings, triples, tmp_path, monkeypatch, cached, size):
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"query": f"mat {word}", "positive": word}) + "\n" for word in WORDS))
+    both = (TrainingSource(str(triples)), TrainingSource(str(other), weight=2))
+    settings = replace(
+        settings,
+        data=DataSettings(both, queries=2, negatives=1, mixed=False),
+        optimizer=replace(settings.optimizer, accumulate=2, steps=12),
+        gradient_cache=cached,
+    )
+    sources = []
+    run, plain = trainer(settings, tmp_path / "run"), Trainer._backward
+
+    def backward(self, examples, **how):
+        def told():
+            for example in examples:
+                sources.append(example.query.startswith("mat ") and len(example.doc_ids) == 1)
+                yield example
+
+        return plain(self, told(), **how)
+
+    monkeypatch.setattr(Trainer, "_backward", backward)
+    run.run()
+    groups = [set(sources[i : i + size]) for i in range(0, len(sources), size)]
+    assert len(sources) == 48
+    assert {len(group) for group in groups} == {1}
+    assert set.union(*groups) == {True, False}
+
+
 @pytest.mark.parametrize("kind", ["flops", "l1", "idf_flops", "df_flops", "l0_flops"])
 def test_two_batches_of_three_equal_one_of_six(settings, steady, make_checkpoint, tmp_path, kind):
     """In every loss and regularizer, through the gradient cache."""
@@ -903,6 +933,42 @@ def test_the_best_encoder_is_kept_and_patience_stops_the_run(settings, tmp_path)
     for _ in range(2):  # the same command once more doesn't go on either
         assert trainer(settings, tmp_path / "short", validate=validate).run() == tmp_path / "short" / "best"
         assert len(log(tmp_path / "short")) == 4
+
+
+def test_the_soup_is_the_mean_of_the_last_checkpoints(settings, tmp_path, capsys):
+    plain = trainer(settings, tmp_path / "plain").run()
+    settings = replace(settings, checkpoint_every=2, soup=3)
+    assert trainer(settings, tmp_path / "run").run() == tmp_path / "run" / "last"
+    assert "the mean of 3 checkpoints" in capsys.readouterr().err
+    assert weights_of(tmp_path / "run" / "last") == weights_of(plain)
+    steps = [tmp_path / "run" / f"checkpoint-{step:08d}" / "weights.safetensors" for step in (4, 6, 8)]
+    assert [path.is_file() for path in steps] == [True] * 3
+    parts, compared = [load_file(path) for path in steps], 0
+    last, soup = (load_file(next((tmp_path / "run" / name).rglob("*.safetensors"))) for name in ("last", "soup"))
+    for name, tensor in last.items():  # an encoder has other names than a checkpoint
+        for key, value in parts[-1].items():
+            if value.shape == tensor.shape and value.unique().numel() > 1 and torch.equal(value, tensor):
+                mean = sum(part[key].double() for part in parts) / 3
+                torch.testing.assert_close(soup[name], mean.float(), rtol=1e-6, atol=0)
+                compared += 1
+    assert compared > 10
+    before = weights_of(tmp_path / "run" / "soup")
+    assert trainer(settings, tmp_path / "run").run() == tmp_path / "run" / "last"  # the same command once more
+    assert weights_of(tmp_path / "run" / "soup") == before
+    (steps[0]).write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match="00000004: this checkpoint can't be averaged"):
+        trainer(settings, tmp_path / "run").run()
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_soup_that_is_better_is_the_best_encoder(settings, tmp_path, better):
+    validation = ValidationSettings(("x",), every=4, measure="m")
+    settings = replace(settings, checkpoint_every=2, soup=2, validation=validation)
+    values = iter([1.0, 2.0, 3.0 if better else 1.5])
+    best = trainer(settings, tmp_path, validate=lambda _: {"m": next(values), "terms": 1.0}).run()
+    assert best == tmp_path / "best"
+    assert weights_of(best) == weights_of(tmp_path / ("soup" if better else "last"))
+    assert "| m | " in (tmp_path / "soup" / "README.md").read_text()
 
 
 def test_encoders_before_the_end_of_the_ramp_are_not_the_best(settings, tmp_path, capsys):

@@ -565,6 +565,19 @@ def test_mixed_sources_have_their_own_epochs(numbered):
     assert all(len(set(small[i : i + 10])) == 10 for i in range(0, len(small) - 10, 10))
 
 
+@pytest.mark.parametrize("start", [0, 5, 10, 20_478, 20_480, 41_000])
+def test_successive_examples_of_one_source(numbered, start):
+    """As many as asked for, by the sources' weights, and the same from any start."""
+    data = numbered(100, 10, 1, weights=[1, 3, 0.5])
+    whole = queries(data.stream(0, together=5), 42_000)
+    groups = [{query.split(":")[0] for query in whole[i : i + 5]} for i in range(0, len(whole), 5)]
+    assert {len(group) for group in groups} == {1}
+    count = Counter(group.pop() for group in groups)
+    assert count["1"] == pytest.approx(5600, rel=0.05)
+    moved = -(-start // 5) * 5
+    assert queries(data.stream(0, start, together=5), 30) == whole[moved : moved + 30]
+
+
 @pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 0, "start": -1}])
 def test_invalid_streams_are_refused(numbered, options):
     with pytest.raises(ValueError, match="seed and start are not negative"):

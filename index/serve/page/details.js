@@ -4,8 +4,8 @@ import { count, el, ms, percent, termed, weight } from "./dom.js";
 
 const WORDS = 14; // words of the query shown at once
 
-// Rows of [name, value] about a search; `mode` is undefined for a sparse one.
-export function facts({ took, plan }, index, mode) {
+// Rows of [name, value] about a search.
+export function facts({ took, plan }, index, mode = "sparse") {
   const rows = [["searching", ms(took.search_ms)]];
   if (took.encode_ms) rows.unshift(["encoding the query", ms(took.encode_ms)]);
   if (plan) {
@@ -19,7 +19,7 @@ export function facts({ took, plan }, index, mode) {
       ["windows scanned", of(plan.windows_scanned, plan.windows)],
     );
   }
-  if (mode) rows.push(["vectors compared", count(index.documents)]);
+  if (mode !== "sparse") rows.push(["vectors compared", count(index.documents)]);
   rows.push(["documents", count(index.whole_documents)]);
   if (index.has_passages) rows.push(["with passages", count(index.documents)]);
   rows.push(["encoder", index.encoder]);

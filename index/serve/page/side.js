@@ -97,8 +97,9 @@ export class Side {
 
   #settings(sort) {
     const { mode, skip, alpha, cut, heap_factor } = this.settings;
-    const settings = mode === "sparse" || sort ? {} : { mode }; // sorting all matches requires a sparse search
-    if (skip === "exact" || mode === "dense") return settings;
+    // Without a mode, an index with dense vectors is searched by both; sorting all matches requires a sparse search.
+    const settings = usualMode(this.index) === "sparse" ? {} : { mode: sort ? "sparse" : mode };
+    if (skip === "exact" || settings.mode === "dense") return settings;
     return skip === "alpha" ? { ...settings, alpha } : { ...settings, algorithm: "clusters", cut, heap_factor };
   }
 

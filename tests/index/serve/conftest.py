@@ -71,6 +71,12 @@ class Asking:
 
 
 @pytest.fixture(scope="session")
+def client_of():
+    """Returns a client of a server."""
+    return Asking
+
+
+@pytest.fixture(scope="session")
 def small(tmp_path_factory):
     """A read-only index."""
     return Index.build(tmp_path_factory.mktemp("served") / "small", DOCS, encoder="bm25")

@@ -111,6 +111,7 @@ def test_commits_of_others_are_visible(asking, living):
     assert asking.get("/v1/indexes").json["indexes"][0]["documents"] == 5
 
 
+@pytest.mark.usefixtures("impatient")
 def test_another_writer_is_named(asking, living):
     code = (
         "import sys; from lsr import Index; index = Index.open(sys.argv[1])\n"

@@ -152,6 +152,7 @@ def test_errors_equal_those_of_the_index(client, call, kind, message):
         call(client)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_another_writer_is_named(client, living):
     other = Index.open(living.path)
     other.delete("a")

@@ -171,9 +171,13 @@ def test_an_index_with_dense_vectors_is_searched_by_both(visit, serving, both):
     assert page.texts(".total") == ["4 documents, best first"]
     page.get_by_label("Search by").select_option("by words")
     page.explained()
-    assert [one for one in sent if one.get("explain")][-1]["settings"] == {}
+    assert {json.dumps(one["settings"]) for one in sent if "k" in one} == {'{"mode": "sparse"}', '{"mode": "hybrid"}'}
+    assert [one for one in sent if one.get("explain")][-1]["settings"] == {"mode": "sparse"}
     assert page.fragment()["mode"] == "sparse"
-    assert page.ids() == [hit.id for hit in index.search("wind")]
+    assert page.ids() == [hit.id for hit in index.search("wind", mode="sparse")]
+    page.search("cats")
+    assert page.ids() == ["cats"]
+    assert page.texts(".total") == ["1 document"]
 
 
 @pytest.mark.parametrize(("mode", "scheme"), [("hybrid", "light"), ("dense", "dark")])
@@ -184,6 +188,8 @@ def test_details_of_dense_vectors(visit, serving, both, violations, mode, scheme
     facts = dict(zip(page.texts(".plan dt"), page.texts(".plan dd"), strict=True))
     assert facts["vectors compared"] == str(len(both))
     assert ("postings scored" in facts) == page.locator(".vector").is_visible() == (mode == "hybrid")
+    panel, legend = (page.locator(part).first.bounding_box() for part in (".detail", ".legend"))
+    assert legend["y"] + legend["height"] <= panel["y"] + panel["height"]
     page.locator(".hit h2 button").first.click()
     why = both.search("strong wind", mode=mode)[0].explain()
     parts = dict(zip(page.texts(".hit tbody th bdi"), page.texts(".hit tbody td.number"), strict=True))

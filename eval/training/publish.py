@@ -1,0 +1,166 @@
+"""lsr publish: an encoder for others to use, with a model card that has an experiment's figures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from lsr.encode.base import Encoder
+    from lsr.eval.report.results import Results
+
+_SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
+_HEADING = "## Evaluation"
+
+
+@click.command()
+@click.argument("encoder")
+@click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="The folder to write.")
+@click.option("--push", metavar="ORG/NAME", help="The repository on the Hugging Face hub.")
+@click.option("--private", is_flag=True, help="If --push creates the repository, make it private.")
+@click.option("--onnx", is_flag=True, help="Write the models as 8-bit graphs for CPUs; only lsr can open them.")
+@click.option("--results", metavar="FOLDER[:SYSTEM]", help="An experiment's results, whose figures the card gets.")
+@click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
+def publish(
+    encoder: str, out: Path | None, push: str | None, private: bool, onnx: bool, results: str | None, overwrite: bool
+) -> None:
+    """Write an encoder for others to use, with a model card.
+
+    Masked language models open in sentence-transformers with the same results; inference-free models also get
+    OpenSearch's idf.json. What `lsr train` writes already has this form. --results adds the measures of this encoder
+    and of the experiment's baseline to the card. Log in to the hub first: `hf auth login`.
+
+    \b
+    Examples:
+      lsr publish runs/splade/best --out splade
+      lsr publish runs/splade/best --push my-team/splade --private
+      lsr publish runs/small/best --onnx --out small-8-bit
+      lsr experiment --dataset scifact/ --encoder runs/splade/best --out results
+      lsr publish runs/splade/best --results results --out splade
+    """
+    import shutil
+    import tempfile
+
+    from lsr.console import note
+    from lsr.durable import replace_folder
+    from lsr.encode import portable
+    from lsr.encode.load import load_encoder
+    from lsr.errors import OutputExists
+
+    if out is None and push is None:
+        raise click.UsageError("give --out FOLDER, or --push ORG/NAME")
+    if private and push is None:
+        raise click.UsageError("--private needs --push")
+    if out is not None and out.exists() and not overwrite:
+        raise OutputExists(f"{out} exists; --overwrite replaces it")
+    opened = load_encoder(encoder)
+    if out is not None:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out and out.absolute().parent) as temporary:
+        folder = Path(temporary) / "encoder"
+        if onnx:
+            from lsr.encode.onnx_export import compress
+
+            compress(opened, folder)
+        else:
+            opened.save(folder)
+            own = Path(encoder) / portable.CARD
+            if own.is_file():  # written by its author or by training
+                shutil.copyfile(own, folder / portable.CARD)
+        if results is not None:
+            tell_results(folder / portable.CARD, load_encoder(folder), results)
+        if push is not None:
+            note(f"pushed: {portable.push(folder, push, private)}")
+        if out is not None:
+            replace_folder(folder, out)
+            known = (
+                "lsr and sentence-transformers open it" if (out / _SENTENCE_TRANSFORMERS).is_file() else "lsr opens it"
+            )
+            note(f"{out}: {known}")
+
+
+def tell_results(card: Path, encoder: Encoder, name: str) -> None:
+    """Write an experiment's figures of an encoder on its model card, in place of earlier ones.
+
+    Args:
+        card: The card.
+        encoder: The encoder, as it is published.
+        name: "FOLDER", or "FOLDER:SYSTEM" if several of its systems have this encoder.
+
+    Raises:
+        DataError: No results, or none of this encoder.
+    """
+    from lsr.eval.report.load_results import read_results
+
+    folder, colon, wanted = name.rpartition(":")
+    if Path(name).is_dir() or not colon:
+        folder, wanted = name, ""
+    results = read_results(Path(folder))
+    system, seed = _find(results, encoder, wanted, folder)
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    text = re.sub(rf"^{_HEADING}\n.*?(?=^## |\Z)", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines = [_HEADING, "", *_figures(results, system, seed), ""]
+    card.write_text("\n".join([*([text.rstrip("\n"), ""] if text else []), *lines]), encoding="utf-8")
+
+
+def _find(results: Results, encoder: Encoder, wanted: str, folder: str) -> tuple[str, int | None]:
+    """The name of the system that is this encoder, and the seed with which it was trained."""
+    from lsr.errors import DataError
+    from lsr.eval.experiment.systems import encoder_digest
+
+    digest = encoder_digest(encoder, {})
+    found: dict[str, int | None] = {}
+    for result in results.experiment.results:
+        for what, value in (result.checksums or {}).items():
+            if what.startswith("encoder") and value == digest:
+                seed = what.partition(", seed ")[2]
+                found[result.system] = int(seed) if seed else None
+    if wanted and wanted not in results.systems:
+        raise DataError(f"there is no system {wanted!r}; there are: {', '.join(results.systems)}", folder)
+    if not found or (wanted and wanted not in found):
+        raise DataError(
+            f"{wanted or 'none of the systems'} is{' not' if wanted else ''} this encoder, with its own settings; "
+            "measure what you publish, with lsr experiment --encoder FOLDER",
+            folder,
+        )
+    if not wanted and len(found) > 1:
+        raise DataError(f"several systems are this encoder, name one: {folder}:SYSTEM, {', '.join(found)}", folder)
+    system = wanted or next(iter(found))
+    return system, found[system]
+
+
+def _figures(results: Results, system: str, seed: int | None) -> list[str]:
+    """The lines below the heading: what was done, and a table of the measures beside the baseline's."""
+    from lsr.eval.report.formatting import Cell, difference, escape_markdown, p_value, score, table, to_markdown
+
+    experiment = results.experiment
+    baseline = experiment.baseline
+    rows = []
+    for dataset in experiment.datasets:
+        mine, other = results.result(dataset.name, system), results.result(dataset.name, baseline)
+        where = f"{dataset.name}, {dataset.split}: {dataset.documents:,} documents, {dataset.queries:,} queries"
+        for measure in experiment.measures if mine else ():
+            assert mine is not None
+            row = [Cell(where), Cell(measure), score(mine.measures.get(measure))]
+            if seed is not None and mine.seeds:
+                row.insert(2, score(mine.seeds[measure][experiment.seeds.index(seed)]))
+            low, high = mine.intervals.get(measure, (None, None))
+            row.append(Cell("" if low is None or high is None else f"{low:.3f} to {high:.3f}"))
+            if system != baseline:
+                test = results.comparison(dataset.name, system, measure)
+                row.append(score(other.measures.get(measure) if other else None))
+                row += [difference(test.difference), p_value(test.p_corrected)] if test else [Cell(), Cell()]
+            rows.append(row)
+    columns = ["collection", "measure", "value", "95 % interval"]
+    name = Path(system).name if Path(system).is_absolute() else system  # a card has no local paths
+    how = f"The system {escape_markdown(name)}, measured by lsr experiment {experiment.lsr} on {experiment.date[:10]}"
+    if seed is not None:
+        columns[2:3] = [f"seed {seed}", "mean"]
+        seeds = ", ".join(map(str, experiment.seeds))
+        how += f"; this model was trained with seed {seed}, means and intervals are of the seeds {seeds}"
+    if system != baseline:
+        columns += [baseline, "difference", "p, corrected"]
+    return [f"{how}.", "", *to_markdown(table("Measures", columns, rows)).splitlines()[2:]]

@@ -1,0 +1,139 @@
+"""A dense vector that imitates a sparse teacher: training, concatenation, files."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from lsr.dense_export import beside
+from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.load import load_encoder
+from lsr.errors import DataError, EncoderError
+from lsr.lexical_head import HeadSettings, LexicalHead
+
+pytest.importorskip("torch")
+
+WORDS = 120
+SMALL = HeadSettings(width=48, steps=200, batch=24, rate=4e-3)
+
+
+def state(word):
+    """Half of it is the word's own, half that of its topic, its last letter."""
+    own, topic = int(word.strip("w.abcd")), ord(word.rstrip(".")[-1])
+    draw = [np.random.default_rng([kind, seed]).standard_normal(16) for kind, seed in enumerate((own, topic))]
+    return np.concatenate(draw)
+
+
+def states(texts):
+    """The states of each text's words."""
+    return [
+        np.array(
+            [
+                np.concatenate(
+                    [np.random.default_rng([kind, seed]).standard_normal(16) for kind, seed in enumerate(of)]
+                )
+                for of in ((int(word[1:-1]), ord(word[-1])) for word in text.replace(".", "").split())
+            ],
+            np.float32,
+        ).reshape(-1, 32)
+        for text in texts
+    ]
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """Documents of ten words: w7a is word 7, of the topic a."""
+    rng = np.random.default_rng(0)
+    topics = [[f"w{i}{letter}" for i in range(start, WORDS, 4)] for start, letter in enumerate("abcd")]
+    return [" ".join(rng.choice(topics[i % 4], 5)) + ". " + " ".join(rng.choice(topics[i % 4], 5)) for i in range(160)]
+
+
+@pytest.fixture(scope="module")
+def head(texts):
+    return LexicalHead.fit(texts, states, settings=SMALL)
+
+
+def overlap(scores, truth):
+    """Share of each query's five best that are the same."""
+    best = [set(np.argsort(-row, kind="stable")[:5].tolist()) for row in scores]
+    return np.mean([len(found & set(right)) / 5 for found, right in zip(best, truth, strict=True)])
+
+
+def of_bm25(texts, queries, k):
+    bm25 = BM25Encoder()
+    bm25.fit(texts)
+    scores = (bm25.encode_query(queries).to_scipy() @ bm25.encode_document(texts).to_scipy().T).toarray()
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k].tolist()
+
+
+def test_it_finds_what_bm25_finds(texts, head):
+    rng = np.random.default_rng(1)
+    queries = [" ".join(rng.choice(text.replace(".", "").split(), 3, replace=False)) for text in texts[:60]]
+    truth = of_bm25(texts, queries, 5)
+    mean = [np.stack([one.mean(0) for one in states(some)]) for some in (queries, texts)]
+    plain = overlap(mean[0] @ mean[1].T, truth)
+    found = overlap(head.queries(queries) @ head.documents(texts).T, truth)
+    assert found > max(0.5, plain + 0.08), (found, plain)
+
+
+def test_the_concatenation_adds_the_scores(texts, head):
+    own = np.random.default_rng(2).standard_normal((2, 20, 8)).astype(np.float32)
+    queries, documents = head.queries(texts[:20]), head.documents(texts[20:40])
+    both = beside(own[0], queries, weights=(1.0, 0.7)) @ beside(own[1], documents).T
+    np.testing.assert_allclose(both, own[0] @ own[1].T + 0.7 * queries @ documents.T, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(documents, axis=1), 1, atol=1e-5)
+
+
+def test_training_is_repeatable_and_saved(texts, head, tmp_path):
+    again = LexicalHead.fit(texts, states, settings=SMALL)
+    np.testing.assert_array_equal(again.documents(texts[:5]), head.documents(texts[:5]))
+    head.save(tmp_path / "head.arrow")
+    opened = LexicalHead.load(tmp_path / "head.arrow", states)
+    np.testing.assert_array_equal(opened.queries(texts[:5]), head.queries(texts[:5]))
+    assert opened.width == 32  # no more than a state has
+    assert opened.embed(queries=True)([]).shape == (0, 32)
+    assert not opened.documents([""]).any()
+    (tmp_path / "head.arrow").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="damaged, or not a lexical head"):
+        LexicalHead.load(tmp_path / "head.arrow", states)
+
+
+def test_over_a_model_with_a_sparse_teacher():
+    some = [
+        f"ice on the wing number {i}. The {word} is cold" for i, word in enumerate(["tail", "cabin", "fuel", "sky"])
+    ]
+    model = load_encoder("lsr-mini")
+    settings = HeadSettings(width=8, steps=2, batch=2)
+    made = LexicalHead.fit(some, model, teacher=load_encoder("lsr-tiny", lexical=0), settings=settings)
+    assert made.documents(some).shape == (4, 8)
+
+
+def test_what_can_not_be_trained(texts):
+    with pytest.raises(EncoderError, match="at least two texts"):
+        LexicalHead.fit(texts[:1], states, settings=SMALL)
+    with pytest.raises(EncoderError, match="has no dense model with token states"):
+        LexicalHead.fit(texts, load_encoder("bm25"))
+    with pytest.raises(EncoderError, match="width and steps must be at least 1"):
+        HeadSettings(width=0)
+    with pytest.raises(EncoderError, match="rate and sharpness"):
+        HeadSettings(rate=0)
+
+
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+def test_scifact(real_data):
+    """The head's ten best are BM25's much more often than those of the model's own vector."""
+    from lsr.io.corpus import open_corpus
+    from lsr.io.runs import open_qrels
+
+    folder = str(real_data("scifact"))
+    texts = [document.content for document in open_corpus(folder)]
+    judged, _ = open_qrels(folder, "test")
+    queries = [query.content for query in open_corpus(folder, queries=True) if query.id in judged]
+    model = load_encoder("lsr-mini")
+    head, truth = LexicalHead.fit(texts, model), of_bm25(texts, queries, 5)
+    found = overlap(head.queries(queries) @ head.documents(texts).T, truth)
+    plain = overlap(model.encode_dense(queries, queries=True) @ model.encode_dense(texts).T, truth)
+    print(found, plain)
+    assert found > plain + 0.1
