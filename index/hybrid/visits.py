@@ -157,7 +157,8 @@ def by_overlap(n: int, near: NDArray[np.float32], results: NDArray[np.int64]) ->
         results: (n,) the cluster of each sparse result, best first; -1 for a document without a vector.
     """
     counts = [np.bincount(some[some >= 0], minlength=n) for some in (results[:end] for end in _BINS)]
-    return np.lexsort([-near, *(-count for count in reversed(counts))])
+    keys: list[NDArray[Any]] = [-near, *(-count for count in reversed(counts))]
+    return np.lexsort(keys)
 
 
 def features(
