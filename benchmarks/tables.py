@@ -695,6 +695,62 @@ def pruned() -> str:
     return table(header, rows) + caption(command, found)
 
 
+def dense_clusters() -> str:
+    """Hybrid search that reads a part of the dense vectors."""
+    found = result("dense_clusters")
+    sets = list(dict.fromkeys(row["set"] for row in found["rows"]))
+    keys = ("policy", "results", "share")
+    own = {(row["set"], *(row[key] for key in keys)): row for row in found["rows"]}
+    rows = [
+        (
+            policy,
+            f"{share:.0%}",
+            f"{results}",
+            *(f"{own[one, policy, results, share][key]:.3f}" for one in sets for key in ("kept", "nDCG@10", "R@100")),
+        )
+        for policy, results, share in dict.fromkeys(tuple(row[key] for key in keys) for row in found["rows"])
+    ]
+    measures = ("best ten kept", "nDCG@10", "R@100")
+    header = ("clusters by", "read", "of results", *(f"{one} {key}" for one in sets for key in measures))
+    command = "NUMBA_NUM_THREADS=1 python benchmarks/dense_clusters.py --data FOLDER --work FOLDER --sparse FOLDER"
+    return table(header, rows) + caption(command, found)
+
+
+def multi_vectors() -> str:
+    """Several dense vectors of a document."""
+    found = result("multi_vectors")
+    sets = list(dict.fromkeys(row["set"] for row in found["rows"]))
+    own = {(row["set"], row["kind"]): row for row in found["rows"]}
+    rows = [
+        (kind, *(f"{own[one, kind][key]:.3f}" for one in sets for key in ("nDCG@10", "R@100")))
+        for kind in dict.fromkeys(row["kind"] for row in found["rows"])
+    ]
+    header = ("vectors of a document", *(f"{one} {key}" for one in sets for key in ("nDCG@10", "R@100")))
+    command = "NUMBA_NUM_THREADS=1 python benchmarks/multi_vectors.py --data FOLDER --work FOLDER"
+    return table(header, rows) + caption(command, found)
+
+
+def phrases() -> str:
+    """Answers within a passage."""
+    found = result("phrases")
+    rows = [
+        (row["set"], str(row["questions"]), *(f"{row[key]:.3f}" for key in ("bm25", "reader", "exact", "f1")))
+        for row in found["rows"]
+    ]
+    header = ("", "questions", "BM25's sentence is right", "the reader's is", "exact match", "F1")
+    return table(header, rows) + caption("NUMBA_NUM_THREADS=1 python benchmarks/phrases.py --answers FOLDER", found)
+
+
+def negatives() -> str:
+    """Negatives when judgments were hidden."""
+    found = result("negatives")
+    names = found["rows"][0]["values"]
+    rows = [(name, *(f"{value:.3f}" for row in found["rows"] for value in row["values"][name])) for name in names]
+    header = ("negatives", *(f"{row['set']} {key}" for row in found["rows"] for key in ("nDCG@10", "R@100")))
+    command = "NUMBA_NUM_THREADS=1 python benchmarks/negatives.py --data FOLDER --work FOLDER"
+    return table(header, rows) + caption(command, found)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rivals": rivals,
     "rivals-install": rivals_install,
@@ -735,6 +791,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "dimensions-pairs": lambda: dimensions("pairs"),
     "review": review,
     "pruned": pruned,
+    "dense-clusters": dense_clusters,
+    "multi-vectors": multi_vectors,
+    "phrases": phrases,
+    "negatives": negatives,
     "bytes": bytes_per_posting,
 }
 

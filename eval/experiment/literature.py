@@ -1,4 +1,4 @@
-"""Feedback, densified vectors, verified candidates, comparisons and late interaction in experiments."""
+"""Feedback, densified vectors, verified candidates, clusters, comparisons and late interaction in experiments."""
 
 from __future__ import annotations
 
@@ -27,8 +27,12 @@ from lsr.eval.experiment.settings import (
     ImitateSettings,
     LateSettings,
     VerifySettings,
+    VisitSettings,
 )
 from lsr.index.coarse import CoarseIndex
+from lsr.index.hybrid.dense import DenseVectors
+from lsr.index.hybrid.hybrid import Hybrid
+from lsr.index.hybrid.visits import Visits
 from lsr.index.index import Index
 from lsr.index.search.feedback import expand_dense, expand_query, stored_dense
 from lsr.io.corpus import open_corpus
@@ -116,6 +120,27 @@ def verified_search(
             beside = None if dense is None or not how.dense else dense[i]
             found = coarse.search(queries[i], k, candidates=how.candidates, dense=beside)
             yield [(doc, score) for doc, score in found if score > 0]
+
+
+def visited_search(
+    how: VisitSettings, index: Index, queries: SparseMatrix, dense: NDArray[np.float32], k: int
+) -> Iterator[list[tuple[str, float]]]:
+    """(id, score) of the best documents of each query; the clusters are stored in a temporary folder."""
+    docs = list(range(len(index)))
+    ids = [index.documents.id(doc) for doc in docs]
+    stored = iter(stored_dense(index, docs))
+    with tempfile.TemporaryDirectory() as temporary:
+        near = DenseVectors.build(
+            temporary,
+            ((doc, "") for doc in ids),
+            lambda texts: [next(stored) for _ in texts],
+            clusters=True,
+            segments=[part.entry["name"] for part in index.snapshot.parts],
+        )
+        hybrid = Hybrid(index, near, method="interpolation", visit=Visits(how.share, how.policy, how.results))
+        for i in range(len(queries)):
+            hits = hybrid.search(queries[i], k, dense=dense[i])
+            yield list(zip(hits.ids, hits.scores.tolist(), strict=True))
 
 
 def imitated_search(

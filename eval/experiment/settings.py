@@ -127,6 +127,21 @@ class VerifySettings(Settings):
 
 
 @dataclass(frozen=True)
+class VisitSettings(Settings):
+    """Sparse results and a part of the encoder's dense vectors, interpolated; see `lsr.index.hybrid.visits`.
+
+    Attributes:
+        share: Share of the dense vectors that are read.
+        policy: Which clusters are read: those of the sparse results, or those of the nearest centroids.
+        results: Sparse results whose own vectors are read, too.
+    """
+
+    share: float = field(default=0.1, metadata=within(above=0, at_most=1))
+    policy: Literal["overlap", "centroid"] = "centroid"
+    results: int = field(default=50, metadata=within(at_least=0))
+
+
+@dataclass(frozen=True)
 class LateSettings(Settings):
     """An earlier system's first documents, re-ranked by late interaction; see `lsr.encode.late`.
 
@@ -195,6 +210,7 @@ class SystemSettings(Settings):
         densify: Densified vectors are searched; no latency is measured.
         compare: A system re-ranked by comparisons.
         verify: A coarse index is searched and verified; no latency is measured.
+        visit: Clusters of dense vectors are searched; no latency is measured.
         late: A system re-ranked by late interaction.
         imitate: Dense vectors that imitate the encoder are searched; no latency is measured.
     """
@@ -227,6 +243,7 @@ class SystemSettings(Settings):
     densify: DensifySettings | None = None
     compare: ComparisonSettings | None = None
     verify: VerifySettings | None = None
+    visit: VisitSettings | None = None
     late: LateSettings | None = None
     imitate: ImitateSettings | None = None
 
@@ -239,13 +256,18 @@ class SystemSettings(Settings):
                 f"the system {self.name!r} needs one of encoder, documents, run, fuse, compare and late, has "
                 f"{given or 'none'}"
             )
-        others = [one for one in (self.densify, self.verify, self.imitate) if one]
+        others = [name for name in ("densify", "verify", "visit", "imitate") if getattr(self, name)]
         if self.kind != "index" and (self.feedback or others):
-            found.append(f"the system {self.name!r}: feedback, densify, verify and imitate need an encoder or vectors")
+            found.append(
+                f"the system {self.name!r}: feedback, densify, verify, visit and imitate need an encoder or vectors"
+            )
         if others and (not self.search.exact or self.feedback or len(others) > 1):
             found.append(
-                f"the system {self.name!r}: densify, verify and imitate go without feedback, algorithm and each other"
+                f"the system {self.name!r}: densify, verify, visit and imitate go without feedback, algorithm and each "
+                "other"
             )
+        if self.visit and self.mode != "hybrid":
+            found.append(f"the system {self.name!r}: visit needs mode: hybrid")
         if self.imitate and (self.mode != "sparse" or not self.encoder):
             found.append(f"the system {self.name!r}: imitate needs an encoder and mode: sparse")
         if self.verify and (self.mode != "sparse") != self.verify.dense:

@@ -28,6 +28,7 @@ from lsr.eval.experiment.literature import (
     imitated_search,
     late_run,
     verified_search,
+    visited_search,
     with_feedback,
 )
 from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
@@ -231,7 +232,7 @@ def _search_system(
     path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
     matrix = load_matrix(path)
     dense = _dense_queries(index, queries, key, artifacts) if system.mode != "sparse" else None
-    second = {name: asdict(one) for name in ("densify", "verify", "imitate") if (one := getattr(system, name))}
+    second = {name: asdict(one) for name in ("densify", "verify", "visit", "imitate") if (one := getattr(system, name))}
     if second:
         key = {"index": index_key, "queries": queries_key, **second, "k": depth}
         run = _other_search(system, index, queries.ids, matrix, dense, dataset, identity, depth, key, artifacts)
@@ -350,13 +351,16 @@ def _other_search(
     key: Facts,
     artifacts: Artifacts,
 ) -> Run:
-    """The run of densified vectors, of a coarse index, or of vectors that imitate the encoder."""
+    """The run of densified vectors, a coarse index, clusters of dense vectors, or vectors that imitate the encoder."""
     wanted = depth + dataset.most_dropped
 
     def search(path: Path) -> Facts:
         remove(path)
         if system.densify:
             found = densified_search(system.densify, index, matrix, dense, wanted)
+        elif system.visit:
+            assert dense is not None
+            found = visited_search(system.visit, index, matrix, dense, wanted)
         elif system.imitate:
             teacher = _encoder(system, identity)[0]
             found = imitated_search(system.imitate, teacher, dataset, identity, ids, artifacts, wanted)

@@ -45,7 +45,7 @@ Method = Literal["rrf", "interpolation"]
 Feedback = Literal["none", "before", "after", "both"]
 Queries = Iterable[str | Mapping[str, Any]] | SparseMatrix
 Rows = NDArray[np.int64]
-Pointed = tuple[NDArray[np.int64], NDArray[np.float64]]  # clusters of a query's sparse results, and their scores
+Pointed = tuple[NDArray[np.int64], NDArray[np.float64]]  # rows of a query's sparse results, and their scores
 
 
 def build_dense(
@@ -121,8 +121,8 @@ class Hybrid:
             "after": each ranking's first documents expand its own query, and the new rankings are fused. "both": the
             fused ranking's first documents expand all queries, and the new rankings are fused. "before": the same, but
             the result is the last part's new ranking alone.
-        visit: Read only the clusters of dense vectors that the sparse results point to (arXiv 2502.10639); the dense
-            vectors must be built with `clusters=True`. By default all vectors are compared.
+        visit: Read only the dense vectors that the sparse results point to (arXiv 2502.10639). They must be built with
+            `clusters=True`. By default all vectors are compared.
 
     Raises:
         ValueError: An unknown part, method or feedback, a negative weight, only one ranking, or clusters are missing.
@@ -354,27 +354,25 @@ class Hybrid:
     def _visited(
         self, snapshot: Snapshot, near: Sequence[str | ArrayLike], pointed: Iterable[Pointed], among: Rows | None
     ) -> Iterator[Nearest]:
-        """Yield, for each query, the ranking of the vectors in the clusters that its sparse results point to."""
+        """Yield, for each query, the ranking of the vectors that its sparse results point to."""
         assert self._dense is not None
         assert self._dense.clusters is not None
         assert self._visit is not None
         for vector, (results, scores) in zip(self._dense.vectors_of_queries(near), pointed, strict=True):
-            rows = self._dense.clusters.rows(self._visit.clusters(self._dense.clusters, vector, results, scores))
+            rows = self._visit.rows(self._dense.clusters, vector, results, scores)
             rows = rows if among is None else np.intersect1d(rows, among, assume_unique=True)
             yield from self._dense.rankings([vector], rows=rows)
 
     def _pointed(
         self, snapshot: Snapshot, found: Mapping[str, Run], numbers: Mapping[str, Mapping[str, int]]
     ) -> Iterator[Pointed]:
-        """Yield, for each query, the cluster of each sparse result, -1 for none, and the results' scores."""
+        """Yield, for each query, the row of each sparse result, -1 for none, and the results' scores."""
         assert self._dense is not None
-        assert self._dense.clusters is not None
         every = [np.empty(0, np.int64), *(self._dense.rows_of(part.documents) for part in snapshot.parts)]
         rows = np.concatenate(every)
-        clusters = np.where(rows >= 0, self._dense.clusters.of_rows(rows), -1)
         for query, hits in self.fuse(found).items():
             docs = np.array([numbers[query][doc] for doc in hits], np.int64)
-            yield clusters[docs], np.array([*hits.values()], np.float64)
+            yield rows[docs], np.array([*hits.values()], np.float64)
 
     def fit_visits(
         self,
@@ -382,6 +380,7 @@ class Hybrid:
         policy: Literal["logistic", "lstm"] = "lstm",
         *,
         share: float = 0.1,
+        results: int = 50,
         dense: Sequence[ArrayLike] | None = None,
     ) -> Visits:
         """Train a policy that chooses clusters, by the ten nearest vectors of some queries; judgments aren't needed.
@@ -390,6 +389,7 @@ class Hybrid:
             queries: Texts, such as a log of queries; a few hundred or more.
             policy: "lstm" needs the extra `torch` to train, not to search.
             share: `Visits.share` of the policy.
+            results: Its `Visits.results`.
             dense: Their dense vectors; by default the texts are embedded.
 
         Raises:
@@ -401,12 +401,14 @@ class Hybrid:
         index, ids = self._index.pinned(), [str(number) for number in range(len(queries))]
         vectors = index.query_vectors(as_queries(list(queries)))
         near = self._dense.vectors_of_queries(self._dense_queries(list(queries), dense))
-        found = _sparse_runs(index, ids, dict(_sparse(index, vectors)), self._depth, {})
-        pointed = self._pointed(index.snapshot, *found)
+        runs = _sparse_runs(index, ids, dict(_sparse(index, vectors)), self._depth, {})
+        pointed = self._pointed(index.snapshot, *runs)
         best = [nearest(LABELLED)[0] for nearest in self._dense.rankings(list(near), exact=True)]
-        return fitted(
-            [example(self._dense.clusters, *one) for one in zip(near, best, pointed, strict=True)], share, policy
-        )
+        examples = [
+            example(self._dense.clusters, vector, rows, *found, results)
+            for vector, rows, found in zip(near, best, pointed, strict=True)
+        ]
+        return fitted(examples, share, policy, results)
 
     def fuse(self, rankings: Mapping[str, Run]) -> Run:
         """Fuse the runs of the parts, weighted; parts without a run are left out."""

@@ -1,4 +1,4 @@
-"""Which clusters of dense vectors a query reads, chosen by its sparse results: CluSD (arXiv 2502.10639).
+"""Which dense vectors a query reads, chosen by its sparse results, after CluSD (arXiv 2502.10639).
 
     dense = build_dense(index, "vectors", embed, clusters=True)
     hybrid = Hybrid(index, dense, method="interpolation", visit=Visits(share=0.1))
@@ -6,7 +6,8 @@
 
 Clusters are ordered by how many of the first 10 sparse results they hold; if equal, of the first 25, and so on. A
 trained policy reads features of the first clusters of that order, and orders them again by the probability that they
-hold one of the ten nearest vectors. Then clusters are visited until a share of all vectors is read.
+hold one of the ten nearest vectors. Clusters are visited until a share of all vectors is read; the vectors of the first
+sparse results themselves, which the paper doesn't read unless their cluster is visited, are part of it.
 """
 
 from __future__ import annotations
@@ -48,12 +49,13 @@ _SHAPES: dict[str, dict[str, tuple[int, ...]]] = {  # of each trained policy's a
 
 @dataclass(frozen=True)
 class Visits:
-    """Which clusters a query visits.
+    """Which vectors a query reads.
 
     Attributes:
-        share: Share of all vectors that are read, of the whole clusters that fit; at least one cluster is read.
-        policy: "overlap" with the sparse results, "centroid" by the query's nearest centroids alone, or "logistic" or
-            "lstm", which `Hybrid.fit_visits` returns.
+        share: Share of all vectors that are read: those of the first sparse results, and whole clusters that fit.
+        policy: The order of the clusters: "centroid" by the similarity of their centroids with the query, "overlap"
+            with the sparse results, or "logistic" or "lstm", which `Hybrid.fit_visits` returns.
+        results: Sparse results whose own vectors are read; 0 for the paper's search.
         weights: A trained policy's arrays.
 
     Raises:
@@ -61,48 +63,60 @@ class Visits:
     """
 
     share: float = 0.1
-    policy: Policy = "overlap"
+    policy: Policy = "centroid"
+    results: int = 50
     weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share is above 0 and at most 1, got {self.share}")
+        if not 0 < self.share <= 1 or self.results < 0:
+            raise ValueError(f"share is above 0 and at most 1, results at least 0: {self.share}, {self.results}")
         if self.policy not in get_args(Policy):
             raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}")
         if (self.policy in _SHAPES) != bool(self.weights):
             raise ValueError(f"the policy {self.policy!r} is one that fit_visits returns, or it takes no weights")
 
-    def clusters(
+    def rows(
         self,
         clusters: DenseClusters,
         query: NDArray[np.float32],
         results: NDArray[np.int64],
         scores: NDArray[np.float64],
     ) -> NDArray[np.int64]:
-        """Return the numbers of the clusters to visit, best first.
+        """Return (n,) int64, ascending: the rows to read; at least one cluster, if there is no result.
 
         Args:
             clusters: The clusters.
             query: (width,) the query's dense vector.
-            results: (n,) the cluster of each sparse result, best first; -1 for a document without a vector.
+            results: (n,) the row of each sparse result, best first; -1 for a document without a vector.
             scores: (n,) their scores.
         """
-        near = clusters.centroids @ query
-        if self.policy == "centroid":
-            order = np.argsort(-near, kind="stable")
-        else:
-            order = by_overlap(len(clusters), near, results)
-            if self.policy in _SHAPES:
-                first = order[:_READ]
-                values = (features(clusters, near, first, results, scores) - self.weights["mean"]) * self.weights[
-                    "scale"
-                ]
-                chance = (_logistic if self.policy == "logistic" else _lstm)(values, self.weights)
-                order = np.concatenate((first[np.argsort(-chance, kind="stable")], order[_READ:]))
+        own = np.unique(results[: self.results][results[: self.results] >= 0])
+        order = self._order(clusters, query, _clusters_of(clusters, results), scores)
         sizes = np.diff(clusters.starts)[order]
         # Without this margin, 20 % of a number of vectors could be one less by rounding.
-        n = int(np.searchsorted(np.cumsum(sizes), self.share * clusters.starts[-1] + 1e-6, side="right"))
-        return order[: max(n, 1)]
+        room = self.share * clusters.starts[-1] + 1e-6 - (len(own) if self.share < 1 else 0)
+        n = int(np.searchsorted(np.cumsum(sizes), room, side="right"))
+        return np.union1d(clusters.rows(order[: n if len(own) else max(n, 1)]), own)
+
+    def _order(
+        self,
+        clusters: DenseClusters,
+        query: NDArray[np.float32],
+        results: NDArray[np.int64],
+        scores: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Return the numbers of all clusters in the order in which they are visited."""
+        near = clusters.centroids @ query
+        if self.policy == "centroid":
+            return np.argsort(-near, kind="stable")
+        order = by_overlap(len(clusters), near, results)
+        if self.policy == "overlap":
+            return order
+        first = order[:_READ]
+        given = features(clusters, near, first, results, scores)
+        scaled = (given - self.weights["mean"]) * self.weights["scale"]
+        chance = (_logistic if self.policy == "logistic" else _lstm)(scaled, self.weights)
+        return np.concatenate((first[np.argsort(-chance, kind="stable")], order[_READ:]))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a trained policy as one Arrow file.
@@ -110,7 +124,8 @@ class Visits:
         Raises:
             OutputError: The file can't be written.
         """
-        write_arrays(path, _KIND, {**self.weights, "share": np.array(self.share, np.float64)})
+        numbers = {"share": np.array(self.share, np.float64), "results": np.array(self.results, np.int64)}
+        write_arrays(path, _KIND, {**self.weights, **numbers})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Visits:
@@ -120,15 +135,17 @@ class Visits:
             DataError: The file is missing, damaged or of another kind.
         """
         arrays = read_arrays(path, _KIND, _layout("logistic"), _layout("lstm"))
-        share = float(arrays.pop("share"))
+        share, results = float(arrays.pop("share")), int(arrays.pop("results"))
         policy: Policy = "lstm" if "states" in arrays else "logistic"
-        if any(arrays[name].shape != shape for name, shape in _SHAPES[policy].items()) or not 0 < share <= 1:
+        whole = all(arrays[name].shape == shape for name, shape in _SHAPES[policy].items())
+        if not whole or not 0 < share <= 1 or results < 0:
             raise DataError("damaged: not a whole visiting policy", str(path))
-        return cls(share, policy, arrays)
+        return cls(share, policy, results, arrays)
 
 
 def _layout(policy: str) -> Layout:
-    return {"share": (0, "float64"), **{name: (len(shape), "float32") for name, shape in _SHAPES[policy].items()}}
+    numbers = {"share": (0, "float64"), "results": (0, "int64")}
+    return {**numbers, **{name: (len(shape), "float32") for name, shape in _SHAPES[policy].items()}}
 
 
 def by_overlap(n: int, near: NDArray[np.float32], results: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -137,10 +154,11 @@ def by_overlap(n: int, near: NDArray[np.float32], results: NDArray[np.int64]) ->
     Args:
         n: Number of clusters.
         near: (n,) similarity of each centroid with the query, which decides between equals.
-        results: As for `Visits.clusters`.
+        results: (n,) the cluster of each sparse result, best first; -1 for a document without a vector.
     """
     counts = [np.bincount(some[some >= 0], minlength=n) for some in (results[:end] for end in _BINS)]
-    return np.lexsort((-near, *(-count for count in reversed(counts))))
+    keys: list[NDArray[Any]] = [-near, *(-count for count in reversed(counts))]
+    return np.lexsort(keys)
 
 
 def features(
@@ -159,8 +177,8 @@ def features(
         clusters: All clusters.
         near: (n_clusters,) similarity of each centroid with the query.
         order: (n,) the clusters.
-        results: As for `Visits.clusters`.
-        scores: As for `Visits.clusters`.
+        results: As for `by_overlap`.
+        scores: (n,) the results' scores.
     """
     found = np.zeros((len(order), N_FEATURES), np.float32)
     found[:, 0], found[:, 1] = near[order], near[order] - near.max(initial=-1)
@@ -188,7 +206,9 @@ def example(
     clusters: DenseClusters,
     query: NDArray[np.float32],
     nearest: NDArray[np.int64],
-    pointed: tuple[NDArray[np.int64], NDArray[np.float64]],
+    results: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    n_read: int,
 ) -> Example:
     """Make an example of a query.
 
@@ -196,26 +216,32 @@ def example(
         clusters: The clusters.
         query: (width,) its dense vector.
         nearest: (n,) its nearest rows.
-        pointed: The clusters of its sparse results, and their scores; see `Visits.clusters`.
+        results: As for `Visits.rows`.
+        scores: As for `Visits.rows`.
+        n_read: `Visits.results`: nearest rows among so many results need no cluster.
     """
-    results, scores = pointed
-    near = clusters.centroids @ query
-    order = by_overlap(len(clusters), near, results)[:_READ]
-    return features(clusters, near, order, results, scores), np.isin(order, clusters.of_rows(nearest))
+    near, pointed = clusters.centroids @ query, _clusters_of(clusters, results)
+    order = by_overlap(len(clusters), near, pointed)[:_READ]
+    wanted = np.setdiff1d(nearest, results[:n_read])
+    return features(clusters, near, order, pointed, scores), np.isin(order, clusters.of_rows(wanted))
 
 
-def fitted(examples: list[Example], share: float, policy: Literal["logistic", "lstm"]) -> Visits:
+def _clusters_of(clusters: DenseClusters, results: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where(results >= 0, clusters.of_rows(results), -1)
+
+
+def fitted(examples: list[Example], share: float, policy: Literal["logistic", "lstm"], results: int) -> Visits:
     """Train a policy on examples; see `Hybrid.fit_visits`."""
     every = np.concatenate([values for values, _ in examples])
     mean, deviation = every.mean(0), every.std(0)
     scale = (1 / np.where(deviation > 0, deviation, 1)).astype(np.float32)
     scaled: list[Example] = [((values - mean) * scale, labels) for values, labels in examples]
     train: Callable[[list[Example]], dict[str, Any]] = _fit_logistic if policy == "logistic" else _fit_lstm
-    return Visits(share, policy, {"mean": mean.astype(np.float32), "scale": scale, **train(scaled)})
+    return Visits(share, policy, results, {"mean": mean.astype(np.float32), "scale": scale, **train(scaled)})
 
 
 def _logistic(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    return values @ weights["weights"][:-1] + weights["weights"][-1]
+    return np.asarray(values @ weights["weights"][:-1] + weights["weights"][-1])
 
 
 def _lstm(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -228,7 +254,7 @@ def _lstm(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]
         opened = 1 / (1 + np.exp(-gates[[0, 1, 3]]))
         cell = opened[1] * cell + opened[0] * np.tanh(gates[2])
         states[i] = state = opened[2] * np.tanh(cell)
-    return states @ weights["weights"][:-1] + weights["weights"][-1]
+    return np.asarray(states @ weights["weights"][:-1] + weights["weights"][-1])
 
 
 def _fit_logistic(examples: list[Example]) -> dict[str, NDArray[np.float32]]:

@@ -2,8 +2,11 @@
 
     score of a span = start(first token) + end(last token)
     start(t)        = <D h_t, U c> + sum over n of <s_t, q>        end(t): the same with other matrices
-    s_tj            = relu(<Q h_t, K h_j> / sqrt(64)), j != t       the context of token t, as weights of other n-grams
-    q_j             = relu(<Q c, K g_j> / sqrt(64))                 the same of the question
+    s_tj            = relu(<Q h_t, K h_j> / sqrt(64)) + w [j is in the sentence of t], j != t
+    q_j             = relu(<Q c, K g_j> / sqrt(64)) + 1 / (occurrences of g_j's n-gram in the passage)
+
+s_t, the context of token t, are weights of other words, q those of the question's. The last part of each is ours: with
+few examples, attention alone doesn't learn where a sentence ends and which words are rare.
 
 h_t are a frozen model's token states of the passage, g_j those of the question, and c the state of its first token.
 s and q are sparse vectors over words (n = 1) and pairs of neighbouring words (n = 2); their products are computed over
@@ -15,6 +18,7 @@ the tokens that occur in both.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -35,8 +39,11 @@ _LONGEST = 20  # tokens of an answer
 _SIDES, _ORDERS = 2, 2  # start and end; words and pairs of words
 _EPOCHS, _RATE, _AT_ONCE = 4, 1e-3, 16
 _LAYOUT: Layout = {
-    "query": (4, "float32"), "key": (4, "float32"), "phrase": (3, "float32"), "question": (3, "float32")
+    "query": (4, "float32"), "key": (4, "float32"), "phrase": (3, "float32"), "question": (3, "float32"),
+    "sentence": (2, "float32"),
 }  # fmt: skip
+_SMALL = 0.1  # of the first weights
+_SENTENCE = re.compile(r"[.!?]+[\s\"')]*")
 
 
 @dataclass(frozen=True)
@@ -82,12 +89,14 @@ class _Read:
         states: (n, width).
         keys: For each n-gram order (n,) int64, equal for equal words or pairs of words; the last pair has no equal.
         spans: (n, 2) characters.
+        sentences: (n,) int64, the number of each token's sentence.
     """
 
     first: NDArray[np.float32]
     states: NDArray[np.float32]
     keys: tuple[NDArray[np.int64], ...]
     spans: NDArray[np.int64]
+    sentences: NDArray[np.int64]
 
 
 class PhraseReader:
@@ -104,9 +113,9 @@ class PhraseReader:
     def __init__(self, encoder: Encoder, weights: Mapping[str, NDArray[np.float32]]) -> None:
         self.model, self.weights = with_states(encoder), dict(weights)
         width, heads = self.model.dense_width, (_SIDES, _ORDERS)
-        wanted = {"query": (*heads, width, _HEAD), "key": (*heads, width, _HEAD)}
-        wanted |= {"phrase": (_SIDES, width, _HEAD), "question": (_SIDES, width, _HEAD)}
-        if any(np.shape(self.weights.get(name)) != shape for name, shape in wanted.items()):
+        wanted: dict[str, tuple[int, ...]] = {"query": (*heads, width, _HEAD), "key": (*heads, width, _HEAD)}
+        wanted |= {"phrase": (_SIDES, width, _HEAD), "question": (_SIDES, width, _HEAD), "sentence": heads}
+        if any(name not in self.weights or self.weights[name].shape != shape for name, shape in wanted.items()):
             raise EncoderError(
                 f"weights of a phrase reader of another model: {self.model.fingerprint.model} has {width} dimensions"
             )
@@ -140,11 +149,11 @@ class PhraseReader:
         if not known:
             raise DataError("no example has an answer in the part of its passage that the model reads")
         torch.manual_seed(seed)
-        shapes = [(_SIDES, _ORDERS), (_SIDES, _ORDERS), (_SIDES,), (_SIDES,)]
-        values = [
-            torch.nn.Parameter(torch.randn(*shape, model.dense_width, _HEAD) / model.dense_width**0.5)
-            for shape in shapes
-        ]
+        scale = _SMALL / model.dense_width**0.5
+        first = [torch.randn(*shape, model.dense_width, _HEAD) * scale for shape in ((_SIDES, _ORDERS), (_SIDES,))]
+        # Equal matrices: at first, tokens attend to those whose states are like theirs.
+        given = (first[0], first[0].clone(), first[1], first[1].clone(), torch.ones(_SIDES, _ORDERS))
+        values = [torch.nn.Parameter(value) for value in given]
         weights = dict(zip(_LAYOUT, values, strict=True))
         optimizer = torch.optim.Adam(values, lr=_RATE)
         steps = _EPOCHS * -(-len(known) // _AT_ONCE)
@@ -212,27 +221,30 @@ def _read(model: SpladeEncoder, text: str, *, queries: bool = False) -> _Read:
     (states,) = model.dense_states([text], queries=queries)
     tokens = model.tokens(text)
     n = len(tokens)
-    if not len(states):
-        return _Read(
-            np.zeros(model.dense_width, np.float32),
-            states,
-            (np.zeros(0, np.int64),) * _ORDERS,
-            np.zeros((0, 2), np.int64),
-        )
     inner = states[1:-1]
-    skipped = len(inner) - n if queries else 0
-    own = inner[max(skipped, 0) :][:n]
+    skipped = max(len(inner) - n, 0) if queries else 0
+    own = inner[skipped:][:n]
+    first = states[0] if len(states) else np.zeros(model.dense_width, np.float32)
     ids = np.array([token for token, _, _ in tokens[: len(own)]], np.int64)
     pairs = np.append(ids[:-1] * model.n_terms + ids[1:], -1 - int(queries))[: len(ids)]
     spans = np.array([span for _, *span in tokens[: len(own)]], np.int64).reshape(-1, 2)
-    return _Read(states[0], own, (ids, pairs), spans)
+    ends = [match.end() for match in _SENTENCE.finditer(text)]
+    return _Read(_scaled(first), _scaled(own), (ids, pairs), spans, np.searchsorted(ends, spans[:, 0], side="right"))
+
+
+def _scaled(states: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale vectors to the length of the square root of their width."""
+    lengths = np.linalg.norm(states, axis=-1, keepdims=True)
+    return np.asarray(states / np.where(lengths > 0, lengths, 1) * states.shape[-1] ** 0.5, np.float32)
 
 
 def _scores(passage: _Read, question: _Read, weights: Mapping[str, Any], xp: Any) -> Any:
     """Return (2, n) scores of each token as the start and the end of the answer; `xp` is numpy or torch."""
     as_array = xp.from_numpy if xp is not np else (lambda values: values)
     h, g, c = as_array(passage.states), as_array(question.states), as_array(question.first)
-    others = as_array(1 - np.eye(len(passage.states), dtype=np.float32))
+    alone = np.eye(len(passage.states), dtype=np.float32)
+    sentence = (passage.sentences[:, None] == passage.sentences[None, :]).astype(np.float32) - alone
+    others, sentence = as_array(1 - alone), as_array(sentence)
     found = []
     for side in range(_SIDES):
         total = (h @ weights["phrase"][side]) @ (c @ weights["question"][side]) / _HEAD**0.5
@@ -240,8 +252,10 @@ def _scores(passage: _Read, question: _Read, weights: Mapping[str, Any], xp: Any
             q, k = weights["query"][side, order], weights["key"][side, order]
             same = passage.keys[order][:, None] == question.keys[order][None, :]
             if same.any():
-                asked = _relu(((c @ q) @ (g @ k).T) / _HEAD**0.5, xp)
+                rare = as_array((1 / np.maximum(same.sum(0), 1)).astype(np.float32))
+                asked = _relu(((c @ q) @ (g @ k).T) / _HEAD**0.5, xp) + rare
                 context = _relu(((h @ q) @ (h @ k).T) / _HEAD**0.5, xp) * others
+                context = context + weights["sentence"][side, order] * sentence
                 total = total + context @ (as_array(same.astype(np.float32)) @ asked)
         found.append(total)
     return xp.stack(found)

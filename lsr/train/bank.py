@@ -43,7 +43,7 @@ class NegativeBank:
         self._columns = SparseMatrix.vstack(rows).to_scipy().tocsc()
 
     def __len__(self) -> int:
-        return self._columns.shape[0]
+        return int(self._columns.shape[0])
 
     def loss(self, queries: Tensor, terms: Tensor | None, positives: Tensor, known: list[list[str]]) -> Tensor:
         """InfoNCE of each query's positive against the whole bank.

@@ -28,7 +28,9 @@ from lsr.eval.experiment.settings import (
     LateSettings,
     SystemSettings,
     VerifySettings,
+    VisitSettings,
 )
+from lsr.index.hybrid.hybrid import Hybrid, build_dense
 from lsr.index.index import Index
 from lsr.index.search.feedback import expand_query
 from lsr.io.corpus import open_corpus
@@ -83,6 +85,8 @@ def result(datasets, tmp_path_factory):
             SystemSettings("compared", compare=ComparisonSettings("bm25", "tiny", share=1.0)),
             SystemSettings("verified", encoder="bm25", verify=VerifySettings(terms=1000)),
             SystemSettings("verified 5", encoder="bm25", verify=VerifySettings(terms=5, candidates=20)),
+            SystemSettings("all clusters", encoder="lsr-mini", mode="hybrid", visit=VisitSettings(1.0)),
+            SystemSettings("some clusters", encoder="lsr-mini", mode="hybrid", visit=VisitSettings(0.2, results=0)),
             SystemSettings("imitated", encoder="bm25", imitate=ImitateSettings(width=16)),
             SystemSettings("beside", encoder="bm25", imitate=ImitateSettings(width=16, own=1e4)),
             SystemSettings("refined", late=LateSettings("bm25", "late:lsr-tiny", depth=3)),
@@ -137,6 +141,19 @@ def test_verified_candidates_and_late_interaction(result, datasets):
         assert refined[:3] == [best[i] for i in np.argsort(-np.array(scores), kind="stable")]
         assert refined[3:] == list(hits)[3:]
     assert found["verified 5"] != found["verified"]
+
+
+def test_clusters_that_are_read(result, datasets, tmp_path):
+    found = runs(result[1], ("all clusters", "some clusters"))
+    dataset = datasets["small"]
+    index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="lsr-mini", hybrid=True, passages=None)
+    dense = build_dense(index, tmp_path / "dense", index.encoder.encode_dense)
+    hybrid = Hybrid(index, dense, method="interpolation")
+    for query in open_corpus(dataset.query_source, queries=True):
+        near = index.encoder.encode_dense([query.content], queries=True)[0]
+        want = hybrid.search(query.content, 5, dense=near).ids
+        assert len({*list(found["all clusters"][query.id])[:5]} & {*want}) >= 4  # the index has 8 bits
+    assert found["some clusters"] != found["all clusters"]
 
 
 def test_vectors_that_imitate_the_encoder(result, datasets):
@@ -212,7 +229,7 @@ def test_what_the_papers_claim_holds_on_cranfield(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"feedback": FeedbackSettings()}, "feedback, densify, verify and imitate need an encoder"),
+        ({"feedback": FeedbackSettings()}, "feedback, densify, verify, visit and imitate need an encoder"),
         ({"encoder": "bm25"}, "has .*encoder.*compare"),
     ],
 )

@@ -91,8 +91,9 @@ def test_all_clusters_give_the_exact_hybrid(built, policy, where):
         assert [(hit.id, hit.score) for hit in want] == [(hit.id, pytest.approx(hit.score)) for hit in found]
 
 
+@pytest.mark.parametrize("results", [0, 5])
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
-def test_no_more_than_the_share_is_read(built, monkeypatch, share):
+def test_no_more_than_the_share_is_read(built, monkeypatch, share, results):
     _, dense, exact = built
     read = []
     own = DenseVectors.rankings
@@ -102,13 +103,25 @@ def test_no_more_than_the_share_is_read(built, monkeypatch, share):
         return own(self, queries, rows=rows, exact=exact)
 
     monkeypatch.setattr(DenseVectors, "rankings", counted)
-    hybrid = exact.with_visit(Visits(share))
+    hybrid = exact.with_visit(Visits(share, results=results))
     for query in queries(10, 2):
         assert hybrid.search(query, 5)
     largest = np.diff(dense.clusters.starts).max()
     assert len(read) == 10
     assert all(0 < n <= max(share * len(dense), largest) for n in read)
     assert share < 0.1 or min(read) >= share * len(dense) - largest
+
+
+def test_vectors_of_the_first_results_are_read(built):
+    _, dense, exact = built
+    query = queries(1, 9)[0]
+    first = list(exact.rankings({"q": query})["sparse"]["q"])[:4]
+    near = {*exact.with_visit(Visits(0.001, results=4)).rankings({"q": query}, 100)["dense"]["q"]}
+    assert near == {*first}
+    assert len(exact.with_visit(Visits(0.001, results=0)).rankings({"q": query}, 100)["dense"]["q"]) >= 1
+    both = exact.with_visit(Visits(0.1, results=4)).rankings({"q": query}, 100)["dense"]["q"]
+    assert {*first} < {*both}
+    assert len(both) <= 0.1 * len(dense)
 
 
 def test_overlap_looks_at_the_first_bins_first():
@@ -137,9 +150,11 @@ def test_trained_policies_beat_overlap_at_equal_reads(built):
     pytest.importorskip("torch")
     _, _, exact = built
     asked = queries(60, 3)
-    found = {policy: kept(exact.with_visit(Visits(0.1, policy)), exact, asked) for policy in ("overlap", "centroid")}
+    found = {}
+    for policy in ("overlap", "centroid"):
+        found[policy] = kept(exact.with_visit(Visits(0.1, policy, results=0)), exact, asked)
     for policy in POLICIES:
-        trained = exact.fit_visits(queries(300, 4), policy, share=0.1)
+        trained = exact.fit_visits(queries(300, 4), policy, share=0.1, results=0)
         found[policy] = kept(exact.with_visit(trained), exact, asked)
     assert min(found["logistic"], found["lstm"]) > found["overlap"] + 0.02, found
     assert found["overlap"] > 0.1
@@ -151,7 +166,7 @@ def test_the_lstm_equals_torch():
     examples = [
         (rng.normal(size=(9, N_FEATURES)).astype(np.float32), rng.integers(2, size=9).astype(bool)) for _ in range(5)
     ]
-    weights = module.fitted(examples, 0.1, "lstm").weights
+    weights = module.fitted(examples, 0.1, "lstm", 0).weights
     lstm = torch.nn.LSTM(N_FEATURES, module._HIDDEN, batch_first=True)
     with torch.no_grad():
         for name, given in (("weight_ih_l0", "inputs"), ("weight_hh_l0", "states"), ("bias_ih_l0", "bias")):
@@ -165,11 +180,11 @@ def test_the_lstm_equals_torch():
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_policy_is_kept(built, tmp_path, policy):
     pytest.importorskip("torch")
-    trained = built[2].fit_visits(queries(40, 5), policy, share=0.2)
+    trained = built[2].fit_visits(queries(40, 5), policy, share=0.2, results=7)
     path = tmp_path / "policy.arrow"
     trained.save(path)
     loaded = Visits.load(path)
-    assert (loaded.policy, loaded.share) == (policy, 0.2)
+    assert (loaded.policy, loaded.share, loaded.results) == (policy, 0.2, 7)
     asked = queries(5, 6)
     one, other = (built[2].with_visit(visit).search_batch(asked) for visit in (trained, loaded))
     assert [hits.ids for hits in one] == [hits.ids for hits in other]

@@ -55,6 +55,7 @@ def drawn(encoder):
         "key": (2, 2, width, 64),
         "phrase": (2, width, 64),
         "question": (2, width, 64),
+        "sentence": (2, 2),
     }
     weights = {name: (rng.normal(size=shape) / width**0.5).astype(np.float32) for name, shape in shapes.items()}
     return PhraseReader(encoder, weights)
@@ -62,7 +63,7 @@ def drawn(encoder):
 
 def test_scores_equal_products_of_vectors_over_words(drawn):
     """The definition, with vectors over all words and pairs of words instead of the kernel."""
-    question, text = "who leads the abbey of the lake?", "the abbey of the lake is old, the monk leads the abbey"
+    question, text = "who leads the abbey of the lake?", "the abbey of the lake is old. The monk leads the abbey"
     read, asked = module._read(drawn.model, text), module._read(drawn.model, question, queries=True)
     found = module._scores(read, asked, drawn.weights, np)
     for side in (0, 1):
@@ -72,15 +73,16 @@ def test_scores_equal_products_of_vectors_over_words(drawn):
             for order in (0, 1):
                 q, k = drawn.weights["query"][side, order], drawn.weights["key"][side, order]
 
-                def vector(state, other, without=-1, order=order, q=q, k=k):
-                    weights = {}
-                    for j, key in enumerate(other.keys[order].tolist()):
-                        if j != without:
-                            w = max(0.0, float((state @ q) @ (other.states[j] @ k)) / 8)
-                            weights[key] = weights.get(key, 0.0) + w
-                    return weights
-
-                mine, theirs = vector(read.states[t], read, t), vector(asked.first, asked)
+                keys, more = read.keys[order].tolist(), drawn.weights["sentence"][side, order]
+                mine, theirs = {}, {}
+                for j, key in enumerate(keys):
+                    if j != t:
+                        w = max(0.0, float((read.states[t] @ q) @ (read.states[j] @ k)) / 8)
+                        w += more * ((j < 8) == (t < 8))  # "the abbey of the lake is old ." are eight tokens
+                        mine[key] = mine.get(key, 0.0) + w
+                for j, key in enumerate(asked.keys[order].tolist()):
+                    w = max(0.0, float((asked.first @ q) @ (asked.states[j] @ k)) / 8)
+                    theirs[key] = theirs.get(key, 0.0) + w + 1 / max(keys.count(key), 1)
                 expected += sum(weight * theirs.get(key, 0.0) for key, weight in mine.items())
             assert found[side, t] == pytest.approx(expected, abs=1e-3)
 
