@@ -20,6 +20,7 @@ from lsr.index.cli.encode import (
     workers_of,
     write_left_out,
 )
+from lsr.index.cli.search import size_of
 
 
 @click.command()
@@ -154,8 +155,7 @@ def index(
     report.tell()
     write_left_out(options["left_out"], report.bad)
     size = sum(built.file_sizes().values())
-    what = "passage" if built.has_passages else "document"
-    much = f"{counted(len(built), what)}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
+    much = f"{size_of(built)}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
     note(f"{out}: {much}, {built.fingerprint}")
     if clusters:
         note(

@@ -11,7 +11,7 @@ from typing import IO, Any
 import click
 
 from lsr.index.cli.encode import PathOrURI, encoder_options, left_out_option, url_option, write_left_out
-from lsr.index.cli.search import open_index, where_option
+from lsr.index.cli.search import open_index, size_of, where_option
 
 
 @contextmanager
@@ -28,8 +28,7 @@ def committed(index: Any) -> Iterator[None]:
 def _size(index: Any) -> str:
     from lsr.console import counted
 
-    what = "passage" if index.has_passages else "document"
-    return f"{counted(len(index), what)} in {counted(index.n_segments, 'segment')}"
+    return f"{size_of(index)} in {counted(index.n_segments, 'segment')}"
 
 
 @click.command()

@@ -68,6 +68,13 @@ damaged_option = click.option(
 )
 
 
+def size_of(index: Any) -> str:
+    """The number of documents of an index, or of passages if they were cut."""
+    from lsr.console import counted
+
+    return counted(len(index), "passage" if index.has_passages else "document")
+
+
 def open_index(
     path: Path | str,
     encoder: str | None,
@@ -81,7 +88,7 @@ def open_index(
 
     Reports segments that are left out as damaged.
     """
-    from lsr.console import counted, note
+    from lsr.console import note
 
     settings = given_settings(options)
     if settings and not encoder:
@@ -101,7 +108,7 @@ def open_index(
     for message in index.damaged:
         note(f"left out: {message}")
     if index.damaged:
-        note(f"{path}: {counted(len(index), 'document')} left")
+        note(f"{path}: {size_of(index)} left")
     return index
 
 

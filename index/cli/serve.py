@@ -9,7 +9,7 @@ import click
 
 from lsr.index.cli.encode import PathOrURI
 from lsr.index.cli.result_options import rerank_option, reranker_of
-from lsr.index.cli.search import damaged_option, given_search_settings, open_index, search_options
+from lsr.index.cli.search import damaged_option, given_search_settings, open_index, search_options, size_of
 from lsr.io.object_store import is_remote
 
 
@@ -55,7 +55,7 @@ def serve(
     """  # fmt: skip
     import logging
 
-    from lsr.console import counted, note
+    from lsr.console import note
     from lsr.errors import MissingExtra
     from lsr.index.index import Index
     from lsr.index.serve.keys import find_keys
@@ -83,7 +83,7 @@ def serve(
     if settings.writable and (fixed := [name for name, index in named.items() if index.uri]):
         raise click.UsageError(f"--writable: indexes in object storage can't be changed in place: {', '.join(fixed)}")
     for name, index in named.items():
-        note(f"{name}: {counted(len(index), 'document')}, {index.fingerprint}")
+        note(f"{name}: {size_of(index)}, {index.fingerprint}")
     server = Server(named, settings)
     may = "can be changed" if settings.writable else "read-only"
     who = f"keys: {len(settings.keys)}" if settings.keys else "no keys"
@@ -130,7 +130,7 @@ def mcp(
       lsr mcp idx --mode sparse
       lsr mcp idx --http 8080 --keys keys.txt
     """
-    from lsr.console import counted, note
+    from lsr.console import note
     from lsr.index.integrations.mcp import http_app, mcp_server
 
     if http is None and (keys or without_keys):
@@ -159,7 +159,7 @@ def mcp(
             raise click.UsageError(str(error)) from None
         listener = Listener(http_app(server, settings), settings)
         may = "can be changed" if writable else "read-only"
-        note(f"{listener.url}/mcp: {counted(len(index), 'document')} ({may}); Ctrl-C stops")
+        note(f"{listener.url}/mcp: {size_of(index)} ({may}); Ctrl-C stops")
         listener.run()
 
 
