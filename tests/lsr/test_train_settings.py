@@ -114,7 +114,7 @@ def test_settings_made_in_python_are_checked_too():
         (["optimizer.term_lr=2", "queries.kind=table"], []),
         (["documents_regularizer={ramp: 5, threshold: 9}"],
          ["documents_regularizer.ramp 5: its weight is 0",
-          "documents_regularizer.threshold 9: only l0_flops has one, not flops"]),
+          "documents_regularizer.threshold 9: only l0_flops and group have one, not flops"]),
         (["documents_regularizer={ramp: 5, weight: 1, schedule: constant}"],
          ["documents_regularizer.ramp 5: its schedule is constant"]),
         (["documents_regularizer={ramp: 100, weight: 1}", "optimizer.warmup=100"],
