@@ -1,9 +1,10 @@
 """Build a sharded index: encode a collection in parts, then build an index from each range of its vectors.
 
-Ranges depend only on the number of vectors, and impacts have one scale, from `lsr.sparse.usual_largest`. So the shards
-are the same whichever workers build them, and together they find what one index finds. Each shard is built in place,
-under a name derived from its input, and shards.json names them in the end: after a kill, the same call continues, and
-an index that is being replaced stays usable until then.
+Ranges depend only on the number of vectors, and the impacts of all shards share one scale, from
+`lsr.sparse.usual_largest`. So the shards are the same whichever workers build them, and together they find what one
+index finds. Each shard is built in place, under a name derived from its input, and shards.json, written last, names
+them. So the same call continues after a kill, and an index that is being replaced stays usable until shards.json is
+written.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ def build_shards(
         out: The folder, on a disk that all workers share, or a URI. Vectors are kept in OUT.partial meanwhile.
         source: Documents; or vectors: a Parquet file or a folder of them that all workers can read, or a URI.
         shards: Number of shards.
-        encoder: For documents.
+        encoder: Encodes documents; not used if `source` is vectors.
         settings: How indexes are written.
-        identity: Describes what determines the vectors besides the documents; unfinished work continues only with the
+        identity: What the vectors depend on besides the documents, as text; unfinished work continues only with the
             same identity.
         device: Device of the workers' models.
         workers: The workers; by default this process.
@@ -71,7 +72,7 @@ def build_shards(
         The shards, and the encoding counts.
 
     Raises:
-        OutputExists: `out` exists, or has unfinished work of another kind.
+        OutputExists: `out` exists, or there is unfinished work from another source or with other settings.
         DataError: A bad document or vector, a repeated id, or fewer vectors than shards.
         ClusterError: As for `lsr.distributed.pool.do_jobs`.
         StorageError: A location can't be read or written.
@@ -110,7 +111,7 @@ def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, w
     if n < shards:
         raise DataError(f"{n} vectors are too few for {shards} shards: make fewer", place.name)
     quantizer = (quantizer_of(found.fingerprint) or Quantizer.of)(found.largest, found.whole)
-    # Include the index to be replaced, so that its shards aren't taken for new ones, however similar.
+    # The names also depend on the index to be replaced, so that its shards aren't taken for new ones, however similar.
     before = place.read(SHARDS)
     made_of = f"{found.identity} | {n} {quantizer} | {settings} | {shards} | {before!r}"
     tag = hashlib.sha256(made_of.encode()).hexdigest()[:8]

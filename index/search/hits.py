@@ -63,7 +63,7 @@ def shown_fields(
 
 
 def _columns(metadata: Mapping[str, Any], names: Sequence[str], prefix: str = "") -> dict[str, Any]:
-    """Return metadata with some columns; the name of an object includes all of its keys."""
+    """Return only the named columns of metadata; the name of an object stands for all of its keys."""
     kept: dict[str, Any] = {}
     for key, value in metadata.items():
         name = f"{prefix}{key}"
@@ -304,8 +304,8 @@ class Hits(Sequence[Hit]):
     def to_pandas(self) -> Any:
         """Return a pandas.DataFrame with a row for each hit.
 
-        Columns: rank, id, passage, score, title, text, and one for each metadata key. A key that equals another name
-        is prefixed with "metadata.".
+        Columns: rank, id, passage, score, title, text, and one for each metadata key. A key with the name of
+        another column is prefixed with "metadata.".
 
         Raises:
             MissingExtra: pandas isn't installed.

@@ -31,7 +31,7 @@ class EncodedQuery(NamedTuple):
         given: The query as the caller gave it; re-rankers and explanations read it.
         vector: Its sparse vector, one row.
         dense: (width,) float32, its dense vector; None for a sparse search.
-        fusion: After a search with it, how scores were made.
+        fusion: How scores were made; set by a search with this query.
     """
 
     given: Any
@@ -78,7 +78,7 @@ class SearchRequest:
         """Validate the arguments of a search.
 
         Raises:
-            TypeError: An unknown option or setting, or no re-ranker.
+            TypeError: An unknown option or setting, or `rerank` isn't a re-ranker.
             ValueError: A value is out of range.
             DataError: `where` isn't a filter.
         """
@@ -90,7 +90,7 @@ class SearchRequest:
 
     @property
     def plainly_sparse(self) -> bool:
-        """Whether this is, or can be, an exact sparse search without options."""
+        """Whether this is an exact sparse search without options; "auto" counts, as it can become "sparse"."""
         return self.options.plain and self.settings.exact and self.settings.mode in ("auto", "sparse")
 
     def with_mode(self, queries: Sequence[Any] | SparseMatrix, dense: Any, *, has_dense: bool) -> SearchRequest:

@@ -230,7 +230,7 @@ class RegularizerSettings(Settings):
 
     def conflicts(self) -> list[str]:
         """A target changes a weight, so there must be one."""
-        return ["target needs a weight to begin with"] if self.target and not self.weight else []
+        return ["target needs a weight to start from"] if self.target and not self.weight else []
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lsr.eval.report.load_results import read_results
 
 
 def change(folder, **values):
-    """Set values of experiment.json; a callable gets what is there."""
+    """Set values of experiment.json; a callable makes the new value from the old one."""
     path = folder / "experiment.json"
     experiment = json.loads(path.read_text())
     for key, value in values.items():
@@ -22,7 +22,7 @@ def change(folder, **values):
 
 
 def first(**values):
-    """The first of a list with other values."""
+    """Return a function that copies a list and changes values of its first item."""
     return lambda items: [{**items[0], **values}, *items[1:]]
 
 
@@ -34,7 +34,7 @@ def test_a_written_folder_is_read_back(hostile):
     assert experiment.results[3].measures == written["results"][3]["measures"]
     assert experiment.results[0].lengths.counts == tuple(written["results"][0]["lengths"]["counts"])
     assert results.result(results.datasets[1], results.systems[3]) is None
-    # Means over all datasets, and none where one is missing.
+    # A mean covers all datasets; a system without a result for one of them has no mean.
     of_baseline = [r["measures"]["RR@10"] for r in written["results"] if r["system"] == results.systems[0]]
     assert results.mean(results.systems[0], "RR@10") == pytest.approx(sum(of_baseline) / 3)
     assert results.mean(results.systems[3], "RR@10") is None

@@ -370,7 +370,7 @@ part = maps[maps.index("postings.arrow"):]
 print(re.search(r"Rss: +(\\d+) kB", part).group(1))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "idx"], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2000  # kB of 19,000
+    assert int(done.stdout) < 2000  # kB in memory; the file has 19,000
 
 
 def test_many_processes_open_and_search_the_same_index(index):

@@ -1,4 +1,4 @@
-"""Documents by id, iteration and counts, for one index, a folder of shards, and separate shards."""
+"""Documents by id, iteration and counts: for one index, for shards opened as one index, and for a ShardedIndex."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def drawn(encoder):
 
 
 def test_scores_equal_products_of_vectors_over_words(drawn):
-    """The definition, with vectors over all words and pairs of words instead of the kernel."""
+    """Computed by the definition: with vectors over all words and word pairs, not only over those in both texts."""
     question, text = "who leads the abbey of the lake?", "the abbey of the lake is old. The monk leads the abbey"
     read, asked = module._read(drawn.model, text), module._read(drawn.model, question, queries=True)
     found = module._scores(read, asked, drawn.weights, np)

@@ -1,4 +1,4 @@
-"""Towers of their own for queries and documents, pruning while training, and lengths that are aimed at."""
+"""Separate towers for queries and documents, pruning during training, and target lengths."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_other_libraries_open_both_towers(settings, small, tmp_path):
     best = trainer(settings, tmp_path / "run").run()
     encoder = load_encoder(best)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own
+        warnings.simplefilter("ignore")  # sentence_transformers' own warnings
         from sentence_transformers import SparseEncoder
 
         model = SparseEncoder(str(best), device="cpu")
@@ -228,7 +228,7 @@ def test_the_heaviest_are_kept_with_their_gradient():
     kept.sum().backward()
     assert weights.grad.tolist() == [[1, 0, 1, 0], [0, 0, 1, 1]]
     assert keep_heaviest(weights, 4) is weights
-    # Of columns that are there twice, only one of each counts.
+    # The first two columns repeat later ones, so they don't count towards k.
     twice = torch.tensor([[3.0, 2, 3, 1, 2]])
     assert keep_heaviest(twice, 2, slice(2, None)).tolist() == [[3, 2, 3, 0, 2]]
 
@@ -260,13 +260,13 @@ def test_the_weight_follows_its_definition():
     weights[0, :4] = 1  # twice as many as wanted
     raw, total = penalty(weights, None, 1)
     assert "weight" not in raw
-    assert float(total) == pytest.approx(0.5 * 0.25 * 4)  # the ramp, without control
+    assert float(total) == pytest.approx(0.5 * 0.25 * 4)  # during the ramp, the target has no effect
     error = np.log(4 / 2)
     for n in (1, 2):
         raw, total = penalty(weights, None, 1 + n)
         assert float(raw["weight"]) == pytest.approx(0.5 * np.exp(error + 0.05 * n * error))
         assert float(total) == pytest.approx(float(raw["weight"]) * 4)
-    raw, _ = penalty(torch.zeros(1, 8), None, 9)  # an empty vector has the largest error there is
+    raw, _ = penalty(torch.zeros(1, 8), None, 9)  # the error of an empty vector is limited to -1
     assert float(raw["weight"]) == pytest.approx(0.5 * np.exp(-1 + 0.05 * (2 * error - 1)))
 
 
@@ -297,7 +297,7 @@ def test_a_target_needs_a_weight(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("model: {checkpoint: x}\ndata: {sources: [path: y]}\nlosses: {info_nce: 1}\noptimizer: {steps: 1}\n"
                     "documents_regularizer: {target: 50}\n")  # fmt: skip
-    with pytest.raises(DataError, match="target needs a weight to begin with"):
+    with pytest.raises(DataError, match="target needs a weight to start from"):
         read_config(path, TrainSettings)
 
 
@@ -314,7 +314,7 @@ def test_term_recall_by_its_definition():
 
 @pytest.mark.parametrize(("kind", "sample"), [("encoded", 0), ("tokens", 0), ("tokens", 8)])
 def test_term_recall_of_a_batch(settings, triples, tmp_path, kind, sample):
-    """Computed again from the texts, whatever columns the batch has."""
+    """The loss equals one computed from the texts, whichever terms have a column in the batch."""
     settings = replace(
         settings,
         model=replace(settings.model, head="deepct"),
