@@ -1,6 +1,6 @@
 """Build a sharded index: encode a collection in parts, then build an index from each range of its vectors.
 
-Ranges depend only on the number of vectors, and the impacts of all shards share one scale, from
+Ranges depend only on the numbers of vectors and shards, and the impacts of all shards share one scale, from
 `lsr.sparse.usual_largest`. So the shards are the same whichever workers build them, and together they find what one
 index finds. Each shard is built in place, under a name derived from its input, and shards.json, written last, names
 them. So the same call continues after a kill, and an index that is being replaced stays usable until shards.json is

@@ -1,1 +1,1 @@
-"""lsr.index.integrations: adapters for other libraries; each module needs the extra of the same name."""
+"""lsr.index.integrations: adapters for other libraries; a missing library is named with its extra."""
