@@ -90,9 +90,19 @@ def require_starts(path: str | PathLike[str], starts: NDArray[np.int64], n: int,
     Raises:
         DataError: They don't; the message names the file `path`.
     """
-    whole = len(starts) == n + 1 and starts[0] == 0 and not (np.diff(starts) < 0).any()
+    whole = len(starts) == n + 1 and starts[0] == 0 and not (starts[1:] < starts[:-1]).any()
     if not whole or any(len(one) != starts[-1] for one in entries):
         raise DataError("damaged: arrays whose lengths don't fit together", str(path))
+
+
+def require_finite(path: str | PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Check that all numbers are finite.
+
+    Raises:
+        DataError: They aren't; the message names the file `path`.
+    """
+    if not all(np.isfinite(one).all() for one in arrays.values()):
+        raise DataError("damaged: numbers that aren't finite", str(path))
 
 
 def _array(column: Any, field: Any) -> NDArray[Any]:

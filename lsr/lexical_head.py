@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.arrays import Layout, read_arrays, write_arrays
+from lsr.arrays import Layout, read_arrays, require_finite, write_arrays
 from lsr.console import progress
 from lsr.encode.base import Encoder
 from lsr.encode.bm25 import BM25Encoder
@@ -81,7 +81,10 @@ class LexicalHead:
     """
 
     def __init__(self, model: Encoder | States, arrays: dict[str, NDArray[np.float32]], queries: Any = None) -> None:
-        self._read, self._arrays = states_of(model, queries), arrays
+        self._read, self._arrays = states_of(model, queries, len(arrays["center"])), arrays
+        width = len(arrays["center"])
+        if isinstance(model, Encoder) and model.dense_width != width:
+            raise EncoderError(f"this head reads states of {width} numbers; the model's have {model.dense_width}")
 
     @classmethod
     def fit(
@@ -186,8 +189,7 @@ class LexicalHead:
             DataError: It can't be read, or is another kind of file.
         """
         arrays = read_arrays(path, _KIND, _LAYOUT)
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise DataError("damaged: numbers that aren't finite", str(path))
+        require_finite(path, arrays)
         if not arrays["gate"].shape == arrays["center"].shape == arrays["out"].shape[1:] or len(arrays["bias"]) != 1:
             raise DataError("damaged: arrays whose shapes don't fit together", str(path))
         return cls(model, arrays, queries)
@@ -220,6 +222,9 @@ class _Store:
         self._states = np.concatenate(parts)
 
     def mean(self) -> NDArray[np.float32]:
+        """The mean state; raises EncoderError if there is none, or if half precision can't hold the states."""
+        if not len(self._states) or not np.isfinite(self._states).all():
+            raise EncoderError("no text has token states, or they are too large for half precision")
         return np.asarray(self._states[:: max(1, len(self._states) // _MEASURED)].astype(np.float32).mean(0))
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -260,7 +265,7 @@ class _Net:
         """KL divergence of the head's distribution over the documents from the teacher's, mean over the queries."""
         scores = self._vectors(*queries) @ self._vectors(*documents).T
         target = self._torch.from_numpy(np.asarray(taught, np.float32))
-        spread = target.std(1, keepdim=True).clamp(min=1e-6)
+        spread = target.std(1, keepdim=True, correction=0).clamp(min=1e-6)
         return self._torch.nn.functional.kl_div(
             (scores * self._scale.exp()).log_softmax(1),
             (target / spread * self._sharpness).log_softmax(1),

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.durable import take_name
-from lsr.errors import DataError
+from lsr.errors import DataError, OutputError
 from lsr.sparse import SparseMatrix
 
 Rule = Literal["hypergeometric", "quantile", "knee", "budget"]
@@ -182,7 +182,11 @@ class Review:
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write settings and judgments to a file, from which `load` continues."""
+        """Write settings and judgments to a file, from which `load` continues.
+
+        Raises:
+            OutputError: The file can't be written.
+        """
         path = Path(path)
         state = {
             "format": FORMAT,
@@ -192,8 +196,11 @@ class Review:
             "rounds": self.rounds,
         }
         partial = path.with_name(path.name + ".tmp")
-        partial.write_text(json.dumps(state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        take_name(partial, path)
+        try:
+            partial.write_text(json.dumps(state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            take_name(partial, path)
+        except OSError as error:
+            raise OutputError(f"{path}: can't be written: {error.strerror or error}") from None
 
     @classmethod
     def load(cls, path: str | PathLike[str], ids: Sequence[str], vectors: Sequence[SparseMatrix]) -> Review:

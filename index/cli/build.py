@@ -9,6 +9,7 @@ import click
 
 from lsr.index.cli.encode import (
     PathOrURI,
+    check_left_out,
     document_encoder,
     encoder_options,
     given_settings,
@@ -105,6 +106,7 @@ def index(
     from lsr.index.segment.clusters import SUMMARY_MASS
     from lsr.index.write.builder import BuildSettings, open_source
 
+    check_left_out(options["left_out"], source)
     working = workers_of(ray, workers, options["device"])
     if clusters and impacts != "uint8":
         raise click.UsageError("--clusters is for 8-bit impacts: leave --impacts float32 out")
@@ -176,6 +178,7 @@ def _index_shards(
     options: dict[str, Any],
 ) -> None:
     from lsr.console import counted, note
+    from lsr.errors import DataError
     from lsr.files.documents import open_texts
     from lsr.index.distributed.build import build_shards
 
@@ -184,18 +187,22 @@ def _index_shards(
     if texts is None and (given := [name for name, value in asked.items() if value]):
         raise click.UsageError(f"--{given[0].replace('_', '-')}: {source} holds vectors already")
     decided_by = {"encoder": encoder, **settings, "skip_bad": options["skip_bad"]}
-    made, report = build_shards(
-        out,
-        source if texts is None else texts,
-        shards=shards,
-        encoder=None if texts is None else document_encoder(encoder, settings),
-        settings=how,
-        identity=f"{decided_by} {how.passages} {how.store_text}",
-        device=options["device"],
-        workers=workers,
-        memory=memory,
-        overwrite=options["overwrite"],
-    )
+    try:
+        made, report = build_shards(
+            out,
+            source if texts is None else texts,
+            shards=shards,
+            encoder=None if texts is None else document_encoder(encoder, settings),
+            settings=how,
+            identity=f"{decided_by} {how.passages} {how.store_text}",
+            device=options["device"],
+            workers=workers,
+            memory=memory,
+            overwrite=options["overwrite"],
+        )
+    except DataError:  # such as that nothing can be read
+        write_left_out(options["left_out"], [] if texts is None else texts.bad)
+        raise
     report.tell()
     write_left_out(options["left_out"], report.bad)
     size = sum(entry.bytes for entry in made.entries)

@@ -98,6 +98,17 @@ left_out_option = click.option(
 )
 
 
+def check_left_out(path: Path | None, source: Path | str) -> None:
+    """Refuse, before anything is read, a --left-out file that can't be written or that is part of the source."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise click.UsageError(f"--left-out {path}: there is no folder {path.parent}")
+    read = Path(source).resolve()
+    if path.resolve() == read or (read.is_dir() and path.resolve().is_relative_to(read)):
+        raise click.UsageError(f"--left-out {path}: this is part of {source}, which is read: name another file")
+
+
 def write_left_out(path: Path | None, bad: Sequence[str]) -> None:
     """Write messages about what was left out, a line each, if --left-out was given."""
     from lsr.io.text_files import new_text
@@ -230,10 +241,12 @@ def encode(
     """
     from lsr.console import note
     from lsr.encode.write import encode_to
+    from lsr.errors import DataError
     from lsr.files.documents import open_texts
     from lsr.io.convert import Form, check_out, convert
     from lsr.io.open_vectors import read_vectors
 
+    check_left_out(options["left_out"], source)
     working = workers_of(ray, workers, options["device"])
     if queries and options["passages"]:
         raise click.UsageError("--passages cuts documents, not queries")
@@ -264,7 +277,11 @@ def encode(
         "with_text": not options["no_text"],
         "device": options["device"],
     }
-    report = encode_to(corpus, opened, out, workers=working, **how)
+    try:
+        report = encode_to(corpus, opened, out, workers=working, **how)
+    except DataError:  # such as that nothing can be read
+        write_left_out(options["left_out"], corpus.bad)
+        raise
     report.tell()
     write_left_out(options["left_out"], report.bad)
     note(f"{report.vectors} vectors in {out}")

@@ -10,7 +10,14 @@ from typing import IO, Any
 
 import click
 
-from lsr.index.cli.encode import PathOrURI, encoder_options, left_out_option, url_option, write_left_out
+from lsr.index.cli.encode import (
+    PathOrURI,
+    check_left_out,
+    encoder_options,
+    left_out_option,
+    url_option,
+    write_left_out,
+)
 from lsr.index.cli.search import open_index, size_of, where_option
 
 
@@ -59,6 +66,7 @@ def add(
     """
     from lsr.console import note
 
+    check_left_out(left_out, source)
     index = open_index(index_path, encoder, options)
     with committed(index):
         change = index.update(source, skip_bad=skip_bad) if update else index.add(source, skip_bad=skip_bad)
@@ -105,6 +113,7 @@ def sync(
     from lsr.index.index import Index
     from lsr.index.write.sync import watch as keep_up
 
+    check_left_out(left_out, source)
     corpus = read_documents(source, url=url)
     if index_path.exists():
         index = open_index(index_path, encoder, options)

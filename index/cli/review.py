@@ -80,7 +80,11 @@ def review(
     else:
         numbers = {doc_id: number for number, doc_id in enumerate(ids)}
         first = [numbers[hit.passage] for hit in index.search(query, 10)] if query else []
-        going = Review(ids, vectors, ReviewSettings(**given), first)  # type: ignore[arg-type]
+        try:
+            settings = ReviewSettings(**given)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        going = Review(ids, vectors, settings, first)
     if page is not None:
         complete = _on_a_page(going, state, index, page)
     else:

@@ -337,7 +337,7 @@ def _checked(vectors: ArrayLike, n: int, most: int = 2) -> NDArray[np.float32]:
         raise DataError(f"embedding {n} texts gave an array of shape {array.shape}; it needs one row for each text")
     if not np.isfinite(array).all():
         raise DataError("embedding gave numbers that are not finite")
-    return array
+    return array[:, 0] if array.ndim == 3 and array.shape[1] == 1 else array
 
 
 def _vector(query: Any) -> NDArray[np.float32]:
@@ -350,5 +350,5 @@ def _vector(query: Any) -> NDArray[np.float32]:
 def _scaled(vectors: NDArray[np.float32], similarity: Similarity) -> NDArray[np.float32]:
     if similarity == "dot":
         return vectors
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
     return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

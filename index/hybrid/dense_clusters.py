@@ -88,7 +88,7 @@ class DenseClusters:
         nulls = sum(column.null_count for column in (*batch.columns, batch.column(0).flatten()))
         ends = batch.column(1).to_numpy(zero_copy_only=False)
         starts = np.concatenate(([0], ends)).astype(np.int64)
-        if nulls or not len(batch) or (np.diff(starts) < 0).any() or starts[-1] != n_rows:
+        if nulls or not len(batch) or (starts[1:] < starts[:-1]).any() or starts[-1] != n_rows:
             raise CorruptIndex(f"{path}: damaged: clusters that don't fit the {n_rows} vectors; {mend}")
         return cls(batch.column(0).flatten().to_numpy().reshape(-1, width), starts)
 

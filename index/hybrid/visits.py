@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.arrays import Layout, read_arrays, write_arrays
+from lsr.arrays import Layout, read_arrays, require_finite, write_arrays
 from lsr.errors import DataError, MissingExtra
 from lsr.index.hybrid.dense_clusters import DenseClusters
 
@@ -92,6 +92,7 @@ class Visits:
         """
         own = np.unique(results[: self.results][results[: self.results] >= 0])
         order = self._order(clusters, query, _clusters_of(clusters, results), scores)
+        order = order[np.diff(clusters.starts)[order] > 0]  # identical vectors leave clusters empty
         sizes = np.diff(clusters.starts)[order]
         # Without this margin, 20 % of a number of vectors could be one less by rounding.
         room = self.share * clusters.starts[-1] + 1e-6 - (len(own) if self.share < 1 else 0)
@@ -135,6 +136,7 @@ class Visits:
             DataError: The file is missing, damaged or of another kind.
         """
         arrays = read_arrays(path, _KIND, _layout("logistic"), _layout("lstm"))
+        require_finite(path, arrays)
         share, results = float(arrays.pop("share")), int(arrays.pop("results"))
         policy: Policy = "lstm" if "states" in arrays else "logistic"
         whole = all(arrays[name].shape == shape for name, shape in _SHAPES[policy].items())
@@ -251,7 +253,7 @@ def _lstm(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]
     states = np.empty((len(values), _HIDDEN), np.float32)
     for i in range(len(values)):
         gates = (given[i] + weights["states"] @ state).reshape(4, _HIDDEN)  # input, forget, cell, output
-        opened = 1 / (1 + np.exp(-gates[[0, 1, 3]]))
+        opened = 1 / (1 + np.exp(np.clip(-gates[[0, 1, 3]], -80, 80)))
         cell = opened[1] * cell + opened[0] * np.tanh(gates[2])
         states[i] = state = opened[2] * np.tanh(cell)
     return np.asarray(states @ weights["weights"][:-1] + weights["weights"][-1])

@@ -150,9 +150,10 @@ class Searcher:
             mask: Which documents may be found; by default all live ones.
             threads: Number of threads; 0 for one per core.
         """
-        size = max(1, min(_TOGETHER, _RESULTS // max(1, min(k, self.n_docs))))
+        threads = threads or os.cpu_count() or 1
+        size = max(1, min(_TOGETHER, -(-len(queries) // threads), _RESULTS // max(1, min(k, self.n_docs))))
         parts = [queries[first : first + size] for first in range(0, len(queries), size)]
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             found = pool.map(lambda part: self._search(part, k, settings, mask, 0.0)[0], parts)
             return [ranking for rankings in found for ranking in rankings]
 
@@ -166,6 +167,9 @@ class Searcher:
         threshold: float = 0.0,
     ) -> Plan:
         """Run `search` and report what it did."""
+        if settings.beta < 1:
+            terms, weights = _heaviest(terms, weights, settings.beta)
+            settings = replace(settings, beta=1.0)
         algorithm, reason, counts, n_known = self._search([(terms, weights)], k, settings, mask, threshold)[1]
         blocks_scored, windows_scanned, postings_scored = counts[:POSTINGS].tolist()
         clusters = [len(s.clusters.doc_ends) for s in self.segments if s.clusters is not None]

@@ -129,7 +129,7 @@ class Server(Listener):
 
 def _why(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "this port is taken; --port 0 finds a free one"
+        return "this port is taken; port 0 finds a free one"
     return error.strerror or str(error)
 
 

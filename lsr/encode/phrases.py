@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.arrays import Layout, read_arrays, write_arrays
+from lsr.arrays import Layout, read_arrays, require_finite, write_arrays
 from lsr.encode.base import Encoder
 from lsr.encode.hybrid import with_states
 from lsr.encode.splade import SpladeEncoder
@@ -213,7 +213,9 @@ class PhraseReader:
             DataError: The file is missing, damaged or of another kind.
             EncoderError: Weights of another model.
         """
-        return cls(encoder, read_arrays(path, _KIND, _LAYOUT))
+        arrays = read_arrays(path, _KIND, _LAYOUT)
+        require_finite(path, arrays)
+        return cls(encoder, arrays)
 
 
 def _read(model: SpladeEncoder, text: str, *, queries: bool = False) -> _Read:

@@ -436,7 +436,9 @@ def test_beta_is_a_query_of_its_heaviest_terms(segment, queries, algorithm):
             wanted = segment.search(terms[kept], weights[kept], 50, cut)
             assert docs.tolist() == wanted[0].tolist()
             assert scores.tolist() == wanted[1].tolist()
-            assert segment.plan(terms, weights, 50, given_).terms == size
+            plan = segment.plan(terms, weights, 50, given_)
+            assert plan.terms == size
+            assert plan.postings == segment.plan(terms[kept], weights[kept], 50, cut).postings
 
 
 def test_float_impacts_are_always_scanned(tmp_path, clustered, queries):

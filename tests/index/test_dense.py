@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from lsr.encode.multi_vectors import multi_vectors
 from lsr.errors import CorruptIndex, DataError, IndexFormatError
 from lsr.index.hybrid import dense as module
 from lsr.index.hybrid.dense import DenseVectors
@@ -63,6 +64,25 @@ def test_only_changed_documents_are_embedded(tmp_path, embed):
     assert dense.search("aaa", 1)[0].id == "d3"
     assert "d4" not in {hit.id for hit in dense.search("abc", 100)}
     assert len(list((tmp_path / "dense").glob("*.arrow"))) == 1
+
+
+def test_one_vector_of_several_is_a_vector(tmp_path, embed):
+    def embed_documents(texts):
+        return multi_vectors(embed, texts, 1)
+
+    for docs in (documents(3), documents(5)):
+        dense = DenseVectors.build(tmp_path / "dense", docs, embed, embed_documents=embed_documents, clusters=True)
+    assert len(dense) == 5
+
+
+def test_cosines_of_very_long_vectors(tmp_path, embed):
+    def long(texts):
+        return np.array(embed(texts)) * 1e25
+
+    DenseVectors.build(tmp_path / "dense", documents(3), long)
+    dense = DenseVectors.build(tmp_path / "short", documents(3), embed)
+    found = DenseVectors(tmp_path / "dense", embed).search("aab", 3)
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in dense.search("aab", 3)])
 
 
 def test_vectors_of_a_killed_build_are_invisible(tmp_path, embed, monkeypatch):

@@ -69,6 +69,12 @@ def test_wrong_calls(index, lsr_command, tmp_path):
     assert "judged.tsv:1: not an id, a tab and 1 or 0" in ran.err
     (tmp_path / "judged.tsv").write_text("d1\t1\n")
     how = ("review", path, "--state", tmp_path / "a.json", "--judgments", tmp_path / "judged.tsv")
+    ran = lsr_command(*how, "--rule", "budget")
+    assert ran.code == 2
+    assert "the rule budget needs a budget" in ran.err
+    ran = lsr_command(*how[:2], "--state", tmp_path / "absent" / "c.json", *how[4:])
+    assert ran.code == 1
+    assert "c.json: can't be written: No such file or directory" in ran.err
     ran = lsr_command(*how, "--budget", "5")
     assert ran.code == 0
     assert "the budget of 5 documents is used up" in ran.err

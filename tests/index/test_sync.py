@@ -305,8 +305,32 @@ def test_all_that_is_left_out_can_be_listed(docs, tmp_path, lsr_command):
     put(docs / "a.md", "")
     for name in ("sub/b.txt", "rows.csv"):
         (docs / name).unlink()
-    ran = lsr_command("index", docs, "--out", tmp_path / "none", "--encoder", "bm25", "--left-out", listed)
-    assert (ran.code, len(listed.read_text().splitlines())) == (1, 14)
+    nothing = (
+        ("index", docs, "--out", tmp_path / "none", "--encoder", "bm25"),
+        ("index", docs, "--out", tmp_path / "no-shards", "--encoder", "bm25", "--shards", 2),
+        ("encode", docs, "--out", tmp_path / "no-vectors", "--encoder", "bm25"),
+    )
+    for command in nothing:
+        listed.unlink()
+        ran = lsr_command(*command, "--left-out", listed)
+        assert (ran.code, len(listed.read_text().splitlines())) == (1, 14), command
+
+
+def test_a_list_of_what_is_left_out_replaces_nothing_that_is_read(docs, tmp_path, lsr_command):
+    idx, lines = tmp_path / "idx", put(tmp_path / "lines.jsonl", '{"_id": "a", "text": "ice"}\n')
+    build = ("--out", idx, "--encoder", "bm25", "--left-out")
+    commands = [
+        (("index", lines, *build, lines), "this is part of"),
+        (("index", docs, *build, docs / "left-out.txt"), "this is part of"),
+        (("encode", docs, *build, tmp_path / "absent" / "left-out.txt"), "there is no folder"),
+        (("sync", docs, idx, "--left-out", docs / "left-out.txt"), "this is part of"),
+        (("add", idx, lines, "--left-out", lines), "this is part of"),
+    ]
+    for command, message in commands:
+        ran = lsr_command(*command)
+        assert (ran.code, message in ran.err) == (2, True), ran.err
+    assert lines.read_text() == '{"_id": "a", "text": "ice"}\n'
+    assert not idx.exists()
 
 
 def test_an_index_inside_its_folder_is_not_read(docs, lsr_command):

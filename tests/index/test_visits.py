@@ -233,6 +233,28 @@ def test_vectors_of_earlier_versions_open(tmp_path):
     assert DenseVectors(tmp_path / "dense", Meanings()).search("word t3 n3", 1)[0].id == "d3"
 
 
+@pytest.mark.parametrize("visit", [Visits(0.1), Visits(0.1, "overlap"), Visits(0.1, results=0)], ids=str)
+def test_empty_clusters_are_not_visited(tmp_path, visit):
+    """Identical vectors leave clusters empty; a query without a sparse result reads a cluster all the same."""
+    docs = [{"_id": f"d{i}", "text": f"word t{i % 6} n{i % 6}"} for i in range(240)]
+    index = Index.build(tmp_path / "idx", docs, encoder="bm25")
+    dense = build_dense(index, tmp_path / "dense", Meanings(), clusters=True)
+    assert (np.diff(dense.clusters.starts) == 0).any()
+    hybrid = Hybrid(index, dense, visit=visit)
+    for topic in range(6):
+        assert len(hybrid.search(f"nothing t{topic} n{topic}", 5)) == 5
+
+
+def test_weights_that_are_not_numbers_are_refused(built, tmp_path):
+    visits = built[2].fit_visits(queries(40, 5), "logistic")
+    visits.save(tmp_path / "visits.arrow")
+    assert Visits.load(tmp_path / "visits.arrow").policy == "logistic"
+    damaged = {name: np.full_like(one, np.nan) for name, one in visits.weights.items()}
+    replace(visits, weights=damaged).save(tmp_path / "visits.arrow")
+    with pytest.raises(DataError, match="numbers that aren't finite"):
+        Visits.load(tmp_path / "visits.arrow")
+
+
 def test_wrong_settings_are_refused(built, tmp_path):
     index, _, exact = built
     with pytest.raises(ValueError, match="share is above 0"):

@@ -99,7 +99,10 @@ def test_a_cut_file_is_refused(tmp_path):
             read_arrays(tmp_path / "a.arrow", "some arrays", LAYOUT)
 
 
-@pytest.mark.parametrize(("starts", "n"), [([0, 3, 2, 4], 3), ([0, 2], 1), ([1, 4], 1), ([0, 4], 2), ([], 0)])
+@pytest.mark.parametrize(
+    ("starts", "n"),
+    [([0, 3, 2, 4], 3), ([0, 2**63 - 1, -(2**63), 4], 3), ([0, 2], 1), ([1, 4], 1), ([0, 4], 2), ([], 0)],
+)
 def test_boundaries_that_do_not_fit_are_refused(starts, n):
     entries = np.zeros(4), np.ones(4, np.uint8)
     require_starts("x.arrow", np.array([0, 1, 1, 4]), 3, *entries)

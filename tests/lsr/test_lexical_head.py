@@ -110,7 +110,24 @@ def test_over_a_model_with_a_sparse_teacher():
     assert made.documents(some).shape == (4, 8)
 
 
+def test_batches_of_one_document_are_trained_on(texts):
+    """A batch may draw the same document for all queries."""
+    settings = HeadSettings(width=4, steps=20, batch=2)
+    assert np.isfinite(LexicalHead.fit(texts[:2], states, settings=settings).documents(texts[:2])).all()
+
+
+def test_a_head_of_another_model_is_refused(texts, head, tmp_path):
+    head.save(tmp_path / "head.arrow")
+    with pytest.raises(EncoderError, match="this head reads states of"):
+        LexicalHead.load(tmp_path / "head.arrow", load_encoder("lsr-mini"))
+    other = LexicalHead.load(tmp_path / "head.arrow", lambda some: [np.ones((2, 5), np.float32) for _ in some])
+    with pytest.raises(EncoderError, match="wrong shapes"):
+        other.documents(texts[:2])
+
+
 def test_what_can_not_be_trained(texts):
+    with pytest.raises(EncoderError, match="no text has token states"):
+        LexicalHead.fit(["", "", ""], states, settings=SMALL)
     with pytest.raises(EncoderError, match="at least two texts"):
         LexicalHead.fit(texts[:1], states, settings=SMALL)
     with pytest.raises(EncoderError, match="has no dense model with token states"):

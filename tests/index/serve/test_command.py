@@ -85,7 +85,7 @@ def test_a_port_in_use_is_reported(lsr_command, asking, small):
     ran = lsr_command("serve", small.path, "--port", asking.url.rpartition(":")[2])
     assert ran.code == 1
     assert "can't listen at 127.0.0.1" in ran.err
-    assert "this port is taken; --port 0 finds a free one" in ran.err
+    assert "this port is taken; port 0 finds a free one" in ran.err
 
 
 def test_undamaged_segments_of_an_index_are_served(started, lsr_command, small, tmp_path):
