@@ -8,6 +8,7 @@ from typing import get_args
 
 import numpy as np
 
+from lsr.console import progress_to
 from lsr.index.index import Index
 from lsr.index.kernels.edit_distance import edit_distances
 from lsr.index.kernels.inner_product import inner_products
@@ -18,6 +19,11 @@ from lsr.sparse import SparseMatrix
 @cache
 def compile_kernels() -> None:
     """Compile the kernels for building, searching, deleting and merging, or load them from the cache."""
+    with progress_to(lambda *_: None):  # that of a toy index interests nobody
+        _compile()
+
+
+def _compile() -> None:
     edit_distances(np.zeros(1, np.int32), np.array([0, 1]), np.zeros(1, np.int32), 1, np.zeros(1, np.uint8))
     inner_products(np.ones((1, 8), np.int8), np.ones(8, np.int16), np.zeros(1, np.int32))
     toy = SparseMatrix.from_dicts([{i % 100: 1.0, i % 99 + 100: 0.5} for i in range(400)], 200)

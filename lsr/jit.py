@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import click
 import numba
+from numba.core import event
 from numba.core.compiler_lock import global_compiler_lock
+
+from lsr.console import note
 
 if hasattr(os, "register_at_fork"):  # a child forked during a compilation could never compile again
     os.register_at_fork(
@@ -24,6 +29,24 @@ if hasattr(os, "register_at_fork"):  # a child forked during a compilation could
         after_in_parent=global_compiler_lock.release,
         after_in_child=global_compiler_lock.release,
     )
+
+
+class _Note(event.Listener):  # type: ignore[misc]
+    """Says on a terminal why the first `lsr` command takes long."""
+
+    def on_start(self, event: Any) -> None:
+        """A kernel that isn't in the cache is compiled."""
+        command = click.get_current_context(silent=True)
+        if command and command.find_root().info_name == "lsr" and sys.stderr.isatty() and not _noted:
+            _noted.append(True)
+            note("compiling kernels, once on this machine: this can take half a minute (lsr warmup)")
+
+    def on_end(self, event: Any) -> None:
+        """It is compiled."""
+
+
+_noted: list[bool] = []
+event.register("numba:compile", _Note())
 
 
 class Compiler:

@@ -158,7 +158,7 @@ def index(
     write_left_out(options["left_out"], report.bad)
     size = sum(built.file_sizes().values())
     much = f"{size_of(built)}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
-    note(f"{out}: {much}, {built.fingerprint}")
+    note(f"{out}: {much}, {built.fingerprint}" + (", hybrid" if built.has_dense else ""))
     if clusters:
         note(
             f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} of exact search, for documents cut to their "

@@ -113,6 +113,8 @@ def sync(
     from lsr.index.index import Index
     from lsr.index.write.sync import watch as keep_up
 
+    if (source / "manifest.json").is_file():
+        raise click.UsageError(f"{source} is an index: the folder of documents comes first, lsr sync SOURCE INDEX")
     check_left_out(left_out, source)
     corpus = read_documents(source, url=url)
     if index_path.exists():
