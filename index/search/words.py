@@ -162,10 +162,22 @@ class Words:
         """See `Reader.did_you_mean`."""
         parts, at = [], 0
         for start, end in self._unknown(text):
+            if text[start:end].casefold() in self._spelled_well:
+                continue
             if near := self._nearest(text[start:end], 1):
                 parts += [text[at:start], near[0]]
                 at = end
         return "".join([*parts, text[at:]]) if parts else None
+
+    @property
+    def _spelled_well(self) -> frozenset[str]:
+        """The whole words in a model's vocabulary: a query may have them, even if no document does."""
+        model = self._whole.learned if isinstance(self._whole, HybridEncoder) else None
+
+        def words() -> frozenset[str]:
+            return frozenset(token for token in (model.vocabulary if model else ()) if token.isalpha())
+
+        return self._source.kept("words of the model", words)
 
     def _unknown(self, text: str) -> list[tuple[int, int]]:
         """Return the spans of words that no document contains."""

@@ -124,3 +124,12 @@ def test_distances_equal_the_textbook_definition(words, word, most):
     found = np.empty(len(words), np.uint8)
     edit_distances(codes, offsets, np.array([ord(letter) for letter in word], np.int32), most, found)
     assert found.tolist() == [min(reference(one, word), most + 1) for one in words]
+
+
+def test_words_of_the_model_are_not_corrected(tmp_path):
+    """No document has "makes" or "shaking", but they are no typing errors; "plaens" is one."""
+    docs = [{"_id": "a", "text": "Bakers bake bread in planes."}, {"_id": "b", "text": "The staking of claims"}]
+    index = Index.build(tmp_path / "idx", docs, encoder="lsr-tiny")
+    assert index.did_you_mean("what makes plaens shaking") == "what makes planes shaking"
+    assert index.did_you_mean("what makes planes shaking") is None
+    assert "makes" in index.corrections("what makes planes shaking")
