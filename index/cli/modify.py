@@ -86,6 +86,7 @@ def add(
 @click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
 @url_option
 @click.option("--watch", is_flag=True, help="Keep watching, and sync whenever a file changes, until interrupted.")
+@click.option("--hybrid", is_flag=True, help="Create the index with dense vectors, as lsr index does.")
 @left_out_option
 @encoder_options
 def sync(
@@ -93,6 +94,7 @@ def sync(
     index_path: Path,
     url: str,
     watch: bool,
+    hybrid: bool,
     left_out: Path | None,
     encoder: str | None,
     **options: Any,
@@ -104,7 +106,7 @@ def sync(
 
     \b
     Examples:
-      lsr sync docs/ idx
+      lsr sync docs/ idx --hybrid
       lsr sync docs/ idx --watch
     """
     from lsr.console import note
@@ -119,8 +121,10 @@ def sync(
     corpus = read_documents(source, url=url)
     if index_path.exists():
         index = open_index(index_path, encoder, options)
+        if hybrid and not index.has_dense:
+            raise click.UsageError(f"{index_path} has no dense vectors: make it anew, lsr index --hybrid --overwrite")
     else:
-        index = Index.build(index_path, [], encoder=document_encoder(encoder, given_settings(options)))
+        index = Index.build(index_path, [], encoder=document_encoder(encoder, given_settings(options)), hybrid=hybrid)
 
     def tell(synced: Any) -> None:
         synced.report.tell()

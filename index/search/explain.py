@@ -177,7 +177,7 @@ class Explanation:
         """Return the top words in one line, such as "wing 42%, flutter*(wing) 30%".
 
         A star marks an expansion; the word that it comes from follows in parentheses, if known. In a hybrid search, the
-        dense part is one of them.
+        dense part is one of them; it is negative for a document whose vector is less near than most.
         """
         parts = [(self.dense.share, "dense vector")] if self.dense else []
         for c in self.by_word()[:limit]:
@@ -185,7 +185,7 @@ class Explanation:
             origin = f"({self.content[slice(*c.origin)]})" if c.origin else ""
             if c.score and c.share:
                 parts.append((c.share, f"{c.word}{star}{origin}"))
-        parts.sort(key=lambda part: -part[0])
+        parts.sort(key=lambda part: -abs(part[0]))
         return ", ".join(f"{name} {share:.0%}" for share, name in parts[:limit])
 
     def fused(self, rankings: Sequence[tuple[Collection[int], float]], dense: DensePart | None = None) -> Explanation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -523,6 +524,15 @@ def test_explanations_add_up_to_the_score(spread, mode, how):
         assert {hit.passage: hit.explain().dense.cosine for hit in found} == {
             hit.passage: cosines[hit.passage] for hit in found
         }
+
+
+def test_a_dense_part_below_zero_is_shown(tmp_path):
+    """Otherwise the shares of the words seem to be more than the whole."""
+    index = Index.build(tmp_path / "idx", documents(40), encoder=DenseBM25(), hybrid=True)
+    why = index.search("wing lift", 1, mode="hybrid")[0].explain()
+    for share, limit, shown in ((-0.3, 5, True), (-0.001, 1, False)):
+        below = replace(why, dense=replace(why.dense, share=share))
+        assert (f"dense vector {share:.0%}" in below.words(limit)) == shown
 
 
 def test_the_dense_part_is_shown_beside_the_words(tmp_path):

@@ -338,6 +338,18 @@ def test_an_index_inside_its_folder_is_not_read(docs, lsr_command):
     assert lsr_command("sync", docs, docs / "idx").err.endswith("3 unchanged; 4 passages in 1 segment\n")
 
 
+def test_a_hybrid_index_is_created(tmp_path, lsr_command):
+    docs = put(tmp_path / "docs" / "a.md", "# Wings\n\nIce on a wing.").parent
+    for told in ("1 new; 1 passage in 1 segment\n", "1 unchanged; 1 passage in 1 segment\n"):
+        assert lsr_command("sync", docs, tmp_path / "idx", "--hybrid").err.endswith(told)
+    assert Index.open(tmp_path / "idx").has_dense
+    assert lsr_command("sync", docs, tmp_path / "plain", "--encoder", "bm25").code == 0
+    ran = lsr_command("sync", docs, tmp_path / "plain", "--hybrid")
+    assert (ran.code, "has no dense vectors: make it anew" in ran.err) == (2, True)
+    ran = lsr_command("sync", tmp_path / "plain", docs)
+    assert (ran.code, "the folder of documents comes first" in ran.err) == (2, True)
+
+
 def test_documents_of_a_folder_are_encoded_and_added(docs, tmp_path, lsr_command):
     vectors = tmp_path / "v.parquet"
     assert lsr_command("encode", docs, "--out", vectors, "--encoder", "bm25").code == 0
