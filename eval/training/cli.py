@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import chain
@@ -69,8 +70,9 @@ def train(config: Path, out: Path, overrides: tuple[str, ...], watch: bool, logg
     others, folder = of_folder(overrides)
     settings = read_config(config, TrainSettings, others)
     if folder is not None:
-        negatives, validates = settings.data.negatives > 0, settings.validation is not None
-        others = [*others, *as_overrides(folder, out, negatives=negatives, validates=validates)]
+        how = {"negatives": settings.data.negatives > 0, "validates": settings.validation is not None}
+        with _first_process_first():
+            others = [*others, *as_overrides(folder, out, **how)]
         settings = read_config(config, TrainSettings, others)
     encoder = run_training(settings, out, watch=watch, loggers=loggers)
     if int(os.environ.get("RANK", "0")):
@@ -81,6 +83,34 @@ def train(config: Path, out: Path, overrides: tuple[str, ...], watch: bool, logg
     except MissingExtra as error:  # the encoder is finished anyway
         note(str(error))
     note(f"{encoder}: try it with lsr encode or lsr index, --encoder {encoder}")
+
+
+def _joined() -> bool:
+    """Join the processes that torchrun started; False if there is only this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    import torch
+
+    if not torch.distributed.is_initialized():
+        # The others wait while the first process mines negatives or validates.
+        torch.distributed.init_process_group(timeout=timedelta(hours=12))
+    return True
+
+
+@contextmanager
+def _first_process_first() -> Iterator[None]:
+    """The first process runs the block; then the others do, and find what it wrote."""
+    if not _joined():
+        yield
+        return
+    import torch
+
+    if torch.distributed.get_rank():
+        torch.distributed.barrier()
+        yield
+    else:
+        yield
+        torch.distributed.barrier()
 
 
 def run_training(
@@ -104,10 +134,7 @@ def run_training(
     from lsr.train.data import open_training
     from lsr.train.trainer import Helpers, Trainer
 
-    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if together:
-        # The others wait while the first process validates.
-        torch.distributed.init_process_group(timeout=timedelta(hours=12))
+    together = _joined()
     first = not together or torch.distributed.get_rank() == 0
     watchers = _watchers(settings, out, watch, loggers) if first else []
     data = open_training(settings.data.sources)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from importlib.resources import files
@@ -440,3 +441,20 @@ def test_every_preset_runs(name, random_bert, decoder, cranfield, negatives, tmp
     losses = lines(tmp_path / "run", "loss")
     assert len(losses) == 2 + bool(settings.pretrain)
     assert all(0 < loss < float("inf") for loss in losses)
+
+
+@pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
+def test_two_processes_mine_once(random_bert, cranfield, tmp_path):
+    """The second one waits for the negatives of the first."""
+    changes = [
+        f"model.checkpoint={random_bert}", "model.max_length=40", "queries.max_length=16", f"data={cranfield}",
+        "data.queries=4", "optimizer.steps=2", "optimizer.warmup=1", "device=cpu", "validation=null",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "lsr", "train", "splade-v2", "--out", str(tmp_path / "run")]
+    command += [part for one in changes for part in ("--set", one)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("BM25 negatives for") == 1
+    assert len(lines(tmp_path / "run", "loss")) == 2
+    assert load_encoder(tmp_path / "run" / "last").n_terms
