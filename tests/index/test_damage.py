@@ -130,10 +130,10 @@ FUZZ = """
     files += sorted(p.relative_to(root) for p in root.rglob("encoder/*"))
     copy, refused, tried, begun = root.parent / "damaged", 0, 0, time.monotonic()
     rounds = 0
-    while rounds < 1 or time.monotonic() - begun < seconds:
+    while tried < 5 or time.monotonic() - begun < seconds:
         for file in files:
             rounds += 1
-            if rounds > len(files) and time.monotonic() - begun > seconds:
+            if rounds > len(files) and tried >= 5 and time.monotonic() - begun > seconds:
                 break
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(root, copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -169,13 +170,16 @@ def dying(monkeypatch):
 
             return call
 
-        with monkeypatch.context() as patch:
-            for owner, name in ((os, "replace"), (os, "rename"), (Path, "unlink"), (shutil, "rmtree")):
-                patch.setattr(owner, name, step(getattr(owner, name)))
-            try:
+        gc.disable()  # what an earlier test left would be tidied up by the patched functions
+        try:
+            with monkeypatch.context() as patch:
+                for owner, name in ((os, "replace"), (os, "rename"), (Path, "unlink"), (shutil, "rmtree")):
+                    patch.setattr(owner, name, step(getattr(owner, name)))
                 work()
-            except Killed:
-                return True
+        except Killed:
+            return True
+        finally:
+            gc.enable()
         return False
 
     return run
