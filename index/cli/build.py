@@ -13,6 +13,7 @@ from lsr.index.cli.encode import (
     document_encoder,
     encoder_options,
     given_settings,
+    listing_left_out,
     open_encoder,
     passages_of,
     text_options,
@@ -100,7 +101,6 @@ def index(
     """  # fmt: skip
     from lsr.console import counted, note
     from lsr.encode.corpus import Report
-    from lsr.errors import DataError
     from lsr.files.documents import open_texts
     from lsr.index.index import Index
     from lsr.index.segment.clusters import SUMMARY_MASS
@@ -135,7 +135,7 @@ def index(
     else:
         model = document_encoder(encoder, settings)
     report = Report()
-    try:
+    with listing_left_out(options["left_out"], read):
         built = Index.build(
             out,
             read,
@@ -151,9 +151,6 @@ def index(
             hybrid=hybrid,
             report=report,
         )
-    except DataError:  # such as that nothing can be read
-        write_left_out(options["left_out"], read.bad)
-        raise
     report.tell()
     write_left_out(options["left_out"], report.bad)
     size = sum(built.file_sizes().values())
@@ -178,7 +175,6 @@ def _index_shards(
     options: dict[str, Any],
 ) -> None:
     from lsr.console import counted, note
-    from lsr.errors import DataError
     from lsr.files.documents import open_texts
     from lsr.index.distributed.build import build_shards
 
@@ -187,7 +183,7 @@ def _index_shards(
     if texts is None and (given := [name for name, value in asked.items() if value]):
         raise click.UsageError(f"--{given[0].replace('_', '-')}: {source} holds vectors already")
     decided_by = {"encoder": encoder, **settings, "skip_bad": options["skip_bad"]}
-    try:
+    with listing_left_out(options["left_out"], texts):
         made, report = build_shards(
             out,
             source if texts is None else texts,
@@ -200,9 +196,6 @@ def _index_shards(
             memory=memory,
             overwrite=options["overwrite"],
         )
-    except DataError:  # such as that nothing can be read
-        write_left_out(options["left_out"], [] if texts is None else texts.bad)
-        raise
     report.tell()
     write_left_out(options["left_out"], report.bad)
     size = sum(entry.bytes for entry in made.entries)

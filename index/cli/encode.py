@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,6 +117,21 @@ def write_left_out(path: Path | None, bad: Sequence[str]) -> None:
     if path is not None:
         with new_text(path) as file:
             file.writelines(" ".join(message.split("\n")) + "\n" for message in bad)
+
+
+@contextmanager
+def listing_left_out(path: Path | None, read: Any) -> Iterator[None]:
+    """If the data are refused, such as when nothing can be read, still write what `read.bad` says was left out.
+
+    `read` is None for vectors that workers read.
+    """
+    from lsr.errors import DataError
+
+    try:
+        yield
+    except DataError:
+        write_left_out(path, [] if read is None else read.bad)
+        raise
 
 
 class PathOrURI(click.ParamType[Any]):
@@ -241,7 +257,6 @@ def encode(
     """
     from lsr.console import note
     from lsr.encode.write import encode_to
-    from lsr.errors import DataError
     from lsr.files.documents import open_texts
     from lsr.io.convert import Form, check_out, convert
     from lsr.io.open_vectors import read_vectors
@@ -277,11 +292,8 @@ def encode(
         "with_text": not options["no_text"],
         "device": options["device"],
     }
-    try:
+    with listing_left_out(options["left_out"], corpus):
         report = encode_to(corpus, opened, out, workers=working, **how)
-    except DataError:  # such as that nothing can be read
-        write_left_out(options["left_out"], corpus.bad)
-        raise
     report.tell()
     write_left_out(options["left_out"], report.bad)
     note(f"{report.vectors} vectors in {out}")

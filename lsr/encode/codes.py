@@ -345,11 +345,7 @@ class CsrEncoder(Encoder):
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the codes, and the dense model unless it is a function."""
         folder = Path(folder)
-        written: dict[str, bytes] = {}
-        if isinstance(self.dense, Encoder):
-            self.dense.save(folder)
-            portable.refuse(folder)
-            written = {CONFIG_FILE: (folder / CONFIG_FILE).read_bytes()}
+        written = portable.save_model(self.dense, folder) if isinstance(self.dense, Encoder) else {}
         write_files(folder, self._with_codes(written))
 
     def _with_codes(self, written: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -247,17 +247,22 @@ def _beside(left: SparseMatrix, right: SparseMatrix, factor: float) -> SparseMat
     return SparseMatrix(indptr, indices, data, (len(left), left.shape[1] + right.shape[1]))
 
 
+def document_model(encoder: Encoder) -> Encoder:
+    """Return the model that encodes documents: without BM25, and without a table of query weights."""
+    learned = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
+    return learned.document if isinstance(learned, InferenceFreeEncoder) else learned
+
+
 def with_states(encoder: Encoder) -> SpladeEncoder:
     """Return the part of an encoder that gives token states of a dense model.
 
     Raises:
         EncoderError: It has none.
     """
-    encoder = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
-    encoder = encoder.document if isinstance(encoder, InferenceFreeEncoder) else encoder
-    if not isinstance(encoder, SpladeEncoder) or not encoder.dense_width:
-        raise EncoderError(f"{encoder.fingerprint.model} has no dense model with token states; lsr-mini has one")
-    return encoder
+    model = document_model(encoder)
+    if not isinstance(model, SpladeEncoder) or not model.dense_width:
+        raise EncoderError(f"{model.fingerprint.model} has no dense model with token states; lsr-mini has one")
+    return model
 
 
 def open_parts(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], BM25Encoder | FixedBM25Encoder, float]:

@@ -26,8 +26,7 @@ import numpy as np
 
 from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes, write_files
-from lsr.encode.hybrid import HybridEncoder
-from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.hybrid import document_model
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tower import ModelOptions
 from lsr.errors import EncoderError
@@ -54,8 +53,7 @@ class LateEncoder(Encoder):
     type = "late"
 
     def __init__(self, model: Encoder, *, top_k: int = _TOP_K) -> None:
-        model = model.learned if isinstance(model, HybridEncoder) else model
-        model = model.document if isinstance(model, InferenceFreeEncoder) else model
+        model = document_model(model)
         if not isinstance(model, SpladeEncoder):
             raise EncoderError(f"{model.fingerprint.model} has no token vectors; take lsr-mini or a SPLADE model")
         if top_k < 1:
@@ -139,9 +137,7 @@ class LateEncoder(Encoder):
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the model and `top_k`."""
         folder = Path(folder)
-        self.model.save(folder)
-        portable.refuse(folder)
-        write_files(folder, self._with_config({CONFIG_FILE: (folder / CONFIG_FILE).read_bytes()}))
+        write_files(folder, self._with_config(portable.save_model(self.model, folder)))
 
     def _with_config(self, written: Mapping[str, bytes]) -> dict[str, bytes]:
         model = json.loads(written[CONFIG_FILE])

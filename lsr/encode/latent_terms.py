@@ -257,11 +257,7 @@ class LatentTermsEncoder(Encoder):
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the auto-encoder, and the model unless it is a function."""
         folder = Path(folder)
-        written: dict[str, bytes] = {}
-        if isinstance(self.model, SpladeEncoder):
-            self.model.save(folder)
-            portable.refuse(folder)
-            written = {CONFIG_FILE: (folder / CONFIG_FILE).read_bytes()}
+        written = portable.save_model(self.model, folder) if isinstance(self.model, SpladeEncoder) else {}
         write_files(folder, self._with_latents(written))
 
     def _with_latents(self, written: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode import model_files as files
+from lsr.encode.base import CONFIG_FILE, Encoder
 from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.tower import Tower
 from lsr.errors import EncoderError, MissingExtra
@@ -109,6 +110,17 @@ def describe_inference_free(
 def refuse(folder: Path) -> None:
     """Make sentence-transformers refuse a saved encoder: it would misread the files that it knows."""
     _write(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": "lsr.encode.splade.SpladeEncoder"}])
+
+
+def save_model(model: Encoder, folder: Path) -> dict[str, bytes]:
+    """Save the model of an encoder that is built over it.
+
+    Returns:
+        {its config file: content}; the other encoder's config includes it and takes its place.
+    """
+    model.save(folder)
+    refuse(folder)
+    return {CONFIG_FILE: (folder / CONFIG_FILE).read_bytes()}
 
 
 def write_card(folder: Path, about: Sequence[str], *, portable: bool, base: str = "") -> None:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from lsr.console import progress
 from lsr.encode import model_files as files
 from lsr.encode.base import Encoder
-from lsr.encode.hybrid import HybridEncoder
+from lsr.encode.hybrid import HybridEncoder, document_model
 from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.load import load_encoder
 from lsr.encode.output import OutputLayer, quantized
@@ -84,8 +84,7 @@ def prune(
     except ImportError:
         raise MissingExtra("onnx", "train", "pruning a model") from None
     whole, out = load_encoder(encoder), Path(out)
-    learned = whole.learned if isinstance(whole, HybridEncoder) else whole
-    documents = learned.document if isinstance(learned, InferenceFreeEncoder) else learned
+    documents = document_model(whole)
     if not isinstance(documents, SpladeEncoder) or not (documents.document.folder() / files.OUTPUT_FILE).is_file():
         raise EncoderError(f"{encoder}: only a model that lsr exported, such as lsr-mini, can be pruned")
     source = documents.document.folder()
@@ -107,7 +106,7 @@ def save_with_graph(whole: Encoder, content: bytes, out: Path) -> None:
         out: Folder for the new encoder.
     """
     learned = whole.learned if isinstance(whole, HybridEncoder) else whole
-    documents = learned.document if isinstance(learned, InferenceFreeEncoder) else learned
+    documents = document_model(whole)
     assert isinstance(documents, SpladeEncoder)
     source = documents.document.folder()
     with tempfile.TemporaryDirectory() as temporary:
