@@ -550,6 +550,15 @@ def test_the_dense_part_is_shown_beside_the_words(tmp_path):
     assert alone.dense.z is None
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
+def test_the_id_of_a_document_that_is_cut_explains_the_passage_that_is_found(spread, mode):
+    for one in spread:
+        for hit in one.search("wing lift", 12, mode=mode):
+            assert one.explain("wing lift", hit.id, mode=mode) == hit.explain()
+        with pytest.raises(DataError, match="no document has the id 'gone'"):
+            one.explain("wing lift", "gone", mode=mode)
+
+
 def test_a_document_is_explained_with_its_nearest_passage(spread):
     index, sharded = spread
     for hit in index.search("wing lift", 20, mode="hybrid"):
