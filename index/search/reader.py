@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -133,12 +133,24 @@ class Reader(StoredDocuments, QueryEncoding):
             DataError: A filter or an option names a column that doesn't exist or has the wrong kind.
             RerankerError: A re-ranker fails.
         """
+        return self.prepare(query, k, where=where, dense=dense, **settings)()
+
+    def prepare(
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Callable[[], Hits]:
+        """Encode a query; the returned function searches. Arguments and errors as for `search`."""
         request, reader = SearchRequest.of(k, where, settings), self.pinned()
         query, text = request.options.split(query)
         vector = reader.query_vector(query, "search")
         one = query if isinstance(query, SparseMatrix) else [query]
         request, (near,) = reader._with_dense(request, one, vector, None if dense is None else [dense])
-        return reader._find(EncodedQuery(query, vector, near), request, request.criteria(text))
+        return partial(reader._find, EncodedQuery(query, vector, near), request, request.criteria(text))
 
     def search_batch(
         self,
