@@ -124,12 +124,23 @@ def test_a_terminal_gets_tables(idx, lsr_command, monkeypatch):
     table = lsr_command("search", idx, "flat plate heat").out
     assert table.splitlines()[0].split() == ["score", "id", "text", "because", "of"]
     assert "heat transfer" in table
-    assert "no document shares a term" in lsr_command("search", idx, "zebra").out
-    found = lsr_command("search", idx, "flat", "--where", "year=1955").out
-    assert "no document that matches --where shares a term" in found
     ran = lsr_command("search", idx, "flat", "--where", "year=2001")
     assert (ran.code, ran.out, "none of the 3 documents matches" in ran.err) == (0, "", True)
     assert "heat" in lsr_command("explain", idx, "heat", "d2").out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_finding_nothing_is_told(idx, lsr_command, monkeypatch, terminal):
+    monkeypatch.setattr("lsr.console.is_terminal", lambda: terminal)
+    for args, told in {
+        ("zebra",): "no document shares a term",
+        ("flat", "--where", "year=1955"): "no document that matches --where shares a term",
+        ("flat", "--offset", 7): "no document meets all conditions",
+        (" ",): "the query is empty",
+    }.items():
+        ran = lsr_command("search", idx, *args)
+        assert (ran.code, ran.out) == (0, "")
+        assert ran.err.startswith(told)
 
 
 def test_texts_from_standard_input(tmp_path, lsr_command, monkeypatch):
@@ -311,6 +322,20 @@ def test_an_existing_output_is_kept(index_words, beir, idx):
     assert index_words(beir, "--out", idx, "--overwrite").code == 0
 
 
+def test_an_output_in_an_impossible_place(index_words, beir):
+    file = beir / "corpus.jsonl"
+    require_refused(index_words(beir, "--out", file / "idx"), file / "idx", "can't be made", "name another folder")
+    require_refused(index_words(beir, "--out", "/proc/nowhere/idx"), "can't be made", "name another folder")
+
+
+def test_an_index_without_documents_is_told(index_words, tmp_path, lsr_command, beir):
+    (tmp_path / "empty.jsonl").write_text("")
+    ran = index_words(tmp_path / "empty.jsonl", "--out", tmp_path / "i")
+    assert ran.code == 0
+    assert ran.err.startswith(f"{tmp_path / 'empty.jsonl'} has no documents")
+    assert lsr_command("add", tmp_path / "i", beir).code == 0
+
+
 def test_a_run_is_written_completely_or_not_at_all(tmp_path, lsr_command, idx):
     (tmp_path / "q.jsonl").write_text(jsonl([{"_id": "q1", "text": "flat"}, {"_id": "q 2", "text": "flat"}]))
     (tmp_path / "out.trec").write_text("old")
@@ -456,7 +481,7 @@ def test_a_filter_that_matches_nothing_has_its_own_message(pets, lsr_command, tm
     told = "none of the 2 documents matches --where\nauthor has no value 'nobody'\n"
     assert (ran.code, ran.out, ran.err) == (0, "", told)
     ran = lsr_command("search", pets.path, "cats", "--where", "author=Smith")
-    assert (ran.code, ran.out, ran.err) == (0, "", "")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (0, "", 1)
     (tmp_path / "q.tsv").write_text("qid\tquery\n1\tcats\n")
     ran = lsr_command("search", pets.path, "--queries", tmp_path / "q.tsv", "--where", "author=nobody")
     assert "none of the 2 documents matches --where" in ran.err

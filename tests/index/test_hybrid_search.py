@@ -352,6 +352,25 @@ def test_a_server_searches_in_hybrid_mode(tmp_path):
     assert (told["dense"], told["score"]) == (mine.to_dict()["dense"], mine.score)
 
 
+def test_a_server_counts_the_dense_vector_of_a_query_as_encoding(tmp_path, monkeypatch):
+    from lsr.index.serve import schemas, service
+    from lsr.index.serve.settings import ServeSettings
+    from lsr.index.serve.thread_pool import Deadline
+
+    clock, encode = [0.0], DenseBM25.encode_dense
+
+    def a_second(*args, **how):
+        clock[0] += 1
+        return encode(*args, **how)
+
+    index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True)
+    monkeypatch.setattr(DenseBM25, "encode_dense", a_second)
+    monkeypatch.setattr(service.time, "perf_counter", lambda: clock[0])
+    asked = schemas.Search.model_validate_json('{"query": "wing jet"}', context=ServeSettings())
+    found = service.Served("idx", index, ServeSettings()).search(asked, Deadline(60))
+    assert found["took"] == {"encode_ms": 1000.0, "search_ms": 0.0}
+
+
 # --- with options of results ------------------------------------------------------------------------------------------
 
 
@@ -548,6 +567,15 @@ def test_the_dense_part_is_shown_beside_the_words(tmp_path):
     alone = index.search("wing lift", 1, mode="dense")[0].explain()
     assert alone.words() == "dense vector 100%"
     assert alone.dense.z is None
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
+def test_the_id_of_a_document_that_is_cut_explains_the_passage_that_is_found(spread, mode):
+    for one in spread:
+        for hit in one.search("wing lift", 12, mode=mode):
+            assert one.explain("wing lift", hit.id, mode=mode) == hit.explain()
+        with pytest.raises(DataError, match="no document has the id 'gone'"):
+            one.explain("wing lift", "gone", mode=mode)
 
 
 def test_a_document_is_explained_with_its_nearest_passage(spread):

@@ -52,13 +52,22 @@ def test_it_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
     assert ran.out.count("relevant? y, n or q") == 3
     assert "wing number" in ran.out
     assert "1 relevant documents among 2 read" in ran.err
-    assert "run the same command to continue" in ran.err
+    assert f"lsr review {path} --state {tmp_path / 'state.json'} continues" in ran.err
     before = json.loads((tmp_path / "state.json").read_text())["judged"]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\nq\n"))
     assert lsr_command("review", path, "--state", tmp_path / "state.json").code == 0
     after = json.loads((tmp_path / "state.json").read_text())["judged"]
     assert after[:2] == before
     assert len(after) == 3
+
+
+def test_a_pause_before_the_first_answer_can_be_continued(index, lsr_command, tmp_path, monkeypatch):
+    path, _ = index
+    how = ("review", path, "--state", tmp_path / "state.json")
+    monkeypatch.setattr("lsr.index.serve.server.Listener.run", lambda self: None)
+    assert "paused" in lsr_command(*how, "--query", "wing lift", "--page", 0).err
+    monkeypatch.setattr("sys.stdin", io.StringIO("q\n"))
+    assert "wing number" in lsr_command(*how).out
 
 
 def test_wrong_calls(index, lsr_command, tmp_path):

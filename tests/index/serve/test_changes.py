@@ -147,7 +147,7 @@ def test_an_index_damaged_later_is_served_from_its_snapshot(asking, living, capl
 def test_an_index_that_returns_is_served_again(asking, living):
     away = living.path.with_name("away")
     living.path.rename(away)
-    until(lambda: asking.get("/v1/stats").json["refreshed"] == "idx: no such index")
+    until(lambda: asking.get("/v1/stats").json["refreshed"].startswith("idx: no such index"))
     assert asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}]}).status == 422
     away.rename(living.path)
     until(lambda: not asking.get("/v1/stats").json["refreshed"])
