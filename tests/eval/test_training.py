@@ -254,6 +254,7 @@ def test_a_run_without_validation_has_a_picture(tmp_path):
     assert plot_run(write_log(tmp_path, [])) is None
     steps = [{"step": i, "loss": 1.0, "info_nce": 1.0, "documents_terms": 9.0} for i in range(1, 250)]
     assert plot_run(write_log(tmp_path, [steps[0] | {"masked_lm": 1.0}, *steps])).is_file()
+    assert "bank" in plot_run(write_log(tmp_path, [{**step, "bank": 2.0} for step in steps])).read_text()
 
 
 def test_without_matplotlib_only_the_picture_is_missing(config, tmp_path, lsr_command, monkeypatch):
@@ -375,6 +376,15 @@ def test_interrupted_scoring_resumes(cross_encoder, negatives, cranfield, tmp_pa
     assert len(calls) == 2 + 2
     assert (tmp_path / "cut.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
     assert [path.name for path in tmp_path.glob("cut*")] == ["cut.jsonl"]
+
+
+def test_an_empty_file_is_not_scored(cranfield, tmp_path, lsr_command):
+    (tmp_path / "none.jsonl").touch()
+    ran = lsr_command(
+        "score", tmp_path / "none.jsonl", "--documents", cranfield, "--encoder", "bm25", "--out", tmp_path / "s.jsonl"
+    )
+    assert (ran.code, f"{tmp_path}/none.jsonl: there are no mined candidates in it" in ran.err) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["none.jsonl"]
 
 
 def test_a_cross_encoders_cache_has_its_scores(cross_encoder, tmp_path):

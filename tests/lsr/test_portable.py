@@ -258,6 +258,8 @@ def test_lsr_publish_writes_a_graph(checkpoint, tmp_path, lsr_command):
     pytest.importorskip("onnx")
     encoder = towers(checkpoint, max_length=12)
     encoder.save(tmp_path / "made")
+    with (tmp_path / "made" / "README.md").open("a") as card:
+        card.write("\n## Training\n\n8 steps\n\n## Figures\n\nnDCG@10 0.5\n")
     ran = lsr_command("publish", tmp_path / "made", "--onnx", "--out", tmp_path / "small")
     assert ran.code == 0, ran.err
     assert "small: lsr opens it" in ran.err
@@ -265,6 +267,9 @@ def test_lsr_publish_writes_a_graph(checkpoint, tmp_path, lsr_command):
     small = load_encoder(tmp_path / "small")
     difference = small.encode_document("the cat sat").to_dense() - encoder.encode_document("the cat sat").to_dense()
     assert np.abs(difference).mean() < 0.02
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert "library_name: lsr\n" in card
+    assert card.endswith("of this kind.\n\n## Training\n\n8 steps\n")  # the figures are those of another encoder
 
 
 @pytest.fixture
