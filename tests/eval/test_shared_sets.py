@@ -1,4 +1,4 @@
-"""Measures agree with trec_eval on real collections, for a run of another engine read from a file."""
+"""On real collections, measures of a run file of another engine (bm25s) agree with trec_eval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from lsr.eval.datasets import open_dataset
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SMALL = ("cranfield", "cacm", "pubmedqa", "scifact")  # benchmarks/agreement.py runs them all
+SMALL = ("cranfield", "cacm", "pubmedqa", "scifact")  # benchmarks/agreement.py runs all collections
 
 
 @pytest.mark.parametrize("name", SMALL)
