@@ -1,4 +1,4 @@
-"""Index: built from all sources, searched with all kinds of queries, explained term by term."""
+"""Index: it is built from all sources, searched with all kinds of queries, and explains scores term by term."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_contributions_sum_to_the_score_and_spans_point_at_the_words(tmp_path, i
         assert sum(c.share for c in explanation) == pytest.approx(1)
         assert [c.score for c in explanation] == sorted((c.score for c in explanation), reverse=True)
         for c in explanation:
-            assert c.score == pytest.approx(c.query_weight * c.impact, rel=1e-5)  # weights are rounded
+            assert c.score == pytest.approx(c.query_weight * c.impact, rel=1e-5)  # query_weight and impact are rounded
             assert c.kind == ("match" if c.impact else "missing")
             for start, end in c.spans:
                 assert explanation.content[start:end].lower().startswith(c.token)
@@ -370,7 +370,7 @@ part = maps[maps.index("postings.arrow"):]
 print(re.search(r"Rss: +(\\d+) kB", part).group(1))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "idx"], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2000  # kB in memory; the file has 19,000
+    assert int(done.stdout) < 2000  # kB in memory; the file has 19,000 kB
 
 
 def test_many_processes_open_and_search_the_same_index(index):

@@ -1,4 +1,4 @@
-"""Memory use depends on `memory=` and documented limits, never on what a file declares."""
+"""Memory use depends on `memory=` and documented limits, never on sizes that a file declares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsr.index.segment import reorder
 from lsr.index.segment.reorder import document_order, reduce_documents
 from lsr.io.open_vectors import read_vectors
 
-# Far less than the vocabulary, or the values, would take.
+# Limits memory to 512 MB; an array over the vocabulary of 2**31 terms would take more.
 LIMITED = """
     import resource, sys
     import numpy as np

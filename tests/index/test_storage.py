@@ -1,4 +1,4 @@
-"""An index on disk is the new or the old one after any kill or full disk, and damage is detected."""
+"""After a kill or a full disk, an index on disk is either the old or the new one; damage is detected."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def data_folder(path):
 
 
 def kinds(path):
-    """The files of an index' folder, without random parts of names."""
+    """Names of the files and folders of an index, without their random parts."""
     return sorted(p.name.split("-")[0] for p in path.iterdir() if p.name != ".lock")
 
 
-# --- killed -----------------------------------------------------------------------------------------------------------
+# --- kills ------------------------------------------------------------------------------------------------------------
 
-# Builds over an index.
+# Replaces an index by building a new one.
 KILLED_EVERYWHERE = """
     from lsr.index.index import Index
 
@@ -105,7 +105,7 @@ def test_leftovers_of_a_killed_first_build_are_removed(tmp_path, python):
     assert kinds(tmp_path / "idx") == [MANIFEST, "segment", "shared"]
 
 
-# --- damaged ----------------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def flip(file, at, bits=0x01):
@@ -205,7 +205,7 @@ def test_another_format_says_what_to_do(path, version, what_to_do):
 @pytest.mark.parametrize("key", ["shared", "name", "alive"])
 def test_a_manifest_that_leads_outside_is_refused(path, key, name):
     if name is None and key != "name":
-        pytest.skip("there may be none")
+        pytest.skip("this value may be null")
     place = (lambda manifest: manifest) if key == "shared" else (lambda manifest: manifest["segments"][0])
     forge(path, lambda manifest: place(manifest).update({key: name}))
     with pytest.raises(CorruptIndex, match=MANIFEST):
@@ -358,7 +358,7 @@ def test_files_of_other_columns_are_refused(path):
     answers(path)
 
 
-# --- refused ----------------------------------------------------------------------------------------------------------
+# --- refused builds ---------------------------------------------------------------------------------------------------
 
 
 def test_an_existing_index_is_kept(path, tmp_path):
@@ -427,7 +427,7 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, path, impacts):
     assert kinds(path) == [MANIFEST, "segment", "shared"]
 
 
-# One process, which imports everything by a first build, and whose children build with less and less room.
+# The process builds once to import everything; then its children build with smaller and smaller limits of file size.
 BUILD_LIMITED = """
     import contextlib, io, os, resource, sys
     from lsr.cli import main

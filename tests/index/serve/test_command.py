@@ -19,7 +19,7 @@ from lsr.index.serve.keys import ENVIRONMENT
 
 @pytest.fixture
 def started(small):
-    """Starts `lsr serve`; returns its URL once it listens."""
+    """Returns a function that starts `lsr serve` and returns its process, URL and messages once it listens."""
     running = []
 
     def start(*args, **environment):
