@@ -130,7 +130,7 @@ def parts(tmp_path):
     return {key: str(tmp_path / name) for key, name in files.items()}
 
 
-def test_a_dataset_by_its_parts(parts, tmp_path):
+def test_a_dataset_can_be_given_by_its_files(parts, tmp_path):
     dataset = open_dataset("ours", "dev", **parts)
     assert (dataset.name, dataset.split, dataset.qrels) == ("ours", "dev", {"1": {"10": 1}, "2": {"20": 1}})
     assert [d.id for d in dataset.corpus()] == ["10", "20"]
@@ -264,7 +264,7 @@ def test_the_suites_name_datasets_with_judgments():
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_folders_with_the_names_of_a_suite_are_taken(suite, tmp_path, monkeypatch):
+def test_local_folders_replace_the_datasets_of_a_suite(suite, tmp_path, monkeypatch):
     """No network is needed, and the datasets have the same names in tables as those from ir-datasets."""
     monkeypatch.chdir(tmp_path)
     for name in SUITES[suite]:

@@ -43,7 +43,7 @@ def test_words_find_pairs_and_few_dimensions_do_not():
     assert found[2] < 0.3
 
 
-def test_fewer_dimensions_fall_faster_as_documents_are_added():
+def test_recall_falls_faster_with_fewer_dimensions_as_documents_are_added():
     rng = np.random.default_rng(0)
     documents = rng.standard_normal((3200, 48)).astype(np.float32)
     queries = documents[:100] + 1.8 * rng.standard_normal((100, 48)).astype(np.float32)

@@ -121,7 +121,7 @@ def test_values_equal_those_of_direct_calls(done, datasets, tmp_path):
             assert result(record, name, system)["measures"] == pytest.approx(direct.measures)
 
 
-def test_modes_of_one_encoder_are_systems_of_their_own(datasets, tmp_path):
+def test_modes_of_one_encoder_are_separate_systems(datasets, tmp_path):
     pytest.importorskip("onnxruntime")
     from lsr.encode.load import load_encoder
 
@@ -597,7 +597,7 @@ def test_counts_and_undefined_measures_are_handled(datasets, tmp_path):
     assert {row["n"] for row in record["comparisons"] if row["measure"] == "Accuracy@5"} <= set(range(9))
 
 
-def test_each_collection_has_a_mean_pivot_of_its_own(datasets, tmp_path):
+def test_each_collection_has_its_own_mean_pivot(datasets, tmp_path):
     """`pivot: mean` stands for each collection's own mean: 12.0 for the short documents, 28.0 for the long ones."""
     short, long = tmp_path / "short", tmp_path / "long"
     for folder, times in ((short, 1), (long, 3)):

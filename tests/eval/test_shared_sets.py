@@ -14,7 +14,7 @@ SMALL = ("cranfield", "cacm", "pubmedqa", "scifact")  # benchmarks/agreement.py 
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_run_of_bm25s_is_measured_as_trec_eval_does(name, real_data, tmp_path, monkeypatch):
+def test_measures_of_a_bm25s_run_equal_those_of_trec_eval(name, real_data, tmp_path, monkeypatch):
     pytest.importorskip("bm25s")
     pytest.importorskip("pytrec_eval")
     monkeypatch.syspath_prepend(BENCHMARKS)

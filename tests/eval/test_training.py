@@ -236,7 +236,7 @@ def test_filtered_candidates_are_not_negatives(tmp_path):
         assert row["negative_ids"] == expected
 
 
-def test_validation_documents_are_judged_ones_first(cranfield, tmp_path):
+def test_validation_takes_judged_documents_first(cranfield, tmp_path):
     name = f"{cranfield}:dev"
     encoder = bm25(
         tmp_path, [json.loads(line)["text"] for line in (cranfield / "corpus.jsonl").read_text().splitlines()]

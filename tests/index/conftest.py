@@ -34,7 +34,7 @@ def die_at(n):
             return function(*args, **kwargs)
         return call
 
-    os.fsync = int  # a kill is no power cut
+    os.fsync = int  # a kill loses nothing in the page cache, so syncing only costs time
     for owner, name in (
         (os, "replace"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink"), (Path, "write_bytes"),
         (pa.ipc, "new_file"), (pa.ipc.RecordBatchFileWriter, "close"), (shutil, "rmtree"),
@@ -42,8 +42,8 @@ def die_at(n):
         setattr(owner, name, dying(getattr(owner, name)))
 
 def die_everywhere(path, kept, change, look, every=10, then=lambda: None):
-    # Returns what `look` saw after each death of `change`, and last without one. After some deaths `then` runs, which
-    # writes once more and so sweeps what the dead process left.
+    # Kills `change` at its first step, its second, and so on, until it completes; returns the results of `look` after
+    # each run. After every tenth kill it also runs `then`, a writer that must remove what the killed process left.
     outcomes, code, n = [], -9, 0
     while code != 0:
         n += 1

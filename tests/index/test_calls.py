@@ -168,7 +168,7 @@ def test_all_kinds_raise_equal_errors(alike, call):
             wrong(index)
 
 
-def test_all_kinds_explain_hits_alike(alike):
+def test_all_kinds_give_equal_explanations(alike):
     for hits in zip(*(index.search("ice wing", 3) for index in alike.values()), strict=True):
         assert len({str(hit.explain()) for hit in hits}) == len({hit.highlight(20) for hit in hits}) == 1
 
@@ -192,7 +192,7 @@ def test_lengths_and_ids(alike):
         assert [document.id for document in index] == [str(doc["_id"]) for doc in DOCS]
 
 
-def test_all_kinds_make_changes_alike(living):
+def test_all_kinds_make_equal_changes(living):
     told = {}
     for kind, index in living.items():
         changes = [

@@ -352,7 +352,7 @@ def test_a_key_of_mixed_kinds_stays_without_a_column(tmp_path):
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1), st.text(max_size=3), st.data())
-def test_texts_are_compared_as_python_does(tmp_path_factory, texts, value, data):
+def test_texts_compare_as_in_python(tmp_path_factory, texts, value, data):
     columns = write(tmp_path_factory.mktemp("texts"), [None if t is None else {"t": t, "l": [t, "x"]} for t in texts])
     if columns is None:
         return

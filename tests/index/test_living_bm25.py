@@ -219,7 +219,7 @@ ASKED = ["zebra wing", "before the flow", "heat"]
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "ciff", "ndjson"])
-def test_exported_vectors_score_as_the_index(lived, ending, tmp_path):
+def test_exported_vectors_give_the_scores_of_the_index(lived, ending, tmp_path):
     index, _ = lived
     convert(index_vectors(index), tmp_path / f"out.{ending}")
     again = Index.build(tmp_path / "again", read_vectors(tmp_path / f"out.{ending}"))

@@ -116,7 +116,7 @@ def test_upsert_returns_what_changed(tmp_path):
     index.rollback()
 
 
-def test_async_calls_equal_the_others(built):
+def test_async_calls_give_the_same_results(built):
     async def ask():
         index = AsyncIndex(built["one"])
         return (

@@ -152,7 +152,7 @@ def test_scores_of_very_different_query_weights_equal_explanations(tmp_path, lig
         assert [(h.id, h.score) for h in index.search(query, 4, algorithm=algorithm)] == [(h.id, h.score) for h in hits]
 
 
-def test_very_different_weights_add_up_alike_in_lists_and_dense_rows(tmp_path):
+def test_sums_of_very_different_weights_are_equal_in_lists_and_dense_rows(tmp_path):
     """A term may be a dense row in one window and a list in another; the order of addition must not change scores."""
     rng = np.random.default_rng(3)
     document = (np.arange(5), np.array([1.0, 7.0, 3.0, 100.0, 255.0]))

@@ -35,7 +35,7 @@ LIMITED = """
         index.document_vectors([1, 2])
         index.explain(matrix[7:8], "7")
 
-    use(sys.argv[1] + "/first")  # compiles
+    use(sys.argv[1] + "/first")  # compiles the kernels before memory is limited
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29),) * 2)
     use(sys.argv[1] + "/second")

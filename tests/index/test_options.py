@@ -362,7 +362,7 @@ def test_unknown_names_are_refused(index):
         (("text", "stars"), ("text", "stars")),
     ],
 )
-def test_hits_come_with_the_fields_that_were_asked_for(index, fields, shown):
+def test_hits_have_the_requested_fields(index, fields, shown):
     whole = index.search("wing jet", 20)
     found = index.search("wing jet", 20, fields=fields)
     assert pairs(found) == pairs(whole)
@@ -581,7 +581,7 @@ def every_passage(index, query):
 
 
 @pytest.mark.parametrize("k", [1, 7, 500])
-def test_passages_are_hits_of_their_own(passages, cut, k):
+def test_passages_can_be_separate_hits(passages, cut, k):
     every = every_passage(passages, "wing jet")
     assert len({doc_id for doc_id, *_ in every}) < len(every) < 500
 

@@ -173,7 +173,7 @@ def told(hits):
     ],
     ids=["pairs", "lists", "sentences", "lists of sentences"],
 )
-def test_all_kinds_rerank_alike(index, how):
+def test_all_kinds_of_indexes_rerank_equally(index, how):
     expected = told(index["Index"].search("wing", 3, **how))
     assert expected
     assert all(moved is not None for *_, moved, _ in expected)

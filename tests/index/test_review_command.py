@@ -89,7 +89,7 @@ def test_wrong_calls(index, lsr_command, tmp_path):
     assert lsr_command("review", path, "--state", tmp_path / "b.json", "--judgments", tmp_path / "absent").code == 2
 
 
-def test_deleted_documents_are_not_read_and_the_last_ones_are(index, lsr_command, tmp_path):
+def test_a_review_skips_deleted_documents_and_reads_the_last_ones(index, lsr_command, tmp_path):
     path, wings = index
     opened = Index.open(path)
     opened.delete([f"d{i}" for i in range(20)])

@@ -71,7 +71,7 @@ KILLED_EVERYWHERE = """
         build()
         assert [hit.id for hit in Index.open(path).search("wing number1", 3)] == ["new1", "new4", "new7"]
 
-    build()  # compiles what the children use
+    build()  # compiles the kernels for the children
     print(json.dumps(die_everywhere(path, kept, build, look, 10, then)))
 """
 
@@ -298,7 +298,7 @@ FLIPPED = """
     import lsr.index.storage.manifest
     from lsr.errors import CorruptIndex
     from lsr.index.index import Index
-    lsr.index.storage.manifest.CHECKED_AT_OPEN = 0  # all files are too large to be looked at whole
+    lsr.index.storage.manifest.CHECKED_AT_OPEN = 0  # no file is hashed on opening
     path, name = Path(sys.argv[1]), sys.argv[2]
     (file,) = path.glob(f"segment-*/{name}.arrow")
     whole, rng, refused = file.read_bytes(), random.Random(0), 0
@@ -317,7 +317,7 @@ FLIPPED = """
         except CorruptIndex as error:
             assert name in str(error), error
             refused += 1
-        except ValueError:  # an id or metadata that are others now
+        except ValueError:  # a changed byte may make an id or metadata invalid
             pass
     assert refused > 8, refused
 """

@@ -57,7 +57,7 @@ def ids(index):
     return sorted(doc_id for doc_id, _ in contents(index))
 
 
-def test_new_changed_moved_and_gone(docs, index):
+def test_new_changed_moved_and_deleted_files(docs, index):
     same = index.sync(docs)
     assert (str(same), bool(same)) == ("3 unchanged", False)
     put(docs / "new.md", "# Flutter\n\nof wings")
@@ -150,7 +150,7 @@ def test_an_index_without_metadata_is_refused(docs, tmp_path):
         index.sync(docs)
 
 
-def test_an_empty_index_takes_all_files(docs, tmp_path):
+def test_an_empty_index_gets_all_files(docs, tmp_path):
     index = Index.build(tmp_path / "none", [], encoder="bm25")
     assert str(index.sync(docs)) == "3 new"
 

@@ -137,7 +137,7 @@ PLAIN, CUT = ("x", None), [("x#0", "x"), ("x#1", "x"), ("x#2", "x")]
     ],
 )
 @pytest.mark.parametrize("batch", [1, 2, 3, 99])
-def test_vectors_of_passages_are_replaced_as_documents(tmp_path, monkeypatch, rows, left, batch):
+def test_vectors_of_passages_replace_whole_documents(tmp_path, monkeypatch, rows, left, batch):
     """A passage that comes again begins a new version of its document; other passages are added to the document."""
     documents = [Document(doc_id, "", parent=parent, metadata={"n": n}) for n, (doc_id, parent) in enumerate(rows)]
 

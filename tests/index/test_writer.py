@@ -321,7 +321,7 @@ def test_invalid_ids_delete_nothing(path, wrong):
 
 
 @pytest.mark.parametrize("given", ["d1", ("d1",), {"d1"}, iter(["d1"]), np.array(["d1"]), {"d1": 1}.keys()])
-def test_ids_come_as_one_or_in_any_iterable(path, given):
+def test_delete_takes_one_id_or_any_iterable(path, given):
     index = Index.open(path)
     assert index.delete(given).deleted == 1
     assert index.delete(7).missing == index.delete(np.int64(7)).missing == ["7"]
@@ -516,7 +516,7 @@ def test_a_full_merge_makes_one_segment_of_the_latest_format():
     assert plan_merges([], everything=True) is None
 
 
-def test_single_adds_stay_few_segments_of_growing_size(tmp_path):
+def test_single_adds_give_few_segments_of_growing_size(tmp_path):
     rng = np.random.default_rng(0)
     rows = rows_of(rng, 60)
     index = Index.build(tmp_path / "idx", rows[:1], ids=["0"])
@@ -582,7 +582,7 @@ KILLED_EVERYWHERE = """
     if background:
         commit(kept).close()
     shutil.copytree(kept, path)
-    change()  # compiles what the children use
+    change()  # compiles the kernels for the children
     Index.open(path).search("wing")
     merged.clear()
     deleted.clear()
@@ -628,7 +628,7 @@ LIMITED = """
         assert [hit.id for hit in index.search("wing number3", 30)] == before
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         print(error)
-        index.commit()  # there is room again
+        index.commit()  # succeeds, because there is room again
         print(len(index))
 """
 

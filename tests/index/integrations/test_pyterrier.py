@@ -132,7 +132,7 @@ from lsr.io.corpus import open_corpus
 warnings.simplefilter("ignore")
 place = str(files("lsr.data") / "cranfield")
 documents = [{"docno": d.id, "text": d.content} for d in open_corpus(place)]
-topics = pd.DataFrame(  # Terrier's language of queries has signs of its own
+topics = pd.DataFrame(  # without signs that Terrier's query language would interpret
     [{"qid": q.id, "query": re.sub(r"\\W+", " ", q.text)} for q in open_corpus(place, queries=True)][:40]
 )
 judged = open_dataset(place).qrels

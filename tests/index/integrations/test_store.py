@@ -41,7 +41,7 @@ def test_a_missing_library_is_named_with_its_extra():
     assert set(extras) <= project["optional-dependencies"].keys()
 
 
-def test_an_index_or_its_folder(folder):
+def test_a_store_takes_an_index_or_its_folder(folder):
     index = Index.open(folder)
     assert opened(index) is index
     assert opened(str(folder)).path == folder

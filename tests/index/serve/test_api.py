@@ -108,7 +108,7 @@ def test_documents_by_their_ids(asking):
         assert f"no document {unquote(path)!r}" in missing.json["detail"]
 
 
-def test_passages_have_ids_of_their_own(tmp_path, serving):
+def test_passages_have_their_own_ids(tmp_path, serving):
     text = "wing flutter at speed. " * 8
     index = Index.build(tmp_path / "p", [{"_id": "long", "text": text}], encoder="bm25", passages=Passages(8))
     asking = serving(index)

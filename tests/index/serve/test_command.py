@@ -44,7 +44,7 @@ def started(small):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_it_is_stopped(started, small, how):
+def test_the_server_runs_until_it_is_stopped(started, small, how):
     process, url, told = started(f"wings={small.path}")
     assert "wings: 4 documents" in told
     assert "read-only, no keys" in told
