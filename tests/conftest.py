@@ -33,7 +33,7 @@ LONGEST = ("test_writer", "test_workers", "test_storage", "test_ray", "test_shar
 
 
 def pytest_collection_modifyitems(items):
-    """Run the longest test files first: a worker takes whole files, and would finish a long one alone at the end."""
+    """Run the longest test files first: a worker runs whole files, so a long one started last would delay the end."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
@@ -141,7 +141,7 @@ def s3_server():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_power_cut():
+def no_fsync():
     """Replace fsync by a no-op: it is slow, and no test simulates a power cut."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)

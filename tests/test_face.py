@@ -112,7 +112,7 @@ def test_declared_options_equal_the_accepted_ones():
     assert types == {field.name: field.type for field in dataclasses.fields(SearchSettings)}
     beside = {*SearchOptions.__annotations__} - {*types}
     assert beside == {field.name for field in dataclasses.fields(Options) if field.init}
-    assert {*BuildOptions.__annotations__} == keywords(Index.build) - {"ids"}  # only used with a matrix
+    assert {*BuildOptions.__annotations__} == keywords(Index.build) - {"ids"}  # `ids` is only for a matrix
     assert {*TowerOptions.__annotations__} == {f.name for f in dataclasses.fields(Tower)} - {"checkpoint", "subfolder"}
     assert {*ModelOptions.__annotations__} - {*ReadingOptions.__annotations__} <= keywords(SpladeEncoder)
     assert {*EncoderOptions.__annotations__} == {*_MODEL_SETTINGS, *_BM25_SETTINGS, *_CODE_SETTINGS, "entities"}

@@ -58,7 +58,7 @@ def test_lsr_tiny_beats_bm25(tmp_path, lsr_command):
     assert list(quality) == ["lsr-tiny", "lsr-tiny, learned half", "bm25"]
     assert quality["lsr-tiny"] > quality["bm25"] + 0.01
     assert quality["lsr-tiny, learned half"] > quality["bm25"] - 0.03
-    assert "bm25:" not in ran.out  # so "bm25" is a whole word, not the prefix of a longer name
+    assert "bm25:" not in ran.out  # explanations show words, not tokens such as bm25:wing
 
 
 @pytest.mark.usefixtures("part")

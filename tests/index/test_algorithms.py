@@ -480,7 +480,7 @@ def test_all_invalid_settings_are_reported(given_, named):
         assert part in str(raised.value)
 
 
-# --- through the index ------------------------------------------------------------------------------------------------
+# --- with an index ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=ORDERS)

@@ -1,4 +1,4 @@
-"""Cluster search: scores are exact, so is the ranking if nothing is skipped, and forged files are never overread."""
+"""Cluster search: scores are exact, so is the ranking if nothing is skipped; forged files cause no invalid reads."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_several_windows(tmp_path):
         require_exact(segment, *query(rng.integers(0, 15_000, 20), rng.random()), ks=(10, 100))
 
 
-# --- approximate ------------------------------------------------------------------------------------------------------
+# --- approximate search -----------------------------------------------------------------------------------------------
 
 
 def test_scores_are_exact_even_if_clusters_are_skipped(path, topical):
@@ -257,7 +257,7 @@ def test_settings_out_of_range_are_refused(wrong):
         SearchSettings("clusters", **wrong)
 
 
-# --- damaged ----------------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FILES)

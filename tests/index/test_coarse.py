@@ -47,7 +47,7 @@ def exact(queries, documents, k):
 
 
 def test_all_candidates_give_the_exact_search(built, documents, queries):
-    """Only documents that share a coarse term with the query are candidates, so the first five are compared."""
+    """Only documents that share a coarse term with the query can be found, so only the first five are compared."""
     found = [built.search(queries[i], 10, candidates=len(documents)) for i in range(len(queries))]
     for hits, best, scores in zip(found, exact(queries, documents, 10), queries.dot(documents), strict=True):
         assert [score for _, score in hits[:5]] == pytest.approx(scores[best[:5]].tolist(), rel=1e-5)

@@ -130,7 +130,7 @@ def test_explanations_use_the_words_of_the_query(tmp_path):
         assert sorted(words) == ["pictures", "upload"]
     assert {c.word for c in index.explain("upload pictures", "b", origins=False)} == {"pictures", "upload"}
     tokens = [c.token for c in index.explain("upload pictures", "b", origins=False)]
-    assert "bm25:pictur" in tokens  # tokens keep the prefix of the API
+    assert "bm25:pictur" in tokens  # tokens keep their prefix, words don't
 
 
 # --- the best part ----------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_no_part_has_a_larger_share(marked, length):
     assert max(share(at, at + len(inner)) for at in starts) >= best - 1e-6
 
 
-# --- through an index -------------------------------------------------------------------------------------------------
+# --- with an index ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

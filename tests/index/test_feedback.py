@@ -195,7 +195,7 @@ def with_dense(tmp_path_factory):
     return Index.build(tmp_path_factory.mktemp("dense") / "idx", docs, encoder="lsr-mini", hybrid=True)
 
 
-def test_dense_by_hand(with_dense):
+def test_a_hand_worked_dense_query(with_dense):
     (own,) = with_dense.encoder.encode_dense(["aircraft"], queries=True)
     best = [hit.doc for hit in with_dense.search("aircraft", 2, mode="dense")]
     rows = stored_dense(with_dense, best)

@@ -40,9 +40,9 @@ QUERIES = ["flat plate", "swept wings", "air flow over a cone", "deleted"]
 def make(folder):
     """Make an index of two segments of passages with titles and metadata, one with a deletion, and fixed file names."""
     numbers = itertools.count()
-    names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # file names, the id of the index
+    names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # for file names, for the index id
     with mock.patch.object(secrets, "token_hex", lambda n: names[n]()):
-        encoder = FixedBM25Encoder()  # the BM25 encoder of that time
+        encoder = FixedBM25Encoder()  # as in the stored indexes
         encoder.fit(document["text"] for document in DOCUMENTS)
         index = Index.build(folder, DOCUMENTS[:4], encoder=encoder, passages=Passages(4, 1))
         index.add(DOCUMENTS[4:])

@@ -352,7 +352,7 @@ def test_a_server_searches_in_hybrid_mode(tmp_path):
     assert (told["dense"], told["score"]) == (mine.to_dict()["dense"], mine.score)
 
 
-# --- with options of results ------------------------------------------------------------------------------------------
+# --- with search options ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense"])

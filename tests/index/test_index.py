@@ -44,7 +44,7 @@ def index(tmp_path):
     return Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25")
 
 
-# --- built from -------------------------------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------------------------------
 
 
 def test_all_sources_of_texts_give_the_same_index(tmp_path, index):
@@ -157,7 +157,7 @@ def test_whole_weights_are_exact_and_others_within_max_error(tmp_path):
         assert abs(hit.score - exact[hit.doc]) <= 7 * index.max_error
 
 
-# --- searched ---------------------------------------------------------------------------------------------------------
+# --- searching --------------------------------------------------------------------------------------------------------
 
 
 def test_text_tokens_and_vectors_give_the_same_hits(index):
@@ -217,7 +217,7 @@ def test_hits_carry_their_document(index):
     assert "wing" in repr(hit)
 
 
-# --- explained --------------------------------------------------------------------------------------------------------
+# --- explanations -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
@@ -336,7 +336,7 @@ def test_only_keeps_the_given_queries(index, tmp_path):
     assert (queries.ids, queries.texts) == (["q1", "q3"], ["flat", "flat"])
 
 
-# --- opened -----------------------------------------------------------------------------------------------------------
+# --- opening ----------------------------------------------------------------------------------------------------------
 
 
 def test_opening_hashes_no_large_file(tmp_path, monkeypatch):
@@ -400,7 +400,7 @@ def test_an_open_index_works_while_it_is_replaced(index):
     assert len(Index.open(index.path)) == 1
 
 
-def test_opening_while_the_index_is_replaced_gives_one_or_the_other(index):
+def test_opening_while_the_index_is_replaced_gives_the_old_or_the_new_one(index):
     def replace():
         for size in (1, 4) * 8:
             Index.build(index.path, DOCUMENTS[:size], encoder="bm25", overwrite=True)

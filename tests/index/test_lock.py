@@ -93,7 +93,7 @@ def test_another_index_at_the_same_path_is_detected(path, tmp_path):
         with pytest.raises(IndexFormatError, match=f"^{path}: another index has replaced"):
             change()
     other = Index.open(path)
-    other.delete("d1")  # possible, because `index` holds the lock of the moved index
+    other.delete("d1")  # `index` only holds the lock of the moved folder
     assert (len(index), len(idle), index.pending) == (20, 20, True)
     index.rollback()
     other.rollback()

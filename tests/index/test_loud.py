@@ -109,7 +109,7 @@ def test_merging_keeps_results(tmp_path_factory, parts, seed):
     assert found(index, vectors, 9, algorithm="blocks") == found(index, vectors, 9, algorithm="exhaustive")
 
 
-def test_shifts_are_the_smallest_that_make_room():
+def test_shifts_are_as_small_as_possible():
     scale = 0.25
     largest = np.array([0, 1e-9, 1, 255, 255.4, 256, 510, 512, 2**20], np.float64) * scale
     shifts = shifts_of(largest.astype(np.float32), scale)

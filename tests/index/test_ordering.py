@@ -86,7 +86,7 @@ def test_the_order_does_not_depend_on_threads():
     assert orders[0] == orders[1] == orders[2]
 
 
-def test_equal_documents_have_an_order():
+def test_the_order_of_equal_documents_is_a_permutation():
     order = document_order(reduced([np.array([1, 2])] * 1000, 3))
     assert np.sort(order).tolist() == list(range(1000))
 

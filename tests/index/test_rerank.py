@@ -1,4 +1,4 @@
-"""Re-rankers of pairs, lists and sentences equal plain Python, hits record the change, and servers can have one."""
+"""Re-rankers of pairs, lists and sentences: they give the order of plain Python, in all kinds of indexes."""
 
 from __future__ import annotations
 

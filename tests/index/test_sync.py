@@ -110,7 +110,7 @@ def test_a_missing_library_deletes_no_documents(docs, index, monkeypatch):
     assert "a.md" in ids(index)
 
 
-def test_documents_added_otherwise_stay(docs, index):
+def test_documents_that_were_added_without_sync_stay(docs, index):
     index.add([{"_id": "mine", "text": "my own wings"}, {"_id": "theirs", "text": "t", "source": "x"}])
     index.commit()
     (docs / "a.md").unlink()
@@ -279,7 +279,7 @@ def test_the_commands(docs, tmp_path, lsr_command):
     assert "a url is for a folder of files" in ran.err
 
 
-def test_all_that_is_left_out_can_be_listed(docs, tmp_path, lsr_command):
+def test_left_out_files_and_lines_can_be_listed(docs, tmp_path, lsr_command):
     for number in range(12):
         put(docs / f"{number:02}.pdf", "broken")
     (docs / "picture.png").write_bytes(b"\x89PNG\0")

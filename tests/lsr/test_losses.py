@@ -324,7 +324,7 @@ def test_raw_scores_of_teachers():
 def test_standardised_scores_of_teachers():
     teachers = torch.tensor([[[1.0, 3.0, NAN], [5.0, 5.0, 5.0]], [[10.0, NAN, NAN], [0.0, 2.0, 4.0]]])
     result = ensemble(teachers, scale=2, normalize="standard")
-    assert result[0, :2].tolist() == [-1, 2]  # the mean over both teachers; the second has only one score
+    assert result[0, :2].tolist() == [-1, 2]  # document 0 has scores of both teachers; a single score counts as 0
     assert result[0, 2].isnan()
     assert result[1].tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5])
 

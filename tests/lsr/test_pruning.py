@@ -42,7 +42,7 @@ def pruned(tmp_path_factory, texts):
     return folder
 
 
-def test_heads_and_columns_are_gone(pruned):
+def test_heads_and_columns_are_removed(pruned):
     found = shapes(pruned / "fitted")
     for layer in ("encoder.layer.0", "encoder.layer.1"):
         assert found[f"{layer}.qkv.weight"] == [128, 3 * 64]

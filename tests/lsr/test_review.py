@@ -73,7 +73,7 @@ def test_a_knee():
 
 
 @pytest.mark.parametrize("rule", ["hypergeometric", "quantile"])
-def test_the_target_is_reached_with_less_than_half_the_reading(rule):
+def test_the_target_is_reached_by_reading_less_than_half(rule):
     recalls, shares = [], []
     for seed in range(10):
         vectors, relevant = collection(seed)

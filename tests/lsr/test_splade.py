@@ -337,8 +337,8 @@ def test_vocabulary_file_only(checkpoint, texts, tmp_path):
     np.testing.assert_allclose(encoder.encode_query(texts).to_dense(), plain_weights(checkpoint, texts), atol=1e-5)
 
 
-def test_unused_weights_are_refused(checkpoint, texts, tmp_path):
-    """Weights of older checkpoints are accepted: a copy of the tied projection, a pooler, and obsolete buffers."""
+def test_unused_weights_of_older_checkpoints_are_ignored(checkpoint, texts, tmp_path):
+    """Older checkpoints hold a copy of the tied projection, a pooler, and buffers that are computed today."""
     from safetensors.torch import load_file, save_file
 
     folder = Path(shutil.copytree(checkpoint, tmp_path / "old"))

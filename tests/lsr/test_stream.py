@@ -116,7 +116,7 @@ def names(folder):
     return sorted(f.name for f in folder.iterdir() if f.name != ".lock")
 
 
-# --- whole runs
+# --- complete runs
 
 
 @pytest.mark.parametrize("out", OUTPUTS)

@@ -269,7 +269,7 @@ def test_missing_candidates_are_an_error_unless_allowed(load, refusal, put, beir
     assert [list(e.doc_ids) for e in examples] == [["d0", "t", "d3"], ["d5"]]
 
 
-def test_scores_of_the_file_do_not_cover_candidates(load, refusal, put, documents):
+def test_added_candidates_need_scores_too(load, refusal, put, documents):
     source = put("t.jsonl", [{"query_id": "q0", "query": "x", "positives": "d0", "scores": [2]}])
     options = {"documents": documents, "candidates": put("run.trec", RUN)}
     assert "the added candidates have none" in refusal(source, **options)

@@ -91,7 +91,7 @@ def asking(small):
 
 @pytest.fixture
 def serving():
-    """Returns a function that serves indexes with some settings until the test ends, and returns a client."""
+    """Returns a function that serves indexes with given settings and returns a client. Servers stop with the test."""
     servers = []
 
     def start(indexes, **settings):

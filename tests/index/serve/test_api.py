@@ -84,7 +84,7 @@ def test_a_batch_of_texts_and_vectors(asking, small):
     ]
 
 
-def test_a_text_as_a_vector(asking):
+def test_a_text_is_encoded_as_a_vector(asking):
     encoded = asking.post("/v1/encode", {"text": "wing wing flutter the"}).json
     answers.Encoded.model_validate(encoded)
     assert list(encoded["vector"]) == ["wing", "flutter", "the"]

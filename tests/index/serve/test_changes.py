@@ -29,7 +29,7 @@ def found(asking, query, **how):
 
 
 def until(true, seconds=10.0):
-    """Wait until `true()` holds, through another thread or process."""
+    """Wait until another thread or process has made the condition `true()` hold."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"not true after {seconds} s"

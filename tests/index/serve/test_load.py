@@ -1,4 +1,4 @@
-"""Under overload, slow clients and long requests the server keeps its limits and works on; and a short soak test."""
+"""Overload, slow clients and long requests: each has a limit, and the server keeps working. Has a short soak test."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_large_bodies_have_a_common_limit(serving, small):
 
 
 @pytest.mark.parametrize("size", [10, 5_000_000])
-def test_closing_after_the_answer_is_no_error(serving, small, caplog, size):
+def test_closing_after_the_answer_is_not_an_error(serving, small, caplog, size):
     asking = serving(small)
     asking.app.serving.page["big.js"] = (b"x" * size, "text/javascript")
     for head in (b"HTTP/1.1\r\nConnection: close", b"HTTP/1.0"):

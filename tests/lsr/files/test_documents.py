@@ -278,7 +278,7 @@ def test_a_parent_repositorys_gitignore_applies(tmp_path):
     assert not Ignored(tmp_path / "docs" / "_build").is_ignored(tmp_path / "docs" / "_build" / "a.md", False)
 
 
-# --- links, rows, places ------------------------------------------------------------------------------------------
+# --- links, front matter, rows ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_passages_are_highlighted_in_their_own_text(visit, serving, tmp_path):
     assert re.fullmatch(r"long#\d+", page.texts(".hit dl div:nth-child(2) dd")[0])
 
 
-# --- filters, settings, sides -----------------------------------------------------------------------------------------
+# --- filters, settings, side by side ----------------------------------------------------------------------------------
 
 
 def test_filters_narrow_and_are_kept_in_the_address(visit, served):
