@@ -44,7 +44,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-# One process for all disk sizes.
+# Tries all disk sizes in one process, which saves its start.
 FULL = """
     import json, os, shutil, subprocess, sys
     from pathlib import Path
