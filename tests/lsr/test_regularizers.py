@@ -32,7 +32,7 @@ PENALTIES = {
     "l1": l1,
     "idf_flops": lambda w: idf_flops(w, torch.linspace(0.5, 3, w.shape[1]), view="query"),
     "df_flops": lambda w: df_flops(w, torch.linspace(0, 1, w.shape[1])),
-    # `active` is fixed: counting active weights would make the mask jump, and the mask has no gradient on purpose.
+    # `active` is given: the mask has no gradient, so the check must not change it by making another weight active.
     "l0_flops": lambda w: l0_flops(w, 3, active=torch.tensor([3, 4, 4, 5, 3])),
     "group": group,
     "anti_zero": anti_zero,
@@ -127,7 +127,7 @@ def test_a_sample_of_the_columns_is_unbiased(name):
 
 
 def test_group_removes_rare_terms_and_keeps_the_most_used_unchanged():
-    """Fit weights of 40 documents to wanted ones, with six terms of which the two most used aren't penalized."""
+    """Fits weights of 40 documents to wanted weights. Of the six terms, the two most used aren't penalized."""
     generator = torch.Generator().manual_seed(0)
     frequent = torch.tensor([0.9, 0.8, 0.3, 0.2, 0.1, 0.05])
     wanted = (torch.rand(40, 6, generator=generator) < frequent) * (0.5 + torch.rand(40, 6, generator=generator))
