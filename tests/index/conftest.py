@@ -43,7 +43,7 @@ def die_at(n):
 
 def die_everywhere(path, kept, change, look, every=10, then=lambda: None):
     # Kills `change` at its first step, its second, and so on, until it completes; returns the results of `look` after
-    # each run. After every tenth kill it also runs `then`, a writer that must remove what the killed process left.
+    # each run. After some kills it also runs `then`, a writer that must remove what the killed process left.
     outcomes, code, n = [], -9, 0
     while code != 0:
         n += 1
