@@ -3,10 +3,9 @@
     python benchmarks/encoders.py [--data FOLDER] [--encoder lsr-mini --encoder "lsr-mini, both vectors"] [--rounds 3]
 
 FOLDER is a collection in BEIR layout; the default is the Cranfield collection of the package. "NAME, both vectors"
-makes the dense vectors, too; "NAME, query model" also encodes queries with splade-tiny. Each encoder is warmed up on a few
-texts; rounds are interleaved, and the median counts.
-Documents are encoded on all available cores, queries one by one. BM25 is left out: it takes the same time with any
-model.
+makes the dense vectors, too; "NAME, query model" also encodes queries with splade-tiny. Each encoder is warmed up on a
+few texts; rounds are interleaved, and the median counts. Documents are encoded on all available cores, queries one by
+one. BM25 is left out: it takes the same time with any model.
 """
 
 from __future__ import annotations
