@@ -59,7 +59,7 @@ class DeviceSearcher:
                     part = _window(segment.postings_of(w), numbers[first:], segment.terms, at)
                     factors[numbers[first : first + part[3]]] = segment.scales[w] / self._scale
                 except (IndexError, ValueError):
-                    raise CorruptIndex(f"{segment.folder}: damaged; lsr verify tells more") from None
+                    raise CorruptIndex(f"{segment.folder}: damaged; run lsr verify for details") from None
                 docs.append(part[0])
                 impacts.append(part[1])
                 lists.append(part[2])

@@ -85,7 +85,7 @@ def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> Conditio
     elif name == "exists" and not isinstance(value, bool):
         problem = f"{column}: exists takes true or false, got {value!r}"
     elif not all(isinstance(one, bool | int | float | str) for one in values):
-        lacking = '; {"exists": false} finds what lacks it' if None in values else ""
+        lacking = '; {"exists": false} finds documents without a value' if None in values else ""
         problem = f"{column}: values are texts, numbers, times, true or false, got {value!r}{lacking}"
     if problem:
         wrong.append(problem)

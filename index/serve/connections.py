@@ -25,7 +25,7 @@ class Connections:
     """Sends requests to a server, from many threads.
 
     Attributes:
-        idle: Unused connections, with the time since when.
+        idle: Idle connections, each with the time since which it is idle.
 
     Args:
         url: The server's URL.

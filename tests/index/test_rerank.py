@@ -226,12 +226,12 @@ def test_explanations_in_an_answer_tell_of_it(index):
 
 def test_who_has_none_says_so(index):
     for kind in ("Index", "ShardedIndex"):
-        with pytest.raises(TypeError, match="asks a server for its own re-ranker"):
+        with pytest.raises(TypeError, match="whose server has a re-ranker"):
             index[kind].search("wing", rerank=True)
     with (
         Server({"one": index["Index"]}, ServeSettings(port=0)) as server,
         Client(server.url) as client,
-        pytest.raises(ValueError, match="has no re-ranker; lsr serve --rerank MODEL"),
+        pytest.raises(ValueError, match="has no re-ranker; start it with lsr serve --rerank MODEL"),
     ):
         client.search("wing", rerank=True)
     with pytest.raises(ValueError, match="give a query, not a vector"):
