@@ -24,7 +24,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _PATIENCE = 120.0  # seconds for the first actor to start
-_LOSSES = 3  # actors that may die over one job, or while starting
+_LOSSES = 3  # actors that may die while doing one job, or while starting
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def do_jobs(
 
     Raises:
         ClusterError: There is no such cluster, it lacks the resources, a worker can't do its job, or several workers
-            have died over one job.
+            died while doing one job.
     """
     if workers.address is None:
         work = open_worker()
@@ -209,7 +209,8 @@ class _Pool:
             ticket.losses.append(_short(error))
             if len(ticket.losses) >= _LOSSES:
                 raise ClusterError(
-                    f"{len(ticket.losses)} {self._what} died over the same part: {ticket.losses[-1]}; if they ran out "
+                    f"{len(ticket.losses)} {self._what} died while doing the same part: {ticket.losses[-1]}; if they "
+                    "ran out "
                     "of memory, run fewer on a machine"
                 ) from None
             note(f"one of the {self._what} is lost ({ticket.losses[-1]}); another one repeats its part")

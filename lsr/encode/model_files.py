@@ -221,7 +221,7 @@ def _instead(folder: Path) -> str:
     if graph := first(".onnx"):
         return f"lsr runs only ONNX graphs that it wrote itself, not {graph}: download model.safetensors of this model"
     if other := first(".safetensors"):
-        return f"If it is {other}, rename that"
+        return f"If {other} has the weights, rename it"
     return "Download it: without weights there is no model"
 
 

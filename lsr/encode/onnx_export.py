@@ -2,11 +2,11 @@
 
 The graph takes the word embeddings of one text, so there is no padding, and outputs the states for the output layer.
 Weights are 8-bit with a scale for each row, and activations are quantized at run time, so multiplications run on
-integers. A few tokens and a few columns of a layer have much larger values than the others. Where they would leave the
-others too few integers, each token has a scale and each column a factor. The vocabulary's embeddings, which are also
-the output layer, are beside the graph in `output.arrow`; `lsr.encode.output` computes the weights. The output layers of
-the heads "gated" and "lexical" are part of the graph, which then takes token ids and outputs weights, as all graphs of
-lsr 0.1 did.
+integers. A few tokens and a few columns of a layer have much larger values than the others. Where they would make the
+scale too coarse for the others, each token has a scale and each column a factor. The vocabulary's embeddings, which are
+also the output layer, are beside the graph in `output.arrow`; `lsr.encode.output` computes the weights. The output
+layers of the heads "gated" and "lexical" are part of the graph, which then takes token ids and outputs weights, as all
+graphs of lsr 0.1 did.
 
 `export` needs torch and onnx. It writes such a graph node by node for BERT with the heads "lexical", and "expansion",
 "masked-lm" and "gated" with max pooling. Everything else is traced by PyTorch and quantized by the runtime's own tools:

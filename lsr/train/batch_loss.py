@@ -92,8 +92,8 @@ class BatchLoss:
         Args:
             examples: Those of all processes.
             rng: Draws negatives and terms; the same in every process.
-            step: Number of the update, from 0, for what grows or falls with the steps.
-            parts: Batches of which the update is made; gradients are divided by it.
+            step: Number of the update, from 0; some weights depend on it.
+            parts: Number of batches in the update; gradients are divided by it.
 
         Returns:
             Unweighted losses by name, and their weighted sum, "loss".
@@ -119,7 +119,7 @@ class BatchLoss:
             query_vectors = self._student.table.look_up(queries, columns.terms[columns.asked])
         asked = documents[:, columns.asked]
         raw, loss = self._ranking(query_vectors @ asked.T, batch)
-        # A query has no terms beyond the asked ones, so this is the FLOPS of papers, as far as a batch shows it.
+        # A query has no terms beyond the asked ones, so this is the FLOPS of papers, estimated from one batch.
         raw["flops"] = (_shares(query_vectors) * _shares(asked)).sum()
         if taught is not None:
             raw["vectors"] = self._vector_loss(asked, taught, columns)

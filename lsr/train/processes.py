@@ -116,7 +116,7 @@ class SharedPairTeacher(PairTeacher):
 
 
 def shared(teacher: Teacher, processes: Processes) -> Teacher:
-    """A teacher of which each process does its share."""
+    """A teacher whose work is divided among the processes."""
     if isinstance(teacher, PairTeacher):
         return SharedPairTeacher(teacher, processes)
     return SharedTeacher(teacher, processes)
