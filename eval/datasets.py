@@ -75,7 +75,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "miracl": tuple(f"miracl/{language}/dev" for language in _MIRACL),
 }
 OF_SUITES = frozenset(name for suite in SUITES.values() for name in suite)
-_EXCLUDED = -100  # the grade by which BRIGHT's judgments say that a document is none of the query's results
+_EXCLUDED = -100  # BRIGHT's grade for documents that don't count as results of a query
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Dataset:
         return graded + self.drop_own
 
     def kept(self, run: Run) -> Run:
-        """A run without what is left out."""
+        """A run without the documents that are left out."""
         if not self.most_dropped:
             return run
         return {query: {d: s for d, s in hits.items() if not self.drops(query, d)} for query, hits in run.items()}
