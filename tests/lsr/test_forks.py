@@ -45,13 +45,16 @@ def test_the_shipped_encoder_works_in_a_child(mini, forked):
 def test_a_session_used_by_a_thread_is_reopened(mini, forked):
     documents = mini.encode_document(TEXTS)
     (runner,) = mini.learned.document._models.values()
-    before = runner._session
+    before = runner._session("states")
     with runner._in_use():  # as a thread's that doesn't come along
-        assert forked(lambda: [same(mini.encode_document(TEXTS), documents), runner._session is before]) == [
+        assert forked(lambda: [same(mini.encode_document(TEXTS), documents), runner._session("states") is before]) == [
             True,
             False,
         ]
-    assert forked(lambda: [same(mini.encode_document(TEXTS), documents), runner._session is before]) == [True, True]
+    assert forked(lambda: [same(mini.encode_document(TEXTS), documents), runner._session("states") is before]) == [
+        True,
+        True,
+    ]
 
 
 def test_torch_works_in_a_child(checkpoint, forked):
