@@ -192,7 +192,7 @@ def _net(preferences: Preferences) -> Preferences:
 
 def _check_share(share: float) -> None:
     if not 0 < share <= 1:
-        raise ValueError(f"a share is above 0 and at most 1, got {share}")
+        raise ValueError(f"share must be above 0 and at most 1, got {share}")
 
 
 SAMPLERS: dict[str, Callable[[int, float], Pairs]] = {

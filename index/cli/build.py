@@ -159,8 +159,8 @@ def index(
     note(f"{out}: {much}, {built.fingerprint}" + (", hybrid" if built.has_dense else ""))
     if clusters:
         note(
-            f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} of exact search, for documents cut to their "
-            "heaviest terms as queries; a larger --cut or a lower --heap-factor raises it"
+            f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} against exact search, with documents cut to "
+            "their heaviest terms as queries; a larger --cut or a lower --heap-factor raises it"
         )
 
 

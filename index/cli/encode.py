@@ -89,7 +89,7 @@ url_option = click.option(
     "--url",
     default="",
     metavar="URL",
-    help="For a folder of documents, its URL: a prefix of their paths, or a pattern with {path} or {stem}.",
+    help="URL of the folder of documents: a prefix of the paths, or a pattern with {path} or {stem}.",
 )
 
 
@@ -229,7 +229,7 @@ def passages_of(size: int | None, overlap: int, whole: bool) -> Any:
     type=PathOrURI(),
     help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz); a folder may be a URI.",
 )
-@click.option("--queries", is_flag=True, help="Encode queries. Of a BEIR folder or dataset, its queries are read.")
+@click.option("--queries", is_flag=True, help="Encode queries; of a BEIR folder or dataset, read its queries.")
 @click.option("--anserini", is_flag=True, help="Write Anserini's JSONL.")
 @worker_options
 @encoder_options

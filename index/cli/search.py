@@ -32,7 +32,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--mode",
                 metavar="NAME",
-                help="sparse; or, for an index built with --hybrid, hybrid or dense. [hybrid for such an index]",
+                help="sparse, hybrid or dense; the last two need an index built with --hybrid. [hybrid for it]",
             ),
             click.option("--dense-weight", type=float, help="Weight of the dense score in hybrid mode. [default: 1]"),
             click.option("--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore or clusters. [auto]"),
@@ -142,7 +142,7 @@ def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> st
     "--highlight",
     type=click.IntRange(min=1),
     metavar="N",
-    help='Characters of text to show, those that match best; in JSON under "highlights", if given. '
+    help='Number of characters of text to show: the best match; in JSON under "highlights", if given. '
     f"[default: {_PREVIEW}]",
 )
 @click.option("--plan", is_flag=True, help="Print what the search reads and skips instead of its results.")
@@ -285,7 +285,7 @@ def _search_file(
     if read.bad:
         note(f"skipped {counted(len(read.bad), 'bad query')}, the first: {read.bad[0]}")
     if read.unknown:
-        note(f"{read.unknown} weights of the queries are for tokens that no document has")
+        note(f"{read.unknown} query weights are for tokens that no document has")
     texts = read.texts if {"syntax", "rerank"} & settings.keys() else None
     if texts is None and {"syntax", "rerank"} & settings.keys():
         raise click.UsageError("--operators and --rerank take queries that are texts")

@@ -233,7 +233,7 @@ class Hybrid:
         *,
         origins: bool = True,
     ) -> Explanation:
-        """Explain a document's fused score by those of the query's rankings."""
+        """Explain a document's fused score by what each of the query's rankings adds."""
         documents = index.documents
         doc_id = documents.parent(doc) or documents.id(doc)
         added = {name: self._added(name, ranking).get(doc_id, 0.0) for name, ranking in rankings.items()}

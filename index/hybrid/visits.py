@@ -224,7 +224,7 @@ def example(
         nearest: (n,) its nearest rows.
         results: As for `Visits.rows`.
         scores: As for `Visits.rows`.
-        n_read: As `Visits.results`: the vectors of so many results are read anyway, whatever their clusters.
+        n_read: As `Visits.results`: the vectors of this many results are read anyway, whatever their clusters.
     """
     near, pointed = clusters.centroids @ query, _clusters_of(clusters, results)
     order = by_overlap(len(clusters), near, pointed)[:_READ]

@@ -129,7 +129,7 @@ class PairwiseReranker:
         aggregator: str = "mean",
     ) -> None:
         if not 0 < share <= 1:
-            raise ValueError(f"a share is above 0 and at most 1, got {share}")
+            raise ValueError(f"share must be above 0 and at most 1, got {share}")
         for name, known in ((sampler, [*SAMPLERS]), (aggregator, [*AGGREGATORS])):
             if name not in known:
                 raise ValueError(f"{name!r} is none of {', '.join(known)}")

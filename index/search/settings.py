@@ -193,7 +193,7 @@ class Experience:
     """
 
     # Initial estimate, weight of the newest observation, the largest observation, and how often block search is retried
-    # (once in so many queries) while it doesn't pay.
+    # (once in some number of queries) while it doesn't pay.
     _FIRST, _WEIGHT, _MOST, _AGAIN = 0.9, 1 / 16, 1.5, 32
 
     def __init__(self) -> None:

@@ -305,7 +305,7 @@ class Segment:
             alive: (n_docs,) bool, by document: count only these, which reads whole lists; None for all documents.
 
         Raises:
-            CorruptIndex: Lists that are read lead outside their windows.
+            CorruptIndex: A list that is read lies outside its window.
         """
         counts = np.zeros(len(terms), np.int64)
         ranks = np.searchsorted(self.terms, terms)
@@ -327,7 +327,7 @@ class Segment:
         return counts
 
     def _count(self, entry: tuple[int, ...], alive: NDArray[np.bool_]) -> int:
-        """Count a list's live documents, given by place; IndexError if the list leads outside its window."""
+        """Count a list's live documents, given by place; IndexError if the list lies outside its window."""
         (number, begin, size, _, row), (docs, _, dense, *_) = entry, self.files
         window = self.windows[number].tolist()
         left = alive[window[FIRST_DOC] :][: window[N_DOCS]]

@@ -1,9 +1,9 @@
 """Run many jobs of one kind: one after the other in this process, or by the actors of a Ray cluster.
 
 Each free actor gets one job, so the number of jobs in flight is bounded. If an actor dies, another one repeats its job;
-the result must not depend on which actor it is. Actors rather than tasks, because each holds something expensive to
-load (an encoder). Not Ray Data: here jobs depend on the input alone and are reported one by one, while Ray Data's
-blocks depend on the number of processors and its checkpoints on the rows processed so far.
+the result must not depend on which actor does it. Workers are actors, not tasks, because each holds something expensive
+to load (an encoder). Ray Data isn't used: its blocks depend on the number of processors, and its checkpoints on the
+rows processed so far, while here jobs depend on the input alone and are reported one by one.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def train_codes(
     if (queries is None) != (positives is None) or (
         queries is not None and positives is not None and (len(queries) != len(positives) or not len(queries))
     ):
-        raise EncoderError("queries and the rows of their positives belong together, one for each")
+        raise EncoderError("queries and positives must be given together, one positive for each query")
     rng = np.random.default_rng(settings.seed)
     mean = vectors.mean(0)
     query_mean = mean if queries is None else queries.mean(0)

@@ -134,7 +134,7 @@ class Encoder(abc.ABC):
     def query_files(self) -> dict[str, bytes]:
         """Small files that are stored with vectors; `load_encoder_files` opens them as an encoder for queries.
 
-        For documents they may only have a reference to the model.
+        To encode documents they may hold only a reference to the model.
         """
         return {}
 

@@ -152,7 +152,7 @@ class MaskedLMHead(Head):
         """Refuse a model whose output layer couldn't be detached.
 
         Raises:
-            EncoderError: With the checkpoint and what needs it.
+            EncoderError: It couldn't; the message names the checkpoint and what needs it.
         """
         if not self.apart:
             raise EncoderError(f"{where}: its output layer can't be detached, so {what} is not possible")

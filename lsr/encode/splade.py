@@ -191,7 +191,7 @@ class SpladeEncoder(Encoder):
                 found.append(SparseMatrix.empty(self.n_terms))
                 continue
             terms, weights, logits = model.by_token(row)
-            # The logits are known up to a constant for each term, which its weight, that of the maximum, gives.
+            # Logits are known up to a constant for each term; the term's weight, made of its largest logit, gives it.
             at_best = np.expm1(weights) if tower.saturation == "log1p" else np.expm1(np.expm1(weights))
             values = np.log1p(np.maximum(at_best + logits - logits.max(0, initial=-np.inf), 0))[own]
             values = values if tower.saturation == "log1p" else np.log1p(values)

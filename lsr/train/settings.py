@@ -97,7 +97,7 @@ class DataSettings(Settings):
         queries: Queries of a batch, for each process; losses see the queries of all processes.
         negatives: Negatives of each query in a batch, drawn from its candidates.
         mixed: Whether a batch has queries of several sources. If not, it is of one source, drawn by the weights; with
-            gradient_cache the batches of `optimizer.accumulate` are one.
+            gradient_cache the batches of `optimizer.accumulate` count as one.
         bank: Documents of the bank of frozen negatives, the first positives of the sources; see `LossSettings.bank`.
         refresh_every: Interval in steps at which the sources' collections are searched with the present encoder; the
             results become the candidates (ANCE, arXiv 2007.00808). 0 for never. For sources with document ids.

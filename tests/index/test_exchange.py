@@ -168,7 +168,7 @@ def test_terms_keep_the_numbers_of_the_encoder(tmp_path, idx, lsr_command):
     for query in ("swept boundary layer", "plate"):
         expected = [(hit.id, pytest.approx(hit.score, rel=0.01)) for hit in Index.open(idx).search(query)]
         assert [(hit.id, hit.score) for hit in Index.open(tmp_path / "again").search(query)] == expected
-    # An encoder that lives takes the index' numbers, whatever its own are.
+    # A live encoder takes the index's numbers, whatever its own are.
     Index.build(tmp_path / "other", read_vectors(export))
     found = [hit.id for hit in Index.open(idx).search("swept boundary layer")]
     for index in (

@@ -40,7 +40,7 @@ QUERIES = ["flat plate", "swept wings", "air flow over a cone", "deleted"]
 def make(folder):
     """Make two segments of passages with titles and metadata, one with a deletion; file names are reproducible."""
     numbers = itertools.count()
-    names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # of files, and the index' id
+    names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # of files, and the index's id
     with mock.patch.object(secrets, "token_hex", lambda n: names[n]()):
         encoder = FixedBM25Encoder()  # BM25 as it was when the kept one was made
         encoder.fit(document["text"] for document in DOCUMENTS)

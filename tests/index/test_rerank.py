@@ -78,7 +78,7 @@ def test_a_third_of_the_pairs_makes_nearly_the_order(aggregator):
 
 def test_how_pairs_are_chosen_is_checked():
     for wrong in ({"share": 0}, {"share": 1.5}, {"sampler": "nearest"}, {"aggregator": "sum"}):
-        with pytest.raises(ValueError, match=r"a share is|is none of"):
+        with pytest.raises(ValueError, match=r"share must be|is none of"):
             PairwiseReranker(len, **wrong)
 
 

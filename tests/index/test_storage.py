@@ -46,7 +46,7 @@ def data_folder(path):
 
 
 def kinds(path):
-    """The files of an index' folder, without random parts of names."""
+    """The files of an index's folder, without random parts of names."""
     return sorted(p.name.split("-")[0] for p in path.iterdir() if p.name != ".lock")
 
 

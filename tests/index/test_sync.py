@@ -21,7 +21,7 @@ from lsr.index.write import sync as syncing
 
 @pytest.fixture(autouse=True)
 def no_merging(monkeypatch):
-    """Compile kernels first: compiling in a thread changes the process' warning filters."""
+    """Compile kernels first: compiling in a thread changes the process's warning filters."""
     monkeypatch.setattr(Changes, "merge_in_background", lambda *_, **__: False)
 
 

@@ -1,4 +1,4 @@
-"""The client has the index' calls, results and errors, without the packages of the server."""
+"""The client has the index's calls, results and errors, without the packages of the server."""
 
 from __future__ import annotations
 
