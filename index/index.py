@@ -271,7 +271,7 @@ class Index(Reader):
         """Make changes durable, and visible here at once; other readers see them when they open or refresh the index.
 
         If it fails (on a full disk, say), the index is unchanged and the changes are still pending. If it is
-        interrupted, the commit may or may not have taken effect: `refresh` tells. Calling it again commits in either
+        interrupted, the commit may or may not have taken effect: `refresh` shows which. Calling it again commits in either
         case; `rollback` doesn't undo a commit.
 
         Args:
