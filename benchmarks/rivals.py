@@ -66,7 +66,7 @@ OURS: tuple[tuple[str, Literal["sparse", "hybrid"]], ...] = (
 LIBRARIES = ("lancedb", "chromadb", "qdrant-client", "bm25s", "sentence-transformers")
 # A page that answers counts for all measures; a page that answers in part counts half for nDCG, and not for the others.
 MEASURES = ("nDCG@10", "RR(rel=2)@10", "Success(rel=2)@1", "Success(rel=2)@5")
-GRADES = (2, 1, 0)  # of the pages in the columns of rivals.tsv
+GRADES = (2, 1, 0)  # grades of the pages in each column of rivals.tsv
 # The packages that each library's introduction says to install.
 INSTALLS = {
     "lsr": [f"{Path(__file__).parents[1]}[files]"],
@@ -89,7 +89,7 @@ def unpack(sdists: Path, folder: Path, pages: Mapping[str, str] = PAGES) -> list
         with tarfile.open(archive) as files:
             for member in files:
                 path = member.name.partition("/")[2]
-                if name == "django":  # its reStructuredText is named .txt
+                if name == "django":  # Django's reStructuredText files end in .txt
                     path = path.removesuffix(".txt") + ".rst" if path.endswith(".txt") else ""
                 if not (member.isfile() and path.startswith(f"{root}/") and path.endswith((".rst", ".md"))):
                     continue

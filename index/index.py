@@ -271,8 +271,8 @@ class Index(Reader):
         """Make changes durable, and visible here at once; other readers see them when they open or refresh the index.
 
         If it fails (on a full disk, say), the index is unchanged and the changes are still pending. If it is
-        interrupted, the commit may or may not have taken effect: `refresh` shows which. Calling it again commits in either
-        case; `rollback` doesn't undo a commit.
+        interrupted, the commit may or may not have taken effect: `refresh` shows which. Calling it again commits in
+        either case; `rollback` doesn't undo a commit.
 
         Args:
             merge: Afterwards merge segments in the background to limit their number (lsr.index.write.merge). If more

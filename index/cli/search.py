@@ -32,7 +32,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--mode",
                 metavar="NAME",
-                help="sparse, hybrid or dense; the last two need an index built with --hybrid. [hybrid for it]",
+                help="sparse, hybrid or dense; the last two need an index built with --hybrid. [hybrid if possible]",
             ),
             click.option("--dense-weight", type=float, help="Weight of the dense score in hybrid mode. [default: 1]"),
             click.option("--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore or clusters. [auto]"),

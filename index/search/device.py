@@ -91,7 +91,7 @@ class DeviceSearcher:
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         torch, n_docs = self._torch, self._searcher.n_docs
         numbers = [query_numbers(weights) for _, weights in queries]
-        wide = any(weights.dtype != np.int32 for weights, _ in numbers)  # then float64: the integers are below 2^53
+        wide = any(weights.dtype != np.int32 for weights, _ in numbers)  # then sums are float64, exact below 2^53
         kind = torch.float64 if wide else torch.int32
         scores = torch.zeros((len(queries), n_docs), dtype=kind, device=self._device)
         for (terms, _), (weights, _), sums in zip(queries, numbers, scores, strict=True):

@@ -38,7 +38,7 @@ def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranke
     depth = max(depth, k)
     while True:
         hits = index.search(query, depth, rerank=reranker, depth=depth, mode="sparse")
-        bound = min((moved.first_score for moved in hits.moved.values()), default=0.0)  # of the documents outside
+        bound = min((moved.first_score for moved in hits.moved.values()), default=0.0)  # no other document scores more
         if len(hits) < depth or bound <= hits[k - 1].score:
             return hits[:k]
         depth *= _DEEPER

@@ -121,11 +121,12 @@ def _export_traced(onnx: Any, model: Any, folder: Path) -> None:
             return found
 
     config = model.backbone.config
-    before, config._attn_implementation = config._attn_implementation, "eager"  # others can't be traced
+    # Other kinds of attention can't be traced.
+    before, config._attn_implementation = config._attn_implementation, "eager"
     shown = torch.arange(1, 8)
     try:
         with tempfile.TemporaryDirectory(dir=folder) as temporary, warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the tracer, on what it takes as constant
+            warnings.simplefilter("ignore")  # the tracer warns about values that it takes as constants
             traced = Path(temporary) / "traced.onnx"
             torch.onnx.export(
                 OneText().eval(),
@@ -137,7 +138,7 @@ def _export_traced(onnx: Any, model: Any, folder: Path) -> None:
                 opset_version=18,
                 dynamo=False,
             )
-            logging.disable(logging.WARNING)  # its advice to simplify the graph first
+            logging.disable(logging.WARNING)  # the quantizer advises to simplify the graph first
             quantize_dynamic(traced, folder / files.ONNX_FILE, per_channel=True, weight_type=QuantType.QInt8)
     finally:
         logging.disable(logging.NOTSET)

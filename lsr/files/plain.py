@@ -38,7 +38,7 @@ def read_python(text: str) -> Parsed:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about its string literals
+            warnings.simplefilter("ignore")  # warnings about string literals of the file
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return read_code(text)

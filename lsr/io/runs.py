@@ -97,7 +97,7 @@ def qrels_rows(path: Path) -> Iterator[tuple[str, str, int, str] | DataError]:
 
 
 def _qrels_lines(path: Path) -> Iterator[tuple[str, str, Any, str] | DataError]:
-    order = None  # order of the columns, from the header
+    order = None  # order of the columns, if there is a header
     for line, where in read_lines(path):
         if isinstance(line, DataError):
             yield line

@@ -113,7 +113,7 @@ def _own_scores(batch: Batch, teacher: PairTeacher) -> Tensor:
 
 
 _REACTION = 0.05  # share of the error that is added to the logarithm of a penalty's weight at each step
-_MOST = 12.0  # bound of that logarithm
+_MOST = 12.0  # largest change of that logarithm
 
 
 class Penalty:
@@ -131,7 +131,7 @@ class Penalty:
     def __init__(self, settings: RegularizerSettings, idf: Tensor, view: str) -> None:
         self.settings, self._idf, self._view = settings, idf, view
         self.df = regularizers.DocumentFrequency(len(idf), device=idf.device)
-        self.pressure = torch.zeros(1, device=idf.device)  # the sum above
+        self.pressure = torch.zeros(1, device=idf.device)  # the sum of e
 
     def __call__(self, weights: Tensor, terms: Tensor | None, step: int) -> tuple[Values, Tensor]:
         """The penalty of a batch's weights.

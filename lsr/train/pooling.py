@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from lsr.errors import DataError
 
 _ROUNDS, _STEPS = 50, 4
-_RIDGE = 1.0  # in examples
+_RIDGE = 1.0  # weight of the squared penalty
 _MOST = 10.0  # weight of a positive, before it is divided by the mean
 _Scores = Mapping[str, float]
 

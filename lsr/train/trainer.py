@@ -221,7 +221,7 @@ class Trainer:
         """Make one update; returns what to log."""
         pretrain = self.step < self._pretrain_steps
         if self.step == self._pretrain_steps:
-            self.optimizer.state.clear()  # its moments are those of another loss
+            self.optimizer.state.clear()  # the moments are those of another loss
             if self._pretrain_steps:
                 self.student.share_pretraining()
         self.optimizer.zero_grad(set_to_none=True)
