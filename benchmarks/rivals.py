@@ -1,6 +1,6 @@
 """A folder of documentation, and questions about it: lsr beside LanceDB, Chroma, Qdrant, bm25s and SQLite FTS5.
 
-    pip download --no-deps --dest SDISTS --no-binary NAMES NAMES   # those of PAGES below, with commas and with spaces
+    pip download --no-deps --dest SDISTS --no-binary NAMES NAMES   # PAGES below, with commas, then with spaces
     pip install lancedb chromadb qdrant-client bm25s sentence-transformers
     python benchmarks/rivals.py --sdists SDISTS --dense MODEL --work WORK
     python benchmarks/rivals.py --install        # what installing each takes, in new environments

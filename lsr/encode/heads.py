@@ -31,8 +31,8 @@ class Head(nn.Module):
         reads: What it takes from the backbone: its "output" (last states, or logits), "raw" last states even if the
             backbone computes logits from them, or "both", side by side.
         NAMES: Names of its tensors.
-        MODEL: The class of transformers that opens the backbone. Of "AutoModelForMaskedLM" the output is the logits,
-            (batch, seq, n_terms), for a head that doesn't detach the output layer.
+        MODEL: The class of transformers that opens the backbone. The output of "AutoModelForMaskedLM" is the logits,
+            (batch, seq, n_terms), if the head doesn't detach the output layer.
     """
 
     NAMES: tuple[str, ...] = ()

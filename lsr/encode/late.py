@@ -42,8 +42,8 @@ class LateEncoder(Encoder):
     Queries go through the model, too, even if it has a table of query weights: they are encoded like documents then.
 
     Args:
-        model: A SPLADE encoder with max pooling. Of an encoder that combines one with BM25, or with a table of query
-            weights, only the document model is used.
+        model: A SPLADE encoder with max pooling. If it is combined with BM25 or with a table of query weights, only the
+            document model is used.
         top_k: Terms kept per token, in queries and documents.
 
     Raises:

@@ -88,7 +88,8 @@ class _Read:
     Attributes:
         first: (width,) the state of the first special token.
         states: (n, width).
-        keys: For each n-gram order (n,) int64, equal for equal words or pairs of words; the last pair has no equal.
+        keys: For each n-gram order (n,) int64: equal words, or pairs of words, have equal keys. The last token begins
+            no pair, so its key equals no other.
         spans: (n, 2) characters.
         sentences: (n,) int64, the number of each token's sentence.
     """

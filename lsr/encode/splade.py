@@ -330,7 +330,7 @@ class SpladeEncoder(Encoder):
         return [tower.max_length - len(row) for row in ids]
 
     def _ids(self, tower: Tower, texts: list[str], max_length: int | None) -> list[list[int]]:
-        """Token ids of texts. Those of the last call are known: texts are counted and encoded one after the other."""
+        """Token ids of texts. Those of the last call are kept: texts are first counted, then encoded."""
         place, last = self._last_ids
         known = last if place == tower.place else {}
         most = math.inf if max_length is None else max_length

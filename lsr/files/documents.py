@@ -160,7 +160,7 @@ class FileCorpus(Corpus):
         """Warn about files that were left out, and about those whose encoding was guessed.
 
         Args:
-            bad: Messages about all of them, which end with those of `left_out.each`.
+            bad: Messages about all files that were left out, those of `left_out.each` at the end.
             left_out: The files that the warning counts by kind.
         """
         if bad:
@@ -302,11 +302,11 @@ class LeftOutFiles:
         return [*missing, *(DataError("no text", name) for name in self._empty), *self.passed_over.each()]
 
     def summary(self, bad: Sequence[str]) -> list[str]:
-        """Messages about everything that was left out: the first messages about other files, and one for each kind of
-        these. If some files aren't named, the last message says how to list all.
+        """Messages about everything that was left out: the first ones of files that aren't counted by kind, then one
+        for each kind. If some files aren't named, the last message says how to list all.
 
         Args:
-            bad: All messages, which end with those of `each`.
+            bad: All messages, those of `each` at the end.
         """
         each = self.each()
         n_others = len(bad) - len(each)

@@ -33,7 +33,7 @@ class _Columns:
 
     Attributes:
         terms: (n,) int64 on the device; None for all terms.
-        asked: Which columns the queries ask for, or teachers have.
+        asked: Which columns are terms of the queries, or of the teachers' vectors.
         sample: Which columns stand for the whole vocabulary.
     """
 
@@ -211,7 +211,7 @@ class BatchLoss:
         return term_recall(vectors[batch.columns[:, 0].to(vectors.device)], asked, own)
 
     def _positives(self, batch: Batch) -> Ids:
-        """The own words of each query's positive: first pieces, in which a word counts."""
+        """The words of each query's positive, each as the token id of its first piece."""
         student, length = self._student, self._settings.model.max_length
         rows = student.tokenizer.ids([batch.documents[i] for i in batch.columns[:, 0]], length, special=False)
         return [[term for term in row if not student.vocabulary[term].startswith("##")] for row in rows]
@@ -235,5 +235,5 @@ class BatchLoss:
 
 
 def _shares(vectors: Tensor) -> Tensor:
-    """(n,), the share of (n_texts, n) vectors in which each term is."""
+    """(n,), the share of (n_texts, n) vectors in which each term occurs."""
     return (vectors.detach() > 0).float().mean(0)

@@ -1,7 +1,7 @@
 """Weights against pooling bias: unjudged documents that are probably relevant are weaker negatives.
 
-Judgments exist for documents that some earlier system found. With R, whether a document is relevant, and S, whether it
-was judged, a positive judgment means R and S. Two models explain which documents have one (our derivation after arXiv
+Judgments exist only for documents that some earlier system found. Let R be "the document is relevant", and S "it was
+judged": a positive judgment means both. Two models explain which documents have one (our derivation after arXiv
 2209.05072, whose method isn't public; such pairs of models are known from learning with positive and unlabelled
 examples):
 

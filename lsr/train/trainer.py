@@ -111,7 +111,7 @@ class Trainer:
         self.optimizer = make_optimizer(settings.optimizer, self.student)
         self.refresh = NegativeRefresh(settings, folder, self.helpers.mine)
         self.step, self.best, self.waited = 0, -math.inf, 0
-        # Examples drawn beyond those that `step` implies, when the run had other numbers of processes.
+        # How many more examples were drawn than `step` implies, because the run had other numbers of processes before.
         self.drawn_before = 0
         self._told: set[str] = set()  # kinds of collapse that have been explained
         self._resume()
