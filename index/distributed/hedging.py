@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from lsr.errors import CorruptIndex, EncoderError, IndexFormatError
 
-_AVOIDED = 10.0  # seconds for which a replica that failed or was overtaken isn't asked first
+_AVOIDED = 10.0  # seconds for which a replica is asked last after it failed or another one was faster
 _REFUSALS = (EncoderError, IndexFormatError, ValueError, TypeError)  # a DataError is a ValueError
 
 

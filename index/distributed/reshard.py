@@ -110,7 +110,7 @@ class _Rows:
         return None if self._next is None or not self._room(self._next[1], end) else self._next[0]
 
     def until(self, end: int) -> Iterator[VectorBatch]:
-        """Take documents of one scale, up to the end-th of all, with all passages of the last document."""
+        """Take documents that have the same scale, up to document `end`, with all passages of the last one."""
         scale = self.scale_until(end)
         while self._next is not None and self._next[0] == scale and (n := self._room(self._next[1], end)):
             batch = self._next[1]

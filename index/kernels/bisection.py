@@ -10,7 +10,8 @@ d * log2(n / (d + 1)): the bits of its gaps.
 
 Sources: Dhulipala et al. 2016 (arXiv 1602.08820); Mackenzie, Petri, Moffat 2021 for fast bisection. They sort both
     halves by gain and swap pairs whose gains add up to more than zero. The result is the same as splitting all
-    documents at the median of one key, how much more they cost on the right side. So a selection replaces the sort.
+    documents at the median of one key: how much more a document costs on the right side than on the left. So a
+    selection replaces the sort.
 """
 
 from __future__ import annotations
