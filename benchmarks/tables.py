@@ -516,7 +516,7 @@ def cluster() -> str:
             f"{total['answers']:,}",
         ),
         (
-            "right; right but for shards they named; wrong",
+            "right; right except for missing shards that they named; wrong",
             f"{total['right']:,}; {total['named what is missing']}; {total['wrong']}",
         ),
         ("p50 with two replicas, all well; while nodes were killed", f"{well:.0f} ms; {killed:.0f} ms"),

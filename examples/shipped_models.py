@@ -72,7 +72,7 @@ class Collection:
     split: str = "train"
 
 
-# Only collections whose licence permits to publish weights trained on them; the model card lists the licences.
+# Only collections whose licence permits publishing weights trained on them; the model card lists the licences.
 COLLECTIONS = (
     Collection("squadshifts", title=True, share=0.5),
     Collection("nq-qed", title=True),
@@ -89,7 +89,7 @@ COLLECTIONS = (
     Collection("world-factbook", limit=1500),
     Collection("wordnet-glosses", limit=4000, sentences=False, share=0.3),
 )
-# Held out from training, to choose the weight of BM25; squadshifts is trained on with other queries.
+# Held out from training, to choose the weight of BM25; squadshifts is also trained on, with other queries.
 HELD_OUT = (
     Collection("stackexchange-small"),
     Collection("covid-qa", title=True),

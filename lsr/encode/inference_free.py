@@ -90,8 +90,8 @@ class InferenceFreeEncoder(Encoder):
 
         A word that isn't in the vocabulary is split into pieces, which also occur in unrelated words. So pieces count
         only if the query has another whole word that the other encoder knows and that isn't a stop word: the first
-        piece in full, the next ones half. Of a word that the other encoder doesn't know, only a first piece of at least
-        three letters counts.
+        piece in full, the next ones half. If the other encoder doesn't know the word of the pieces, only the first one
+        counts, and only with at least three letters.
 
         Args:
             texts: The queries.

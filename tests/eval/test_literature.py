@@ -242,11 +242,11 @@ def test_settings_that_do_not_fit_are_reported():
     first = SystemSettings("a", encoder="bm25")
     with pytest.raises(ValueError, match="needs 'b', which must come before it"):
         ExperimentSettings((first, SystemSettings("c", encoder="bm25", feedback=FeedbackSettings(source="b"))))
-    with pytest.raises(ValueError, match=r"verify\.dense goes with mode"):
+    with pytest.raises(ValueError, match=r"verify\.dense needs mode"):
         SystemSettings("a", encoder="lsr-mini", verify=VerifySettings(dense=True))
-    with pytest.raises(ValueError, match=r"goes with mode: hybrid"):
+    with pytest.raises(ValueError, match=r"needs mode: hybrid"):
         SystemSettings("a", encoder="bm25", densify=DensifySettings(dense_weight=1))
-    with pytest.raises(ValueError, match="go without feedback, algorithm"):
+    with pytest.raises(ValueError, match="can't be combined with feedback, algorithm"):
         SystemSettings("a", encoder="bm25", densify=DensifySettings(), feedback=FeedbackSettings())
     seeded = SystemSettings("s", encoder="runs/{seed}")
     with pytest.raises(ValueError, match="needs one ranking of 's'"):

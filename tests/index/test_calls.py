@@ -325,7 +325,7 @@ def of_server_rerankers(living):
             with pytest.raises(ValueError, match="this server has no re-ranker"):
                 index.search("wing", rerank=True)
         else:
-            with pytest.raises(TypeError, match="it is for a Client"):
+            with pytest.raises(TypeError, match="is for a Client"):
                 index.search("wing", rerank=True)
     server = Server({"idx": living["Index"]}, ServeSettings(port=0, rerank=length))
     with server, Client(server.url) as client:

@@ -120,7 +120,7 @@ def test_no_vectors_give_no_hits(tmp_path, embed):
         (
             [("a", "x"), ("b", "y")],
             lambda texts: [[1.0], [1.0, 2.0]],
-            "no array of numbers: one row of the same length",
+            "no array of numbers; it has to give a row for each",
         ),
         ([("a", "x")], lambda texts: [["x"]], "no array of numbers"),
     ],
@@ -137,7 +137,7 @@ def test_bad_queries_are_refused(tmp_path, embed):
     for k in (0, True, 2.5):
         with pytest.raises(ValueError, match="k must be"):
             dense.search("abc", k)
-    with pytest.raises(TypeError, match="queries are a list or a matrix, got a single one"):
+    with pytest.raises(TypeError, match="queries are a list or a matrix, got a single query"):
         dense.search_batch("abc")
     with pytest.raises(TypeError, match="a query is a text or a vector of numbers, got dict"):
         dense.search({"abc": [1]})

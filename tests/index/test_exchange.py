@@ -156,7 +156,7 @@ def test_a_damaged_order_is_refused(tmp_path, monkeypatch):
     index = Index.build(tmp_path / "idx", vectors_of(matrix()), order="bisection")
     segment = index.snapshot.parts[0].segment
     monkeypatch.setattr(segment, "order", np.zeros_like(segment.order))
-    with pytest.raises(CorruptIndex, match=r"places.arrow: damaged; lsr verify tells more"):
+    with pytest.raises(CorruptIndex, match=r"places.arrow: damaged; run lsr verify for details"):
         list(index_vectors(index))
 
 

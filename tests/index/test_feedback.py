@@ -69,7 +69,7 @@ def test_texts_and_filters(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"documents": 0}, {"terms": 0}, {"weight": -1}, {"weight": float("nan")}])
 def test_invalid_settings_are_refused(index, matrix, wrong):
-    with pytest.raises(ValueError, match="documents and terms are at least 1"):
+    with pytest.raises(ValueError, match="documents and terms must be at least 1"):
         expand_query(index, matrix[3], **wrong)
 
 

@@ -391,7 +391,7 @@ def test_numbers_beyond_64_bits_compare_exactly(tmp_path):
 
 def test_a_damaged_file_is_named(tmp_path):
     write(tmp_path, DOCS)
-    with pytest.raises(CorruptIndex, match=r"columns.arrow: 5 documents where there are 6"):
+    with pytest.raises(CorruptIndex, match=r"columns.arrow: 5 documents, the segment has 6"):
         Columns(tmp_path / COLUMNS_FILE, 6)
     (tmp_path / COLUMNS_FILE).write_bytes(b"ARROW1")
     with pytest.raises(CorruptIndex, match=r"columns.arrow: damaged"):

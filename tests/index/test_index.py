@@ -190,9 +190,9 @@ def test_queries_of_other_types_are_refused(index):
     with pytest.raises(TypeError, match="int"):
         index.search_batch([7])
     for single in ("wing", {"wing": 1.0}):
-        with pytest.raises(TypeError, match="a list or a matrix, got a single one"):
+        with pytest.raises(TypeError, match="a list or a matrix, got a single query"):
             index.search_batch(single)
-    with pytest.raises(TypeError, match="as all of them, got str"):
+    with pytest.raises(TypeError, match="got str; texts and vectors can't be mixed"):
         index.search_batch([{"wing": 1.0}, "wing"])
 
 

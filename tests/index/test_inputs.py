@@ -102,7 +102,7 @@ def test_a_query_may_be_a_row_of_a_file(index):
         ({"cat": None}, DataError, "the weight of 'cat' is None"),
         ({"cat": [1.0]}, DataError, "the weight of 'cat' is"),
         (pa.table({"text": ["cats"]}), TypeError, "queries are a table"),
-        ({"cats", "dogs"}, TypeError, "in an order, not set"),
+        ({"cats", "dogs"}, TypeError, "ordered iterable of texts, not set"),
         (7, TypeError, "a query is a text, a mapping of token to weight or a matrix, got int"),
         ("caf\udce9", DataError, "isn't UTF-8, 0xe9, at character 3"),
     ],
@@ -118,7 +118,7 @@ def test_a_text_is_not_a_list_of_queries(tmp_path):
     index = Index.build(tmp_path / "idx", DOCS, encoder="bm25")
     for call in (index.search_batch, index.query_vectors):
         for one in ("cats", {"_id": "q", "text": "cats"}):
-            with pytest.raises(TypeError, match="queries are a list or a matrix, got a single one"):
+            with pytest.raises(TypeError, match="queries are a list or a matrix, got a single query"):
                 call(one)
 
 

@@ -336,7 +336,7 @@ def test_unusable_columns_are_refused(index, given, message):
         ({"boost": {"title": 0.5}}, "boost of title: how many times its words count, a number from 1 to 1,000"),
         ({"boost": {"title": {"weight": 2}}}, "boost of title"),
         ({"sort": 3}, "sort takes columns"),
-        ({"sort": "n", "rerank": len}, "sort goes with neither rerank nor diversity"),
+        ({"sort": "n", "rerank": len}, "sort can't be combined with rerank or diversity"),
     ],
 )
 def test_values_out_of_range_are_refused(index, given, message):

@@ -102,7 +102,7 @@ def test_lost_shards_are_named_with_the_reason():
         1: "its only replica failed (RuntimeError: its machine is gone)",
         2: "all of its 2 replicas failed (OSError: x)",
         3: "no answer within 0.3 s",
-        4: "no answer within 0.3 s; before, RuntimeError: no room",
+        4: "no answer within 0.3 s; earlier, RuntimeError: no room",
     }
 
 

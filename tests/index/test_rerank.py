@@ -78,7 +78,7 @@ def test_a_third_of_the_pairs_gives_nearly_the_same_order(aggregator):
 
 def test_how_pairs_are_chosen_is_checked():
     for wrong in ({"share": 0}, {"share": 1.5}, {"sampler": "nearest"}, {"aggregator": "sum"}):
-        with pytest.raises(ValueError, match=r"a share is|is none of"):
+        with pytest.raises(ValueError, match=r"share must be|is none of"):
             PairwiseReranker(len, **wrong)
 
 
@@ -226,12 +226,12 @@ def test_explanations_of_a_server_show_the_reranking(index):
 
 def test_invalid_requests_for_a_servers_reranker_are_refused(index):
     for kind in ("Index", "ShardedIndex"):
-        with pytest.raises(TypeError, match="asks a server for its own re-ranker"):
+        with pytest.raises(TypeError, match="whose server has a re-ranker"):
             index[kind].search("wing", rerank=True)
     with (
         Server({"one": index["Index"]}, ServeSettings(port=0)) as server,
         Client(server.url) as client,
-        pytest.raises(ValueError, match="has no re-ranker; lsr serve --rerank MODEL"),
+        pytest.raises(ValueError, match="has no re-ranker; start it with lsr serve --rerank MODEL"),
     ):
         client.search("wing", rerank=True)
     with pytest.raises(ValueError, match="give a query, not a vector"):

@@ -86,12 +86,12 @@ def test_queries_of_a_file(path, tmp_path, lsr_command):
         (["--boost", "n"], "--boost takes COLUMN=WEIGHT"),
         (["--boost", "n=x"], "--boost takes COLUMN=WEIGHT"),
         (["--per-group", "2"], "per_group needs group_by"),
-        (["--plan", "--offset", "2"], "--plan doesn't go with --offset"),
+        (["--plan", "--offset", "2"], "--plan can't be combined with --offset"),
         (["--group-by", "sauce"], "did you mean 'source'"),
         (["--fields", "sauce"], "did you mean 'source'"),
         (["--rerank-unit", "sentence"], "rerank_unit needs rerank"),
         (["--rerank", "x", "--rerank-unit", "word"], "rerank_unit must be one of text, sentence"),
-        (["--passages", "--run", "out.trec"], "--passages doesn't go with --run"),
+        (["--passages", "--run", "out.trec"], "--passages can't be combined with --run"),
     ],
 )
 def test_wrong_options(path, lsr_command, given, told):

@@ -90,7 +90,7 @@ def test_wrong_calls(index, lsr_command, tmp_path):
     assert "recall is probably" not in ran.err  # stopping at a budget doesn't estimate recall
     ran = lsr_command(*how, "--target", "0.7")
     assert ran.code == 2
-    assert "this review keeps its settings" in ran.err
+    assert "this review exists and keeps its settings" in ran.err
     (tmp_path / "judged.tsv").write_bytes(b"d1\t\xff\n")
     ran = lsr_command("review", path, "--state", tmp_path / "b.json", "--judgments", tmp_path / "judged.tsv")
     assert ran.code == 1

@@ -333,7 +333,7 @@ def test_sharding_needs_a_new_folder_and_enough_documents(tmp_path, folder, whol
     with pytest.raises(OutputExists, match="exists already"):
         reshard_index(whole.path, folder, 2)
     (tmp_path / "cut" / shard_name(0)).mkdir(parents=True)
-    with pytest.raises(OutputExists, match=r"without shards\.json, perhaps from an interrupted run"):
+    with pytest.raises(OutputExists, match=r"without shards\.json: if an interrupted run left it"):
         reshard_index(whole.path, tmp_path / "cut", 2)
     with pytest.raises(IndexFormatError, match="20 documents, too few for 21 shards"):
         reshard_index(whole.path, tmp_path / "new", 21)
@@ -393,7 +393,7 @@ def test_shards_of_another_scale_or_kind_are_refused(tmp_path):
         Index.build(tmp_path / shard_name(n), matrix, ids=[f"{n}-{i}" for i in range(6)], impacts=impacts)
     with pytest.raises(IndexFormatError, match=r"build all shards together") as caught:
         write_shards(tmp_path, [shard_name(n) for n in range(4)])
-    assert "shard-00002: a scale of" in str(caught.value)
+    assert "shard-00002: its scale" in str(caught.value)
     assert "shard-00003: impacts are float32" in str(caught.value)
     assert "shard-00001" not in str(caught.value)
     assert not (tmp_path / SHARDS).exists()

@@ -266,7 +266,7 @@ def test_the_commands(docs, tmp_path, lsr_command):
     assert ran.err.splitlines() == [
         f"{docs}: left out:",
         "  unsupported files, by suffix: 1 (1 .png)",
-        "  all 1 by name: --left-out FILE, in Python `bad` of the warning or the corpus",
+        "  to list all 1: --left-out FILE, or in Python `bad` of the warning or the corpus",
         f"{idx}: 1 new, 3 unchanged; 5 passages in 2 segments",
     ]
     ran = lsr_command("sync", docs, tmp_path / "made", "--encoder", "bm25")  # makes a new index
@@ -294,7 +294,7 @@ def test_left_out_files_and_lines_can_be_listed(docs, tmp_path, lsr_command):
         assert lines[-1] == "picture.png: .png files aren't supported"
         assert ran.err.count("00.pdf: not a whole PDF") == 1
         assert "and 2 more" in ran.err
-        assert "all 13 by name: --left-out FILE" in ran.err
+        assert "to list all 13: --left-out FILE" in ran.err
 
     require_listed("index", docs, "--out", idx, "--encoder", "bm25")
     require_listed("index", docs, "--out", tmp_path / "shards", "--encoder", "bm25", "--shards", 2)
@@ -320,11 +320,11 @@ def test_the_list_of_left_out_files_overwrites_no_input(docs, tmp_path, lsr_comm
     idx, lines = tmp_path / "idx", put(tmp_path / "lines.jsonl", '{"_id": "a", "text": "ice"}\n')
     build = ("--out", idx, "--encoder", "bm25", "--left-out")
     commands = [
-        (("index", lines, *build, lines), "this is part of"),
-        (("index", docs, *build, docs / "left-out.txt"), "this is part of"),
+        (("index", lines, *build, lines), "this file is part of"),
+        (("index", docs, *build, docs / "left-out.txt"), "this file is part of"),
         (("encode", docs, *build, tmp_path / "absent" / "left-out.txt"), "there is no folder"),
-        (("sync", docs, idx, "--left-out", docs / "left-out.txt"), "this is part of"),
-        (("add", idx, lines, "--left-out", lines), "this is part of"),
+        (("sync", docs, idx, "--left-out", docs / "left-out.txt"), "this file is part of"),
+        (("add", idx, lines, "--left-out", lines), "this file is part of"),
     ]
     for command, message in commands:
         ran = lsr_command(*command)
@@ -345,7 +345,7 @@ def test_a_hybrid_index_is_created(tmp_path, lsr_command):
     assert Index.open(tmp_path / "idx").has_dense
     assert lsr_command("sync", docs, tmp_path / "plain", "--encoder", "bm25").code == 0
     ran = lsr_command("sync", docs, tmp_path / "plain", "--hybrid")
-    assert (ran.code, "has no dense vectors: make it anew" in ran.err) == (2, True)
+    assert (ran.code, "has no dense vectors: rebuild it" in ran.err) == (2, True)
     ran = lsr_command("sync", tmp_path / "plain", docs)
     assert (ran.code, "the folder of documents comes first" in ran.err) == (2, True)
 

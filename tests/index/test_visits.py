@@ -257,11 +257,11 @@ def test_weights_that_are_not_numbers_are_refused(built, tmp_path):
 
 def test_wrong_settings_are_refused(built, tmp_path):
     index, _, exact = built
-    with pytest.raises(ValueError, match="share is above 0"):
+    with pytest.raises(ValueError, match="share must be above 0"):
         Visits(0)
     with pytest.raises(ValueError, match="policy must be one of"):
         Visits(0.1, "random")
-    with pytest.raises(ValueError, match="fit_visits returns"):
+    with pytest.raises(ValueError, match="come from fit_visits"):
         Visits(0.1, "lstm")
     plain = DenseVectors.build(tmp_path / "dense", [("d1", "word t1 n1")], Meanings())
     with pytest.raises(ValueError, match="clusters=True"):

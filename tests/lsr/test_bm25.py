@@ -141,7 +141,9 @@ def test_the_pivot_can_be_the_mean_length(tmp_path):
     encoder.save(tmp_path / "bm25")
     assert load_encoder(tmp_path / "bm25").pivot == 2.0
     Index.build(tmp_path / "idx", [{"_id": "a", "text": text} for text in texts[:1]], encoder=encoder)
-    with pytest.raises(EncoderError, match=r'the pivot "mean" is that of .* call fit\(texts\) first, or give a number'):
+    with pytest.raises(
+        EncoderError, match=r'the pivot "mean" is the mean length of .* call fit\(texts\) first, or give a number'
+    ):
         Index.build(tmp_path / "other", [{"_id": "a", "text": "cat"}], encoder=BM25Encoder(pivot="mean"))
 
 

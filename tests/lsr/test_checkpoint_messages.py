@@ -39,7 +39,7 @@ def folder(checkpoint, tmp_path):
             ["model_quantized.onnx", "README.md"],
             "lsr runs only ONNX graphs that it wrote itself, not model_quantized.onnx",
         ),
-        (["model.fp16.safetensors"], "If it is model.fp16.safetensors, rename that"),
+        (["model.fp16.safetensors"], "If model.fp16.safetensors has the weights, rename it"),
         ([], "Download it"),
     ],
 )

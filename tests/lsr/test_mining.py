@@ -155,7 +155,7 @@ def test_draws_depend_only_on_seed_and_query():
     "options", [{"count": 0}, {"skip": -1}, {"skip": 5, "depth": 5}, {"share": 0.0}, {"share": 1.5}]
 )
 def test_invalid_settings_are_refused(options):
-    with pytest.raises(ValueError, match=r"count is at least 1|share must be"):
+    with pytest.raises(ValueError, match=r"count must be at least 1|share must be"):
         MiningSettings(**options)
 
 

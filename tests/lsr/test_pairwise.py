@@ -108,7 +108,7 @@ def test_wrong_arguments_are_refused():
         compared(3, [(0, 1)], [1.5])
     with pytest.raises(ValueError, match="one probability from 0 to 1"):
         compared(3, [(0, 1)], [float("nan")])
-    with pytest.raises(ValueError, match="a share is above 0"):
+    with pytest.raises(ValueError, match="share must be above 0"):
         random_pairs(5, 0)
-    with pytest.raises(ValueError, match="a window has"):
+    with pytest.raises(ValueError, match="skip at least 1"):
         windows(5, 2, skip=0)

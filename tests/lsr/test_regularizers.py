@@ -290,7 +290,7 @@ def test_schedule(kind, values):
 
 @pytest.mark.parametrize(("kind", "step", "steps"), [("cubic", 1, 2), ("linear", -1, 2), ("linear", 1, -2)])
 def test_invalid_schedules_are_refused(kind, step, steps):
-    with pytest.raises(ValueError, match=r"schedule must be one of|steps are not negative"):
+    with pytest.raises(ValueError, match=r"schedule must be one of|steps must not be negative"):
         schedule(kind, step, steps)
 
 

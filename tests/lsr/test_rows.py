@@ -501,7 +501,7 @@ def test_datasets_in_any_format(form):
     data = datasets.Dataset.from_list(FRAMED)
     data = data.to_iterable_dataset() if form == "iterable" else data.with_format(form)
     assert read_twice(data) == READ
-    with pytest.raises(DataError, match="got a mapping of train; of splits, pass one"):
+    with pytest.raises(DataError, match="got a mapping of train; pass a single split"):
         documents_corpus(datasets.DatasetDict({"train": data}))
 
 

@@ -101,7 +101,7 @@ def test_settings_made_in_python_are_checked_too():
           "losses.scale 5: kl has no weight", "losses.margin_pairs all: margin_mse has no weight"]),
         (["losses={kl: 1, margin_mse: 1}", "data.negatives=0"],
          ["losses.margin_mse: data.negatives is 0, so no query has a pair",
-          "losses.kl: data.negatives is 0, so no query has a choice"]),
+          "losses.kl: data.negatives is 0, so no query has two candidates"]),
         (["losses.kl=1", "data.negatives=0", "teachers=[encoder: bm25]"], []),
         (["data={sources: [path: x], negatives: 0, queries: 1}"],
          ["losses.info_nce: data.queries is 1 and data.negatives 0, so no query has a negative"]),

@@ -363,7 +363,7 @@ def test_all_bad_lines_are_listed(refusal, put):
     assert said[0].endswith("t.jsonl: 2 bad lines:")
     assert ["t.jsonl:1: not JSON" in said[1], "t.jsonl:3: no positive" in said[2], len(said)] == [True, True, 3]
     said = refusal(put("t.jsonl", ["oops"] * 1000)).splitlines()
-    assert said[0].endswith("20 bad lines, and read no further:")
+    assert said[0].endswith("20 bad lines; the rest was not read:")
     assert len(said) == 21
 
 
@@ -580,7 +580,7 @@ def test_successive_examples_of_one_source(numbered, start):
 
 @pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 0, "start": -1}])
 def test_invalid_streams_are_refused(numbered, options):
-    with pytest.raises(ValueError, match="seed and start are not negative"):
+    with pytest.raises(ValueError, match="seed and start must not be negative"):
         numbered(3).stream(**options)
 
 

@@ -145,7 +145,7 @@ def test_a_job_that_kills_every_worker_fails(cluster, monkeypatch):
 
         return work
 
-    with pytest.raises(ClusterError, match="2 workers of the test died over the same part"):
+    with pytest.raises(ClusterError, match="2 workers of the test died while doing the same part"):
         run(open_worker, range(3), cluster.address, count=1)
 
 

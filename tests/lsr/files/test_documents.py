@@ -92,7 +92,7 @@ def test_hidden_and_ignored_files_are_skipped(tmp_path):
             "files without text: 1 (empty.md)",
             "symbolic links, which aren't followed: 2 (circle, file.md)",
             "unsupported files, by suffix: 3 (2 .png, 1 .zip)",
-            "all 6 by name: --left-out FILE, in Python `bad` of the warning or the corpus",
+            "to list all 6: --left-out FILE, or in Python `bad` of the warning or the corpus",
         ],
     )
     assert corpus.bad == [
@@ -178,7 +178,7 @@ def test_only_the_first_problems_are_reported_in_full(tmp_path):
     assert [line.strip() for line in str(warning).split("\n")[11:]] == [
         "and 5 more",
         "unsupported files, by suffix: 1 (1 .png)",
-        "all 16 by name: --left-out FILE, in Python `bad` of the warning or the corpus",
+        "to list all 16: --left-out FILE, or in Python `bad` of the warning or the corpus",
     ]
     assert warning.bad == corpus.bad
     assert [line.partition(":")[0] for line in warning.bad] == [*(f"{n:02}.pdf" for n in range(15)), "a.png"]
