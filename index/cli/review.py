@@ -57,8 +57,9 @@ def review(
     """Find nearly all relevant documents of an index, reading few of them.
 
     Shows one document after the other and asks whether it is relevant. A model learns from the answers which documents
-    to show next, and the review stops when the target recall is probably reached. Answer q to pause; with the same index
-    and --state the command continues. Settings can only be given at the start. All vectors of the index are held in memory.
+    to show next, and the review stops when the target recall is probably reached. Answer q to pause; with the same
+    index and --state the command continues. Settings can only be given at the start. All vectors of the index are held
+    in memory.
 
     \b
     Examples:
