@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -106,6 +107,17 @@ class _Calls:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Number(click.FloatRange):
+    """A finite number, perhaps in a range, as the type of an option; click's own lets NaN through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert a value."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} isn't a finite number.", param, ctx)
+        return number
 
 
 def is_terminal() -> bool:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from lsr.console import Number
 from lsr.encode.analyzer import STOP_WORDS
 from lsr.encode.base import DEFAULT_ENCODER
 
@@ -35,12 +36,10 @@ def encoder_options(command: F) -> F:
         click.option("--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="For masked-LM checkpoints."),
         click.option("--max-length", type=click.IntRange(min=2), help="Maximum number of tokens read of a text."),
         click.option("--top-k", type=click.IntRange(min=1), help="Keep the k heaviest terms of a document."),
-        click.option("--max-ratio", type=click.FloatRange(0, 1), help="Drop weights below this share of the largest."),
-        click.option(
-            "--lexical", type=click.FloatRange(min=0), metavar="W", help="Add W times BM25's score to a model's."
-        ),
-        click.option("--k1", type=click.FloatRange(min=0), help="For bm25: term frequency saturation. [default: 0.9]"),
-        click.option("--b", type=click.FloatRange(0, 1), help="For bm25: length normalization. [default: 0.4]"),
+        click.option("--max-ratio", type=Number(0, 1), help="Drop weights below this share of the largest."),
+        click.option("--lexical", type=Number(min=0), metavar="W", help="Add W times BM25's score to a model's."),
+        click.option("--k1", type=Number(min=0), help="For bm25: term frequency saturation. [default: 0.9]"),
+        click.option("--b", type=Number(0, 1), help="For bm25: length normalization. [default: 0.4]"),
         click.option(
             "--language",
             metavar="NAME",

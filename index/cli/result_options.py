@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from lsr.console import Number
+
 _NAMES = (
     "offset",
     "min_score",
@@ -40,7 +42,7 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option("--offset", type=click.IntRange(min=0), help="Number of best documents to skip. [default: 0]"),
-            click.option("--min-score", type=click.FloatRange(min=0), help="Leave out documents that score less."),
+            click.option("--min-score", type=Number(min=0), help="Leave out documents that score less."),
             click.option("--group-by", metavar="COLUMN", help="Find K groups of documents with the same value."),
             click.option("--per-group", type=click.IntRange(min=1), help="Documents per group. [default: 1]"),
             click.option(
@@ -67,7 +69,7 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--total", is_flag=True, help="Count the matching documents."),
             click.option(
                 "--diversity",
-                type=click.FloatRange(0, 1),
+                type=Number(0, 1),
                 help="Prefer documents unlike those before them. [default: 0]",
             ),
             rerank_option,
@@ -105,6 +107,8 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     from lsr.index.search.options import Options
 
     given = {name: value for name in _NAMES if (value := options.pop(name)) not in (None, (), False)}
+    if "depth" in given and not {"rerank", "diversity"} & given.keys():
+        raise click.UsageError("--depth goes with --rerank or --diversity")
     if "boost" in given:
         given["boost"] = dict(map(_boost, given["boost"]))
     try:

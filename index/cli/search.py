@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import click
 
+from lsr.console import Number
 from lsr.index.cli.encode import PathOrURI, encoder_options, given_settings, open_encoder
 from lsr.index.cli.result_options import given_options, result_options, tell_facets
 
@@ -149,7 +150,7 @@ def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> st
 )
 @click.option(
     "--cpus",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     help="Cores of each shard on a Ray cluster; below 1, shards share one. [default: 1]",
 )
 @where_option

@@ -125,10 +125,12 @@ class FileCorpus(Corpus):
         url: As for `read_documents`.
 
     Raises:
-        DataError: There is no such file or folder.
+        DataError: There is no such file or folder, or a pattern with other names.
     """
 
     def __init__(self, root: Path, url: str = "") -> None:
+        if unknown := set(re.findall(r"{\w*}", url)) - {"{path}", "{stem}"}:
+            raise DataError(f"a url has {{path}} or {{stem}}, not {', '.join(sorted(unknown))}", url)
         if not root.exists():
             raise DataError("no such file or folder", str(root))
         if root.is_dir() and is_made({path.name for path in root.iterdir()}):

@@ -85,6 +85,9 @@ def test_queries_of_a_file(path, tmp_path, lsr_command):
     [
         (["--boost", "n"], "--boost takes COLUMN=WEIGHT"),
         (["--boost", "n=x"], "--boost takes COLUMN=WEIGHT"),
+        (["--diversity", "nan"], "'nan' isn't a finite number"),
+        (["--depth", "5"], "--depth goes with --rerank or --diversity"),
+        (["-o"], 'goes after "--"'),
         (["--per-group", "2"], "per_group needs group_by"),
         (["--plan", "--offset", "2"], "--plan doesn't go with --offset"),
         (["--group-by", "sauce"], "did you mean 'source'"),
