@@ -85,7 +85,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise IndexFormatError(f"{folder}: not an index: it has no {MANIFEST}; check the path") from None
+        begun = any(is_ours(inside.name) for inside in folder.iterdir())
+        mend = "its build was interrupted or still runs: build it again" if begun else "check the path"
+        raise IndexFormatError(f"{folder}: not an index: it has no {MANIFEST}; {mend}") from None
     return parse_manifest(content, folder)
 
 
