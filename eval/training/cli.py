@@ -122,8 +122,7 @@ def run_training(
         settings: Settings of the run.
         out: The run's folder.
         watch: Keep a page of curves, `watch.html`, in the run's folder.
-        loggers: Who gets the lines of the log while the run goes on: functions, or names as `lsr.train.watch` knows
-            them.
+        loggers: What gets the lines of the log during the run: functions, or names of loggers in `lsr.train.watch`.
     """
     from lsr.errors import MissingExtra
 
@@ -361,7 +360,7 @@ def plot_run(out: Path) -> Path | None:
     left, right = figure.subplots(1, 2)
     kept = out / "settings.json"  # names the losses of other packages
     of_others = json.loads(kept.read_text())["losses"].get("plugins", {}) if kept.is_file() else {}
-    for name in ("masked_lm", "info_nce", "kl", "margin_mse", "term_recall", "vectors", *of_others):
+    for name in ("masked_lm", "info_nce", "kl", "margin_mse", "term_recall", "vectors", "bank", *of_others):
         if some := [line for line in steps if name in line]:
             left.plot(*_smooth([line["step"] for line in some], [line[name] for line in some]), label=name)
     left.set(xlabel="step", ylabel="loss, not weighted", yscale="log")

@@ -47,10 +47,10 @@ class ShardSearch:
     Args:
         group: The shards.
         refresh: Moves to the latest commits.
-        compared: Weights document vectors so that their products compare documents.
+        compared: Weights document vectors so that the dot product of two is their similarity.
         words: Returns the words of a query by term.
         tokens: Returns the tokens of all shards; None if they aren't known.
-        beside: Weights a query that is searched beside its dense vector.
+        beside: Weights the sparse vector of a query that also has a dense one.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class ShardSearch:
         """Return the k best documents for each query.
 
         Raises:
-            ClusterError: A shard is lost, and none may be missing; or documents keep changing.
+            ClusterError: A shard is lost, and `allow_missing` is off; or documents keep changing.
         """
         answered = self._ask("search", encode, criteria, lambda vectors: (vectors, k, criteria, threads))
         found = list[Ranked]()

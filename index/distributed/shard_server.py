@@ -58,7 +58,7 @@ class ShardState:
         documents: Number of live documents.
         n_docs: Number of documents, including deleted ones.
         columns: The columns of its segments.
-        dense_width: Width of its dense vectors; 0 if it has no documents yet, None if it keeps none.
+        dense_width: Width of its dense vectors; 0 if it has no documents yet, None if it stores no dense vectors.
     """
 
     version: str

@@ -43,7 +43,7 @@ def find(
         query: The query.
         request: k and the options that apply to the ranking as a whole.
         criteria: The conditions that each document has to meet.
-        compared: Weights document vectors so that their products compare documents.
+        compared: Weights document vectors so that the dot product of two is their similarity.
         explain: Explains a hit.
         encoder: Returns the encoder; called if titles are boosted.
     """
@@ -65,7 +65,8 @@ def find(
 
 
 def searched(snapshot: Snapshot, query: EncodedQuery, criteria: Criteria) -> EncodedQuery:
-    """Return a query as the hits of its search explain it; one without a dense vector stays as it is."""
+    """Return a query with the fusion of its search, which explanations need; without a dense vector, it stays
+    unchanged."""
     query = _beside(snapshot, query)
     if query.dense is None:
         return query
@@ -75,7 +76,7 @@ def searched(snapshot: Snapshot, query: EncodedQuery, criteria: Criteria) -> Enc
 
 def _beside(snapshot: Snapshot, query: EncodedQuery) -> EncodedQuery:
     if query.dense is None:
-        return query  # without opening the stored encoder, which may need more than there is
+        return query  # without opening the stored encoder, which may need packages that are missing
     stored = snapshot.shared.encoder if snapshot.shared.encoder_files else None
     return query._replace(vector=beside_dense(stored, query.vector))
 
@@ -145,15 +146,16 @@ def with_dense(
     Args:
         request: The request; its mode may be "auto".
         queries: The queries.
-        vectors: Returns their sparse vectors, called only if the mode was "auto" and is hybrid now.
+        vectors: Returns their sparse vectors, called only if the mode was "auto" and becomes "hybrid".
         given: Their dense vectors; None to encode the texts.
-        width: Width of the index's dense vectors, 0 if it has no documents yet; None if it keeps none.
+        width: Width of the index's dense vectors, 0 if it has no documents yet; None if it stores no dense vectors.
         path: The index, for messages.
         encoder: Returns the encoder, called only if texts have to be encoded.
 
     Returns:
         The request with another mode than "auto", and for each query (width,) float32, or None for a sparse search.
-        With "auto", texts without a known word are searched sparsely, to find nothing instead of anything.
+        With "auto", a text without any known word gets a sparse search, which finds nothing; a dense search would
+        return arbitrary documents.
 
     Raises:
         ValueError: Dense vectors for a sparse search.
@@ -164,12 +166,12 @@ def with_dense(
     mode = request.settings.mode
     if mode == "sparse":
         if given is not None:
-            raise ValueError('dense vectors of queries go with the modes "hybrid" and "dense"')
+            raise ValueError('dense vectors of queries need the mode "hybrid" or "dense"')
         return request, [None] * len(queries)
     wanted = require_dense(width, path) or encoder().dense_width
     near = _encoded(queries, mode, encoder) if given is None else [np.asarray(vector, np.float32) for vector in given]
     if len(near) != len(queries) or any(v.shape != (wanted,) or not np.isfinite(v).all() for v in near):
-        raise DataError(f"a dense vector for each query is needed, of {wanted} finite numbers", "query")
+        raise DataError(f"each query needs a dense vector of {wanted} finite numbers", "query")
     if given is None and request.automatic:
         known = vectors().lengths().tolist()
         return request, [vector if length else None for vector, length in zip(near, known, strict=True)]

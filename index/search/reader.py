@@ -115,7 +115,7 @@ class Reader(StoredDocuments, QueryEncoding):
 
         Args:
             query: A text, a {token: weight} mapping, a mapping with a "text", or a matrix of one row.
-            k: Maximum number of hits. A sparse search finds no document that shares no term with the query.
+            k: Maximum number of hits. A sparse search finds only documents that share a term with the query.
             where: A filter on metadata; see `lsr.index.segment.filters`.
             dense: (width,) the query's dense vector, for modes "hybrid" and "dense"; by default the text is encoded.
             settings: Fields of `SearchSettings` (mode, algorithm, alpha, beta, guaranteed, cut, heap_factor,
@@ -301,8 +301,8 @@ class Reader(StoredDocuments, QueryEncoding):
         """Measure the recall of approximate settings against exact search, to choose alpha, or cut and heap_factor.
 
         Args:
-            queries: As for `search_batch`. By default `sample()`, which compares settings better than it predicts the
-                recall of real queries.
+            queries: As for `search_batch`. By default `sample()`, which is good for comparing settings, less so for
+                predicting the recall of real queries.
             k: Number of documents; of passages, if documents are cut.
             settings: Fields of `SearchSettings`.
 

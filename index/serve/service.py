@@ -191,7 +191,10 @@ class Served:
         """
         found = self.index.pinned().duplicates(asked.threshold, where=asked.where)
         if len(found) > (most := self._settings.max_hits):
-            message = f"{len(found):,} pairs are similar, but at most {most:,} are returned: raise it, or pass a filter"
+            message = (
+                f"{len(found):,} pairs are similar, but at most {most:,} are returned: raise the threshold, or pass a "
+                "filter"
+            )
             raise wrong_values([("threshold", message)])
         return {"index": self.name, "duplicates": [asdict(one) for one in found]}
 
@@ -213,7 +216,7 @@ class Served:
             one, options = query if takes_text else vector, asked.options(self._settings)
             return reader.prepare(one, asked.k, where=asked.where, dense=dense, **settings, **options)
         if dense is not None:
-            raise wrong_values([("dense", 'doesn\'t go with hybrid; it does with the setting "mode"')])
+            raise wrong_values([("dense", 'can\'t be combined with hybrid; use the setting "mode" instead')])
         hybrid = Hybrid(reader, **vars(asked.hybrid))
         return partial(hybrid.search, vector, asked.k, where=asked.where, threads=1, **settings)
 

@@ -231,7 +231,7 @@ class Transaction(StagedFiles):
 
 
 class MergeWorkspace(StagedFiles):
-    """A folder within an index' folder for background merges; `close` removes it.
+    """A folder within an index's folder for background merges; `close` removes it.
 
     Raises:
         IndexLocked: Another process is merging in the background.

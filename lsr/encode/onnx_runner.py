@@ -43,7 +43,7 @@ class OnnxRunner:
 
     def __init__(self, folder: Path, n_terms: int, threads: int = 0) -> None:
         self._path, self._n_terms = folder / files.ONNX_FILE, n_terms
-        self._sessions: dict[tuple[str, ...], Any] = {}  # by outputs
+        self._sessions: dict[tuple[str, ...], Any] = {}  # {names of outputs: session}
         self._running: set[int] = set()  # threads that are using a session
         output = folder / files.OUTPUT_FILE
         self._output = OutputLayer.open(output) if output.is_file() else None

@@ -1,4 +1,4 @@
-"""The main commands; bad input gives one clear line and does no harm."""
+"""The main commands; bad input gives a one-line error and changes nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def idx(tmp_path, beir, lsr_command):
 
 @pytest.fixture
 def index_words(lsr_command):
-    """Runs `lsr index ... --encoder bm25`, so that tests of other things don't load a model."""
+    """Returns a function that runs `lsr index ... --encoder bm25`, for tests that need no model."""
     return lambda *args: lsr_command("index", *args, "--encoder", "bm25")
 
 
@@ -57,7 +57,7 @@ def files(folder):
 
 
 def require_refused(ran, *mentioned):
-    """Exit code 1 and one message that names what is wrong."""
+    """Check for exit code 1 and one message with all of `mentioned`."""
     assert ran.code == 1
     assert ran.out == ""
     assert ran.err.startswith("lsr: ")
@@ -67,7 +67,7 @@ def require_refused(ran, *mentioned):
         assert str(what) in ran.err
 
 
-# --- the main job -----------------------------------------------------------------------------------------------------
+# --- index and search -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["v.parquet", "v"])
@@ -196,7 +196,7 @@ def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, index_words, idx, kind
 @pytest.mark.parametrize("update", [[], ["--update"]])
 def test_a_bad_line_of_an_addition_is_named_and_can_be_skipped(tmp_path, lsr_command, idx, kind, update):
     if update and kind == "doubled id":
-        return  # the last counts
+        return  # an update takes the last document of an id
     line, message = BAD_LINES[kind]
     source = tmp_path / "docs.jsonl"
     source.write_bytes(GOOD + line + b'{"_id": "c", "text": "flutter"}\n')
@@ -295,7 +295,7 @@ def test_unknown_tokens_of_queries_are_counted(tmp_path, lsr_command, idx):
     (tmp_path / "q.jsonl").write_text(jsonl([{"_id": "q", "vector": {"flutter": 1, "unheard": 2}}]))
     ran = lsr_command("search", idx, "--queries", tmp_path / "q.jsonl")
     assert (ran.code, [line["_id"] for line in ran.lines()]) == (0, ["d1"])
-    assert "1 weights of the queries" in ran.err
+    assert "1 query weights are for tokens" in ran.err
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "absent/folder", "file.xml"])
@@ -455,7 +455,7 @@ def test_warmup_caches_the_kernels(lsr_command):
 
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory):
-    """A small index with metadata of a program's own kinds."""
+    """A small index with metadata of Python and numpy types: dates, times, integers."""
     documents = [
         {"_id": 1, "text": "cats purr", "day": datetime.date(2024, 5, 17), "author": "Smith, John"},
         {"_id": np.int64(2), "text": "dogs bark", "day": datetime.datetime(2024, 5, 18, 9), "author": "Smith"},
