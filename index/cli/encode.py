@@ -141,8 +141,11 @@ class PathOrURI(click.ParamType[Any]):
     name = "path"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Convert paths; a Path would lose one of a URI's slashes."""
+        """Convert paths; a Path would lose one of a URI's slashes. An empty text would be the current folder."""
         from lsr.io.object_store import is_remote
+
+        if not value:
+            self.fail("a path is needed, got an empty text.", param, ctx)
 
         return value if is_remote(value) else Path(value)
 

@@ -258,6 +258,19 @@ def output_errors(index: Path, *, every: bool = False) -> Iterator[None]:
         raise OutputError(f"{index}: can't be written: {error.strerror or error}") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for an index or shards, if there is none.
+
+    Raises:
+        OutputError: It can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{error.strerror or error}; name another folder"
+        raise OutputError(f"{folder}: the folder can't be made: {why}") from error
+
+
 def check_output_empty(index: Path, *, overwrite: bool) -> None:
     """Check that an index can be built in a folder.
 

@@ -101,6 +101,8 @@ def open_texts(
     Raises:
         DataError: As for both; or `url` is given for something other than files.
     """
+    if not str(source):
+        raise DataError("name a file, a folder or a dataset; the source is an empty text")
     if not (queries or is_remote(source) or is_stream(source)) and _is_files(Path(source)):
         return read_documents(source, url=url)
     if url:
