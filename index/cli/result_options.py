@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -115,8 +116,13 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
         # Reports errors before the model is loaded.
         Options(**given | ({"rerank": len} if "rerank" in given else {}))
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(as_options(str(error), _NAMES)) from None
     return given | reranker_of(given.get("rerank"))
+
+
+def as_options(message: str, names: Iterable[str]) -> str:
+    """Write the names of arguments in a message as those of options."""
+    return re.sub(rf"\b({'|'.join(names)})\b", lambda name: "--" + name[0].replace("_", "-"), message)
 
 
 def _boost(text: str) -> tuple[str, Any]:

@@ -12,7 +12,7 @@ import click
 
 from lsr.console import Number
 from lsr.index.cli.encode import PathOrURI, encoder_options, given_settings, open_encoder
-from lsr.index.cli.result_options import given_options, result_options, tell_facets
+from lsr.index.cli.result_options import as_options, given_options, result_options, tell_facets
 
 _PREVIEW = 90  # characters of text in a table
 
@@ -62,7 +62,7 @@ def given_search_settings(options: dict[str, Any]) -> dict[str, Any]:
     try:
         SearchSettings(**given)
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(as_options(str(error), names)) from None
     return given
 
 
