@@ -289,9 +289,11 @@ def _search_file(
         note(f"skipped {counted(len(read.bad), 'bad query')}, the first: {read.bad[0]}")
     if read.unknown:
         note(f"{read.unknown} query weights are for tokens that no document has")
-    texts = read.texts if {"syntax", "rerank"} & settings.keys() else None
-    if texts is None and {"syntax", "rerank"} & settings.keys():
+    of_texts = bool({"syntax", "rerank"} & settings.keys())
+    if of_texts and read.texts is None:
         raise click.UsageError("--operators and --rerank take queries that are texts")
+    of_texts = of_texts or (index.has_dense and settings.get("mode") != "sparse")
+    texts = read.texts if of_texts else None
     asked: Any = read.encoded(index) if texts is None else texts
     nothing = True
     with ExitStack() as stack:

@@ -103,6 +103,22 @@ def test_wrong_options(path, lsr_command, given, told):
     assert told in ran.err
 
 
+def test_a_file_of_texts_is_searched_by_both_vectors(tmp_path, lsr_command):
+    docs = [
+        {"_id": "a", "text": "ice on a wing"},
+        {"_id": "b", "text": "frozen aircraft"},
+        {"_id": "c", "text": "cats"},
+    ]
+    index = Index.build(tmp_path / "both", docs, encoder="lsr-mini", hybrid=True)
+    queries = tmp_path / "q.jsonl"
+    queries.write_text('{"_id": "1", "text": "icing of aeroplanes"}\n')
+    for mode in ("auto", "hybrid", "dense", "sparse"):
+        lines = lsr_command("search", index.path, "--queries", queries, "--mode", mode).lines()
+        expected = index.search("icing of aeroplanes", mode=mode)
+        assert [line["_id"] for line in lines] == expected.ids
+        assert [line["score"] for line in lines] == pytest.approx(expected.scores.tolist())
+
+
 def test_similar(path, lsr_command):
     lines = lsr_command("similar", path, "d3", "-k", "3", "--where", "n<9", "--json").lines()
     hits = Index.open(path).similar("d3", 3, where={"n": {"<": 9}})
