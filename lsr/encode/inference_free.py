@@ -204,14 +204,14 @@ class InferenceFreeEncoder(Encoder):
         places = self.document.copy_towers(folder, at)
         for name, content in self._files(self.document.config(places)).items():
             (folder / name).write_bytes(content)
+        read = "all their tokens" if self.max_length is None else f"{self.max_length} tokens"
+        about = [*self.document.about(), f"queries are looked up in a table, no model runs; {read} are read"]
         if known:
-            portable.describe_inference_free(
+            about += portable.describe_inference_free(
                 folder, tower, at, self.table, self.tokenizer, self.max_length, self.prompt
             )
         else:
             portable.refuse(folder)
-        read = "all their tokens" if self.max_length is None else f"{self.max_length} tokens"
-        about = [*self.document.about(), f"queries are looked up in a table, no model runs; {read} are read"]
         portable.write_card(folder, about, portable=known, base=tower.hub_name)
 
     def _files(self, document: dict[str, Any]) -> dict[str, bytes]:
