@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Not compiled: Python compiles what it imports, which is a small part of what comes with PyTorch.
+# No bytecode at installation: Python compiles only the modules that it imports, a small part of PyTorch's.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: demo serve test coverage lint types wheel docs clean
@@ -10,17 +10,18 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no
 demo: $(VENV)/installed-demo
 	$(BIN)/lsr demo
 
-# The collection that ships with the package, in a browser: prints where.
+# Serves the collection that ships with the package, and prints the address.
 serve: $(VENV)/installed-serve
 	test -e cranfield.idx || $(BIN)/lsr index lsr/data/cranfield --out cranfield.idx
 	$(BIN)/lsr serve cranfield=cranfield.idx
 
-# The kernels first: two processes would compile them twice. A file stays with one process: what its tests share is made once.
+# Compiles the kernels first: two processes would compile them twice. All tests of a file run in one process, so
+# fixtures that they share are built once.
 test: $(VENV)/installed-dev
 	$(BIN)/lsr warmup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The same with what of the code they ran.
+# The same tests, with coverage.
 coverage: $(VENV)/installed-dev
 	$(BIN)/lsr warmup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
@@ -36,7 +37,7 @@ types: $(VENV)/installed-dev
 	$(INSTALL) --no-deps --target build/types .
 	$(BIN)/mypy
 
-# Into site/. The reference is made of the package as it is built; a warning, a dead link say, is an error.
+# Writes site/. The reference is generated from the built package. A warning, such as a dead link, is an error.
 docs: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/tables.py --check
 	rm -rf build

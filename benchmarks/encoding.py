@@ -63,7 +63,7 @@ def build(work: Path) -> tuple[int, int]:
     from lsr.encode.tokenizer import TextTokenizer
     from lsr.encode.tower import Tower
 
-    logging.set_verbosity_error()  # that the head is new is no news
+    logging.set_verbosity_error()  # transformers warns that the head is new
     source, texts = Path(get_model_path()), _texts(work)
     tokenizer = TextTokenizer.open(source)
     ids = tokenizer.ids(texts, MAX_LENGTH, special=True)

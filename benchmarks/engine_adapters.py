@@ -33,7 +33,7 @@ class Lsr(Adapter):
     """lsr, run by the interpreter that runs the benchmark."""
 
     venv = sys.prefix
-    # In its own cache folder lsr notices changed kernels; in a prescribed one Numba may not.
+    # Without NUMBA_CACHE_DIR, lsr uses a cache folder of its own, in which it notices changed kernels. Numba may not.
     env: ClassVar[dict[str, str]] = {"NUMBA_CACHE_DIR": ""}
     settings: ClassVar[dict[str, Any]] = {}
 

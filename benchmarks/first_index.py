@@ -1,10 +1,10 @@
-"""The first index of a folder of documentation: what `lsr index FOLDER` takes, from files to an index that answers.
+"""The time that `lsr index FOLDER` takes for a folder of documentation, from files to an index that answers.
 
-    pip download --no-deps --dest SDISTS --no-binary NAMES NAMES   # those of rivals.PAGES and of MORE
+    pip download --no-deps --dest SDISTS --no-binary NAMES NAMES   # rivals.PAGES and MORE, with commas, then spaces
     python benchmarks/first_index.py --sdists SDISTS [--encoders lsr-mini lsr-tiny] [--hybrid]
 
-Times are those of whole commands on a free machine, with the start of Python. A small index is built first, so that
-everything is compiled: that happens once after an installation.
+Times are those of whole commands, with the start of Python, while nothing else runs. A small index is built first, to
+compile the kernels, which happens once after an installation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Several dense vectors of a document, of which the nearest counts, against one.
+"""Several dense vectors for each document, of which the nearest to the query counts, against one vector.
 
     NUMBA_NUM_THREADS=1 python benchmarks/multi_vectors.py --data FOLDER --work FOLDER
 

@@ -2,11 +2,11 @@
 
     NUMBA_NUM_THREADS=1 python benchmarks/negatives.py --data FOLDER --work FOLDER
 
-FOLDER holds cranfield and msmarco-dl19-pool in BEIR layout. Of the relevant documents only those stay judged that BM25
-has among its first 20, as if it had made the pool. A linear map of lsr-mini's dense query vectors is trained with
-BM25's first 100 as negatives; the teacher is lsr-tiny's learned half. Then the other documents are ranked for the same
-queries: the hidden ones are what a ranking should find. Documents that are neither judged nor among BM25's first 100 of
-a query are left out. --work keeps the vectors.
+FOLDER holds cranfield and msmarco-dl19-pool in BEIR layout. Only relevant documents among BM25's first 20 stay judged,
+as if BM25 had made the pool. A linear map of lsr-mini's dense query vectors is trained with BM25's first 100 as
+negatives; the teacher is lsr-tiny's learned half. Then the other documents are ranked for the same queries: the hidden
+ones are what a ranking should find. Documents that are neither judged nor among BM25's first 100 of a query are left
+out. --work keeps the vectors.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     python benchmarks/overlap.py --data FOLDER --work FOLDER
 
 --data has the collections, --work the output of examples/shipped_models.py: documents.jsonl.gz and train/. Texts are
-compared as sequences of lower-case words without punctuation. A query overlaps if it is also a training query, or, with
-four words or more, if its set of words is nearly that of a training query (Jaccard similarity of at least 0.8). A
-document overlaps if it shares a run of 20 words with a training document. Relevant documents are also counted apart.
+compared as sequences of lower-case words without punctuation. A query overlaps if it is also a training query. A query
+of four or more words also overlaps if its set of words is nearly that of a training query (Jaccard similarity of at
+least 0.8). A document overlaps if it shares a run of 20 words with a training document. Relevant documents are also
+counted separately.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The same task in several libraries, each written as in its own tutorial: index documents, find pages that answer.
 
-Each program takes what it indexes, a folder to work in and, where it needs one, a dense model; it returns a function of
-a question that gives pages, the best first. `benchmarks/rivals.py` runs them and counts their lines.
+Each program takes what it indexes, a folder to work in and, where it needs one, a dense model; it returns a function
+that maps a question to pages, best first. `benchmarks/rivals.py` runs them and counts their lines.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-PASSAGES = 50  # that a program without groups asks for, so that ten pages are left
+PASSAGES = 50  # requested by programs that can't group by page, so that ten pages are left
 
 
 class Passage(NamedTuple):
@@ -24,7 +24,7 @@ Ask = Callable[[str], list[str]]
 
 
 def cut(folder: Path, size: int = 1000) -> list[Passage]:
-    """Pages cut at empty lines into passages of at most about so many characters: none of the rivals reads files."""
+    """Cut pages at empty lines into passages of about so many characters at most: none of the rivals reads files."""
     passages = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         page, parts = path.relative_to(folder).as_posix(), [""]

@@ -1,6 +1,6 @@
 """A folder of documentation, and questions about it: lsr beside LanceDB, Chroma, Qdrant, bm25s and SQLite FTS5.
 
-    pip download --no-deps --dest SDISTS --no-binary NAMES NAMES   # those of PAGES below, with commas and with spaces
+    pip download --no-deps --dest SDISTS --no-binary NAMES NAMES   # PAGES below, with commas, then with spaces
     pip install lancedb chromadb qdrant-client bm25s sentence-transformers
     python benchmarks/rivals.py --sdists SDISTS --dense MODEL --work WORK
     python benchmarks/rivals.py --install        # what installing each takes, in new environments
@@ -10,10 +10,10 @@ questions in rivals.tsv are our own, each with the pages that answer it, those t
 says how they were judged. MODEL is a folder or name of sentence-transformers, for the rivals that search by dense
 vectors. Their own default models are downloaded from a hub; here all get the same one.
 
-The rivals don't read files: they get the passages that lsr cuts, with the headings above each. The lines of `cut` in
-rival_programs.py, which does it simply, count as theirs. A page counts by its best passage. Times to build are of the
-processor, since other work may run; embedding is done once and counted for each that needs it. WORK keeps what is done,
-so that a run goes on where it was, and judgments can change.
+The rivals don't read files: they get the passages that lsr cuts, with the headings above each. Their counts of lines
+include `cut` in rival_programs.py, a simple way to cut pages into passages. A page counts by its best passage. Times to
+build are CPU times, since other work may run; texts are embedded once, and that time counts for each system that needs
+vectors. WORK keeps finished parts, so an interrupted run resumes, and judgments can be changed.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ OURS: tuple[tuple[str, Literal["sparse", "hybrid"]], ...] = (
     ("bm25", "sparse"),
 )
 LIBRARIES = ("lancedb", "chromadb", "qdrant-client", "bm25s", "sentence-transformers")
-# A page that answers counts for all of them; one that does so in part counts half for nDCG, and not for the others.
+# A page that answers counts for all measures; a page that answers in part counts half for nDCG, and not for the others.
 MEASURES = ("nDCG@10", "RR(rel=2)@10", "Success(rel=2)@1", "Success(rel=2)@5")
-GRADES = (2, 1, 0)  # of the pages in the columns of rivals.tsv
-# What pip installs to run each as its introduction says.
+GRADES = (2, 1, 0)  # grades of the pages in each column of rivals.tsv
+# The packages that each library's introduction says to install.
 INSTALLS = {
     "lsr": [f"{Path(__file__).parents[1]}[files]"],
     "bm25s": ["bm25s", "PyStemmer"],
@@ -89,7 +89,7 @@ def unpack(sdists: Path, folder: Path, pages: Mapping[str, str] = PAGES) -> list
         with tarfile.open(archive) as files:
             for member in files:
                 path = member.name.partition("/")[2]
-                if name == "django":  # its reStructuredText is named .txt
+                if name == "django":  # Django's reStructuredText files end in .txt
                     path = path.removesuffix(".txt") + ".rst" if path.endswith(".txt") else ""
                 if not (member.isfile() and path.startswith(f"{root}/") and path.endswith((".rst", ".md"))):
                     continue
@@ -106,8 +106,8 @@ def judged() -> dict[str, dict[str, int]]:
 
     Grade 2 is for pages that answer the question, 1 for those that answer it in part or tell where the answer is, 0 for
     the rest. The pages are the first ten of every system for each question, and a few that were known to answer. They
-    were shuffled and judged without the names of the systems that found them: by their parts nearest to the question,
-    one by FTS5 and one by dense vectors, and by the rest of the page where those left doubt. There was one judge.
+    were shuffled and judged without the names of the systems that found them. There was one judge, who read the parts
+    nearest to the question, one by FTS5 and one by dense vectors, and in case of doubt the rest of the page.
     """
     rows = (line.split("\t") for line in QUESTIONS.read_text(encoding="utf-8").splitlines())
     return {
@@ -117,7 +117,7 @@ def judged() -> dict[str, dict[str, int]]:
 
 
 class Shared:
-    """One dense model for all: its vectors are kept, and their time is counted for each that needs them."""
+    """The dense model of all systems: its vectors are kept, and their time counts for each system that needs them."""
 
     def __init__(self, model: str, kept: Path) -> None:
         self._dense, self._kept = Dense(model), kept

@@ -190,7 +190,7 @@ def wrk(url: str, asked: list[str], seconds: float, connections: int, work: Path
     script.write_text(LUA)
     bodies.write_text("".join(json.dumps({"query": text, "k": K}) + "\n" for text in asked))
     threads = min(2, connections)
-    times = ["-d", f"{max(1, round(seconds))}s", "--timeout", "30s"]  # beyond the server's own limit
+    times = ["-d", f"{max(1, round(seconds))}s", "--timeout", "30s"]  # longer than the server's own limit
     command = ["wrk", "-t", str(threads), "-c", str(connections), *times, "-s", str(script), url]
     done = subprocess.run(
         command, env=os.environ | {"LSR_BODIES": str(bodies)}, capture_output=True, text=True, check=True

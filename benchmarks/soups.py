@@ -1,12 +1,13 @@
-"""Soups of checkpoints, and group sparsity over the columns of the vocabulary, in short runs from splade-tiny on.
+"""Soups of checkpoints, and group sparsity over the columns of the vocabulary, in short runs that start from
+splade-tiny.
 
     python benchmarks/soups.py --data FOLDER --work FOLDER --sparse FOLDER
     python benchmarks/soups.py --vectors FOLDER
 
 --data has squadshifts and cranfield in BEIR layout, --sparse is splade-tiny. Every run trains on squadshifts' training
 questions with the scores of BM25 as teacher, and is measured on its held-out questions and, as another domain, on
-Cranfield. A soup is the mean of the last five of ten checkpoints. "group" has a preset level of 10,000 terms.
-Runs in --work are kept. The second command counts the columns that files of `lsr encode` use.
+Cranfield. A soup is the mean of the last five of ten checkpoints. "group" has no penalty for the 10,000 most used
+terms. Runs in --work are kept. The second command counts the columns that files of `lsr encode` use.
 """
 
 from __future__ import annotations

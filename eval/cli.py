@@ -93,7 +93,7 @@ def _of_run(path: Path, dataset: str, split: str, measures: str) -> Quality:
     problems = DataErrors()
     with problems:
         judged = open_dataset(dataset, split)
-    if problems.count:  # then report also what can be checked without them
+    if problems.count:  # the judgments can't be read: also report what can be checked without them
         with problems:
             parse_measures(measures)
         with problems:
@@ -267,7 +267,7 @@ def experiment(
     with problems:
         entries = [*(suite_entries(suite) if suite else ()), *settings.datasets]
         datasets = named(open_datasets([*entries, *(DatasetSettings(name, split) for name in names)]))
-    if problems.count:  # then all that can be checked without them
+    if problems.count:  # some can't be opened: also report what can be checked without them
         check_settings(settings, problems)
         problems.settle()
     record = run_experiment(settings, datasets, out)

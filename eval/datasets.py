@@ -24,8 +24,8 @@ from lsr.io.runs import Qrels, Run, open_qrels, qrels_file, read_qrels
 # In these datasets queries are also documents; BEIR's own evaluation leaves out each query's own document.
 _DROP_OWN = ("arguana", "quora")
 
-# The 13 sets of BEIR over which tables of learned sparse encoders average, by ir-datasets name: without the sets that
-# aren't public, CQADupStack, and MS MARCO ("beir/msmarco/dev"), on which such encoders are trained.
+# The 13 sets of BEIR whose mean is usually published for learned sparse encoders, by ir-datasets name. Left out are the
+# sets that aren't public, CQADupStack, and MS MARCO ("beir/msmarco/dev"), on which such encoders are trained.
 _BEIR = (
     "beir/trec-covid",
     "beir/nfcorpus/test",
@@ -75,7 +75,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "miracl": tuple(f"miracl/{language}/dev" for language in _MIRACL),
 }
 OF_SUITES = frozenset(name for suite in SUITES.values() for name in suite)
-_EXCLUDED = -100  # the grade by which BRIGHT's judgments say that a document is none of the query's results
+_EXCLUDED = -100  # BRIGHT's grade for documents that don't count as results of a query
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Dataset:
         return graded + self.drop_own
 
     def kept(self, run: Run) -> Run:
-        """A run without what is left out."""
+        """A run without the documents that are left out."""
         if not self.most_dropped:
             return run
         return {query: {d: s for d, s in hits.items() if not self.drops(query, d)} for query, hits in run.items()}
@@ -150,13 +150,13 @@ def open_dataset(
     qrels: str | None = None,
     drop_own: bool | None = None,
 ) -> Dataset:
-    """Open a dataset by folder, by ir-datasets name, by its parts, or only judgments, for measuring runs.
+    """Open a dataset: a folder, an ir-datasets name, or files. Judgments alone are enough to measure runs.
 
     Args:
         name: A BEIR folder, an ir-datasets name with or without "irds:" before it, or a file of judgments, as `qrels`;
             any name if all parts are given.
-        split: For a folder, the name of the file in qrels/; for a dataset without judgments of its own, the last part
-            of the name of one that has them.
+        split: For a folder, the name of the file in qrels/. For an ir-datasets name without judgments, what to add to
+            the name for a dataset that has them: "test" adds "/test".
         documents: A file, folder or name that replaces the dataset's documents.
         queries: The same for its queries.
         qrels: A file that replaces the dataset's judgments: BEIR's TSV, TREC's four columns, or Parquet.

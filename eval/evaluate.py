@@ -141,7 +141,7 @@ def search_run(
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[BatchOptions],
 ) -> Run:
-    """The k best documents of each query, and as many more as may be left out of them.
+    """The k best documents of each query, and enough more to replace those that are left out.
 
     Args:
         index: The index.

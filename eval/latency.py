@@ -127,7 +127,7 @@ class PeakMemory:
 class Energy:
     """Energy that the processors use within a `with`, in joules, by the counters of RAPL (Linux on Intel and AMD).
 
-    Whatever else runs on the machine is in it.
+    It includes everything else that runs on the machine.
 
     Attributes:
         joules: None where there are no counters, or they may not be read (reading them usually needs root).

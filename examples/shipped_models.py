@@ -2,6 +2,8 @@
 
     python examples/shipped_models.py --data FOLDER --work FOLDER --sparse FOLDER --dense FOLDER [--model lsr-tiny]
 
+The model is lsr-tiny, lsr-mini or splade-tiny. The last one isn't trained, only written as a graph of 8-bit integers.
+
 --data is a folder with a BEIR folder for each collection named below. --work gets everything else: documents, queries
 made from them and candidates (`documents.jsonl.gz`, `train/`), caches, training runs and encoders. Finished steps are
 skipped, so an interrupted command can be repeated.
@@ -70,7 +72,7 @@ class Collection:
     split: str = "train"
 
 
-# Only collections whose licence permits to publish weights trained on them; the model card lists the licences.
+# Only collections whose licence permits publishing weights trained on them; the model card lists the licences.
 COLLECTIONS = (
     Collection("squadshifts", title=True, share=0.5),
     Collection("nq-qed", title=True),
@@ -87,7 +89,7 @@ COLLECTIONS = (
     Collection("world-factbook", limit=1500),
     Collection("wordnet-glosses", limit=4000, sentences=False, share=0.3),
 )
-# Held out from training, to choose the weight of BM25; squadshifts is trained on with other queries.
+# Held out from training, to choose the weight of BM25; squadshifts is also trained on, with other queries.
 HELD_OUT = (
     Collection("stackexchange-small"),
     Collection("covid-qa", title=True),
@@ -247,11 +249,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for all output")
     parser.add_argument("--sparse", type=Path, required=True, help="splade-tiny")
     parser.add_argument("--dense", type=Path, required=True, help="arctic-embed-xs")
-    parser.add_argument("--model", choices=("lsr-tiny", "lsr-mini"), default="lsr-tiny")
+    parser.add_argument("--model", choices=("lsr-tiny", "lsr-mini", "splade-tiny"), default="lsr-tiny")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
     work: Path = given.work
     work.mkdir(parents=True, exist_ok=True)
+    if given.model == "splade-tiny":
+        compress(load_encoder(given.sparse, max_length=512), work / given.model)
+        note(f"the encoder is in {work / given.model}")
+        return
     if not (work / "teacher").is_dir():
         compress(load_encoder(given.sparse, max_length=_LENGTH), work / "teacher")
     dense = DenseTeacher(str(given.dense), max_length=_LENGTH, cache=work / "cache", device="cpu", half=True)

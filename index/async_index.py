@@ -33,7 +33,7 @@ _AT_ONCE = 256  # documents read per call
 
 
 class AsyncIndex:
-    """Awaitable versions of the calls of an `Index` that take time; arguments, results and errors are the same.
+    """The calls of an `Index` that take time, as coroutines with the same arguments, results and errors.
 
     Changes run one after the other, in the order in which they were awaited.
 
@@ -177,7 +177,7 @@ class AsyncIndex:
         await self._change(partial(self.index.close, wait=wait))
 
     async def __aenter__(self) -> Self:
-        """Enter a block that commits on a clean exit and rolls back on an exception; then it closes the index."""
+        """Enter a block that commits on a clean exit, rolls back on an exception, and closes the index either way."""
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -7,8 +7,8 @@
     index.delete(["a"])
     index.commit()
 
-An `Index` is a `Reader` (lsr.index.search.reader) of the commit that it has `Opened`, and moves to later ones; its
-`Changes` (lsr.index.pending_changes) make them.
+An `Index` is a `Reader` (lsr.index.search.reader) of one commit and can move to later ones; `Changes`
+(lsr.index.pending_changes) collects the changes for the next commit.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Index(Reader):
         """Use `Index.open` or `Index.build`."""
         super().__init__(Opened(path, snapshot, encoder, uri))
         self._changes = Changes(self._opened)
-        self._seen = (-1, 0, 0)  # matches no file, so that the first look finds commits made since opening
+        self._seen = (-1, 0, 0)  # matches no file, so that the first check finds commits made since opening
 
     @property
     def uri(self) -> str | None:
@@ -139,8 +139,8 @@ class Index(Reader):
                 Requires 8-bit impacts.
             summary_mass: Fraction of the sum of a cluster's largest impacts that its summary keeps, above 0 and at most
                 1.
-            hybrid: Also store the encoder's dense vectors, in 8 bits, and search by both; they come from the
-                same forward pass.
+            hybrid: Also store the encoder's dense vectors, in 8 bits, for hybrid search; they come from the same
+                forward pass.
             report: Receives the encoding counts.
             progress: Called with the current step, the number of documents done, and the total if known; replaces the
                 progress bar on a terminal and the line every ten seconds elsewhere.
@@ -271,8 +271,8 @@ class Index(Reader):
         """Make changes durable, and visible here at once; other readers see them when they open or refresh the index.
 
         If it fails (on a full disk, say), the index is unchanged and the changes are still pending. If it is
-        interrupted, it may or may not have taken effect, as `refresh` tells; calling it again commits, `rollback`
-        doesn't undo.
+        interrupted, the commit may or may not have taken effect: `refresh` shows which. Calling it again commits in
+        either case; `rollback` doesn't undo a commit.
 
         Args:
             merge: Afterwards merge segments in the background to limit their number (lsr.index.write.merge). If more
@@ -314,9 +314,9 @@ class Index(Reader):
     def sync(self, source: str | PathLike[str] | FileCorpus, *, progress: Progress | None = None) -> Synced:
         """Bring the index up to date with a folder of files, and commit.
 
-        Files are compared by content. New and changed files are read and encoded, documents of deleted files are
-        deleted; a moved file is both. Commits every 30 seconds; after an interruption, the next call continues from
-        there. Documents that were added otherwise stay.
+        Files are compared by content. New and changed files are read and encoded; documents of deleted files are
+        deleted. A moved file counts as deleted and new. Commits every 30 seconds; after an interruption, the next call
+        continues from there. Documents that didn't come from files stay.
 
         Args:
             source: A folder or file, or the result of `lsr.files.documents.read_documents` with the same `url` as
@@ -354,7 +354,7 @@ class Index(Reader):
         self._changes.close(wait=wait)
 
     def __enter__(self) -> Self:
-        """Enter a block that commits on a clean exit and rolls back on an exception; then it closes the index."""
+        """Enter a block that commits on a clean exit, rolls back on an exception, and closes the index either way."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -19,7 +19,7 @@ from lsr.sparse import SparseMatrix
 @cache
 def compile_kernels() -> None:
     """Compile the kernels for building, searching, deleting and merging, or load them from the cache."""
-    with progress_to(lambda *_: None):  # that of a toy index interests nobody
+    with progress_to(lambda *_: None):  # no progress bar for the toy index
         _compile()
 
 

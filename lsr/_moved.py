@@ -193,7 +193,7 @@ def moved_function(old: str, module: str, name: str) -> Callable[..., Any]:
 
 def renamed(old: str, new: str) -> None:
     """Warn that a method has another name now."""
-    message = f"{old} is now {new}. The old name goes with the next release."
+    message = f"{old} is now {new}. The next release removes the old name."
     warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 

@@ -116,7 +116,8 @@ def main(args: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of stdout has closed it (`| head`), which is no error. Python would complain when it flushes.
+        # The reader of stdout has closed it (`| head`), which is no error. Python would complain when it flushes
+        # stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:

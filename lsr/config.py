@@ -89,7 +89,8 @@ class Settings:
             raise ValueError("\n".join(wrong))
 
     def conflicts(self) -> list[str]:
-        """Combinations of values that don't work, one message for each. Called when each value by itself is allowed."""
+        """Combinations of values that don't work, one message for each. Called only if each value is allowed by
+        itself."""
         return []
 
 

@@ -27,7 +27,7 @@ _told: ContextVar[Progress | None] = ContextVar("lsr.progress", default=None)
 
 def progress(total: int | None, label: str, unit: str = "docs", *, done: int = 0) -> Any:
     """Progress with rate and remaining time on stderr: a bar on a terminal, else a line every ten seconds. Threads
-    other than the main one show none. What an earlier run has `done` counts, but not in the rate.
+    other than the main one show none. Units `done` by an earlier run count towards the total, but not in the rate.
     """
     if (call := _told.get()) is not None:
         return _Calls(total, label, call, done)
@@ -120,12 +120,12 @@ def counted(n: int, what: str) -> str:
 
 
 def note(message: str) -> None:
-    """Print a line on stderr, also when piped: so skipped or cut documents are noticed."""
+    """Print a line on stderr, also when piped: skipped or cut documents must be noticed."""
     click.echo(message, err=True)
 
 
 def warn(message: str | LsrWarning, category: type[LsrWarning]) -> None:
-    """Issue a warning at the line of user code that called lsr; a message, or one of the category itself."""
+    """Issue a warning, a message or an instance of `category`, at the line of user code that called lsr."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "lsr":
         level, frame = level + 1, frame.f_back
@@ -134,7 +134,7 @@ def warn(message: str | LsrWarning, category: type[LsrWarning]) -> None:
 
 @contextmanager
 def warnings_as_notes() -> Iterator[None]:
-    """Print lsr's warnings as plain lines while this lasts; for the command line."""
+    """Print lsr's warnings as plain lines within the block; for the command line."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 

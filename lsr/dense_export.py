@@ -75,7 +75,7 @@ class DenseExport:
         size = min(width + _MORE, *scaled.shape)
         start = np.random.default_rng(seed).standard_normal((scaled.shape[1], size)).astype(np.float32)
         found = np.linalg.qr(start)[0]
-        for _ in range(_ROUNDS):  # subspace iteration on the terms' products, which are never made
+        for _ in range(_ROUNDS):  # subspace iteration on X^T X, which is never computed
             found = np.linalg.qr(_gram(scaled, found))[0]
         values, turned = np.linalg.eigh(found.T @ _gram(scaled, found))
         best = np.argsort(-values, kind="stable")[:width]

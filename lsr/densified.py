@@ -50,7 +50,10 @@ class Slices:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.of_term.ndim != 1:
-            raise ValueError(f"at least one slice, and one number for each term: {self.count}, {self.of_term.shape}")
+            raise ValueError(
+                f"slices need a count of at least 1 and a number for each term, got {self.count} and "
+                f"{self.of_term.shape}"
+            )
         if len(self.of_term) and not -1 <= self.of_term.min() <= self.of_term.max() < self.count:
             raise ValueError(f"slices are numbered 0 to {self.count - 1}, -1 for none")
 
@@ -220,7 +223,9 @@ class DensifiedVectors:
             For each query the documents' numbers, (n,) int64, and scores, (n,) float32, descending; ties by number.
         """
         if k < 1 or candidates < 1 or threshold < 0:
-            raise ValueError(f"k and candidates are at least 1, threshold at least 0: {k}, {candidates}, {threshold}")
+            raise ValueError(
+                f"k and candidates must be at least 1, threshold at least 0, got {k}, {candidates} and {threshold}"
+            )
         near = None if dense is None else self._dense(dense, queries, dense_weight)
         found = []
         for number, (terms, weights) in enumerate(self.slices.keep(queries).rows()):

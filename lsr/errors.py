@@ -23,7 +23,7 @@ Something that changes results without being an error is a warning; the command 
 
     LsrWarning               base, a UserWarning
     ├── CutTexts             texts are longer than the encoder reads, and are cut
-    ├── GuessedEncoding      texts aren't in UTF-8, and don't say what they are
+    ├── GuessedEncoding      texts aren't in UTF-8, and don't declare their encoding
     ├── LeftOut              files of a folder can't be read, and are left out
     ├── NoTerms              texts have no term, and so match nothing
     └── CheckpointWarning    a checkpoint whose vectors depend on something other than the text
@@ -191,7 +191,7 @@ class LeftOut(LsrWarning):
 
 
 class GuessedEncoding(LsrWarning):
-    """Texts aren't in UTF-8, and don't say what they are: their letters may be wrong."""
+    """Texts aren't in UTF-8 and don't declare their encoding: their letters may be wrong."""
 
 
 class NoTerms(LsrWarning):

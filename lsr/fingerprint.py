@@ -63,7 +63,7 @@ class Fingerprint:
             if self.model and self.model.partition(" + ")[0] == (other.model or "").partition(" + ")[0]:
                 raise EncoderMismatch(
                     f"{mine} was made with another version, or other settings, of {self.model} than {theirs}; "
-                    f"{differ}. Encode both with the same: build an index again from its documents"
+                    f"{differ}. Encode both with the same version and settings: build an index again from its documents"
                 )
             raise EncoderMismatch(
                 f"{mine} was made with {self}, {theirs} with {other}; {differ}. Encode both with the same encoder."

@@ -49,7 +49,8 @@ class HeadSettings:
         width: Dimensions of its vectors, at most those of a state.
         texts: Texts whose states train it, at most.
         steps: Updates.
-        batch: Queries per update, each with two documents of its own; all of them count for all queries.
+        batch: Queries per update, each with two documents of its own; each query is compared with the documents of all
+            queries.
         rate: Learning rate of Adam.
         sharpness: Scores of the teacher are scaled to this standard deviation per query before the softmax.
         seed: Of all random choices.

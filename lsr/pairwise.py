@@ -45,7 +45,7 @@ def random_pairs(n: int, share: float, seed: int = 0) -> Pairs:
 def windows(n: int, width: int, skip: int = 1) -> Pairs:
     """Each document against those 1, 1 + skip, 1 + 2 skip, … ranks after it, `width` in all, wrapping around."""
     if width < 0 or skip < 1:
-        raise ValueError(f"a window has at least 0 documents, and skips go at least 1 rank on: {width}, {skip}")
+        raise ValueError(f"width must be at least 0 and skip at least 1, got {width} and {skip}")
     found: dict[tuple[int, int], None] = {}
     for i in range(n):
         for step in range(width):
@@ -192,7 +192,7 @@ def _net(preferences: Preferences) -> Preferences:
 
 def _check_share(share: float) -> None:
     if not 0 < share <= 1:
-        raise ValueError(f"a share is above 0 and at most 1, got {share}")
+        raise ValueError(f"share must be above 0 and at most 1, got {share}")
 
 
 SAMPLERS: dict[str, Callable[[int, float], Pairs]] = {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_TERMS = 2**31
 _SHOWN_ROWS, _SHOWN_TERMS = 5, 8  # in a notebook
 MOST_SHIFT = 60  # weights of a matrix may differ by a factor of up to 2^60
-# One document in _LOUD may exceed the scale, if the scale is finer by more than the factor _WORTH then.
+# One document in _LOUD may exceed the scale if that makes the scale finer by more than the factor _WORTH.
 _LOUD, _WORTH = 64, 4.0
 _DENSE_TERMS = 1 << 22  # up to this vocabulary size `dot` uses a dense row, above it binary search
 

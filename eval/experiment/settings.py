@@ -264,20 +264,23 @@ class SystemSettings(Settings):
             )
         if others and (not self.search.exact or self.feedback or len(others) > 1):
             found.append(
-                f"the system {self.name!r}: densify, verify, visit and imitate go without feedback, algorithm and each "
-                "other"
+                f"the system {self.name!r}: densify, verify, visit and imitate can't be combined with feedback, "
+                "algorithm or each other"
             )
         if self.visit and self.mode != "hybrid":
             found.append(f"the system {self.name!r}: visit needs mode: hybrid")
         if self.imitate and (self.mode != "sparse" or not self.encoder):
             found.append(f"the system {self.name!r}: imitate needs an encoder and mode: sparse")
         if self.verify and (self.mode != "sparse") != self.verify.dense:
-            found.append(f"the system {self.name!r}: verify.dense goes with mode: hybrid, and the other way round")
+            found.append(
+                f"the system {self.name!r}: verify.dense needs mode: hybrid, and verify with mode: hybrid needs it"
+            )
         if self.densify and self.densify.by == "projection" and self.densify.threshold:
             found.append(f"the system {self.name!r}: densify.threshold is for slices, not for a projection")
         if self.densify and bool(self.densify.dense_weight) != (self.mode == "hybrid"):
             found.append(
-                f"the system {self.name!r}: densify.dense_weight goes with mode: hybrid, and the other way round"
+                f"the system {self.name!r}: densify.dense_weight needs mode: hybrid, and densify with mode: hybrid "
+                "needs it"
             )
         if bool(self.documents) != bool(self.queries):
             found.append(f"the system {self.name!r} needs vectors of both documents and queries")

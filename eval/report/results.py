@@ -219,7 +219,7 @@ class Results:
         return self._over_datasets(system, [r.search_ms.p50 if r.search_ms else None for r in self.of_system(system)])
 
     def mean_bytes(self, system: str) -> float | None:
-        """Mean over all datasets of the index' size; None if one is missing."""
+        """Mean over all datasets of the index's size; None if one is missing."""
         return self._over_datasets(system, [r.index_bytes for r in self.of_system(system)])
 
     def recall_at(self, system: str) -> dict[int, float]:

@@ -122,8 +122,7 @@ def run_training(
         settings: Settings of the run.
         out: The run's folder.
         watch: Keep a page of curves, `watch.html`, in the run's folder.
-        loggers: Who gets the lines of the log while the run goes on: functions, or names as `lsr.train.watch` knows
-            them.
+        loggers: What gets the lines of the log during the run: functions, or names of loggers in `lsr.train.watch`.
     """
     from lsr.errors import MissingExtra
 

@@ -55,12 +55,13 @@ from lsr.index.cli.search import size_of
 @click.option(
     "--summary-mass",
     type=float,
-    help="Share of a cluster's largest impacts in its summary: more is slower and finds more. [default: 0.6]",
+    help="Share of the sum of a cluster's largest impacts that its summary keeps: higher is slower and finds more. "
+    "[default: 0.6]",
 )
 @click.option(
     "--hybrid",
     is_flag=True,
-    help="Also store the encoder's dense vectors, in 8 bits, and search by both.",
+    help="Also store the encoder's dense vectors, in 8 bits, for hybrid search.",
 )
 @click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Make N shards that are searched as one index.")
 @url_option
@@ -88,7 +89,7 @@ def index(
     SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder
     of documents (Markdown, HTML, PDF and more) or one of them, a folder of vectors, "-" for JSONL on standard input, or
     an ir-datasets name; files and folders may be URIs. With --ray, the machines of a cluster encode the documents and
-    build the shards; OUT is on a disk that all of them share, or a URI. After a kill, the same command resumes.
+    build the shards; OUT has to be on a disk that all of them share, or a URI. After a kill, the same command resumes.
 
     \b
     Examples:
@@ -109,9 +110,9 @@ def index(
     check_left_out(options["left_out"], source)
     working = workers_of(ray, workers, options["device"])
     if clusters and impacts != "uint8":
-        raise click.UsageError("--clusters is for 8-bit impacts: leave --impacts float32 out")
+        raise click.UsageError("--clusters needs 8-bit impacts: leave out --impacts float32")
     if summary_mass is not None and not (clusters and 0 < summary_mass <= 1):
-        raise click.UsageError("--summary-mass goes with --clusters, above 0 and at most 1")
+        raise click.UsageError("--summary-mass needs --clusters, and a value above 0 and at most 1")
     passages = passages_of(options["passages"], options["overlap"], options["whole"])
     settings = given_settings(options)
     if hybrid and (ray or shards):
@@ -153,13 +154,15 @@ def index(
         )
     report.tell()
     write_left_out(options["left_out"], report.bad)
+    if not len(built):
+        note(f"{source} has no documents, so the index is empty; lsr add adds some")
     size = sum(built.file_sizes().values())
     much = f"{size_of(built)}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
     note(f"{out}: {much}, {built.fingerprint}" + (", hybrid" if built.has_dense else ""))
     if clusters:
         note(
-            f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} of exact search, for documents cut to their "
-            "heaviest terms as queries; a larger --cut or a lower --heap-factor raises it"
+            f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} against exact search, with documents cut to "
+            "their heaviest terms as queries; a larger --cut or a lower --heap-factor raises it"
         )
 
 

@@ -28,12 +28,13 @@ def encoder_options(command: F) -> F:
         click.option(
             "--encoder",
             metavar="NAME|PATH",
-            help=f"lsr-mini, bm25, a checkpoint's folder or hub name, or an index or vectors whose encoder to use. "
+            help="lsr-mini, bm25, a checkpoint's folder or hub name, or an index or file of vectors, to use its "
+            "encoder. "
             f"[default: {DEFAULT_ENCODER}; for an existing index, its own]",
         ),
         click.option("--pooling", type=click.Choice(["max", "sum"]), help="For masked-LM checkpoints."),
         click.option("--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="For masked-LM checkpoints."),
-        click.option("--max-length", type=click.IntRange(min=2), help="Maximum number of tokens read of a text."),
+        click.option("--max-length", type=click.IntRange(min=2), help="Maximum number of tokens read from a text."),
         click.option("--top-k", type=click.IntRange(min=1), help="Keep the k heaviest terms of a document."),
         click.option("--max-ratio", type=click.FloatRange(0, 1), help="Drop weights below this share of the largest."),
         click.option(
@@ -44,14 +45,19 @@ def encoder_options(command: F) -> F:
         click.option(
             "--language",
             metavar="NAME",
-            help="For bm25: english, de, ja, …; de,en or auto: each document's own; none; lucene. [default: english]",
+            help="For bm25: a language (english, de, ja, …), several (de,en) or auto to detect each document's, "
+            "none, or lucene. [default: english]",
         ),
         click.option(
             "--stop-words",
             type=click.Choice(STOP_WORDS),
             help="For bm25: stop words weigh little in queries, are dropped, or count as words. [default: light]",
         ),
-        click.option("--query-model", metavar="NAME|PATH", help="Another checkpoint for the queries."),
+        click.option(
+            "--query-model",
+            metavar="NAME|PATH",
+            help="Another checkpoint for queries; beside tables (lsr-mini) it adds words, as splade-tiny does.",
+        ),
         click.option(
             "--entities", metavar="FILE", help="Add a term for each entity: JSON lines of a name and aliases."
         ),
@@ -87,7 +93,7 @@ url_option = click.option(
     "--url",
     default="",
     metavar="URL",
-    help="For a folder of documents, its URL: a prefix of their paths, or a pattern with {path} or {stem}.",
+    help="URL of the folder of documents: a prefix of the paths, or a pattern with {path} or {stem}.",
 )
 
 
@@ -100,14 +106,14 @@ left_out_option = click.option(
 
 
 def check_left_out(path: Path | None, source: Path | str) -> None:
-    """Refuse, before anything is read, a --left-out file that can't be written or that is part of the source."""
+    """Check, before anything is read, that the --left-out file can be written and isn't part of the source."""
     if path is None:
         return
     if not path.parent.is_dir():
         raise click.UsageError(f"--left-out {path}: there is no folder {path.parent}")
     read = Path(source).resolve()
     if path.resolve() == read or (read.is_dir() and path.resolve().is_relative_to(read)):
-        raise click.UsageError(f"--left-out {path}: this is part of {source}, which is read: name another file")
+        raise click.UsageError(f"--left-out {path}: this file is part of the source {source}: name another file")
 
 
 def write_left_out(path: Path | None, bad: Sequence[str]) -> None:
@@ -121,7 +127,7 @@ def write_left_out(path: Path | None, bad: Sequence[str]) -> None:
 
 @contextmanager
 def listing_left_out(path: Path | None, read: Any) -> Iterator[None]:
-    """If the data are refused, such as when nothing can be read, still write what `read.bad` says was left out.
+    """Write the messages in `read.bad` even if the data are refused, for instance because nothing could be read.
 
     `read` is None for vectors that workers read.
     """
@@ -227,7 +233,7 @@ def passages_of(size: int | None, overlap: int, whole: bool) -> Any:
     type=PathOrURI(),
     help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz); a folder may be a URI.",
 )
-@click.option("--queries", is_flag=True, help="Encode queries; reads those of a folder or dataset.")
+@click.option("--queries", is_flag=True, help="Encode queries; of a BEIR folder or dataset, read its queries.")
 @click.option("--anserini", is_flag=True, help="Write Anserini's JSONL.")
 @worker_options
 @encoder_options

@@ -41,7 +41,7 @@ def index_vectors(index: Index) -> Vectors:
 
 
 def _encoder_files(index: Index) -> dict[str, bytes]:
-    """Return the files of the query encoder, with the current vocabulary and counts if it is a living one."""
+    """Return the files of the query encoder, with the current vocabulary and counts if they grow with the index."""
     files = index.shared.encoder_files
     if not files or not index.encoder.living:
         return files
@@ -62,7 +62,9 @@ def _read(snapshot: Snapshot, n_terms: int) -> Iterator[VectorBatch]:
 @click.command()
 @click.argument("source", type=PathOrURI())
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The file; its extension sets the format.")
-@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), help="If the extension isn't enough.")
+@click.option(
+    "--format", "format_name", type=click.Choice(list(FORMATS)), help="Format, where the extension doesn't say enough."
+)
 @click.option(
     "--levels",
     type=click.IntRange(min=1, max=65535),

@@ -72,7 +72,7 @@ def add(
         change = index.update(source, skip_bad=skip_bad) if update else index.add(source, skip_bad=skip_bad)
     write_left_out(left_out, change.bad)
     bad = change.bad[len(change.report.bad) :] if change.report.bad_told else change.bad
-    change.report.bad = []  # told by a warning, or below, together with existing ids
+    change.report.bad = []  # reported by a warning, or below, together with existing ids
     change.report.tell()
     for message in bad[:10]:
         note(f"left out: {message}")
@@ -101,8 +101,8 @@ def sync(
 ) -> None:
     """Bring an index up to date with a folder of documents, by file content; creates the index if there is none.
 
-    New and changed files are read and encoded, documents of deleted files are deleted. Documents that were added
-    otherwise stay. After a kill, the next run resumes from the latest commit.
+    New and changed files are read and encoded; documents of deleted files are deleted. Documents that didn't come from
+    files stay. After a kill, the next run resumes from the latest commit.
 
     \b
     Examples:
@@ -122,7 +122,7 @@ def sync(
     if index_path.exists():
         index = open_index(index_path, encoder, options)
         if hybrid and not index.has_dense:
-            raise click.UsageError(f"{index_path} has no dense vectors: make it anew, lsr index --hybrid --overwrite")
+            raise click.UsageError(f"{index_path} has no dense vectors: rebuild it with lsr index --hybrid --overwrite")
     else:
         index = Index.build(index_path, [], encoder=document_encoder(encoder, given_settings(options)), hybrid=hybrid)
 

@@ -54,8 +54,8 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 multiple=True,
                 metavar="COLUMN=WEIGHT[,HALF_LIFE[,ORIGIN]]",
                 help="Multiply scores by 1 + WEIGHT * value; with a half-life by 1 + WEIGHT * 0.5 ** (distance / "
-                "HALF_LIFE), measured from ORIGIN; for dates and times in days, by default from now. title=2 counts "
-                "words twice that occur in the title.",
+                "HALF_LIFE). The distance is measured from ORIGIN; for dates and times in days, by default from now. "
+                "title=2 counts query words twice if they occur in the title.",
             ),
             click.option(
                 "--facet",
@@ -74,7 +74,7 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--rerank-unit",
                 metavar="UNIT",
-                help="What to score: text, or sentence, of which the best one counts. [default: text]",
+                help="What to score: text, or sentence (the best sentence counts). [default: text]",
             ),
             click.option(
                 "--depth", type=click.IntRange(min=1), help="Documents to re-rank or diversify. [default: 100]"
@@ -108,7 +108,8 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     if "boost" in given:
         given["boost"] = dict(map(_boost, given["boost"]))
     try:
-        Options(**given | ({"rerank": len} if "rerank" in given else {}))  # told before the model is loaded
+        # Reports errors before the model is loaded.
+        Options(**given | ({"rerank": len} if "rerank" in given else {}))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     return given | reranker_of(given.get("rerank"))

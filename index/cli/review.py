@@ -30,7 +30,11 @@ _ANSWERS = {"y": True, "n": False, "q": None}
 @click.option("--batch", type=click.IntRange(min=1), help="Documents read before the model learns again. [default: 20]")
 @click.option("--rule", type=click.Choice(["hypergeometric", "quantile", "knee", "budget"]), help="When to stop. "
               "[default: hypergeometric]")  # fmt: skip
-@click.option("--strategy", type=click.Choice(["relevance", "uncertainty"]), help="What to read. [default: relevance]")
+@click.option(
+    "--strategy",
+    type=click.Choice(["relevance", "uncertainty"]),
+    help="Which documents to read next. [default: relevance]",
+)
 @click.option("--budget", type=click.IntRange(min=1), help="Documents to read at most.")
 @click.option(
     "--judgments",
@@ -38,8 +42,8 @@ _ANSWERS = {"y": True, "n": False, "q": None}
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Read answers from lines of an id, a tab and 1 or 0 instead of asking; other documents are irrelevant.",
 )
-@click.option("--page", metavar="PORT", type=click.IntRange(0, 65535), help="Ask on a page of this machine, at this "
-              "port, instead of in the terminal; 0 for any free one.")  # fmt: skip
+@click.option("--page", metavar="PORT", type=click.IntRange(0, 65535), help="Ask in the browser, on a page "
+              "served at this port, instead of in the terminal; 0 for any free port.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="File for the ids of the relevant documents.")
 def review(
     index_path: Path,
@@ -53,8 +57,9 @@ def review(
     """Find nearly all relevant documents of an index, reading few of them.
 
     Shows one document after the other and asks whether it is relevant. A model learns from the answers which documents
-    to show next, and the review stops when the target recall is probably reached. Answer q to pause, and run the same
-    command to continue; settings can only be given at the start. All vectors of the index are held in memory.
+    to show next, and the review stops when the target recall is probably reached. Answer q to pause; with the same
+    index and --state the command continues. Settings can only be given at the start. All vectors of the index are held
+    in memory.
 
     \b
     Examples:
@@ -75,7 +80,9 @@ def review(
     given = {name: value for name, value in options.items() if value is not None}
     if state.exists():
         if given or query:
-            raise click.UsageError(f"{state}: this review keeps its settings: leave --query and the other settings out")
+            raise click.UsageError(
+                f"{state}: this review exists and keeps its settings: leave out --query and the other settings"
+            )
         going = Review.load(state, ids, vectors)
     else:
         numbers = {doc_id: number for number, doc_id in enumerate(ids)}
@@ -94,13 +101,15 @@ def review(
     if complete:
         note(_why(going))
     else:
-        note(f"paused: run the same command to continue with {state}")
+        going.save(state)
+        note(f"paused: lsr review {index_path} --state {state} continues")
     if out is not None:
         out.write_text("".join(f"{ids[doc]}\n" for doc, relevant in going.judged.items() if relevant), encoding="utf-8")
 
 
 def _documents(index: Index) -> tuple[list[str], list[SparseMatrix]]:
-    """Return the ids of the live documents or passages, and their vectors: two kinds of a hybrid encoder, else one."""
+    """Return the ids of the live documents or passages, and their vectors: two matrices for a hybrid encoder, else
+    one."""
     from lsr.encode.hybrid import HybridEncoder
     from lsr.index.cli.export import index_vectors
     from lsr.sparse import SparseMatrix
@@ -123,7 +132,7 @@ def _why(going: Review) -> str:
     if how.budget and read >= how.budget:
         return f"the budget of {how.budget} documents is used up; unread documents may be relevant, too"
     if how.rule == "knee":
-        return "reading finds little now; the rule 'knee' says nothing about recall"
+        return "few relevant documents are found now; the rule 'knee' says nothing about recall"
     return f"the rule {how.rule!r} says to stop: recall is probably at least {how.target:g}"
 
 
@@ -133,7 +142,6 @@ def _read(going: Review, state: Path, answer: Callable[[str], bool | None]) -> b
         for doc in going.batch():
             relevant = answer(going.ids[doc])
             if relevant is None:
-                going.save(state)
                 return False
             going.judge(doc, relevant)
             going.save(state)

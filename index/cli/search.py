@@ -32,7 +32,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--mode",
                 metavar="NAME",
-                help="sparse; or, for an index built with --hybrid, hybrid or dense. [hybrid for such an index]",
+                help="sparse, hybrid or dense; the last two need an index built with --hybrid. [hybrid if possible]",
             ),
             click.option("--dense-weight", type=float, help="Weight of the dense score in hybrid mode. [default: 1]"),
             click.option("--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore or clusters. [auto]"),
@@ -41,7 +41,11 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--guaranteed", type=int, help="Best blocks to score regardless of alpha. [default: 0]"),
             click.option("--cut", type=int, help="Heaviest terms that choose clusters. [default: 8]"),
             click.option("--heap-factor", type=float, help="Lower: search more clusters. [default: 1]"),
-            click.option("--best-passages", type=int, help="Passages whose mean is a document's score. [default: 1]"),
+            click.option(
+                "--best-passages",
+                type=int,
+                help="Number of best passages whose mean is a document's score. [default: 1]",
+            ),
         ]
     ):
         command = option(command)
@@ -93,7 +97,7 @@ def open_index(
     settings = given_settings(options)
     if settings and not encoder:
         raise click.UsageError(
-            f"--{next(iter(settings)).replace('_', '-')} goes with --encoder: an index has its own encoder"
+            f"--{next(iter(settings)).replace('_', '-')} needs --encoder: otherwise the index's own encoder is used"
         )
     model = open_encoder(encoder, settings) if encoder else None
     if ray is not None:
@@ -138,10 +142,10 @@ def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> st
     "--highlight",
     type=click.IntRange(min=1),
     metavar="N",
-    help='Characters of text to show, those that match best; in JSON under "highlights", if given. '
+    help='Number of characters of text to show: the best match; in JSON under "highlights", if given. '
     f"[default: {_PREVIEW}]",
 )
-@click.option("--plan", is_flag=True, help="Print what the search touches instead of its results.")
+@click.option("--plan", is_flag=True, help="Print what the search reads and skips instead of its results.")
 @click.option(
     "--ray",
     metavar="ADDRESS",
@@ -206,11 +210,11 @@ def search(
     given = given_options(options) | ({"syntax": "operators"} if operators else {})
     settings = given_search_settings(options) | {"where": parse_where_text(where)}
     if given and plan:
-        raise click.UsageError(f"--plan doesn't go with --{next(iter(given)).replace('_', '-')}")
+        raise click.UsageError(f"--plan can't be combined with --{next(iter(given)).replace('_', '-')}")
     if {"facets", "total"} & given.keys() and (queries is not None or run_path):
         raise click.UsageError("--facet and --total take a text, and no --run")
     if "passages" in given and run_path:
-        raise click.UsageError("--passages doesn't go with --run: a run has a document once")
+        raise click.UsageError("--passages can't be combined with --run: a run lists each document once")
     settings |= given
     if ray and skip_damaged:
         raise click.UsageError("--skip-damaged is for a search in this process: leave --ray out")
@@ -234,13 +238,15 @@ def search(
     elif hits or as_json:
         print_hits(hits, as_json=as_json, first=first, highlight=highlight)
         tell_facets(hits, as_json=as_json)
-    elif not told:
-        click.echo(_nothing_found(settings, given))
+    if not hits and not told:
+        note(_nothing_found(text, settings, given))
     if not ray and (instead := index.did_you_mean(text)) is not None:
         note(f"did you mean: {instead}")
 
 
-def _nothing_found(settings: dict[str, Any], given: dict[str, Any]) -> str:
+def _nothing_found(text: str, settings: dict[str, Any], given: dict[str, Any]) -> str:
+    if not text.strip():
+        return "the query is empty"
     if {"offset", "min_score", "syntax"} & given.keys():
         return "no document meets all conditions"
     some = "no document that matches --where" if settings["where"] else "no document"
@@ -281,7 +287,7 @@ def _search_file(
     if read.bad:
         note(f"skipped {counted(len(read.bad), 'bad query')}, the first: {read.bad[0]}")
     if read.unknown:
-        note(f"{read.unknown} weights of the queries are for tokens that no document has")
+        note(f"{read.unknown} query weights are for tokens that no document has")
     texts = read.texts if {"syntax", "rerank"} & settings.keys() else None
     if texts is None and {"syntax", "rerank"} & settings.keys():
         raise click.UsageError("--operators and --rerank take queries that are texts")
@@ -306,7 +312,7 @@ def _search_file(
 
 
 def _tell_filter(index: Any, where: Any) -> bool:
-    """Report on stderr if no document matches a filter, and return whether it did; not for remote shards."""
+    """Report on stderr if no document matches a filter, and return whether it did; remote shards aren't checked."""
     from lsr.console import note
     from lsr.index.search.reader import Reader
 

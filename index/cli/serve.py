@@ -134,7 +134,7 @@ def mcp(
     from lsr.index.integrations.mcp import http_app, mcp_server
 
     if http is None and (keys or without_keys):
-        raise click.UsageError("--keys and --without-keys go with --http")
+        raise click.UsageError("--keys and --without-keys need --http")
     searching = given_search_settings(options) | reranker_of(rerank)
     index = open_index(index_path, None, {}, skip_damaged=skip_damaged)
     if writable and index.uri:

@@ -111,7 +111,7 @@ def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, w
     if n < shards:
         raise DataError(f"{n} vectors are too few for {shards} shards: make fewer", place.name)
     quantizer = (quantizer_of(found.fingerprint) or Quantizer.of)(found.largest, found.whole)
-    # The names also depend on the index to be replaced, so that its shards aren't taken for new ones, however similar.
+    # The names also depend on the index to be replaced, so that its shards are never mistaken for new ones.
     before = place.read(SHARDS)
     made_of = f"{found.identity} | {n} {quantizer} | {settings} | {shards} | {before!r}"
     tag = hashlib.sha256(made_of.encode()).hexdigest()[:8]

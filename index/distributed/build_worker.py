@@ -1,4 +1,4 @@
-"""Build one shard: an index of a range of the vectors, with the scale of all."""
+"""Build one shard: an index of a range of the vectors, with the scale that all shards share."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from lsr.errors import CorruptIndex, EncoderError, IndexFormatError
 
-_AVOIDED = 10.0  # seconds for which a replica that failed or was overtaken isn't asked first
+_AVOIDED = 10.0  # seconds for which a replica is asked last after it failed or another one was faster
 _REFUSALS = (EncoderError, IndexFormatError, ValueError, TypeError)  # a DataError is a ValueError
 
 
@@ -85,7 +85,7 @@ class ReplicaSet:
     def __init__(self, replicas: Sequence[Replica]) -> None:
         self.replicas = tuple(replicas)
         self._turn = 0
-        self._avoided = [0.0] * len(self.replicas)  # until which time
+        self._avoided = [0.0] * len(self.replicas)  # avoided until this time
 
     def order(self) -> list[int]:
         """Return the order in which to ask: round robin, with avoided replicas last."""
@@ -189,11 +189,11 @@ class _Request:
                 del self._open[shard]
 
     def _overdue(self) -> None:
-        """Hedge requests to slow shards, and give up those whose time is over."""
+        """Hedge requests to slow shards, and give up those whose time is up."""
         now = time.monotonic()
         for shard, asked in list(self._open.items()):
             if now >= self._over_at:
-                also = f"; before, {asked.wrong}" if asked.wrong else ""
+                also = f"; earlier, {asked.wrong}" if asked.wrong else ""
                 self._outcome.lost[shard] = f"no answer within {self._patience.time_limit:g} s{also}"
                 for slow in asked.waiting:
                     self._sets[shard].avoid(slow)

@@ -1,7 +1,7 @@
 """Reshard: write the documents of an index, or of a sharded folder, as a given number of equal shards.
 
-Documents keep their order and impacts their values, so results don't change. It reads the latest commit and writes a
-new folder; the old one stays usable meanwhile, but later changes to it aren't in the new one.
+Documents keep their order and impacts their values, so results don't change. Resharding reads the latest commit and
+writes a new folder. The old folder stays usable meanwhile, but later changes to it aren't in the new one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def reshard_index(source: str | Path, out: str | Path, n_shards: int, *, memory:
     snapshot, out = Index.open(source).snapshot, Path(out).absolute()
     require_name(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        left = "" if is_sharded(out) else f" (without {SHARDS}, perhaps from an interrupted run: then remove it)"
+        left = "" if is_sharded(out) else f" (without {SHARDS}: if an interrupted run left it, remove it)"
         raise OutputExists(f"{out}: exists already{left}; name a new folder")
     n_docs = sum(int(part.entry["n_alive"]) for part in snapshot.parts)
     if n_docs < n_shards:
@@ -110,7 +110,7 @@ class _Rows:
         return None if self._next is None or not self._room(self._next[1], end) else self._next[0]
 
     def until(self, end: int) -> Iterator[VectorBatch]:
-        """Take documents of one scale, up to the end-th of all, with all passages of the last document."""
+        """Take documents that have the same scale, up to document `end`, with all passages of the last one."""
         scale = self.scale_until(end)
         while self._next is not None and self._next[0] == scale and (n := self._room(self._next[1], end)):
             batch = self._next[1]

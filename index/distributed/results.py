@@ -122,7 +122,7 @@ def merge(answers: Mapping[int, ShardHits], k: int, sorts: Sequence[Sort] = ()) 
     scores = np.concatenate([hits.scores for hits in answers.values()])
     firsts = dict(zip(answers, np.cumsum([0, *(len(hits.docs) for hits in answers.values())]).tolist(), strict=False))
     least = np.partition(scores, -k)[-k] if len(scores) > k else -np.inf
-    high = np.flatnonzero(scores >= least)  # of a thousand shards' results, only a thousandth is left to sort
+    high = np.flatnonzero(scores >= least)  # with a thousand shards, only a thousandth of the results is left to sort
     order = high[np.lexsort((docs[high], numbers[high], -scores[high]))]
     if sorts:
         keys = [[key for hits in answers.values() for key in hits.keys[i]] for i in range(len(sorts))]
@@ -167,7 +167,7 @@ class ShardRanking:
     Args:
         search: Returns the n best documents.
         answers: Asks shards; takes a method and {shard: arguments}.
-        compared: Weights document vectors so that their products compare documents.
+        compared: Weights document vectors so that the dot product of two is their similarity.
     """
 
     ranked: Ranked

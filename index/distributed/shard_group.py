@@ -64,7 +64,7 @@ class ShardGroup:
         Raises:
             IndexFormatError: Shards are missing, damaged, or of another format; names all of them.
             EncoderMismatch: Shards of another encoder.
-            ClusterError: A shard is lost, and none may be missing.
+            ClusterError: A shard is lost, and `allow_missing` is off.
         """
         outcome = ask(self.sets, "state", dict.fromkeys(self.sets, ()), Patience(_START, _START))
         if outcome.refused:
@@ -84,7 +84,7 @@ class ShardGroup:
         return self.states[n].version if n in self.states else ""
 
     def kept(self, name: str, make: Callable[[], T]) -> T:
-        """Return a value that is computed once for the versions that are searched."""
+        """Return a value, computed only once until a refresh changes the versions that are searched."""
         now, (states, made) = self.states, self._made
         if states is not now:
             made = {}
@@ -109,14 +109,14 @@ class ShardGroup:
         """Return the answers of shards, in shard order.
 
         Raises:
-            ClusterError: A shard is lost, and none may be missing.
+            ClusterError: A shard is lost, and `allow_missing` is off.
         """
         outcome = self.ask(method, args)
         self.missing(outcome)
         return dict(sorted(outcome.answers.items()))
 
     def every(self, method: str, *args: Any) -> dict[int, Any]:
-        """Return the answers of all shards, each about its searched version; errors as for `answers`."""
+        """Ask every shard about the version of it that is searched, and return the answers; errors as for `answers`."""
         return self.answers(method, {n: (self.version(n), *args) for n in self.sets})
 
     def one(self, n: int, method: str, *args: Any) -> Any:
@@ -131,7 +131,7 @@ class ShardGroup:
         return outcome.answers[n]
 
     def any(self, method: str) -> Any:
-        """Return the answer of any shard, for what is the same in all."""
+        """Return the answer of the first shard that has one, for what is the same in all shards."""
         lost: dict[int, str] = {}
         for n in sorted(self.states):
             outcome = self.ask(method, {n: ()})
@@ -151,10 +151,10 @@ class ShardGroup:
         return outcome.lost
 
     def missing(self, outcome: Outcome) -> dict[int, str]:
-        """Return {shard number: why there is no answer} for shards that may be missing.
+        """Return {shard number: why there is no answer}.
 
         Raises:
-            ClusterError: A shard is lost, and none may be missing.
+            ClusterError: A shard is lost, and `allow_missing` is off.
         """
         lost = self.lost(outcome)
         self._require_enough(outcome, lost)
@@ -202,7 +202,7 @@ class ShardGroup:
 
     @property
     def columns(self) -> list[ColumnKinds] | None:
-        """The columns of all shards; None if shards are lost, which may have others."""
+        """The columns of all shards; None if a shard is lost, as it may have others."""
         if len(self.states) < len(self.sets):
             return None
         return [columns for state in self.states.values() for columns in state.columns]

@@ -47,10 +47,10 @@ class ShardSearch:
     Args:
         group: The shards.
         refresh: Moves to the latest commits.
-        compared: Weights document vectors so that their products compare documents.
+        compared: Weights document vectors so that the dot product of two is their similarity.
         words: Returns the words of a query by term.
         tokens: Returns the tokens of all shards; None if they aren't known.
-        beside: Weights a query that is searched beside its dense vector.
+        beside: Weights the sparse vector of a query that also has a dense one.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class ShardSearch:
         """Return the k best documents for each query.
 
         Raises:
-            ClusterError: A shard is lost, and none may be missing; or documents keep changing.
+            ClusterError: A shard is lost, and `allow_missing` is off; or documents keep changing.
         """
         answered = self._ask("search", encode, criteria, lambda vectors: (vectors, k, criteria, threads))
         found = list[Ranked]()
@@ -265,17 +265,15 @@ class ShardSearch:
             ClusterError: A shard that may have it is lost.
         """
         group = self._group
-        outcome = group.ask("find", {n: (group.version(n), doc_id) for n in group.sets})
+        asked = query._replace(given=None)
+        outcome = group.ask("place_of", {n: (group.version(n), asked, doc_id) for n in group.sets})
         lost = group.lost(outcome)
         for n, doc in outcome.answers.items():
             if doc is not None:
                 return self.explain(n, group.version(n), query, doc, origins=origins)
         if lost:
             raise group.lost_error(lost)
-        path = group.shards.folder
-        if "#" not in doc_id and any(state.has_passages for state in group.states.values()):
-            raise DataError(f"{path}: documents are cut into passages: explain {doc_id + '#0'!r}, for instance")
-        raise DataError(f"{path}: no document has the id {doc_id!r}")
+        raise DataError(f"{group.shards.folder}: no document has the id {doc_id!r}")
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
         """Return, for each term, title and text of the n documents in which it weighs most."""

@@ -109,7 +109,8 @@ class ShardedIndex(QueryEncoding):
         """Open a sharded folder; `close`, or leaving a `with` block, stops the replicas.
 
         Args:
-            path: The folder. Every machine opens shards by their paths, so it has to be available on all of them.
+            path: The folder. Every machine opens the shards by path, so all machines need the folder under the same
+                path.
             ray: Address of a Ray cluster ("auto", "local", "host:port", "ray://host:port") whose actors search, one for
                 each replica; None for threads of this process.
             replicas: Number of replicas of each shard, on different machines as far as possible.
@@ -160,7 +161,7 @@ class ShardedIndex(QueryEncoding):
             self._group.close()
 
     def __enter__(self) -> Self:
-        """Enter a block that commits on a clean exit and rolls back on an exception; then it closes the index."""
+        """Enter a block that commits on a clean exit, rolls back on an exception, and closes the index either way."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -226,7 +227,7 @@ class ShardedIndex(QueryEncoding):
         """Return the k best documents; arguments, order and errors as for `Index.search`.
 
         Raises:
-            ClusterError: A shard is lost, and none may be missing.
+            ClusterError: A shard is lost, and `allow_missing` is off.
             DataError: As for `Index.search`.
         """
         request = SearchRequest.of(k, where, settings)

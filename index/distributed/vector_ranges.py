@@ -33,7 +33,7 @@ class Stretch:
     Attributes:
         path: A path that all workers can read, or a URI.
         rows: Number of vectors.
-        wanted: {"bytes", "sha256"} of a file at a URI.
+        wanted: For a file at a URI, the {"bytes", "sha256"} that it must have.
     """
 
     path: str
@@ -90,7 +90,7 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
     """
     copy = fetched_vectors(str(source)) if is_remote(source) else Path(source).absolute()
     if copy is None:
-        raise DataError("no such file, nor a whole folder of vectors", str(source))
+        raise DataError("no such file, and no complete folder of vectors", str(source))
     files, vectors = parquet_files(copy), read_vectors(copy)
     stretches, hashes = [], [np.empty(0, np.uint64)]
     report, largest, whole = Report(), [np.empty(0, np.float32)], True

@@ -65,7 +65,7 @@ class DenseVectors:
     Attributes:
         path: The folder.
         embed: Embeds queries, and documents in `build`.
-        per_document: Vectors of a document, the most similar of which counts.
+        per_document: Number of vectors per document; the most similar one counts.
         segments: Names of the index's segments whose documents have exactly the texts that were embedded.
         clusters: The clusters of the vectors; None without.
 
@@ -120,8 +120,8 @@ class DenseVectors:
             path: The folder; created if needed.
             documents: (id, text) of all documents; vectors of others are dropped.
             embed: Maps n texts to (n, dimensions) numbers.
-            embed_documents: Embeds documents, if that isn't the same: n texts to (n, dimensions) numbers, or to
-                (n, m, dimensions) for m vectors each, as `lsr.encode.multi_vectors` gives.
+            embed_documents: Embeds documents, if not as queries: n texts to (n, dimensions) numbers, or to (n, m,
+                dimensions) for m vectors each, as `lsr.encode.multi_vectors` gives.
             similarity: "cosine", or "dot" for vectors with meaningful lengths.
             graph: Also write a usearch graph, for approximate search of large collections.
             clusters: Store the vectors by k-means clusters, so that `Hybrid(visit=…)` can read a part of them. Ties
@@ -129,8 +129,8 @@ class DenseVectors:
             segments: Names of the index's segments that together contain exactly these documents.
 
         Raises:
-            DataError: An id is repeated, `embed` doesn't return a row of finite numbers for each text, or there are
-                several vectors of a document, but graph or clusters is set.
+            DataError: An id is repeated, `embed` doesn't return a row of finite numbers for each text, or `graph` or
+                `clusters` is set although documents have several vectors.
             MissingExtra: `graph` is set, but usearch isn't installed.
         """
         if similarity not in get_args(Similarity):
@@ -237,7 +237,7 @@ class DenseVectors:
         return _scaled(_checked(given, len(given)), self.similarity)
 
     def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Return (n, dimensions) float32: the vectors of some rows; of several of a document, their mean."""
+        """Return (n, dimensions) float32: the vectors of some rows; for a document with several, their mean."""
         found = np.asarray(self._vectors[np.array(rows, np.int64)], np.float32)
         return found.mean(1) if found.ndim == 3 else found
 
@@ -258,7 +258,7 @@ class DenseVectors:
         known = known[mine[at[known]] == hashes[known]]
         docs, rows = docs[known].astype(np.int64), order[at[known]]
         if len(docs) and docs.max() >= len(documents):
-            raise CorruptIndex(f"{self.path}: keys.arrow of the index is damaged; lsr verify tells more")
+            raise CorruptIndex(f"{self.path}: keys.arrow of the index is damaged; run lsr verify for details")
         same = pc.equal(documents.ids().take(pa.array(docs)), self._ids.take(pa.array(rows)))
         same = same.to_numpy(zero_copy_only=False).astype(bool) if len(docs) else np.zeros(0, bool)
         found[docs[same]] = rows[same]
@@ -332,7 +332,9 @@ def _checked(vectors: ArrayLike, n: int, most: int = 2) -> NDArray[np.float32]:
     try:
         array = np.asarray(vectors, np.float32)
     except (TypeError, ValueError):
-        raise DataError(f"embedding {n} texts gave no array of numbers: one row of the same length for each") from None
+        raise DataError(
+            f"embedding {n} texts gave no array of numbers; it has to give a row for each, all of the same length"
+        ) from None
     if not 2 <= array.ndim <= most or len(array) != n or not array[:1].size:
         raise DataError(f"embedding {n} texts gave an array of shape {array.shape}; it needs one row for each text")
     if not np.isfinite(array).all():

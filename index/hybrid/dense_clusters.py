@@ -13,7 +13,7 @@ from lsr.errors import CorruptIndex
 from lsr.index.storage.arrow_file import ArrowFile, write_arrow
 
 _ROUNDS = 10
-_SAMPLE = 64  # vectors per cluster that choose the centroids
+_SAMPLE = 64  # vectors per cluster in the sample that determines the centroids
 _AT_ONCE = 1 << 14  # vectors compared with the centroids at a time
 
 
@@ -38,7 +38,7 @@ class DenseClusters:
             n: Number of clusters; by default twice the square root of the number of rows.
 
         Returns:
-            The clusters, and the order that the rows have to be stored in: by cluster, within one as they are given.
+            The clusters, and the order in which to store the rows: by cluster, and within a cluster as given.
         """
         n = max(1, min(len(vectors), int(2 * len(vectors) ** 0.5) if n is None else n))
         rng = np.random.default_rng(0)
@@ -78,10 +78,10 @@ class DenseClusters:
             path: The file.
             width: Dimensions of a vector.
             n_rows: Number of vectors.
-            mend: What to do about damage, for messages.
+            mend: How to repair damage, for messages.
 
         Raises:
-            CorruptIndex: It is damaged, or of other vectors.
+            CorruptIndex: It is damaged, or belongs to other vectors.
         """
         schema = pa.schema([("centroid", pa.list_(pa.float32(), width)), ("end", pa.int64())])
         batch = ArrowFile(path, schema, mend).batch(0)

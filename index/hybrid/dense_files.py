@@ -122,12 +122,12 @@ def read_record(folder: Path) -> dict[str, Any]:
             and record["similarity"] in get_args(Similarity)
             and isinstance(record["dimensions"], int)
             and 0 < record["dimensions"] < 1 << 31
-            and type(record.setdefault("per_document", 1)) is int  # earlier versions had one
+            and type(record.setdefault("per_document", 1)) is int  # in records of earlier versions it is missing
             and 0 < record["per_document"] < 1 << 31
             and record["per_document"] * record["dimensions"] < 1 << 31
             and isinstance(record["vectors"], int)
             and type(record["graph"]) is bool
-            and type(record.setdefault("clusters", False)) is bool  # earlier versions had none
+            and type(record.setdefault("clusters", False)) is bool  # as above
             and set(_files(record)) <= set(record["files"])
             and all(type(file["bytes"]) is int for file in record["files"].values())
             and all(_NAME.fullmatch(Path(name).stem) and Path(name).name == name for name in record["files"])

@@ -85,7 +85,7 @@ def build_dense(
 
 @dataclass(frozen=True)
 class _Searched:
-    """A query as it was searched: its text if it had one, and {part: its row} of the sparse parts."""
+    """A query as it was searched: its text, if any, and for each sparse part the query vector, {part: row}."""
 
     text: Any
     rows: Mapping[str, SparseMatrix]
@@ -185,7 +185,7 @@ class Hybrid:
     ) -> Hits:
         """Return the k best documents, with fused scores.
 
-        Explanations share out what each ranking adds to a score: that of a sparse ranking by its terms.
+        Explanations split a score by ranking, and what a sparse ranking adds by term.
 
         Args:
             query: As for `Index.search`. With dense vectors, a query that isn't a text needs `dense`.
@@ -233,7 +233,7 @@ class Hybrid:
         *,
         origins: bool = True,
     ) -> Explanation:
-        """Explain a document's fused score by those of the query's rankings."""
+        """Explain a document's fused score by what each of the query's rankings adds."""
         documents = index.documents
         doc_id = documents.parent(doc) or documents.id(doc)
         added = {name: self._added(name, ranking).get(doc_id, 0.0) for name, ranking in rankings.items()}
@@ -291,7 +291,7 @@ class Hybrid:
         depth: int,
         settings: BatchOptions,
     ) -> tuple[dict[str, Run], dict[str, SparseMatrix]]:
-        """Return the run of each part, and the vectors that each sparse part was searched with at last."""
+        """Return the run of each part, and the vectors with which each sparse part was searched last."""
         parts = dict(_sparse(index, vectors))
         if self._feedback != "none" and self._dense is not None:
             near = list(self._dense.vectors_of_queries(near))  # embedded once
@@ -451,7 +451,8 @@ def _among(dense: DenseVectors, snapshot: Snapshot, where: Where | Filter | None
 
 
 def _near(dense: DenseVectors, snapshot: Snapshot, nearest: Nearest, depth: int) -> dict[str, float]:
-    """Return the documents of the `depth` nearest vectors that still exist with the text that was embedded."""
+    """Return the documents of the `depth` nearest vectors, without those deleted or changed since they were
+    embedded."""
     documents, wanted = snapshot.documents, depth
     while True:
         rows, scores = nearest(wanted)

@@ -4,10 +4,11 @@
     hybrid = Hybrid(index, dense, method="interpolation", visit=Visits(share=0.1))
     trained = hybrid.with_visit(hybrid.fit_visits(queries, "lstm"))
 
-Clusters are ordered by how many of the first 10 sparse results they hold; if equal, of the first 25, and so on. A
-trained policy reads features of the first clusters of that order, and orders them again by the probability that they
-hold one of the ten nearest vectors. Clusters are visited until a share of all vectors is read; the vectors of the first
-sparse results themselves, which the paper doesn't read unless their cluster is visited, are part of it.
+Clusters are ordered by how many of the first 10 sparse results they hold; ties by the first 25, and so on. A trained
+policy computes features of the first clusters in that order, and reorders these by the probability that they hold one
+of the ten nearest vectors. Clusters are visited until a given share of all vectors is read. The vectors of the first
+sparse results are always read and count towards that share; in the paper, they are read only if their cluster is
+visited.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Policy = Literal["overlap", "centroid", "logistic", "lstm"]
 _KIND = "visiting policy"
 _BINS = np.array([10, 25, 50, 100, 200, 500, 1000])  # ranks of sparse results
 LABELLED = 10  # nearest vectors whose clusters a policy is trained to find
-_READ = 64  # clusters that a trained policy orders again
+_READ = 64  # clusters that a trained policy reorders
 _PARTS = 4  # groups of clusters, in order, whose nearness is a feature
 N_FEATURES = 3 + 2 * len(_BINS) + _PARTS
 _HIDDEN = 32
@@ -69,11 +70,13 @@ class Visits:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.results < 0:
-            raise ValueError(f"share is above 0 and at most 1, results at least 0: {self.share}, {self.results}")
+            raise ValueError(
+                f"share must be above 0 and at most 1, results at least 0, got {self.share} and {self.results}"
+            )
         if self.policy not in get_args(Policy):
             raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}")
         if (self.policy in _SHAPES) != bool(self.weights):
-            raise ValueError(f"the policy {self.policy!r} is one that fit_visits returns, or it takes no weights")
+            raise ValueError(f"the policies {', '.join(_SHAPES)} come from fit_visits, with weights; others take none")
 
     def rows(
         self,
@@ -82,7 +85,7 @@ class Visits:
         results: NDArray[np.int64],
         scores: NDArray[np.float64],
     ) -> NDArray[np.int64]:
-        """Return (n,) int64, ascending: the rows to read; at least one cluster, if there is no result.
+        """Return (n,) int64, ascending: the rows to read; at least one whole cluster if there are no results.
 
         Args:
             clusters: The clusters.
@@ -94,7 +97,7 @@ class Visits:
         order = self._order(clusters, query, _clusters_of(clusters, results), scores)
         order = order[np.diff(clusters.starts)[order] > 0]  # identical vectors leave clusters empty
         sizes = np.diff(clusters.starts)[order]
-        # Without this margin, 20 % of a number of vectors could be one less by rounding.
+        # Without this margin, rounding could make 20 % of the vectors one vector less.
         room = self.share * clusters.starts[-1] + 1e-6 - (len(own) if self.share < 1 else 0)
         n = int(np.searchsorted(np.cumsum(sizes), room, side="right"))
         return np.union1d(clusters.rows(order[: n if len(own) else max(n, 1)]), own)
@@ -172,8 +175,9 @@ def features(
 ) -> NDArray[np.float32]:
     """Return (n, N_FEATURES) float32, the features of n clusters in the order of their overlap.
 
-    A cluster's features are its similarity with the query, that less the best one, its place; for each bin of ranks the
-    share of results that it holds, and their mean score; and its mean similarity with groups of the other clusters.
+    A cluster's features are its similarity with the query, the same minus the highest of all clusters, and 1 / its
+    place in the order; for each bin of ranks the share of results in the cluster, and their mean score; and its mean
+    similarity with each of several groups of clusters.
 
     Args:
         clusters: All clusters.
@@ -220,7 +224,7 @@ def example(
         nearest: (n,) its nearest rows.
         results: As for `Visits.rows`.
         scores: As for `Visits.rows`.
-        n_read: `Visits.results`: nearest rows among so many results need no cluster.
+        n_read: As `Visits.results`: the vectors of this many results are read anyway, whatever their clusters.
     """
     near, pointed = clusters.centroids @ query, _clusters_of(clusters, results)
     order = by_overlap(len(clusters), near, pointed)[:_READ]

@@ -151,9 +151,9 @@ class LsrRetriever(BaseRetriever):
 class LsrVectorStore(VectorStore):
     """An index as a vector store: documents are added as texts, which the index encodes.
 
-    Documents come back as they were added; a title becomes metadata. Unlike dense vectors, sparse vectors don't find
-    documents that share no term with the query, so there may be fewer than k. Scores have no upper bound: use
-    `min_score` instead of a relevance threshold, which requires mode="dense" (where the score is the cosine).
+    Documents come back as they were added; a title becomes metadata. Sparse vectors find only documents that share a
+    term with the query, so there may be fewer than k. Scores have no upper bound: use `min_score` instead of a
+    relevance threshold, which requires mode="dense" (where the score is the cosine).
 
     Args:
         index: An index or its folder.

@@ -51,7 +51,7 @@ try:
 except ImportError:
     raise MissingExtra("mcp", "mcp", "a server for agents") from None
 
-_EXPLAINED = ("mode", "dense_weight", "best_passages")  # settings of all searches that an explanation depends on
+_EXPLAINED = ("mode", "dense_weight", "best_passages")  # search settings on which an explanation depends
 _WORDS, _SPANS, _VALUES = 30, 5, 20  # limits: words of an explanation, spans of a word, values of a column
 _FILTERS = (
     'by metadata: {"year": {">=": 2020}, "lang": ["en", "de"], "draft": false}; operators are == != < <= > >= in, '

@@ -171,7 +171,7 @@ def that_fit(answer: Answer, rows: list[Row]) -> list[dict[str, Any]]:
     spare = room
     for row in rows:
         least = min(row.wanted, row.least + _LEAST) if shown else row.least
-        if spare < least + 1:  # 1 for a comma
+        if spare < least + 1:  # one byte for a comma
             break
         spare -= row.least + 1
         shown.append(row)

@@ -2,7 +2,7 @@
 
     mteb.evaluate(LsrModel("naver/splade-v3"), mteb.get_task("SciFact"))
 
-Needs the extra `mteb`. Corpora are indexed, not compared text by text, so a task takes as long as encoding it.
+Needs the extra `mteb`. Corpora are indexed, so a task takes about as long as encoding its texts.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LsrModel:
         return ModelMeta.create_empty(given | {"model_type": ["sparse"], "max_tokens": found.max_length or None})
 
     def index(self, corpus: Sequence[Mapping[str, Any]], **_: Any) -> None:
-        """Index a corpus of rows with id, text and maybe title; the former index is deleted."""
+        """Index a corpus of rows with id, text and maybe title; the previous index is deleted."""
         if self._folder is not None:
             self._folder.cleanup()
         self._folder = tempfile.TemporaryDirectory(prefix="lsr-mteb-")

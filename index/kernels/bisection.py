@@ -9,8 +9,9 @@ terms are spread over both; then it halves each half. In a half of n documents, 
 d * log2(n / (d + 1)): the bits of its gaps.
 
 Sources: Dhulipala et al. 2016 (arXiv 1602.08820); Mackenzie, Petri, Moffat 2021 for fast bisection. They sort both
-halves by gain and swap pairs that gain together. That equals splitting all documents at the median of one key, the
-extra cost on the right side, so a selection replaces the sort.
+    halves by gain and swap pairs whose gains add up to more than zero. The result is the same as splitting all
+    documents at the median of one key: how much more a document costs on the right side than on the left. So a
+    selection replaces the sort.
 """
 
 from __future__ import annotations

@@ -75,7 +75,6 @@ _GROUP = 16  # windows whose bounds are computed together: their data fits the L
 _LOOKUP, _SEED_LOOKUP, _SCAN, _LEFT_OVER = 60, 250, 8192, 4
 # Rows of the scratch space: the bound of each block; then, for each chosen block, its number within the window, the
 # window, the bound of its remaining terms, and its best score so far; and which of the blocks in process are alive.
-# what other terms can add and the best score so far; and which of those under way are alive.
 _BOUND, _BLOCK, _WINDOW, _REST, _BEST, _ALIVE = range(6)
 
 

@@ -36,7 +36,7 @@ from lsr.index.kernels.layout import (
 from lsr.index.kernels.topk import select, sort
 
 _SCANNED = 128  # accumulator entries that are skipped together if none reaches the threshold
-_RUN = 32  # entries of which `reaching` finds those to append
+_RUN = 32  # entries that `reaching` compares at once
 _STRIP = 4096  # documents whose scores are added up together from dense rows
 _ASKED = 512  # postings prefetched at the beginning of a list
 _SAMPLE = 256  # scores sampled to guess the first threshold

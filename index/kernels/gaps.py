@@ -1,9 +1,9 @@
 """Lists as gaps: two bytes a posting instead of three.
 
-Of each posting the distance from the document before and the impact are stored, a byte each. Where documents are
-further apart than 255, postings with an impact of 0 lie between. Before a list stand as many bytes as it has skips: of
-each how far the document before the skip's first posting lies before the document that the skip is for; so a look-up
-can begin at a skip.
+A posting is stored as two bytes: the distance from the document before, and the impact. If documents are more than 255
+apart, postings with an impact of 0 lie between them. A list is preceded by a byte for each of its skips: the distance
+from the document before the skip's first posting to the document that the skip is for. With it, a look-up can begin at
+the skip.
 """
 
 from __future__ import annotations
@@ -148,19 +148,19 @@ def scan_gaps(gaps, impacts, weight, scores):
 
 @inlined
 def add_gaps(gaps, gaps_at, impacts_at, begin, end, before, first, weight, scores, base):
-    """Add those of some postings that are a block's to its scores.
+    """Add a block's postings, out of a range of postings, to its scores.
 
     Args:
         gaps: (file,) uint8.
-        gaps_at: Where the window's begin.
+        gaps_at: Where the window's gaps begin.
         impacts_at: Where their impacts begin.
-        begin: The first posting, within the window's.
-        end: The one behind the last.
-        before: The document before the first.
+        begin: The range's first posting, within the window's.
+        end: The range's end, exclusive.
+        before: The document before the range's first posting.
         first: The block's first document.
         weight: Of the term.
         scores: int32, changed.
-        base: Where the block's are.
+        base: Where the block's scores begin in `scores`.
 
     Returns:
         The best of the scores changed, the largest impact, and how many postings there were.

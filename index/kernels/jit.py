@@ -39,8 +39,9 @@ def prefetch(_: Any, array: Any, place: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def reaching(_: Any, array: Any, place: Any, least: Any) -> Any:
-    """Which of the 32 numbers from array[place] (one-dimensional) on reach a number of their type: a bit for each, the
-    lowest for the first, as int64. No place is checked.
+    """Compare the 32 numbers from array[place] on (one-dimensional) with a number of their type. Returns an int64 with
+    a bit for each number, the lowest for the first, that is set if the number is at least as large. Bounds aren't
+    checked.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -1,7 +1,7 @@
 """Search with a batch of queries in one call: look up the terms of each query, then run an algorithm.
 
-A call from Python takes microseconds, most of them under the lock that Python's threads share. So threads run side by
-side if one call searches with many queries.
+A call from Python takes microseconds and holds the GIL for most of them. So threads run in parallel only if each call
+searches with many queries.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """All pairs of rows of a matrix whose products reach a threshold.
 
 Each row is compared with the rows before it through an inverted index that grows row by row. The index leaves out the
-beginning of each row, its most frequent terms, as far as these alone can't reach the threshold with any row. Two rows
-that share no term in the indexed rest can't reach it either.
+beginning of each row: as many of its most frequent terms as can't reach the threshold by themselves with any row. So
+two rows that share no indexed term can't reach it.
 
 Source: All-Pairs (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search").
 """

@@ -59,7 +59,7 @@ class DeviceSearcher:
                     part = _window(segment.postings_of(w), numbers[first:], segment.terms, at)
                     factors[numbers[first : first + part[3]]] = segment.scales[w] / self._scale
                 except (IndexError, ValueError):
-                    raise CorruptIndex(f"{segment.folder}: damaged; lsr verify tells more") from None
+                    raise CorruptIndex(f"{segment.folder}: damaged; run lsr verify for details") from None
                 docs.append(part[0])
                 impacts.append(part[1])
                 lists.append(part[2])
@@ -91,7 +91,7 @@ class DeviceSearcher:
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         torch, n_docs = self._torch, self._searcher.n_docs
         numbers = [query_numbers(weights) for _, weights in queries]
-        wide = any(weights.dtype != np.int32 for weights, _ in numbers)  # then float64: the integers are below 2^53
+        wide = any(weights.dtype != np.int32 for weights, _ in numbers)  # then sums are float64, exact below 2^53
         kind = torch.float64 if wide else torch.int32
         scores = torch.zeros((len(queries), n_docs), dtype=kind, device=self._device)
         for (terms, _), (weights, _), sums in zip(queries, numbers, scores, strict=True):

@@ -45,11 +45,11 @@ class Contribution:
         token: Its token, or "term 123" if tokens aren't known.
         query_weight: Its weight in the query.
         impact: Its stored weight in the document; 0 if the document lacks it.
-        score: query_weight * impact, within the 1e-7 to which a search rounds weights.
-        share: Its fraction of the document's score, 0 to 1 (or more, beside a dense part below 0).
+        score: query_weight * impact, except that a search rounds weights (by about 1e-7).
+        share: Its fraction of the document's score, 0 to 1 (or more, if the dense part is below 0).
         kind: "match" if the term occurs in the document's text; "expansion" if the encoder added it; "missing" if the
             document lacks it; "unweighted" if it occurs in the text but has no weight there (the encoder gave it none,
-            pruned it, or truncated the text before it); "" if unknown, for want of a stored text or an encoder.
+            pruned it, or truncated the text before it); "" if unknown because no text or encoder is stored.
         spans: Where it occurs: (start, end) in characters of the document's content (title, a space, text).
         origin: For an expansion, the (start, end) of the word that it comes from, from `Encoder.origins`; None if
             unknown.
@@ -177,7 +177,7 @@ class Explanation:
         """Return the top words in one line, such as "wing 42%, flutter*(wing) 30%".
 
         A star marks an expansion; the word that it comes from follows in parentheses, if known. In a hybrid search, the
-        dense part is one of them; it is negative for a document whose vector is less near than most.
+        dense part is listed like a word; it is negative if the document's cosine is below the mean.
         """
         parts = [(self.dense.share, "dense vector")] if self.dense else []
         for c in self.by_word()[:limit]:
@@ -192,9 +192,9 @@ class Explanation:
         """Return a copy that explains the score of a fusion of rankings.
 
         Args:
-            rankings: The terms of each sparse ranking, and what it adds to the score, which its terms share by their
-                scores in it.
-            dense: What a dense ranking adds, without its share.
+            rankings: The terms of each sparse ranking, and what it adds to the score; its terms share that in
+                proportion to their scores.
+            dense: What a dense ranking adds; its `share` is computed here.
         """
         total = sum(added for _, added in rankings) + (dense.score if dense else 0.0)
         factors: dict[int, float] = {}
@@ -321,7 +321,7 @@ def explain_document(
     Args:
         snapshot: The snapshot that holds the document.
         encoder: Finds terms in the text; None if there is no encoder.
-        query: The query; if it has a dense vector, after a search.
+        query: The query; if it has a dense vector, with the `fusion` of a search.
         doc: The document's number.
         origins: Whether to find the words that expansions come from, which runs the document encoder.
     """

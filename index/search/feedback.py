@@ -24,8 +24,8 @@ from lsr.index.search.reader import Reader
 from lsr.index.search.settings import FilteredOptions
 from lsr.sparse import SparseMatrix
 
-# Chosen on the training queries of five collections (benchmarks/feedback.py): more documents find a little more, and
-# rank it worse.
+# Chosen on the training queries of five collections (benchmarks/feedback.py): averaging more documents finds a few more
+# relevant ones, but ranks them worse.
 DOCUMENTS, TERMS, WEIGHT, DENSE_WEIGHT = 1, 30, 0.2, 0.2
 Source = Iterable[str | Hit]  # best first
 
@@ -104,8 +104,8 @@ def expand_dense(
 ) -> NDArray[np.float32]:
     """Move a query's dense vector towards those of the best documents: q / |q| + weight * m / |m|, scaled to length 1.
 
-    m is the mean vector of the documents. A weight of 3 is about the average of the query and three documents of
-    arXiv 2205.00235, 1.5 its Rocchio.
+    m is the mean vector of the documents. A weight of 3 corresponds roughly to averaging the query with three documents
+    in arXiv 2205.00235, 1.5 to its Rocchio method.
 
     Args:
         index: An index with dense vectors (`hybrid=True`).
@@ -166,7 +166,9 @@ def best_documents(
 
 def _check(documents: int, weight: float, terms: int = 1) -> None:
     if documents < 1 or terms < 1 or not 0 <= weight < np.inf:
-        raise ValueError(f"documents and terms are at least 1 and weight at least 0: {documents}, {terms}, {weight}")
+        raise ValueError(
+            f"documents and terms must be at least 1 and weight at least 0, got {documents}, {terms} and {weight}"
+        )
 
 
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from lsr.errors import DataError, EncoderError
 from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation
 from lsr.index.search.hits import Hits, ShownDocuments
-from lsr.index.search.hybrid_search import beside_dense, hybrid_top, require_dense
+from lsr.index.search.hybrid_search import beside_dense, cosine_of, hybrid_top, require_dense
 from lsr.index.search.matches import Matcher, SnapshotRanking
 from lsr.index.search.query_encoder import as_queries
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
@@ -43,7 +43,7 @@ def find(
         query: The query.
         request: k and the options that apply to the ranking as a whole.
         criteria: The conditions that each document has to meet.
-        compared: Weights document vectors so that their products compare documents.
+        compared: Weights document vectors so that the dot product of two is their similarity.
         explain: Explains a hit.
         encoder: Returns the encoder; called if titles are boosted.
     """
@@ -65,7 +65,8 @@ def find(
 
 
 def searched(snapshot: Snapshot, query: EncodedQuery, criteria: Criteria) -> EncodedQuery:
-    """Return a query as the hits of its search explain it; one without a dense vector stays as it is."""
+    """Return a query with the fusion of its search, which explanations need; without a dense vector, it stays
+    unchanged."""
     query = _beside(snapshot, query)
     if query.dense is None:
         return query
@@ -75,7 +76,7 @@ def searched(snapshot: Snapshot, query: EncodedQuery, criteria: Criteria) -> Enc
 
 def _beside(snapshot: Snapshot, query: EncodedQuery) -> EncodedQuery:
     if query.dense is None:
-        return query  # without opening the stored encoder, which may need more than there is
+        return query  # without opening the stored encoder, which may need packages that are missing
     stored = snapshot.shared.encoder if snapshot.shared.encoder_files else None
     return query._replace(vector=beside_dense(stored, query.vector))
 
@@ -103,20 +104,31 @@ def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, fl
     """Wrap {id: score} as hits of a query of one row, in the same order; unknown ids are skipped."""
     found = []
     for doc_id, score in scores.items():
-        doc = snapshot.documents.find(doc_id)
-        if doc is None and snapshot.has_passages:
-            doc = _best_passage(snapshot, vector, doc_id)
-        if doc is not None:
+        if (doc := place_of(snapshot, EncodedQuery(None, vector), doc_id)) is not None:
             found.append((doc, score))
     numbers, values = zip(*found, strict=True) if found else ((), ())
     return hits_of(snapshot, EncodedQuery(None, vector), numbers, values, explain)
 
 
-def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:
-    """Return the highest-scoring passage of a document; the first one on ties."""
-    (terms, weights), searcher = query.row(0), snapshot.searcher
-    passages = snapshot.documents.passages(doc_id)
-    return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)
+def place_of(snapshot: Snapshot, query: EncodedQuery, doc_id: str) -> int | None:
+    """Return the number of a document or passage; for a document that is cut, that of the passage that a search finds.
+
+    Args:
+        snapshot: The snapshot.
+        query: The query.
+        doc_id: The id. None is returned if it is unknown.
+    """
+    doc = snapshot.documents.find(doc_id)
+    if doc is not None or not snapshot.has_passages:
+        return doc
+    (terms, weights), searcher = query.vector.row(0), snapshot.searcher
+    near, by_words = query.dense, query.fusion is None or query.fusion.mode != "dense"
+
+    def score(passage: int) -> tuple[float, float]:
+        words = float(searcher.impacts_of(passage, terms) @ weights) if by_words else 0.0
+        return words, 0.0 if near is None else cosine_of(snapshot, near, passage, passages=True)
+
+    return max(snapshot.documents.passages(doc_id), key=score, default=None)
 
 
 def with_dense(
@@ -134,15 +146,16 @@ def with_dense(
     Args:
         request: The request; its mode may be "auto".
         queries: The queries.
-        vectors: Returns their sparse vectors, called only if the mode was "auto" and is hybrid now.
+        vectors: Returns their sparse vectors, called only if the mode was "auto" and becomes "hybrid".
         given: Their dense vectors; None to encode the texts.
-        width: Width of the index's dense vectors, 0 if it has no documents yet; None if it keeps none.
+        width: Width of the index's dense vectors, 0 if it has no documents yet; None if it stores no dense vectors.
         path: The index, for messages.
         encoder: Returns the encoder, called only if texts have to be encoded.
 
     Returns:
         The request with another mode than "auto", and for each query (width,) float32, or None for a sparse search.
-        With "auto", texts without a known word are searched sparsely, to find nothing instead of anything.
+        With "auto", a text without any known word gets a sparse search, which finds nothing; a dense search would
+        return arbitrary documents.
 
     Raises:
         ValueError: Dense vectors for a sparse search.
@@ -153,12 +166,12 @@ def with_dense(
     mode = request.settings.mode
     if mode == "sparse":
         if given is not None:
-            raise ValueError('dense vectors of queries go with the modes "hybrid" and "dense"')
+            raise ValueError('dense vectors of queries need the mode "hybrid" or "dense"')
         return request, [None] * len(queries)
     wanted = require_dense(width, path) or encoder().dense_width
     near = _encoded(queries, mode, encoder) if given is None else [np.asarray(vector, np.float32) for vector in given]
     if len(near) != len(queries) or any(v.shape != (wanted,) or not np.isfinite(v).all() for v in near):
-        raise DataError(f"a dense vector for each query is needed, of {wanted} finite numbers", "query")
+        raise DataError(f"each query needs a dense vector of {wanted} finite numbers", "query")
     if given is None and request.automatic:
         known = vectors().lengths().tolist()
         return request, [vector if length else None for vector, length in zip(near, known, strict=True)]

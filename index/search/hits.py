@@ -352,7 +352,7 @@ def _sent(
 
 
 def _unexplained(doc: int, *, origins: bool = True) -> Explanation:
-    raise DataError("pickled hits can't be explained: explain them before, or call Index.explain")
+    raise DataError("pickled hits can't be explained: explain them before pickling, or call Index.explain")
 
 
 def facet_rows(facets: Mapping[str, Mapping[Any, int]]) -> dict[str, list[dict[str, Any]]]:

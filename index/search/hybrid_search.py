@@ -5,10 +5,10 @@ The best documents of either search are candidates, and each candidate gets the 
     score = s / max(s) + dense_weight * z * |z| / 32
 
 s is the sparse score. z is the cosine as a z-score: how many standard deviations it lies above the mean over the whole
-collection. So the dense side weighs more the clearer its best documents stand out, which the range of sparse scores
-can't tell. BM25 terms count twice beside a dense vector, which covers much of what the learned terms cover. The two
-constants were tuned on four collections that the documentation doesn't report; two forms tied there, and this one did
-better on the six that it does report. A document that is cut into passages is scored by its best passage on each side.
+collection. So the dense side weighs more if its best documents stand out clearly. BM25 terms count twice in a hybrid
+search, because the dense vector covers much of what the learned terms cover. The two constants were tuned on four
+collections that the documentation doesn't report; two forms of the formula tied there, and this one did better on the
+six that it does report. A document that is cut into passages is scored by its best passage on each side.
 
 Each shard of many returns its candidates with both scores, and the mean and variance of all its cosines; `fuse` merges
 them into the ranking that one index would have.
@@ -36,13 +36,13 @@ from lsr.sparse import SparseMatrix
 _CANDIDATES = 100  # from each search, at least
 _LEXICAL = 2.0  # factor for the weights of BM25 terms
 _CLEAR = 32.0  # z squared that counts as much as the best sparse score: 5.7 standard deviations
-_BOOSTED = 4  # boosts apply to so many times k of the best documents
+_BOOSTED = 4  # boosts apply to this many times k best documents
 _DEEPER = 4  # factor by which the depth grows when too few documents meet the conditions
 _DIGITS = 6  # round mean and deviation, so that they don't depend on the order in which documents are stored
 
 
 def dense_width(snapshot: Snapshot) -> int | None:
-    """Return the width of the index's dense vectors; 0 if it has no documents yet, None if it keeps none."""
+    """Return the width of the index's dense vectors; 0 if it has no documents yet, None if it stores none."""
     if not snapshot.manifest["settings"].get("hybrid"):
         return None
     widths = {0 if part.embeddings is None else part.embeddings.width for part in snapshot.parts}
@@ -368,7 +368,7 @@ def _passages(snapshot: Snapshot, doc: int) -> list[int]:
 
 
 def beside_dense(encoder: Encoder | None, vector: SparseMatrix) -> SparseMatrix:
-    """Raise the weights of a hybrid encoder's BM25 terms for a search beside the dense vector.
+    """Raise the weights of a hybrid encoder's BM25 terms for a search that also uses the dense vector.
 
     Args:
         encoder: The index's encoder; None if it carries none.
@@ -402,7 +402,7 @@ def meeting(
     """Return the k best documents of a ranking by dense vectors that meet the conditions, and their scores.
 
     Args:
-        look: Returns that many of the best documents.
+        look: Takes n and returns the n best documents.
         k: Maximum number of documents.
         n_docs: Number of documents in the index.
         boosted: Whether scores are boosted; boosts apply to the best max(_BOOSTED * k, 100) documents.

@@ -11,7 +11,7 @@ _DEEPER = 2  # factor by which the depth grows
 
 
 def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranker, depth: int = 100) -> Hits:
-    """Return the k documents with the highest late scores of all.
+    """Return the k documents with the highest late scores in the index.
 
     A document's late score is never above its score in the index. So the search is done when the documents that
     weren't scored can't reach the k-th late score. This is exact for an index with `impacts="float32"`; 8-bit weights
@@ -38,7 +38,7 @@ def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranke
     depth = max(depth, k)
     while True:
         hits = index.search(query, depth, rerank=reranker, depth=depth, mode="sparse")
-        bound = min((moved.first_score for moved in hits.moved.values()), default=0.0)  # of the documents outside
+        bound = min((moved.first_score for moved in hits.moved.values()), default=0.0)  # no other document scores more
         if len(hits) < depth or bound <= hits[k - 1].score:
             return hits[:k]
         depth *= _DEEPER

@@ -24,7 +24,8 @@ from lsr.index.segment.filters import Filter
 from lsr.sparse import SparseMatrix
 
 _UNSORTED = (
-    'sort orders all documents that match, and every document is near a dense vector: leave it out, or mode="sparse"'
+    "sort orders all matching documents, and a dense vector matches every document: leave sort out, or use "
+    'mode="sparse"'
 )
 _DEEPER = 4  # factor by which the depth grows when a search hasn't found enough to decide the top k
 
@@ -188,7 +189,7 @@ def require_unsorted(conditions: Conditions) -> None:
     """Refuse to sort in a search by dense vectors.
 
     Raises:
-        DataError: An order of all documents that match.
+        DataError: Hits are sorted by a column.
     """
     if conditions.sort:
         raise DataError(_UNSORTED, "search")

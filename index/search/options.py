@@ -63,7 +63,7 @@ class Conditions:
         min_score: Documents that score less aren't found; applies to boosted scores.
         text: Words and phrases that the text must or must not contain.
         boosts: Boosts by columns; their factors are multiplied.
-        title: How many times terms count that occur in the title; at least 1.
+        title: How many times a term counts if it occurs in the title; at least 1.
         sort: Sort keys; empty to sort by score, descending.
         without: Ids of documents to leave out.
         passages: Find passages instead of the documents that they were cut from.
@@ -103,7 +103,7 @@ class Options:
             a value come last; ties by score.
         boost: {column: weight} multiplies scores by 1 + weight * value. {column: {"weight": 0.5, "half_life": 30}}
             multiplies them by 1 + 0.5 * 0.5 ** (distance / 30); the distance is measured from "origin", for dates and
-            times in days and by default from now. {"title": 2} counts words of the query twice that occur in the title.
+            times in days and by default from now. {"title": 2} counts query words twice if they occur in the title.
         facets: Columns whose values are counted over all matching documents; sets `Hits.total`, too.
         total: Count the matching documents.
         diversity: Above 0 and at most 1: pick documents among the `depth` best that differ from those picked before
@@ -177,7 +177,7 @@ class Options:
     def _wrong_orders(self) -> list[str]:
         wrong = []
         if self.sort and (self.diversity or self.rerank is not None):
-            wrong.append("sort goes with neither rerank nor diversity: each of them sets its own order")
+            wrong.append("sort can't be combined with rerank or diversity: each of them sets its own order")
         if self.rerank_unit not in get_args(Unit):
             wrong.append(f"rerank_unit must be one of {', '.join(get_args(Unit))}, got {self.rerank_unit!r}")
         elif self.rerank_unit != "text" and self.rerank is None:

@@ -115,8 +115,8 @@ class QueryEncoding:
         rows = []
         for query in many:
             if not isinstance(query, Mapping):
-                some = ", as all of them" if isinstance(query, str) else ""
-                raise TypeError(f"a query is a text or a mapping of token to weight{some}, got {type(query).__name__}")
+                some = "; texts and vectors can't be mixed" if isinstance(query, str) else ""
+                raise TypeError(f"a query is a text or a mapping of token to weight, got {type(query).__name__}{some}")
             if strange := next((item for item in query.items() if not isinstance(item[1], Real)), None):
                 raise DataError(
                     f"the weight of {strange[0]!r} is {strange[1]!r}, not a number; a query is a text, "
@@ -164,9 +164,9 @@ class QueryEncoding:
         return SparseMatrix.from_rows([(terms[kept], weights[kept])], documents.shape[1])
 
     def compared(self, documents: SparseMatrix) -> SparseMatrix:
-        """Weight document vectors so that their products compare documents.
+        """Weight document vectors so that the dot product of two is their similarity.
 
-        Where queries carry IDF, each of the two vectors gets its square root.
+        Where query weights include the IDF, each of the two vectors gets its square root.
         """
         terms, places = np.unique(documents.indices, return_inverse=True)
         weights = documents.data * np.sqrt(self.query_factors(terms)).astype(np.float32)[places]
@@ -180,7 +180,7 @@ def as_queries(queries: Any) -> list[Any]:
         TypeError: Not an ordered iterable of queries; a single text is a query, not a sequence of letters.
     """
     if isinstance(queries, str | Mapping):
-        raise TypeError(f"queries are a list or a matrix, got a single one: [{str(queries)[:50]!r}]")
+        raise TypeError(f"queries are a list or a matrix, got a single query; pass [{str(queries)[:50]!r}]")
     if not isinstance(queries, Iterable) and not hasattr(queries, "columns"):
         raise TypeError(f"a query is a text, a mapping of token to weight or a matrix, got {type(queries).__name__}")
     rows = as_rows(queries, "queries")

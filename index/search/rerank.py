@@ -104,17 +104,17 @@ class CrossEncoderReranker:
 class PairwiseReranker:
     """Compares pairs of texts (duoT5; Pradeep, Nogueira, Lin 2021).
 
-    By default a text's score is the mean of how likely it is better than each of the others, 0 to 1. Each pair is asked
-    both ways round, as models prefer one place: n texts take n * (n - 1) comparisons, so keep `depth` small, or compare
-    only a `share` of the pairs (arXiv 2207.04470): a third is nearly as good.
+    By default, a text's score is the mean probability, 0 to 1, that it is better than another text. Each pair is
+    compared in both orders, because models prefer one position. So n texts take n * (n - 1) comparisons: keep `depth`
+    small, or compare only a `share` of the pairs (arXiv 2207.04470); a third is nearly as good.
 
     Args:
         prefers: A function of the query and a list of pairs of texts; gives for each pair how likely the first text is
             the better one, 0 to 1.
         share: Share of the pairs that are compared.
         sampler: Which pairs those are, one of `lsr.pairwise.SAMPLERS`.
-        aggregator: What makes scores of the answers, one of `lsr.pairwise.AGGREGATORS`; "mean" is the default, and
-            "greedy" or "bradley-terry" are better where few pairs are compared.
+        aggregator: How answers become scores, one of `lsr.pairwise.AGGREGATORS`; "mean" is the default, and "greedy" or
+            "bradley-terry" are better where few pairs are compared.
 
     Raises:
         ValueError: A share that isn't above 0 and at most 1, an unknown sampler or aggregator.
@@ -129,7 +129,7 @@ class PairwiseReranker:
         aggregator: str = "mean",
     ) -> None:
         if not 0 < share <= 1:
-            raise ValueError(f"a share is above 0 and at most 1, got {share}")
+            raise ValueError(f"share must be above 0 and at most 1, got {share}")
         for name, known in ((sampler, [*SAMPLERS]), (aggregator, [*AGGREGATORS])):
             if name not in known:
                 raise ValueError(f"{name!r} is none of {', '.join(known)}")
@@ -215,7 +215,7 @@ def as_reranker(given: Any) -> Reranker:
     if callable(given):
         return _Function(given)
     if given is True:
-        raise TypeError("rerank=True asks a server for its own re-ranker, so it is for a Client; here give one")
+        raise TypeError("rerank=True is for a Client, whose server has a re-ranker: pass a re-ranker here")
     raise TypeError(
         f"rerank takes a Reranker, a CrossEncoder or a function of (query, texts), got {type(given).__name__}"
     )
@@ -252,7 +252,7 @@ def rerank(
             score of its best one.
 
     Returns:
-        Of each document its score, and the sentence that has it; "" for whole texts.
+        For each document its score, and the sentence with that score; "" for whole texts.
 
     Raises:
         RerankerError: The re-ranker fails, or doesn't return a finite number for each text.

@@ -45,7 +45,7 @@ _SPARE = 64  # room for results beyond 2k, so that a small k is rarely pruned
 # Cost of a block search, in units of one posting added by a scan: looking a term up in a block, and reading a block's
 # bound for a term. Fitted to timings on real and synthetic vectors.
 _LOOKUP, _BOUND = 400, 0.3
-_TOGETHER, _RESULTS = 16, 1 << 18  # queries of a batch that are searched in one call: so many, with so many results
+_TOGETHER, _RESULTS = 16, 1 << 18  # limits of one kernel call: number of queries, and of results
 _TINY = float(np.finfo(np.float64).tiny)
 EXACT = SearchSettings()
 _EVERY = np.frombuffer(b"", np.uint8)  # the mask of all documents; read-only, like all input of kernels
@@ -235,7 +235,7 @@ class Searcher:
             self._experience.learn(k, float(spent / max(counts[POSTINGS], 1)))
         best = rankings[0] if len(rankings) == 1 else [_best([own[q] for own in rankings], k) for q in range(len(ends))]
         if any(len(docs) and docs.max() >= self.n_docs for docs, _ in best):
-            raise CorruptIndex(f"{self.segments[0].folder.parent}: places.arrow is damaged; lsr verify tells more")
+            raise CorruptIndex(f"{self.segments[0].folder.parent}: places.arrow is damaged; run lsr verify for details")
         return best, Work(algorithm, reason, counts, n_known)
 
     # --- masks ------------------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ class Searcher:
             try:
                 places[base : base + segment.n_docs] = both[segment.order] if len(segment.order) else both
             except IndexError:
-                raise CorruptIndex(f"{segment.folder / 'places.arrow'}: damaged; lsr verify tells more") from None
+                raise CorruptIndex(f"{segment.folder / 'places.arrow'}: damaged; run lsr verify for details") from None
         live = []
         for group in self._groups:
             blocks = np.zeros(group.n_blocks, np.uint8)
@@ -301,7 +301,7 @@ class Searcher:
             return self.segments[number].impacts_of(within, terms)
         except IndexError:
             folder = self.segments[number].folder
-            raise CorruptIndex(f"{folder}: postings or places.arrow are damaged; lsr verify tells more") from None
+            raise CorruptIndex(f"{folder}: postings or places.arrow are damaged; run lsr verify for details") from None
 
     def score_of(
         self, doc: int, terms: NDArray[np.uint32], weights: NDArray[np.float32]
@@ -344,7 +344,7 @@ class Searcher:
             return SparseMatrix.from_rows(rows, largest + 1)
         except (IndexError, ValueError):
             where = self.segments[number].folder
-            raise CorruptIndex(f"{where}: the clusters are damaged; lsr verify tells more") from None
+            raise CorruptIndex(f"{where}: the clusters are damaged; run lsr verify for details") from None
 
     def _require_clusters(self) -> None:
         for segment in self.segments:

@@ -35,7 +35,7 @@ class Ranking(Protocol):
         ...
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """Return the documents' vectors, weighted so that their products compare documents."""
+        """Return the documents' vectors, weighted so that the dot product of two is their similarity."""
         ...
 
 

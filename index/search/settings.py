@@ -29,8 +29,8 @@ class SearchSettings:
             float32 have no bounds, so any exact algorithm scans them.
         alpha: For "blocks": a block is skipped if alpha times its upper bound is below the k-th best score so far. 1
             is exact; lower values are faster and may miss documents. Found documents have their exact scores.
-        beta: Fraction of the query's terms to use, heaviest first; at least one term. 1 uses all. Harmless for the
-            long queries of a SPLADE encoder, but it ruins the few terms of inference-free ones.
+        beta: Fraction of the query's terms to use, heaviest first; at least one term. 1 uses all. Lower values are
+            harmless for the long queries of a SPLADE encoder, but ruin the short ones of inference-free encoders.
         guaranteed: For "blocks" and "clusters": number of blocks with the highest bounds, or clusters with the
             highest summaries, that are always scored.
         cut: For "clusters": number of the query's heaviest terms that select clusters. Documents in them are scored
@@ -193,7 +193,7 @@ class Experience:
     """
 
     # Initial estimate, weight of the newest observation, the largest observation, and how often block search is retried
-    # (once in so many queries) while it doesn't pay.
+    # (once in some number of queries) while it doesn't pay.
     _FIRST, _WEIGHT, _MOST, _AGAIN = 0.9, 1 / 16, 1.5, 32
 
     def __init__(self) -> None:

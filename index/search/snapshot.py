@@ -64,7 +64,7 @@ class Snapshot:
         searcher: The searcher over the postings.
         frequencies: Returns, for (n,) terms, (n,) int64: the number of live documents that contain each.
         shared: Encoder and vocabulary.
-        damaged: Messages about damaged files; what they belong to is left out.
+        damaged: Messages about damaged files, whose segments (or encoder or tokens) are left out.
 
     Args:
         path: The index's folder.
@@ -174,7 +174,7 @@ class Snapshot:
         return (self.manifest,)
 
     def by_folder(self, path: Path) -> list[tuple[Path, Snapshot]]:
-        """Return each folder whose segments are merged with each other, with its own snapshot."""
+        """Return the folders and their snapshots; only segments of one folder are merged with each other."""
         return [(path, self)]
 
     def require_changeable(self, path: Path) -> None:
@@ -285,7 +285,7 @@ class Snapshot:
         if where is None:
             return None
         parsed = as_filter(where)
-        key = repr(parsed)  # repr tells 1 from True, which are equal
+        key = repr(parsed)  # repr distinguishes 1 and True, which are equal
         with self._masking:
             kept = self._masks.get(key)
         if kept is None:  # computed outside the lock, so that other searches don't wait

@@ -171,7 +171,7 @@ class Words:
 
     @property
     def _spelled_well(self) -> frozenset[str]:
-        """The whole words in a model's vocabulary: a query may have them, even if no document does."""
+        """The whole words in a model's vocabulary: a query may use them, even if no document does."""
         model = self._whole.learned if isinstance(self._whole, HybridEncoder) else None
 
         def words() -> frozenset[str]:

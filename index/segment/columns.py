@@ -134,7 +134,7 @@ class Columns:
             self._batch = reader.get_batch(0)
             mixed = json.loads((reader.schema.metadata or {}).get(_MIXED, b"{}"))
         if self._batch.num_columns and self._batch.num_rows != n_docs:
-            raise CorruptIndex(f"{path}: {self._batch.num_rows} documents where there are {n_docs}")
+            raise CorruptIndex(f"{path}: {self._batch.num_rows} documents, the segment has {n_docs}")
         self.kinds: dict[str, str] = {field.name: kind_of(field) for field in reader.schema}
         self.mixed: dict[str, str] = mixed
         self._sound: dict[str, pa.Array] = {}

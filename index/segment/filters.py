@@ -10,7 +10,7 @@ compare exactly, including integers of any size.
 
 Dates and times are texts in ISO 8601 ("2024-05-17", "2024-05-17T09:30:00+02:00"). A condition with such a text, a
 `datetime` or a `date` compares times, to the microsecond, across time zones; without a time zone they are UTC, and a
-date is its first moment. Texts that aren't times don't match.
+date means its first moment. Texts that aren't times don't match.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class Filter:
             raise DataError("; ".join([*told[:_TOLD], *(["and more"] if len(told) > _TOLD else [])]), "where")
 
     def hints(self, segments: Sequence[Columns]) -> list[str]:
-        """Return hints for texts in == and in conditions that no document has, with similar texts that exist.
+        """Return hints for texts in conditions with == or "in" that no document has, with similar texts that exist.
 
         Args:
             segments: The columns of all segments, including deleted documents.

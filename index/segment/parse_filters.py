@@ -17,7 +17,7 @@ from lsr.index.segment.filters import OPERATORS, Condition, Filter, Where, Writt
 from lsr.io.metadata import plain_value
 
 _DEEPEST = 100  # levels of nested filters
-_MOST_BITS = 14_280  # of a whole number: 4,300 digits, Python's limit for reading and writing
+_MOST_BITS = 14_280  # bits of a whole number with 4,300 digits, the most that Python reads and writes
 _WRITTEN_OPERATORS = {"=": "in", "==": "in", "!=": "not in", "^=": "prefix", "*=": "contains"}
 _TEXT_CONDITION = re.compile(
     r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|\^=|\*=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL
@@ -85,7 +85,7 @@ def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> Conditio
     elif name == "exists" and not isinstance(value, bool):
         problem = f"{column}: exists takes true or false, got {value!r}"
     elif not all(isinstance(one, bool | int | float | str) for one in values):
-        lacking = '; {"exists": false} finds what lacks it' if None in values else ""
+        lacking = '; {"exists": false} finds documents without a value' if None in values else ""
         problem = f"{column}: values are texts, numbers, times, true or false, got {value!r}{lacking}"
     if problem:
         wrong.append(problem)

@@ -67,7 +67,7 @@ from lsr.index.storage.arrow_file import ArrowFile
 from lsr.sparse import SparseMatrix
 
 ImpactType = Literal["uint8", "float32"]
-# Terms up to this id are looked up in a table, if one in so many of them occurs.
+# Terms up to this id are looked up in a table, if at least one in this many of them occurs.
 _TABLED, _TABLED_SHARE = 1 << 20, 8
 
 DENSE_SCHEMA = pa.schema([("impact", pa.uint8())])
@@ -250,12 +250,13 @@ class Segment:
         return gaps[window[GAPS_AT] :][: window[N_GAPS]], gaps[window[GAP_IMPACTS_AT] :][: window[N_GAPS]]
 
     def _stored(self, w: int) -> tuple[Any, ...]:
-        """As `postings_of`, but lists of gaps as they are."""
+        """Like `postings_of`, but lists of gaps aren't turned into postings."""
         window, (docs, impacts, dense, *_) = self.windows[w], self.files
         number, begin, size, row, dense_row = self.entries
         at = np.flatnonzero(number == w)
         ranks = np.searchsorted(self.ends, at.astype(np.uint64), side="right")
-        at, ranks = at[ranks < len(self.terms)], ranks[ranks < len(self.terms)]  # a damaged file may have others
+        # A damaged file may have entries of no term.
+        at, ranks = at[ranks < len(self.terms)], ranks[ranks < len(self.terms)]
         lists = np.stack((begin[at], begin[at].astype(np.int64) + size[at], row[at], dense_row[at]), axis=1)
         return (
             ranks,
@@ -304,7 +305,7 @@ class Segment:
             alive: (n_docs,) bool, by document: count only these, which reads whole lists; None for all documents.
 
         Raises:
-            CorruptIndex: Lists that are read lead outside their windows.
+            CorruptIndex: A list that is read lies outside its window.
         """
         counts = np.zeros(len(terms), np.int64)
         ranks = np.searchsorted(self.terms, terms)
@@ -321,12 +322,12 @@ class Segment:
                     counts[i] += self._count(entry, here)
         except IndexError:
             raise CorruptIndex(
-                f"{self.folder}: lists, postings or places.arrow are damaged; lsr verify tells more"
+                f"{self.folder}: lists, postings or places.arrow are damaged; run lsr verify for details"
             ) from None
         return counts
 
     def _count(self, entry: tuple[int, ...], alive: NDArray[np.bool_]) -> int:
-        """Count a list's live documents, given by place; IndexError if the list leads outside its window."""
+        """Count a list's live documents, given by place; IndexError if the list lies outside its window."""
         (number, begin, size, _, row), (docs, _, dense, *_) = entry, self.files
         window = self.windows[number].tolist()
         left = alive[window[FIRST_DOC] :][: window[N_DOCS]]
@@ -378,7 +379,7 @@ class Segment:
         """
         number = self.order if len(self.order) else np.arange(self.n_docs, dtype=np.uint32)
         if (np.sort(number) != np.arange(self.n_docs)).any():
-            raise CorruptIndex(f"{self.folder / 'places.arrow'}: damaged; lsr verify tells more")
+            raise CorruptIndex(f"{self.folder / 'places.arrow'}: damaged; run lsr verify for details")
         place_of = np.empty(self.n_docs, np.int64)
         place_of[number] = np.arange(self.n_docs)
         path = scratch / f"{self.folder.name}.rows"

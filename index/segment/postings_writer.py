@@ -39,8 +39,8 @@ DEFAULT_MEMORY = 1 << 30  # approximate limit for the writer, in bytes
 # A list that contains at least 1/400 of its window's documents has block maxima. One that contains at least 1/5 of them
 # is stored as a dense row of impacts, which takes hardly more space and is faster to add up and to look up.
 _SUMMARIZED, _DENSE = 400, 5
-# The others with maxima are stored as gaps, two bytes each, if there are at most so many times as many as postings,
-# which take three.
+# Other lists with block maxima are stored as gaps, two bytes each, unless they need more than this many gaps per
+# posting. Postings take three bytes.
 _MOST_GAPS = 1.25
 _BYTES_PER_POSTING = 24  # held while a window is gathered and inverted
 _ORDERED_FROM = 20_000  # number of documents from which "auto" orders them
@@ -393,13 +393,13 @@ def _gaps(
         impacts: (n,) of each.
         begins: (n_lists,) where each list begins.
         ends: (n_lists,) where it ends.
-        among: Which lists may be stored so.
+        among: Which lists may be stored as gaps.
         n_docs: The window's documents.
         rows: (n_lists,) the row of skips of each.
         skips: (n_rows, …) the skips.
 
     Returns:
-        Which they are; their gaps and impacts; where each begins among these, and its size.
+        Which lists are stored as gaps; their gaps and impacts; and where each list begins among these, and its size.
     """
     if not len(among):
         return among, np.empty(0, np.uint8), np.empty(0, np.uint8), among, among

@@ -67,7 +67,8 @@ class Quantizer:
             whole: Whether all weights are whole numbers.
 
         Returns:
-            A quantizer with that scale if the weights fit, else with the nearest power of two times it that they fit.
+            A quantizer with that scale if the weights fit, else with the smallest power of two times that scale that
+            fits them.
         """
         own = cls.of(largest, whole)
         if own.scale == scale or (scale != 1.0 and largest <= LEVELS * scale):

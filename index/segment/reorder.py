@@ -1,8 +1,8 @@
 """Order a segment's documents so that similar ones are stored next to each other and search can skip more blocks.
 
-Documents are ordered by recursive graph bisection. On a million it spreads clusters over both halves, because all terms
-of a document count equally, and takes long. So documents of a large segment are clustered first; bisection then orders
-the clusters, and the documents within runs of neighbouring clusters.
+Documents are ordered by recursive graph bisection. On a million documents, bisection takes long, and it spreads groups
+of similar documents over both halves because all terms of a document count equally. So documents of a large segment are
+clustered first; bisection then orders the clusters, and the documents within runs of neighbouring clusters.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ class App(Starlette):
 
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[None]:
-        def load() -> None:  # what only the first explanation needs, not searches
+        def load() -> None:  # only explanations need the origins
             for served in self.serving.indexes.values():
                 served.load_origins()
 

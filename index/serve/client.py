@@ -213,7 +213,7 @@ class Client:
         asked = asked | {"offset": 0}
         for name in ("group_by", "per_group", "depth"):
             asked.pop(name, None)
-        if options.shown is not None:  # columns are looked for there, but all is wanted here
+        if options.shown is not None:  # the server checks the columns, but a re-ranker needs every field
             asked["fields"] = [*STORED, *options.shown]
         ranking = AnsweredRanking(lambda n: self._post(path, asked | {"k": n}))
         found = select(ranking, query, k, options)

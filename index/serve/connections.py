@@ -25,7 +25,7 @@ class Connections:
     """Sends requests to a server, from many threads.
 
     Attributes:
-        idle: Unused connections, with the time since when.
+        idle: Idle connections, each with the time since which it is idle.
 
     Args:
         url: The server's URL.
@@ -67,7 +67,8 @@ class Connections:
             raise DataError("numbers must be finite: JSON has no NaN and no infinity") from None
         connection, used = self._connection()
         try:
-            with suppress(BrokenPipeError, ConnectionResetError):  # refused while sending: the answer says why
+            # If the server refuses a request while it is sent, its answer says why.
+            with suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, self._at.path.rstrip("/") + path, body, self._headers)
             response = connection.getresponse()
             status, content = response.status, response.read()

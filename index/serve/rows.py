@@ -49,7 +49,7 @@ def hit_rows(
         max_answer: Maximum number of characters of text.
 
     Raises:
-        Problem: There is too much text, or the time is over.
+        Problem: There is too much text, or the time is up.
     """
     room, rows = _Room(max_answer), list[list[dict[str, Any]]]()
     for hits in found:

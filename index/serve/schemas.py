@@ -93,7 +93,7 @@ class HowToSearch(OfIndex):
         max_length=20,
         description="{column: weight} multiplies scores by 1 + weight * value, {column: {weight, half_life, origin}} "
         "by 1 + weight * 0.5 ** (distance / half_life); half-lives of dates and times are days. "
-        '{"title": 2} counts words of the query twice that occur in the title.',
+        '{"title": 2} counts query words twice if they occur in the title.',
     )
     facets: Columns = Field([], description="Columns whose values are counted over all matching documents.")
     total: bool = Field(False, description="Count the matching documents; implied by facets.")
@@ -118,11 +118,11 @@ class HowToSearch(OfIndex):
     @model_validator(mode="after")
     def _fit(self, info: ValidationInfo) -> Self:
         if self.rerank and info.context.rerank is None:
-            raise ValueError("rerank: this server has no re-ranker; lsr serve --rerank MODEL starts one that has")
+            raise ValueError("rerank: this server has no re-ranker; start it with lsr serve --rerank MODEL")
         options = self.options(info.context)
         Options(**options)
         if options and self.hybrid is not None:
-            raise ValueError(f'{next(iter(options))} doesn\'t go with hybrid; it does with the setting "mode"')
+            raise ValueError(f'{next(iter(options))} can\'t be combined with hybrid; use the setting "mode" instead')
         if (self.diversity or self.rerank) and self.depth > info.context.max_k:
             what = "re-ranked" if self.rerank else "diversified"
             raise ValueError(f"depth: at most {info.context.max_k:,} documents are {what}, got {self.depth:,}")

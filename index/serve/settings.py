@@ -31,7 +31,7 @@ class ServeSettings:
         threads: Number of search threads; 0 for one per core.
         waiting: Maximum number of searches waiting for a thread; others are refused with a request to retry.
         seconds: Time limit of a search, including waiting.
-        patience: Seconds that a client may take to send a request, or may not read a response.
+        patience: Seconds that a client may take to send a request, or may pause while reading a response.
         connections: Maximum number of connections; one address may have three quarters of them.
         refresh: Seconds between checks for commits of other processes.
         stop: Seconds that running requests get to finish when the server stops.

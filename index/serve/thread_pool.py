@@ -28,10 +28,10 @@ class Deadline:
         self._seconds, self._end = seconds, time.monotonic() + seconds
 
     def check(self) -> None:
-        """Raise if the time is over.
+        """Raise if the time is up.
 
         Raises:
-            Problem: The time is over.
+            Problem: The time is up.
         """
         if time.monotonic() > self._end:
             raise self.missed()
@@ -72,7 +72,7 @@ class ThreadPool:
             call: The function.
             args: Its arguments.
             seconds: How long to wait for it; a call that is already running then keeps its place until it ends.
-            caller: Whose share of the queue it uses; None for no one's.
+            caller: Whose share of the queue the call uses; None to use no share.
 
         Raises:
             Problem: The queue is full, the caller has used up its share, or it took too long.

@@ -151,7 +151,7 @@ class Shards:
             elif self.impacts == "uint8":
                 scales = {segment["scale"] for segment in manifest["segments"]}
                 wrong = [scale for scale in scales if math.frexp(scale / self.scale)[0] != 0.5]
-                misfits += [f"{name}: a scale of {s!r}, no power of two times {self.scale!r}" for s in sorted(wrong)]
+                misfits += [f"{name}: its scale {s!r} isn't a power of two times {self.scale!r}" for s in sorted(wrong)]
         if strangers:
             raise EncoderMismatch("\n".join([*strangers, "encode and build all shards with one encoder"]))
         if misfits:

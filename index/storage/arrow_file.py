@@ -18,7 +18,7 @@ from lsr.errors import CorruptIndex
 # Overwriting a mapped file kills the processes that map it; replacing it with another file is harmless.
 RESTORE = "move a copy into place (mv; never write over a file of an index) or build the index again"
 _PRESENT = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
-_LACK = (errno.ENOMEM, errno.EAGAIN)  # of memory, and of memory for a thread
+_LACK = (errno.ENOMEM, errno.EAGAIN)  # not enough memory, for data or for a thread
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class BuildSettings:
         if not isinstance(self.passages, Passages | None):
             raise TypeError(f"passages must be Passages(size, overlap), got {self.passages!r}")
         if self.summary_mass is not None and self.impacts != "uint8":
-            raise ValueError("clusters are for 8-bit impacts: search of float32 weights is always a scan")
+            raise ValueError("clusters need 8-bit impacts: a search of float32 weights always reads everything")
         if self.summary_mass is not None and not 0 < self.summary_mass <= 1:
             raise ValueError(f"summary_mass must be above 0 and at most 1, got {self.summary_mass!r}")
 

@@ -174,7 +174,7 @@ def _require_same_folder(
     found: list[tuple[Found, str]],
     gone: Collection[str],
 ) -> None:
-    """Refuse to empty an index, as when a folder isn't mounted or is the wrong one.
+    """Refuse to empty an index: the folder may not be mounted, or it may be the wrong one.
 
     Raises:
         DataError: None of the index's files exists.
@@ -213,7 +213,7 @@ def _add_some(
     left_out: LeftOutFiles,
     bar: Any,
 ) -> None:
-    """Read and add files until a commit is due; `bar` goes on from one call to the next."""
+    """Read and add files until a commit is due; `bar` continues across calls."""
     made: dict[str, set[str]] = {}  # {readable file: ids of its documents}
 
     def documents() -> Iterator[Document]:
@@ -233,7 +233,7 @@ def _add_some(
             if time.monotonic() >= until:
                 break
 
-    with progress_to(lambda *_: None):  # which would begin anew
+    with progress_to(lambda *_: None):  # whose bar would restart with each call
         change = index.upsert(documents(), skip_bad=True)
     synced.bad += change.bad
     _sum_up(synced.report, change.report)

@@ -146,7 +146,7 @@ class Writer:
                     if stored is not call.early:
                         self._transaction.drop(self._path / stored.entry["name"])
                 self._stored = self._stored[:n_stored] + ([call.early] if call.early else [])
-                self._buffer = Buffer() if call.early else self._buffer  # early has its documents now
+                self._buffer = Buffer() if call.early else self._buffer  # its documents are in `early` now
                 self._scale = call.early.entry["scale"] if call.early and not scale else scale
                 self._encoder.restore(saved)
             raise

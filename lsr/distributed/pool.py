@@ -1,9 +1,9 @@
 """Run many jobs of one kind: one after the other in this process, or by the actors of a Ray cluster.
 
 Each free actor gets one job, so the number of jobs in flight is bounded. If an actor dies, another one repeats its job;
-the result must not depend on which actor it is. Actors rather than tasks, because each holds something expensive to
-load (an encoder). Not Ray Data: here jobs depend on the input alone and are reported one by one, while Ray Data's
-blocks depend on the number of processors and its checkpoints on the rows processed so far.
+the result must not depend on which actor does it. Workers are actors, not tasks, because each holds something expensive
+to load (an encoder). Ray Data isn't used: its blocks depend on the number of processors, and its checkpoints on the
+rows processed so far, while here jobs depend on the input alone and are reported one by one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _PATIENCE = 120.0  # seconds for the first actor to start
-_LOSSES = 3  # actors that may die over one job, or while starting
+_LOSSES = 3  # actors that may die while doing one job, or while starting
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def do_jobs(
 
     Raises:
         ClusterError: There is no such cluster, it lacks the resources, a worker can't do its job, or several workers
-            have died over one job.
+            died while doing one job.
     """
     if workers.address is None:
         work = open_worker()
@@ -209,7 +209,8 @@ class _Pool:
             ticket.losses.append(_short(error))
             if len(ticket.losses) >= _LOSSES:
                 raise ClusterError(
-                    f"{len(ticket.losses)} {self._what} died over the same part: {ticket.losses[-1]}; if they ran out "
+                    f"{len(ticket.losses)} {self._what} died while doing the same part: {ticket.losses[-1]}; if they "
+                    "ran out "
                     "of memory, run fewer on a machine"
                 ) from None
             note(f"one of the {self._what} is lost ({ticket.losses[-1]}); another one repeats its part")

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from lsr.errors import EncoderError
 
-VERSION = 1  # of these rules; terms of other versions can't be compared
+VERSION = 1  # version of these rules; terms of other versions can't be compared
 STOP_WORDS = ("light", "drop", "lucene", "keep")
 # Weight of a stop word in a query with n other words: the first divided by n, at most the second.
 _LIGHT, _LIGHT_AT_MOST = 1.5, 0.3
@@ -61,7 +61,7 @@ class Term(NamedTuple):
         start: Its first character in the word.
         end: Its end in the word, exclusive.
         weight: Its weight in a query; 0 if queries use other terms instead.
-        counts: Whether it adds to a document's length; a compound beside its parts doesn't, nor does a stop word.
+        counts: Whether it adds to a document's length; stop words don't, nor do compounds whose parts are also terms.
         light: Whether it is a stop word, or has the stem of one.
     """
 
@@ -136,8 +136,8 @@ class Analyzer:
         return terms, _lucene_length(length) if self._lucene else length
 
     def query(self, text: str) -> dict[str, float]:
-        """{term: weight} of a query. A weight is the number of occurrences; stop words count less, and the less the
-        more other words there are.
+        """{term: weight} of a query. A weight is the number of occurrences. Stop words count less, and least in queries
+        with many other words.
         """
         weights: dict[str, float] = {}
         light: Counter[str] = Counter()

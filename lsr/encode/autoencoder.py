@@ -1,6 +1,6 @@
 """Train the sparse codes of `CsrEncoder`: a top-k auto-encoder of dense vectors, or non-negative contrastive features.
 
-    z  = top_k(relu(W (x - c) / s + b))       x: a dense vector; c, s: mean and spread, c of queries their own
+    z  = top_k(relu(W (x - c) / s + b))       x: a dense vector; c, s: mean and spread; queries have a mean of their own
     x' = W^T z + b'                           the decoder has the encoder's weights
 
     csr loss = MSE(k) + wider MSE(4k) + dead AUX + contrast InfoNCE          (arXiv 2503.01776)
@@ -67,9 +67,9 @@ class CodeSettings:
         if self.objective not in get_args(Objective):
             raise EncoderError(f"objective must be one of {', '.join(get_args(Objective))}, got {self.objective!r}")
         if not 1 <= self.top_k <= self.latents or min(self.steps, self.batch) < 1 or not self.rate > 0:
-            raise EncoderError(f"top_k is 1 to latents, steps and batch at least 1, rate above 0: {self}")
+            raise EncoderError(f"top_k must be 1 to latents, steps and batch at least 1, and rate above 0, got {self}")
         if not self.temperature > 0 or not 0 <= self.dropout < 1:
-            raise EncoderError(f"temperature is above 0 and dropout 0 to 1: {self}")
+            raise EncoderError(f"temperature must be above 0 and dropout 0 to 1, got {self}")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def train_codes(
     if (queries is None) != (positives is None) or (
         queries is not None and positives is not None and (len(queries) != len(positives) or not len(queries))
     ):
-        raise EncoderError("queries and the rows of their positives belong together, one for each")
+        raise EncoderError("queries and positives must be given together, one positive for each query")
     rng = np.random.default_rng(settings.seed)
     mean = vectors.mean(0)
     query_mean = mean if queries is None else queries.mean(0)

@@ -37,7 +37,7 @@ class Encoder(abc.ABC):
     Attributes:
         type: Name of the kind of encoder, as `encoder.json` has it.
         needs_fit: Whether `fit` must see the corpus before anything can be encoded.
-        living: Whether its vocabulary grows with an index, and query weights depend on the index' counts. Use the
+        living: Whether its vocabulary grows with an index, and query weights depend on the index's counts. Use the
             encoder that `over` returns.
     """
 
@@ -101,7 +101,7 @@ class Encoder(abc.ABC):
         return []
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """The spans by which the size of passages is counted."""
+        """The spans that count for the size of passages."""
         return self.spans(text)
 
     def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
@@ -134,7 +134,7 @@ class Encoder(abc.ABC):
     def query_files(self) -> dict[str, bytes]:
         """Small files that are stored with vectors; `load_encoder_files` opens them as an encoder for queries.
 
-        For documents they may only have a reference to the model.
+        To encode documents they may hold only a reference to the model.
         """
         return {}
 
@@ -146,9 +146,7 @@ class Encoder(abc.ABC):
         """Learn statistics of the corpus; does nothing for most encoders."""
 
     def over(self, lexicon: Lexicon | None) -> Encoder:
-        """A copy with the terms and counts of an index (None for none); for living encoders, else the encoder
-        itself.
-        """
+        """For living encoders, a copy with the terms and counts of an index (None for none); else this encoder."""
         return self
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
@@ -198,7 +196,7 @@ def as_texts(texts: Texts) -> list[str]:
         DataError: A document without text, or a text with half a surrogate pair.
     """
     if isinstance(texts, Mapping) and isinstance(texts.get("text"), Iterable) and not isinstance(texts["text"], str):
-        raise TypeError('texts are a mapping of columns: give one of them, texts["text"], or a document at a time')
+        raise TypeError('texts are a mapping of columns: pass one of them, texts["text"], or one document at a time')
     if isinstance(texts, str | Mapping | Document):
         return [_as_text(texts, "the text")]
     return [_as_text(text, f"text {i}") for i, text in enumerate(as_rows(texts, "texts"))]
@@ -216,9 +214,11 @@ def as_rows(values: Iterable[Any], what: str) -> list[Any]:
     """
     kind = f"{type(values).__module__.partition('.')[0]}.{type(values).__name__}".removeprefix("builtins.")
     if hasattr(values, "columns"):  # of pandas, polars, pyarrow
-        raise TypeError(f'{what} are a table ({kind}), which gives its columns: give one of them, as table["text"]')
+        raise TypeError(
+            f'{what} are a table ({kind}), which iterates over its columns: pass one of them, as table["text"]'
+        )
     if not isinstance(values, Iterable) or isinstance(values, bytes | bytearray | memoryview | set | frozenset):
-        raise TypeError(f"{what} are a text or an iterable of texts in an order, not {kind}")
+        raise TypeError(f"{what} must be a text or an ordered iterable of texts, not {kind}")
     return list(values)
 
 

@@ -1,4 +1,4 @@
-"""BM25 as an encoder. Its vocabulary grows with an index, and its IDF is that of the index' present documents.
+"""BM25 as an encoder. Its vocabulary grows with an index, and its IDF is that of the index's current documents.
 
     document weight = tf (k1 + 1) / (tf + k1 (1 - b + b dl / pivot))
     query weight    = weight in the query * idf,  idf = ln(1 + (N - df + 0.5) / (df + 0.5))
@@ -48,7 +48,7 @@ class BM25Encoder(Encoder):
             for Lucene's English analyzer, whose results equal Lucene's if `pivot` is "mean".
         stop_words: "light", "drop", "lucene" or "keep"; see `lsr.encode.analyzer.Analyzer`.
         pivot: Document length that is neither rewarded nor penalized, in words without stop words; or "mean" for the
-            mean of the documents that `fit` sees, which then stays. A growing index needs a number.
+            mean length of the documents that `fit` sees, which is fixed from then on. A growing index needs a number.
 
     Raises:
         EncoderError: Values out of range, an unknown language.
@@ -118,7 +118,7 @@ class BM25Encoder(Encoder):
         """
         if self._lexicon is None:
             raise EncoderError(
-                "this bm25 encoder has seen no corpus yet: call fit(texts), or take the one of an index "
+                "this bm25 encoder has seen no corpus yet: call fit(texts), or take the encoder of an index "
                 "(index.encoder, --encoder INDEX)"
             )
         return self._lexicon
@@ -170,7 +170,8 @@ class BM25Encoder(Encoder):
         lexicon = self.lexicon
         if self.pivot == "mean":
             raise EncoderError(
-                'the pivot "mean" is that of the documents which fit has seen: call fit(texts) first, or give a number'
+                'the pivot "mean" is the mean length of the documents that fit has seen: call fit(texts) first, or '
+                "give a number"
             )
         indptr: list[int] = [0]
         indices: list[int] = []

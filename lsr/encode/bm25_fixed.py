@@ -122,7 +122,7 @@ class FixedBM25Encoder(Encoder):
         return SparseMatrix(indptr, ids, weights, (len(indptr) - 1, self.n_terms))
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Positions of the corpus' terms in a text."""
+        """Positions of the corpus's terms in a text."""
         found = ((self._term(m.group().lower()), m.start(), m.end()) for m in _WORD.finditer(text))
         return [span for span in found if span[0] >= 0]
 

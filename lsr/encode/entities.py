@@ -2,9 +2,9 @@
 
     weight of an entity = log1p(its mentions), in queries times `weight`
 
-A mention is the longest sequence of words that is the name or an alias of an entity; of several entities with one
-alias all count, less. So two spellings of a place meet in one term, and explanations name it. Entities stand before the
-terms of the encoder in the vocabulary, as "entity:NAME".
+A mention is the longest sequence of words that is the name or an alias of an entity; if several entities share an
+alias, all of them count, but less. So two spellings of a place meet in one term, and explanations name it. Entities
+stand before the terms of the encoder in the vocabulary, as "entity:NAME".
 
 Simpler than DyVo: mentions are found by their words alone, without dense candidates, and nothing is trained.
 """
@@ -34,7 +34,7 @@ from lsr.sparse import SparseMatrix
 ENTITIES_FILE = "entities.json"
 PREFIX = "entity:"
 _WORD = re.compile(r"\w+")
-WEIGHT = 0.1  # chosen on the World Factbook's training queries, beside BM25: more finds more and ranks it worse
+WEIGHT = 0.1  # chosen with BM25 on the World Factbook's training queries; a larger weight finds more, but ranks worse
 _MOST = 20  # mentions that count
 
 
@@ -114,7 +114,8 @@ class EntityEncoder(Encoder):
     Args:
         base: BM25, or an encoder with a vocabulary of its own; of a hybrid encoder take its learned part.
         entities: The entities.
-        weight: What an entity counts in a query; beside BM25 times its IDF. 0 leaves them out.
+        weight: Weight of an entity in a query; with BM25 as base, it is multiplied by the entity's IDF. 0 leaves
+            entities out.
 
     Raises:
         EncoderError: A hybrid encoder, a negative weight, or entities with the same name.
@@ -124,7 +125,7 @@ class EntityEncoder(Encoder):
 
     def __init__(self, base: Encoder, entities: Sequence[Entity], *, weight: float = WEIGHT) -> None:
         if base.living and not isinstance(base, BM25Encoder):
-            raise EncoderError("entities go with bm25 or a learned encoder, not with both: take its learned part")
+            raise EncoderError("entities need bm25 or a learned encoder, not a hybrid of both: take its learned part")
         if not 0 <= weight < math.inf:
             raise EncoderError(f"the weight of entities must be at least 0, got {weight}")
         self.base, self.entities, self.weight = base, tuple(entities), float(weight)
@@ -142,7 +143,7 @@ class EntityEncoder(Encoder):
 
     @property
     def living(self) -> bool:  # type: ignore[override]
-        """Whether it is beside BM25."""
+        """Whether the base is BM25."""
         return self.base.living
 
     @property
@@ -166,7 +167,8 @@ class EntityEncoder(Encoder):
             self._lexicon = Lexicon.of_counts(self._tokens, counts.tolist(), n_docs)
 
     def over(self, lexicon: Lexicon | None) -> EntityEncoder:
-        """A copy with the terms and counts of an index, or without any for None; beside BM25."""
+        """A copy with the terms and counts of an index, or without any for None; the encoder itself if the base isn't
+        BM25."""
         if not self.living:
             return self
         other = object.__new__(type(self))
@@ -175,7 +177,7 @@ class EntityEncoder(Encoder):
         return other
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """1, beside BM25 the IDF."""
+        """(n,) float64: the base's factors; for entities the IDF if the base is BM25, else 1."""
         terms, first = np.asarray(terms, np.int64), len(self.entities)
         factors = np.ones(len(terms))
         factors[terms >= first] = self.base.query_factors(terms[terms >= first] - first)
@@ -247,7 +249,7 @@ class EntityEncoder(Encoder):
         return {term + first: span for term, span in found.items()}
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; of the base, beside which entities of the whole text count."""
+        """See `Encoder`; of the base. Entities are found in the whole text."""
         return self.base.room(texts, queries=queries)
 
     @property

@@ -19,7 +19,7 @@ _NEVER = -1e4  # bias of terms that no text may have
 class Head(nn.Module):
     """Base of all heads.
 
-    One of another package (see `lsr.plugins`) has `__init__(tensors, n_terms)` and a class method `start(hidden,
+    A head from another package (see `lsr.plugins`) has `__init__(tensors, n_terms)` and a class method `start(hidden,
     n_terms, absent)`, which returns its first tensors; `LexicalHead` is an example. `tensors` returns them for saving.
 
     Args:
@@ -28,11 +28,11 @@ class Head(nn.Module):
         n_terms: Size of the vocabulary.
 
     Attributes:
-        reads: What it takes from the backbone: its "output" (last states, or logits), "raw" last states, also if the
-            backbone goes on to logits, or "both", side by side.
+        reads: What it takes from the backbone: its "output" (last states, or logits), "raw" last states even if the
+            backbone computes logits from them, or "both", side by side.
         NAMES: Names of its tensors.
-        MODEL: The class of transformers that opens the backbone. Of "AutoModelForMaskedLM" the output is the logits,
-            (batch, seq, n_terms), for a head that doesn't detach the output layer.
+        MODEL: The class of transformers that opens the backbone. The output of "AutoModelForMaskedLM" is the logits,
+            (batch, seq, n_terms), if the head doesn't detach the output layer.
     """
 
     NAMES: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Head(nn.Module):
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        """Restore the backbone to the form that transformers expects while this lasts."""
+        """Within the block, the backbone has the form that transformers expects."""
         yield
 
 
@@ -152,7 +152,7 @@ class MaskedLMHead(Head):
         """Refuse a model whose output layer couldn't be detached.
 
         Raises:
-            EncoderError: With the checkpoint and what needs it.
+            EncoderError: It couldn't; the message names the checkpoint and what needs it.
         """
         if not self.apart:
             raise EncoderError(f"{where}: its output layer can't be detached, so {what} is not possible")

@@ -39,11 +39,11 @@ _TOP_K = 8  # terms of a token
 class LateEncoder(Encoder):
     """Encodes texts as fused token vectors. `load_encoder("late:lsr-mini")` opens one by its model's name.
 
-    Queries go through the model, too; one that has a table of query weights encodes them as if they were documents.
+    Queries go through the model, too, even if it has a table of query weights: they are encoded like documents then.
 
     Args:
-        model: A SPLADE encoder with max pooling. Of an encoder that combines one with BM25, or with a table of query
-            weights, only the document model is used.
+        model: A SPLADE encoder with max pooling. If it is combined with BM25 or with a table of query weights, only the
+            document model is used.
         top_k: Terms kept per token, in queries and documents.
 
     Raises:

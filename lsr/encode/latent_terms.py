@@ -228,7 +228,7 @@ class LatentTermsEncoder(Encoder):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of the auto-encoder, the counts and the model."""
+        """Identifies the auto-encoder, the counts and the model."""
         model = self.model.fingerprint if isinstance(self.model, SpladeEncoder) else Fingerprint(model="a function")
         state = [
             json.dumps([str(model.weights), asdict(self.settings), self._numbers()]).encode(),

@@ -16,7 +16,7 @@ Counts = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 class Lexicon:
-    """Terms and their counts, or a view of those from a term id on that have a prefix.
+    """Terms and their counts, or a view of the terms from some id on, whose tokens have a common prefix.
 
     Attributes:
         tokens: Tokens of all terms.

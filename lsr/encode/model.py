@@ -279,8 +279,9 @@ def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
         raise EncoderError(f"{folder}: can't be opened as {what} language model: {reason}") from None
     for key, there, wanted in sorted(info["mismatched_keys"]):
         raise EncoderError(
-            f"{folder}: its weights and its config.json don't fit: {key} has the shape {tuple(there)}, by "
-            f"config.json {tuple(wanted)}. If the vocabulary was changed, vocab_size must be the first of these numbers"
+            f"{folder}: its weights and its config.json don't fit: {key} has the shape {tuple(there)}, "
+            f"config.json implies {tuple(wanted)}. If the vocabulary was changed, vocab_size must be the first of "
+            "these numbers"
         )
     return model.float().eval(), set(info["missing_keys"])
 

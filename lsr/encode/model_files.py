@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lsr.errors import EncoderError, MissingExtra
 
-BUILT_IN = ("bm25", "lsr-mini", "lsr-tiny")
+BUILT_IN = ("bm25", "lsr-mini", "lsr-tiny", "splade-tiny")
 _SHIPPED = Path(__file__).parents[1] / "data"  # folder of the built-in encoders that are files
 HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "epic", "epic-query", "sparta", "deepct", "tilde",
          "onnx")  # the last is a whole model  # fmt: skip
@@ -25,7 +25,7 @@ OWN_HEADS = HEADS[3:]  # heads with tensors, pooling and saturation of their own
 ONNX_FILE = "model.onnx"
 OUTPUT_FILE = "output.arrow"  # beside the graph: the vocabulary's embeddings
 DENSE = "dense"  # key of config.json of an exported model that also gives dense vectors: {"width", "query_prompt"}
-_ADAPTER = "adapter_config.json"  # of peft
+_ADAPTER = "adapter_config.json"  # written by peft
 HEAD_FILE = "head.safetensors"  # tensors of a head of ours
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
@@ -221,7 +221,7 @@ def _instead(folder: Path) -> str:
     if graph := first(".onnx"):
         return f"lsr runs only ONNX graphs that it wrote itself, not {graph}: download model.safetensors of this model"
     if other := first(".safetensors"):
-        return f"If it is {other}, rename that"
+        return f"If {other} has the weights, rename it"
     return "Download it: without weights there is no model"
 
 

@@ -1,4 +1,4 @@
-"""Several vectors of a document, of which the one nearest to a query counts, after ME-BERT (arXiv 2005.00181).
+"""Several vectors for each document: the one nearest to the query counts (after ME-BERT, arXiv 2005.00181).
 
 score = max over i of <q, v_i>
 

@@ -2,11 +2,11 @@
 
 The graph takes the word embeddings of one text, so there is no padding, and outputs the states for the output layer.
 Weights are 8-bit with a scale for each row, and activations are quantized at run time, so multiplications run on
-integers. A few tokens and a few columns of a layer have much larger values than the others. Where they would leave the
-others too few integers, each token has a scale and each column a factor. The vocabulary's embeddings, which are also
-the output layer, are beside the graph in `output.arrow`; `lsr.encode.output` computes the weights. The output layers of
-the heads "gated" and "lexical" are part of the graph, which then takes token ids and outputs weights, as all graphs of
-lsr 0.1 did.
+integers. A few tokens and a few columns of a layer have much larger values than the others. Where they would make the
+scale too coarse for the others, each token has a scale and each column a factor. The vocabulary's embeddings, which are
+also the output layer, are beside the graph in `output.arrow`; `lsr.encode.output` computes the weights. The output
+layers of the heads "gated" and "lexical" are part of the graph, which then takes token ids and outputs weights, as all
+graphs of lsr 0.1 did.
 
 `export` needs torch and onnx. It writes such a graph node by node for BERT with the heads "lexical", and "expansion",
 "masked-lm" and "gated" with max pooling. Everything else is traced by PyTorch and quantized by the runtime's own tools:
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode import model_files as files
+from lsr.encode.base import CONFIG_FILE
 from lsr.encode.onnx_runner import LEXICAL, TRACED
 from lsr.encode.output import OutputLayer, OutputSettings, quantized, row_factors
 from lsr.encode.tokenizer import TOKENIZER_FILE
@@ -121,11 +122,12 @@ def _export_traced(onnx: Any, model: Any, folder: Path) -> None:
             return found
 
     config = model.backbone.config
-    before, config._attn_implementation = config._attn_implementation, "eager"  # others can't be traced
+    # Other kinds of attention can't be traced.
+    before, config._attn_implementation = config._attn_implementation, "eager"
     shown = torch.arange(1, 8)
     try:
         with tempfile.TemporaryDirectory(dir=folder) as temporary, warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the tracer, on what it takes as constant
+            warnings.simplefilter("ignore")  # the tracer warns about values that it takes as constants
             traced = Path(temporary) / "traced.onnx"
             torch.onnx.export(
                 OneText().eval(),
@@ -137,7 +139,7 @@ def _export_traced(onnx: Any, model: Any, folder: Path) -> None:
                 opset_version=18,
                 dynamo=False,
             )
-            logging.disable(logging.WARNING)  # its advice to simplify the graph first
+            logging.disable(logging.WARNING)  # the quantizer advises to simplify the graph first
             quantize_dynamic(traced, folder / files.ONNX_FILE, per_channel=True, weight_type=QuantType.QInt8)
     finally:
         logging.disable(logging.NOTSET)
@@ -209,7 +211,12 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
         compressed: Any = small
         if isinstance(learned, InferenceFreeEncoder):
             how: dict[str, Any] = {"max_length": learned.max_length, "prompt": learned.prompt}
-            compressed = InferenceFreeEncoder(small, learned.table, learned.tokenizer, **how)
+            if (asking := learned.query_model) is not None and asking.query.head != "onnx":
+                place = Path(temporary) / "query" / asking.query.name
+                place.parent.mkdir(parents=True)
+                compress(asking, place)
+                asking = SpladeEncoder.load(place, files.read_object(place / CONFIG_FILE))
+            compressed = InferenceFreeEncoder(small, learned.table, learned.tokenizer, query_model=asking, **how)
         if isinstance(encoder, HybridEncoder):
             compressed = HybridEncoder(compressed, encoder.lexical, encoder.weight)
         compressed.save(folder)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode import model_files as files
+from lsr.encode import onnx_graph
 from lsr.encode.output import OutputLayer
 from lsr.encode.processor import adds_bytes_exactly
 from lsr.errors import EncoderError
@@ -41,20 +43,20 @@ class OnnxRunner:
 
     def __init__(self, folder: Path, n_terms: int, threads: int = 0) -> None:
         self._path, self._n_terms = folder / files.ONNX_FILE, n_terms
-        self._session = self._open(str(self._path))
+        self._sessions: dict[tuple[str, ...], Any] = {}  # {names of outputs: session}
         self._running: set[int] = set()  # threads that are using a session
         output = folder / files.OUTPUT_FILE
         self._output = OutputLayer.open(output) if output.is_file() else None
-        given = [(out.name, out.shape) for out in self._session.get_outputs()]
-        if self._output is None and given != [("weights", [n_terms])]:
-            raise EncoderError(f"{self._path}: outputs {given}, not the weights of {n_terms} terms")
+        self._outputs = self._read(onnx_graph.output_names)
+        if self._output is None and self._outputs != ["weights"]:
+            raise EncoderError(f"{self._path}: outputs {', '.join(self._outputs)}, not weights")
         if self._output is not None:
             if self._output.n_terms != n_terms:
                 raise EncoderError(f"{output}: {self._output.n_terms} terms; the encoder has {n_terms}")
-            states, beside = ("states", ["tokens", self._output.width]), ("dense", [1, self._output.width])
-            if given not in ([states], [states, beside]):
-                raise EncoderError(f"{self._path}: outputs {given}, not states for the layer in {output.name}")
-        self.has_dense = len(given) > 1
+            if self._outputs not in (["states"], ["states", "dense"]):
+                found = ", ".join(self._outputs)
+                raise EncoderError(f"{self._path}: outputs {found}, not states for the layer in {output.name}")
+        self.has_dense = len(self._outputs) > 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         share = os.environ.get("OMP_NUM_THREADS", "")
         self._threads = threads or (int(share) if share.isdecimal() else 0) or cores
@@ -69,8 +71,31 @@ class OnnxRunner:
         self._pool = self._new_pool()
         if self._running:
             others = [self.__dict__.pop(name, None) for name in ("_opened_up", "_for_all_tokens")]
-            _abandoned.append((self._session, others))
-            self._session, self._running = None, set()
+            _abandoned.append((self._sessions, others))
+            self._sessions, self._running = {}, set()
+
+    def _read(self, how: Callable[[bytes], _Result]) -> _Result:
+        """What a function finds in the graph's file."""
+        try:
+            return how(self._path.read_bytes())
+        except OSError as error:
+            raise EncoderError(f"{self._path}: can't be read: {error.strerror}") from None
+        except ValueError as error:
+            raise EncoderError(f"{self._path}: can't be opened: not an ONNX graph, it {error}") from None
+
+    def _session(self, *outputs: str) -> Any:
+        """A session that computes these outputs and nothing else."""
+        if outputs not in self._sessions:
+            whole = set(outputs) == set(self._outputs)
+            model = str(self._path) if whole else self._read(lambda content: onnx_graph.with_outputs(content, outputs))
+            session = self._open(model)
+            width = 0 if self._output is None else self._output.width
+            wanted = {"weights": [self._n_terms], "states": ["tokens", width], "dense": [1, width]}
+            for out in session.get_outputs():
+                if out.shape != wanted[out.name]:
+                    raise EncoderError(f"{self._path}: {out.name} has the shape {out.shape}, not {wanted[out.name]}")
+            self._sessions[outputs] = session
+        return self._sessions[outputs]
 
     def _open(self, model: str | bytes, constants: Mapping[str, Any] | None = None) -> Any:
         """Open a session for a file or its content, with other values for some of its constants."""
@@ -97,7 +122,7 @@ class OnnxRunner:
         Raises:
             EncoderError: A token that the model doesn't know, or weights that are not numbers.
         """
-        return self._matrix(self._run(self._one, ids))
+        return self._matrix(self._run(self._one, ids, self._outputs[0]))
 
     def weights_and_dense(self, ids: Sequence[list[int]]) -> tuple[SparseMatrix, NDArray[np.float32]]:
         """Weights of texts and their dense vectors, (n_texts, width) float32 of length 1, in one pass.
@@ -105,7 +130,7 @@ class OnnxRunner:
         Raises:
             EncoderError: As for `weights`, or the graph has no dense vectors.
         """
-        found = self._run(self._both, ids)
+        found = self._run(self._both, ids, "states", "dense")
         return self._matrix([row for row, _ in found]), self._unit([vector for _, vector in found])
 
     def dense(self, ids: Sequence[list[int]]) -> NDArray[np.float32]:
@@ -114,12 +139,15 @@ class OnnxRunner:
         Raises:
             EncoderError: As for `weights_and_dense`.
         """
-        return self._unit(self._run(self._dense_one, ids))
+        self._dense_output()
+        return self._unit(self._run(self._dense_one, ids, "dense"))
 
-    def _run(self, one: Callable[[list[int]], _Result], ids: Sequence[list[int]]) -> list[_Result]:
+    def _run(self, one: Callable[[Any, list[int]], _Result], ids: Sequence[list[int]], *outputs: str) -> list[_Result]:
+        """Run a function of a session and a text for each text."""
         self._check(max(map(max, ids)))
         with self._in_use():
-            return list(self._pool.map(one, ids))
+            session = self._session(*outputs)
+            return list(self._pool.map(partial(one, session), ids))
 
     def _matrix(self, rows: list[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> SparseMatrix:
         try:
@@ -136,36 +164,37 @@ class OnnxRunner:
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
-        if self._session is None:
-            self._session = self._open(str(self._path))
         self._running.add(threading.get_ident())
         try:
             yield
         finally:
             self._running.discard(threading.get_ident())
 
-    def _one(self, ids: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _one(self, session: Any, ids: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         if self._output is not None:
-            return self._output.weights(self._states(self._output, ids), ids)
-        dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
+            return self._output.weights(self._states(session, ids), ids)
+        dense = session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
         terms = dense.nonzero()[0]
         return terms, dense[terms]
 
-    def _both(self, ids: list[int]) -> tuple[tuple[NDArray[np.int64], NDArray[np.float32]], NDArray[np.float32]]:
+    def _both(
+        self, session: Any, ids: list[int]
+    ) -> tuple[tuple[NDArray[np.int64], NDArray[np.float32]], NDArray[np.float32]]:
         output = self._dense_output()
-        states, dense = self._session.run(["states", "dense"], {"words": output.embeddings(ids)})
+        states, dense = session.run(["states", "dense"], {"words": output.embeddings(ids)})
         return output.weights(states, ids), dense
 
-    def _dense_one(self, ids: list[int]) -> NDArray[np.float32]:
-        return np.asarray(self._session.run(["dense"], {"words": self._dense_output().embeddings(ids)})[0])
+    def _dense_one(self, session: Any, ids: list[int]) -> NDArray[np.float32]:
+        return np.asarray(session.run(["dense"], {"words": self._dense_output().embeddings(ids)})[0])
 
     def _dense_output(self) -> OutputLayer:
         if self._output is None or not self.has_dense:
             raise EncoderError(f"{self._path}: this model has no dense vectors")
         return self._output
 
-    def _states(self, output: OutputLayer, ids: list[int]) -> NDArray[np.float32]:
-        return np.asarray(self._session.run(["states"], {"words": output.embeddings(ids)})[0])
+    def _states(self, session: Any, ids: list[int]) -> NDArray[np.float32]:
+        assert self._output is not None
+        return np.asarray(session.run(["states"], {"words": self._output.embeddings(ids)})[0])
 
     def origins(self, ids: list[int], terms: list[int]) -> list[int]:
         """For each term, the position of the token with its largest logit; -1 for a term without weight.
@@ -181,12 +210,12 @@ class OnnxRunner:
         self._check(max(ids))
         if self._output is not None:
             with self._in_use():
-                states, wanted = self._states(self._output, ids), np.array(terms, np.int64)
+                states, wanted = self._states(self._session("states"), ids), np.array(terms, np.int64)
             there = np.isin(wanted, self._output.weights(states, ids)[0])
             return [int(p) for p in np.where(there, self._output.logits(states, wanted).argmax(0), -1)]
         if self._name == LEXICAL:  # a term's weight comes from its own token
             with self._in_use():
-                dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
+                dense = self._session("weights").run(["weights"], {"ids": np.array(ids, np.int64)})[0]
             return [ids.index(term) if term in ids and dense[term] > 0 else -1 for term in terms]
         if self._name == TRACED:
             return [-1] * len(terms)
@@ -209,7 +238,7 @@ class OnnxRunner:
         if self._output is None:
             raise EncoderError(f"{self._path}: this graph gives weights of whole texts, not of tokens")
         with self._in_use():
-            states = self._states(self._output, ids)
+            states = self._states(self._session("states"), ids)
         terms, weights = self._output.weights(states, ids)
         return terms, weights, self._output.logits(states, terms)
 
@@ -227,45 +256,31 @@ class OnnxRunner:
 
     @cached_property
     def _for_all_tokens(self) -> Any:
-        """A second session, whose last dense layer computes all tokens: its slices go to the end instead of to 1."""
+        """A session whose last dense layer computes all tokens: its slices go to the end instead of to 1."""
         import onnxruntime
 
         end = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([np.iinfo(np.int64).max]))
-        return self._open(str(self._path), {"to first": end})
+        return self._open(self._read(lambda content: onnx_graph.with_outputs(content, ["dense"])), {"to first": end})
 
     @cached_property
     def _name(self) -> str:
         """LEXICAL or TRACED if the graph has that name; "" otherwise."""
-        try:
-            content = self._path.read_bytes()
-        except OSError as error:
-            raise EncoderError(f"{self._path}: can't be read: {error}") from None
+        content = self._read(bytes)
         return next((name for name in (LEXICAL, TRACED) if name.encode() in content), "")
 
     @cached_property
     def _opened_up(self) -> tuple[Any, list[str]]:
-        """A second session whose graph also outputs the factors of its output layer; needed for origins only.
+        """A session whose graph also outputs the factors of its output layer; needed for origins only.
 
-        Only names are searched for in the file: those of nodes come before any weights. Two concatenated Protocol
-        Buffers messages are one message with the fields of both, so outputs are added by appending bytes.
+        Only names are searched for in the file: those of nodes come before any weights.
         """
-        try:
-            content = self._path.read_bytes()
-        except OSError as error:
-            raise EncoderError(f"{self._path}: can't be read: {error}") from None
+        content = self._read(bytes)
         found = re.search(rb"DynamicQuantizeLinear_\d{1,9}", content)
         if found is None:
             raise EncoderError(f"{self._path}: its output layer isn't one that lsr wrote")
-        names = [found[0] + b"_0", found[0] + b"_2", b"words"]
-        return self._open(content + b"".join(map(_as_output, names))), [name.decode() for name in names]
+        names = [f"{found[0].decode()}_0", f"{found[0].decode()}_2", "words"]
+        return self._open(self._read(lambda content: onnx_graph.with_outputs(content, ["weights", *names]))), names
 
     def _check(self, largest: int) -> None:
         if largest >= self._n_terms:
             raise EncoderError(f"{self._path}: the tokenizer gives token {largest}, the model knows {self._n_terms}")
-
-
-def _as_output(name: bytes) -> bytes:
-    """A serialized ModelProto: a graph (field 7) with an output (12) with a name (1); each length takes one byte."""
-    for key in (b"\x0a", b"\x62", b"\x3a"):  # number << 3 | 2
-        name = key + bytes([len(name)]) + name
-    return name

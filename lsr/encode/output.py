@@ -51,7 +51,8 @@ class OutputLayer:
 
     Args:
         rows: (n_terms, width) int8, without -128.
-        columns: (n_terms,) float32 by name: "scale" turns rows into embeddings, the others are those above.
+        columns: (n_terms,) float32 by name: "scale" turns rows into embeddings; the others are "factor", "bias" and
+            "frequency" of the formula above.
         settings: Settings that all terms share.
 
     Raises:

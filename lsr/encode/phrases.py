@@ -5,8 +5,9 @@
     s_tj            = relu(<Q h_t, K h_j> / sqrt(64)) + w [j is in the sentence of t], j != t
     q_j             = relu(<Q c, K g_j> / sqrt(64)) + 1 / (occurrences of g_j's n-gram in the passage)
 
-s_t, the context of token t, are weights of other words, q those of the question's. The last part of each is ours: with
-few examples, attention alone doesn't learn where a sentence ends and which words are rare.
+s_t, the context of token t, has weights of other words of the passage; q has weights of the question's words. The last
+summand of each isn't in the paper: with few examples, attention alone doesn't learn where a sentence ends and which
+words are rare.
 
 h_t are a frozen model's token states of the passage, g_j those of the question, and c the state of its first token.
 s and q are sparse vectors over words (n = 1) and pairs of neighbouring words (n = 2); their products are computed over
@@ -87,7 +88,8 @@ class _Read:
     Attributes:
         first: (width,) the state of the first special token.
         states: (n, width).
-        keys: For each n-gram order (n,) int64, equal for equal words or pairs of words; the last pair has no equal.
+        keys: For each n-gram order (n,) int64: equal words, or pairs of words, have equal keys. The last token begins
+            no pair, so its key equals no other.
         spans: (n, 2) characters.
         sentences: (n,) int64, the number of each token's sentence.
     """
@@ -219,7 +221,7 @@ class PhraseReader:
 
 
 def _read(model: SpladeEncoder, text: str, *, queries: bool = False) -> _Read:
-    """Read a text; of a query without the prompt's tokens, which stand before its own."""
+    """Read a text. A query's prompt tokens, which come before its own, are left out."""
     (states,) = model.dense_states([text], queries=queries)
     tokens = model.tokens(text)
     n = len(tokens)

@@ -64,8 +64,8 @@ def over_tiles(
         mask: (batch, seq), 0 where a position doesn't count.
         weight: (n_terms, hidden) float.
         bias: (n_terms,) float, or None.
-        part: From states, (docs, seq, width), which of them are masked, (docs, seq, 1), and rows of weight and bias to
-            (docs, terms).
+        part: A function of states, (docs, seq, width), which of them are masked, (docs, seq, 1), and rows of weight and
+            bias; returns (docs, terms).
 
     Returns:
         (batch, n_terms) float.

@@ -1,6 +1,6 @@
 """The output layer of an encoder and the maximum over its tokens in one pass, in 8-bit integers.
 
-    z_j = max_t s_t (h_t . e_j) r_j        h_t, e_j integers of -127 to 127, s_t a scale a token, r_j one a term
+    z_j = max_t s_t (h_t . e_j) r_j        h_t, e_j integers of -127 to 127, s_t the scale of a token, r_j of a term
 
 The output layer is nine tenths of a small encoder's work, and of its tokens x terms logits only the maxima are kept.
 Here a block of terms is multiplied with all tokens while the running maximum stays in registers, so only the maximum is

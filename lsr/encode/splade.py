@@ -191,7 +191,7 @@ class SpladeEncoder(Encoder):
                 found.append(SparseMatrix.empty(self.n_terms))
                 continue
             terms, weights, logits = model.by_token(row)
-            # The logits are known up to a constant for each term, which its weight, that of the maximum, gives.
+            # Logits are known up to a constant for each term; the term's weight, made of its largest logit, gives it.
             at_best = np.expm1(weights) if tower.saturation == "log1p" else np.expm1(np.expm1(weights))
             values = np.log1p(np.maximum(at_best + logits - logits.max(0, initial=-np.inf), 0))[own]
             values = values if tower.saturation == "log1p" else np.log1p(values)
@@ -330,7 +330,7 @@ class SpladeEncoder(Encoder):
         return [tower.max_length - len(row) for row in ids]
 
     def _ids(self, tower: Tower, texts: list[str], max_length: int | None) -> list[list[int]]:
-        """Token ids of texts. Those of the last call are known: texts are counted and encoded one after the other."""
+        """Token ids of texts. Those of the last call are kept: texts are first counted, then encoded."""
         place, last = self._last_ids
         known = last if place == tower.place else {}
         most = math.inf if max_length is None else max_length

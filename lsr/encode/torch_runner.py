@@ -53,7 +53,7 @@ def _require_usable(device: str) -> None:
         gpus = ", ".join(f"cuda:{number}" for number in range(there))
         raise EncoderError(
             f"the device {device!r} can't be used: {str(error).splitlines()[0]}. PyTorch sees "
-            f"{gpus or 'no GPU'} here; without a device (--device) it takes what is available"
+            f"{gpus or 'no GPU'} here; leave out the device (--device) to use what is available"
         ) from None
 
 

@@ -21,7 +21,7 @@ _GUESSES = [
     "cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874",
     "cp932", "euc_jp", "iso2022_jp", "cp949", "gb18030", "big5",
 ]  # fmt: skip
-_CLOSE = 0.1  # encodings whose chaos (charset-normalizer) differs by less fit equally well
+_CLOSE = 0.1  # encodings whose `chaos` in charset-normalizer differs by less than this fit equally well
 _LOOKED_AT = 1 << 16
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _MOST_CONTROL = 0.02  # largest share of control characters in a text, such as form feeds and escapes
@@ -58,7 +58,7 @@ def _decoded(content: bytes, markup: bool) -> tuple[str, str]:
 
 
 def is_binary(content: bytes) -> bool:
-    """Whether the beginning of a file can't be text of an encoding without a byte order mark."""
+    """Whether the beginning of a file shows that it isn't text in an encoding without a byte order mark."""
     looked_at = content[:_LOOKED_AT]
     return b"\0" in looked_at or len(_CONTROL.findall(looked_at)) > _MOST_CONTROL * len(looked_at)
 
@@ -96,7 +96,8 @@ def _guessed(content: bytes) -> tuple[str, str]:
 
 
 def _strange(text: str) -> float:
-    """The share of non-ASCII words that no language has; short texts give no better evidence."""
+    """The share of non-ASCII words that can't be words of any language; for short texts, there is no better
+    evidence."""
     words = [word for word in text[:_LOOKED_AT].split() if not word.isascii()]
     return round(sum(map(_is_strange, words)) / max(len(words), 1), 2)
 

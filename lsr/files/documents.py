@@ -72,7 +72,7 @@ def read_documents(source: str | PathLike[str], *, url: str = "") -> FileCorpus:
 
     Hidden files and files that git ignores are left out, and symbolic links aren't followed. Files that can't be read
     are left out with a `LeftOut` warning; its `bad`, and that of the corpus, has a message about each. A
-    `GuessedEncoding` warning names texts that aren't UTF-8 and don't say what they are.
+    `GuessedEncoding` warning names texts that aren't UTF-8 and don't declare their encoding.
 
     Args:
         source: A folder, or a file.
@@ -118,7 +118,7 @@ def _is_files(path: Path) -> bool:
 
 
 class FileCorpus(Corpus):
-    """The corpus of `read_documents`. Each pass reads the files as they are by then.
+    """The corpus of `read_documents`. Each pass reads the files as they are at that time.
 
     Args:
         root: A folder, or a file.
@@ -160,8 +160,8 @@ class FileCorpus(Corpus):
         """Warn about files that were left out, and about those whose encoding was guessed.
 
         Args:
-            bad: Messages about all of them, which end with those of `left_out.each`.
-            left_out: The files that are told by kind.
+            bad: Messages about all files that were left out, those of `left_out.each` at the end.
+            left_out: The files that the warning counts by kind.
         """
         if bad:
             warn(LeftOut("\n  ".join([f"{self.name}: left out:", *left_out.summary(bad)]), bad), LeftOut)
@@ -260,11 +260,11 @@ class FileCorpus(Corpus):
 
 
 class LeftOutFiles:
-    """Reads files, and remembers those that are told by kind: without text, without the library, passed over.
+    """Reads files, and remembers those that a warning counts by kind: without text, without their library, passed over.
 
     Attributes:
         failed: Whether a part of the latest file couldn't be read.
-        passed_over: Filled in by who looks for the files.
+        passed_over: Filled in by the code that looks for the files.
     """
 
     def __init__(self) -> None:
@@ -302,11 +302,11 @@ class LeftOutFiles:
         return [*missing, *(DataError("no text", name) for name in self._empty), *self.passed_over.each()]
 
     def summary(self, bad: Sequence[str]) -> list[str]:
-        """Messages about all that was left out: the first ones that aren't of these files, and one for each kind. The
-        last says where all are, if some aren't named.
+        """Messages about everything that was left out: the first ones of files that aren't counted by kind, then one
+        for each kind. If some files aren't named, the last message says how to list all.
 
         Args:
-            bad: All messages, which end with those of `each`.
+            bad: All messages, those of `each` at the end.
         """
         each = self.each()
         n_others = len(bad) - len(each)
@@ -318,7 +318,7 @@ class LeftOutFiles:
         said += [f"files without text: {len(self._empty):,} ({some(self._empty)})"] if self._empty else []
         said += self.passed_over.messages()
         if n_others > _LISTED or _unnamed(each, "\n".join(said)):
-            said.append(f"all {len(bad):,} by name: --left-out FILE, in Python `bad` of the warning or the corpus")
+            said.append(f"to list all {len(bad):,}: --left-out FILE, or in Python `bad` of the warning or the corpus")
         return said
 
 

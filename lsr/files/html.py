@@ -44,8 +44,8 @@ def add_html(text: str, out: Extracted) -> tuple[str, dict[str, Any]]:
 
 
 def _without_open_ends(text: str) -> str:
-    """The same with what opens but never ends as text: the parser would look for the end from each of them to the last
-    character.
+    """Turn openings without an end into text: for each of them, the parser would search the whole rest of the page for
+    its end.
     """
     for opening, end in _ENDS.items():
         last = text.rfind(end) + 1
@@ -161,7 +161,7 @@ class _Page(HTMLParser):
         level, anchor = self._heading or (1, "")
         self._heading = None
         text, lines = self._take()
-        if not anchor:  # Sphinx has it on the section, others on a link before
+        if not anchor:  # Sphinx puts the anchor on the section, others on a link before the heading
             anchor = next((own for tag, own in reversed(self._ids) if own and tag in ("section", "div", "article")), "")
         text = one_line(text).removesuffix("¶").removesuffix("#").removesuffix("\uf0c1").rstrip()
         self.out.heading(level, text, anchor, line=lines[0], end_line=lines[1])

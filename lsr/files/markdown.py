@@ -13,7 +13,7 @@ from lsr.files.parsed import Lines, Parsed, Slugs
 _FENCES = {"---": "yaml", "+++": "toml"}
 _LONGEST = 1 << 16  # characters of front matter
 _WITHIN = ("list_item_open", "fence", "code_block")  # blocks, also nested ones
-_COLON = re.compile(r":\s")  # a mapping in YAML has one
+_COLON = re.compile(r":\s")  # every mapping in YAML has one
 _ID = re.compile(r"\s*\{[^}]*#([\w.:-]+)[^}]*\}\s*$")  # a heading's own anchor: ## Install {#install}
 
 
@@ -57,7 +57,7 @@ def _plain(tokens: Iterable[Any]) -> str:
         elif token.type in ("softbreak", "hardbreak"):
             parts.append(" ")
         else:
-            parts.append(_plain(token.children or ()))  # of an image, its description
+            parts.append(_plain(token.children or ()))  # an image's description
     return "".join(parts).strip()
 
 
@@ -109,6 +109,6 @@ def _yaml(text: str) -> Any:
             return super().compose_node(parent, index)
 
     try:
-        return yaml.load(text, Loader)  # a SafeLoader
+        return yaml.load(text, Loader)  # Loader is a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"the front matter isn't YAML: {' '.join(str(error).split())}") from None

@@ -38,11 +38,11 @@ def read_python(text: str) -> Parsed:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about its string literals
+            warnings.simplefilter("ignore")  # warnings about string literals of the file
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return read_code(text)
-    if "\f" in text:  # Python counts lines differently then
+    if "\f" in text:  # don't rely on Python's line numbers then
         return read_code(text)
     definitions = list(_definitions(tree, (), ""))
     begins = {end: (outer, anchor) for _, end, _, outer, anchor in reversed(definitions)}

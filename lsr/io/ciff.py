@@ -223,7 +223,7 @@ class _Input:
         n_lists, n_docs = self._number(values, 2), self._number(values, 3)
         for count, what, least in ((n_lists, "postings lists", 2), (n_docs, "documents", 4)):
             if count * least > self._size:
-                raise self.error(f"it declares {count} {what}, which the file is too short for", 0)
+                raise self.error(f"it declares {count} {what}, but the file is too short for them", 0)
         scale = 1.0
         if ours := _SCALE.search(self._text(values, 8)):
             try:
@@ -259,7 +259,7 @@ class _Input:
         begin = self.at
         values = self._message("document record")
         if (found := self._number(values, 1)) != doc:
-            raise self.error(f"the record of document {found} is here, where that of {doc} belongs", begin)
+            raise self.error(f"expected the record of document {doc}, found that of {found}", begin)
         if not (doc_id := self._text(values, 2)):
             raise self.error(f"document {doc} has no id", begin)
         return doc_id

@@ -61,7 +61,7 @@ class Corpus:
         self._count = count
         self._doubled: Corpus | None = None  # the corpus of which this is a copy that allows doubled ids
         # The hint names an option of the command line, so it is left out for documents from Python.
-        self._hint = " (--skip-bad counts bad lines and goes on)" if identity else ""
+        self._hint = " (--skip-bad counts bad lines and continues)" if identity else ""
 
     def count(self) -> int | None:
         """About how many documents there are, for progress bars; None if counting is expensive."""

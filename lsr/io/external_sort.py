@@ -58,7 +58,7 @@ class Regrouping:
         """Yield the entries by key, for as many keys at a time as fit in memory.
 
         Args:
-            order: The keys in the order of the output; each key with entries once.
+            order: The keys in the order of the output: every key that has entries, once.
             counts: The result of `counts`.
 
         Yields:

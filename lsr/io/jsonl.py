@@ -47,7 +47,7 @@ def read_jsonl(path: Path, vectors: Vectors, *, skip_bad: bool, name: str = "") 
     Raises:
         DataError: A bad line.
     """
-    return _batches(_rows(path, name), vectors, skip_bad, " (--skip-bad counts bad lines and goes on)")
+    return _batches(_rows(path, name), vectors, skip_bad, " (--skip-bad counts bad lines and continues)")
 
 
 def given_documents(

@@ -22,7 +22,7 @@ from lsr.errors import DataError
 _ABSENT = object()
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?\s?(?:Z|[+-]\d\d(?::?\d\d){0,2})?)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DEPTH = 300  # levels of lists and objects; every version of Python reads so many, but not all read more
+_DEPTH = 300  # levels of lists and objects; not every version of Python reads more
 
 
 def metadata_text(metadata: Mapping[str, Any], doc_id: str, where: str) -> str:

@@ -1,8 +1,8 @@
 """Place: a folder on this machine or in object storage, with the few operations that lsr needs.
 
 A place is a path or a URI that pyarrow knows: s3://bucket/folder, gs://bucket/folder, file:///folder. pyarrow finds
-credentials where the clouds' own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS). Only the
-user can choose another S3 server, never a file: in the URI,
+credentials where the clouds' own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS). Another S3
+server can be chosen only by the user, not by a file that lsr reads: in the URI,
 s3://bucket/folder?endpoint_override=localhost:9000&scheme=http, or with AWS_ENDPOINT_URL. Requests have timeouts, files
 get their name when they are complete, and checksums are checked.
 """
@@ -235,7 +235,7 @@ class Place:
             self._files.delete_dir(self._root)
 
     def _require_bucket(self) -> None:
-        """Raise an error if the bucket is missing, which other errors don't tell from a missing file."""
+        """Raise an error if the bucket is missing: to other requests, that looks like a missing file."""
         from pyarrow.fs import FileType
 
         if self._files.type_name != "local":

@@ -273,7 +273,7 @@ def given_rows(documents: Any) -> Iterable[Any]:
     """
     if isinstance(documents, Mapping):
         names = ", ".join(map(str, islice(documents, 5)))
-        raise DataError(f"expected a list of documents, got a mapping of {names}; of splits, pass one")
+        raise DataError(f"expected a list of documents, got a mapping of {names}; pass a single split")
     if isinstance(documents, pa.RecordBatchReader):  # can be read only once
         return iter(TableRows(documents))
     if hasattr(documents, "with_format") and hasattr(documents, "features"):  # from the datasets library

@@ -97,7 +97,7 @@ def qrels_rows(path: Path) -> Iterator[tuple[str, str, int, str] | DataError]:
 
 
 def _qrels_lines(path: Path) -> Iterator[tuple[str, str, Any, str] | DataError]:
-    order = None  # of the columns, from the header
+    order = None  # order of the columns, if there is a header
     for line, where in read_lines(path):
         if isinstance(line, DataError):
             yield line
@@ -191,8 +191,8 @@ def open_qrels(name: str, split: str) -> tuple[Qrels, str]:
 
     Args:
         name: A BEIR folder, or an ir-datasets name with or without "irds:" before it.
-        split: For a folder, the name of the file in qrels/; for a dataset without judgments of its own, the last part
-            of the name of one that has them.
+        split: For a folder, the name of the file in qrels/. For an ir-datasets name without judgments, what to add to
+            the name for a dataset that has them: "test" adds "/test".
 
     Raises:
         DataError: No such dataset, split or judgments.

@@ -75,6 +75,6 @@ def peek_stream(source: str | PathLike[str]) -> tuple[Path, str]:
 
 
 def take_stream(source: str | PathLike[str], owner: object) -> None:
-    """Delete the file of `peek_stream` when its reader is gone; the stream's next part is another file."""
+    """Give the file of `peek_stream` to `owner`, with which it is deleted. The stream's next part gets a new file."""
     file, _ = _streams.pop(str(source))
     weakref.finalize(owner, here_only(end_spool), file)

@@ -47,7 +47,8 @@ VECTOR_SCHEMA = pa.schema(
 FIRST_PART = "lsr.first"
 PART_NAME = re.compile(r"part-[0-9]{5,9}\.parquet")
 _LARGEST_ROW = 1 << 22  # terms of a row, and about as many are in memory together
-_LARGEST_GROUP, _PACKED = 1 << 24, 1000  # values of a large row group; values for each byte of it
+# A row group with more values than the first must not have more values per compressed byte than the second.
+_LARGEST_GROUP, _PACKED = 1 << 24, 1000
 _ENCODER_LIMIT = 1 << 28  # largest unpacked size of a query encoder, in bytes
 
 
@@ -182,8 +183,8 @@ def _rows_at_once(metadata: Any, where: str) -> int:
     """How many rows of a Parquet file to read together in bounded memory.
 
     Raises:
-        DataError: Rows with more terms than documents have, or values so compressed that a small file would fill the
-            memory. A row can't be read in parts.
+        DataError: Rows with more terms than any document has, or values compressed so far that a small file would fill
+            the memory. A row can't be read in parts.
     """
     most = 1
     for number in range(metadata.num_row_groups):
@@ -197,7 +198,8 @@ def _rows_at_once(metadata: Any, where: str) -> int:
             if mean > _LARGEST_ROW or dense:
                 raise DataError(
                     f"{column.num_values:,} terms in {group.num_rows:,} rows and {column.total_compressed_size:,} "
-                    f"bytes: rows have up to {_LARGEST_ROW:,} terms here; if these are vectors, write them in smaller "
+                    f"bytes: a row may have {_LARGEST_ROW:,} terms at most; if these are vectors, write them in "
+                    "smaller "
                     "row groups",
                     where,
                 )

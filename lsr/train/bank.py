@@ -52,7 +52,7 @@ class NegativeBank:
             queries: (n_queries, n) float32, the queries' weights.
             terms: (n,) int64, the terms of the columns; None for all.
             positives: (n_queries,) float32, scores of the queries' positives.
-            known: For each query the texts known to be relevant, which are no negatives.
+            known: For each query the texts known to be relevant, which don't count as negatives.
         """
         used = (queries.detach() != 0).any(0).nonzero()[:, 0]  # other terms add nothing, and get no gradient
         wanted = (used if terms is None else terms[used]).cpu().numpy()

@@ -33,7 +33,7 @@ class _Columns:
 
     Attributes:
         terms: (n,) int64 on the device; None for all terms.
-        asked: Which columns the queries ask for, or teachers have.
+        asked: Which columns are terms of the queries, or of the teachers' vectors.
         sample: Which columns stand for the whole vocabulary.
     """
 
@@ -92,8 +92,8 @@ class BatchLoss:
         Args:
             examples: Those of all processes.
             rng: Draws negatives and terms; the same in every process.
-            step: Number of the update, from 0, for what grows or falls with the steps.
-            parts: Batches of which the update is made; gradients are divided by it.
+            step: Number of the update, from 0; some weights depend on it.
+            parts: Number of batches in the update; gradients are divided by it.
 
         Returns:
             Unweighted losses by name, and their weighted sum, "loss".
@@ -119,7 +119,7 @@ class BatchLoss:
             query_vectors = self._student.table.look_up(queries, columns.terms[columns.asked])
         asked = documents[:, columns.asked]
         raw, loss = self._ranking(query_vectors @ asked.T, batch)
-        # A query has no terms beyond the asked ones, so this is the FLOPS of papers, as far as a batch shows it.
+        # A query has no terms beyond the asked ones, so this is the FLOPS of papers, estimated from one batch.
         raw["flops"] = (_shares(query_vectors) * _shares(asked)).sum()
         if taught is not None:
             raw["vectors"] = self._vector_loss(asked, taught, columns)
@@ -211,7 +211,7 @@ class BatchLoss:
         return term_recall(vectors[batch.columns[:, 0].to(vectors.device)], asked, own)
 
     def _positives(self, batch: Batch) -> Ids:
-        """The own words of each query's positive: first pieces, in which a word counts."""
+        """The words of each query's positive, each as the token id of its first piece."""
         student, length = self._student, self._settings.model.max_length
         rows = student.tokenizer.ids([batch.documents[i] for i in batch.columns[:, 0]], length, special=False)
         return [[term for term in row if not student.vocabulary[term].startswith("##")] for row in rows]
@@ -235,5 +235,5 @@ class BatchLoss:
 
 
 def _shares(vectors: Tensor) -> Tensor:
-    """(n,), the share of (n_texts, n) vectors in which each term is."""
+    """(n,), the share of (n_texts, n) vectors in which each term occurs."""
     return (vectors.detach() > 0).float().mean(0)

@@ -25,7 +25,8 @@ class Batch:
             with the same query.
         scores: (n_teachers, n_queries, n_candidates) float32, teachers' scores of the examples, NaN if missing; or
             None.
-        weights: (n_queries, n_documents) float32, of the pairs in info_nce, 1 where an example has none; None without.
+        weights: (n_queries, n_documents) float32, weights of the pairs in info_nce, 1 where an example has none; or
+            None.
     """
 
     queries: list[str]

@@ -102,7 +102,7 @@ def _findings(weights: SparseMatrix, vocabulary: Sequence[str], special: Collect
     used = int((mass > 0).sum())
     same = np.bincount(weights.indices, minlength=n_terms) / len(lengths)
     everywhere = same > 0.9
-    # By number and by mass: documents are alike, too, if their other terms are many but light.
+    # Count terms and sum weights: documents are also alike if they have many other terms, but with little weight.
     common, share = int(everywhere.sum()), float(mass[everywhere].sum()) / total
     alike = _share_alike(weights)
     if len(lengths) >= 20 and (common > 0.5 * mean or share > 0.5):
@@ -137,7 +137,7 @@ def _findings(weights: SparseMatrix, vocabulary: Sequence[str], special: Collect
 def effective_rank(weights: SparseMatrix) -> float:
     """RankMe (arXiv 2210.02885): the exponential of the entropy of the singular values' shares of their sum.
 
-    It says in how many directions documents differ: 1 for equal ones, their number for ones without a common term. It
+    It says in how many directions documents differ: 1 if all are equal, n for n documents without common terms. It
     needs no labels, and falls in a collapse before other figures do. The first 512 documents count, all with the same
     length; 0 without any.
     """

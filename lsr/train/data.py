@@ -111,13 +111,14 @@ class TrainingData:
         Args:
             seed: Not negative.
             start: Number of examples to skip, without reading them.
-            together: So many successive examples are of one source. A start amid them is moved to the next ones.
+            together: Number of successive examples from one source. A start within such a group is moved to the next
+                group.
 
         Raises:
             ValueError: A negative seed or start.
         """
         if seed < 0 or start < 0:
-            raise ValueError(f"seed and start are not negative, got {seed} and {start}")
+            raise ValueError(f"seed and start must not be negative, got {seed} and {start}")
         return self._stream(seed, -(-start // together) * together, together)
 
     def _stream(self, seed: int, start: int, together: int) -> Iterator[Example]:

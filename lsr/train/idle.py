@@ -49,7 +49,7 @@ def _of_the_losses(settings: TrainSettings) -> Iterator[str]:
         if losses.margin_mse:
             yield "losses.margin_mse: data.negatives is 0, so no query has a pair"
         if losses.kl and own_only:
-            yield "losses.kl: data.negatives is 0, so no query has a choice"
+            yield "losses.kl: data.negatives is 0, so no query has two candidates"
         if losses.info_nce and data.queries == 1:
             yield "losses.info_nce: data.queries is 1 and data.negatives 0, so no query has a negative"
 

@@ -47,7 +47,9 @@ class MiningSettings:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.skip < 0 or (self.depth is not None and self.depth <= self.skip):
-            raise ValueError(f"count is at least 1 and depth above skip: {self.count}, {self.depth}, {self.skip}")
+            raise ValueError(
+                f"count must be at least 1 and depth above skip, got {self.count}, {self.depth} and {self.skip}"
+            )
         if self.share is not None and not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
 
@@ -115,8 +117,8 @@ def mine_negatives(
         settings: How negatives are chosen.
         report: Counts, updated while reading.
         teacher: {query_id: {doc_id: score}} of candidates and positives; replaces the runs' scores.
-        weights: {query_id: {doc_id: weight}}; a draw (`sample`) decides in proportion to them, see `lsr.train.pooling`.
-            A candidate without one has 1.
+        weights: {query_id: {doc_id: weight}}; negatives are drawn (`sample`) with probabilities in proportion to them,
+            see `lsr.train.pooling`. A candidate without one has 1.
 
     Raises:
         DataError: TopK-PercPos with a positive whose score is not above 0.
@@ -174,7 +176,7 @@ def _limit(query_id: str, positives: list[str], scores: _Scores, settings: Minin
     if settings.share is not None:
         if lowest <= 0:
             raise DataError(
-                f"a positive of query {query_id!r} scores {lowest:g}, of which a share is no limit; scores that can "
+                f"a positive of query {query_id!r} scores {lowest:g}, so a share of it is no limit; scores that can "
                 "be negative need a margin instead"
             )
         limits.append(lowest * settings.share)

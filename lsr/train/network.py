@@ -119,7 +119,8 @@ class Network:
         return torch.autocast(self.device.partition(":")[0], torch.bfloat16, self._half)
 
     def _frozen_states(self, cache: RowCache, ids: Ids, tokens: Tensor, mask: Tensor) -> Tensor:
-        """States of the frozen layers, (batch, seq, hidden) float32; from the cache, new ones are added to it."""
+        """States of the frozen layers, (batch, seq, hidden) float32; read from the cache, to which new ones are
+        added."""
         keys = [cache.key(row) for row in ids]
         new = [i for i, key in enumerate(keys) if key not in cache]
         if new:

@@ -112,15 +112,15 @@ def _own_scores(batch: Batch, teacher: PairTeacher) -> Tensor:
     return found
 
 
-_REACTION = 0.05  # how fast a penalty's weight follows a length that isn't the target, in its logarithm for each step
-_MOST = 12.0  # of that logarithm
+_REACTION = 0.05  # share of the error that is added to the logarithm of a penalty's weight at each step
+_MOST = 12.0  # largest change of that logarithm
 
 
 class Penalty:
     """The regularizer of one side.
 
-    With a target length it is a controller: of the logarithm e of a batch's mean length over the target, at most 1
-    either way, the weight is multiplied by exp(e + 0.05 sum of e over the steps after the ramp).
+    With a target length it is a controller: e is the logarithm of a batch's mean length divided by the target, cut to
+    -1..1, and the weight is multiplied by exp(e + 0.05 * the sum of e over the steps after the ramp).
 
     Args:
         settings: Kind and weight.
@@ -131,7 +131,7 @@ class Penalty:
     def __init__(self, settings: RegularizerSettings, idf: Tensor, view: str) -> None:
         self.settings, self._idf, self._view = settings, idf, view
         self.df = regularizers.DocumentFrequency(len(idf), device=idf.device)
-        self.pressure = torch.zeros(1, device=idf.device)  # the sum above
+        self.pressure = torch.zeros(1, device=idf.device)  # the sum of e
 
     def __call__(self, weights: Tensor, terms: Tensor | None, step: int) -> tuple[Values, Tensor]:
         """The penalty of a batch's weights.
@@ -186,7 +186,7 @@ class Penalty:
         return (shares if terms is None else shares[terms]) >= least
 
     def _control(self, length: Tensor) -> Tensor:
-        """What the weight is multiplied by, (), for a batch of this mean length."""
+        """Factor of the weight, (), for a batch of this mean length."""
         error = (length.clamp(min=1e-3) / self.settings.target).log().clamp(-1, 1)
         self.pressure = (self.pressure + _REACTION * error).clamp(-_MOST, _MOST)
         return (self.pressure[0] + error).exp()

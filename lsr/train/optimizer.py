@@ -32,7 +32,7 @@ def make_optimizer(settings: OptimizerSettings, student: Student) -> torch.optim
 
 
 def rate_factor(settings: OptimizerSettings, step: int, steps: int) -> float:
-    """What all learning rates are multiplied by at a step: warm-up, then decay.
+    """Factor of all learning rates at a step: warm-up, then decay.
 
     Args:
         settings: Warm-up and kind of decay.

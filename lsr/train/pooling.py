@@ -1,8 +1,9 @@
 """Weights against pooling bias: unjudged documents that are probably relevant are weaker negatives.
 
-Judgments exist for documents that some earlier system found. With R, whether a document is relevant, and S, whether it
-was judged, a positive judgment means R and S. Two models explain who has one (our derivation after arXiv 2209.05072,
-whose method isn't public; such pairs of models are known from learning with positive and unlabelled examples):
+Judgments exist only for documents that some earlier system found. Let R be "the document is relevant", and S "it was
+judged": a positive judgment means both. Two models explain which documents have one (our derivation after arXiv
+2209.05072, whose method isn't public; such pairs of models are known from learning with positive and unlabelled
+examples):
 
     r = P(R) = sigmoid of a teacher's score, as z-score among the query's candidates
     s = P(S) = sigmoid of the logarithms of the candidate's ranks in the runs
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from lsr.errors import DataError
 
 _ROUNDS, _STEPS = 50, 4
-_RIDGE = 1.0  # in examples
+_RIDGE = 1.0  # weight of the squared penalty
 _MOST = 10.0  # weight of a positive, before it is divided by the mean
 _Scores = Mapping[str, float]
 
@@ -59,8 +60,8 @@ def pooling_weights(
         teacher: {query: {document: score}}, scores that say how relevant a document is; not those of one of the runs,
             or the two models can't be told apart.
         depth: Ranks of each run, and of the teacher, whose documents are candidates.
-        positives: Also weigh the positives, the more the less likely they were judged. This was worse where it was
-            measured (`benchmarks/negatives.py`).
+        positives: Also weight the positives; those that were less likely to be judged get higher weights. This was
+            worse where it was measured (`benchmarks/negatives.py`).
 
     Raises:
         DataError: No query has a candidate that is judged relevant, or one without a judgment.

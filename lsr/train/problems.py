@@ -35,7 +35,7 @@ class Problems:
         """Note all bad lines so far; see `add`."""
         self._lines = lines
         if len(lines) >= _LISTED:
-            raise DataError("\n  ".join([f"{_LISTED} bad lines, and read no further:", *lines[:_LISTED]]), self._name)
+            raise DataError("\n  ".join([f"{_LISTED} bad lines; the rest was not read:", *lines[:_LISTED]]), self._name)
 
     def settle(self, count: int) -> None:
         """Raise the problems after all lines were read.

@@ -37,7 +37,7 @@ class Processes:
         self.device = device
 
     def share(self, n: int) -> slice:
-        """This process' part of n things."""
+        """This process's part of n things."""
         return slice(*self._bounds(n)[self.rank : self.rank + 2])
 
     def _bounds(self, n: int) -> list[int]:
@@ -84,7 +84,7 @@ class Processes:
 
 
 class SharedTeacher(Teacher):
-    """A teacher that scores each process' share of the documents in that process.
+    """A teacher that scores each process's share of the documents in that process.
 
     Args:
         teacher: The teacher.
@@ -116,7 +116,7 @@ class SharedPairTeacher(PairTeacher):
 
 
 def shared(teacher: Teacher, processes: Processes) -> Teacher:
-    """A teacher of which each process does its share."""
+    """A teacher whose work is divided among the processes."""
     if isinstance(teacher, PairTeacher):
         return SharedPairTeacher(teacher, processes)
     return SharedTeacher(teacher, processes)

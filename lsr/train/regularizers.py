@@ -177,9 +177,9 @@ def l0_flops(weights: Tensor, threshold: int, active: Tensor | None = None) -> T
 def group(weights: Tensor, free: Tensor | None = None) -> Tensor:
     """Group sparsity over the vocabulary: sum_j sqrt( mean_i w_ij^2 ), a term's weights in all documents a group.
 
-    The slope of a small group is as steep as that of a large one, so terms that few documents have leave the vocabulary
-    as a whole, while FLOPS shortens the long posting lists. With `free` terms it has a preset level, as in WGSEF, which
-    penalizes only the smallest groups: what is free isn't shrunk, and the rest goes.
+    The slope of a small group is as steep as that of a large one, so rare terms leave the vocabulary entirely, while
+    FLOPS shortens the long posting lists. `free` sets how many terms stay, as in WGSEF, which penalizes only the
+    smallest groups: free terms aren't shrunk, and the others disappear.
 
     Args:
         weights: (n_docs, n_terms) float.
@@ -217,7 +217,7 @@ def schedule(kind: str, step: int, steps: int) -> float:
     if kind not in SCHEDULES:
         raise ValueError(f"the schedule must be one of {', '.join(SCHEDULES)}, got {kind!r}")
     if step < 0 or steps < 0:
-        raise ValueError(f"steps are not negative, got step {step} of {steps}")
+        raise ValueError(f"steps must not be negative, got step {step} of {steps}")
     if kind == "constant" or step >= steps:
         return 1.0
     return (step / steps) ** (2 if kind == "quadratic" else 1)

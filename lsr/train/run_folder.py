@@ -26,7 +26,7 @@ _CHANGEABLE = (
     "batch_tokens",
     "device",
 )
-_BY_NAME = ("losses.plugins",)  # mappings whose keys users choose: a missing one isn't of another version
+_BY_NAME = ("losses.plugins",)  # mappings whose keys users choose, so a missing key doesn't come from another version
 
 
 def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoints, *, first: bool) -> None:

@@ -97,7 +97,7 @@ class DataSettings(Settings):
         queries: Queries of a batch, for each process; losses see the queries of all processes.
         negatives: Negatives of each query in a batch, drawn from its candidates.
         mixed: Whether a batch has queries of several sources. If not, it is of one source, drawn by the weights; with
-            gradient_cache the batches of `optimizer.accumulate` are one.
+            gradient_cache the batches of `optimizer.accumulate` count as one.
         bank: Documents of the bank of frozen negatives, the first positives of the sources; see `LossSettings.bank`.
         refresh_every: Interval in steps at which the sources' collections are searched with the present encoder; the
             results become the candidates (ANCE, arXiv 2007.00808). 0 for never. For sources with document ids.
@@ -122,7 +122,7 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True)
 class TeacherSettings(Settings):
-    """A teacher, whose scores are imitated. Give one of these.
+    """A teacher, whose scores are imitated. Set exactly one of these.
 
     Attributes:
         encoder: "bm25", or a sparse encoder as for `--encoder`; it scores all pairs of a batch.
@@ -213,8 +213,8 @@ class RegularizerSettings(Settings):
         weight: Weight in the loss, after the ramp.
         ramp: Steps over which the weight grows.
         schedule: How it grows.
-        threshold: Number of terms of a vector up to which "l0_flops" has no penalty; for "group" the number of terms
-            of the vocabulary, those that most documents have, which have no penalty.
+        threshold: Number of terms of a vector up to which "l0_flops" has no penalty; for "group" the number of most
+            used terms of the vocabulary, which have no penalty.
         anti_zero: Weight of the penalty for empty vectors.
         target: Mean number of terms that vectors should have; 0 for none. After the ramp the weight is raised while
             they have more, and lowered while they have fewer.
@@ -288,9 +288,9 @@ class ValidationSettings(Settings):
     Attributes:
         sets: BEIR folders or ir-datasets names, "FOLDER" or "FOLDER:split".
         every: Interval in steps.
-        measure: Its mean over the sets decides which encoder is the best. Only those after the regularizers' ramps are
-            eligible, because vectors aren't sparse before, and the last one.
-        max_terms: Largest mean number of terms of a document of the best encoder; 0 for any.
+        measure: Its mean over the sets decides which encoder is the best. Encoders are eligible only after the
+            regularizers' ramps, because vectors aren't sparse before; the last encoder always is.
+        max_terms: The best encoder's documents may have this many terms on average; 0 for no limit.
         patience: Stop after this many eligible validations without improvement; 0 never stops.
         documents: Largest number of documents of a set: the judged ones and as many others as fit; 0 for all.
     """
@@ -365,7 +365,9 @@ class TrainSettings(Settings):
         if self.pretrain and self.model.head not in ("masked-lm", "gated"):
             found.append(f"pretrain works with the heads masked-lm and gated, not {self.model.head}")
         if self.losses.bank and self.pretrain:
-            found.append("losses.bank goes without pretrain: its vectors are those of the model before the first step")
+            found.append(
+                "losses.bank can't be combined with pretrain: its vectors are those of the model before the first step"
+            )
         if self.sample_terms and self.model.top_k:
             found.append("sample_terms can't be combined with model.top_k, which needs the weights of all terms")
         if self.soup == 1:

@@ -1,15 +1,18 @@
 """A disk cache of rows of numbers: states of frozen layers, a teacher's vectors.
 
 `rows.bin` has float16 rows, `places.bin` the offset of each text. A text's key is a hash of its token ids, so any run
-with the same model can use a cache. An incomplete write after a kill is cut off when the cache is opened.
+with the same model can use a cache, also several at once: a lock is held while files are written, and a writer first
+reads what others have added. An incomplete write after a kill is cut off by the next writer.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import filelock
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,24 +34,32 @@ class RowCache:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._rows_path, self._places_path, self.width = folder / "rows.bin", folder / "places.bin", width
-        row = 2 * width
-        for path in (self._rows_path, self._places_path):
-            path.touch()
-        n_rows = self._rows_path.stat().st_size // row
-        n_places = self._places_path.stat().st_size // _PLACE.itemsize
-        places = np.fromfile(self._places_path, _PLACE, n_places)
-        whole = (places["first"] >= 0) & (places["n"] >= 0) & (places["first"] + places["n"] <= n_rows)
-        if not whole.all():
-            places = places[: int(np.argmin(whole))]
-        # Keep the first of a repeated text, so that there are as many offsets as texts.
-        places = places[np.sort(np.unique(places["key"], return_index=True)[1])]
-        self._n_rows = int((places["first"] + places["n"]).max(initial=0))
-        self._places = {int(p["key"]): (int(p["first"]), int(p["n"])) for p in places}
-        with self._rows_path.open("r+b") as rows, self._places_path.open("r+b") as found:
-            rows.truncate(self._n_rows * row)
-            found.write(places.tobytes())
-            found.truncate()
+        self._lock = filelock.FileLock(folder / ".lock")
+        self._n_rows = self._n_read = 0
+        self._places: dict[int, tuple[int, int]] = {}
         self._mapped: NDArray[np.float16] | None = None
+        with self._lock:
+            for path in (self._rows_path, self._places_path):
+                path.touch()
+            self._read_new()
+
+    def _read_new(self) -> None:
+        """Read the offsets that other caches of this folder have written since; cut off an incomplete write."""
+        n_rows = self._rows_path.stat().st_size // (2 * self.width)
+        with self._places_path.open("r+b") as file:
+            file.seek(self._n_read * _PLACE.itemsize)
+            content = file.read()
+            places = np.frombuffer(content[: len(content) // _PLACE.itemsize * _PLACE.itemsize], _PLACE)
+            whole = (places["first"] >= 0) & (places["n"] >= 0) & (places["first"] + places["n"] <= n_rows)
+            if not whole.all():
+                places = places[: int(np.argmin(whole))]
+            self._n_read += len(places)
+            file.truncate(self._n_read * _PLACE.itemsize)
+        for key, first, n in places.tolist():
+            self._places.setdefault(key, (first, n))
+        self._n_rows = max(self._n_rows, int((places["first"] + places["n"]).max(initial=0)))
+        if n_rows > self._n_rows:
+            os.truncate(self._rows_path, self._n_rows * 2 * self.width)
 
     @staticmethod
     def key(ids: Sequence[int] | NDArray[np.integer]) -> int:
@@ -63,7 +74,7 @@ class RowCache:
         """The rows of a text, (n, width)."""
         first, n = self._places[key]
         if self._mapped is None or len(self._mapped) < first + n:
-            self._mapped = np.memmap(self._rows_path, np.float16, "r").reshape(-1, self.width)
+            self._mapped = np.memmap(self._rows_path, np.float16, "r", shape=(self._n_rows, self.width))
         return self._mapped[first : first + n]
 
     def put(self, rows: Iterable[tuple[int, NDArray[np.floating]]]) -> None:
@@ -71,16 +82,17 @@ class RowCache:
         new = {key: np.ascontiguousarray(values, np.float16) for key, values in rows if key not in self._places}
         if not new:
             return
-        lengths = [len(values) for values in new.values()]
-        starts = self._n_rows + np.cumsum([0, *lengths[:-1]])
-        places = np.array(list(zip(new, starts.tolist(), lengths, strict=True)), _PLACE)
-        # Write at an offset, to overwrite what a failed write (full disk) left. Rows first: an offset is valid only
-        # with its rows.
-        with self._rows_path.open("r+b") as file:
-            file.seek(self._n_rows * 2 * self.width)
-            file.writelines(values.tobytes() for values in new.values())
-        with self._places_path.open("r+b") as file:
-            file.seek(len(self._places) * _PLACE.itemsize)
-            file.write(places.tobytes())
-        self._n_rows += sum(lengths)
-        self._places |= {int(p["key"]): (int(p["first"]), int(p["n"])) for p in places}
+        with self._lock:
+            self._read_new()
+            new = {key: values for key, values in new.items() if key not in self._places}
+            lengths = [len(values) for values in new.values()]
+            starts = self._n_rows + np.cumsum([0, *lengths[:-1]])
+            places = np.array(list(zip(new, starts.tolist(), lengths, strict=False)), _PLACE)
+            # Rows first: an offset is valid only with its rows.
+            with self._rows_path.open("r+b") as file:
+                file.seek(self._n_rows * 2 * self.width)
+                file.writelines(values.tobytes() for values in new.values())
+            with self._places_path.open("r+b") as file:
+                file.seek(self._n_read * _PLACE.itemsize)
+                file.write(places.tobytes())
+            self._read_new()

@@ -149,7 +149,7 @@ def open_texts(source: str, cache: Path, *, queries: bool = False) -> TextStore:
         DataError: Nothing to read, no text, or bad lines; lists all of them up to a limit.
     """
     corpus = open_corpus(source, queries=queries, skip_bad=True)
-    key = f"{_FORMAT} {'queries' if queries else 'documents'} {corpus.identity}"  # both have one name
+    key = f"{_FORMAT} {'queries' if queries else 'documents'} {corpus.identity}"  # both can have the same identity
     return TextStore(made_once(cache, "texts", key, lambda folder: write_texts(corpus, folder)))
 
 

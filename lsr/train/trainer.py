@@ -41,7 +41,7 @@ from lsr.train.student import Student
 from lsr.train.teachers import Teacher, device_of
 from lsr.train.watch import Line, Watcher
 
-_SAMPLE = 64  # documents in which a collapse is looked for
+_SAMPLE = 64  # documents in which to look for a collapse
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Helpers:
         lexical: BM25, fitted to the data; for `TrainSettings.lexical`.
         validate: Takes an encoder's folder, returns measures by name.
         mine: Takes an encoder's folder, the data and a folder; see `lsr.train.refresh.Mine`.
-        watchers: Get each line of the log while the run goes on; see `lsr.train.watch`. What they raise ends the run.
+        watchers: Get each line of the log while the run goes on; see `lsr.train.watch`. Exceptions that they raise end
+            the run.
     """
 
     teachers: Sequence[Teacher] = ()
@@ -110,7 +111,8 @@ class Trainer:
         self.optimizer = make_optimizer(settings.optimizer, self.student)
         self.refresh = NegativeRefresh(settings, folder, self.helpers.mine)
         self.step, self.best, self.waited = 0, -math.inf, 0
-        self.drawn_before = 0  # examples beyond those that `step` implies: other numbers of processes drew them
+        # How many more examples were drawn than `step` implies, because the run had other numbers of processes before.
+        self.drawn_before = 0
         self._told: set[str] = set()  # kinds of collapse that have been explained
         self._resume()
 
@@ -216,10 +218,10 @@ class Trainer:
     # --- an update ----------------------------------------------------------------------------------------------------
 
     def _update(self, examples: Iterator[Example]) -> dict[str, float]:
-        """Make one update; returns what is logged of it."""
+        """Make one update; returns what to log."""
         pretrain = self.step < self._pretrain_steps
         if self.step == self._pretrain_steps:
-            self.optimizer.state.clear()  # its moments are those of another loss
+            self.optimizer.state.clear()  # the moments are those of another loss
             if self._pretrain_steps:
                 self.student.share_pretraining()
         self.optimizer.zero_grad(set_to_none=True)
@@ -241,7 +243,8 @@ class Trainer:
     def _backward(self, examples: Iterator[Example], *, pretrain: bool) -> dict[str, float]:
         """Accumulate the gradients of an update's batches; returns their mean losses by name."""
         settings = self.settings
-        # With the gradient cache the accumulated batches are one: it needs no more memory than a single one.
+        # With the gradient cache, the accumulated batches are run as one, which needs no more memory than a single
+        # batch.
         one_batch = settings.gradient_cache and not pretrain
         parts = 1 if one_batch else settings.optimizer.accumulate
         size = settings.data.queries * self.processes.count * settings.optimizer.accumulate // parts
@@ -260,7 +263,7 @@ class Trainer:
         return totals
 
     def _rate(self) -> float:
-        """What learning rates are multiplied by at this step of its stage."""
+        """Factor of the learning rates at this step of its stage."""
         step, steps = self.step, self._pretrain_steps
         if step >= steps:
             step, steps = step - steps, self.settings.optimizer.steps

@@ -12,9 +12,9 @@ from lsr.train.watch import Line, Watcher, numbers
 
 PAGE = "watch.html"
 _EVERY = 2.0  # seconds between two versions of the page
-_POINTS = 200  # of a curve
+_POINTS = 200  # points of a curve, at most
 _WIDTH, _HEIGHT = 360, 150
-_FIRST = ("loss", "validation/", "flops", "documents_terms", "queries_terms")  # the rest follows by name
+_FIRST = ("loss", "validation/", "flops", "documents_terms", "queries_terms")  # others follow, sorted by name
 _ABOUT = {
     "flops": "flops: expected shared terms of a query and a document of the batch",
     "documents_terms": "documents_terms: terms of a document, mean",

@@ -1,4 +1,4 @@
-"""Dense vectors beside an index: exact search, only changed documents are embedded, damage is named."""
+"""Dense vectors beside an index: search is exact, only changed documents are embedded, damage is named."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lsr.index.hybrid.dense import DenseVectors
 
 
 class Embed:
-    """Counts the letters of texts, and records the texts."""
+    """Embeds texts by their counts of letters, and records the texts."""
 
     def __init__(self):
         self.texts = []
@@ -66,7 +66,7 @@ def test_only_changed_documents_are_embedded(tmp_path, embed):
     assert len(list((tmp_path / "dense").glob("*.arrow"))) == 1
 
 
-def test_one_vector_of_several_is_a_vector(tmp_path, embed):
+def test_multi_vectors_may_have_one_vector_per_document(tmp_path, embed):
     def embed_documents(texts):
         return multi_vectors(embed, texts, 1)
 
@@ -120,7 +120,7 @@ def test_no_vectors_give_no_hits(tmp_path, embed):
         (
             [("a", "x"), ("b", "y")],
             lambda texts: [[1.0], [1.0, 2.0]],
-            "no array of numbers: one row of the same length",
+            "no array of numbers; it has to give a row for each",
         ),
         ([("a", "x")], lambda texts: [["x"]], "no array of numbers"),
     ],
@@ -137,7 +137,7 @@ def test_bad_queries_are_refused(tmp_path, embed):
     for k in (0, True, 2.5):
         with pytest.raises(ValueError, match="k must be"):
             dense.search("abc", k)
-    with pytest.raises(TypeError, match="queries are a list or a matrix, got a single one"):
+    with pytest.raises(TypeError, match="queries are a list or a matrix, got a single query"):
         dense.search_batch("abc")
     with pytest.raises(TypeError, match="a query is a text or a vector of numbers, got dict"):
         dense.search({"abc": [1]})

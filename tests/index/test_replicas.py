@@ -1,4 +1,4 @@
-"""Replicas: the first answer counts, failed and slow ones are replaced, lost shards are named, nothing hangs."""
+"""Replicas: the first answer counts, others replace failed or slow ones, lost shards are named, nothing hangs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEVER = Patience(hedge_after=60, time_limit=120)
 
 
 class Fake:
-    """Answers with its name or an error, or waits for permission."""
+    """A replica that answers with its name or an error; a slow one waits until the test lets it answer."""
 
     def __init__(self, name, error=None, slow=False):
         self.name, self.error, self.slow, self.asked = name, error, slow, []
@@ -102,7 +102,7 @@ def test_lost_shards_are_named_with_the_reason():
         1: "its only replica failed (RuntimeError: its machine is gone)",
         2: "all of its 2 replicas failed (OSError: x)",
         3: "no answer within 0.3 s",
-        4: "no answer within 0.3 s; before, RuntimeError: no room",
+        4: "no answer within 0.3 s; earlier, RuntimeError: no room",
     }
 
 

@@ -1,4 +1,4 @@
-"""lsr search with options of results, lsr similar and lsr get."""
+"""The options of lsr search that change results; lsr similar, lsr get and lsr duplicates."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_search(path, lsr_command, given, how):
     assert [line.get("metadata", {}) for line in lines] == [hit.metadata for hit in hits]
 
 
-def test_a_reranker_is_a_model_by_name(path, lsr_command, monkeypatch):
+def test_a_reranker_is_given_by_the_name_of_a_model(path, lsr_command, monkeypatch):
     def longest(query, texts):
         return [float(len(text)) for text in texts]
 
@@ -86,12 +86,12 @@ def test_queries_of_a_file(path, tmp_path, lsr_command):
         (["--boost", "n"], "--boost takes COLUMN=WEIGHT"),
         (["--boost", "n=x"], "--boost takes COLUMN=WEIGHT"),
         (["--per-group", "2"], "per_group needs group_by"),
-        (["--plan", "--offset", "2"], "--plan doesn't go with --offset"),
+        (["--plan", "--offset", "2"], "--plan can't be combined with --offset"),
         (["--group-by", "sauce"], "did you mean 'source'"),
         (["--fields", "sauce"], "did you mean 'source'"),
         (["--rerank-unit", "sentence"], "rerank_unit needs rerank"),
         (["--rerank", "x", "--rerank-unit", "word"], "rerank_unit must be one of text, sentence"),
-        (["--passages", "--run", "out.trec"], "--passages doesn't go with --run"),
+        (["--passages", "--run", "out.trec"], "--passages can't be combined with --run"),
     ],
 )
 def test_wrong_options(path, lsr_command, given, told):

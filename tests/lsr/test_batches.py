@@ -1,4 +1,4 @@
-"""Batches: each query has its own documents, whatever ids the sources use."""
+"""Batches: each query has its own documents, even if several sources use the same ids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lsr.train.sources import TrainingSource
 
 @pytest.fixture
 def put_source(tmp_path):
-    """Writes a collection and lines of ids into a folder; its texts start with its name."""
+    """Returns a function that writes a collection and examples of ids; its texts start with the collection's name."""
 
     def put(name, n_docs=4, documents=None):
         folder = tmp_path / name
@@ -65,8 +65,8 @@ def test_two_sources_of_one_collection_share_its_documents(put_source, tmp_path)
         assert len(set(batch.documents)) == len(batch.documents) <= 4
 
 
-def test_a_query_in_several_lines_has_the_positives_of_all(tmp_path):
-    """Another line's positive isn't a negative of the same query."""
+def test_a_query_has_the_positives_of_all_its_lines(tmp_path):
+    """So a positive from one line isn't a negative of the same query in another."""
     lines = [{"query": "cat", "positive": f"cat text {i}", "negative": "no text"} for i in range(3)]
     lines.append({"query": "dog", "positive": "dog text", "negative": "cat text 0"})
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,4 +1,4 @@
-"""read_config: YAML into dataclasses, with every problem named at once."""
+"""read_config reads YAML into dataclasses, and names all problems at once."""
 
 from __future__ import annotations
 

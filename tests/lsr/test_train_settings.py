@@ -1,4 +1,4 @@
-"""Settings of a training run: every number has a range, all wrong ones are named at once, idle ones are reported."""
+"""Settings of a training run: numbers have ranges, all wrong settings are named at once, idle ones are reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLASSES = [TrainingSource] + [
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads a file of settings with some changes."""
+    """Returns a function that reads a settings file with some changes."""
 
     def read_text(*changes, text=PLAIN):
         path = tmp_path / "run.yaml"
@@ -101,7 +101,7 @@ def test_settings_made_in_python_are_checked_too():
           "losses.scale 5: kl has no weight", "losses.margin_pairs all: margin_mse has no weight"]),
         (["losses={kl: 1, margin_mse: 1}", "data.negatives=0"],
          ["losses.margin_mse: data.negatives is 0, so no query has a pair",
-          "losses.kl: data.negatives is 0, so no query has a choice"]),
+          "losses.kl: data.negatives is 0, so no query has two candidates"]),
         (["losses.kl=1", "data.negatives=0", "teachers=[encoder: bm25]"], []),
         (["data={sources: [path: x], negatives: 0, queries: 1}"],
          ["losses.info_nce: data.queries is 1 and data.negatives 0, so no query has a negative"]),

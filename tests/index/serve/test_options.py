@@ -1,4 +1,4 @@
-"""Options of searches and documents give the same results over HTTP as from the index."""
+"""Options of searches and of document calls give the same results over HTTP as with the index."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def test_upsert(serving, living):
         ({"k": 600, "group_by": "stars", "per_group": 2}, "at most 1,000 documents"),
         ({"boost": {"stars": -1}}, "weight must be a number of at least 0"),
         ({"facets": ["stas"]}, "did you mean 'stars'"),
-        ({"sort": ["stars"], "diversity": 0.5}, "sort goes with neither"),
-        ({"offset": 2, "hybrid": {}}, "offset doesn't go with hybrid"),
+        ({"sort": ["stars"], "diversity": 0.5}, "sort can't be combined with"),
+        ({"offset": 2, "hybrid": {}}, "offset can't be combined with hybrid"),
         ({"syntax": "operators", "query": '"wing'}, "isn't closed"),
         ({"rerank": "x"}, "rerank should be a valid boolean"),
         ({"rerank": True}, "this server has no re-ranker"),

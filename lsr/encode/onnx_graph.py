@@ -1,0 +1,85 @@
+"""Read and cut ONNX graphs as Protocol Buffers, without the package onnx.
+
+The runtime computes every node of a graph, also those that no wanted output needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from lsr.io.protobuf import read_fields, varint
+
+_GRAPH = 7  # of ModelProto
+_NODE, _CONSTANT, _OUTPUT = 1, 5, 12  # of GraphProto
+_INPUTS, _OUTPUTS = 1, 2  # of NodeProto
+_CONSTANT_NAME = 8  # of TensorProto
+_NAME = 1  # of ValueInfoProto
+
+
+def output_names(content: bytes) -> list[str]:
+    """Names of a graph's outputs.
+
+    Raises:
+        ValueError: The content is not a graph.
+    """
+    return [_texts(value, _NAME)[0] for number, value in _graph(content) if number == _OUTPUT]
+
+
+def with_outputs(content: bytes, outputs: Sequence[str]) -> bytes:
+    """The same model with other outputs, and only the nodes and constants that these need.
+
+    Args:
+        content: A model whose nodes are in order, as ONNX requires, and have no subgraphs.
+        outputs: Names of results of nodes.
+
+    Raises:
+        ValueError: The content is not a graph.
+    """
+    fields = _graph(content)
+    needed = set(outputs)
+    kept: set[int] = set()
+    for i, (number, value) in reversed(list(enumerate(fields))):
+        if number == _NODE and not needed.isdisjoint(_texts(value, _OUTPUTS)):
+            needed.update(_texts(value, _INPUTS))
+            kept.add(i)
+    for i, (number, value) in enumerate(fields):
+        if number == _CONSTANT:
+            needs = not needed.isdisjoint(_texts(value, _CONSTANT_NAME))
+        elif number == _OUTPUT:
+            needs = _texts(value, _NAME)[0] in outputs
+        else:
+            needs = number != _NODE
+        if needs:
+            kept.add(i)
+    there = {_texts(value, _NAME)[0] for number, value in fields if number == _OUTPUT}
+    added = [(_OUTPUT, _message([(_NAME, name.encode())])) for name in outputs if name not in there]
+    graph = _message([*(fields[i] for i in sorted(kept)), *added])
+    rest = [(number, value) for number, value in read_fields(content) if number != _GRAPH]
+    return _message([*rest, (_GRAPH, graph)])
+
+
+def _graph(content: bytes) -> list[tuple[int, int | bytes]]:
+    graphs = [value for number, value in read_fields(content) if number == _GRAPH]
+    if len(graphs) != 1 or not isinstance(graphs[0], bytes):
+        raise ValueError("has no graph")
+    return read_fields(graphs[0])
+
+
+def _texts(message: int | bytes, wanted: int) -> list[str]:
+    if not isinstance(message, bytes):
+        raise ValueError("has a number where a message belongs")
+    found = [value for number, value in read_fields(message) if number == wanted and isinstance(value, bytes)]
+    return [value.decode() for value in found]
+
+
+def _message(fields: Iterable[tuple[int, int | bytes]]) -> bytes:
+    return b"".join(_encoded(fields))
+
+
+def _encoded(fields: Iterable[tuple[int, int | bytes]]) -> Iterator[bytes]:
+    for number, value in fields:
+        if isinstance(value, int):
+            yield varint(number << 3) + varint(value)
+        else:
+            yield varint(number << 3 | 2) + varint(len(value))
+            yield value
