@@ -123,7 +123,7 @@ def _run(
     described = []
     for name, dataset in datasets.items():
         found = {system.settings.name: system for system in run_systems(each, name, dataset, artifacts, depth, cutoffs)}
-        timed = time_systems(each, list(found.values()), artifacts)
+        timed = time_systems(each, list(found.values()), artifacts, depth)
         per_query: dict[str, list[Scores]] = {}
         for system, names in members.items():
             runs = [found[one] for one in names]

@@ -58,8 +58,9 @@ def mean_times(seeds: Sequence[Timed | None]) -> Timed | None:
         return known[0] if known else None
     times = np.mean([one.times for one in known], axis=0)
     joules = [one.joules for one in known if one.joules is not None]
-    per_second = float(np.mean([one.per_second for one in known]))
-    return Timed(known[0].queries, times, per_second, float(np.mean(joules)) if joules else None)
+    rates = [one.per_second for one in known if one.per_second is not None]
+    means = (float(np.mean(values)) if values else None for values in (rates, joules))
+    return Timed(known[0].queries, times, *means)
 
 
 def mean_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

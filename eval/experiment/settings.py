@@ -201,7 +201,8 @@ class SystemSettings(Settings):
         search: How they are searched; exact by default.
         mode: "sparse"; "hybrid" or "dense" also use the dense vectors that the encoder gives in the same pass.
         run: A TREC run by any engine; only its quality is measured.
-        fuse: Names of earlier systems whose runs are fused.
+        fuse: Names of earlier systems whose runs are fused. Its latency is that of their searches, as deep as the
+            runs, and of fusing; its size is that of their indexes.
         method: "rrf", or "interpolation" of the scores.
         normalization: Normalization of interpolated scores.
         weights: One for each fused system; by default all 1.

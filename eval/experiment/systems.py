@@ -148,7 +148,9 @@ def run_systems(
     for system in settings.systems:
         note(f"{name}: {system.name}")
         if system.fuse:
-            done[system.name] = System(system, _fused(system, [done[fused].run for fused in system.fuse], depth), {})
+            run = _fused(system, [done[fused].run for fused in system.fuse], depth)
+            sizes = _index_sizes(system, done)
+            done[system.name] = System(system, run, {"index_bytes": None if sizes is None else sum(sizes.values())})
         elif system.run:
             path = Path(_filled(system.run, name))
             run = dataset.kept(read_run(path))
@@ -198,6 +200,20 @@ def _fused(system: SystemSettings, runs: list[Run], depth: int) -> Run:
     else:
         fused = interpolate(runs, weights=system.weights, normalization=system.normalization)
     return {query: dict(list(hits.items())[:depth]) for query, hits in fused.items()}
+
+
+def _index_sizes(system: SystemSettings, done: Mapping[str, System]) -> dict[str, int] | None:
+    """{folder of an index: bytes} of all indexes that a fusion searches; None if one of its systems has none."""
+    found: dict[str, int] = {}
+    for name in system.fuse:
+        part = done[name]
+        if part.searched is not None:
+            found[str(part.searched.index.path)] = part.facts["index_bytes"]
+        elif part.settings.fuse and (inner := _index_sizes(part.settings, done)) is not None:
+            found |= inner
+        else:
+            return None
+    return found
 
 
 def _search_system(
@@ -491,43 +507,77 @@ class Timed:
 
     queries: list[str]
     times: NDArray[np.float64]
-    per_second: float
+    per_second: float | None
     joules: float | None = None
 
 
-def time_systems(settings: ExperimentSettings, systems: Sequence[System], artifacts: Artifacts) -> dict[str, Timed]:
-    """Time all indexes of a dataset together, so that machine noise affects all equally."""
+def time_systems(
+    settings: ExperimentSettings, systems: Sequence[System], artifacts: Artifacts, depth: int
+) -> dict[str, Timed]:
+    """Time all indexes of a dataset together, so that machine noise affects all equally, and fusions of them.
+
+    Args:
+        settings: How to time.
+        systems: The systems.
+        artifacts: The cache.
+        depth: How many documents a fusion takes of each of its systems.
+
+    Returns:
+        {system: its times}, without systems that have no index. A fusion is timed as its searches, one after the other,
+        and fusing.
+    """
     how = settings.latency
     found = {s.settings.name: s.searched for s in systems if s.searched is not None}
     if not found or not how.queries:
         return {}
+    fusions: dict[str, SystemSettings] = {}
+    for system in systems:
+        if system.settings.fuse and {*system.settings.fuse} <= {*found, *fusions}:
+            fusions[system.settings.name] = system.settings
     ids = [searched.ids for searched in found.values()]
     shared = [query for query in ids[0] if all(query in set(others) for others in ids)]
     some = [shared[i] for i in np.unique(np.linspace(0, len(shared) - 1, how.queries).round().astype(int))]
 
-    def call(searched: Searched) -> Callable[[int], Any]:
+    def call(searched: Searched, k: int) -> Callable[[int], Any]:
         at = {query: i for i, query in enumerate(searched.ids)}
         rows = [searched.vectors[at[query]] for query in some]
         near = [None if searched.dense is None else searched.dense[at[query]] for query in some]
-        return lambda i: searched.index.search(rows[i], how.k, dense=near[i], **searched.options)
+        return lambda i: searched.index.search(rows[i], k, dense=near[i], **searched.options)
+
+    def fuse(system: SystemSettings, k: int) -> Callable[[int], dict[str, float]]:
+        parts = [fuse(fusions[name], depth) if name in fusions else scores(found[name]) for name in system.fuse]
+        return lambda i: _fused(system, [{"": part(i)} for part in parts], k).get("", {})
+
+    def scores(searched: Searched) -> Callable[[int], dict[str, float]]:
+        search = call(searched, depth)
+        return lambda i: dict(zip((hits := search(i)).ids, hits.scores.tolist(), strict=True))
+
+    names = [*found, *fusions]
 
     def measure(path: Path) -> Facts:
-        times = time_together([call(one) for one in found.values()], len(some), how.rounds)
+        calls = [call(one, how.k) for one in found.values()] + [fuse(one, how.k) for one in fusions.values()]
+        times = time_together(calls, len(some), how.rounds)
         rates = [throughput(one.index, one.vectors, how.k, dense=one.dense, **one.options) for one in found.values()]
-        joules = [np.nan if rate.joules is None else rate.joules for rate in rates]
+        per_second = [rate.per_second for rate in rates] + [np.nan] * len(fusions)
+        joules = [np.nan if rate.joules is None else rate.joules for rate in rates] + [np.nan] * len(fusions)
         remove(path)
         with path.open("wb") as file:
-            np.savez(
-                file, times=times, per_second=np.array([rate.per_second for rate in rates]), joules=np.array(joules)
-            )
+            np.savez(file, times=times, per_second=np.array(per_second), joules=np.array(joules))
         return {}
 
-    key = {"runs": [searched.key for searched in found.values()], "how": asdict(how), "machine": machine()}
+    key: dict[str, Any] = {
+        "runs": [searched.key for searched in found.values()],
+        "how": asdict(how),
+        "machine": machine(),
+    }
+    if fusions:
+        key |= {"names": names, "fusions": [asdict(one) for one in fusions.values()], "depth": depth}
     path, _, _ = artifacts.get("latency", key, measure, ".npz")
     with np.load(path) as kept:
         times, per_second = kept["times"], kept["per_second"]
         joules = kept.get("joules", np.full(len(found), np.nan))  # earlier versions measured none
-    return {
-        name: Timed(some, times[i], float(per_second[i]), None if np.isnan(joules[i]) else float(joules[i]))
-        for i, name in enumerate(found)
-    }
+
+    def known(value: np.float64) -> float | None:
+        return None if np.isnan(value) else float(value)
+
+    return {name: Timed(some, times[i], known(per_second[i]), known(joules[i])) for i, name in enumerate(names)}

@@ -251,17 +251,18 @@ class InferenceFreeEncoder(Encoder):
             model = self.query_model.config(self.query_model.copy_towers(folder, _QUERY_MODEL))
         for name, content in self._files(self.document.config(places), model).items():
             (folder / name).write_bytes(content)
+        read = "all their tokens" if self.max_length is None else f"{self.max_length} tokens"
+        queries = f"queries are looked up in a table, no model runs; {read} are read"
+        if self.query_model is not None:
+            name = self.query_model.query.name
+            queries = f"queries are looked up in a table; {read} are read. lsr adds the weights of the model {name}"
+        about = [*self.document.about(), f"{queries}; other libraries don't" if known and self.query_model else queries]
         if known:
-            portable.describe_inference_free(
+            about += portable.describe_inference_free(
                 folder, tower, at, self.table, self.tokenizer, self.max_length, self.prompt
             )
         else:
             portable.refuse(folder)
-        read = "all their tokens" if self.max_length is None else f"{self.max_length} tokens"
-        about = [*self.document.about(), f"queries are looked up in a table, no model runs; {read} are read"]
-        if self.query_model is not None:
-            name = self.query_model.query.name
-            about[-1] = f"queries are looked up in a table; {read} are read. lsr adds the weights of the model {name}"
         portable.write_card(folder, about, portable=known, base=tower.hub_name)
 
     def _files(self, document: dict[str, Any], query_model: dict[str, Any] | None) -> dict[str, bytes]:

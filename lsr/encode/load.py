@@ -333,12 +333,16 @@ def _read_sentence_transformers(reference: str, folder: Path) -> _Layout:
         if [kind for kind, _ in routes["query"]] != ["SparseStaticEmbedding"]:
             query = _read_tower(reference, folder, routes["query"], query_prompt, kept, "query")
             return _Layout(document, query)
-        if kept is not None:
-            raise EncoderError(f"{folder}: max_active_dims together with a SparseStaticEmbedding is not supported")
         at = files.inside(folder, routes["query"][0][1])
+        limit = files.tokenizer_limit(at)
+        if kept is not None and (limit is None or limit > kept):
+            raise EncoderError(
+                f"{folder}: max_active_dims {kept} would prune queries by a SparseStaticEmbedding, too, which is not "
+                "supported"
+            )
         tokenizer = TextTokenizer.open(at)
         table = _static_table(folder, at, tokenizer)
-        return _Layout(document, None, table, tokenizer, files.tokenizer_limit(at), query_prompt)
+        return _Layout(document, None, table, tokenizer, limit, query_prompt)
     document, query = (
         _read_tower(reference, folder, modules, prompt, kept, side)
         for prompt, side in ((document_prompt, "document"), (query_prompt, "query"))

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode import model_files as files
+from lsr.encode.base import CONFIG_FILE
 from lsr.encode.onnx_runner import LEXICAL, TRACED
 from lsr.encode.output import OutputLayer, OutputSettings, quantized, row_factors
 from lsr.encode.tokenizer import TOKENIZER_FILE
@@ -210,7 +211,12 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
         compressed: Any = small
         if isinstance(learned, InferenceFreeEncoder):
             how: dict[str, Any] = {"max_length": learned.max_length, "prompt": learned.prompt}
-            compressed = InferenceFreeEncoder(small, learned.table, learned.tokenizer, **how)
+            if (asking := learned.query_model) is not None and asking.query.head != "onnx":
+                place = Path(temporary) / "query" / asking.query.name
+                place.parent.mkdir(parents=True)
+                compress(asking, place)
+                asking = SpladeEncoder.load(place, files.read_object(place / CONFIG_FILE))
+            compressed = InferenceFreeEncoder(small, learned.table, learned.tokenizer, query_model=asking, **how)
         if isinstance(encoder, HybridEncoder):
             compressed = HybridEncoder(compressed, encoder.lexical, encoder.weight)
         compressed.save(folder)

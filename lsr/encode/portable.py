@@ -40,6 +40,7 @@ _SPECIAL = {
     "mask_token": ("[MASK]", "<mask>"),
 }
 _UNLIMITED = int(1e30)  # how transformers writes it
+_ALL_TERMS = "other libraries keep all terms of a text: they have one limit for documents and queries"
 
 
 def is_portable(*towers: Tower) -> bool:
@@ -47,7 +48,7 @@ def is_portable(*towers: Tower) -> bool:
     return all(tower.head == "masked-lm" for tower in towers)
 
 
-def describe(folder: Path, document: Tower, query: Tower, places: Mapping[tuple[str, str], str]) -> None:
+def describe(folder: Path, document: Tower, query: Tower, places: Mapping[tuple[str, str], str]) -> list[str]:
     """Describe a saved encoder of one or two towers for sentence-transformers.
 
     Args:
@@ -55,6 +56,9 @@ def describe(folder: Path, document: Tower, query: Tower, places: Mapping[tuple[
         document: The documents' tower.
         query: The queries' tower.
         places: Subfolders of their files.
+
+    Returns:
+        Lines for the model card about what sentence-transformers does differently.
     """
     route = _tower(folder, document, places[document.place])
     shared = query.place == document.place
@@ -69,7 +73,9 @@ def describe(folder: Path, document: Tower, query: Tower, places: Mapping[tuple[
         place = folder / places[document.place]
         _write(place / "sentence_bert_config.json", _length(document) | {"max_seq_length": most} | lengths)
         _tokenizer(place, TextTokenizer((place / TOKENIZER_FILE).read_bytes()), most)
-    _whole(folder, modules, query.prompt, document.prompt, document.top_k if document.top_k == query.top_k else None)
+    kept = document.top_k if document.top_k == query.top_k else None
+    _whole(folder, modules, query.prompt, document.prompt, kept)
+    return [_ALL_TERMS] if document.top_k != query.top_k else []
 
 
 def describe_inference_free(
@@ -80,7 +86,7 @@ def describe_inference_free(
     tokenizer: TextTokenizer,
     max_length: int | None,
     prompt: str,
-) -> None:
+) -> list[str]:
     """Describe a saved inference-free encoder for sentence-transformers, and for OpenSearch.
 
     Args:
@@ -91,6 +97,9 @@ def describe_inference_free(
         tokenizer: The queries' tokenizer.
         max_length: Tokens of a query that are read; None for all.
         prompt: Text before every query.
+
+    Returns:
+        As `describe`.
     """
     route = _tower(folder, document, at)
     own = folder / _TABLE
@@ -104,7 +113,11 @@ def describe_inference_free(
     idf = {token: float(weight) for token, weight in zip(tokens, weights.tolist(), strict=True)}
     (folder / "idf.json").write_text(json.dumps(idf, ensure_ascii=False), encoding="utf-8")
     query = [(_TABLE, _SPARSE + "SparseStaticEmbedding")]
-    _whole(folder, _router(folder, {"query": query, "document": route}), prompt, document.prompt, None)
+    kept = document.top_k
+    if kept is not None and (max_length is None or max_length > kept):  # it would also prune queries
+        kept = None
+    _whole(folder, _router(folder, {"query": query, "document": route}), prompt, document.prompt, kept)
+    return [_ALL_TERMS] if document.top_k != kept else []
 
 
 def refuse(folder: Path) -> None:

@@ -466,11 +466,12 @@ class SpladeEncoder(Encoder):
         folder = Path(folder)
         places = self.copy_towers(folder, "")
         (folder / CONFIG_FILE).write_bytes(config_bytes(self.type, **self.config(places)))
+        about = self.about()
         if known := portable.is_portable(self.document, self.query):
-            portable.describe(folder, self.document, self.query, places)
+            about += portable.describe(folder, self.document, self.query, places)
         else:
             portable.refuse(folder)
-        portable.write_card(folder, self.about(), portable=known, base=self.document.hub_name)
+        portable.write_card(folder, about, portable=known, base=self.document.hub_name)
 
     def about(self) -> list[str]:
         """Lines for the model card about the documents' side."""
@@ -483,6 +484,8 @@ class SpladeEncoder(Encoder):
             lines.append(f"queries are read up to {self.query.max_length} tokens")
         if tower.top_k is not None:
             lines.append(f"lsr keeps the {tower.top_k:,} heaviest terms of a document")
+        if self.query.top_k is not None and self.query != tower:
+            lines.append(f"lsr keeps the {self.query.top_k:,} heaviest terms of a query")
         if self.top_k is not None or self.max_ratio is not None:
             pruned = {"the heaviest terms": self.top_k, "the share of the heaviest weight": self.max_ratio}
             said = ", ".join(f"{name}: {value}" for name, value in pruned.items() if value is not None)

@@ -211,9 +211,17 @@ def score(
             raise DataError(f"no documents with the ids {', '.join(absent[:5])}", documents)
         return [texts.text(row) for row in rows.tolist()]
 
-    made_by = json.dumps([cross_encoders, dense, encoders, max_length, texts.folder.name])
+    models = [[_with_files(name) for name in names] for names in (cross_encoders, dense, encoders)]
+    made_by = json.dumps([*models, max_length, texts.folder.name])
     written = score_mined(source, out, teachers, made_by, text_of)
     note(f"{written} queries scored: {out}")
+
+
+def _with_files(model: str) -> list[str]:
+    """A model's name and, if it is a folder, its files as they are now: another model may take its place."""
+    from lsr.io.text_files import file_identity
+
+    return [model, *(file_identity(path) for path in sorted(Path(model).rglob("*")) if path.is_file())]
 
 
 @click.command()

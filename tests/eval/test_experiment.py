@@ -159,7 +159,7 @@ def test_the_record_has_settings_and_conditions(done):
     assert timed["index_bytes"] == sum(timed["index_parts"].values())
     assert sum(timed["lengths"]["counts"]) == 60
     assert result(record, "one", "BM25")["recall"] is None
-    assert result(record, "one", "fused")["search_ms"] is None
+    assert result(record, "one", "their run")["search_ms"] is None
 
 
 def test_flops_count_the_terms_that_queries_and_documents_share(done, datasets):
@@ -179,7 +179,7 @@ def test_values_per_query_and_times_are_written(done, datasets):
     mine = [r["value"] for r in rows if (r["dataset"], r["system"], r["measure"]) == ("two", "fused", "nDCG@10")]
     assert np.mean(mine) == pytest.approx(result(record, "two", "fused")["measures"]["nDCG@10"])
     times = pq.read_table(out / "latencies.parquet").to_pylist()
-    assert len(times) == len(datasets) * 4 * LATENCY.queries
+    assert len(times) == len(datasets) * 6 * LATENCY.queries  # not of the run that was given
     texts = {(row["dataset"], row["query"]): row["text"] for row in pq.read_table(out / "queries.parquet").to_pylist()}
     assert texts == {
         (name, query.id): query.text
@@ -194,6 +194,49 @@ def test_fused_runs_follow_from_the_written_runs(done):
     kept = {name: read_run(out / "runs" / "one" / f"{name}.trec.gz") for name in ("BM25", "clusters", "fused")}
     expected = reciprocal_rank_fusion([kept["BM25"], kept["clusters"]])
     assert kept["fused"] == {q: pytest.approx(hits) for q, hits in expected.items()}
+
+
+def test_fusions_are_timed_and_have_the_size_of_their_indexes(done):
+    _, record = done
+    for dataset in ("one", "two"):
+        bm25, exact, clusters, fused = (
+            result(record, dataset, name) for name in ("BM25", "exact", "clusters", "fused")
+        )
+        assert fused["search_ms"]["p50"] > 0
+        assert fused["queries_per_second"] is None
+        assert fused["index_bytes"] == bm25["index_bytes"] + clusters["index_bytes"]
+        assert exact["index_bytes"] == clusters["index_bytes"]
+
+
+def test_what_is_timed_of_a_fusion_is_what_is_measured(datasets, vectors, tmp_path, monkeypatch):
+    """An index counts once; a system without an index has neither time nor size."""
+    systems = (
+        SystemSettings("BM25", encoder="bm25"),
+        SystemSettings("again", encoder="bm25"),
+        SystemSettings("their run", run=f"{vectors}/{{dataset}}.trec"),
+        SystemSettings("both", fuse=("BM25", "again")),
+        SystemSettings("nested", fuse=("both", "BM25")),
+        SystemSettings("with a run", fuse=("BM25", "their run")),
+    )
+    found = []
+
+    def take(calls, n, rounds):
+        found.extend([call(i) for i in range(n)] for call in calls)
+        return np.arange(1.0, len(calls) + 1)[:, None].repeat(n, 1)
+
+    monkeypatch.setattr("lsr.eval.experiment.systems.time_together", take)
+    out = tmp_path / "out"
+    how = ExperimentSettings(systems, measures=MEASURES, latency=LATENCY)
+    record = run_experiment(how, {"one": datasets["one"]}, out)
+    bm25, both, nested, run = (result(record, "one", name) for name in ("BM25", "both", "nested", "with a run"))
+    assert bm25["index_bytes"] == both["index_bytes"] == nested["index_bytes"]
+    assert [one["search_ms"]["p50"] for one in (bm25, both, nested)] == [1, 3, 4]
+    assert (run["index_bytes"], run["search_ms"]) == (None, None)
+    rows = pq.read_table(out / "latencies.parquet").to_pylist()
+    queries = [row["query"] for row in rows if row["system"] == "both"]
+    for number, name in ((2, "both"), (3, "nested")):
+        written = read_run(out / "runs" / "one" / f"{name}.trec.gz")
+        assert [list(hits) for hits in found[number]] == [list(written[query])[:3] for query in queries]
 
 
 def test_comparisons_are_with_the_baseline(done):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -376,6 +377,29 @@ def test_interrupted_scoring_resumes(cross_encoder, negatives, cranfield, tmp_pa
     assert len(calls) == 2 + 2
     assert (tmp_path / "cut.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
     assert [path.name for path in tmp_path.glob("cut*")] == ["cut.jsonl"]
+
+
+def test_scores_of_two_models_are_not_mixed(random_bert, negatives, cranfield, tmp_path, lsr_command, monkeypatch):
+    """Interrupted scoring starts again if the folder of the model has another one now."""
+    from lsr.train.teachers import SparseTeacher
+
+    model, real, calls = tmp_path / "model", SparseTeacher.scores, []
+    shutil.copytree(random_bert, model)
+    short = tmp_path / "some.jsonl"
+    short.write_text("".join(negatives.read_text().splitlines(keepends=True)[:20]))
+
+    def cut(self, queries, documents):
+        calls.append(len(queries))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, queries, documents)
+
+    monkeypatch.setattr(SparseTeacher, "scores", cut)
+    command = ("score", short, "--documents", cranfield, "--encoder", model, "--out", tmp_path / "out.jsonl")
+    assert lsr_command(*command).code == 130
+    os.utime(model / "model.safetensors")
+    assert lsr_command(*command).code == 0
+    assert calls == [8, 8, 8, 8, 4]
 
 
 def test_an_empty_file_is_not_scored(cranfield, tmp_path, lsr_command):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lsr.encode.load import load_encoder
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tokenizer import TextTokenizer
 from lsr.encode.tower import Tower
+from lsr.errors import EncoderError
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -35,6 +37,13 @@ def inference_free(checkpoint, weights, query_length=None, prompt="", **how):
     return InferenceFreeEncoder(towers(checkpoint, **how), weights, max_length=query_length, prompt=prompt)
 
 
+def pruned(checkpoint, documents, queries=...):
+    """Keeps the heaviest terms, of queries as many as of documents by default."""
+    tower = Tower.open(checkpoint)
+    document = replace(tower, top_k=documents)
+    return SpladeEncoder(document, None if queries is ... else replace(tower, top_k=queries))
+
+
 ENCODERS = {
     "plain": lambda a, b, table: towers(a),
     "short": lambda a, b, table: towers(a, max_length=7),
@@ -46,6 +55,8 @@ ENCODERS = {
     "two poolings": lambda a, b, table: SpladeEncoder(Tower.open(a), Tower.open(a, pooling="sum")),
     "two towers": lambda a, b, table: towers(a, b, max_length=12),
     "inference-free": lambda a, b, table: inference_free(a, table),
+    "pruned": lambda a, b, table: pruned(a, 5),
+    "inference-free, pruned": lambda a, b, table: InferenceFreeEncoder(pruned(a, 5), table, max_length=4),
     "inference-free, double log": lambda a, b, table: inference_free(
         a, table, 4, "dog ", saturation="log1p_log1p", pooling="sum", max_length=9
     ),
@@ -199,6 +210,29 @@ def test_the_model_card_describes_the_encoder(checkpoint, query_weights, tmp_pat
     assert (tmp_path / "a" / "README.md").read_text() == "my own"
 
 
+def test_the_card_tells_what_other_libraries_do_not_prune(checkpoint, query_weights, tmp_path):
+    """They have one limit for documents and queries."""
+    for name, encoder, told in (
+        ("same", pruned(checkpoint, 5), False),
+        ("apart", pruned(checkpoint, 5, 3), True),
+        ("documents", pruned(checkpoint, 5, None), True),
+        ("short", InferenceFreeEncoder(pruned(checkpoint, 5), query_weights, max_length=5), False),
+        ("long", InferenceFreeEncoder(pruned(checkpoint, 5), query_weights, max_length=6), True),
+    ):
+        encoder.save(tmp_path / name)
+        card = (tmp_path / name / "README.md").read_text()
+        assert "* lsr keeps the 5 heaviest terms of a document\n" in card
+        assert ("* other libraries keep all terms of a text" in card) == told
+        assert ("the 3 heaviest terms of a query" in card) == (name == "apart")
+        path = tmp_path / name / "config_sentence_transformers.json"
+        content = json.loads(path.read_text())
+        assert content.get("max_active_dims") == (None if told else 5)
+    path.write_text(json.dumps(content | {"max_active_dims": 5}))  # of "long", whose queries may have 6 terms
+    (path.parent / "encoder.json").unlink()
+    with pytest.raises(EncoderError, match="max_active_dims 5 would prune queries"):
+        load_encoder(path.parent)
+
+
 @pytest.mark.parametrize("head", ["lexical", "expansion"])
 def test_other_libraries_refuse_lsrs_own_heads(checkpoint, tmp_path, head):
     """Without a refusal, sentence-transformers would open only the backbone and add a random layer."""
@@ -270,6 +304,20 @@ def test_lsr_publish_writes_a_graph(checkpoint, tmp_path, lsr_command):
     card = (tmp_path / "small" / "README.md").read_text()
     assert "library_name: lsr\n" in card
     assert card.endswith("of this kind.\n\n## Training\n\n8 steps\n")  # the figures are those of another encoder
+
+
+def test_a_graph_keeps_the_model_of_queries(checkpoint, second, query_weights, tmp_path, lsr_command):
+    pytest.importorskip("onnx")
+    encoder = InferenceFreeEncoder(towers(checkpoint), query_weights, query_model=towers(second))
+    encoder.save(tmp_path / "made")
+    assert "the model tiny; other libraries don't" in (tmp_path / "made" / "README.md").read_text()
+    ran = lsr_command("publish", tmp_path / "made", "--onnx", "--out", tmp_path / "small")
+    assert ran.code == 0, ran.err
+    small = load_encoder(tmp_path / "small")
+    assert small.query_model.query.head == "onnx"
+    assert not list((tmp_path / "small").rglob("*.safetensors"))
+    difference = small.encode_query("the cat sat").to_dense() - encoder.encode_query("the cat sat").to_dense()
+    assert np.abs(difference).mean() < 0.02
 
 
 @pytest.fixture

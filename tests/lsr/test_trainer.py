@@ -433,14 +433,16 @@ def test_batches_of_one_source(settings, triples, tmp_path, monkeypatch, cached,
     assert set.union(*groups) == {True, False}
 
 
-@pytest.mark.parametrize("kind", ["flops", "l1", "idf_flops", "df_flops", "l0_flops"])
+@pytest.mark.parametrize("kind", ["flops", "l1", "idf_flops", "df_flops", "l0_flops", "group"])
 def test_two_batches_of_three_equal_one_of_six(settings, steady, make_checkpoint, tmp_path, kind):
     """For every loss and regularizer, with the gradient cache."""
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
         data=replace(settings.data, queries=6, negatives=2),
-        losses=LossSettings(info_nce=1.0, kl=0.5, margin_mse=0.1, margin_pairs="all", vectors=0.1, term_recall=0.1),
+        losses=LossSettings(
+            info_nce=1.0, kl=0.5, margin_mse=0.1, margin_pairs="all", vectors=0.1, term_recall=0.1, bank=0.1
+        ),
         documents_regularizer=RegularizerSettings(kind, weight=0.1, threshold=1, anti_zero=0.1, target=5),
         queries_regularizer=RegularizerSettings(kind, weight=0.1, threshold=1),
         gradient_cache=True,
@@ -761,7 +763,7 @@ def test_two_processes_equal_one_with_doubled_batches(settings, steady, tmp_path
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
         queries=QuerySettings("table" if cached else "encoded", max_length=16),
-        losses=LossSettings(info_nce=1.0, kl=0.3, margin_mse=0.1),
+        losses=LossSettings(info_nce=1.0, kl=0.3, margin_mse=0.1, term_recall=0.1, bank=0.1 if cached else 0.0),
         documents_regularizer=RegularizerSettings("df_flops" if cached else "flops", weight=0.1),
         queries_regularizer=RegularizerSettings()
         if cached
