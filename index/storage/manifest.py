@@ -264,6 +264,8 @@ def make_folder(folder: Path) -> None:
     Raises:
         OutputError: It can't be made.
     """
+    if folder.is_dir():
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
