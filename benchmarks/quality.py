@@ -32,8 +32,9 @@ from lsr.index.search.query_file import QuerySet, read_queries
 from lsr.io.runs import read_qrels
 
 SETS = ("scifact", "cranfield", "cacm", "climate-fever-evidence", "mtrag-clapnq-pool", "msmarco-dl19-pool")
-SYSTEMS = ("lsr-mini, hybrid", "lsr-mini", "lsr-tiny", "bm25")
-PARTS = ("lsr-mini, dense", "lsr-mini, learned half", "lsr-tiny, learned half")
+SYSTEMS = ("lsr-mini, hybrid", "lsr-mini, query model", "lsr-mini", "lsr-tiny", "bm25")
+PARTS = ("lsr-mini, dense", "lsr-mini, learned half", "lsr-mini, query model, learned half", "lsr-tiny, learned half")
+QUERY_MODEL = "splade-tiny"
 BASELINE = "lsr bm25"
 
 
@@ -76,11 +77,12 @@ def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
     Args:
         dataset: The collection.
         work: Folder for indexes. Rows that differ only in the search share an index.
-        encoder: Its name or path; ", hybrid" or ", dense" after it sets the search mode, ", learned half" drops BM25's
-            terms from the query.
+        encoder: Its name or path; ", query model" after it adds `QUERY_MODEL`, ", hybrid" or ", dense" sets the search
+            mode, ", learned half" drops BM25's terms from the query.
     """
-    name, _, how = encoder.partition(", ")
-    made = load_encoder(name)
+    name, *hows = encoder.split(", ")
+    made = load_encoder(name, query_model=QUERY_MODEL if "query model" in hows else None)
+    how = next((one for one in hows if one != "query model"), "")
     place = work / f"{Path(dataset.name).name}-{Path(name).name}"
     if not place.exists():
         Index.build(place, dataset.corpus(), encoder=made, hybrid=made.dense_width > 0, passages=None)

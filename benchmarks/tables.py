@@ -23,6 +23,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 _PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 _SYSTEMS = {
     "lsr lsr-mini, hybrid": "lsr-mini, hybrid",
+    "lsr lsr-mini, query model": "lsr-mini, query model",
     "lsr lsr-mini": "lsr-mini",
     "lsr lsr-tiny": "lsr-tiny",
     "lsr bm25": "BM25",
@@ -31,7 +32,14 @@ _SYSTEMS = {
 _PARTS = {
     "lsr lsr-mini, dense": "lsr-mini, dense vector alone",
     "lsr lsr-mini, learned half": "lsr-mini, learned half alone",
+    "lsr lsr-mini, query model, learned half": "lsr-mini, learned half alone, query model",
     "lsr lsr-tiny, learned half": "lsr-tiny, learned half alone",
+}
+_QUERY_MODEL = {
+    "lsr lsr-mini": "lsr-mini",
+    "lsr lsr-mini, query model": "lsr-mini, with splade-tiny",
+    "lsr lsr-mini, learned half": "learned half alone",
+    "lsr lsr-mini, query model, learned half": "learned half alone, with splade-tiny",
 }
 _SPLADE = {"lsr, uint8": "8-bit impacts", "lsr, float32": "float32 impacts", "scipy CSC": "scipy CSC product"}
 QUALITY = "NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER"
@@ -760,6 +768,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality-means": quality_means,
     "quality-parts": lambda: quality_means(_PARTS),
     "card-lsr-mini": lambda: card({"lsr lsr-mini, hybrid": "hybrid", "lsr lsr-mini": "sparse"}),
+    "card-splade-tiny": lambda: card({"lsr lsr-mini, query model": "with it", "lsr lsr-mini": "without"}),
+    "query-model": lambda: quality_means(_QUERY_MODEL),
     "card-lsr-tiny": lambda: card({"lsr lsr-tiny": "sparse"}),
     "languages": languages,
     "encoders": encoders,

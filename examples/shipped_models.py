@@ -2,6 +2,8 @@
 
     python examples/shipped_models.py --data FOLDER --work FOLDER --sparse FOLDER --dense FOLDER [--model lsr-tiny]
 
+The model is lsr-tiny, lsr-mini or splade-tiny. The last one isn't trained, only written as a graph of 8-bit integers.
+
 --data is a folder with a BEIR folder for each collection named below. --work gets everything else: documents, queries
 made from them and candidates (`documents.jsonl.gz`, `train/`), caches, training runs and encoders. Finished steps are
 skipped, so an interrupted command can be repeated.
@@ -247,11 +249,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for all output")
     parser.add_argument("--sparse", type=Path, required=True, help="splade-tiny")
     parser.add_argument("--dense", type=Path, required=True, help="arctic-embed-xs")
-    parser.add_argument("--model", choices=("lsr-tiny", "lsr-mini"), default="lsr-tiny")
+    parser.add_argument("--model", choices=("lsr-tiny", "lsr-mini", "splade-tiny"), default="lsr-tiny")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
     work: Path = given.work
     work.mkdir(parents=True, exist_ok=True)
+    if given.model == "splade-tiny":
+        compress(load_encoder(given.sparse, max_length=512), work / given.model)
+        note(f"the encoder is in {work / given.model}")
+        return
     if not (work / "teacher").is_dir():
         compress(load_encoder(given.sparse, max_length=_LENGTH), work / "teacher")
     dense = DenseTeacher(str(given.dense), max_length=_LENGTH, cache=work / "cache", device="cpu", half=True)

@@ -11,7 +11,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -120,14 +120,10 @@ def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[
         raise MissingExtra("pyyaml", "train", "reading YAML") from None
     path = Path(path)
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        nodes = [(o, yaml.compose(o.partition("=")[2], Loader=yaml.SafeLoader)) for o in overrides]
+        root = _compose(yaml, path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text: {error}", str(path)) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        raise DataError(f"not YAML: {getattr(error, 'problem', None) or error}", f"{path}{line}") from None
+    nodes = [(one, _compose(yaml, one.partition("=")[2], f"--set {one}", lines=False)) for one in overrides]
     if not isinstance(root, yaml.MappingNode):
         raise DataError("the file is empty" if root is None else "not a section with keys", str(path))
     reader = _Reader(yaml, str(path))
@@ -138,6 +134,16 @@ def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[
         raise DataError("\n".join(reader.problems))
     assert isinstance(config, schema)
     return config
+
+
+def _compose(yaml: Any, text: str, where: str, *, lines: bool = True) -> Any:
+    """Parse YAML to nodes; the error names the line if `lines`."""
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if lines and mark is not None else ""
+        raise DataError(f"not YAML: {getattr(error, 'problem', None) or error}", f"{where}{line}") from None
 
 
 class _Reader:
@@ -203,10 +209,14 @@ class _Reader:
             if not isinstance(node, self.yaml.MappingNode):
                 self.wrong(node, f"{name} must be a mapping")
                 return None
-            return {key.value: self.read(value, arguments[1], f"{name}.{key.value}") for key, value in node.value}
+            return {
+                key.value: self.read(value, arguments[1], f"{name}.{key.value}")
+                for key, value in self._keys(node, name)
+            }
         value = self._scalar(node)
         if not isinstance(node, self.yaml.ScalarNode):
-            self.wrong(node, f"{name} must be one value, got {value}")
+            quotes = "; write text with a colon or brackets in quotes" if kind is str else ""
+            self.wrong(node, f"{name} must be one value, got {value}{quotes}")
             return None
         if origin is typing.Literal:
             if value not in arguments:
@@ -246,7 +256,7 @@ class _Reader:
         hints, known = typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
         values: dict[str, Any] = {}
         before, prefix = len(self.problems), f"{name}." if name else ""
-        for key, value in node.value:
+        for key, value in self._keys(node, name or "the file"):
             if key.value not in known:
                 near = difflib.get_close_matches(str(key.value), known, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
@@ -269,6 +279,14 @@ class _Reader:
             for problem in str(error).splitlines():
                 self.wrong(node, f"{prefix or 'the file'}{': ' if not prefix else ''}{problem}")
             return None
+
+    def _keys(self, node: Any, name: str) -> Iterator[tuple[Any, Any]]:
+        """Keys and values of a mapping; notes keys that are no text, such as those of `{{template}}`."""
+        for key, value in node.value:
+            if isinstance(key, self.yaml.ScalarNode):
+                yield key, value
+            else:
+                self.wrong(key, f"a key of {name} must be text, got {self._scalar(key)}")
 
     def _is_null(self, node: Any) -> bool:
         return getattr(node, "tag", "") == "tag:yaml.org,2002:null"

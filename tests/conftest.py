@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the command line in this process, forks, S3, Ray, real data."""
+"""Shared fixtures: run `lsr` in this process, fork, start S3 and Ray servers, and find real collections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hypothesis import settings
 
 from lsr.cli import main
 
-# No deadline: the first example of a kernel's test compiles the kernel.
+# No deadline: the first example of a kernel test compiles the kernel, which takes seconds.
 settings.register_profile("lsr", deadline=None, max_examples=40)
 settings.register_profile("long", deadline=None, max_examples=400)
 settings.load_profile("long" if os.environ.get("LSR_LONG_TESTS") else "lsr")
@@ -33,19 +33,19 @@ LONGEST = ("test_writer", "test_workers", "test_storage", "test_ray", "test_shar
 
 
 def pytest_collection_modifyitems(items):
-    """Run the longest files first: one process runs a file, and would run it alone at the end."""
+    """Run the longest test files first: a worker runs whole files, so a long one started last would delay the end."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def pytest_collection_finish():
-    """Keep what collecting made (modules and tests) out of later garbage collections, which take a second otherwise."""
+    """Freeze the collected modules and tests: without this, each later garbage collection takes a second."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def no_progress_in_logs():
-    """No lines of progress, which a slow machine would mix into the output of commands."""
+    """Disable progress lines: on a slow machine they would appear in the output of commands."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lsr.console._LOG_SECONDS", math.inf)
         yield
@@ -65,13 +65,13 @@ class Ran(NamedTuple):
 
 @pytest.fixture
 def pdflatex():
-    """Compiles a .tex file in its folder, and returns the log."""
+    """Returns a function that compiles a .tex file in its folder and returns the log."""
     if not shutil.which("pdflatex"):
         pytest.skip("there is no pdflatex: install texlive-latex-base")
 
     def compile_tex(path):
         style = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False).stdout
-        if not style:  # it comes with texlive-latex-recommended
+        if not style:  # booktabs.sty is part of texlive-latex-recommended
             rules = (rf"\def\{name}rule{{\hline}}" for name in ("top", "mid", "bottom"))
             (path.parent / "booktabs.sty").write_text("\n".join(rules))
         command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape", path.name]
@@ -85,7 +85,7 @@ def pdflatex():
 
 @pytest.fixture
 def lsr_command(capsys):
-    """Runs `lsr ...`; an exception that the command line lets through fails the test."""
+    """Returns a function that runs `lsr ...` in this process; an exception other than SystemExit fails the test."""
 
     def run(*args):
         capsys.readouterr()
@@ -99,7 +99,7 @@ def lsr_command(capsys):
 
 @pytest.fixture
 def forked():
-    """Runs a function in a forked child, which is killed if it hangs; returns the function's result through JSON."""
+    """Returns a function that calls `work` in a forked child and returns its result; kills a child that hangs."""
 
     def run(work, seconds=120):
         reading, writing = os.pipe()
@@ -107,7 +107,7 @@ def forked():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns about forks with threads
             pid = os.fork()
         if not pid:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills the child, whatever it waits for
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # so that the alarm kills the child
             signal.alarm(seconds)
             code = 1
             try:
@@ -120,7 +120,7 @@ def forked():
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
             answer = pipe.read()
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child hung (-14), or failed"
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child failed, or hung (-14)"
         return json.loads(answer)
 
     if not hasattr(os, "fork"):
@@ -130,8 +130,8 @@ def forked():
 
 @pytest.fixture(scope="session")
 def s3_server():
-    """The address of an S3 server in this process; skips without moto."""
-    server = pytest.importorskip("moto.server", reason="the package moto[server], which speaks S3, isn't installed")
+    """The address of an S3 server that runs in this process; skips the test without moto."""
+    server = pytest.importorskip("moto.server", reason="needs the package moto[server], an S3 server")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
@@ -141,8 +141,8 @@ def s3_server():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_power_cut():
-    """Make fsync do nothing: no test cuts the power."""
+def no_fsync():
+    """Replace fsync by a no-op: it is slow, and no test simulates a power cut."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
@@ -157,7 +157,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def bucket(s3_server, own_cache, monkeypatch):
-    """Returns URIs in a new bucket."""
+    """Returns a function that makes URIs in a new bucket."""
     from pyarrow.fs import S3FileSystem
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -170,7 +170,7 @@ def bucket(s3_server, own_cache, monkeypatch):
 
 @pytest.fixture
 def real_data():
-    """Returns the folder of a real collection, or skips the test."""
+    """Returns a function that returns the folder of a real collection, or skips the test without it."""
     root = Path(os.environ.get("LSR_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
     def folder(name):
@@ -183,7 +183,7 @@ def real_data():
 
 @pytest.fixture(scope="module")
 def training_environment(tmp_path_factory):
-    """A separate cache, and one thread: with small models, several threads mostly wait for each other."""
+    """A separate cache, and one torch thread: with small models, several threads mostly wait for each other."""
     import torch
 
     threads, cache = torch.get_num_threads(), tmp_path_factory.mktemp("cache")
@@ -204,19 +204,19 @@ def cluster_benchmark():
 
 @pytest.fixture(scope="module")
 def ray_nodes():
-    """Nodes of `ray_cluster`; a module that needs fewer overrides this, because each takes time to start."""
+    """How many nodes `ray_cluster` starts. A module that needs fewer overrides this, because each takes time."""
     return 3
 
 
 @pytest.fixture(scope="module")
 def ray_cluster(cluster_benchmark, ray_nodes):
-    """A Ray cluster on this machine, with a head without cores and some nodes of two cores; skips without Ray.
+    """A Ray cluster on this machine: a head node without cores, and `ray_nodes` nodes with two cores each.
 
-    Checks that no process is left afterwards.
+    Skips the test without Ray. Checks at the end that no process of the cluster still runs.
     """
     pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
-    psutil = pytest.importorskip("psutil", reason="psutil tells whether processes are left over")
-    # By default Ray checks nodes every 3 s, and a test that kills one would wait for half a minute.
+    psutil = pytest.importorskip("psutil", reason="needs psutil, to find leftover processes")
+    # By default Ray checks its nodes every 3 s, so a test that kills a node would wait half a minute.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_health_check_period_ms", "1000")
         with cluster_benchmark.several_nodes(ray_nodes) as cluster:

@@ -1,4 +1,4 @@
-"""Layers: which folder may import which. Imports within functions and for type checkers count, too."""
+"""Layers: which folder may import which. Imports in functions and under TYPE_CHECKING count, too."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LAYERS = (
     "eval/compare.py",
     "eval/cli.py",
 )
-# They import names of higher layers on access.
+# These import names of higher layers lazily, when a name is first used.
 FACES = ("lsr/__init__.py", "index/__init__.py", "eval/__init__.py", "lsr/encode/__init__.py", "lsr/train/__init__.py")
 
 
@@ -50,13 +50,13 @@ def module_name(path):
 
 
 def sources():
-    """{module: its path below the root}"""
+    """{module name: path relative to the root}"""
     paths = [path for wing in ("lsr", "index", "eval") for path in (ROOT / wing).rglob("*.py")]
     return {module_name(path): path.relative_to(ROOT).as_posix() for path in sorted(paths)}
 
 
 def imports(modules, name):
-    """(line, module, names) of each import of the project, wherever it stands."""
+    """(line, module, names) of each import of a project module, including imports in functions."""
     for node in ast.walk(ast.parse((ROOT / modules[name]).read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name, []) for alias in node.names if alias.name in modules)
@@ -69,7 +69,7 @@ def imports(modules, name):
 
 
 def graph(modules):
-    """{module: {module that it imports: line}}, without the faces."""
+    """{module: {imported module: line}}, without the modules in FACES."""
     return {
         name: {other: line for line, other, _ in imports(modules, name)}
         for name, path in modules.items()
@@ -78,7 +78,7 @@ def graph(modules):
 
 
 def layer(path):
-    """The number of a file's layer: that of the longest entry that is the file or one of its folders."""
+    """The index in LAYERS of the longest entry that is the file itself or one of its parent folders."""
     fits = [entry for entry in LAYERS if path == entry or path.startswith(f"{entry}/")]
     return LAYERS.index(max(fits, key=len))
 
@@ -145,7 +145,7 @@ def test_private_names_are_not_imported_from_other_folders():
         if one.startswith("_")
         and not one.startswith("__")
         and Path(modules[other]).parent != Path(path).parent
-        and not other.startswith("lsr._")  # of the whole project
+        and not other.startswith("lsr._")  # modules like lsr._moved are private to the whole project
     ]
     assert wrong == []
 

@@ -28,7 +28,7 @@ PROMISED = {
 
 
 def homes(face):
-    """{name: module}, as the package's table has it."""
+    """{name: defining module}, from the package's table of lazy imports."""
     return importlib.import_module(face)._HOMES
 
 
@@ -50,7 +50,7 @@ def test_documented_names_are_exported(face):
 
 @pytest.mark.parametrize("face", FACES)
 def test_type_checkers_see_the_same_names(face):
-    """What they read is the block for them, not the table."""
+    """Type checkers read the TYPE_CHECKING block, not the table of lazy imports, so the two must agree."""
     path = importlib.import_module(face).__file__
     seen = {}
     for node in ast.parse(Path(path).read_text()).body:
@@ -70,9 +70,9 @@ def signatures(face):
     for name in homes(face):
         value = getattr(importlib.import_module(face), name)
         if inspect.isclass(value):
-            made = not getattr(value, "_is_protocol", False)  # nobody makes a protocol
+            made = not getattr(value, "_is_protocol", False)  # protocols aren't instantiated
             for method, function in vars(value).items():
-                if method == "__init__" and is_protocol(value):  # which Python makes itself
+                if method == "__init__" and is_protocol(value):  # Python generates this one
                     continue
                 function = getattr(function, "__func__", function)
                 if inspect.isfunction(function) and (not method.startswith("_") or (made and method == "__init__")):
@@ -83,7 +83,7 @@ def signatures(face):
 
 @pytest.mark.parametrize("face", FACES)
 def test_no_public_signature_takes_arbitrary_keywords(face):
-    """Keywords complete in an editor, and a type checker sees a wrong one."""
+    """With named keywords, editors complete them and type checkers find wrong ones."""
     free = [
         f"{name}: {parameter}"
         for name, signature in signatures(face)
@@ -95,7 +95,7 @@ def test_no_public_signature_takes_arbitrary_keywords(face):
 
 
 def test_declared_options_equal_the_accepted_ones():
-    """Keyword arguments that are handed down are described twice, alike."""
+    """Options that are passed on as **keywords are declared in a TypedDict, which must match the function called."""
     from lsr.encode.bm25 import BM25Encoder
     from lsr.encode.load import _BM25_SETTINGS, _CODE_SETTINGS, _MODEL_SETTINGS, EncoderOptions
     from lsr.encode.splade import SpladeEncoder
@@ -112,7 +112,7 @@ def test_declared_options_equal_the_accepted_ones():
     assert types == {field.name: field.type for field in dataclasses.fields(SearchSettings)}
     beside = {*SearchOptions.__annotations__} - {*types}
     assert beside == {field.name for field in dataclasses.fields(Options) if field.init}
-    assert {*BuildOptions.__annotations__} == keywords(Index.build) - {"ids"}  # of a matrix alone
+    assert {*BuildOptions.__annotations__} == keywords(Index.build) - {"ids"}  # `ids` is only for a matrix
     assert {*TowerOptions.__annotations__} == {f.name for f in dataclasses.fields(Tower)} - {"checkpoint", "subfolder"}
     assert {*ModelOptions.__annotations__} - {*ReadingOptions.__annotations__} <= keywords(SpladeEncoder)
     assert {*EncoderOptions.__annotations__} == {*_MODEL_SETTINGS, *_BM25_SETTINGS, *_CODE_SETTINGS, "entities"}

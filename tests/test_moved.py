@@ -1,4 +1,4 @@
-"""Import paths of the previous release work, and warn with the new ones."""
+"""Import paths of the previous release still work, with a warning that names the new path."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_old_path_gives_the_same_object_and_names_the_new_one(old, name, new)
     for warning in told:
         assert warning.category is DeprecationWarning
         assert str(warning.message).startswith(f"{old}.{name} has moved: import {new}.")
-        assert warning.filename == "<string>"  # the line that imports, not ours
+        assert warning.filename == "<string>"  # the warning points to the user's import, not to a file of the project
 
 
 def test_every_old_path_is_found_and_every_new_one_exists():

@@ -1,4 +1,4 @@
-"""The package: content of the wheel, direction of imports, and quick imports."""
+"""The package: the files in the wheel, which package may import which, and fast imports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKOUT = (ROOT / "pyproject.toml").is_file() and (ROOT / "index").is_dir()
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="needs the source checkout")
 
 WINGS = {"lsr": ("lsr",), "index": ("lsr", "lsr.index"), "eval": ("lsr", "lsr.index", "lsr.eval")}
-FACES = ("lsr/__init__.py", "lsr/train/__init__.py", "lsr/cli.py")  # they know the other wings by name, as strings
+FACES = ("lsr/__init__.py", "lsr/train/__init__.py", "lsr/cli.py")  # these import from the other packages lazily
 
 
 def setuptools_table():
@@ -56,8 +56,8 @@ def test_all_packages_on_disk_are_in_the_wheel():
     }
 
 
-def test_a_checkout_called_lsr_beside_it_does_no_harm(tmp_path):
-    """Python prefers a folder of that name in the current folder to the installed package."""
+def test_the_package_works_beside_a_checkout_named_lsr(tmp_path):
+    """Python prefers a folder `lsr` in the current folder to the installed package."""
     (tmp_path / "lsr").symlink_to(ROOT)
     said = python(
         "import lsr, lsr.index.index; from lsr import Index; print(lsr.__version__, Index.__module__)", tmp_path
@@ -82,7 +82,7 @@ def test_all_data_files_are_in_the_wheel():
 
 def test_no_module_has_two_names():
     names = [*modules("index"), *modules("eval")]
-    names = [name for name in names if ".integrations." not in name]  # slow to import, if they can be
+    names = [name for name in names if ".integrations." not in name]  # slow to import, and some need extras
     loaded = python(f"import importlib, sys\nfor m in {names!r}: importlib.import_module(m)\nprint(*sys.modules)")
     assert set(names) <= set(loaded)
     assert not {"index", "eval"} & {name.split(".")[0] for name in loaded}
@@ -99,7 +99,7 @@ def test_listing_the_commands_imports_nothing_heavy():
 
 
 def imports(path):
-    """(line, absolute name) of every import of a file, also within functions, but not those for type checkers only."""
+    """(line, absolute name) of every import of a file, also in functions; in FACES, without TYPE_CHECKING blocks."""
     package = package_name(path.parent)
     tree = ast.parse(path.read_text())
     if path.relative_to(ROOT).as_posix() in FACES:
@@ -161,7 +161,7 @@ def test_wrong_imports_would_be_found(tmp_path, monkeypatch, text, refused):
 def test_relative_imports_stay_within_their_package():
     for path in (p for wing in ("index", "eval") for p in (ROOT / wing).glob("*.py")):
         climbing = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level > 1]
-        assert not climbing, f"{path}: on disk there is nothing above this folder"
+        assert not climbing, f"{path}: the import leaves the package's folder"
 
 
 SEARCH = """

@@ -360,7 +360,7 @@ def plot_run(out: Path) -> Path | None:
     left, right = figure.subplots(1, 2)
     kept = out / "settings.json"  # names the losses of other packages
     of_others = json.loads(kept.read_text())["losses"].get("plugins", {}) if kept.is_file() else {}
-    for name in ("masked_lm", "info_nce", "kl", "margin_mse", "term_recall", "vectors", *of_others):
+    for name in ("masked_lm", "info_nce", "kl", "margin_mse", "term_recall", "vectors", "bank", *of_others):
         if some := [line for line in steps if name in line]:
             left.plot(*_smooth([line["step"] for line in some], [line[name] for line in some]), label=name)
     left.set(xlabel="step", ylabel="loss, not weighted", yscale="log")

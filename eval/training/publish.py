@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lsr.eval.report.results import Results
 
 _SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
-_HEADING = "## Evaluation"
+_HEADING = "Evaluation"
 
 
 @click.command()
@@ -60,14 +60,15 @@ def publish(
     if out is not None:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out and out.absolute().parent) as temporary:
-        folder = Path(temporary) / "encoder"
+        folder, own = Path(temporary) / "encoder", Path(encoder) / portable.CARD
         if onnx:
             from lsr.encode.onnx_export import compress
 
             compress(opened, folder)
+            if own.is_file():  # figures of the model before rounding aren't those of the graph
+                _append(folder / portable.CARD, _section(own.read_text(encoding="utf-8"), "Training"))
         else:
             opened.save(folder)
-            own = Path(encoder) / portable.CARD
             if own.is_file():  # written by its author or by training
                 shutil.copyfile(own, folder / portable.CARD)
         if results is not None:
@@ -101,9 +102,21 @@ def tell_results(card: Path, encoder: Encoder, name: str) -> None:
     results = read_results(Path(folder))
     system, seed = _find(results, encoder, wanted, folder)
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    text = re.sub(rf"^{_HEADING}\n.*?(?=^## |\Z)", "", text, flags=re.DOTALL | re.MULTILINE)
-    lines = [_HEADING, "", *_figures(results, system, seed), ""]
-    card.write_text("\n".join([*([text.rstrip("\n"), ""] if text else []), *lines]), encoding="utf-8")
+    card.write_text(text.replace(_section(text, _HEADING), ""), encoding="utf-8")
+    _append(card, "\n".join([f"## {_HEADING}", "", *_figures(results, system, seed), ""]))
+
+
+def _section(text: str, heading: str) -> str:
+    """The section of a card with this heading; "" if it has none."""
+    found = re.search(rf"^## {heading}\n.*?(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    return found[0] if found else ""
+
+
+def _append(card: Path, section: str) -> None:
+    """Add a section at the end of a card."""
+    text = card.read_text(encoding="utf-8").rstrip("\n")
+    if section:
+        card.write_text("\n".join([*([text, ""] if text else []), section.rstrip("\n"), ""]), encoding="utf-8")
 
 
 def _find(results: Results, encoder: Encoder, wanted: str, folder: str) -> tuple[str, int | None]:

@@ -57,8 +57,9 @@ def review(
     """Find nearly all relevant documents of an index, reading few of them.
 
     Shows one document after the other and asks whether it is relevant. A model learns from the answers which documents
-    to show next, and the review stops when the target recall is probably reached. Answer q to pause, and run the same
-    command to continue; settings can only be given at the start. All vectors of the index are held in memory.
+    to show next, and the review stops when the target recall is probably reached. Answer q to pause; with the same
+    index and --state the command continues. Settings can only be given at the start. All vectors of the index are held
+    in memory.
 
     \b
     Examples:
@@ -100,7 +101,8 @@ def review(
     if complete:
         note(_why(going))
     else:
-        note(f"paused: run the same command to continue with {state}")
+        going.save(state)
+        note(f"paused: lsr review {index_path} --state {state} continues")
     if out is not None:
         out.write_text("".join(f"{ids[doc]}\n" for doc, relevant in going.judged.items() if relevant), encoding="utf-8")
 
@@ -140,7 +142,6 @@ def _read(going: Review, state: Path, answer: Callable[[str], bool | None]) -> b
         for doc in going.batch():
             relevant = answer(going.ids[doc])
             if relevant is None:
-                going.save(state)
                 return False
             going.judge(doc, relevant)
             going.save(state)

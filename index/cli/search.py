@@ -238,13 +238,15 @@ def search(
     elif hits or as_json:
         print_hits(hits, as_json=as_json, first=first, highlight=highlight)
         tell_facets(hits, as_json=as_json)
-    elif not told:
-        click.echo(_nothing_found(settings, given))
+    if not hits and not told:
+        note(_nothing_found(text, settings, given))
     if not ray and (instead := index.did_you_mean(text)) is not None:
         note(f"did you mean: {instead}")
 
 
-def _nothing_found(settings: dict[str, Any], given: dict[str, Any]) -> str:
+def _nothing_found(text: str, settings: dict[str, Any], given: dict[str, Any]) -> str:
+    if not text.strip():
+        return "the query is empty"
     if {"offset", "min_score", "syntax"} & given.keys():
         return "no document meets all conditions"
     some = "no document that matches --where" if settings["where"] else "no document"

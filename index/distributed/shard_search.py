@@ -265,17 +265,15 @@ class ShardSearch:
             ClusterError: A shard that may have it is lost.
         """
         group = self._group
-        outcome = group.ask("find", {n: (group.version(n), doc_id) for n in group.sets})
+        asked = query._replace(given=None)
+        outcome = group.ask("place_of", {n: (group.version(n), asked, doc_id) for n in group.sets})
         lost = group.lost(outcome)
         for n, doc in outcome.answers.items():
             if doc is not None:
                 return self.explain(n, group.version(n), query, doc, origins=origins)
         if lost:
             raise group.lost_error(lost)
-        path = group.shards.folder
-        if "#" not in doc_id and any(state.has_passages for state in group.states.values()):
-            raise DataError(f"{path}: documents are cut into passages: explain {doc_id + '#0'!r}, for instance")
-        raise DataError(f"{path}: no document has the id {doc_id!r}")
+        raise DataError(f"{group.shards.folder}: no document has the id {doc_id!r}")
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
         """Return, for each term, title and text of the n documents in which it weighs most."""

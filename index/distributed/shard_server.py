@@ -22,6 +22,7 @@ from lsr.fingerprint import digest
 from lsr.forks import in_child
 from lsr.index.search.column_values import count_values, values_of
 from lsr.index.search.explain import Explanation, explain_document
+from lsr.index.search.find import place_of
 from lsr.index.search.hits import shown_fields
 from lsr.index.search.hybrid_search import Candidates, dense_width
 from lsr.index.search.matches import Matcher
@@ -56,7 +57,6 @@ class ShardState:
         manifest: Its index's manifest.
         documents: Number of live documents.
         n_docs: Number of documents, including deleted ones.
-        has_passages: Whether documents are cut into passages.
         columns: The columns of its segments.
         dense_width: Width of its dense vectors; 0 if it has no documents yet, None if it stores no dense vectors.
     """
@@ -65,7 +65,6 @@ class ShardState:
     manifest: Mapping[str, Any]
     documents: int
     n_docs: int
-    has_passages: bool
     columns: tuple[ColumnKinds, ...]
     dense_width: int | None
 
@@ -158,7 +157,6 @@ class Shard:
             snapshot.manifest,
             documents=len(snapshot),
             n_docs=snapshot.searcher.n_docs,
-            has_passages=snapshot.has_passages,
             columns=columns,
             dense_width=dense_width(snapshot),
         )
@@ -332,9 +330,9 @@ class Shard:
         """Report what a search of this shard does; the filter's columns were checked over all shards."""
         return self._version(version).plan(_writable(query), k, criteria.settings, criteria.where, known=True)
 
-    def find(self, version: str, doc_id: str) -> int | None:
-        """Return the number of the document with this id; None if it isn't in this shard."""
-        return self._version(version).documents.find(doc_id)
+    def place_of(self, version: str, query: EncodedQuery, doc_id: str) -> int | None:
+        """Return the number of the document with this id, or of its best passage; None if it isn't in this shard."""
+        return place_of(self._version(version), query._replace(vector=_writable(query.vector)), doc_id)
 
     def explain(self, version: str, query: EncodedQuery, doc: int, origins: bool) -> Explanation:
         """Explain a document's score; see `Index.explain`."""

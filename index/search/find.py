@@ -15,7 +15,7 @@ from lsr.errors import DataError, EncoderError
 from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation
 from lsr.index.search.hits import Hits, ShownDocuments
-from lsr.index.search.hybrid_search import beside_dense, hybrid_top, require_dense
+from lsr.index.search.hybrid_search import beside_dense, cosine_of, hybrid_top, require_dense
 from lsr.index.search.matches import Matcher, SnapshotRanking
 from lsr.index.search.query_encoder import as_queries
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
@@ -104,20 +104,31 @@ def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, fl
     """Wrap {id: score} as hits of a query of one row, in the same order; unknown ids are skipped."""
     found = []
     for doc_id, score in scores.items():
-        doc = snapshot.documents.find(doc_id)
-        if doc is None and snapshot.has_passages:
-            doc = _best_passage(snapshot, vector, doc_id)
-        if doc is not None:
+        if (doc := place_of(snapshot, EncodedQuery(None, vector), doc_id)) is not None:
             found.append((doc, score))
     numbers, values = zip(*found, strict=True) if found else ((), ())
     return hits_of(snapshot, EncodedQuery(None, vector), numbers, values, explain)
 
 
-def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:
-    """Return the highest-scoring passage of a document; the first one on ties."""
-    (terms, weights), searcher = query.row(0), snapshot.searcher
-    passages = snapshot.documents.passages(doc_id)
-    return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)
+def place_of(snapshot: Snapshot, query: EncodedQuery, doc_id: str) -> int | None:
+    """Return the number of a document or passage; for a document that is cut, that of the passage that a search finds.
+
+    Args:
+        snapshot: The snapshot.
+        query: The query.
+        doc_id: The id. None is returned if it is unknown.
+    """
+    doc = snapshot.documents.find(doc_id)
+    if doc is not None or not snapshot.has_passages:
+        return doc
+    (terms, weights), searcher = query.vector.row(0), snapshot.searcher
+    near, by_words = query.dense, query.fusion is None or query.fusion.mode != "dense"
+
+    def score(passage: int) -> tuple[float, float]:
+        words = float(searcher.impacts_of(passage, terms) @ weights) if by_words else 0.0
+        return words, 0.0 if near is None else cosine_of(snapshot, near, passage, passages=True)
+
+    return max(snapshot.documents.passages(doc_id), key=score, default=None)
 
 
 def with_dense(

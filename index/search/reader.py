@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from lsr.errors import DataError
 from lsr.index.search.device import DeviceSearcher
 from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document, query_words
-from lsr.index.search.find import find, hits_by_id, hits_of, searched, with_dense
+from lsr.index.search.find import find, hits_by_id, hits_of, place_of, searched, with_dense
 from lsr.index.search.hits import Hits
 from lsr.index.search.hybrid_search import dense_width, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
@@ -133,12 +133,24 @@ class Reader(StoredDocuments, QueryEncoding):
             DataError: A filter or an option names a column that doesn't exist or has the wrong kind.
             RerankerError: A re-ranker fails.
         """
+        return self.prepare(query, k, where=where, dense=dense, **settings)()
+
+    def prepare(
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Callable[[], Hits]:
+        """Encode a query; the returned function searches. Arguments and errors as for `search`."""
         request, reader = SearchRequest.of(k, where, settings), self.pinned()
         query, text = request.options.split(query)
         vector = reader.query_vector(query, "search")
         one = query if isinstance(query, SparseMatrix) else [query]
         request, (near,) = reader._with_dense(request, one, vector, None if dense is None else [dense])
-        return reader._find(EncodedQuery(query, vector, near), request, request.criteria(text))
+        return partial(reader._find, EncodedQuery(query, vector, near), request, request.criteria(text))
 
     def search_batch(
         self,
@@ -395,7 +407,8 @@ class Reader(StoredDocuments, QueryEncoding):
 
         Args:
             query: A text, a {token: weight} mapping, or a matrix of one row.
-            doc_id: The document's id; a whole number is converted to a string, as when adding documents.
+            doc_id: The document's id; a whole number is converted to a string, as when adding documents. Of a document
+                that is cut into passages, its best passage is explained; a passage's id names another one.
             origins: Find the words that expansions come from; this runs the document encoder, if available.
             where: The filter of a hybrid search, whose scores are relative to the best sparse score.
             dense: As for `search`.
@@ -405,15 +418,12 @@ class Reader(StoredDocuments, QueryEncoding):
             DataError: No document has this id.
         """
         reader, doc_id = self.pinned(), require_id(doc_id)
-        doc = reader.documents.find(doc_id)
-        if doc is None and self.has_passages and "#" not in doc_id:
-            raise DataError(f"{self.path}: documents are cut into passages: explain {doc_id + '#0'!r}, for instance")
-        if doc is None:
-            raise DataError(f"{self.path}: no document has the id {doc_id!r}")
         vector, request = reader.query_vector(query, "explain"), SearchRequest.of(1, where, settings)
         one = query if isinstance(query, SparseMatrix) else [query]
         request, (near,) = reader._with_dense(request, one, vector, None if dense is None else [dense])
         encoded = searched(reader._snapshot, EncodedQuery(query, vector, near), request.criteria())
+        if (doc := place_of(reader._snapshot, encoded, doc_id)) is None:
+            raise DataError(f"{self.path}: no document has the id {doc_id!r}")
         return reader._explain(encoded, doc, origins=origins)
 
     def _explain(self, query: EncodedQuery, doc: int, *, origins: bool = True) -> Explanation:

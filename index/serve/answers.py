@@ -105,7 +105,7 @@ class AskedFor(Given):
 class Took(Given):
     """Milliseconds."""
 
-    encode_ms: float
+    encode_ms: float = Field(description="Making the query's vectors; in modes hybrid and dense, also the dense one.")
     search_ms: float
 
 

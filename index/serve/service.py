@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -56,8 +57,9 @@ class Served:
         query = asked.query if asked.query is not None else asked.vector or {}
         bare = _without_operators(query, asked)
         vector, unknown = _vector(reader, bare)
+        search = self._search(reader, query, vector, asked, asked.dense)
         encoded = time.perf_counter()
-        hits = self._hits(reader, query, vector, asked, asked.dense)
+        hits = search()
         ended = time.perf_counter()
         words = query_words(reader.encoder, bare) if isinstance(bare, str) else {}
         answer: dict[str, Any] = {
@@ -92,7 +94,8 @@ class Served:
         for i, query in enumerate(asked.queries):
             deadline.check()
             vector, _ = _vector(reader, _without_operators(query, asked))
-            found.append(self._hits(reader, query, vector, asked, None if asked.dense is None else asked.dense[i]))
+            dense = None if asked.dense is None else asked.dense[i]
+            found.append(self._search(reader, query, vector, asked, dense)())
         results = self._described(found, asked, deadline)
         answer: dict[str, Any] = {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
         counted = [counts_of(hits) for hits in found]
@@ -195,14 +198,15 @@ class Served:
             raise wrong_values([("threshold", message)])
         return {"index": self.name, "duplicates": [asdict(one) for one in found]}
 
-    def _hits(
+    def _search(
         self,
         reader: Reader,
         query: str | dict[str, float],
         vector: SparseMatrix,
         asked: schemas.HowToSearch,
         dense: list[float] | None,
-    ) -> Hits:
+    ) -> Callable[[], Hits]:
+        """Encode what is left to encode of a query, and return the search."""
         settings = vars(asked.settings)
         if asked.rerank and not isinstance(query, str):
             raise wrong_values([("rerank", "a re-ranker reads texts: give a query, not a vector")])
@@ -210,11 +214,11 @@ class Served:
             by_text = reader.has_dense if asked.settings.mode == "auto" else asked.settings.mode != "sparse"
             takes_text = by_text or asked.syntax != "plain" or asked.rerank
             one, options = query if takes_text else vector, asked.options(self._settings)
-            return reader.search(one, asked.k, where=asked.where, dense=dense, **settings, **options)
+            return reader.prepare(one, asked.k, where=asked.where, dense=dense, **settings, **options)
         if dense is not None:
             raise wrong_values([("dense", 'can\'t be combined with hybrid; use the setting "mode" instead')])
         hybrid = Hybrid(reader, **vars(asked.hybrid))
-        return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
+        return partial(hybrid.search, vector, asked.k, where=asked.where, threads=1, **settings)
 
     def _described(
         self, found: Sequence[Hits], asked: schemas.HowToSearch, deadline: Deadline

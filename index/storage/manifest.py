@@ -81,11 +81,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if folder.is_file():
         raise IndexFormatError(f"{folder}: this is a file, not an index; lsr index {folder.name} --out idx makes one")
     if not folder.is_dir():
-        raise IndexFormatError(f"{folder}: no such index")
+        raise IndexFormatError(f"{folder}: no such index: check the path; lsr index or Index.build makes one")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise IndexFormatError(f"{folder}: not an index: it has no {MANIFEST}") from None
+        raise IndexFormatError(f"{folder}: not an index: it has no {MANIFEST}; check the path") from None
     return parse_manifest(content, folder)
 
 

@@ -103,8 +103,12 @@ class Transaction(StagedFiles):
         self._received: dict[str, Mapping[str, Any]] = {}
         self._tried: dict[str, Any] | None = None  # a manifest that may or may not have been committed
         self._lock_file: tuple[int, int] | None = None
-        with output_errors(index, every=True):
+        try:
             index.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = f"{error.strerror or error}; name another folder"
+            raise OutputError(f"{index}: the folder can't be made: {why}") from error
+        with output_errors(index, every=True):
             self._lock = _lock(index / LOCK, patience=_PATIENCE)
             try:
                 self._lock.acquire()

@@ -106,7 +106,7 @@ class Call:
         for unit in before:
             for i, _, _ in unit.matches(keys):
                 owner = owner_of[keys[i]]
-                how = "update, lsr add --update replaces it"
+                how = "upsert (lsr add --update) replaces it"
                 there.setdefault(owner, f"the id {owner!r} is in the index already; {how}")
         for unit in own:
             for i, _, _ in unit.matches(keys):

@@ -4,6 +4,12 @@
 
 Repeated tokens count once; special tokens and negative entries count zero (SPLADE-doc; IDF tables of arXiv
 2411.04403). Queries need the tokenizer and the table, but neither torch nor transformers.
+
+A small SPLADE model can be added for queries. It weighs terms that a query doesn't have, too:
+
+    q = (table's weights + model's weights) / 2
+
+Documents stay the same, so an index can be searched with and without it.
 """
 
 from __future__ import annotations
@@ -30,6 +36,8 @@ from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
 TABLE_FILE = "query_weights.arrow"
+_QUERY_MODEL = "query"  # its folder, and its key in encoder.json
+_QUERY_TERMS = 32  # terms of a query that its model adds at most
 _BEGINNING = 3  # letters
 
 
@@ -42,6 +50,7 @@ class InferenceFreeEncoder(Encoder):
         tokenizer: The queries' tokenizer; None for the documents'.
         max_length: Tokens of a query that are read; None for all.
         prompt: Text before every query.
+        query_model: A model with the same vocabulary, whose weights of queries are averaged with the table's.
 
     Raises:
         EncoderError: The table doesn't fit the vocabulary, or has values that are not numbers.
@@ -57,8 +66,9 @@ class InferenceFreeEncoder(Encoder):
         *,
         max_length: int | None = None,
         prompt: str = "",
+        query_model: SpladeEncoder | None = None,
     ) -> None:
-        self.document, self.prompt = document, prompt
+        self.document, self.prompt, self.query_model = document, prompt, query_model
         self.max_length = None if max_length is None else files.checked_length(max_length, "the queries' max_length")
         self.tokenizer = tokenizer or document._tokenizer(document.document)
         self.table = _checked_table(table, self.tokenizer, document.n_terms)
@@ -69,10 +79,11 @@ class InferenceFreeEncoder(Encoder):
         return self._reduced(device=self.document.device, batch_tokens=self.document.batch_tokens)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Encode queries with the table; no model runs."""
-        rows = self.tokenizer.ids([self.prompt + text for text in as_texts(texts)], self.max_length, special=False)
+        """Encode queries with the table, and with the query model if there is one."""
+        texts = as_texts(texts)
+        rows = self.tokenizer.ids([self.prompt + text for text in texts], self.max_length, special=False)
         terms = [np.unique(np.array(row, dtype=np.int64)) for row in rows]
-        return SparseMatrix.from_rows([(row, self.table[row]) for row in terms], self.n_terms)
+        return self._with_model(texts, [(row, self.table[row]) for row in terms], terms)
 
     def encode_known(self, texts: Sequence[str], other: Encoder) -> SparseMatrix:
         """Encode queries for use beside an encoder of whole words, such as BM25.
@@ -86,7 +97,7 @@ class InferenceFreeEncoder(Encoder):
             texts: The queries.
             other: The encoder that knows whole words and stop words.
         """
-        rows = []
+        rows, own = [], []
         for text in texts:
             ids, places = self.tokenizer.words(text, self.max_length, self.prompt, special=False)
             known, fillers = [span[1:] for span in other.spans(text)], other.fillers(text)
@@ -107,6 +118,32 @@ class InferenceFreeEncoder(Encoder):
                 weights = pieces | weights
             terms = np.array(sorted(weights), np.int64)
             rows.append((terms, self.table[terms] * np.array([weights[term] for term in terms.tolist()], np.float32)))
+            own.append(np.array(ids, np.int64))
+        return self._with_model(texts, rows, own)
+
+    def _with_model(
+        self,
+        texts: Sequence[str],
+        rows: list[tuple[NDArray[np.int64], NDArray[np.float32]]],
+        own: Sequence[NDArray[np.int64]],
+    ) -> SparseMatrix:
+        """Average the table's weights with the query model's.
+
+        Args:
+            texts: The queries.
+            rows: Terms and the table's weights of each. A query without any stays empty: the model would guess.
+            own: Tokens of each. The model adds none of them that the row leaves out.
+        """
+        if self.query_model is not None:
+            guessed = self.query_model.encode_query(texts).top_k(_QUERY_TERMS)
+            for i, (terms, weights) in enumerate(rows):
+                if weights.any():
+                    more, theirs = guessed.row(i)
+                    kept = ~np.isin(more, own[i]) | np.isin(more, terms)
+                    both = np.concatenate([terms, more[kept].astype(np.int64)])
+                    joined, places = np.unique(both, return_inverse=True)
+                    halves = np.concatenate([weights, theirs[kept]]) / 2
+                    rows[i] = joined, np.bincount(places, halves, len(joined)).astype(np.float32)
         return SparseMatrix.from_rows(rows, self.n_terms)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
@@ -166,10 +203,17 @@ class InferenceFreeEncoder(Encoder):
         self.document.check()
         if list(self.document.vocabulary) != self._vocabulary:
             raise EncoderError("the queries' tokenizer has another vocabulary than the documents' model")
+        if self.query_model is not None:
+            self.query_model.check()
+            if list(self.query_model.vocabulary) != self._vocabulary:
+                raise EncoderError(
+                    f"the query model {self.query_model.query.name} has another vocabulary than the document model "
+                    f"{self.document.document.name}; their vectors have no terms in common"
+                )
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The fingerprints of the documents' encoder and the table."""
+        """The fingerprints of the documents' encoder and the table; the query model changes no document's vector."""
         if self._fingerprint is None:
             document = self.document.fingerprint
             parts = [str(document.weights), self.prompt, str(self.max_length)]
@@ -188,8 +232,8 @@ class InferenceFreeEncoder(Encoder):
     # --- on disk --------------------------------------------------------------------------------------------
 
     def query_files(self) -> dict[str, bytes]:
-        """Everything for queries, and a reference to the documents' checkpoint."""
-        return self._files(self.document.config())
+        """Everything for queries, and references to the checkpoints of the models."""
+        return self._files(self.document.config(), None if self.query_model is None else self.query_model.config())
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Copy the documents' checkpoint, and write tokenizer, table and `encoder.json`.
@@ -202,7 +246,10 @@ class InferenceFreeEncoder(Encoder):
         same = self.document._tokenizer(tower).digest == self.tokenizer.digest
         at = "" if known and same else "document"
         places = self.document.copy_towers(folder, at)
-        for name, content in self._files(self.document.config(places)).items():
+        model = None
+        if self.query_model is not None:
+            model = self.query_model.config(self.query_model.copy_towers(folder, _QUERY_MODEL))
+        for name, content in self._files(self.document.config(places), model).items():
             (folder / name).write_bytes(content)
         if known:
             portable.describe_inference_free(
@@ -212,10 +259,15 @@ class InferenceFreeEncoder(Encoder):
             portable.refuse(folder)
         read = "all their tokens" if self.max_length is None else f"{self.max_length} tokens"
         about = [*self.document.about(), f"queries are looked up in a table, no model runs; {read} are read"]
+        if self.query_model is not None:
+            name = self.query_model.query.name
+            about[-1] = f"queries are looked up in a table; {read} are read. lsr adds the weights of the model {name}"
         portable.write_card(folder, about, portable=known, base=tower.hub_name)
 
-    def _files(self, document: dict[str, Any]) -> dict[str, bytes]:
+    def _files(self, document: dict[str, Any], query_model: dict[str, Any] | None) -> dict[str, bytes]:
         settings = {"document": document, "max_length": self.max_length, "prompt": self.prompt}
+        if query_model is not None:
+            settings[_QUERY_MODEL] = query_model
         return {
             CONFIG_FILE: config_bytes(self.type, **settings),
             TOKENIZER_FILE: self.tokenizer.content,
@@ -238,7 +290,10 @@ class InferenceFreeEncoder(Encoder):
             document = SpladeEncoder.from_config(config["document"], folder, None, **settings)
             tokenizer = TextTokenizer.open(folder, settings={})
             table = _read_table(folder / TABLE_FILE)
-            return cls(document, table, tokenizer, max_length=config["max_length"], prompt=config["prompt"])
+            model = config.get(_QUERY_MODEL)
+            model = None if model is None else SpladeEncoder.from_config(model, folder, None)
+            how: dict[str, Any] = {"max_length": config["max_length"], "prompt": config["prompt"], "query_model": model}
+            return cls(document, table, tokenizer, **how)
         except (OSError, KeyError, TypeError) as error:
             raise EncoderError(f"{folder}: not a whole inference-free encoder: {error!r}") from None
 

@@ -1,6 +1,6 @@
 """load_encoder: open an encoder by its name, whatever the layout of its files.
 
-    "bm25", "lsr-mini"          the built-in encoders
+    "bm25", "lsr-mini", …       the built-in encoders
     "ease"                      BM25 with queries expanded by a term-term matrix
     "csr:lsr-mini", "ncl:…"     sparse codes over a model's dense vectors, learned from the documents
     "latent:lsr-mini"           latents of a dense model's token states as terms of BM25, learned from the documents
@@ -84,7 +84,8 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
         name: "bm25", "lsr-mini", a folder, or a model of the Hugging Face hub.
         settings: For "bm25" and "ease": k1, b, language, stop_words and pivot, see `BM25Encoder`. For models: pooling,
             saturation and max_length of the documents' tower (and the queries', if it is the same), instead of the
-            checkpoint's; top_k and max_ratio, to prune documents; query_model, another checkpoint for queries;
+            checkpoint's; top_k and max_ratio, to prune documents; query_model, another checkpoint for queries, or one
+            whose weights are averaged with those of the queries' table (`InferenceFreeEncoder`);
             lexical, the weight of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and
             batch_tokens, see `SpladeEncoder`. For "csr:MODEL" and "ncl:MODEL": top_k and latents, see `CsrEncoder`;
             for "late:MODEL" top_k, see `LateEncoder`; for "latent:MODEL" top_k, latents, k1 and b, see
@@ -209,8 +210,9 @@ def _open_saved(
                 batch_tokens=encoder.batch_tokens,
             )
     elif kind == InferenceFreeEncoder.type:
-        _refuse_query_model(query_model)
         encoder = InferenceFreeEncoder.load(folder, config, **settings)
+        if query_model is not None:
+            encoder.query_model = SpladeEncoder(_query_tower(query_model))
     else:
         learned = (SpladeEncoder, InferenceFreeEncoder, HybridEncoder, CsrEncoder)
         types = ", ".join(
@@ -233,11 +235,6 @@ def _latent_terms_over(model: str, settings: dict[str, Any]) -> LatentTermsEncod
     how = {name: settings.pop(name) for name in ("top_k", "k1", "b") if settings.get(name) is not None}
     latents = settings.pop("latents", None) or SETTINGS.latents
     return LatentTermsEncoder(load_encoder(model, **settings), settings=replace(SETTINGS, latents=latents), **how)
-
-
-def _refuse_query_model(query_model: Any) -> None:
-    if query_model is not None:
-        raise EncoderError(f"this encoder has a table for queries, so query_model={str(query_model)!r} can't be used")
 
 
 def _query_tower(name: str | PathLike[str]) -> Tower:
@@ -282,11 +279,10 @@ class _Layout:
         query_model = settings.pop("query_model", None)
         document = replace(self.document, **how)
         if self.table is not None:
-            _refuse_query_model(query_model)
             encoder = SpladeEncoder(document, **settings)
-            return InferenceFreeEncoder(
-                encoder, self.table, self.tokenizer, max_length=self.query_length, prompt=self.query_prompt
-            )
+            model = None if query_model is None else SpladeEncoder(_query_tower(query_model))
+            how: dict[str, Any] = {"max_length": self.query_length, "prompt": self.query_prompt, "query_model": model}
+            return InferenceFreeEncoder(encoder, self.table, self.tokenizer, **how)
         length = self.query_length or document.max_length
         query = self.query or replace(document, prompt=self.query_prompt, max_length=length)
         if query_model is not None:

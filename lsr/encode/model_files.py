@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lsr.errors import EncoderError, MissingExtra
 
-BUILT_IN = ("bm25", "lsr-mini", "lsr-tiny")
+BUILT_IN = ("bm25", "lsr-mini", "lsr-tiny", "splade-tiny")
 _SHIPPED = Path(__file__).parents[1] / "data"  # folder of the built-in encoders that are files
 HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "epic", "epic-query", "sparta", "deepct", "tilde",
          "onnx")  # the last is a whole model  # fmt: skip

@@ -47,16 +47,17 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
     """
     chosen: list[list[int]] = []
     place: dict[tuple[str, str], int] = {}  # by collection and id: ids are unique only within a collection
-    documents: list[str] = []
+    documents: dict[str, int] = {}  # a collection may have a text twice; as another's negative it would be a false one
     for example in examples:
         others = np.arange(example.n_positives, len(example.doc_ids))
         positive = int(rng.integers(example.n_positives))
         drawn = rng.choice(others, min(n_negatives, len(others)), replace=False)
-        chosen.append([positive, *map(int, drawn)])
-        for i in chosen[-1]:
+        own: dict[int, int] = {}  # {column: number among the example's documents}
+        for i in (positive, *map(int, drawn)):
             if (name := (example.collection, example.doc_ids[i])) not in place:
-                place[name] = len(documents)
-                documents.append(example.documents[i])
+                place[name] = documents.setdefault(example.documents[i], len(documents))
+            own.setdefault(place[name], i)
+        chosen.append(list(own.values()))
     relevant: dict[str, set[tuple[str, str]]] = {}  # a query may be in several lines, each with one positive
     for example in examples:
         names = ((example.collection, doc_id) for doc_id in example.doc_ids[: example.n_positives])
@@ -77,4 +78,4 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
             scores[:, row, : len(picks)] = torch.from_numpy(np.asarray(example.scores)[:, picks])
         if weights is not None and example.weights is not None:
             weights[row, columns[row, : len(picks)]] = torch.from_numpy(example.weights[picks])
-    return Batch([example.query for example in examples], documents, columns, positives, scores, weights)
+    return Batch([example.query for example in examples], list(documents), columns, positives, scores, weights)

@@ -49,7 +49,7 @@ def score_mined(
         Number of lines written by this call.
 
     Raises:
-        DataError: A line without query or documents, or an unknown id.
+        DataError: A line without query or documents, an unknown id, or a file without lines.
     """
     partial, key_path = out.with_name(out.name + ".partial"), out.with_name(out.name + ".partial.json")
     key = json.dumps([file_identity(source), made_by])
@@ -68,6 +68,10 @@ def score_mined(
             written += len(some)
             bar.update(len(some))
     bar.close()
+    if not done + written:
+        partial.unlink()
+        key_path.unlink()
+        raise DataError("there are no mined candidates in it", str(source))
     take_name(partial, out)
     key_path.unlink()
     return written

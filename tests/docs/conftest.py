@@ -1,4 +1,4 @@
-"""The files that the documentation uses, made once: documents, queries, judgments, an index."""
+"""Makes the files that the documentation uses: documents, queries, judgments and an index."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOTES = {
 
 
 def documents():
-    """Ten documents with metadata, as JSONL has them."""
+    """Ten documents with metadata, one dict for each line of a JSONL file."""
     return [
         {
             "_id": doc_id,
@@ -54,7 +54,7 @@ def _lines(path, rows):
 
 @pytest.fixture(scope="session")
 def materials(tmp_path_factory):
-    """A folder with all files that pages name."""
+    """A folder with all files that the pages name."""
     folder = tmp_path_factory.mktemp("materials")
     docs, queries = documents(), [{"_id": query_id, "text": text} for query_id, text in QUERIES.items()]
     _lines(folder / "docs.jsonl", docs)

@@ -1,4 +1,4 @@
-"""Examples in docstrings (`>>>`) give the printed results."""
+"""Examples in docstrings (`>>>`) print the results shown."""
 
 from __future__ import annotations
 

@@ -3,11 +3,11 @@
 A page's blocks run top to bottom, in one folder and one Python namespace:
 
     ```python       runs; its names are visible to later blocks, and top-level `await` works
-    ```shell        runs; `lsr ...` in this process, everything else in bash; `lsr serve` runs until the next one
+    ```shell        runs; `lsr ...` in this process, all else in bash; a server runs until the next `lsr serve`
     ```text         the output of the block above; numbers may differ by 3 %
-    ```yaml, json, toml   parsed; settings of a training run or an experiment are checked as by `lsr`
+    ```yaml, json, toml   is parsed; settings of a training run or an experiment are checked as `lsr` checks them
 
-A comment above a block that can't run here says why: `<!-- not run: needs a GPU -->`.
+A block that can't run here has a comment above it that says why: `<!-- not run: needs a GPU -->`.
 With LSR_UPDATE_DOCS=1 in the environment the text blocks are rewritten instead of compared.
 """
 
@@ -49,7 +49,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its code, the line of the fence, and why it isn't run, if it isn't."""
+    """A fenced block: its language, its code, the line of its fence, and why it isn't run (None if it is)."""
 
     language: str
     code: str
@@ -109,7 +109,7 @@ class Page:
             self._server = None
 
     def run(self) -> None:
-        """Run all blocks; an output that differs is an AssertionError with the page and the line."""
+        """Run all blocks; raise AssertionError with the page and the line if an output differs."""
         wrong, printed = [], None
         for block in blocks(self.text):
             where = f"{self.path.relative_to(ROOT)}:{block.line}"
@@ -175,17 +175,17 @@ class Page:
         port = words[words.index("--port") + 1] if "--port" in words else self._replace.get("8000", "8000")
         words = [sys.executable, "-m", *words, *([] if "--port" in words else ["--port", port])]
         self._server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 180  # it may have to compile the kernels
+        deadline = time.monotonic() + 180  # the server may have to compile the kernels
         while True:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=10):
                 return
             assert self._server.poll() is None, self._server.stderr.read()  # type: ignore[union-attr]
-            assert time.monotonic() < deadline, f"{words}: isn't ready after three minutes"
+            assert time.monotonic() < deadline, f"{words}: the server isn't ready after three minutes"
             time.sleep(0.05)
 
 
 def _needs_bash(code: str) -> bool:
-    """Whether there are variables, pipes, redirections or several commands on a line."""
+    """Whether the code has variables, pipes, redirections or several commands on a line."""
     words = shlex.shlex(code, posix=True, punctuation_chars=True)
     return "$" in code or "`" in code or any(set(word) <= set("();<>|&") for word in words if word)
 
@@ -222,7 +222,7 @@ def _bash(code: str) -> str:
 
 
 def same_output(wanted: str, printed: str) -> bool:
-    """Whether two outputs agree: the same words, numbers within 3 %, spaces aside; "…" stands for anything."""
+    """Whether two outputs have the same words and numbers within 3 %. Spaces don't count; "…" matches any text."""
     if "…" in wanted:
         pattern = ".*".join(re.escape(" ".join(part.split())) for part in wanted.split("…"))
         return re.fullmatch(pattern, " ".join(printed.split()), re.DOTALL) is not None
@@ -237,7 +237,7 @@ def _words(text: str) -> list[str]:
 
 
 def check_data(language: str, code: str) -> None:
-    """Parse a block of YAML, JSON or TOML; settings of a training run or an experiment are checked as such."""
+    """Parse a block of YAML, JSON or TOML; also check the settings of a training run or an experiment."""
     if language == "json":
         json.loads(code)
     elif language == "toml":
@@ -266,7 +266,7 @@ def name_of(path):
 
 @pytest.fixture
 def port():
-    """A free port, which blocks use instead of 8000."""
+    """A free port, which replaces 8000 in the blocks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return str(free.getsockname()[1])
@@ -290,11 +290,11 @@ def test_blocks_run(path, page_folder, port, request, monkeypatch):
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_blocks_name_a_language_and_are_not_indented(path):
-    """Other blocks would count as text and not run."""
+    """The parser would miss indented blocks, and wouldn't run blocks without a language."""
     text = path.read_text(encoding="utf-8")
     found = blocks(text)
     fences = re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE)
-    assert len(fences) == 2 * len(found), "a fence is indented, or one is open"
+    assert len(fences) == 2 * len(found), "a fence is indented or isn't closed"
     assert {block.language for block in found} <= LANGUAGES
     assert all(_INCLUDE.match(line) for line in text.splitlines() if line.startswith("--8"))
     assert text.count("<!-- not run: ") == sum(block.why is not None for block in found)

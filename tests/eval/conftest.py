@@ -1,4 +1,4 @@
-"""A synthetic result folder of an experiment, with realistic values, hostile names and gaps."""
+"""A synthetic result folder of an experiment, with realistic values, missing results, and names full of markup."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 
 MEASURES = ("nDCG@10", "RR@10", "R@100")
 SHIFTS = {"nDCG@10": 0.0, "RR@10": -0.03, "R@100": 0.22}
-# name, documents, queries, quality of the baseline, quality of a better system
+# (name, documents, queries, mean quality of the baseline, mean quality of the best system)
 DATASETS = (
     ("scifact", 5183, 300, 0.682, 0.699),
     ("cranfield", 1400, 225, 0.367, 0.402),
     ("climate-fever-evidence", 5243, 190, 0.364, 0.385),
 )
-# name, kind, encoder, settings, exact counterpart, part of the way from the baseline to the better system, p50 in ms
+# (name, kind, encoder, settings, exact counterpart, quality from 0 = baseline to 1 = best system, p50 in ms)
 SYSTEMS = (
     ("BM25", "index", "bm25", {"k1": 0.9, "b": 0.4}, None, 0.0, 0.028),
     ("lsr-mini", "index", "lsr-mini", {"encoder": "lsr-mini"}, None, 0.7, 0.031),
@@ -38,7 +38,7 @@ HOSTILE = {
 
 
 def write_folder(folder, datasets=DATASETS, systems=SYSTEMS, names=None, absent=(), latencies=True):
-    """Write a result folder; `names` replaces names, and the (dataset, system) pairs in `absent` are left out."""
+    """Write a result folder. `names` is {old name: new name}; the (dataset, system) pairs in `absent` get none."""
     name = lambda text: (names or {}).get(text, text)  # noqa: E731
     random = np.random.default_rng(7)
     results, comparisons, values, times = [], [], [], []
@@ -141,25 +141,25 @@ def write_folder(folder, datasets=DATASETS, systems=SYSTEMS, names=None, absent=
 
 
 def percentiles(values):
-    """Its record, as an experiment writes it."""
+    """The record of latencies that an experiment writes for these values."""
     p50, p95, p99 = np.percentile(values, (50, 95, 99))
     return {"p50": p50, "mean": values.mean(), "p95": p95, "p99": p99}
 
 
 def write_table(path, columns, rows):
-    """Rows as a Parquet file."""
+    """Write rows to a Parquet file."""
     pq.write_table(pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))), path)
 
 
 @pytest.fixture(scope="session")
 def hostile_made(tmp_path_factory):
-    """A read-only folder with hostile names and a missing result, and the content of its experiment.json."""
+    """A folder with hostile names and a missing result, and its parsed experiment.json. Tests must not change it."""
     folder = tmp_path_factory.mktemp("made") / "hostile"
     return folder, write_folder(folder, names=HOSTILE, absent={("cranfield", "lsr-mini, alpha 0.8")})
 
 
 @pytest.fixture
 def hostile(tmp_path, hostile_made):
-    """A copy that a test may change."""
+    """A copy of the folder that a test may change."""
     folder, experiment = hostile_made
     return shutil.copytree(folder, tmp_path / "hostile"), experiment

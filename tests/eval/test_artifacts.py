@@ -1,4 +1,4 @@
-"""Artifacts are made once per key, and again if they were interrupted or the key has changed."""
+"""Artifacts are made once per key, and again if making one was interrupted or its key has changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lsr.eval.experiment.artifact_cache import Artifacts, content_digest
 
 @pytest.fixture
 def made(tmp_path):
-    """Artifacts, and a list of what was made."""
+    """A function that gets the artifact of a key, and the list of keys whose artifacts were made."""
     log = []
 
     def get(key, fail=False):

@@ -1,4 +1,4 @@
-"""Checks report all problems at once, with their lines; nothing changes a mean silently."""
+"""Checks report all problems at once, with line numbers, and report everything that changes a mean."""
 
 from __future__ import annotations
 

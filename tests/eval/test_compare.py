@@ -1,4 +1,4 @@
-"""lsr compare: runs and results of experiments, side by side."""
+"""lsr compare: compares runs and systems of experiments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Three runs: the best has the document always first, the second sometimes, the last never."""
+    """Three runs: the best always ranks the relevant document first, the second sometimes, the last never."""
     orders = {"best": ["ab"] * 6, "middle": ["ab", "ba", "ab", "ba", "ab", "bc"], "worst": ["bc"] * 6}
     for name, docs in orders.items():
         lines = [f"q{i} Q0 {doc} {r + 1} {9 - r} {name}\n" for i, row in enumerate(docs) for r, doc in enumerate(row)]
@@ -39,7 +39,7 @@ def runs(tmp_path):
 
 @pytest.fixture
 def results(tmp_path):
-    """The part of a result folder that is read here."""
+    """A result folder with only the file that `lsr compare` reads."""
     rows = [
         {"dataset": "data", "system": s, "query": f"q{i}", "measure": m, "value": v}
         for s, v in (("BM25", 0.2), ("mini", 0.7))

@@ -1,4 +1,4 @@
-"""Judged datasets: BEIR folders, ir-datasets names, parts, suites."""
+"""Judged datasets: BEIR folders, names of ir-datasets, datasets made of single files, and suites."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_unknown_names_are_refused(registered):
 
 @pytest.fixture
 def parts(tmp_path):
-    """Documents, queries and judgments as MS MARCO and TREC have them."""
+    """Documents, queries and judgments in the formats of MS MARCO and TREC."""
     files = {"documents": "collection.tsv", "queries": "queries.dev.tsv", "qrels": "qrels.dev.txt"}
     (tmp_path / files["documents"]).write_text("10\tflutter of wings\n20\tflat plates\n")
     (tmp_path / files["queries"]).write_text("1\tflutter\n2\tplates\n")
@@ -130,7 +130,7 @@ def parts(tmp_path):
     return {key: str(tmp_path / name) for key, name in files.items()}
 
 
-def test_a_dataset_by_its_parts(parts, tmp_path):
+def test_a_dataset_can_be_given_by_its_files(parts, tmp_path):
     dataset = open_dataset("ours", "dev", **parts)
     assert (dataset.name, dataset.split, dataset.qrels) == ("ours", "dev", {"1": {"10": 1}, "2": {"20": 1}})
     assert [d.id for d in dataset.corpus()] == ["10", "20"]
@@ -210,7 +210,7 @@ def test_dropped_documents_leave_room_for_others(tmp_path, parts):
 
 
 def test_documents_that_the_judgments_exclude_are_left_out(folder):
-    """As in BRIGHT: excluded documents count neither as found nor as missed, and others move up."""
+    """As in BRIGHT: excluded documents (grade -100) are removed from the ranking, and the others move up."""
     (folder / "corpus.jsonl").write_text("".join(f'{{"_id": "d{i}", "text": "one {i}"}}\n' for i in range(4)))
     index = Index.build(folder / "idx", open_dataset(str(folder)).corpus(), encoder="bm25")
     found = [hit.id for hit in index.search("one")]
@@ -264,8 +264,8 @@ def test_the_suites_name_datasets_with_judgments():
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_folders_with_the_names_of_a_suite_are_taken(suite, tmp_path, monkeypatch):
-    """Without a network, and under the same names in tables."""
+def test_local_folders_replace_the_datasets_of_a_suite(suite, tmp_path, monkeypatch):
+    """No network is needed, and the datasets have the same names in tables as those from ir-datasets."""
     monkeypatch.chdir(tmp_path)
     for name in SUITES[suite]:
         (tmp_path / name / "qrels").mkdir(parents=True)
@@ -284,7 +284,7 @@ def test_folders_with_the_names_of_a_suite_are_taken(suite, tmp_path, monkeypatc
         assert dataset.drops("q", "q")
 
 
-def test_a_suite_that_is_not_there_says_what_to_do(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_suite_says_what_to_do(tmp_path, monkeypatch):
     pytest.importorskip("ir_datasets")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"limit-small: no such file .*a BEIR folder has corpus.jsonl, "):

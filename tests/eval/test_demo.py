@@ -1,4 +1,4 @@
-"""lsr demo runs offline on the collection of the package, and overwrites only its own folder."""
+"""lsr demo runs offline on the collection in the package, and overwrites only a folder that it wrote itself."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ pytest.importorskip("ir_measures")
 
 
 def quality_of(out):
-    """{encoder: nDCG@10} of the demo's table."""
+    """{encoder: nDCG@10}, from the demo's table."""
     header, _, *rows = out[out.index("encoder  ") :].partition("\n\n")[0].splitlines()
     assert header.split()[:2] == ["encoder", "nDCG@10"]
     return {row[0]: float(row[1]) for line in rows if len(row := line.rsplit(maxsplit=7)) == 8}
 
 
 def test_the_demo_prints_quality_latency_and_results(tmp_path, lsr_command):
-    """On the whole collection; `make demo` runs it with the encoder that ships."""
+    """The demo on the whole collection; `make demo` runs it with the shipped encoder."""
     ran = lsr_command("demo", "--encoder", "bm25", "--out", tmp_path / "demo")
     assert ran.code == 0, ran.err
     quality = quality_of(ran.out)
@@ -34,7 +34,7 @@ def test_the_demo_prints_quality_latency_and_results(tmp_path, lsr_command):
 
 @pytest.fixture
 def part(tmp_path, monkeypatch):
-    """The demo runs on a sixth of the queries and a part of the documents: the whole takes a minute."""
+    """Make the demo use a sixth of the queries and some of the documents: the whole collection takes a minute."""
     whole, folder = files("lsr.data") / "cranfield", tmp_path / "cranfield"
     (folder / "qrels").mkdir(parents=True)
     lines = (whole / "qrels" / "test.tsv").read_text().splitlines()
@@ -58,12 +58,12 @@ def test_lsr_tiny_beats_bm25(tmp_path, lsr_command):
     assert list(quality) == ["lsr-tiny", "lsr-tiny, learned half", "bm25"]
     assert quality["lsr-tiny"] > quality["bm25"] + 0.01
     assert quality["lsr-tiny, learned half"] > quality["bm25"] - 0.03
-    assert "bm25:" not in ran.out  # whole words
+    assert "bm25:" not in ran.out  # explanations show words, not tokens such as bm25:wing
 
 
 @pytest.mark.usefixtures("part")
 def test_the_shipped_encoder_beats_bm25(tmp_path, lsr_command):
-    """benchmarks/quality.py measures it on whole collections."""
+    """A quick check; benchmarks/quality.py measures whole collections."""
     ran = lsr_command("demo", "--out", tmp_path / "demo")
     assert ran.code == 0, ran.err
     quality = quality_of(ran.out)

@@ -1,4 +1,4 @@
-"""Dimensions against collection size: the collections, the measures, and that few dimensions lose more."""
+"""The benchmark of vector width against collection size: vectors with few dimensions lose more in large collections."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_pair_of_documents_answers_a_query():
 
 
 def test_words_find_pairs_and_few_dimensions_do_not():
-    """66 sets of two documents fit twelve documents' words, but not vectors of three dimensions."""
+    """Twelve documents form 66 pairs. Words find every pair; vectors of three dimensions can't."""
     made = pair_set([f"thing{i}" for i in range(200)], answers=12, others=30, likes=12)
     encoder = BM25Encoder()
     encoder.fit(made.documents)
@@ -43,7 +43,7 @@ def test_words_find_pairs_and_few_dimensions_do_not():
     assert found[2] < 0.3
 
 
-def test_fewer_dimensions_fall_faster_as_documents_are_added():
+def test_recall_falls_faster_with_fewer_dimensions_as_documents_are_added():
     rng = np.random.default_rng(0)
     documents = rng.standard_normal((3200, 48)).astype(np.float32)
     queries = documents[:100] + 1.8 * rng.standard_normal((100, 48)).astype(np.float32)
@@ -54,10 +54,10 @@ def test_fewer_dimensions_fall_faster_as_documents_are_added():
         falls.append(slope(sizes, np.array(values)))
     assert sizes == [200, 400, 800, 1600, 3200]
     assert falls[0][0] > falls[1][0] > falls[2][0]
-    assert falls[2][2] < falls[0][1]  # the intervals are apart
+    assert falls[2][2] < falls[0][1]  # the confidence intervals don't overlap
 
 
-def test_the_slope_is_that_of_the_means():
+def test_the_slope_is_that_of_a_line_through_the_mean_values():
     values = np.array([[0.9, 0.7], [0.8, 0.7], [0.7, 0.7]])
     middle, low, high = slope([100, 200, 400], values)
     assert middle == pytest.approx(np.polyfit([0, 1, 2], values.mean(1), 1)[0])

@@ -1,4 +1,4 @@
-"""Evaluation of an index: all judged queries count, also those without text or results."""
+"""Evaluation of an index: all judged queries count, even those without text or results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_queries_without_text_or_results_count_as_zero(folder):
 
 
 class DenseBM25(BM25Encoder):
-    """BM25 with dense vectors in which everything is near everything."""
+    """BM25 with the same dense vector for every text."""
 
     dense_width = 4
 
@@ -51,7 +51,7 @@ class DenseBM25(BM25Encoder):
         return self.encode_document(texts), self.encode_dense(texts)
 
 
-def test_queries_without_a_known_word_find_what_a_search_finds(folder):
+def test_queries_without_known_words_have_the_results_of_a_search(folder):
     dataset = open_dataset(str(folder))
     index = Index.build(folder / "idx", dataset.corpus(), encoder=DenseBM25(), hybrid=True)
     found = {query: index.search(text).ids for query, text in (("q1", "wing"), ("q2", "zebra"))}

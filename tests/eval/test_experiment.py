@@ -1,4 +1,4 @@
-"""Experiments measure what direct calls give, make nothing twice, and report problems."""
+"""Experiments give the values of direct calls, reuse everything in the cache, and report problems."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def datasets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vectors(datasets, tmp_path_factory, module_command):
-    """For each dataset, vectors, queries and a run as of another engine."""
+    """For each dataset: document vectors, query vectors, and a run that stands for another engine's."""
     root = tmp_path_factory.mktemp("theirs")
     for name, dataset in datasets.items():
         docs = root / f"{name}.parquet"
@@ -121,7 +121,7 @@ def test_values_equal_those_of_direct_calls(done, datasets, tmp_path):
             assert result(record, name, system)["measures"] == pytest.approx(direct.measures)
 
 
-def test_modes_of_one_encoder_are_systems_of_their_own(datasets, tmp_path):
+def test_modes_of_one_encoder_are_separate_systems(datasets, tmp_path):
     pytest.importorskip("onnxruntime")
     from lsr.encode.load import load_encoder
 
@@ -203,7 +203,7 @@ def test_comparisons_are_with_the_baseline(done):
     assert (same["difference"], same["p"], same["ties"]) == (0, 1, 8)
 
 
-def test_every_pair_is_tested_and_corrected_over_all(done):
+def test_every_pair_is_tested_and_p_values_are_corrected_together(done):
     _, record = done
     pairs = record["pairs"]
     assert len(pairs) == 2 * 7 * 6 / 2
@@ -216,7 +216,7 @@ def test_every_pair_is_tested_and_corrected_over_all(done):
             assert (same["p"], same["difference"]) == (row["p"], row["difference"])
 
 
-def test_similarity_of_rankings(done, datasets):
+def test_the_similarity_of_rankings_is_recorded(done, datasets):
     out, record = done
     found = {(a["dataset"], a["system"], a["other"]): a for a in record["alike"]}
     assert found["one", "their run", "BM25"]["rbo"] == pytest.approx(1)
@@ -252,9 +252,9 @@ def test_a_second_run_takes_everything_from_the_cache(done, settings, datasets, 
     assert {**again, "date": ""} == {**record, "date": ""}
 
 
-def test_a_changed_setting_only_remakes_what_depends_on_it(done, settings, datasets, monkeypatch, tmp_path):
+def test_a_changed_setting_rebuilds_only_dependent_artifacts(done, settings, datasets, monkeypatch, tmp_path):
     out, _ = done
-    monkeypatch.setattr(module, "encode_to", None)  # no document is encoded
+    monkeypatch.setattr(module, "encode_to", None)  # fails if a document is encoded
     more = (*settings.systems, SystemSettings("floats", encoder="bm25", index=IndexSettings(impacts="float32")))
     record = run_experiment(ExperimentSettings(more, measures=MEASURES, latency=LATENCY), datasets, out)
     assert result(record, "one", "floats")["measures"]["R@100"] > 0
@@ -359,7 +359,7 @@ def test_all_missing_inputs_are_named_before_any_work(datasets, settings, monkey
     assert not (tmp_path / "out").exists()
 
 
-def test_approximate_systems_are_measured_with_searches_as_deep_as_a_measure_looks(tmp_path):
+def test_the_search_depth_of_approximate_systems_is_the_depth_of_each_measure(tmp_path):
     folder = make_dataset(tmp_path / "data", 11, n_docs=2000)
     queries = list(open_corpus(folder, queries=True))
     index = Index.build(tmp_path / "idx", open_corpus(folder), encoder="bm25", clusters=True)
@@ -411,7 +411,7 @@ def test_all_invalid_settings_are_reported():
 
 @pytest.fixture(scope="module")
 def seeded(datasets, vectors, tmp_path_factory):
-    """An experiment with runs of two seeds; the second lacks half of the first's hits."""
+    """An experiment with runs of two seeds; the second run has every other line of the first."""
     root = tmp_path_factory.mktemp("seeded")
     for name in datasets:
         lines = (vectors / f"{name}.trec").read_text().splitlines(keepends=True)
@@ -466,7 +466,7 @@ def test_seeds_are_tested_over_queries_and_seeds(seeded):
     assert (found["p"], found["low"]) == pytest.approx((expected.p, expected.low))
 
 
-def test_the_report_has_the_deviation_over_seeds(seeded):
+def test_the_report_has_the_standard_deviation_over_seeds(seeded):
     root, record = seeded
     write_report(root / "out")
     text = (root / "out" / "report.md").read_text()
@@ -498,7 +498,7 @@ def test_datasets_need_different_names(datasets):
 
 
 def test_systems_need_different_file_names():
-    """With one file, the second run would replace the first."""
+    """Otherwise the second run would overwrite the first."""
     with pytest.raises(ValueError, match=r"of 'SPLADE' and 'SPLADE\+' would have the same file name"):
         ExperimentSettings(tuple(SystemSettings(name, encoder="bm25") for name in ("SPLADE", "SPLADE+")))
 
@@ -558,7 +558,7 @@ def test_the_command_reports_all_problems_and_takes_a_split(tmp_path, lsr_comman
 
 
 def test_written_runs_reproduce_the_report_despite_ties(done, datasets):
-    """By trec_eval itself, on the files; and its values for the original scores."""
+    """trec_eval gives the report's values on the written files, and on the original scores."""
     import ir_measures
 
     out, record = done
@@ -592,13 +592,13 @@ def test_counts_and_undefined_measures_are_handled(datasets, tmp_path):
     settings = ExperimentSettings(systems=systems, measures="NumRet Accuracy@5", latency=LatencySettings(queries=0))
     record = run_experiment(settings, {"one": datasets["one"]}, tmp_path / "out")
     of_a = result(record, "one", "a")
-    assert of_a["measures"]["NumRet"] > 60  # of all queries together
+    assert of_a["measures"]["NumRet"] > 60  # the sum over all queries
     assert list(of_a["intervals"]) == ["Accuracy@5"]
     assert {row["n"] for row in record["comparisons"] if row["measure"] == "Accuracy@5"} <= set(range(9))
 
 
-def test_each_collection_has_a_mean_pivot_of_its_own(datasets, tmp_path):
-    """Of short and of long documents, the values are those of the number that is their mean."""
+def test_each_collection_has_its_own_mean_pivot(datasets, tmp_path):
+    """`pivot: mean` stands for each collection's own mean: 12.0 for the short documents, 28.0 for the long ones."""
     short, long = tmp_path / "short", tmp_path / "long"
     for folder, times in ((short, 1), (long, 3)):
         make_dataset(folder, 5)

@@ -1,7 +1,7 @@
-"""ir-datasets loads small files in place of its real ones, by their real names.
+"""Datasets of ir-datasets open by their real names; small files take the place of the real ones.
 
-It checks downloads, but not its cache, where the small files are. It reads the location of its cache when it is
-imported, so this runs in a separate process, which can't reach any server.
+ir-datasets verifies downloads but not files in its cache, so the small files are put there. It reads the location of
+its cache on import, so a script in a separate process opens the datasets. That process can't reach any server.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def write(path, text):
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """What the script printed for each name: its qrels, whether own documents go, documents, measures, run."""
+    """The script's output by name: qrels, whether a query's own document is dropped, documents, measures and run."""
     home, work = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
     queries = {"q1": "wing flutter", "q2": "flat plates", "q3": "wings"}
     beir_zip(home, "scifact", queries, {"test": [("q1", "d1", "1"), ("q2", "d2", "2")], "train": [("q3", "d1", "1")]})
@@ -129,7 +129,7 @@ def test_arguana_is_measured_without_each_querys_own_document(opened):
     assert (values["RR@10"], values["dropped_hits"], list(run["q1"])) == (1.0, 1, ["d1"])
 
 
-def test_a_suite_opens_them(opened):
+def test_a_suite_opens_datasets_of_ir_datasets(opened):
     (name,) = (name for name in opened if name.endswith("suite.yaml"))
     assert opened[name][0] == {"q3": {"d1": 1}}
 

@@ -56,7 +56,8 @@ def test_energy_is_the_sum_of_the_packages(tmp_path, monkeypatch):
     with Energy() as energy:
         assert energy.joules is None
         counters(tmp_path, rapl_0=(2_500_000, 9_999_999), rapl_1=(1_000_000, 9_999_999), rapl_0_0=(7, 9_999_999))
-    assert energy.joules == pytest.approx(0.5 + 2.0)  # the second counter began again; a part of a package isn't added
+    # The second counter wrapped around. The third isn't added, because it is part of the first.
+    assert energy.joules == pytest.approx(0.5 + 2.0)
 
 
 def test_without_counters_there_is_no_energy(tmp_path, monkeypatch):
@@ -72,9 +73,9 @@ def test_without_counters_there_is_no_energy(tmp_path, monkeypatch):
     assert energy.joules is None
 
 
-def test_throughput_has_the_energy_of_a_query(tmp_path, monkeypatch):
+def test_throughput_reports_the_energy_per_query(tmp_path, monkeypatch):
     monkeypatch.setattr(Energy, "FOLDER", tmp_path)
-    monkeypatch.setattr("lsr.eval.latency._WHILE", 0.0)  # one pass
+    monkeypatch.setattr("lsr.eval.latency._WHILE", 0.0)  # one pass over the queries
     counters(tmp_path, rapl_0=(0, 99_999_999))
     matrix = SparseMatrix.from_dense(np.ones((5, 3)))
     index = Index.build(tmp_path / "idx", matrix)

@@ -1,4 +1,4 @@
-"""Systems of the literature in an experiment: feedback, densified vectors, comparisons, codes."""
+"""Methods from papers as systems of an experiment: feedback, densified vectors, pairwise comparisons, codes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LATENCY = LatencySettings(k=3, queries=3, rounds=1)
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
-    """Forty documents of Cranfield and the queries that have judged ones among them."""
+    """Forty documents of Cranfield, and the queries with judgments of these documents."""
     whole = open_dataset(str(Path(lsr.data.__file__).parent / "cranfield"))
     folder = tmp_path_factory.mktemp("data") / "small"
     (folder / "qrels").mkdir(parents=True)
@@ -69,7 +69,7 @@ def runs(out, names):
 
 @pytest.fixture(scope="module")
 def result(datasets, tmp_path_factory):
-    """An experiment with one system of each kind, and its folder."""
+    """The record of an experiment with one system of each kind, and its folder."""
     out = tmp_path_factory.mktemp("experiment") / "out"
     settings = ExperimentSettings(
         (
@@ -100,7 +100,7 @@ def result(datasets, tmp_path_factory):
 
 
 def short_head(width):
-    """Settings of a head that is trained for a moment."""
+    """Settings of a head that trains for a few steps."""
     return HeadSettings(width=width, steps=10)
 
 
@@ -111,7 +111,7 @@ def test_feedback_equals_a_direct_call(result, datasets, tmp_path):
     index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="bm25")
     for query in open_corpus(dataset.query_source, queries=True):
         direct = index.search(expand_query(index, query.content, documents=2, weight=0.4), 20)
-        # Not more: which of equally heavy terms are kept depends on their numbers.
+        # Only ten: among terms of equal weight, the term numbers decide which are kept, and they differ here.
         assert [hit.id for hit in direct][:10] == list(found["feedback"][query.id])[:10]
         source = list(found["fused"][query.id])[:3]
         direct = index.search(expand_query(index, query.content, source=source), 20)
@@ -143,7 +143,7 @@ def test_verified_candidates_and_late_interaction(result, datasets):
     assert found["verified 5"] != found["verified"]
 
 
-def test_clusters_that_are_read(result, datasets, tmp_path):
+def test_reading_all_clusters_equals_exhaustive_search(result, datasets, tmp_path):
     found = runs(result[1], ("all clusters", "some clusters"))
     dataset = datasets["small"]
     index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="lsr-mini", hybrid=True, passages=None)
@@ -152,11 +152,11 @@ def test_clusters_that_are_read(result, datasets, tmp_path):
     for query in open_corpus(dataset.query_source, queries=True):
         near = index.encoder.encode_dense([query.content], queries=True)[0]
         want = hybrid.search(query.content, 5, dense=near).ids
-        assert len({*list(found["all clusters"][query.id])[:5]} & {*want}) >= 4  # the index has 8 bits
+        assert len({*list(found["all clusters"][query.id])[:5]} & {*want}) >= 4  # not 5: the index has 8 bits
     assert found["some clusters"] != found["all clusters"]
 
 
-def test_vectors_that_imitate_the_encoder(result, datasets):
+def test_dense_vectors_imitated_from_words(result, datasets):
     found = runs(result[1], ("bm25", "imitated", "beside"))
     model, dataset = load_encoder("lsr-mini"), datasets["small"]
     ids, texts = zip(*((doc.id, doc.content) for doc in dataset.corpus()), strict=True)
@@ -164,12 +164,12 @@ def test_vectors_that_imitate_the_encoder(result, datasets):
     for query in open_corpus(dataset.query_source, queries=True):
         scores = model.encode_dense([query.content], queries=True)[0] @ documents.T
         best = [ids[i] for i in np.argsort(-scores, kind="stable")[:5]]
-        assert list(found["beside"][query.id])[:5] == best  # the model's own vector outweighs the head
+        assert list(found["beside"][query.id])[:5] == best  # the model's own vector outweighs the imitated one
         assert len(found["imitated"][query.id]) > 5
     assert found["imitated"] != found["beside"]
 
 
-def test_comparisons_give_the_order_of_the_judge(result):
+def test_pairwise_comparisons_give_the_order_of_the_judge(result):
     found = runs(result[1], ("bm25", "tiny", "compared"))
     for query, hits in found["compared"].items():
         assert set(hits) == set(found["bm25"][query])
@@ -179,7 +179,7 @@ def test_comparisons_give_the_order_of_the_judge(result):
 
 
 def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
-    """The preset on a small collection, with codes that are trained for a moment."""
+    """On a small collection, with codes and heads that train for a few steps."""
     short = lambda **given: replace(CodeSettings(**given), steps=5)  # noqa: E731
     monkeypatch.setattr("lsr.encode.load.CodeSettings", short)
     monkeypatch.setattr("lsr.encode.codes._WORDS", 50)
@@ -196,7 +196,7 @@ def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_what_the_papers_claim_holds_on_cranfield(tmp_path):
-    """The preset on all of Cranfield: what adds something does, and what approximates loses little."""
+    """The preset on all of Cranfield: combined systems beat their parts, and approximations lose little."""
     settings = replace(read_config(CONFIG, ExperimentSettings), latency=LatencySettings(queries=0))
     dataset = open_dataset(str(Path(lsr.data.__file__).parent / "cranfield"))
     record = run_experiment(settings, named([dataset]), tmp_path / "out")
@@ -204,23 +204,23 @@ def test_what_the_papers_claim_holds_on_cranfield(tmp_path):
     quality = {name: values["nDCG@10"] for name, values in measures.items()}
     recall = {name: values["R@100"] for name, values in measures.items()}
     print(measures)
-    # codes and latent terms against the dense vector, alone and beside another system
+    # Codes and latent terms are about as good as the dense vector, and improve another system that they are fused with.
     assert quality["codes, 64 latents"] >= 0.95 * quality["dense vector"]
     assert quality["codes and lsr-mini"] > max(quality["codes, 64 latents"], quality["lsr-mini"])
     assert quality["latent terms"] >= quality["dense vector"] - 0.01
     assert recall["latent terms and BM25"] > recall["BM25 and dense vector"]
-    # feedback: both arrangements are as good as the best single one
+    # Feedback before and after the fusion is as good as the best of these four.
     single = ("BM25, feedback", "dense vector, feedback", "BM25 and dense vector", "interpolation after feedback")
     assert recall["interpolation before and after feedback"] >= max(recall[name] for name in single) - 0.002
-    # densified vectors
+    # Densified vectors are as good as sparse ones; coloured slices beat random slices.
     assert quality["densified, 768 coloured slices"] >= quality["lsr-mini"] - 0.003
     for width in (256, 768):
         assert quality[f"densified, {width} coloured slices"] > quality[f"densified, {width} random slices"]
-    # late interaction without training loses nothing against its own first stage
+    # Late interaction without training is as good as its first stage.
     assert quality["late, refined"] >= quality["late, fused vectors"] - 0.003
-    # coarse vectors, verified
+    # Candidates of coarse vectors, verified with full vectors, are as good as a full search.
     assert quality["lsr-mini, 32 terms verified"] >= quality["lsr-mini"] - 0.003
-    # few comparisons
+    # A few comparisons are almost as good as all.
     assert quality["BM25, a third of the comparisons"] >= 0.99 * quality["BM25, all comparisons"]
     assert quality["BM25, a tenth of the comparisons"] >= 0.97 * quality["BM25, all comparisons"]
     assert quality["EASE"] > quality["BM25"]
@@ -233,7 +233,7 @@ def test_what_the_papers_claim_holds_on_cranfield(tmp_path):
         ({"encoder": "bm25"}, "has .*encoder.*compare"),
     ],
 )
-def test_a_comparison_excludes_other_kinds_of_system(wrong, message):
+def test_a_comparison_cannot_be_another_kind_of_system_too(wrong, message):
     with pytest.raises(ValueError, match=message):
         SystemSettings("x", compare=ComparisonSettings("a", "b"), **wrong)
 

@@ -1,4 +1,4 @@
-"""Measures are those of ir-measures; ties keep the order of the search; queries without results count as 0."""
+"""Measures equal those of ir-measures; ties keep the order of the search; queries without results count as 0."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_search_depth_follows_the_measures(names, depth):
     assert depth_of(parse_measures(names)) == depth
 
 
-# --- what crashed a program behind ir-measures, or made it lie -------------------------------------------------------
+# --- input that crashed the tools behind ir-measures, or gave wrong values -------------------------------------------
 
 
 EVERY = (
@@ -147,7 +147,7 @@ def test_a_measure_undefined_for_a_query_has_no_value():
 
 
 def test_ids_may_be_any_text():
-    """gdeval.pl reads only numbers, and would merge the topics 2-1 and 3-1."""
+    """gdeval.pl reads only the number at the end of an id, and would merge the topics 2-1 and 3-1."""
     qrels = {"2-1": {"d one": 1}, "3-1": {"d1": 4}, "what?": {"d1": 0}}
     run = {"2-1": {"d one": 1.0}, "3-1": {"d2": 2.0, "d1": 1.0}, "what?": {"d1": 1.0}}
     _, per_query = score_run(qrels, run, parse_measures("ERR@10"))
@@ -182,7 +182,7 @@ def test_scores_that_are_not_finite_are_refused():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_written_run_gives_trec_eval_the_same_values(seed, tmp_path):
-    """For scores that are equal, equal as float32, beyond its range, or tiny."""
+    """Even for scores that are equal, equal as float32, beyond the range of float32, or tiny."""
     rng = np.random.default_rng(seed)
     levels = [[1.0], [2.0, 1.0], [1 + 1e-9, 1.0, 1 - 1e-9], [0.0, -0.0, 1e-45, 5e-46], [1e300, 1e39, -1e300]][seed]
     qrels = {f"q{q}": {f"d{d}": int(rng.integers(3)) for d in range(0, 30, 2)} for q in range(10)}
@@ -194,7 +194,7 @@ def test_a_written_run_gives_trec_eval_the_same_values(seed, tmp_path):
     for hits in written.values():
         scores = np.clip(list(hits.values()), -3.4028235e38, 3.4028235e38).astype(np.float32)
         assert (np.diff(scores.astype(np.float64)) < 0).all()
-    if seed < 4:  # beyond float32 trec_eval knows no order
+    if seed < 4:  # seed 4 has scores beyond the range of float32, which trec_eval can't order
         direct = ir_measures.calc_aggregate(measures, qrels, written)
         assert {str(m): v for m, v in direct.items()} == pytest.approx(score_run(qrels, run, measures)[0])
     by_id = (

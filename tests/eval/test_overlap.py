@@ -1,4 +1,4 @@
-"""Rank-biased overlap and Kendall's tau equal hand-worked examples, their definitions, and scipy."""
+"""Rank-biased overlap and Kendall's tau equal hand-worked examples, their definitions and scipy's values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def direct(first, second, p):
 
 
 def test_hand_worked_examples():
-    # Nothing shared at depth 1, all at depth 2: (1 - p) / p (0 p + p^2) + p^2 = p.
+    # The lists share nothing at depth 1 and everything at depth 2: (1 - p) / p (0 p + p^2) + p^2 = p.
     assert rank_biased_overlap(["a", "b"], ["b", "a"], 0.8) == pytest.approx(0.8)
     assert rank_biased_overlap(["a", "b", "c"], ["a", "b", "c"]) == pytest.approx(1)
     assert rank_biased_overlap(["a"], ["b"]) == 0

@@ -1,4 +1,4 @@
-"""Published figures: column means equal the published ones, and datasets are found by any of their names."""
+"""Published figures: column means equal the published means, and any name of a dataset finds its figures."""
 
 from __future__ import annotations
 

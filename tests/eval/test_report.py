@@ -1,4 +1,4 @@
-"""lsr report: the page and the Markdown show the result folder's values, and none of them acts as markup."""
+"""lsr report: the page and the Markdown show the values of the result folder, and escape all markup in them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytest.importorskip("matplotlib")
 
 
 class Page(HTMLParser):
-    """Tables as {caption: rows of texts}, and every tag and attribute."""
+    """A parsed page: tables as {caption: rows of texts}, and all tags and attributes."""
 
     def __init__(self, text):
         super().__init__()
@@ -69,7 +69,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def written(hostile_made, tmp_path_factory):
-    """The page, parsed; its source; the Markdown; the experiment."""
+    """The parsed page, its source, the Markdown, and the experiment's record."""
     folder, experiment = hostile_made
     html, markdown = write_report(folder, tmp_path_factory.mktemp("report") / "page.html")
     source = html.read_text(encoding="utf-8")
@@ -159,8 +159,8 @@ def test_the_page_is_self_contained(written):
 def test_pictures_are_named_and_unique(written):
     page, source, _, experiment = written
     pictures = re.findall(r"<svg viewBox.*?</svg>", source, re.S)
-    # Two frontiers, times and recall, of two sizes each, one for each system but the baseline, queries, one for each
-    # dataset.
+    # Two frontiers, latencies and recall in two sizes each; then one picture for each system but the baseline, one for
+    # the queries, and one for each dataset.
     assert len(pictures) == 2 * 4 + 5 + 1 + 3
     for picture in pictures:
         root = ElementTree.fromstring(picture.replace("xlink:href", "href"))
@@ -170,7 +170,7 @@ def test_pictures_are_named_and_unique(written):
     names = [v for _, n, v in page.attributes if n == "id"]
     assert len(names) == len(set(names))
     text = [node.text for p in pictures for node in ElementTree.fromstring(p.replace("xlink:", "")).iter("text")]
-    assert experiment["systems"][0]["name"] in text  # text stays text
+    assert experiment["systems"][0]["name"] in text  # text isn't drawn as paths
 
 
 def test_tables_have_semantic_markup(written):
@@ -220,7 +220,7 @@ def test_every_table_is_written_as_csv_and_latex(hostile, tmp_path):
 
 
 def test_latex_is_ascii():
-    """Letters that pdflatex knows are written by their commands."""
+    """Letters that pdflatex knows are written as commands."""
     assert escape_latex("é ñ Å ế ß ł Ł π Σ Α λ ς") == (
         r"\'{e} \~{n} \r{A} \'{\^{e}} \ss{} \l{} \L{} $\pi$ $\Sigma$ A $\lambda$ $\varsigma$"
     )
@@ -231,7 +231,7 @@ def test_latex_is_ascii():
 
 
 def test_every_table_compiles(hostile, tmp_path, pdflatex):
-    """With hostile names and texts, and with every letter that isn't written as a question mark."""
+    """With hostile names and texts, and with every letter that has a LaTeX command."""
     folder, _ = hostile
     html, _ = write_report(folder, tmp_path / "page.html")
     tables = html.with_name("page-tables")

@@ -1,4 +1,4 @@
-"""The report in headless chromium, driven by Playwright; skipped if one of them is missing."""
+"""The report in headless chromium, driven by Playwright; skipped if either is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs chromium (apt-get install chromium)")
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
-PICTURES = 4 + 5 + 1 + 3  # frontiers, times, recall; a system each but the baseline; queries; a dataset each
+PICTURES = 4 + 5 + 1 + 3  # 4: frontiers, latencies, recall; 5: systems but the baseline; 1: queries; 3: datasets
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def url(hostile_made, tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, url):
-    """Opens the report; any complaint of the browser, or request for another file, fails the test."""
+    """Returns a function that opens the report. A console message, an error or another request fails the test."""
     complaints, contexts = [], []
 
     def open_page(viewport, **options):
@@ -57,7 +57,7 @@ def table(page, caption):
 
 
 def column(table, name):
-    """Texts of a column, without published rows."""
+    """Texts of a column, without the rows of published figures."""
     at = table.locator("thead th", has_text=name).first.evaluate("header => header.cellIndex")
     return table.locator("tbody").first.evaluate("(body, at) => [...body.rows].map(row => row.cells[at].innerText)", at)
 
@@ -124,7 +124,7 @@ def test_no_page_is_too_wide_and_every_picture_is_visible(visit, viewport, schem
     assert light == (scheme == "light")
 
 
-# Pairs of texts of a picture that lie over each other by more than a pixel.
+# Returns the pairs of texts in a picture that visibly overlap.
 OVERLAPS = """picture => {
   const all = [...picture.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
   return all.flatMap(([a, p], i) => all.slice(i + 1).filter(([_, q]) =>
@@ -139,7 +139,7 @@ def test_texts_in_pictures_do_not_overlap(visit, viewport):
     assert [picture.evaluate(OVERLAPS) for picture in pictures] == [[]] * PICTURES
 
 
-# Names of a picture that the line of the best, or a dashed one, runs through.
+# Returns the names in a picture that are crossed by the line of the best systems or by a dashed line.
 CROSSED = """picture => {
   const lines = [...picture.querySelectorAll("path")].filter(path => /stroke-width: 5|stroke-dasharray: [1-9]/.test(
     path.getAttribute("style") ?? ""));
@@ -202,12 +202,12 @@ def test_wide_tables_scroll_in_their_box_on_a_phone(visit):
     )
     assert [by > 0 for _, by in scrolled] == [wide for wide, _ in scrolled]
     assert sum(wide for wide, _ in scrolled) >= 5
-    # The name of a row stays in sight.
+    # The first column, with the names of rows, stays visible.
     name = page.locator("tbody th").first
     assert name.bounding_box()["x"] == pytest.approx(boxes.first.bounding_box()["x"])
 
 
-# The contrast, as WCAG 2 reckons it, of an element's text with the page and with the bands of a table.
+# The WCAG 2 contrast of an element's text with the page and with the striped rows of a table.
 CONTRAST = """element => {
   const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number).map(v => v / 255)
     .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
@@ -227,7 +227,7 @@ def test_text_has_enough_contrast(visit, scheme):
         assert min(page.locator(where).first.evaluate(CONTRAST)) >= 4.5, where
 
 
-def test_everything_is_printed(visit):
+def test_a_print_shows_everything(visit):
     page = visit(DESK, color_scheme="dark")
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

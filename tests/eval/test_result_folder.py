@@ -1,4 +1,4 @@
-"""A result folder is checked before it is used; all faults of experiment.json are named at once."""
+"""A result folder is checked before use; one error lists all problems of experiment.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lsr.eval.report.load_results import read_results
 
 
 def change(folder, **values):
-    """Set values of experiment.json; a callable makes the new value from the old one."""
+    """Set values in experiment.json; a callable computes the new value from the old one."""
     path = folder / "experiment.json"
     experiment = json.loads(path.read_text())
     for key, value in values.items():
@@ -22,7 +22,7 @@ def change(folder, **values):
 
 
 def first(**values):
-    """Return a function that copies a list and changes values of its first item."""
+    """Return a function that copies a list of dicts and changes values of the first dict."""
     return lambda items: [{**items[0], **values}, *items[1:]]
 
 

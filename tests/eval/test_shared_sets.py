@@ -1,4 +1,4 @@
-"""Measures agree with trec_eval on real collections, for a run of another engine read from a file."""
+"""On real collections, measures of a run file of another engine (bm25s) agree with trec_eval."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from lsr.eval.datasets import open_dataset
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SMALL = ("cranfield", "cacm", "pubmedqa", "scifact")  # benchmarks/agreement.py runs them all
+SMALL = ("cranfield", "cacm", "pubmedqa", "scifact")  # benchmarks/agreement.py runs all collections
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_run_of_bm25s_is_measured_as_trec_eval_does(name, real_data, tmp_path, monkeypatch):
+def test_measures_of_a_bm25s_run_equal_those_of_trec_eval(name, real_data, tmp_path, monkeypatch):
     pytest.importorskip("bm25s")
     pytest.importorskip("pytrec_eval")
     monkeypatch.syspath_prepend(BENCHMARKS)

@@ -1,4 +1,4 @@
-"""Paired tests: hand-worked examples, scipy as the reference, and uniform p-values under the null hypothesis."""
+"""Paired tests equal hand-worked examples and scipy; p-values are uniform under the null hypothesis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def zeros(n):
 
 
 def test_a_hand_worked_randomisation():
-    # Of the 8 ways to flip the signs of 1, 2, 3 the sums are 6 4 2 0 0 -2 -4 -6: two are as far out as 6, four as 4.
+    # The 8 ways to flip the signs of 1, 2, 3 give the sums 6 4 2 0 0 -2 -4 -6. Two of them have an absolute value of at
+    # least 6, four of at least 4.
     assert compare(by_query([1, 2, 3]), zeros(3)).p == 2 / 8
     assert compare(by_query([-1, 2, 3]), zeros(3)).p == 4 / 8
     assert compare(by_query([-1, -2, 3]), zeros(3)).p == 1
@@ -66,7 +67,7 @@ def permutation_test(a, b, **settings):
 @pytest.mark.parametrize("seed", range(8))
 def test_exact_randomisation_equals_scipys(seed):
     rng = np.random.default_rng(seed)
-    a, b = rng.integers(0, 4, (2, 10)) / 3  # with ties among the sums, which rounding must not tear apart
+    a, b = rng.integers(0, 4, (2, 10)) / 3  # thirds give tied sums, which rounding errors must not separate
     assert compare(by_query(a), by_query(b)).p == pytest.approx(permutation_test(a, b, n_resamples=np.inf), abs=1e-12)
 
 
@@ -97,7 +98,7 @@ def test_p_is_uniform_if_the_systems_are_equally_good(test):
 
 
 def test_holm_by_hand():
-    # Holm 1979: 0.01 * 4, 0.02 * 3, then 0.03 * 2 and 0.04 * 1, which may not fall below it.
+    # Holm 1979: 0.01 * 4, 0.02 * 3, 0.03 * 2 and 0.04 * 1; no value may be smaller than the one before it.
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.9, 0.6]) == [1, 1]
     assert holm([]) == []
@@ -139,8 +140,9 @@ def test_bad_input_is_named():
 
 
 def test_a_hand_worked_test_over_seeds():
-    # Queries' differences of means 2 and 4: variance 2, of the mean 1. Seeds' means 2 and 4 likewise; the baseline has
-    # one. So the error is sqrt(2) and the degrees of freedom are (1 + 1)^2 / (1 + 1) = 2.
+    # The queries' mean differences are 2 and 4: their variance is 2, that of their mean is 1. The seeds' means are also
+    # 2 and 4; the baseline has one seed and adds no variance. So the standard error is sqrt(1 + 1), with
+    # (1 + 1)^2 / (1 + 1) = 2 degrees of freedom.
     seeds = [by_query([1, 3]), by_query([3, 5])]
     found = compare_seeds(seeds, [zeros(2)])
     assert (found.difference, found.wins, found.n) == (3, 2, 2)
@@ -159,7 +161,7 @@ def test_without_variance_over_seeds_the_test_is_a_t_test():
 
 
 def test_differences_due_to_seeds_are_not_significant():
-    """Systems that differ only by their seeds: a test over queries alone would often find a difference."""
+    """For systems that differ only by their seeds, a test over queries alone often finds a difference."""
     rng = np.random.default_rng(1)
     over_seeds, over_queries = [], []
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""lsr train: a small model learns on a real collection, problems are reported, and every preset is valid."""
+"""lsr train: a small model learns on a real collection, problems are reported, and all presets are valid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PRESETS = Path(__file__).resolve().parents[2] / "configs" / "train"
 
 @pytest.fixture(scope="module")
 def cranfield(tmp_path_factory):
-    """A third of the judged documents of the package's collection, and its queries in two parts."""
+    """A third of the judged documents of the collection in the package; its queries are split in two."""
     source, folder = files("lsr.data") / "cranfield", tmp_path_factory.mktemp("data") / "cranfield"
     (folder / "qrels").mkdir(parents=True)
     lines = (source / "qrels" / "test.tsv").read_text().splitlines()
@@ -57,7 +57,7 @@ def cranfield(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def random_bert(cranfield, tmp_path_factory):
-    """A masked language model over the collection's word pieces that only predicts the token that it reads."""
+    """A random masked language model over the collection's words, which predicts each token from itself."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
@@ -68,7 +68,7 @@ def random_bert(cranfield, tmp_path_factory):
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     normalizer, splitter = BertNormalizer(), BertPreTokenizer()
     texts = [json.loads(line)["text"] for line in (cranfield / "corpus.jsonl").read_text().splitlines()]
-    # Characters and the most frequent words: a trained vocabulary differs from process to process.
+    # The vocabulary is characters and the most frequent words: training one isn't deterministic.
     words = Counter(
         word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)) if len(word) > 1
     )
@@ -85,7 +85,7 @@ def random_bert(cranfield, tmp_path_factory):
     n_terms = tokenizer.get_vocab_size()
     config = BertConfig(vocab_size=n_terms, max_position_embeddings=64, initializer_range=0.15, **sizes)
     model = BertForMaskedLM(config)
-    with torch.no_grad():  # a token's state is near its own embedding, as a trained model's is
+    with torch.no_grad():  # keep each hidden state near its token's embedding, as in a trained model
         model.bert.embeddings.position_embeddings.weight.zero_()
         model.bert.embeddings.token_type_embeddings.weight.zero_()
         for layer in model.bert.encoder.layer:
@@ -98,7 +98,7 @@ def random_bert(cranfield, tmp_path_factory):
 
 @pytest.fixture
 def config(cranfield, random_bert, tmp_path):
-    """A file of settings."""
+    """A settings file."""
     path = tmp_path / "run.yaml"
     path.write_text(f"""\
 model: {{checkpoint: {random_bert}, head: expansion, max_length: 48}}
@@ -122,7 +122,7 @@ def lines(out, key):
     return [line[key] for line in found if key in line]
 
 
-@pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")  # 32 tokens are read of a query
+@pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")  # queries are truncated to 32 tokens
 def test_training_raises_quality_and_shortens_documents(config, tmp_path, lsr_command):
     begun = lsr_command(
         "train", config, "--out", tmp_path / "begun", "--set", "optimizer.steps=1", "--set", "validation.every=1"
@@ -142,7 +142,7 @@ def test_training_raises_quality_and_shortens_documents(config, tmp_path, lsr_co
     assert "terms of a document" in picture
     best = tmp_path / "run" / "best"
     found = validator(ValidationSettings((str(read(config).validation.sets[0]),)))(best)
-    assert found["nDCG@10"] == last["nDCG@10"]  # the other one is before the end of the ramp
+    assert found["nDCG@10"] == last["nDCG@10"]  # the first value is from before the end of the ramp
     again = lsr_command("train", config, "--out", tmp_path / "run")
     assert (again.code, len(lines(tmp_path / "run", "loss"))) == (0, 40)
 
@@ -151,7 +151,7 @@ def read(config):
     return read_config(config, TrainSettings)
 
 
-def test_a_planted_collapse_is_found(config, tmp_path, lsr_command):
+def test_a_collapse_due_to_strong_regularization_is_found(config, tmp_path, lsr_command):
     changes = ["documents_regularizer.weight=1e4", "documents_regularizer.ramp=0", "optimizer.term_lr=1"]
     changes += ["optimizer.steps=12", "validation.every=12"]
     ran = lsr_command("train", config, "--out", tmp_path / "run", *(x for each in changes for x in ("--set", each)))
@@ -171,7 +171,7 @@ def test_problems_of_the_file_are_named(config, tmp_path, lsr_command):
     assert lsr_command("train", tmp_path / "none.yaml", "--out", tmp_path / "run").code == 2
 
 
-def test_a_logger_that_is_not_there_is_named(config, tmp_path, lsr_command):
+def test_a_missing_logger_is_named(config, tmp_path, lsr_command):
     ran = lsr_command("train", config, "--out", tmp_path / "run", "--log-to", "nothing")
     assert ran.code == 1
     assert "'nothing' is no logger; there are tensorboard, wandb, mlflow, and module:function of your own" in ran.err
@@ -236,14 +236,14 @@ def test_filtered_candidates_are_not_negatives(tmp_path):
         assert row["negative_ids"] == expected
 
 
-def test_validation_documents_are_judged_ones_first(cranfield, tmp_path):
+def test_validation_takes_judged_documents_first(cranfield, tmp_path):
     name = f"{cranfield}:dev"
     encoder = bm25(
         tmp_path, [json.loads(line)["text"] for line in (cranfield / "corpus.jsonl").read_text().splitlines()]
     )
     few = validator(ValidationSettings((name, f"{cranfield}:train"), documents=10))(encoder)
     every = validator(ValidationSettings((name,)))(encoder)
-    # Two sets of one folder have a value each, by the names that the settings give them.
+    # Two splits of one folder have separate values, under their names in the settings.
     each = few[f"nDCG@10 {name}"], few[f"nDCG@10 {cranfield}:train"]
     assert each[0] != each[1]
     assert few["nDCG@10"] == sum(each) / 2
@@ -254,6 +254,7 @@ def test_a_run_without_validation_has_a_picture(tmp_path):
     assert plot_run(write_log(tmp_path, [])) is None
     steps = [{"step": i, "loss": 1.0, "info_nce": 1.0, "documents_terms": 9.0} for i in range(1, 250)]
     assert plot_run(write_log(tmp_path, [steps[0] | {"masked_lm": 1.0}, *steps])).is_file()
+    assert "bank" in plot_run(write_log(tmp_path, [{**step, "bank": 2.0} for step in steps])).read_text()
 
 
 def test_without_matplotlib_only_the_picture_is_missing(config, tmp_path, lsr_command, monkeypatch):
@@ -285,7 +286,7 @@ def test_every_preset_is_valid(name):
     if name not in ("lsr-mini", "lsr-tiny"):
         assert "arXiv" in path.read_text().partition("\nmodel:")[0]
         assert "Published" in path.read_text()
-    # A preset names only public models and data, no file that another step must make first.
+    # A preset names only public models and data; it needs no file from an earlier step.
     assert is_hub_name(settings.model.checkpoint)
     assert all(source.path.startswith("irds:") for source in settings.data.sources)
     assert all(is_hub_name(t.dense or t.encoder) or t.encoder == "bm25" for t in settings.teachers)
@@ -308,7 +309,7 @@ def negatives(cranfield, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cross_encoder(random_bert, tmp_path_factory):
-    """A random cross-encoder over the same word pieces."""
+    """A random cross-encoder with the same vocabulary."""
     from transformers import BertConfig, BertForSequenceClassification
 
     folder = tmp_path_factory.mktemp("cross")
@@ -324,7 +325,7 @@ def cross_encoder(random_bert, tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")
 def test_a_cross_encoder_can_be_the_teacher(cross_encoder, config, negatives, cranfield, tmp_path, lsr_command):
-    """Scores computed during training and scores written by `lsr score` give the same losses."""
+    """Scores computed during training give the same losses as scores written by `lsr score`."""
     pytest.importorskip("sentence_transformers")
     scored = tmp_path / "scored.jsonl"
     how = ("--documents", cranfield, "--cross-encoder", cross_encoder, "--max-length", "64", "--device", "cpu")
@@ -377,7 +378,16 @@ def test_interrupted_scoring_resumes(cross_encoder, negatives, cranfield, tmp_pa
     assert [path.name for path in tmp_path.glob("cut*")] == ["cut.jsonl"]
 
 
-def test_a_cross_encoders_cache_has_its_scores(cross_encoder, tmp_path):
+def test_an_empty_file_is_not_scored(cranfield, tmp_path, lsr_command):
+    (tmp_path / "none.jsonl").touch()
+    ran = lsr_command(
+        "score", tmp_path / "none.jsonl", "--documents", cranfield, "--encoder", "bm25", "--out", tmp_path / "s.jsonl"
+    )
+    assert (ran.code, f"{tmp_path}/none.jsonl: there are no mined candidates in it" in ran.err) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["none.jsonl"]
+
+
+def test_cached_cross_encoder_scores_equal_fresh_ones(cross_encoder, tmp_path):
     pytest.importorskip("sentence_transformers")
     from lsr.train.cross_encoder import CrossEncoderTeacher
 
@@ -391,7 +401,7 @@ def test_a_cross_encoders_cache_has_its_scores(cross_encoder, tmp_path):
 
 @pytest.fixture(scope="module")
 def triples(cranfield, tmp_path_factory):
-    """Queries, a positive and a negative each, as MS MARCO's triples are."""
+    """Queries with one positive and one negative each, like MS MARCO's triples."""
     texts = [json.loads(line)["text"] for line in (cranfield / "corpus.jsonl").read_text().splitlines()]
     path = tmp_path_factory.mktemp("triples") / "triples.jsonl"
     rows = [{"query": a[:60], "positive": a, "negative": b} for a, b in pairwise(dict.fromkeys(texts[:30]))]
@@ -401,7 +411,7 @@ def triples(cranfield, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def decoder(random_bert, tmp_path_factory):
-    """A causal language model over the same word pieces."""
+    """A causal language model with the same vocabulary."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("decoder") / "llama"
@@ -416,7 +426,7 @@ def decoder(random_bert, tmp_path_factory):
 @pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_runs(name, random_bert, decoder, cranfield, negatives, tmp_path, lsr_command):
-    """By its name, on a BEIR folder, changed only to use small models and two steps."""
+    """Each preset trains by name on a BEIR folder, changed only to use small models and two steps."""
     as_it_is = read_config(PRESETS / f"{name}.yaml", TrainSettings)
     if as_it_is.model.lora:
         pytest.importorskip("peft")
@@ -445,7 +455,7 @@ def test_every_preset_runs(name, random_bert, decoder, cranfield, negatives, tmp
 
 @pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
 def test_two_processes_mine_once(random_bert, cranfield, tmp_path):
-    """The second one waits for the negatives of the first."""
+    """The second process waits for the negatives of the first."""
     changes = [
         f"model.checkpoint={random_bert}", "model.max_length=40", "queries.max_length=16", f"data={cranfield}",
         "data.queries=4", "optimizer.steps=2", "optimizer.warmup=1", "device=cpu", "validation=null",

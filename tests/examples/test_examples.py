@@ -24,7 +24,7 @@ DOCS = [
 
 
 def load(name):
-    """An example as a module."""
+    """Import an example as a module."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -33,7 +33,7 @@ def load(name):
 
 @pytest.fixture(scope="module")
 def part_of_cranfield(tmp_path_factory):
-    """The first 200 documents of the package's collection, and the judgments about them."""
+    """The first 200 documents of the collection in the package, and their judgments."""
     source, folder = files("lsr.data") / "cranfield", tmp_path_factory.mktemp("data") / "cranfield"
     (folder / "qrels").mkdir(parents=True)
     corpus = gzip.decompress((source / "corpus.jsonl.gz").read_bytes()).decode().splitlines(keepends=True)[:200]
@@ -48,7 +48,7 @@ def part_of_cranfield(tmp_path_factory):
 
 @pytest.fixture
 def small_package(part_of_cranfield, tmp_path, monkeypatch):
-    """Make the package's collection the first 200 documents, so that scripts and notebooks take seconds."""
+    """Cut the collection in the package to its first 200 documents, so that scripts and notebooks take seconds."""
     folder, real = tmp_path / "package" / "cranfield", importlib.resources.files
     shutil.copytree(part_of_cranfield / "qrels", folder / "qrels")
     for name in ("corpus.jsonl", "queries.jsonl"):
@@ -92,7 +92,7 @@ def test_the_fastapi_application(tmp_path, monkeypatch):
         assert {hit["id"] for hit in client.get("/search", params={"q": "wing"}).json()} == {"wing", "ice", "glider"}
 
 
-@pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")  # the small model reads 48 tokens
+@pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")  # the small model truncates texts to 48 tokens
 def test_a_splade_model_is_trained_and_searched_with(small_package, tmp_path, monkeypatch, capsys):
     torch = pytest.importorskip("torch")
     pytest.importorskip("yaml")
@@ -109,7 +109,7 @@ def test_a_splade_model_is_trained_and_searched_with(small_package, tmp_path, mo
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")
 def test_the_paper_is_written(part_of_cranfield, tmp_path, monkeypatch, request):
-    """With a random model, two seeds and two sets, every table that the paper includes exists, and it compiles."""
+    """With a random model, two seeds and two datasets: every table that the paper includes exists, and it compiles."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("jinja2")
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))

@@ -15,7 +15,7 @@ RAG = Path(__file__).parents[2] / "examples" / "rag.py"
 
 @pytest.fixture
 def rag():
-    """The application as a module."""
+    """The application, imported as a module."""
     spec = importlib.util.spec_from_file_location("rag", RAG)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -64,7 +64,7 @@ def test_only_changed_files_are_indexed_again(rag, notes, tmp_path):
     assert found == {"wings.md#wings", "birds.md"}
 
 
-# Questions of a newcomer to the docs, the pages that answer them, and words of the answer.
+# (a newcomer's question, the pages of the docs that answer it, a pattern that an answering passage matches)
 QUESTIONS = [
     ("How do I restrict a search to documents from a certain year?", "guides/filters", '"year": {">=|year>='),
     ("Which file types can be read from a folder?", "guides/folders", r"\.docx|\.csv"),

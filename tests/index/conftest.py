@@ -1,4 +1,4 @@
-"""Fixtures for tests of indexes: code in a separate process, killed at chosen points."""
+"""Fixtures for tests of indexes: run code in a separate process, and kill it at every point."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import textwrap
 
 import pytest
 
-# Put before code to test a kill at every point: the code runs in one child process after another, each killed at its
-# n-th call that writes, renames or removes.
+# A prefix for code that must survive a kill at any point. It runs the code in one child process after another; the n-th
+# child is killed at its n-th call that writes, renames or removes a file.
 DYING = """
 import json, os, shutil, signal, sys
 from pathlib import Path
@@ -34,7 +34,7 @@ def die_at(n):
             return function(*args, **kwargs)
         return call
 
-    os.fsync = int  # a kill is no power cut
+    os.fsync = int  # a kill loses nothing in the page cache, so syncing only costs time
     for owner, name in (
         (os, "replace"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink"), (Path, "write_bytes"),
         (pa.ipc, "new_file"), (pa.ipc.RecordBatchFileWriter, "close"), (shutil, "rmtree"),
@@ -42,8 +42,8 @@ def die_at(n):
         setattr(owner, name, dying(getattr(owner, name)))
 
 def die_everywhere(path, kept, change, look, every=10, then=lambda: None):
-    # Returns what `look` saw after each death of `change`, and last without one. After some deaths `then` runs, which
-    # writes once more and so sweeps what the dead process left.
+    # Kills `change` at its first step, its second, and so on, until it completes; returns the results of `look` after
+    # each run. After some kills it also runs `then`, a writer that must remove what the killed process left.
     outcomes, code, n = [], -9, 0
     while code != 0:
         n += 1
@@ -74,7 +74,7 @@ def die_everywhere(path, kept, change, look, every=10, then=lambda: None):
 
 @pytest.fixture
 def python():
-    """Runs code in a separate process; returns exit code, stdout and stderr."""
+    """Returns a function that runs code in a separate process and returns its exit code, stdout and stderr."""
 
     def run(code, *args, dying=False):
         code = (DYING if dying else "") + textwrap.dedent(code)
@@ -90,5 +90,5 @@ def python():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Locked indexes refuse writers of this process at once, not after a second."""
+    """Make locked indexes refuse writers of this process almost at once, not after a second."""
     monkeypatch.setattr("lsr.index.storage.transaction._PATIENCE", 0.05)

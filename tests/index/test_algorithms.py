@@ -1,6 +1,6 @@
-"""Every algorithm gives the documents, scores and order of brute force, for all kinds of vectors and settings.
+"""Every algorithm gives the same documents, scores and order as brute force, for all kinds of vectors and settings.
 
-Brute force is a sum of integers in numpy, sorted completely; it shares no code with the kernels.
+Brute force sums integers in numpy and sorts all documents; it shares no code with the kernels.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from lsr.sparse import SparseMatrix
 
 ALGORITHMS = ("exhaustive", "blocks", "maxscore", "auto")
 ORDERS = ("given", "bisection")
-LARGE = 2**31  # such vocabularies are never reordered: bisection needs a table of all terms
+LARGE = 2**31  # too large for bisection, which needs a table of all terms
 PALETTES = {"few": [1.0, 2.0, 3.0], "full": [255.0], "wide": [1.0, 7.0, 100.0, 255.0], "uneven": [0.1, 1 / 3, 1.7, 2.9]}
 
 
 @pytest.fixture(params=ORDERS)
 def order(request):
-    """The storage order, on which no result may depend."""
+    """The storage order. No result may depend on it."""
     return request.param
 
 
@@ -55,18 +55,18 @@ class Truth:
         self.n_docs = len(matrix)
 
     def lists(self, terms):
-        """The positions of each term's postings."""
+        """The first and end positions of each term's postings."""
         return np.searchsorted(self.terms, terms), np.searchsorted(self.terms, terms, side="right")
 
     def integers(self, terms, weights):
-        """A query's known terms, their integer weights, and the factor of scores."""
+        """A query's known terms, their integer weights, and the factor from integer sums to scores."""
         begins, ends = self.lists(terms)
         numbers, factor = query_numbers(weights)
         self.most = 2**31 if numbers.dtype == np.int32 else 2**53
         return terms[begins < ends], numbers[begins < ends].astype(np.int64), self.scale / factor
 
     def sums(self, terms, weights):
-        """(n_docs,) int64 scores, and their factor."""
+        """(n_docs,) int64 sums, and the factor from sums to scores."""
         terms, integers, factor = self.integers(terms, weights)
         sums = np.zeros(self.n_docs, np.int64)
         for begin, end, weight in zip(*self.lists(terms), integers, strict=True):
@@ -75,7 +75,7 @@ class Truth:
         return sums, factor
 
     def ranking(self, terms, weights):
-        """Documents above zero by descending score, equal ones by number, and their scores."""
+        """Documents with scores above zero, by descending score and then by number, and their scores."""
         sums, factor = self.sums(terms, weights)
         docs = np.flatnonzero(sums)
         docs = docs[np.lexsort((docs, -sums[docs]))]
@@ -177,7 +177,7 @@ def test_windows_with_and_without_dense_rows(tmp_path, order, memory):
     rng = np.random.default_rng(8)
     share = np.concatenate((np.full(6, 0.6), np.full(10, 0.15), np.full(40, 0.02), np.full(60, 0.003)))
     dense = rng.choice(PALETTES["wide"], (6000, len(share))) * (rng.random((6000, len(share))) < share)
-    dense[3000:4500, :3] = 0  # some terms are dense rows in one window, short or absent in others
+    dense[3000:4500, :3] = 0  # terms 0 to 2 are dense rows in one window, and short or absent in others
     dense[4500:, 3] = 0
     matrix = SparseMatrix.from_dense(dense)
     segment = write(tmp_path, matrix, memory=memory, order=order)
@@ -191,7 +191,7 @@ def test_windows_with_and_without_dense_rows(tmp_path, order, memory):
 
 
 def test_lists_whose_documents_are_far_apart(tmp_path, order):
-    """Two windows; of each term runs of documents, thousands apart: gaps above 255, and skips between them."""
+    """Two windows. Each term's documents come in runs thousands apart, so lists have gaps above 255, and skips."""
     rng = np.random.default_rng(9)
     n_docs, n_terms = 70_000, 16
     own = [
@@ -230,7 +230,7 @@ def test_sums_up_to_two_to_the_31st(tmp_path, order, n):
     dense[::7] = 255
     matrix = SparseMatrix.from_dense(dense)
     segment, truth = write(tmp_path, matrix, order=order), Truth(matrix)
-    # The largest integer query weights: all equal, and one term with nearly all of the sum.
+    # The largest integer query weights: all equal, or one term with nearly the whole sum.
     largest = (2**31 - 1) // 255 - n
     for weights in (np.full(n, largest / n), np.append(np.ones(n - 1), largest - n + 1)):
         assert truth.sums(*query(range(n), weights))[0].max() > (2**31 if n <= 2 else 2**30) * 0.999
@@ -245,14 +245,14 @@ def test_tiny_and_huge_weights(tmp_path, order, weight):
         require_equal(segment, truth, [0, 1], weights, ks=(1, 50, 200))
 
 
-# --- what is skipped --------------------------------------------------------------------------------------------------
+# --- skipping ---------------------------------------------------------------------------------------------------------
 
 N_CLUSTERED = 20_000
 
 
 @pytest.fixture(scope="module")
 def clustered():
-    """20,000 documents in 100 contiguous clusters: terms of the cluster, common ones (dense rows) and random ones."""
+    """20,000 documents in 100 contiguous clusters; terms of the cluster, common terms (dense rows) and random terms."""
     rng = np.random.default_rng(11)
     cores = rng.permutation(np.arange(30, 2030))[: 100 * 15].reshape(100, 15)
     rows = []
@@ -316,7 +316,7 @@ def test_maxscore_skips_nonessential_terms(tmp_path, clustered, truth, queries, 
 
 
 def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, segment, truth, queries):
-    """The outermost kernel runs as Python, so that it can be observed; the kernels it calls are compiled."""
+    """The outermost kernel runs as Python, so that the test can count its calls of the compiled kernels."""
     ran = dict.fromkeys(("score_blocks", "score_split", "score_window"), 0)
 
     def watched(name):
@@ -334,14 +334,14 @@ def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, se
     monkeypatch.setattr("lsr.index.search.segment_group.run_blocks", kernels.run_blocks.py_func)
     for terms, weights in queries[:10]:
         require_equal(segment, truth, terms, weights, ks=(1,), algorithms=["blocks"])
-    # For a small k, a search starts with blocks, 64 at a time, and continues with blocks.
+    # For a small k, a search scores only blocks, 64 at a time.
     assert ran["score_blocks"] > 10
     assert ran["score_split"] == ran["score_window"] == 0
-    # For a large k, it starts with a window.
+    # For a large k, a search starts with a whole window.
     require_equal(segment, truth, *queries[0], ks=(1000,), algorithms=["blocks"])
     assert ran["score_window"] == 1
     ran["score_window"] = 0
-    # Any block may have one of the best: documents have 12 of 600 terms, and some of 6 light terms.
+    # No block can be skipped: each document has 12 random ones of 600 terms, and some of 6 light terms.
     rng = np.random.default_rng(13)
     rows = []
     for _ in range(N_CLUSTERED):
@@ -352,10 +352,10 @@ def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, se
     segment, truth = write(tmp_path, even, memory=24 * 2 * 70_000), Truth(even)
     n = segment.n_windows
     assert n > 2
-    # Any one of these terms can make a document one of the best, so all lists are scanned.
+    # One of these terms is enough for a high score, so all lists are scanned.
     require_equal(segment, truth, range(8), 1.0, ks=(200,), algorithms=["blocks"])
     assert (ran["score_split"], ran["score_window"]) == (0, n)
-    # With a threshold, the light terms are only looked up.
+    # Once there is a threshold, the light terms are only looked up.
     require_equal(segment, truth, [*range(8), *range(600, 606)], 1.0, ks=(200,), algorithms=["blocks"])
     assert (ran["score_split"], ran["score_window"]) == (n - 1, n + 1)
 
@@ -383,7 +383,7 @@ def test_alpha_misses_documents_but_keeps_exact_scores(segment, truth, queries):
 
 
 def block_bounds(segment, matrix, terms, integers):
-    """(n_blocks,) the sum of the largest products in each block, and its documents."""
+    """(n_blocks,) upper bounds of the blocks' scores, and the documents of each block."""
     (only,) = segment.segments
     places = only.places if len(only.places) else np.arange(len(matrix))
     by_place = np.argsort(places)
@@ -415,7 +415,7 @@ def test_guaranteed_blocks_are_scored_for_any_alpha(segment, clustered, truth, q
 
 
 def test_guaranteed_blocks_that_all_tie(tmp_path, order):
-    # All blocks have the same bound except the last, which must fit, too.
+    # All blocks have the same bound except the last, which has a higher one and must be among those scored.
     dense = np.full((40 * BLOCK, 2), [100.0, 0.0])
     dense[-1] = 100
     matrix = SparseMatrix.from_dense(dense)
@@ -426,7 +426,7 @@ def test_guaranteed_blocks_that_all_tie(tmp_path, order):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_beta_is_a_query_of_its_heaviest_terms(segment, queries, algorithm):
+def test_beta_equals_a_query_of_the_heaviest_terms(segment, queries, algorithm):
     for terms, weights in queries[:10]:
         heaviest = np.argsort(-weights, kind="stable")
         for beta, size in ((1e-9, 1), (0.25, -(-len(terms) // 4)), (0.5, -(-len(terms) // 2)), (1, len(terms))):
@@ -480,7 +480,7 @@ def test_all_invalid_settings_are_reported(given_, named):
         assert part in str(raised.value)
 
 
-# --- through the index ------------------------------------------------------------------------------------------------
+# --- with an index ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=ORDERS)

@@ -1,4 +1,4 @@
-"""AsyncIndex gives equal results, and the event loop runs meanwhile."""
+"""AsyncIndex gives the results of the index, and the event loop keeps running during its calls."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_event_loop_runs_during_a_search(index, monkeypatch):
     async def both():
         search = asyncio.create_task(AsyncIndex(index).search("wing"))
         await asyncio.sleep(0)
-        free.set()  # reached only if the loop keeps running
+        free.set()  # reached only if the event loop keeps running
         return await search
 
     assert asyncio.run(both()) == ["found"]

@@ -1,4 +1,4 @@
-"""Index, AsyncIndex, ShardedIndex and Client have one set of calls; docs/reference/calls.md lists the differences."""
+"""Index, AsyncIndex, ShardedIndex and Client have the same calls; docs/reference/calls.md lists the differences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DOCS = [
 
 
 class Awaited:
-    """An AsyncIndex whose calls are awaited."""
+    """Runs the calls of an AsyncIndex synchronously."""
 
     def __init__(self, index):
         self.index = index
@@ -52,13 +52,13 @@ async def _listed(found):
 
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory):
-    """{kind: a read-only index of that kind}, all with the same documents."""
+    """{kind: an index of that kind that tests must not change}, all with the same documents."""
     yield from everywhere(tmp_path_factory.mktemp("alike"))
 
 
 @pytest.fixture
 def living(tmp_path):
-    """The same for tests that change them."""
+    """{kind: an index of that kind that the test may change}."""
     yield from everywhere(tmp_path)
 
 
@@ -75,7 +75,7 @@ def everywhere(folder):
 
 
 def plain(found):
-    """An answer as comparable values."""
+    """An answer as values that can be compared."""
     if isinstance(found, list) and found and isinstance(found[0], list):
         return [plain(hits) for hits in found]
     if hasattr(found, "facets"):
@@ -168,13 +168,13 @@ def test_all_kinds_raise_equal_errors(alike, call):
             wrong(index)
 
 
-def test_all_kinds_explain_hits_alike(alike):
+def test_all_kinds_give_equal_explanations(alike):
     for hits in zip(*(index.search("ice wing", 3) for index in alike.values()), strict=True):
         assert len({str(hit.explain()) for hit in hits}) == len({hit.highlight(20) for hit in hits}) == 1
 
 
 def test_all_kinds_name_terms_that_the_document_lacks(living):
-    """Of many shards, only the last knows a word that was added."""
+    """In a sharded index, only the last shard knows a word that was added."""
     named = []
     for index in living.values():
         index.add([{"_id": "new", "text": "zyzzogeton and wings"}])
@@ -192,7 +192,7 @@ def test_lengths_and_ids(alike):
         assert [document.id for document in index] == [str(doc["_id"]) for doc in DOCS]
 
 
-def test_all_kinds_make_changes_alike(living):
+def test_all_kinds_make_equal_changes(living):
     told = {}
     for kind, index in living.items():
         changes = [
@@ -203,7 +203,7 @@ def test_all_kinds_make_changes_alike(living):
             index.delete(["x", "nobody"], where={"year": 2012}),
             index.delete("d"),
         ]
-        assert index.count() == 6, kind  # nothing is committed
+        assert index.count() == 6, kind  # nothing is committed yet
         index.commit()
         index.delete("c")
         index.rollback()
@@ -225,24 +225,24 @@ def test_all_kinds_implement_the_protocols(alike):
     assert not isinstance(alike["Index"].pinned(), SearchIndex)
 
 
-# --- what differs ----------------------------------------------------------------------------------------------------
+# --- differences -----------------------------------------------------------------------------------------------------
 
 
 SPECIAL = ("__len__", "__contains__", "__iter__", "__enter__", "__exit__")
 
 
 def public(kind):
-    """Names of the calls and properties of a class, and of what makes it a container and a block."""
+    """Names of a class' public calls and properties, and of its special methods in SPECIAL (`len`, `with` etc.)."""
     return {name for name in dir(kind) if (name[0] != "_" and name != "after_fork") or name in SPECIAL}
 
 
 def functions(kind):
-    """{name: function} of its calls."""
+    """{name: function} of the calls of a class."""
     return {name: getattr(kind, name) for name in public(kind) if inspect.isfunction(getattr(kind, name, None))}
 
 
 def parameters(function):
-    """[(name, kind, default)], without self; settings are one."""
+    """[(name, kind, default)], without self; all search settings count as one parameter."""
     return [(one.name, one.kind, one.default) for one in [*inspect.signature(function).parameters.values()][1:]]
 
 
@@ -261,13 +261,14 @@ def test_parameters_and_defaults_agree(kind, name):
     known = {one[0] for one in wanted}
     if not name.startswith("__"):
         assert [one for one in mine if one[0] in known] == wanted
-        assert all(one[2] is not inspect.Parameter.empty for one in mine if one[0] not in known), "more is optional"
+        extra = [one for one in mine if one[0] not in known]
+        assert all(one[2] is not inspect.Parameter.empty for one in extra), "extra parameters must be optional"
         assert SHARED[name].__doc__
         assert function.__doc__
 
 
 def differences():
-    """{"call" or "call(parameter)": kinds that have it}, for those that some kinds lack."""
+    """{"call" or "call(parameter)": kinds that have it}, for calls and parameters that some kinds lack."""
     has = {}
     for kind, made in KINDS.items():
         for name in public(made):
@@ -283,7 +284,7 @@ def differences():
 
 
 def rows(heading):
-    """The rows of the table below a heading of the page, as lists of cells."""
+    """The rows of the table below a heading of the page; each row is a list of cells."""
     text = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
@@ -294,7 +295,7 @@ def test_the_page_lists_missing_calls_with_reasons():
     told = {}
     for names, *cells in rows("What not all of them have"):
         for name in re.findall(r"`([^`]+)`", names):
-            assert name not in told, f"{name} is there twice"
+            assert name not in told, f"{name} is listed twice"
             told[name] = {kind for kind, cell in zip(KINDS, cells[:4], strict=True) if cell == "yes"}
             assert {*cells[:4]} <= {"yes", "—"}
             assert len(cells[4]) > 10
@@ -383,7 +384,7 @@ def of_blocks(living):
         with index:
             index.add([{"_id": "z", "text": "wing"}])
         if kind == "Client":
-            assert len(index) == 6  # it waits on the server
+            assert len(index) == 6  # the document is on the server, but not committed
             index.commit()
         again = Index.open(index.path) if kind != "Client" else index
         assert len(again) == 7
@@ -432,7 +433,7 @@ def test_the_page_lists_calls_that_behave_differently():
 
 
 class Dense(BM25Encoder):
-    """BM25 with a dense vector of the first letters."""
+    """BM25 with dense vectors made from the first four letters."""
 
     dense_width = 4
 

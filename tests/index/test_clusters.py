@@ -1,4 +1,4 @@
-"""Cluster search: exact scores, the exact ranking if nothing is skipped, and no read outside of files."""
+"""Cluster search: scores are exact, so is the ranking if nothing is skipped; forged files cause no invalid reads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FILES = (
 
 
 def random_matrix(rng, n_docs, n_terms, longest, palette=(1.0, 2.0, 255.0)):
-    """Rows of 0 to `longest` terms; every fourth row repeats an earlier one."""
+    """A matrix with 0 to `longest` terms a row; every fourth row repeats an earlier one."""
     pool = np.unique(np.concatenate((rng.integers(0, n_terms, 60), [0, n_terms - 1])))
     rows = []
     for i in range(n_docs):
@@ -63,7 +63,7 @@ def require_exact(segment, terms, weights, ks=(1, 10, 10_000), chosen=EVERYTHING
 
 @pytest.fixture(scope="module")
 def topical():
-    """3,000 documents of 30 topics; each has terms of its topic and common ones."""
+    """3,000 documents of 30 topics; each has terms of its topic and common terms."""
     rng = np.random.default_rng(5)
     rows = []
     for topic in rng.integers(0, 30, 3000):
@@ -89,7 +89,7 @@ def data_folder(path):
     return path / json.loads((path / "manifest.json").read_bytes())["segments"][0]["name"]
 
 
-# --- exact where nothing is left out ----------------------------------------------------------------------------------
+# --- exact if nothing is skipped --------------------------------------------------------------------------------------
 
 
 @given(
@@ -113,7 +113,7 @@ def test_results_equal_exhaustive_search_if_nothing_is_skipped(seed, n_docs, n_t
                 (rng.choice(matrix.indices, size) if matrix.nnz else [], rng.integers(0, n_terms, 2))
             )
             require_exact(built, *query(terms, rng.choice([0.5, 1.0, 3.0])))
-            # Summaries that leave nothing out are bounds: then a heap factor of 1 is exact, too.
+            # Complete summaries are upper bounds, so a heap factor of 1 is exact, too.
             require_exact(built, *query(terms), chosen=SearchSettings("clusters", cut=10_000, heap_factor=1))
 
 
@@ -128,7 +128,7 @@ def test_weights_of_255_and_queries_of_2000_terms(tmp_path):
 
 
 def test_distant_terms_are_in_different_groups(tmp_path):
-    # The document with two terms is far from both in the ranks that its neighbours use.
+    # The terms of the first document span the whole vocabulary: up to 150,000 ranks lie between them.
     n_terms = 150_000
     filler = [(np.arange(i * 3000, (i + 1) * 3000), np.ones(3000)) for i in range(50)]
     rows = [(np.array([0, 65_534, 65_535, 149_999]), np.array([3.0, 4.0, 5.0, 6.0])), *filler]
@@ -153,10 +153,10 @@ def test_several_windows(tmp_path):
         require_exact(segment, *query(rng.integers(0, 15_000, 20), rng.random()), ks=(10, 100))
 
 
-# --- approximate ------------------------------------------------------------------------------------------------------
+# --- approximate search -----------------------------------------------------------------------------------------------
 
 
-def test_scores_are_exact_whatever_is_skipped(path, topical):
+def test_scores_are_exact_even_if_clusters_are_skipped(path, topical):
     segment = Index.open(path).searcher
     for doc in range(0, 3000, 300):
         terms, weights = topical.row(doc)
@@ -226,10 +226,10 @@ def test_the_forward_index_has_the_documents_vectors(path, topical):
         terms, weights = topical.row(int(order[place]))
         assert segment.terms[ranks].tolist() == terms.tolist()
         assert impacts.tolist() == weights.tolist()
-    assert segment.clusters.groups.ctypes.data % 64 == 0, "a group is a cache line"
+    assert segment.clusters.groups.ctypes.data % 64 == 0, "a group isn't aligned to a cache line"
 
 
-# --- asked for amiss --------------------------------------------------------------------------------------------------
+# --- invalid requests -------------------------------------------------------------------------------------------------
 
 
 def test_an_index_without_clusters_refuses_cluster_search(tmp_path, topical):
@@ -257,7 +257,7 @@ def test_settings_out_of_range_are_refused(wrong):
         SearchSettings("clusters", **wrong)
 
 
-# --- damaged ----------------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FILES)

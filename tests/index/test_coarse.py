@@ -1,4 +1,4 @@
-"""A coarse index in memory, verified by exact vectors on disk."""
+"""A coarse index in memory finds candidates, and exact vectors on disk verify them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TERMS = 400
 
 
 def zipfian(n, seed, length):
-    """Rows of terms of which a few are frequent and heavy in many rows."""
+    """Rows of random terms, with Zipf-like frequencies and exponential weights."""
     rng = np.random.default_rng(seed)
     chances = 1 / np.arange(3, TERMS + 3)
     rows = [rng.choice(TERMS, length, replace=False, p=chances / chances.sum()) for _ in range(n)]
@@ -47,7 +47,7 @@ def exact(queries, documents, k):
 
 
 def test_all_candidates_give_the_exact_search(built, documents, queries):
-    """As far as they share a term with the query's."""
+    """Only documents that share a coarse term with the query can be found, so only the first five are compared."""
     found = [built.search(queries[i], 10, candidates=len(documents)) for i in range(len(queries))]
     for hits, best, scores in zip(found, exact(queries, documents, 10), queries.dot(documents), strict=True):
         assert [score for _, score in hits[:5]] == pytest.approx(scores[best[:5]].tolist(), rel=1e-5)
@@ -126,8 +126,8 @@ def test_wrong_arguments_and_damaged_files(built, documents, queries, tmp_path):
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_a_quarter_of_the_terms_finds_the_best_of_real_vectors(real_data, tmp_path):
-    """SPLADE-v3's NFCorpus vectors, 251 terms a document: with 64 of them, 98 % of the ten best are among 100
-    candidates.
+    """SPLADE-v3's vectors of NFCorpus have 251 terms per document. With 64 of them, the first 100 candidates contain
+    98 % of the ten best documents.
     """
     folder = real_data("nfcorpus-splade-v3")
     index = Index.build(tmp_path / "whole", str(folder / "corpus.splade-v3.jsonl.gz"), impacts="float32")

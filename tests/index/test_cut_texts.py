@@ -14,7 +14,7 @@ from lsr.encode.passages import Passages
 from lsr.errors import CutTexts, DataError, NoTerms
 from lsr.index.index import Index
 
-LONG = "a wing in a slipstream " * 120  # 600 words; 512 tokens are read of a document, 64 of a query
+LONG = "a wing in a slipstream " * 120  # 600 words; the encoder reads 512 tokens of a document, 64 of a query
 DOCS = [{"_id": "a", "text": "cats purr"}, {"_id": "b", "text": LONG}, {"_id": "c", "text": "dogs"}]
 
 
@@ -24,7 +24,7 @@ def encoder():
 
 
 def told(call):
-    """The result of a call, and its warnings."""
+    """The result of a call, and the messages of its warnings."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         result = call()
@@ -77,7 +77,7 @@ def test_long_documents_are_cut_into_passages_by_default(tmp_path, encoder):
     index.commit(merge=False)
     passages = [hit.passage for hit in index.search("wing in a slipstream", 4)]
     assert sorted(passage.partition("#")[0] for passage in passages) == ["b", "d"]
-    assert [hit.passage for hit in index.search("cats")] == ["a"]  # as it is
+    assert [hit.passage for hit in index.search("cats")] == ["a"]  # short documents aren't cut
     assert len(index) > len(DOCS)
 
 
@@ -89,7 +89,7 @@ def test_long_queries_warn_once(tmp_path, encoder):
     assert message.startswith("1 of 1 query (100.0%) is longer than the 64 tokens that the encoder reads")
     assert "passages" not in message
     with pytest.raises(DataError, match="text 0 holds a byte that isn't UTF-8, 0xe9, at character 3"):
-        index.search("caf\udce9")  # a byte of another encoding, as a shell hands it over
+        index.search("caf\udce9")  # a Latin-1 byte, as Python decodes it from a command line
     _, (message,) = told(lambda: index.search_batch(["wing", LONG, LONG]))
     assert message.startswith("2 of 3 queries (66.7%) are longer")
 
@@ -105,8 +105,8 @@ def test_commands_print_the_warnings(tmp_path, monkeypatch, capsys):
     source.write_text("".join(json.dumps(d | {"_id": f"{i}{d['_id']}"}) + "\n" for i in range(2) for d in DOCS))
     run_command("index", [str(source), "--out", str(tmp_path / "idx"), "--whole"])
     said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("1 of 3 documents (33.3%) is longer than the 512 tokens")  # at once
-    assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 512 tokens")  # and in all
+    assert said[0].startswith("1 of 3 documents (33.3%) is longer than the 512 tokens")  # early, after the first chunk
+    assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 512 tokens")  # the total, at the end
     run_command(
         "encode", [str(source), "--out", str(tmp_path / "v.parquet"), "--queries", "--encoder", str(tmp_path / "idx")]
     )

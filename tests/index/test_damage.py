@@ -1,5 +1,5 @@
-"""With any damage in any file, also in those too large to be hashed on opening, searching, reading, merging and
-exporting give a result or a CorruptIndex, never a crash or another error.
+"""Whatever file is damaged, a search, read, merge or export gives a result or raises CorruptIndex. It never crashes or
+raises another error, even for files that are too large to be hashed on opening.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def documents(n, first=0):
 
 @pytest.fixture(scope="module", params=["clusters", "float32"])
 def indexed(request, tmp_path_factory):
-    """An index of two segments with all features: deletions, an order, clusters, dense vectors."""
+    """An index of two segments with all features: deletions, reordered documents, clusters, dense vectors."""
     path = tmp_path_factory.mktemp(request.param) / "idx"
     how = {"clusters": True} if request.param == "clusters" else {"impacts": "float32"}
     index = Index.build(path, documents(700), encoder="bm25", **how)
@@ -55,8 +55,8 @@ def indexed(request, tmp_path_factory):
     return path
 
 
-# Damages one file after another in different ways, and uses the index. A crash ends the process; the last action is on
-# stdout.
+# Damages one file after another in different ways, and uses the index. If the process crashes, the last line of stdout
+# says what it was doing.
 FUZZ = """
     import json, random, shutil, sys, time, warnings
     from pathlib import Path
@@ -69,7 +69,7 @@ FUZZ = """
     from lsr.index.index import Index
 
     path, name, seconds, seed = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
-    # All files are too large to be hashed whenever an index is opened.
+    # No file is hashed on opening.
     lsr.index.storage.manifest.CHECKED_AT_OPEN = lsr.index.hybrid.dense_files.CHECKED_AT_OPEN = 0
     rng = random.Random(seed)
 
@@ -164,7 +164,7 @@ def test_damaged_files_give_results_or_an_lsr_error(indexed, name, python):
     if name == "dense":
         pytest.importorskip("usearch", reason="the extra ann is not installed")
         if "float32" in str(indexed):
-            pytest.skip("the same dense vectors")
+            pytest.skip("both indexes have the same dense vectors; one is enough")
     code, out, error = python(FUZZ, indexed, name, SECONDS, 0)
     lines = out.splitlines()
     assert code == 0, (code, lines[-1:], error)
@@ -173,11 +173,11 @@ def test_damaged_files_give_results_or_an_lsr_error(indexed, name, python):
     assert counted["refused"] >= counted["tried"] // 4
 
 
-# --- damage is not handed on ------------------------------------------------------------------------------------------
+# --- rewriting damaged files ------------------------------------------------------------------------------------------
 
 
 def rewrite(path, out, how):
-    """Rewrite an index in each way that exists; returns the new ones."""
+    """Rewrite an index in one of the existing ways; returns the path of the result."""
     if how == "merge":
         Index.open(path).merge()
         return path
@@ -194,7 +194,7 @@ def rewrite(path, out, how):
 
 @pytest.mark.parametrize("how", ["merge", "background", "reshard", "export"])
 def test_damaged_files_are_not_rewritten(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(manifest, "CHECKED_AT_OPEN", 0)  # all files are too large to be hashed whenever it is opened
+    monkeypatch.setattr(manifest, "CHECKED_AT_OPEN", 0)  # no file is hashed on opening
     index = Index.build(tmp_path / "idx", documents(60), encoder="bm25")
     index.add(documents(30, 60))
     index.delete("d3")
@@ -216,7 +216,7 @@ def test_damaged_files_are_not_rewritten(tmp_path, monkeypatch, how):
             except CorruptIndex as error:
                 told.append((file.name, str(error)))
                 continue
-            # Derived files are made again, correctly.
+            # Only files that can be derived from others may be damaged: they are made again, correctly.
             assert file.stem in ("maxima", "skips", "keys", "columns")
             assert Index.open(written).verify() == []
             assert answers(written) == expected
@@ -230,7 +230,7 @@ def answers(path):
             for query in ("wing number3", "word7 flow", "word40")]  # fmt: skip
 
 
-# --- what somebody wrote who means harm -------------------------------------------------------------------------------
+# --- manifests written by an attacker ---------------------------------------------------------------------------------
 
 WEIRD = [
     None, True, -1, 0, 1, 2**31, 2**63, 10**400, 1.5, 1e308, float("nan"), float("inf"), "", "text", "\ud800", "../x",
@@ -239,7 +239,7 @@ WEIRD = [
 
 
 def leaves(value, at=()):
-    """The paths within a JSON value."""
+    """The paths of all values within a JSON value."""
     yield at
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
@@ -247,7 +247,7 @@ def leaves(value, at=()):
 
 
 def changed(value, at, new):
-    """A JSON value with another one at a path."""
+    """A copy of a JSON value, with another value at a path."""
     if not at:
         return new
     copy = value.copy()
@@ -256,7 +256,7 @@ def changed(value, at, new):
 
 
 def sealed(values):
-    """As `manifest.sealed`, of whatever JSON can hold."""
+    """Like `manifest.sealed`, but accepts any JSON values."""
     values.pop("sha256", None)
     body = json.dumps(values, indent=1).encode()
     return json.dumps({**values, "sha256": hashlib.sha256(body).hexdigest()}, indent=1).encode() + b"\n"
@@ -304,7 +304,7 @@ def test_json_beyond_pythons_limits_is_damage(tmp_path, name, content):
         DenseVectors(tmp_path, None) if name == RECORD else Index.open(tmp_path)
 
 
-# --- what is no damage ------------------------------------------------------------------------------------------------
+# --- errors that are not damage ---------------------------------------------------------------------------------------
 
 FEW_FILES = """
     import errno, resource, sys
@@ -377,7 +377,7 @@ LITTLE_MEMORY = """
     ids=["Python", "Arrow", "mmap", "thread"],
 )
 def test_lack_of_memory_at_any_step_is_not_damage(tmp_path, monkeypatch, lack):
-    """The n-th call that takes memory fails, for every n."""
+    """For every n, the n-th call that allocates memory fails."""
     path = Index.build(tmp_path / "idx", documents(30), encoder="bm25").path
     n, failed = 0, True
     while failed:
@@ -398,13 +398,13 @@ def test_lack_of_memory_at_any_step_is_not_damage(tmp_path, monkeypatch, lack):
             if isinstance(lack, MemoryError):
                 for owner, name in ((pa.ipc, "open_file"), (json, "loads"), (np, "frombuffer"), (Path, "read_bytes")):
                     patch.setattr(owner, name, failing(getattr(owner, name)))
-            with suppress(MemoryError, OSError):  # anything else, such as CorruptIndex, fails the test
+            with suppress(MemoryError, OSError):  # another error, such as CorruptIndex, fails the test
                 found = [hit.text for hit in Index.open(path).search("wing", where={"n": {">": 3}})]
     assert n > 5
     assert len(found) == 10
 
 
-@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="set LSR_LONG_TESTS: what fails depends on chance")
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="set LSR_LONG_TESTS: it depends on chance")
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc")
 def test_lack_of_memory_is_not_damage(tmp_path, python):
     Index.build(tmp_path / "idx", documents(3000), encoder="bm25")

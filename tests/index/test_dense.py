@@ -1,4 +1,4 @@
-"""Dense vectors beside an index: exact search, only changed documents are embedded, damage is named."""
+"""Dense vectors beside an index: search is exact, only changed documents are embedded, damage is named."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lsr.index.hybrid.dense import DenseVectors
 
 
 class Embed:
-    """Counts the letters of texts, and records the texts."""
+    """Embeds texts by their counts of letters, and records the texts."""
 
     def __init__(self):
         self.texts = []
@@ -66,7 +66,7 @@ def test_only_changed_documents_are_embedded(tmp_path, embed):
     assert len(list((tmp_path / "dense").glob("*.arrow"))) == 1
 
 
-def test_one_vector_of_several_is_a_vector(tmp_path, embed):
+def test_multi_vectors_may_have_one_vector_per_document(tmp_path, embed):
     def embed_documents(texts):
         return multi_vectors(embed, texts, 1)
 

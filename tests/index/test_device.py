@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 
 def random_matrix(rng, n_docs, weights, n_terms=60):
-    """Terms of every frequency: dense rows, lists with maxima, short lists; and doubled documents."""
+    """Terms of every frequency (dense rows, lists with maxima, short lists), and duplicate documents."""
     share = np.geomspace(0.9, 0.001, n_terms)
     dense = rng.choice(weights, (n_docs, n_terms)) * (rng.random((n_docs, n_terms)) < share)
     dense[::5] = dense[0]
@@ -36,7 +36,7 @@ def test_results_equal_those_of_the_kernels(tmp_path, weights):
     rng = np.random.default_rng(3)
     matrix = random_matrix(rng, 1500, weights)
     index = Index.build(tmp_path / "index", matrix[:900], order="bisection")
-    for first, end in ((900, 1400), (1400, 1500)):  # more segments
+    for first, end in ((900, 1400), (1400, 1500)):  # two more segments
         index.add(matrix[first:end], ids=[str(i) for i in range(first, end)])
         index.commit(merge=False)
     assert index.n_segments == 3
@@ -44,7 +44,7 @@ def test_results_equal_those_of_the_kernels(tmp_path, weights):
         [random_matrix(rng, 12, [0.5, 1.0, 40.0]), SparseMatrix.from_dense(np.zeros((1, 60)))]
     )
     require_equal(index, queries)
-    index.delete([str(i) for i in range(0, 1500, 3)])  # with deletions
+    index.delete([str(i) for i in range(0, 1500, 3)])  # now with deletions
     index.commit(merge=False)
     require_equal(index, queries)
 
@@ -53,9 +53,9 @@ def test_weights_of_any_scale(tmp_path):
     rng = np.random.default_rng(4)
     matrix = random_matrix(rng, 400, [1.0, 2.5])
     loud = SparseMatrix(matrix.indptr, matrix.indices, matrix.data.copy(), matrix.shape)
-    loud.data[loud.row_numbers() == 7] *= 1000  # a scale for itself
+    loud.data[loud.row_numbers() == 7] *= 1000  # document 7 gets its own scale
     index = Index.build(tmp_path / "index", loud)
-    far = SparseMatrix.from_dicts([{0: 1e-9, 1: 3e9}, {0: 1.0, 5: 2.0}], 60)  # beyond integers of 32 bits
+    far = SparseMatrix.from_dicts([{0: 1e-9, 1: 3e9}, {0: 1.0, 5: 2.0}], 60)  # too far apart for 32-bit integers
     require_equal(index, far)
     require_equal(index, matrix[:5])
 

@@ -1,4 +1,4 @@
-"""Documents come back as they were written, by number and by id."""
+"""Stored documents are read back unchanged, by number and by id."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(folder, documents, sizes=(), with_text=True):
 
 @pytest.mark.parametrize("sizes", [(), (1,), (0, 63, 1, 65), (64, 64), (200, 3, 7)])
 @pytest.mark.parametrize("count", [0, 1, 64, 65, 300])
-def test_batches_of_any_size_come_back_in_order(tmp_path, count, sizes):
+def test_batches_of_any_size_are_read_back_in_order(tmp_path, count, sizes):
     given = [
         Document(f"d{i * 7919 % 1000}", f"text {i}", f"title {i}" if i % 3 else "", {"n": i} if i % 2 else None)
         for i in range(count)

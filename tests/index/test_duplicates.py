@@ -1,4 +1,4 @@
-"""All near-duplicate pairs, as a comparison of all documents finds them."""
+"""Near-duplicate pairs equal those of a comparison of all pairs of documents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def brute_force(index, threshold):
 def index(tmp_path_factory):
     rng = np.random.default_rng(3)
     dense = rng.integers(1, 200, (N, TERMS)) * (rng.random((N, TERMS)) < 0.15)
-    for i in range(40):  # of some, copies with a change
+    for i in range(40):  # slightly changed copies of ten documents
         dense[N - 1 - i] = dense[i % 10]
         dense[N - 1 - i, rng.integers(0, TERMS, i % 4)] = 7
     dense[17] = 0

@@ -1,4 +1,4 @@
-"""An index exported in every format, imported and searched: the same documents, weights and scores."""
+"""An index exported to any format and imported again has the same documents, weights and scores."""
 
 import json
 
@@ -34,7 +34,7 @@ DOCUMENTS = [
 
 
 def matrix(n=700, seed=0):
-    """Lists that are dense, long and short, and empty documents."""
+    """A matrix with frequent and rare terms, whose lists are dense, long or short, and with empty documents."""
     rng = np.random.default_rng(seed)
     shares = np.geomspace(0.9, 0.002, 60)
     dense = rng.gamma(2.0, 1.0, (n, 60)) * (rng.random((n, 60)) < shares)
@@ -168,7 +168,7 @@ def test_terms_keep_the_numbers_of_the_encoder(tmp_path, idx, lsr_command):
     for query in ("swept boundary layer", "plate"):
         expected = [(hit.id, pytest.approx(hit.score, rel=0.01)) for hit in Index.open(idx).search(query)]
         assert [(hit.id, hit.score) for hit in Index.open(tmp_path / "again").search(query)] == expected
-    # A live encoder takes the index's numbers, whatever its own are.
+    # An encoder whose vocabulary can grow takes over the term numbers of the index.
     Index.build(tmp_path / "other", read_vectors(export))
     found = [hit.id for hit in Index.open(idx).search("swept boundary layer")]
     for index in (
@@ -218,7 +218,7 @@ def test_export_for_opensearch(tmp_path, idx, lsr_command):
     assert "docs.ndjson: exists already" in lsr_command("export", idx, "--out", out).err
     out.unlink()
     assert "docs.mapping.json: exists already" in lsr_command("export", idx, "--out", out).err
-    unfinished(out).touch()  # beside what a killed export left, the mapping is its own
+    unfinished(out).touch()  # after a killed export, the mapping file may be overwritten
     assert lsr_command("export", idx, "--out", out).code == 0
     args = ("export", idx, "--out", out, "--format", "opensearch-ann", "--overwrite")
     assert lsr_command(*args).code == 0

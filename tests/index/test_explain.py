@@ -1,4 +1,4 @@
-"""Highlights and origins: marks never nest and leave the text unchanged; the part with the largest share is shown."""
+"""Highlights and origins: marks never nest, texts stay unchanged, and the part with the best matches is shown."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def test_matches_and_origins_are_marked():
     [
         ([term(1, 1, (0, 3), (3, 5))], "**abcde**fgh"),  # touching
         ([term(1, 1, (0, 4)), term(2, 1, (2, 6))], "**abcdef**gh"),  # overlapping
-        ([term(1, 1, (0, 8)), term(2, 1, (2, 4))], "**abcdefgh**"),  # one in another
+        ([term(1, 1, (0, 8)), term(2, 1, (2, 4))], "**abcdefgh**"),  # nested
         ([term(1, 1, (2, 4)), term(2, 1, origin=(0, 6))], "**abcdef**gh"),  # a match in an origin
         ([term(1, 1, (0, 6)), term(2, 1, origin=(2, 4))], "**abcdef**gh"),  # an origin in a match
-        ([term(1, 1, (0, 2)), term(2, 1, origin=(2, 4))], "**ab**_cd_efgh"),  # side by side
+        ([term(1, 1, (0, 2)), term(2, 1, origin=(2, 4))], "**ab**_cd_efgh"),  # adjacent
         ([term(1, 1, origin=(0, 4)), term(2, 1, origin=(0, 4))], "_abcd_efgh"),
     ],
 )
@@ -130,7 +130,7 @@ def test_explanations_use_the_words_of_the_query(tmp_path):
         assert sorted(words) == ["pictures", "upload"]
     assert {c.word for c in index.explain("upload pictures", "b", origins=False)} == {"pictures", "upload"}
     tokens = [c.token for c in index.explain("upload pictures", "b", origins=False)]
-    assert "bm25:pictur" in tokens  # as the API has it
+    assert "bm25:pictur" in tokens  # tokens keep their prefix, words don't
 
 
 # --- the best part ----------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_a_term_counts_once():
     assert highlight(text, terms, length=20).endswith("x **flutter** **plate**")
 
 
-def test_of_equal_parts_the_first_is_shown():
+def test_among_equal_parts_the_first_is_shown():
     text = "a wing " + "x " * 30 + "a wing"
     assert highlight(text, [term(1, 1, (2, 6), (69, 73))], length=8) == "a **wing** x …"
 
@@ -197,7 +197,7 @@ def test_a_highlight_without_marks_is_the_text(marked, length, escape):
     inner = bare.removeprefix("… ").removesuffix(" …")
     assert len(inner) <= length
     assert inner in text
-    # Something is left out exactly where it says so.
+    # An ellipsis appears only if text was cut.
     assert (bare.startswith("… "), bare.endswith(" …")) == (False, False) or len(text.strip()) > len(inner.strip())
 
 
@@ -206,7 +206,7 @@ def test_no_part_has_a_larger_share(marked, length):
     text, terms = marked
     words = [m.span() for m in re.finditer(r"\S+", text)]
     spans = [span for c in terms for span in (*c.spans, c.origin or (0, 0))]
-    across = any(re.search(r"\s", text[slice(*span)]) for span in spans)  # no term is of several words
+    across = any(re.search(r"\s", text[slice(*span)]) for span in spans)  # whether a term spans several words
     if across or any(end - start > length for start, end in words) or len(text) <= length:
         return
 
@@ -225,12 +225,12 @@ def test_no_part_has_a_larger_share(marked, length):
     assert max(share(at, at + len(inner)) for at in starts) >= best - 1e-6
 
 
-# --- through an index -------------------------------------------------------------------------------------------------
+# --- with an index ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def encoder():
-    """BM25 that expands every document by "flutter", with the last word as origin."""
+    """BM25 that expands every document by the term "flutter"; the origin of the expansion is the last word."""
     made = load_encoder("bm25")
     made.fit(["wing flutter", "car"])
     flutter, wing = (list(made.vocabulary).index(t) for t in ("flutter", "wing"))
@@ -270,7 +270,7 @@ def test_origins_are_given_only_if_wanted_and_known(tmp_path, encoder):
     hit = index.search("wing flutter")[0]
     assert hit.explain(origins=False).words() == index.explain("wing flutter", "a", origins=False).words()
     assert hit.explain(origins=False).words() == "flutter* 67%, wing 33%"
-    index.search("wing")[0].explain()  # nothing expanded
+    index.search("wing")[0].explain()  # no match is an expansion
     assert encoder.asked == []
 
     def fails(text, terms):
@@ -316,7 +316,7 @@ def test_the_table_shows_the_largest_contributions(idx, lsr_command, monkeypatch
     monkeypatch.setattr("lsr.console.is_terminal", lambda: True)
     ran = lsr_command("search", idx, "flat plate", "--highlight", 20)
     assert "… heat on a flat plate" in ran.out
-    assert "\x1b" not in ran.out  # stdout is no terminal
+    assert "\x1b" not in ran.out  # no colours, because the real stdout isn't a terminal
     assert "so heat on a flat plate  flat 50%" in lsr_command("search", idx, "flat plate").out
 
 
@@ -333,7 +333,7 @@ def test_styled_cells_are_as_wide_as_they_look():
 
 
 def test_a_word_in_the_text_without_weight_is_not_missing(tmp_path):
-    """For example a word after the last token that the encoder reads."""
+    """Such a word may come after the last token that the encoder reads."""
     encoder = load_encoder("bm25", language="none")
     encoder.fit(["heat", "flat", "plate", "wing"])
     documents = [
@@ -364,7 +364,7 @@ def test_title_and_text_are_kept_apart(tmp_path):
         ("**FastAPI framework** is", "**FastAPI** framework is"),
         ("**Bold** and FastAPI", "**Bold** and **FastAPI**"),
         ("*FastAPI* is", "***FastAPI*** is"),
-        ("f(**FastAPI) and 2 ** 3", "f(****FastAPI**) and 2 ** 3"),  # no pair, so no mark
+        ("f(**FastAPI) and 2 ** 3", "f(****FastAPI**) and 2 ** 3"),  # unpaired asterisks aren't Markdown marks
         ("**not**\nFastAPI **so**", "**not**\n**FastAPI** **so**"),
     ],
 )
@@ -402,7 +402,7 @@ def test_an_explanation_has_the_score_of_the_search(tmp_path, impacts, parts):
             assert all(c.score == pytest.approx(c.query_weight * c.impact, rel=1e-4) for c in why)
 
 
-# --- what is worth a mark ---------------------------------------------------------------------------------------------
+# --- which matches are marked -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -423,7 +423,7 @@ def known(tmp_path_factory):
             "a",
             "The **wing**\nHow the **wing** of an aeroplane **flutters** in the wind.",
         ),
-        ("the who", "b", "**The** **Who**, and vitamin A"),  # nothing else matches
+        ("the who", "b", "**The** **Who**, and vitamin A"),  # only stop words match
         ("vitamin a", "b", "The Who, and **vitamin** A"),
         ("who takes the vitamin", "b", "The Who, and **vitamin** A"),
         ("the storm", "a", "**The** wing\nHow **the** wing of an aeroplane flutters in **the** wind."),
@@ -433,7 +433,7 @@ def known(tmp_path_factory):
 def test_stop_words_are_highlighted_only_if_nothing_else_matches(known, query, doc, marked):
     why = known.explain(query, doc)
     assert why.highlight() == marked
-    assert sum(c.score for c in why) == pytest.approx(why.score)  # they count all the same
+    assert sum(c.score for c in why) == pytest.approx(why.score)  # unmarked stop words still count in the score
     assert why.highlight(5).count("**") in (0, 2)
 
 

@@ -1,4 +1,4 @@
-"""Feedback: stored document vectors, and queries expanded by the common terms of the best documents."""
+"""Feedback: stored document vectors, and queries expanded by the heaviest terms of the best documents."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_invalid_settings_are_refused(index, matrix, wrong):
         expand_query(index, matrix[3], **wrong)
 
 
-def test_another_ranking_gives_the_documents(index, matrix):
+def test_the_documents_may_come_from_another_ranking(index, matrix):
     query, other = matrix[3], index.search(matrix[7], 5)
     found = expand_query(index, query, source=other, documents=2, terms=10, weight=0.5)
     assert found == expand_query(index, query, source=[hit.id for hit in other], documents=2, terms=10, weight=0.5)
@@ -87,7 +87,7 @@ TOPICS = {"wing": "lift drag flow", "heart": "blood cell pulse", "price": "marke
 
 
 def near_topics(texts):
-    """Texts by topic; the words of a text move it a little."""
+    """Dense vectors of texts: the topic decides, and the words add a little noise."""
     found = np.zeros((len(texts), 8), np.float32)
     for row, text in zip(found, texts, strict=True):
         for word in text.split():
@@ -129,7 +129,7 @@ def test_feedback_of_a_hybrid_finds_more(topics, feedback):
     assert {*found} <= {"wing-0", "wing-3", "heart-1", "price-2"}
 
 
-def test_before_gives_one_ranking_and_both_the_fused(topics):
+def test_feedback_before_gives_the_dense_ranking_and_both_the_fused_one(topics):
     index, dense = topics
     before, both = (Hybrid(index, dense, feedback=how) for how in ("before", "both"))
     rankings = before.rankings({"q": "wing"})
@@ -195,7 +195,7 @@ def with_dense(tmp_path_factory):
     return Index.build(tmp_path_factory.mktemp("dense") / "idx", docs, encoder="lsr-mini", hybrid=True)
 
 
-def test_dense_by_hand(with_dense):
+def test_a_hand_worked_dense_query(with_dense):
     (own,) = with_dense.encoder.encode_dense(["aircraft"], queries=True)
     best = [hit.doc for hit in with_dense.search("aircraft", 2, mode="dense")]
     rows = stored_dense(with_dense, best)
@@ -211,13 +211,13 @@ def test_dense_by_hand(with_dense):
     assert len(with_dense.search("aircraft", 3, mode="hybrid", dense=found)) == 3
 
 
-def test_a_mean_of_documents_has_no_length_of_its_own():
+def test_the_length_of_the_mean_of_documents_does_not_matter():
     query, docs = np.array([3.0, 0], np.float32), np.array([[0, 2.0], [0, 4.0]], np.float32)
     assert mixed(query, docs, 1.0) == pytest.approx([0.5**0.5, 0.5**0.5])
     assert mixed(query, docs, 0.0) == pytest.approx([1, 0])
 
 
-def test_what_dense_feedback_needs(with_dense, index):
+def test_dense_feedback_refuses_invalid_input(with_dense, index):
     with pytest.raises(DataError, match="has no dense vectors"):
         expand_dense(index, np.ones(384))
     with pytest.raises(DataError, match="a dense vector of 384 finite numbers"):

@@ -1,4 +1,4 @@
-"""Filters equal a check of each document's metadata; invalid filters are refused."""
+"""Filters give the same documents as a check of each document's metadata; invalid filters are refused."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ WHERE = st.recursive(
 
 
 def meets(doc, where):
-    """The same by brute force."""
+    """Whether a document meets a filter, by brute force."""
     results = []
     for key, condition in where.items():
         if key == "or":
@@ -332,11 +332,11 @@ def test_many_different_keys_take_little_memory(tmp_path):
     tracemalloc.start()
     try:
         columns = write(tmp_path, docs, per_batch=512)
-        assert tracemalloc.get_traced_memory()[1] < 60_000_000  # a list a key would take 84 MB for each half
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000  # one list per key would take 84 MB for each batch
     finally:
         tracemalloc.stop()
     assert len(columns.kinds) == MOST_COLUMNS
-    assert len(columns.mixed) == 2 * MOST_COLUMNS  # nor does what is told of the others grow for ever
+    assert len(columns.mixed) == 2 * MOST_COLUMNS  # the record of keys without a column is limited, too
     assert np.flatnonzero(parse_where({"n": {">": 1021}}).mask(columns, 1024)).tolist() == [1022, 1023]
     assert parse_where({"k7": 1}).mask(columns, 1024).sum() == 1
     with pytest.raises(DataError) as told:
@@ -352,7 +352,7 @@ def test_a_key_of_mixed_kinds_stays_without_a_column(tmp_path):
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1), st.text(max_size=3), st.data())
-def test_texts_are_compared_as_python_does(tmp_path_factory, texts, value, data):
+def test_texts_compare_as_in_python(tmp_path_factory, texts, value, data):
     columns = write(tmp_path_factory.mktemp("texts"), [None if t is None else {"t": t, "l": [t, "x"]} for t in texts])
     if columns is None:
         return
@@ -398,7 +398,7 @@ def test_a_damaged_file_is_named(tmp_path):
         Columns(tmp_path / COLUMNS_FILE, 5)
 
 
-def test_a_key_that_a_document_has_twice_makes_no_column(tmp_path):
+def test_a_key_that_occurs_twice_in_a_document_makes_no_column(tmp_path):
     docs = [{"a.b": 1}, {"a.b": 2, "a": {"b": 3}}, {"a.b": 4}, {"a": {"c": 1}}]
     for per_batch in (1, 2, 4):
         columns = write(tmp_path, docs, per_batch)
@@ -519,7 +519,7 @@ COMPARED = {**OPERATORS, "!=": operator.ne}
     cut=st.integers(0, 8),
 )
 def test_numbers_compare_exactly_in_any_type(tmp_path_factory, docs, listed, name, value, per_batch, cut):
-    """Integers of any size and fractions, in one segment or two, single or in lists, compare as in Python."""
+    """Integers of any size and fractions, in lists or not, in one segment or two, compare as in Python."""
     docs = [doc if doc is None or isinstance(doc, list) == listed else [doc] if listed else doc[0] for doc in docs]
     rows = [{} if doc is None else {"n": doc} for doc in docs]
     parsed = parse_where({"n": {name: value}})

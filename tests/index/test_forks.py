@@ -34,7 +34,7 @@ def ids(hits):
 
 @contextmanager
 def held(lock):
-    """A lock that another thread holds."""
+    """Hold a lock in another thread."""
     taken, done = threading.Event(), threading.Event()
 
     def hold():
@@ -72,7 +72,7 @@ def test_locks_held_by_threads_are_free_in_a_child(index, forked):
     with (
         held(index.snapshot._masking),
         held(index._changes._changing),
-    ):  # by threads that search with filters, and change
+    ):  # locks of a search with a filter, and of a change
         assert forked(lambda: ids(index.search("wing", where={"n": {"<": 2}}))) == ["0", "1"]
         assert forked(lambda: [index.pending, index.add([{"_id": "x", "text": "wing"}]).added, index.rollback()]) == [
             False,
@@ -101,7 +101,7 @@ def test_a_fork_waits_for_compilation(forked):
 
     assert forked(compile_there) == [True]
     thread.join()
-    with global_compiler_lock:  # and the parent, too
+    with global_compiler_lock:  # the parent can compile, too
         pass
 
 
@@ -118,7 +118,7 @@ def test_pending_changes_belong_to_the_parent(index, forked):
         with pytest.raises(IndexLocked, match=f"process {os.getppid()}"):
             index.add([{"_id": "x", "text": "wing"}])
         index.rollback()
-        index.commit()  # there is nothing, and nobody is told otherwise
+        index.commit()  # does nothing, because the child has no changes
         index.close()
         return len(index)
 
@@ -177,7 +177,7 @@ def test_a_child_neither_waits_for_a_merge_nor_merges(index, forked, monkeypatch
     def child():
         found = len(index.search("wing", 20))
         index.close()
-        merger_module._finish()  # as at the end of the process
+        merger_module._finish()  # runs at the end of a process
         return found
 
     assert forked(child) == 13
@@ -257,7 +257,7 @@ def test_threads_change_one_index_together_and_any_of_them_commits(index):
         index.add([{"_id": f"t{number}", "text": "wing"}])
         index.delete([str(number)])
         if number % 4 == 3:
-            index.commit(merge=False)  # all that any of them has changed by now
+            index.commit(merge=False)  # commits the changes of all threads so far
         return len(index.search("wing", 50))
 
     with ThreadPoolExecutor(6) as pool:
@@ -265,7 +265,7 @@ def test_threads_change_one_index_together_and_any_of_them_commits(index):
     index.commit()
     assert all(12 <= size <= 12 + 12 for size in sizes)
     assert sorted(ids(index.search("wing", 50))) == sorted(f"t{i}" for i in range(12))
-    assert len(reader.search("wing", 50)) == 12  # who doesn't refresh goes on with what it has
+    assert len(reader.search("wing", 50)) == 12  # a reader keeps its snapshot until it refreshes
     reader.refresh()
     assert len(reader) == 12
     assert "t0" in ids(reader.search("wing", 50))

@@ -1,6 +1,6 @@
-"""Stored indexes: those of formats 3 and 4 are read and changed, others are refused with advice.
+"""Stored indexes of formats 3 and 4 can be read and changed; other formats are refused with advice.
 
-    python tests/index/test_formats.py FOLDER      makes an index like that in tests/index/format-4
+    python tests/index/test_formats.py FOLDER      makes an index like the one in tests/index/format-4
 
 When the format changes, keep these folders and add a new one.
 """
@@ -38,11 +38,11 @@ QUERIES = ["flat plate", "swept wings", "air flow over a cone", "deleted"]
 
 
 def make(folder):
-    """Make two segments of passages with titles and metadata, one with a deletion; file names are reproducible."""
+    """Make an index of two segments of passages with titles and metadata, one with a deletion, and fixed file names."""
     numbers = itertools.count()
-    names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # of files, and the index's id
+    names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # for file names, for the index id
     with mock.patch.object(secrets, "token_hex", lambda n: names[n]()):
-        encoder = FixedBM25Encoder()  # BM25 as it was when the kept one was made
+        encoder = FixedBM25Encoder()  # as in the stored indexes
         encoder.fit(document["text"] for document in DOCUMENTS)
         index = Index.build(folder, DOCUMENTS[:4], encoder=encoder, passages=Passages(4, 1))
         index.add(DOCUMENTS[4:])
@@ -58,7 +58,7 @@ def answers(index):
 
 @pytest.fixture(params=KEPT, ids=[path.name for path in KEPT])
 def path(request, tmp_path):
-    """A copy that may be changed."""
+    """A copy of a stored index, which the test may change."""
     shutil.copytree(request.param, tmp_path / "idx")
     return tmp_path / "idx"
 
@@ -87,9 +87,9 @@ def test_the_stored_index_equals_a_new_one(path, tmp_path):
     make(tmp_path / "now")
     assert answers(Index.open(path)) == answers(Index.open(tmp_path / "now"))
     old, new = (json.loads((folder / MANIFEST).read_bytes()) for folder in (path, tmp_path / "now"))
-    assert new.keys() - old.keys() <= {"index_id"}  # it may be missing
+    assert new.keys() - old.keys() <= {"index_id"}  # older indexes have no id
     assert old.keys() <= new.keys()
-    if old["format"] < 4:  # segments have no lists of gaps, and don't tell their format
+    if old["format"] < 4:  # segments of format 3 have no gaps.arrow, and don't record their format
         new["files"] = {name: entry for name, entry in new["files"].items() if not name.endswith("/gaps.arrow")}
         assert [segment.pop("format") for segment in new["segments"]] == [FORMAT] * 2
     assert old["files"].keys() == new["files"].keys()
@@ -140,7 +140,7 @@ def test_earlier_formats_are_refused_with_advice_and_can_be_overwritten(tmp_path
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
-    """A built-in encoder in the place of lsr-tiny, which a test can replace."""
+    """Returns a function that installs a built-in encoder under the name lsr-tiny."""
     monkeypatch.setattr(model_files, "_SHIPPED", tmp_path / "shipped")
     (tmp_path / "shipped").mkdir()
 

@@ -1,4 +1,4 @@
-"""A full disk is an OutputError at any point, never a crash, and does no harm."""
+"""A full disk gives an OutputError at any point, never a crash, and leaves the index intact."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lsr.sparse import SparseMatrix
 
 @pytest.fixture(scope="module")
 def living(tmp_path_factory):
-    """An index of two segments, whose lists are long enough to have rows of maxima."""
+    """An index of two segments with lists that are long enough to have rows of maxima."""
     path = tmp_path_factory.mktemp("living") / "idx"
     rng = np.random.default_rng(0)
     rows = [np.sort(rng.choice(60, 25, replace=False)) for _ in range(3000)]
@@ -32,7 +32,7 @@ def living(tmp_path_factory):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A separate disk, which root can resize; skips for other users."""
+    """A separate file system of limited size; skips the test unless it runs as root on Linux."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
@@ -44,7 +44,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-# One process for all disk sizes.
+# Tries all disk sizes in one process, which saves its start.
 FULL = """
     import json, os, shutil, subprocess, sys
     from pathlib import Path

@@ -31,7 +31,7 @@ def test_hand_worked_interpolation():
 
 def test_a_missing_document_counts_as_the_last_one():
     fused = interpolate([BM25, SPLADE], normalization="none")["q"]
-    # Relative to a document that is last in both, which is what a missing one is taken for.
+    # Scores count from the lowest of their run. A document that the run lacks gets this lowest score, too.
     assert fused == pytest.approx({"a": 6.0, "b": 3.0, "c": 1.0, "d": 0.0})
 
 

@@ -1,4 +1,4 @@
-"""Dense vectors in an index: made, searched, deleted, filtered and merged with their documents, as by brute force."""
+"""Dense vectors in an index are deleted, filtered and merged with their documents; searches equal brute force."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORDS = ["wing", "lift", "drag", "flow", "shock", "heat", "plate", "body", "nose
 
 
 class DenseBM25(BM25Encoder):
-    """BM25 with dense vectors: sums of random directions of a text's words, negated for queries."""
+    """BM25 with dense vectors: each word has a random direction, and a text is their sum, negated for queries."""
 
     dense_width = WIDTH
 
@@ -66,7 +66,7 @@ def rounded(vectors):
 
 
 def brute(index, texts, query, k, weight=1.0, mode="hybrid", depth=100):
-    """Ids and scores over {id: text} in document order."""
+    """Ids and scores by brute force; `texts` is {id: text} in document order."""
     ids, encoder = list(texts), DenseBM25()
     dense = rounded(encoder.encode_dense(list(texts.values()))) @ encoder.encode_dense(query, queries=True)[0]
     everything = {hit.id: hit.score for hit in index.search(query, len(ids), mode="sparse")}
@@ -86,7 +86,7 @@ def brute(index, texts, query, k, weight=1.0, mode="hybrid", depth=100):
 
 def require_same(hits, expected):
     ids, scores = expected
-    assert [hit.score for hit in hits] == pytest.approx(list(scores), abs=2e-3)  # a query has 15 bits
+    assert [hit.score for hit in hits] == pytest.approx(list(scores), abs=2e-3)  # queries are quantized to 15 bits
     for hit, wanted, score in zip(hits, ids, scores, strict=True):
         assert hit.id == wanted or min(abs(score - s) for i, s in zip(ids, scores, strict=True) if i != wanted) < 2e-3
 
@@ -119,7 +119,7 @@ def test_rankings_are_fused_while_the_index_changes(tmp_path, monkeypatch, depth
             index.merge()
             assert index.n_segments == 1
             assert index.verify() == []
-    assert kept == before  # also when its neighbours are others
+    assert kept == before  # merging changes no score
     assert "embeddings.arrow" in index.file_sizes()
 
 
@@ -300,7 +300,7 @@ def test_sums_of_the_widest_vectors_fit_into_32_bits(tmp_path):
     assert found == pytest.approx([-width], rel=1e-3)
 
 
-def test_by_default_texts_are_searched_by_both_vectors(spread):
+def test_by_default_texts_are_searched_with_both_vectors(spread):
     index, sharded = spread
     texts = ["heat jet", "turned shock", "plate"]
     both = [index.search(text, 5, mode="hybrid") for text in texts]
@@ -314,7 +314,7 @@ def test_by_default_texts_are_searched_by_both_vectors(spread):
         assert one.search({"heat": 1.0}, 5) == one.search({"heat": 1.0}, 5, mode="sparse")
         assert one.search(texts[0], 5, sort="n") == one.search(texts[0], 5, sort="n", mode="sparse")
         assert one.similar("4", 5) == index.similar("4", 5, mode="hybrid")
-        assert one.search("qwrt psdf") == []  # words that no document has
+        assert one.search("qwrt psdf") == []  # no document has these words, so nothing is found
         assert one.search_batch(["heat jet", "qwrt"], 5) == [both[0], []]
         assert len(one.search("qwrt", mode="dense")) == 10
         assert one.explain("qwrt psdf", "4#0").dense is None
@@ -352,7 +352,26 @@ def test_a_server_searches_in_hybrid_mode(tmp_path):
     assert (told["dense"], told["score"]) == (mine.to_dict()["dense"], mine.score)
 
 
-# --- with options of results ------------------------------------------------------------------------------------------
+def test_a_server_counts_the_dense_vector_of_a_query_as_encoding(tmp_path, monkeypatch):
+    from lsr.index.serve import schemas, service
+    from lsr.index.serve.settings import ServeSettings
+    from lsr.index.serve.thread_pool import Deadline
+
+    clock, encode = [0.0], DenseBM25.encode_dense
+
+    def a_second(*args, **how):
+        clock[0] += 1
+        return encode(*args, **how)
+
+    index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True)
+    monkeypatch.setattr(DenseBM25, "encode_dense", a_second)
+    monkeypatch.setattr(service.time, "perf_counter", lambda: clock[0])
+    asked = schemas.Search.model_validate_json('{"query": "wing jet"}', context=ServeSettings())
+    found = service.Served("idx", index, ServeSettings()).search(asked, Deadline(60))
+    assert found["took"] == {"encode_ms": 1000.0, "search_ms": 0.0}
+
+
+# --- with search options ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense"])
@@ -425,7 +444,7 @@ HOW = {
 
 @pytest.fixture(scope="module")
 def spread(tmp_path_factory):
-    """The same documents, cut into passages, in one index and over shards of different sizes, with deletions."""
+    """One index and a sharded one with the same documents, cut into passages, with deletions."""
     folder = tmp_path_factory.mktemp("spread")
     given = [doc | {"n": int(doc["_id"]) % 7} for doc in documents(130, 3)]
     index = Index.build(folder / "one", given, encoder=DenseBM25(), hybrid=True, passages=Passages(3))
@@ -445,7 +464,7 @@ def told_of(hits):
 @pytest.mark.parametrize("mode", ["hybrid", "dense"])
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("candidates", [100, 4])
-def test_shards_on_many_machines_find_the_same(spread, monkeypatch, mode, how, candidates):
+def test_sharded_results_equal_those_of_one_index(spread, monkeypatch, mode, how, candidates):
     monkeypatch.setattr(hybrid_search, "_CANDIDATES", candidates)
     index, sharded = spread
     given = dict(HOW[how])
@@ -463,7 +482,7 @@ def test_shards_on_many_machines_find_the_same(spread, monkeypatch, mode, how, c
         assert told_of(near[1]) == told_of(near[0])
 
 
-def test_shards_without_dense_vectors_say_so(tmp_path):
+def test_shards_without_dense_vectors_are_reported(tmp_path):
     Index.build(tmp_path / "idx", documents(9), encoder=DenseBM25())
     reshard_index(tmp_path / "idx", tmp_path / "shards", 2)
     with ShardedIndex.open(tmp_path / "shards", encoder=DenseBM25()) as sharded:
@@ -488,7 +507,7 @@ def test_shards_take_dense_vectors_of_queries(spread):
     assert batches[0] == batches[1]
 
 
-def test_what_is_like_a_document_by_its_dense_vector(tmp_path):
+def test_documents_similar_by_dense_vector(tmp_path):
     given = documents(30)
     index = Index.build(tmp_path / "idx", given, encoder=DenseBM25(), hybrid=True)
     own = rounded(DenseBM25().encode_dense([doc["text"] for doc in given]))
@@ -527,7 +546,7 @@ def test_explanations_add_up_to_the_score(spread, mode, how):
 
 
 def test_a_dense_part_below_zero_is_shown(tmp_path):
-    """Otherwise the shares of the words seem to be more than the whole."""
+    """Without it, the shares of the words would add up to more than 100 %."""
     index = Index.build(tmp_path / "idx", documents(40), encoder=DenseBM25(), hybrid=True)
     why = index.search("wing lift", 1, mode="hybrid")[0].explain()
     for share, limit, shown in ((-0.3, 5, True), (-0.001, 1, False)):
@@ -548,6 +567,15 @@ def test_the_dense_part_is_shown_beside_the_words(tmp_path):
     alone = index.search("wing lift", 1, mode="dense")[0].explain()
     assert alone.words() == "dense vector 100%"
     assert alone.dense.z is None
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
+def test_the_id_of_a_document_that_is_cut_explains_the_passage_that_is_found(spread, mode):
+    for one in spread:
+        for hit in one.search("wing lift", 12, mode=mode):
+            assert one.explain("wing lift", hit.id, mode=mode) == hit.explain()
+        with pytest.raises(DataError, match="no document has the id 'gone'"):
+            one.explain("wing lift", "gone", mode=mode)
 
 
 def test_a_document_is_explained_with_its_nearest_passage(spread):

@@ -1,4 +1,4 @@
-"""Index: built from all sources, searched with all kinds of queries, explained term by term."""
+"""Index: it is built from all sources, searched with all kinds of queries, and explains scores term by term."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def index(tmp_path):
     return Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25")
 
 
-# --- built from -------------------------------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------------------------------
 
 
 def test_all_sources_of_texts_give_the_same_index(tmp_path, index):
@@ -157,7 +157,7 @@ def test_whole_weights_are_exact_and_others_within_max_error(tmp_path):
         assert abs(hit.score - exact[hit.doc]) <= 7 * index.max_error
 
 
-# --- searched ---------------------------------------------------------------------------------------------------------
+# --- searching --------------------------------------------------------------------------------------------------------
 
 
 def test_text_tokens_and_vectors_give_the_same_hits(index):
@@ -217,7 +217,7 @@ def test_hits_carry_their_document(index):
     assert "wing" in repr(hit)
 
 
-# --- explained --------------------------------------------------------------------------------------------------------
+# --- explanations -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
@@ -230,7 +230,7 @@ def test_contributions_sum_to_the_score_and_spans_point_at_the_words(tmp_path, i
         assert sum(c.share for c in explanation) == pytest.approx(1)
         assert [c.score for c in explanation] == sorted((c.score for c in explanation), reverse=True)
         for c in explanation:
-            assert c.score == pytest.approx(c.query_weight * c.impact, rel=1e-5)  # weights are rounded
+            assert c.score == pytest.approx(c.query_weight * c.impact, rel=1e-5)  # query_weight and impact are rounded
             assert c.kind == ("match" if c.impact else "missing")
             for start, end in c.spans:
                 assert explanation.content[start:end].lower().startswith(c.token)
@@ -336,7 +336,7 @@ def test_only_keeps_the_given_queries(index, tmp_path):
     assert (queries.ids, queries.texts) == (["q1", "q3"], ["flat", "flat"])
 
 
-# --- opened -----------------------------------------------------------------------------------------------------------
+# --- opening ----------------------------------------------------------------------------------------------------------
 
 
 def test_opening_hashes_no_large_file(tmp_path, monkeypatch):
@@ -370,7 +370,7 @@ part = maps[maps.index("postings.arrow"):]
 print(re.search(r"Rss: +(\\d+) kB", part).group(1))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "idx"], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2000  # kB in memory; the file has 19,000
+    assert int(done.stdout) < 2000  # kB in memory; the file has 19,000 kB
 
 
 def test_many_processes_open_and_search_the_same_index(index):
@@ -400,7 +400,7 @@ def test_an_open_index_works_while_it_is_replaced(index):
     assert len(Index.open(index.path)) == 1
 
 
-def test_opening_while_the_index_is_replaced_gives_one_or_the_other(index):
+def test_opening_while_the_index_is_replaced_gives_the_old_or_the_new_one(index):
     def replace():
         for size in (1, 4) * 8:
             Index.build(index.path, DOCUMENTS[:size], encoder="bm25", overwrite=True)

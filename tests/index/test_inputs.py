@@ -1,4 +1,4 @@
-"""Queries and documents of any type: read once, recognized, or refused by name."""
+"""Queries and documents of any type: iterables are read once, and unknown types are refused by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCS = [
 
 
 class Once:
-    """An iterable that isn't an iterator, but can be read only once."""
+    """An iterable that can be read only once, although it isn't an iterator."""
 
     def __init__(self, items):
         self._items = iter(items)
@@ -30,7 +30,7 @@ class Once:
 
 
 class Generated:
-    """The same, with a new iterator object each time."""
+    """Like Once, but each call of iter() returns a new iterator object."""
 
     def __init__(self, items):
         self._items = iter(items)
@@ -92,7 +92,7 @@ def test_a_query_may_be_a_row_of_a_file(index):
     assert ids(index.search(query)) == ["a"]
     assert [ids(hits) for hits in index.search_batch([query, "dogs"])] == [["a"], ["b"]]
     assert index.explain(query, "a").contributions[0].token == "cat"
-    assert ids(index.search({"text": 1.5})) == ["c"]  # a token and its weight
+    assert ids(index.search({"text": 1.5})) == ["c"]  # {token: weight}, although "text" is also a key of rows
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_an_exception_rolls_the_block_back(path):
     with pytest.raises(DataError, match="'b'"):
         change(path, lambda index: index.add(NEW), lambda index: index.add(NEW))
     assert len(Index.open(path)) == 1
-    change(path, lambda index: index.add(NEW))  # and nobody holds the lock
+    change(path, lambda index: index.add(NEW))  # the lock was released, so another writer succeeds
     assert len(Index.open(path)) == 2
 
 
@@ -67,7 +67,7 @@ def test_closing_with_uncommitted_changes_warns(path):
     ) as told:
         index.close()
     assert told[0].filename == __file__
-    index.close()  # told once
+    index.close()  # a second close doesn't warn again
 
 
 def test_dropping_an_index_with_uncommitted_changes_warns(path):

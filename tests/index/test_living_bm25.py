@@ -1,4 +1,4 @@
-"""BM25 over a living index: after any history, results and scores equal those of a new index of the same documents."""
+"""BM25 in an index that changes: after any history, results equal those of a new index of the same documents."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def found(index, queries=QUERIES):
 
 
 def anew(documents, folder, **how):
-    """A new index of the present documents in their order."""
+    """Build a new index of {id: text}, in that order."""
     rows = [{"_id": doc_id, "text": text} for doc_id, text in documents.items()]
     return Index.build(folder, rows, encoder="bm25", **how)
 
 
 def live(index, history, path):
-    """Applies a history to the index, and to a dictionary of the committed documents in order."""
+    """Apply a history of changes to an index and to a dict {id: text}; return both."""
     committed, now = {}, {}
     for step, names, text in history:
         there = [name for name in names if name in now]
@@ -201,12 +201,12 @@ def test_each_passage_counts_as_a_document(tmp_path):
     assert [hit.passage for hit in index.search("heat")] == ["a#1"]
 
 
-# --- vectors in and out
+# --- exported and imported vectors
 
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory):
-    """An index with a history, and a new one of the same documents."""
+    """An index that was changed after it was built, and its folder."""
     folder = tmp_path_factory.mktemp("lived")
     index = anew({"a": "wing flow", "b": "heat plate", "gone": "flow flow"}, folder / "idx")
     index.add([{"_id": "c", "text": "zebra wing"}, {"_id": "d", "text": "zebra zebra before the flow"}])
@@ -219,7 +219,7 @@ ASKED = ["zebra wing", "before the flow", "heat"]
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "ciff", "ndjson"])
-def test_exported_vectors_score_as_the_index(lived, ending, tmp_path):
+def test_exported_vectors_give_the_scores_of_the_index(lived, ending, tmp_path):
     index, _ = lived
     convert(index_vectors(index), tmp_path / f"out.{ending}")
     again = Index.build(tmp_path / "again", read_vectors(tmp_path / f"out.{ending}"))
@@ -236,7 +236,7 @@ def test_exported_vectors_score_as_the_index(lived, ending, tmp_path):
         assert [hit.id for hit in again.search("gnu")] == ["e"]
 
 
-def test_the_encoder_of_an_index_has_its_present_words(lived):
+def test_the_encoder_of_an_index_knows_added_words(lived):
     index, folder = lived
     encoder = open_encoder(str(folder / "idx"), {})
     assert encoder.encode_query(ASKED) == index.encoder.encode_query(ASKED)
@@ -286,7 +286,7 @@ def test_feedback_weighs_terms_by_their_rarity(tmp_path):
     assert [hit.id for hit in index.search(query, 2)] == ["a", "b"]
 
 
-# --- beside a model, and on the command line
+# --- with a model, and on the command line
 
 
 def test_the_lexical_half_of_a_model_learns_words_too(tmp_path):

@@ -1,4 +1,4 @@
-"""Identity and lock of an index: with other working folders, replaced folders, and interruptions at any point."""
+"""Identity and lock of an index, after a change of the working folder, a moved index, or an interruption."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ ENCODER.fit([d["text"] for d in DOCUMENTS])
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A read-only index."""
+    """An index that tests must not change."""
     return Index.build(tmp_path_factory.mktemp("kept") / "idx", DOCUMENTS, encoder=ENCODER).path
 
 
 @pytest.fixture
 def path(tmp_path, kept):
-    """A copy of it."""
+    """A copy that the test may change."""
     return shutil.copytree(kept, tmp_path / "idx")
 
 
@@ -44,7 +44,7 @@ def kinds(path):
     return sorted(p.name.split("-")[0] for p in path.iterdir() if p.name not in (".lock", ".merging"))
 
 
-# --- where it lies ----------------------------------------------------------------------------------------------------
+# --- paths ------------------------------------------------------------------------------------------------------------
 
 
 def test_relative_paths_are_resolved_when_given(tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_relative_paths_are_resolved_when_given(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["idx"]
 
 
-# --- which one it is --------------------------------------------------------------------------------------------------
+# --- identity ---------------------------------------------------------------------------------------------------------
 
 
 def test_another_index_at_the_same_path_is_detected(path, tmp_path):
@@ -93,7 +93,7 @@ def test_another_index_at_the_same_path_is_detected(path, tmp_path):
         with pytest.raises(IndexFormatError, match=f"^{path}: another index has replaced"):
             change()
     other = Index.open(path)
-    other.delete("d1")  # its lock isn't ours
+    other.delete("d1")  # `index` only holds the lock of the moved folder
     assert (len(index), len(idle), index.pending) == (20, 20, True)
     index.rollback()
     other.rollback()
@@ -104,7 +104,7 @@ def test_another_index_at_the_same_path_is_detected(path, tmp_path):
         idle.refresh()
     (tmp_path / "moved").rename(path)
     assert not idle.refresh()
-    idle.delete("d1")  # which removes what the other one left behind
+    idle.delete("d1")  # this writer also removes leftovers of the lost change
     idle.commit()
     assert len(Index.open(path)) == 19
     assert idle.verify() == []
@@ -181,7 +181,7 @@ def test_two_objects_in_one_process_lock_like_two_processes(path):
     assert (len(one), one.stale, one.refresh(), one.stale, len(one)) == (19, True, True, False, 18)
 
 
-def test_a_refresh_overtaken_by_a_commit_does_not_go_back(path, monkeypatch):
+def test_a_commit_during_a_refresh_is_not_undone(path, monkeypatch):
     index, other = Index.open(path), Index.open(path)
     other.delete("d1")
     other.commit()
@@ -201,14 +201,14 @@ def test_a_refresh_overtaken_by_a_commit_does_not_go_back(path, monkeypatch):
     assert (len(index), index.stale) == (18, False)
 
 
-# --- interrupted ------------------------------------------------------------------------------------------------------
+# --- interruptions ----------------------------------------------------------------------------------------------------
 
 _PACKAGE = Path(writing.__file__).parents[1]
 _NEW = [{"_id": "new0", "text": "wing"}, {"_id": "d5", "text": "flow"}, {"_id": "new1", "text": "flow"}]
 
 
 class _Interrupted:
-    """Raises KeyboardInterrupt before the n-th executed line of lsr.index; `lines` counts them."""
+    """Raises KeyboardInterrupt before the n-th executed line of lsr.index; `lines` counts the executed lines."""
 
     def __init__(self, at):
         self.at, self.lines = at, 0
@@ -234,7 +234,7 @@ class _Interrupted:
 
 
 def _after_an_interrupt(path, kept, at, then):
-    """Interrupt a commit at a line, then write with another object and with this one; returns the number of lines."""
+    """Interrupt a commit before its n-th line, then write with two objects; return the number of executed lines."""
     shutil.rmtree(path)
     shutil.copytree(kept, path)
     old = [d["_id"] for d in DOCUMENTS]
@@ -257,7 +257,7 @@ def _after_an_interrupt(path, kept, at, then):
     {"commit": index.commit, "roll back": index.rollback, "close": index.close, "go on": lambda: None}[then]()
     ids = list(Index.open(path).documents.all_ids())
     assert ids == new or (ids == old and then != "commit"), ids
-    other.update([{"_id": "theirs", "text": "wing"}])  # the lock was given up
+    other.update([{"_id": "theirs", "text": "wing"}])  # the lock was released
     other.commit(merge=False)
     index.delete("d1")
     index.commit(merge=False)
@@ -269,7 +269,7 @@ def _after_an_interrupt(path, kept, at, then):
 
 
 def test_an_interrupted_commit_is_atomic_and_loses_no_other(path, kept, monkeypatch):
-    """Ctrl-C before a line of a commit, mostly one of the last, where the lock is released."""
+    """Ctrl-C before a random line of a commit, or one of its last lines, where the lock is released."""
     monkeypatch.setattr(os, "fsync", int)
     lines = _after_an_interrupt(path, kept, 0, "close")
     rng = np.random.default_rng(int(os.environ.get("LSR_SEED", "0")))
@@ -284,7 +284,7 @@ def test_an_interrupted_commit_is_atomic_and_loses_no_other(path, kept, monkeypa
 
 @pytest.mark.parametrize("what", ["update", "delete"])
 def test_an_interrupted_change_is_complete_or_rolled_back(path, monkeypatch, what):
-    """Ctrl-C within a second change: both can be committed completely, or only rolled back."""
+    """Ctrl-C during a second change: afterwards both changes can be committed as a whole, or must be rolled back."""
     monkeypatch.setattr(os, "fsync", int)
     rng, until = np.random.default_rng(0), time.monotonic() + float(os.environ.get("LSR_LONG_TESTS", "1"))
     index, lines = Index.open(path), 0
@@ -317,7 +317,7 @@ def test_an_interrupted_change_is_complete_or_rolled_back(path, monkeypatch, wha
             break
 
 
-def test_a_lock_is_released_if_its_taker_is_interrupted(path, monkeypatch):
+def test_a_lock_is_released_if_taking_it_is_interrupted(path, monkeypatch):
     index = Index.open(path)
     with monkeypatch.context() as patch:
         patch.setattr("lsr.index.storage.transaction._note_holder", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))

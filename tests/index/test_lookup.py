@@ -1,4 +1,4 @@
-"""Documents by id, iteration and counts: for one index, for shards opened as one index, and for a ShardedIndex."""
+"""Documents by id, iteration and counts: of one index, of shards opened as one index, and of a ShardedIndex."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_iteration(index):
     assert list(index) == [stored(i) for i in range(12)]
 
 
-def test_iteration_asks_shards_in_pieces(built, monkeypatch):
+def test_iteration_reads_shards_in_batches(built, monkeypatch):
     monkeypatch.setattr("lsr.index.distributed.sharded_index._STORED", 2)
     assert list(built["sharded"]) == [stored(i) for i in range(12)]
 
@@ -116,7 +116,7 @@ def test_upsert_returns_what_changed(tmp_path):
     index.rollback()
 
 
-def test_async_calls_equal_the_others(built):
+def test_async_calls_give_the_same_results(built):
     async def ask():
         index = AsyncIndex(built["one"])
         return (
@@ -129,7 +129,7 @@ def test_async_calls_equal_the_others(built):
     assert [hit.id for hit in like] == [hit.id for hit in built["one"].similar("d1", 2)]
 
 
-# --- what is like a document ------------------------------------------------------------------------------------------
+# --- similar documents ------------------------------------------------------------------------------------------------
 
 
 def test_similar_is_a_search_without_the_document_itself(index, built):

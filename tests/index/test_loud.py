@@ -1,4 +1,4 @@
-"""A document with far larger weights loses precision itself; no other does, after building, adding or merging."""
+"""A document with far larger weights doesn't reduce the precision of others, after building, adding or merging."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def queries(rng, n=8):
 
 
 def found(index, vectors, k=10, **how):
-    """(id, score) of what each query finds."""
+    """For each query, the (id, score) of its hits."""
     return [[(hit.id, hit.score) for hit in index.search(vectors[i : i + 1], k, **how)] for i in range(len(vectors))]
 
 
@@ -34,7 +34,7 @@ def names(letter, n):
 
 
 def overlap(matrix, vectors, index, k=10):
-    """The share of the exact top that an index finds."""
+    """The share of the exact top k that an index finds."""
     exact = np.argsort(-vectors.dot(matrix), axis=1, kind="stable")[:, :k]
     hits = [[hit.doc for hit in index.search(vectors[i : i + 1], k)] for i in range(len(vectors))]
     return np.mean([len(set(a.tolist()) & set(b)) / k for a, b in zip(exact, hits, strict=True)])
@@ -62,7 +62,7 @@ def test_one_document_of_large_weights_costs_others_no_precision(tmp_path, how):
     assert first.score == pytest.approx(300, rel=0.005)
     if "clusters" in how:
         assert found(index, vectors, algorithm="clusters", guaranteed=100) == found(index, vectors)
-    # All ways to read a document agree with the scores.
+    # Explanations and stored vectors agree with the scores.
     explained = index.explain(SparseMatrix.from_rows([([3], [1.0])], N_TERMS), first.id)
     assert explained.score == pytest.approx(first.score, rel=1e-6)
     stored = index.document_vectors([first.doc]).row(0)
@@ -104,12 +104,12 @@ def test_merging_keeps_results(tmp_path_factory, parts, seed):
     assert index.max_error <= error
     masked = index.search(vectors[:1], 5, algorithm="blocks")
     assert [hit.score for hit in masked] == [score for _, score in before[0][0][:5]]
-    index.delete(list(index.documents.all_ids())[: len(index) // 2])  # masks over windows of several scales
+    index.delete(list(index.documents.all_ids())[: len(index) // 2])  # deletion masks over windows of several scales
     index.commit(merge=False)
     assert found(index, vectors, 9, algorithm="blocks") == found(index, vectors, 9, algorithm="exhaustive")
 
 
-def test_shifts_are_the_smallest_that_make_room():
+def test_shifts_are_as_small_as_possible():
     scale = 0.25
     largest = np.array([0, 1e-9, 1, 255, 255.4, 256, 510, 512, 2**20], np.float64) * scale
     shifts = shifts_of(largest.astype(np.float32), scale)
@@ -122,7 +122,7 @@ def test_a_few_documents_of_large_weights_get_their_own_scale():
     assert usual_largest(usual) == 3
     assert usual_largest(np.append(usual, np.float32(300))) == 3
     assert usual_largest(np.append(usual, np.full(20, 300, np.float32))) == 300
-    assert usual_largest(np.append(usual, np.float32(9))) == 9  # not worth it
+    assert usual_largest(np.append(usual, np.float32(9))) == 9  # too small a difference for its own scale
     assert usual_largest(np.append(usual, np.float32(3e38))) >= 3e38 / 2**60
     assert usual_largest(np.zeros(3, np.float32)) == 0
     assert usual_largest(np.array([3, 300], np.float32), np.array([128, 1])) == 3
@@ -152,8 +152,8 @@ def test_scores_of_very_different_query_weights_equal_explanations(tmp_path, lig
         assert [(h.id, h.score) for h in index.search(query, 4, algorithm=algorithm)] == [(h.id, h.score) for h in hits]
 
 
-def test_very_different_weights_add_up_alike_in_lists_and_dense_rows(tmp_path):
-    """A term may be a dense row in one window and a list in another: what is added first there changes no score."""
+def test_sums_of_very_different_weights_are_equal_in_lists_and_dense_rows(tmp_path):
+    """A term may be a dense row in one window and a list in another; the order of addition must not change scores."""
     rng = np.random.default_rng(3)
     document = (np.arange(5), np.array([1.0, 7.0, 3.0, 100.0, 255.0]))
     rows = [(document[0][1:], document[1][1:]) if rng.random() < 0.9 else ([7], [1.0]) for _ in range(300)]

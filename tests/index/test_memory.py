@@ -1,4 +1,4 @@
-"""Memory use depends on `memory=` and documented limits, never on what a file declares."""
+"""Memory use depends on `memory=` and documented limits, never on sizes that a file declares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsr.index.segment import reorder
 from lsr.index.segment.reorder import document_order, reduce_documents
 from lsr.io.open_vectors import read_vectors
 
-# Far less than the vocabulary, or the values, would take.
+# Allows 512 MB more memory than is in use; an array over the vocabulary of 2**31 terms would take 2 GB or more.
 LIMITED = """
     import resource, sys
     import numpy as np
@@ -35,7 +35,7 @@ LIMITED = """
         index.document_vectors([1, 2])
         index.explain(matrix[7:8], "7")
 
-    use(sys.argv[1] + "/first")  # compiles
+    use(sys.argv[1] + "/first")  # compiles the kernels before memory is limited
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29),) * 2)
     use(sys.argv[1] + "/second")

@@ -1,4 +1,4 @@
-"""Background merges: no call waits for them, changes meanwhile are kept, and no files are left behind."""
+"""Background merges: calls don't wait for them, changes made meanwhile are kept, and no files are left behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rows(n, seed=0):
 
 
 def added(index, first, n, **settings):
-    """Add documents of the ids first … first + n - 1, and commit."""
+    """Add n documents with the ids first, first + 1, …, and commit."""
     index.add(rows(n, first), ids=[str(i) for i in range(first, first + n)])
     index.commit(**settings)
 
@@ -50,7 +50,7 @@ class Gate:
     def __call__(self, *args):
         merged = merging.merge_aside(*args)
         self.reached.set()
-        assert self.opened.wait(600)  # kernels may have to be compiled meanwhile
+        assert self.opened.wait(600)  # long, because kernels may have to be compiled first
         return merged
 
 
@@ -74,7 +74,7 @@ def until(condition):
 
 
 def require_whole(index, n_segments):
-    """Check that the index is intact, with a number of segments and no other files."""
+    """Check that the index is intact and has `n_segments` segments and no leftover files."""
     assert index.verify() == []
     assert Index.open(index.path).n_segments == n_segments
     left = [p.name.split("-")[0] for p in index.path.iterdir() if not p.name.startswith(".")]
@@ -87,7 +87,7 @@ def test_changes_during_a_merge_are_kept(index, gate):
     gate.reached.wait(60)
     index.delete(["0", "11", "29"])
     index.update(rows(1, 99), ids=["12"])
-    added(index, 30, 5)  # nobody waits for the merge
+    added(index, 30, 5)  # doesn't wait for the merge
     assert index.n_segments == 4
     expected = found(index)
     assert found(Index.open(index.path)) == expected
@@ -121,7 +121,7 @@ def test_pending_changes_are_not_disturbed(index, gate, end):
     until(lambda: index._changes._merging._waiting)
     assert (index.n_segments, found(index)) == (3, before)
     getattr(index, end)()
-    if end == "commit":  # lets what waits have its turn
+    if end == "commit":  # then the waiting merge is installed
         assert index.n_segments == 2
         assert len(index) == 32
     index.close()
@@ -136,7 +136,7 @@ def test_a_merge_waits_for_another_writer_except_at_exit(index, gate):
     other.delete(["7"])
     gate.opened.set()
     until(lambda: index._changes._merging._waiting)
-    index.close()  # gives up: somebody else writes, perhaps for long
+    index.close()  # gives up, because another writer may hold the lock for long
     assert index.n_segments == 3
     other.commit()
     require_whole(other, 3)
@@ -178,7 +178,7 @@ def test_only_one_process_merges(index, gate):
     index.merge(background=True)
     gate.reached.wait(60)
     assert other.merge(background=True)
-    other.close()  # at once: somebody is at it
+    other.close()  # doesn't wait, because another process merges
     assert other.n_segments == 3
     gate.opened.set()
     index.close()
@@ -202,7 +202,7 @@ def test_commits_merge_by_the_policy(tmp_path, monkeypatch):
 def test_commits_merge_the_newest_segments_if_too_many_gather(index, gate, monkeypatch):
     monkeypatch.setattr(writing, "MOST", 12)
     index.merge(background=True)
-    gate.reached.wait(60)  # and is at it all the time
+    gate.reached.wait(60)  # this merge runs during the whole test
     most = 0
     for i in range(30, 80):
         added(index, i, 1)
@@ -272,7 +272,7 @@ def test_a_failed_merge_is_logged_reported_and_harmless(index, monkeypatch, capl
     assert "merging in the background failed" in caplog.text
     assert found(index) == before
     require_whole(index, 3)
-    index.merge(background=True)  # there is room again
+    index.merge(background=True)  # now the disk has room again
     index.close()
     require_whole(index, 1)
 
@@ -312,7 +312,7 @@ def test_exit_waits_for_merges_but_not_for_uncommitted_changes(index, python, le
     assert (code, out, error) == (0, "3\n", "")
     index.refresh()
     assert len(index) == 30
-    index.delete(["absent"])  # a writer, who sweeps
+    index.delete(["absent"])  # a writer removes leftovers
     require_whole(index, n_segments)
 
 
@@ -344,7 +344,7 @@ def test_a_lock_may_be_released_by_another_thread(index):
 
 
 def test_a_writer_waits_briefly_for_a_commit(index):
-    """Installing a merge, or a commit, takes a moment, during which other writers wait."""
+    """Other writers wait, because a commit or the installation of a merge holds the lock only briefly."""
     held = Transaction(index.path)
     other = threading.Timer(0.2, held.close)
     other.start()

@@ -1,4 +1,4 @@
-"""Search options give the same results as plain Python on the whole ranking, over any segments and shards."""
+"""Search options give the results of plain Python on the whole ranking, for any number of segments and shards."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def pairs(hits):
 
 
 def ranking(index, query, **settings):
-    """All documents that match."""
+    """(id, score) of all documents that match."""
     return pairs(index.search(query, N, **settings))
 
 
@@ -126,7 +126,7 @@ def test_sort(index, sort):
             expected = sorted(expected, key=lambda pair: pair[1], reverse=down)
             continue
         there = [pair for pair in expected if name in DOCS[pair[0]]]
-        # Python keeps equal ones in their order when it reverses, too.
+        # With reverse=True, Python's sort keeps the order of equal documents, too.
         there.sort(key=lambda pair, name=name: DOCS[pair[0]][name], reverse=down)
         expected = there + [pair for pair in expected if name not in DOCS[pair[0]]]
     assert pairs(index.search("wing jet", 20, sort=sort)) == expected[:20]
@@ -148,7 +148,7 @@ def test_boosts_by_a_number(index, k, weight):
 
 
 def in_title(index, query, factor):
-    """{id: factor} of all documents, from explanations."""
+    """{id: factor} of all documents that match, from their explanations."""
 
     def of(why):
         title = sum(part.score for part in why if any(end <= why.title_length for _, end in part.spans))
@@ -362,7 +362,7 @@ def test_unknown_names_are_refused(index):
         (("text", "stars"), ("text", "stars")),
     ],
 )
-def test_hits_come_with_the_fields_that_were_asked_for(index, fields, shown):
+def test_hits_have_the_requested_fields(index, fields, shown):
     whole = index.search("wing jet", 20)
     found = index.search("wing jet", 20, fields=fields)
     assert pairs(found) == pairs(whole)
@@ -396,7 +396,7 @@ def test_columns_within_objects(tmp_path):
         metadata("texts")
 
 
-def test_fields_that_are_no_columns(index):
+def test_unknown_fields_are_refused(index):
     with pytest.raises(DataError, match="fields: there is no column 'strs'"):
         index.search("wing", fields=["strs"])
     with pytest.raises(ValueError, match="fields takes columns, got"):
@@ -517,7 +517,7 @@ def passages(tmp_path_factory):
 
 
 def of_passages(index, query, meets=lambda text: True, factor=lambda metadata: 1.0):
-    """Documents by the best of their matching passages; boosts are those of that passage."""
+    """Documents ranked by their best matching passage; the boost of a document is the boost of this passage."""
     terms, weights = index.query_vectors([query]).row(0)
     best = {}
     for doc, score in zip(*index.searcher.search(terms, weights, 10_000), strict=True):
@@ -581,7 +581,7 @@ def every_passage(index, query):
 
 
 @pytest.mark.parametrize("k", [1, 7, 500])
-def test_passages_are_hits_of_their_own(passages, cut, k):
+def test_passages_can_be_separate_hits(passages, cut, k):
     every = every_passage(passages, "wing jet")
     assert len({doc_id for doc_id, *_ in every}) < len(every) < 500
 
@@ -612,7 +612,7 @@ def test_passages_are_hits_of_their_own(passages, cut, k):
     assert [len(one[3]) for one in reranked] == [len(one[3]) for one in best[:k]]
 
 
-def test_passages_are_found_or_not(cut):
+def test_passages_must_be_true_or_false(cut):
     with pytest.raises(ValueError, match="passages must be true or false, got 3"):
         cut.search("wing", passages=3)
 

@@ -1,4 +1,4 @@
-"""The order of storage: a permutation, the same on any number of threads, with similar documents side by side."""
+"""The storage order is a permutation, doesn't depend on threads, and puts similar documents side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsr.index.segment.reorder import Reduced, document_order, reduce_documents
 
 @pytest.fixture(scope="module", params=[0, 1 << 18], ids=["clusters", "bisection"], autouse=True)
 def ordering(request):
-    """Documents are clustered first, or not."""
+    """Run every test with and without clustering documents before the bisection."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reorder, "_CLUSTERED_FROM", request.param)
         yield request.param
@@ -26,7 +26,7 @@ def reduced(rows, n_terms):
 
 
 def clustered_rows(rng, n_clusters, size):
-    """Documents by cluster: 10 of the cluster's own 14 terms and 4 of all, the own ones the heaviest."""
+    """Documents in the order of their clusters. Each has 10 of its cluster's 14 terms, then 4 lighter random terms."""
     n_terms = n_clusters * 14
     return [
         np.concatenate((cluster * 14 + rng.permutation(14)[:10], rng.integers(0, n_terms, 4)))
@@ -36,7 +36,7 @@ def clustered_rows(rng, n_clusters, size):
 
 
 def pairs(rows, order, block=128):
-    """How many different terms the blocks of an order have, summed up."""
+    """The number of distinct terms in each block, summed over all blocks of an order."""
     return sum(
         len(np.unique(np.concatenate([rows[i] for i in order[at : at + block]]))) for at in range(0, len(order), block)
     )
@@ -86,7 +86,7 @@ def test_the_order_does_not_depend_on_threads():
     assert orders[0] == orders[1] == orders[2]
 
 
-def test_equal_documents_have_an_order():
+def test_the_order_of_equal_documents_is_a_permutation():
     order = document_order(reduced([np.array([1, 2])] * 1000, 3))
     assert np.sort(order).tolist() == list(range(1000))
 
@@ -95,8 +95,8 @@ def test_reducing_keeps_the_heaviest_informative_terms():
     rng = np.random.default_rng(2)
     n_docs, n_terms = 2000, 3000
     rows = [np.sort(rng.choice(n_terms - 2, 40, replace=False)) for _ in range(n_docs)]
-    rows = [np.append(row, n_terms - 2) for row in rows]  # a term that all documents have
-    rows[5] = np.append(rows[5], n_terms - 1)  # and one that a single document has
+    rows = [np.append(row, n_terms - 2) for row in rows]  # a term of all documents
+    rows[5] = np.append(rows[5], n_terms - 1)  # a term of a single document
     weights = [rng.permutation(len(row)).astype(np.float32) + 1 for row in rows]
     terms = np.concatenate(rows).astype(np.uint32)
     df = np.bincount(terms, minlength=n_terms)

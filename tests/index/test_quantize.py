@@ -1,4 +1,4 @@
-"""Impacts have a bounded error, lose no terms, keep whole weights exact, and their sums fit int32."""
+"""Impacts have a bounded error, never drop a term and keep whole weights exact; their sums fit int32."""
 
 from __future__ import annotations
 

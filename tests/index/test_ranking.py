@@ -1,4 +1,4 @@
-"""Selecting and sorting equal numpy's order: descending scores, equal ones by document."""
+"""Selecting and sorting give numpy's order: by descending score, then by document number."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def test_the_first_threshold_is_reached_by_k_documents(n, distinct):
     accumulator[:n] = np.random.default_rng(n).integers(0, distinct, n)
     least = seed(space_of(accumulator, 2 * k + 64), n, k, np.int32(1))
     assert least == 1 or (accumulator >= least).sum() >= k
-    assert least > 1 or distinct == 2  # with many different scores a guess must succeed
+    assert least > 1 or distinct == 2  # with many distinct scores, a threshold must be found
 
 
 @pytest.mark.parametrize("order", [[], list(range(1999, -1, -1))], ids=["as given", "reversed"])
 def test_collecting_clears_the_accumulator_and_keeps_ties_by_number(order):
     accumulator = np.zeros(WINDOW, np.int32)
     accumulator[:1000] = 7
-    accumulator[1000:1024] = 9  # behind the last document: never a hit
+    accumulator[1000:1024] = 9  # after the last document, so never a hit
     space = space_of(accumulator, 70)
     windows = np.zeros((1, WINDOW_COLUMNS), np.int64)
     windows[0, ORDER_AT] = 0 if order else -1

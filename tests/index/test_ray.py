@@ -1,4 +1,4 @@
-"""Shards as actors of a real Ray cluster give the results of one index, even while machines are lost."""
+"""Shards as actors of a real Ray cluster give the results of one index, even if a machine is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}", "n": i} fo
 
 @pytest.fixture(scope="module")
 def ties(tmp_path_factory):
-    """Small whole weights: many documents of one score."""
+    """One index and its shards; with small whole weights, many documents have equal scores."""
     rng = np.random.default_rng(0)
     dense = rng.integers(1, 3, (N_DOCS, N_TERMS)) * (rng.random((N_DOCS, N_TERMS)) < 0.1)
     folder = tmp_path_factory.mktemp("ties")
@@ -40,7 +40,7 @@ def ties(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def twice(ray_cluster, ties):
-    """(one index, the shards with two replicas each)"""
+    """(one index, a ShardedIndex of the same documents with two replicas per shard)"""
     with ShardedIndex.open(ties[1], ray=ray_cluster.address, replicas=2, cpus=0.2, hedge_after=0.3) as index:
         yield ties[0], index
 
@@ -66,7 +66,7 @@ def actors(index, shard):
 
 @contextmanager
 def stopped(pid):
-    """A stopped process, which exists but doesn't answer."""
+    """Stop a process with SIGSTOP: it exists, but doesn't answer."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -90,7 +90,7 @@ def test_replicas_of_a_shard_are_on_different_machines(twice):
     assert len(set.union(*nodes)) == 3
 
 
-def test_replicas_are_placed_evenly_and_apart():
+def test_replicas_are_spread_evenly_over_machines():
     nodes = {"a": 4.0, "b": 4.0, "c": 2.0}
     placed = place(5, 2, nodes)
     assert all(len(set(of_shard)) == 2 for of_shard in placed)
@@ -99,7 +99,7 @@ def test_replicas_are_placed_evenly_and_apart():
     assert place(1, 3, {"a": 1.0, "b": 1.0}) in ([["a", "b", "a"]], [["a", "b", "b"]])
 
 
-def test_texts_reasons_filters_and_changes(ray_cluster, tmp_path):
+def test_texts_explanations_filters_and_changes(ray_cluster, tmp_path):
     one = Index.build(tmp_path / "one", TEXTS, encoder="bm25")
     reshard_index(one.path, tmp_path / "shards", 2)
     with ShardedIndex.open(tmp_path / "shards", ray=ray_cluster.address, cpus=0.1) as index:
@@ -132,7 +132,7 @@ def test_a_hung_replica_is_overtaken(twice):
             assert [found(hits) for hits in index.search_batch(queries())] == expected
 
 
-def test_a_shard_without_an_answer_is_an_error_or_named(twice):
+def test_a_shard_that_does_not_answer_is_an_error_or_listed_as_missing(twice):
     one, index = twice
     expected = found(one.search(queries()[0], N_DOCS))
     kept = [hit for hit in expected if hit[0] < N_DOCS // 2]
@@ -150,7 +150,7 @@ def test_a_shard_without_an_answer_is_an_error_or_named(twice):
 
 
 def test_the_command_starts_a_local_cluster(ties, cluster_benchmark):
-    """It lives as long as the command."""
+    """The cluster stops with the command."""
     pytest.importorskip("ray")
     one, folder = ties
     command = [sys.executable, "-m", "lsr", "search", folder, "-k", "5", "--ray", "local", "--cpus", "0.1", "--queries"]
@@ -205,7 +205,7 @@ def test_killing_a_machine_loses_no_result(ray_cluster, cluster_benchmark, twice
         searches.wait_for(300)
     assert (searches.wrong, searches.missing) == ([], 0)
     assert searches.right == searches.answers >= 400
-    # What was lost is started again where there is room, and then the other replica may be lost, too.
+    # Ray starts the lost replica on another machine; after that, the other replica may be lost, too.
     for _ in range(600):
         with suppress(Exception):
             after = actors(index, 0)
@@ -213,7 +213,7 @@ def test_killing_a_machine_loses_no_result(ray_cluster, cluster_benchmark, twice
                 break
         time.sleep(0.1)
     else:
-        raise AssertionError("it was not started again elsewhere")
+        raise AssertionError("the replica wasn't started again on another machine")
     with stopped(next(pid for pid, _ in after if pid == before[1][0])):
         assert [found(hits) for hits in index.search_batch(queries())] == expected
 

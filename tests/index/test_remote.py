@@ -35,7 +35,7 @@ def answers(index):
 
 @pytest.fixture
 def fetched(monkeypatch):
-    """The names of files downloaded from here on."""
+    """The names of the files that are downloaded during the test."""
     names, real = [], Place.fetch
 
     def fetch(self, name, *args):
@@ -64,7 +64,7 @@ def test_cached_files_are_not_downloaded_again(uri, fetched, own_cache):
     Index.open(uri)
     assert fetched == []
     name = next(name for name in read_manifest(path)["files"] if name.endswith("postings.arrow"))
-    (path / name).write_bytes(bytes((path / name).stat().st_size))  # as many bytes, all wrong
+    (path / name).write_bytes(bytes((path / name).stat().st_size))  # the same size, but all bytes are wrong
     assert answers(Index.open(uri)) != []
     assert fetched == [name]
     fetched.clear()
@@ -172,7 +172,7 @@ def test_a_damaged_file_is_not_opened(uri, own_cache, damage, tmp_path):
     assert not list(own_cache.rglob("postings.arrow"))
     assert not list(own_cache.rglob(".fetched-*"))
     upload_index(tmp_path / "idx", uri, overwrite=True)
-    if damage == "changed":  # of its size, so nobody saw it; it is put there by hand
+    if damage == "changed":  # an upload compares sizes, so it keeps this file; the test replaces it
         Place(uri).write(name, content)
     assert answers(Index.open(uri)) != []
 

@@ -1,4 +1,4 @@
-"""Replicas: the first answer counts, failed and slow ones are replaced, lost shards are named, nothing hangs."""
+"""Replicas: the first answer counts, others replace failed or slow ones, lost shards are named, nothing hangs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEVER = Patience(hedge_after=60, time_limit=120)
 
 
 class Fake:
-    """Answers with its name or an error, or waits for permission."""
+    """A replica that answers with its name or an error; a slow one waits until the test lets it answer."""
 
     def __init__(self, name, error=None, slow=False):
         self.name, self.error, self.slow, self.asked = name, error, slow, []

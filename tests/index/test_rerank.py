@@ -1,4 +1,4 @@
-"""Re-rankers: pairs, lists and sentences, against plain Python; what they do is told; a server may have its own."""
+"""Re-rankers of pairs, lists and sentences: they give the order of plain Python, in all kinds of indexes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def length(query, texts):
 
 
 def longer(query, pairs):
-    """How likely the first is the better one; whatever comes first has a little more."""
+    """The probability that the first text is better: the longer one. The first of a pair has a small advantage."""
     return [0.9 if len(a) > len(b) else 0.6 if len(a) == len(b) else 0.2 for a, b in pairs]
 
 
@@ -47,7 +47,7 @@ def by_length(query, texts):
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
-def test_pairs_are_compared_both_ways_round(n):
+def test_pairs_are_compared_in_both_orders(n):
     chances = {(i, j): random.Random(i * 10 + j).random() for i in range(n) for j in range(n) if i != j}
 
     def prefers(query, pairs):
@@ -61,7 +61,7 @@ def test_pairs_are_compared_both_ways_round(n):
 
 
 @pytest.mark.parametrize("aggregator", ["greedy", "bradley-terry"])
-def test_a_third_of_the_pairs_makes_nearly_the_order(aggregator):
+def test_a_third_of_the_pairs_gives_nearly_the_same_order(aggregator):
     asked, strengths = [], [10 - i + 3 * (i % 3) for i in range(20)]
 
     def prefers(query, pairs):
@@ -73,7 +73,7 @@ def test_a_third_of_the_pairs_makes_nearly_the_order(aggregator):
     pairs = [(i, j) for i in range(20) for j in range(20) if strengths[i] > strengths[j]]
     right = sum(ranked.index(i) < ranked.index(j) for i, j in pairs) / len(pairs)
     assert right > 0.9
-    assert len(asked) == 20 * 7  # a third of 19, rounded up
+    assert len(asked) == 20 * 7  # a third of the 19 others, rounded up
 
 
 def test_how_pairs_are_chosen_is_checked():
@@ -96,7 +96,7 @@ def test_windows_bring_the_best_to_the_top(seed):
     scores = ListwiseReranker(order, window=window, step=step).scores("q", list(map(str, values)))
     assert sorted(scores) == list(range(1, n + 1))
     ranked = [values[i] for i in sorted(range(n), key=lambda i: -scores[i])]
-    sure = n if n <= window else window - step  # so many rise through all windows
+    sure = n if n <= window else window - step  # this many texts can rise through all windows
     assert ranked[:sure] == sorted(values, reverse=True)[:sure]
     assert max(sizes) <= window
 
@@ -113,7 +113,7 @@ def test_windows_bring_the_best_to_the_top(seed):
         (ListwiseReranker(lambda query, texts: ["first"]), "ListwiseReranker failed on 5 texts: ValueError"),
     ],
 )
-def test_one_that_fails_says_how(index, reranker, message):
+def test_a_failing_reranker_is_reported(index, reranker, message):
     with pytest.raises(RerankerError, match=re.escape(message)):
         index["Index"].search("wing", rerank=reranker)
 
@@ -124,7 +124,7 @@ def test_windows_have_to_overlap():
             ListwiseReranker(by_length, window=window, step=step)
 
 
-# --- what is scored ---------------------------------------------------------------------------------------------------
+# --- sentences --------------------------------------------------------------------------------------------------------
 
 
 def test_a_document_counts_by_its_best_sentence():
@@ -143,7 +143,7 @@ def test_a_document_counts_by_its_best_sentence():
     assert sentences[5] == ""
 
 
-# --- over all kinds of indexes ----------------------------------------------------------------------------------------
+# --- on all kinds of indexes ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def told(hits):
     ],
     ids=["pairs", "lists", "sentences", "lists of sentences"],
 )
-def test_all_kinds_rerank_alike(index, how):
+def test_all_kinds_of_indexes_rerank_equally(index, how):
     expected = told(index["Index"].search("wing", 3, **how))
     assert expected
     assert all(moved is not None for *_, moved, _ in expected)
@@ -181,7 +181,7 @@ def test_all_kinds_rerank_alike(index, how):
         assert told(index[kind].search("wing", 3, **how)) == expected
 
 
-def test_explanations_tell_of_the_sentence(index):
+def test_explanations_show_the_best_sentence(index):
     for one in index.values():
         hit = one.search("wing", 1, rerank=length, rerank_unit="sentence")[0]
         assert (hit.id, hit.moved.sentence) == ("b", "that is swept delays the shock wave")
@@ -202,7 +202,7 @@ def test_explanations_tell_of_the_sentence(index):
     ],
     ids=str,
 )
-def test_a_server_has_a_reranker_of_its_own(index, how):
+def test_a_server_can_have_its_own_reranker(index, how):
     query = "wing -rotor" if "syntax" in how else "wing"
     expected = index["Index"].search(query, 2, rerank=length, **how)
     found = index["Client"].search(query, 2, rerank=True, **how)
@@ -218,13 +218,13 @@ def test_a_server_has_a_reranker_of_its_own(index, how):
         assert told(index["Client"].similar("a", 2, rerank=True, **how)) == told(like)
 
 
-def test_explanations_in_an_answer_tell_of_it(index):
+def test_explanations_of_a_server_show_the_reranking(index):
     found = index["Client"]._post("/v1/search", {"query": "wing", "rerank": True, "explain": True, "k": 1})
     assert found["hits"][0]["explanation"]["moved"] == found["hits"][0]["moved"]
     assert index["Client"]._get("/v1/indexes")["indexes"][0]["has_reranker"] is True
 
 
-def test_who_has_none_says_so(index):
+def test_invalid_requests_for_a_servers_reranker_are_refused(index):
     for kind in ("Index", "ShardedIndex"):
         with pytest.raises(TypeError, match="whose server has a re-ranker"):
             index[kind].search("wing", rerank=True)
@@ -242,7 +242,7 @@ def test_who_has_none_says_so(index):
         ServeSettings(rerank=3)
 
 
-def test_one_that_fails_on_a_server_is_its_fault(index, caplog):
+def test_a_failing_reranker_is_a_server_error(index, caplog):
     def broken(query, texts):
         raise OSError("no such model")
 
@@ -253,7 +253,7 @@ def test_one_that_fails_on_a_server_is_its_fault(index, caplog):
         assert client.search("wing")
 
 
-def test_units_and_fields_that_there_are_not(index):
+def test_invalid_units_and_fields_are_refused(index):
     one = index["Index"]
     with pytest.raises(ValueError, match="rerank_unit must be one of text, sentence, got 'word'"):
         one.search("wing", rerank=length, rerank_unit="word")

@@ -1,4 +1,4 @@
-"""lsr search with options of results, lsr similar and lsr get."""
+"""The options of lsr search that change results; lsr similar, lsr get and lsr duplicates."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_search(path, lsr_command, given, how):
     assert [line.get("metadata", {}) for line in lines] == [hit.metadata for hit in hits]
 
 
-def test_a_reranker_is_a_model_by_name(path, lsr_command, monkeypatch):
+def test_a_reranker_is_given_by_the_name_of_a_model(path, lsr_command, monkeypatch):
     def longest(query, texts):
         return [float(len(text)) for text in texts]
 

@@ -1,4 +1,4 @@
-"""lsr review: asks, pauses, continues, and reads judgments from a file."""
+"""lsr review asks for judgments, pauses, continues, and reads judgments from a file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_judgments_of_a_file(index, lsr_command, tmp_path):
     assert "recall is probably at least 0.9" in ran.err
 
 
-def test_it_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
+def test_a_review_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
     path, _ = index
     monkeypatch.setattr("sys.stdin", io.StringIO("y\nn\nq\n"))
     ran = lsr_command("review", path, "--state", tmp_path / "state.json", "--query", "wing lift", "--batch", "4")
@@ -52,13 +52,22 @@ def test_it_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
     assert ran.out.count("relevant? y, n or q") == 3
     assert "wing number" in ran.out
     assert "1 relevant documents among 2 read" in ran.err
-    assert "run the same command to continue" in ran.err
+    assert f"lsr review {path} --state {tmp_path / 'state.json'} continues" in ran.err
     before = json.loads((tmp_path / "state.json").read_text())["judged"]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\nq\n"))
     assert lsr_command("review", path, "--state", tmp_path / "state.json").code == 0
     after = json.loads((tmp_path / "state.json").read_text())["judged"]
     assert after[:2] == before
     assert len(after) == 3
+
+
+def test_a_pause_before_the_first_answer_can_be_continued(index, lsr_command, tmp_path, monkeypatch):
+    path, _ = index
+    how = ("review", path, "--state", tmp_path / "state.json")
+    monkeypatch.setattr("lsr.index.serve.server.Listener.run", lambda self: None)
+    assert "paused" in lsr_command(*how, "--query", "wing lift", "--page", 0).err
+    monkeypatch.setattr("sys.stdin", io.StringIO("q\n"))
+    assert "wing number" in lsr_command(*how).out
 
 
 def test_wrong_calls(index, lsr_command, tmp_path):
@@ -78,7 +87,7 @@ def test_wrong_calls(index, lsr_command, tmp_path):
     ran = lsr_command(*how, "--budget", "5")
     assert ran.code == 0
     assert "the budget of 5 documents is used up" in ran.err
-    assert "recall is probably" not in ran.err  # a budget says nothing about recall
+    assert "recall is probably" not in ran.err  # stopping at a budget doesn't estimate recall
     ran = lsr_command(*how, "--target", "0.7")
     assert ran.code == 2
     assert "this review exists and keeps its settings" in ran.err
@@ -89,7 +98,7 @@ def test_wrong_calls(index, lsr_command, tmp_path):
     assert lsr_command("review", path, "--state", tmp_path / "b.json", "--judgments", tmp_path / "absent").code == 2
 
 
-def test_deleted_documents_are_not_read_and_the_last_ones_are(index, lsr_command, tmp_path):
+def test_a_review_skips_deleted_documents_and_reads_the_last_ones(index, lsr_command, tmp_path):
     path, wings = index
     opened = Index.open(path)
     opened.delete([f"d{i}" for i in range(20)])

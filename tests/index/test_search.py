@@ -1,4 +1,4 @@
-"""Search equals brute force bit for bit, with ties, for all kinds of vectors."""
+"""Searches equal brute force bit for bit, with ties, for all kinds of vectors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMPACTS = ("uint8", "float32")
 
 
 def random_matrix(rng, n_docs, n_terms, longest, weights=TIED):
-    """Rows of 0 to `longest` terms; every fourth row repeats an earlier one."""
+    """A matrix with 0 to `longest` terms a row; every fourth row repeats an earlier one."""
     rows = []
     for i in range(n_docs):
         if i and i % 4 == 0:
@@ -47,7 +47,7 @@ def write_segment(folder, matrix, impacts, memory=DEFAULT_MEMORY, chunk=1000, or
 
 
 def brute_force(matrix, terms, weights, impacts):
-    """(n_docs,) scores over the whole matrix: integers where impacts are 8-bit, else SparseMatrix.dot."""
+    """(n_docs,) scores of all documents: sums of integers for 8-bit impacts, SparseMatrix.dot for float32."""
     if impacts == "float32":
         return matrix.dot(SparseMatrix.from_rows([(terms, weights)], matrix.shape[1]))[:, 0]
     whole = bool((matrix.data == np.rint(matrix.data)).all())
@@ -180,7 +180,7 @@ def test_the_largest_sums_do_not_overflow(tmp_path, impacts):
 @pytest.mark.parametrize("impacts", IMPACTS)
 def test_threads_and_repetition_give_equal_results(tmp_path, impacts):
     rng = np.random.default_rng(7)
-    n_docs = 60_000  # enough work for one search that searches of several threads overlap
+    n_docs = 60_000  # so many that the searches of several threads overlap
     indices = (rng.integers(0, 6, (n_docs, 10)) + np.arange(0, 60, 6)).reshape(-1)
     indptr = np.arange(0, len(indices) + 1, 10)
     matrix = SparseMatrix(indptr, indices, rng.choice(UNEVEN, len(indices)), (n_docs, 60))
@@ -228,7 +228,7 @@ def test_a_query_outside_the_vocabulary_is_refused(tmp_path):
 @pytest.mark.parametrize("impacts", IMPACTS)
 @pytest.mark.parametrize("k", [127, 128, 129, 300, 1000])
 def test_large_k_over_many_ties(tmp_path, k, impacts):
-    # From k = 128 on, the first window starts from a guessed threshold.
+    # For k of at least 128, the first window starts from an estimated threshold.
     rng = np.random.default_rng(k)
     matrix = random_matrix(rng, 9000, 12, 6)
     segment = write_segment(tmp_path, matrix, impacts)
@@ -245,7 +245,7 @@ def test_large_k_over_many_ties(tmp_path, k, impacts):
 
 @pytest.fixture(scope="module")
 def clustered():
-    """20,000 documents, shuffled: 200 clusters that share 15 of 3,000 terms each, over 20 common terms."""
+    """20,000 documents of 200 clusters, shuffled. Each has terms of its cluster's 15, common terms and random terms."""
     rng = np.random.default_rng(7)
     cores = rng.choice(np.arange(20, 3000), (200, 15))
     rows = []
@@ -365,7 +365,7 @@ def test_auto_uses_blocks_only_if_they_pay_off(tmp_path, clustered):
 
 
 def test_auto_scans_if_nothing_can_be_skipped(tmp_path):
-    # Every document is like every other: all blocks have the same bound.
+    # All documents have the same six terms, so no block can be skipped.
     rng = np.random.default_rng(0)
     matrix = SparseMatrix.from_dense(rng.integers(100, 256, (25_000, 6)))
     index = Index.build(tmp_path / "idx", matrix, order="bisection")
@@ -374,19 +374,19 @@ def test_auto_scans_if_nothing_can_be_skipped(tmp_path):
     assert ran[0].algorithm == "blocks"
     assert ran[8].algorithm == "exhaustive"
     assert "skipped" in ran[8].reason
-    assert sum(plan.algorithm == "blocks" for plan in ran[8:]) == 3  # it tries again, now and then
+    assert sum(plan.algorithm == "blocks" for plan in ran[8:]) == 3  # blocks are tried again from time to time
 
 
 def test_recorded_costs_follow_the_cost_of_skipping():
     experience = Experience()
     assert experience.pays(10)
-    for share in (0.3, 0.4, 9.0, 0.3):  # a query that is unlike the others changes little
+    for share in (0.3, 0.4, 9.0, 0.3):  # one outlier changes little
         experience.learn(10, share)
         assert experience.pays(10)
     for _ in range(20):
         experience.learn(10, 1.3)
     assert [experience.pays(10) for _ in range(128)].count(True) == 4
-    assert experience.pays(100)  # another size of k
+    assert experience.pays(100)  # costs are recorded by size of k
     for _ in range(20):
         experience.learn(10, 0.5)
     assert experience.pays(10)

@@ -1,4 +1,4 @@
-"""Many segments with masks: every algorithm equals brute force on one matrix."""
+"""Searches of many segments with masks equal brute force on one matrix, for every algorithm."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PALETTES = {"whole": [1.0, 2.0, 255.0], "uneven": [0.1, 1 / 3, 1.7, 2.9]}
 
 
 def write(folder, matrix, name, *, scale=None, memory=1 << 30, order="given", impacts="uint8"):
-    """A segment with a given scale, with clusters if possible."""
+    """Write a segment with a given scale; 8-bit segments have clusters."""
     folder = folder / f"segment-{name}"
     folder.mkdir()
     quantizer = partial(Quantizer.beside, scale) if scale else Quantizer.of
@@ -50,7 +50,7 @@ def random_matrix(rng, n_docs, n_terms, longest, palette):
 
 
 def ranking(matrix, scales, terms, weights, allowed):
-    """Brute force: documents and scores, of impacts in a scale for each document, or of the weights as they are."""
+    """Documents and scores by brute force: of impacts with a scale for each document, or of the weights (no scales)."""
     dense = matrix.to_dense()[:, terms].astype(np.float64)
     if scales is None:
         sums, factor = np.zeros(len(matrix)), 1.0
@@ -72,9 +72,7 @@ def require_equal(searcher, wanted, terms, weights, ks, mask=None, algorithms=AL
             chosen = SearchSettings(name, **(EVERYTHING if name == "clusters" else {}))
             docs, scores = searcher.search(terms, weights, k, chosen, mask)
             assert (docs.tolist(), scores.tolist()) == (wanted[0][:k], wanted[1][:k]), (name, k)
-            if (
-                name in ("exhaustive", "blocks") and wanted[1]
-            ):  # what falls short of a floor may be left out, nothing else
+            if name in ("exhaustive", "blocks") and wanted[1]:  # with a floor, only documents below it may be missing
                 floor = wanted[1][min(k, len(wanted[1])) // 2]
                 docs, scores = searcher.search(terms, weights, k, chosen, mask, floor)
                 reached = [doc for doc, score in zip(wanted[0][:k], wanted[1][:k], strict=True) if score >= floor]
@@ -96,7 +94,7 @@ def test_segments_and_masks_equal_brute_force(seed, sizes, palette, impacts, mem
     rng = np.random.default_rng(seed)
     n_terms = int(rng.choice([1, 6, 60]))
     parts = [random_matrix(rng, n, n_terms, 10, PALETTES[palette]) for n in sizes]
-    parts[-1].data *= np.float32(louder)  # this one may be of another scale
+    parts[-1].data *= np.float32(louder)  # may give this segment another scale
     with tempfile.TemporaryDirectory() as folder:
         segments = []
         for i, part in enumerate(parts):
@@ -124,7 +122,7 @@ def test_segments_and_masks_equal_brute_force(seed, sizes, palette, impacts, mem
 
 
 def require_equal_batches(rng, searcher, n_terms, mask, algorithms):
-    """Batches, with queries that have no terms, and weights that don't fit 32 bits, equal their queries one by one."""
+    """A batch equals its queries one by one, even with empty queries and with weights that don't fit 32 bits."""
     batch = []
     for size in (9, 0, 3, 9, 1) * 4:
         terms = np.unique(rng.integers(0, n_terms, size)).astype(np.uint32)
@@ -143,7 +141,7 @@ def require_equal_batches(rng, searcher, n_terms, mask, algorithms):
 
 @pytest.fixture(scope="module")
 def topical(tmp_path_factory):
-    """30,000 documents of 100 topics, in order of topics, in one segment and in seven."""
+    """30,000 documents ordered by 100 topics: the matrix, and searchers of one segment and of seven."""
     rng = np.random.default_rng(4)
     rows = []
     for topic in np.sort(rng.integers(0, 100, 30_000)):
@@ -174,7 +172,7 @@ def test_many_segments_are_searched_as_one(topical):
         plans = [searcher.plan(terms, weights, 10, SearchSettings("blocks")) for searcher in (one, many)]
         assert plans[0].postings == plans[1].postings
         assert plans[0].terms == plans[1].terms
-        # The score to reach is shared: segments that can't reach it are hardly looked into.
+        # Segments share the threshold, so those without good documents are mostly skipped.
         assert plans[1].postings_scored < plans[1].postings / 3
 
 
@@ -214,7 +212,7 @@ def test_no_segments_give_no_hits():
     assert Searcher([]).plan(terms, weights, 10).postings == 0
 
 
-def test_single_documents_of_any_segment(topical):
+def test_impacts_of_single_documents_in_any_segment(topical):
     matrix, one, many = topical
     for doc in (0, 8999, 9000, 9001, 22_499, 29_999):
         terms, weights = matrix.row(doc)

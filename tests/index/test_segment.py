@@ -68,6 +68,6 @@ def test_small_memory_means_more_windows(tmp_path):
     assert segment.n_windows > 5
 
 
-def test_terms_of_no_document_weigh_nothing(tmp_path):
+def test_terms_of_no_document_have_weight_zero(tmp_path):
     segment, _ = write(tmp_path, [SparseMatrix.from_dicts([{3: 2.0}], 9)], "uint8")
     assert segment.impacts_of(0, np.array([0, 3, 8], np.uint32)).tolist() == [0.0, 2.0, 0.0]

@@ -1,4 +1,4 @@
-"""build_shards: shards together give the results of one index, with any workers; missing shards are built."""
+"""build_shards: shards give the results of one index, with any workers, and a second run builds missing shards."""
 
 import json
 import random
@@ -32,7 +32,7 @@ PASSAGES = BuildSettings(passages=Passages(2))
 
 @pytest.fixture(scope="module", autouse=True)
 def credentials():
-    """The environment of a cluster's machines."""
+    """The environment variables that the machines of a cluster need."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "anybody")
@@ -46,14 +46,14 @@ def ray_nodes():
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    """Three documents are encoded together, and each six make a part."""
+    """Encode three documents at a time, and write parts of six documents."""
     monkeypatch.setattr(encoding, "CHUNK", 3)
     monkeypatch.setattr(parts, "PART", 6)
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Documents with many ties, some of them empty, some long."""
+    """Documents with many equal scores; some are empty, some long."""
     rng = random.Random(5)
     lines = [
         {"_id": f"d{i}", "text": " ".join(rng.choices(WORDS, k=rng.choice((0, 2, 3, 3, 9)))), "year": i}
@@ -104,7 +104,7 @@ def test_results_equal_those_of_one_index(tmp_path, corpus, shards, settings):
     sizes = [entry.documents for entry in made.entries]
     if settings is not PASSAGES:
         assert max(sizes) - min(sizes) <= 1
-    for entry in made.entries:  # each can be read by itself
+    for entry in made.entries:  # each shard is an index of its own
         assert Index.open(made.location(entry)).verify() == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["docs.jsonl", "one", "shards"]
 
@@ -116,7 +116,7 @@ def test_passages_of_a_document_stay_in_one_shard(tmp_path, corpus):
 
 
 class Shouting(FixedBM25Encoder):
-    """Weights that are a thousand times as large where a text shouts."""
+    """BM25 with weights a thousand times as large for texts that contain "SHOCK"."""
 
     def encode_document(self, texts):
         made = super().encode_document(texts)
@@ -126,7 +126,7 @@ class Shouting(FixedBM25Encoder):
 
 @pytest.mark.parametrize("at", [0, 256])
 def test_a_document_of_large_weights_costs_others_no_precision(tmp_path, monkeypatch, at):
-    """In the first of the parts, and in the last, of which it is the only one."""
+    """The document is in the first part, or is the only one of the last part."""
     monkeypatch.setattr(parts, "PART", 128)
     rng = random.Random(3)
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(2, 9))) for _ in range(256)]
@@ -143,7 +143,7 @@ def test_a_document_of_large_weights_costs_others_no_precision(tmp_path, monkeyp
 
 
 def test_whole_weights_have_one_scale(tmp_path):
-    """A shard alone would take another one: its weights are all small."""
+    """The scale fits the largest weight of all shards, though the first shard has only small weights."""
     rows = [{1: 3.0, 2: 1.0}] * 4 + [{1: 0.5, 3: 2.0}] * 3 + [{2: 1000.0}]
     matrix = SparseMatrix.from_dicts(rows, 5)
     save_matrix(tmp_path / "v.parquet", matrix)
@@ -156,7 +156,7 @@ def test_whole_weights_have_one_scale(tmp_path):
     assert made.scale == one.searcher.segments[0].scale
 
 
-# --- of vectors
+# --- built from vectors
 
 
 @pytest.mark.parametrize("source", ["folder", "file", "s3"])
@@ -191,7 +191,7 @@ def test_more_shards_than_documents(tmp_path, corpus):
         build(tmp_path / "shards", corpus, 41)
 
 
-# --- cut off, and built again
+# --- interrupted and repeated builds
 
 
 class Stopped(Exception):
@@ -199,7 +199,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Building stops at a shard, as by a kill; returns the numbers of shards built afterwards."""
+    """Make a build stop at a shard, as if it were killed; return a list that gets the numbers of all shards begun."""
     built, real = [], module.build_shard
 
     def build_shard(task, job):
@@ -257,7 +257,7 @@ def test_the_old_index_stays_until_the_new_one_is_complete(tmp_path, corpus, mon
 
 
 def test_a_damaged_index_is_rebuilt(tmp_path, corpus):
-    """Not taken for what the new one needs, though everything else is the same."""
+    """Damaged shards aren't reused, though documents and settings are the same."""
     made, _ = build(tmp_path / "shards", corpus)
     for path in (tmp_path / "shards").rglob("postings.arrow"):
         path.write_bytes(b"")
@@ -286,7 +286,7 @@ def test_a_bad_line_is_named(tmp_path, corpus, lsr_command):
 
 
 def digests(made):
-    """The SHA-256 of every file of every shard, without the names' random parts."""
+    """The SHA-256 of every file of every shard, by name without its random part."""
     manifests = [read_manifest(folder_of(made.location(entry))) for entry in made.entries]
     return [{name.partition("/")[2]: file["sha256"] for name, file in m["files"].items()} for m in manifests]
 

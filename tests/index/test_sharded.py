@@ -1,4 +1,4 @@
-"""Separately searched shards give the results of one index, with ties; a lost shard is always reported."""
+"""A ShardedIndex gives the results of one index, even with ties, and always reports a lost shard."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS[3]["only"] = "here"
 
 @pytest.fixture(scope="module")
 def ties(tmp_path_factory):
-    """Small whole weights: many documents of one score, and clusters."""
+    """One index with clusters, and its shards. Small whole weights give many documents equal scores."""
     rng = np.random.default_rng(0)
     dense = rng.integers(1, 3, (N_DOCS, N_TERMS)) * (rng.random((N_DOCS, N_TERMS)) < 0.1)
     folder = tmp_path_factory.mktemp("ties")
@@ -61,7 +61,7 @@ def test_results_equal_those_of_one_index(ties, k, algorithm):
     assert [found(hits) for hits in index.search_batch(batch, k, algorithm=algorithm)] == expected
     assert found(index.search(batch[0], k, algorithm=algorithm)) == expected[0]
     scores = [score for _, _, score in expected[0]]
-    assert k == 1 or len(set(scores)) < len(scores)  # there were ties
+    assert k == 1 or len(set(scores)) < len(scores)  # there are ties
 
 
 def test_full_cluster_search_is_exact(ties):
@@ -105,7 +105,7 @@ def test_filters_use_the_columns_of_all_shards(texts, where):
     assert batches == [found(hits) for hits in one.search_batch(["wing", "number3"], where=where)]
 
 
-def test_wrong_queries_are_refused_as_by_one_index(texts):
+def test_wrong_queries_give_the_errors_of_one_index(texts):
     one, index = texts
     for each in (one, index):
         with pytest.raises(DataError, match="there is no column 'year'"):
@@ -122,7 +122,7 @@ def test_wrong_queries_are_refused_as_by_one_index(texts):
             each.search("wing", algorithm="clusters")
 
 
-def test_changes_are_visible_to_all_after_the_commit(texts, tmp_path):
+def test_a_commit_is_visible_to_all_readers(texts, tmp_path):
     one, index = texts
     hits = index.search("word7")
     with ShardedIndex.open(tmp_path / "shards") as other:
@@ -133,7 +133,10 @@ def test_changes_are_visible_to_all_after_the_commit(texts, tmp_path):
             each.commit()
         expected = found(one.search("wing number3", 30))
         assert found(index.search("wing number3", 30)) == expected
-        assert (hits[0].text, hits[0].explain().id) == ("wing flow number2 word7", "d7")  # as it was searched
+        assert (hits[0].text, hits[0].explain().id) == (
+            "wing flow number2 word7",
+            "d7",
+        )  # as it was searched
         assert len(other) == 20
         assert other.refresh()
         assert not other.refresh()
@@ -146,7 +149,7 @@ def test_changes_are_visible_to_all_after_the_commit(texts, tmp_path):
 def test_a_replica_that_missed_commits_catches_up(texts):
     one, index = texts
     shard = index._group.sets[2].replicas[0]._shard
-    for number in range(6):  # more than are kept
+    for number in range(6):  # more commits than snapshots are kept
         other = Index.open(index.path)
         other.update([{"_id": "d19", "text": f"wing number{number}"}])
         other.commit()
@@ -186,7 +189,7 @@ class Broken:
 
 @pytest.fixture
 def breaking(texts):
-    """(one index, a function that opens the shards with replicas that can break)"""
+    """(one index, a function that opens its shards with replicas that the test can make fail)"""
     one, index = texts
     opened = []
 
@@ -225,7 +228,7 @@ def test_a_lost_shard_is_an_error_that_names_it(breaking):
             call()
         assert "shard-00001 (7 documents): all of its 2 replicas failed (ConnectionError: its" in str(caught.value)
         assert "allow_missing=True" in str(caught.value)
-    with pytest.raises(ClusterError, match="shard-00001"):  # the texts of some hits are lost, but not of the others
+    with pytest.raises(ClusterError, match="shard-00001"):  # only texts of this shard's hits can't be read
         _ = next(hit for hit in hits if 6 <= hit.doc < 13).text
     assert next(hit for hit in hits if hit.doc < 6).text.startswith("wing")
 
@@ -233,14 +236,14 @@ def test_a_lost_shard_is_an_error_that_names_it(breaking):
 def test_missing_shards_can_be_allowed_and_are_named(breaking):
     one, open_with = breaking
     index, broken = open_with(1, allow_missing=True)
-    assert index.search("wing number3").missing == {}  # in how many documents the words are is known now
+    assert index.search("wing number3").missing == {}  # caches the words' document counts
     broken[1][0].broken = True
     there = [f"d{i}" for i in range(20) if not 6 <= i < 13]
     for hits in (index.search("wing number3", 20), index.search_batch(["wing number3"], 20)[0]):
         assert list(hits.missing) == ["shard-00001"]
         assert "its machine is gone" in hits.missing["shard-00001"]
         assert found(hits) == [hit for hit in found(one.search("wing number3", 20)) if hit[1] in there]
-    # Of other words the documents that are there are counted.
+    # For other words, only documents of the remaining shards are counted.
     assert [hit.id for hit in index.search("flow number4")][:3] == ["d4", "d14", "d19"]
     assert index.search("word7") == []
     for shard in broken:
@@ -266,7 +269,7 @@ def test_a_shard_that_comes_back_is_searched_again(breaking):
     assert found(index.search("wing number3", 20)) == found(one.search("wing number3", 20))
 
 
-# --- what can't be opened ---------------------------------------------------------------------------------------------
+# --- errors on opening ------------------------------------------------------------------------------------------------
 
 
 def test_all_problems_of_a_folder_are_named(texts, tmp_path):

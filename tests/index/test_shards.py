@@ -1,4 +1,4 @@
-"""A sharded folder acts as one index: results equal those of one after any change, and mismatches are named."""
+"""A folder of shards acts as one index: results are equal after any change, and shards that don't match are named."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}", "n": i
 
 
 def rows_of(rng, n):
-    """Whole weights, so that every segment has the scale 1.0, and few of them, so that there are ties."""
+    """Random rows of a few whole weights: every segment has the scale 1.0, and many scores are equal."""
     return SparseMatrix.from_dense(rng.integers(1, 4, (n, N_TERMS)) * (rng.random((n, N_TERMS)) < 0.2))
 
 
@@ -111,13 +111,13 @@ def test_any_history_equals_one_index(seed, impacts, n_shards, steps):
                 for k in (3, 50):
                     assert found(index, query, k, algorithm=algorithm) == found(one, query, k, algorithm=algorithm)
         assert found(Index.open(work / "shards"), query) == found(one, query)
-        # And even shards of what has become of them.
+        # The changed shards can be resharded into shards of equal size.
         if len(one):
             again = reshard_index(work / "shards", work / "again", min(2, len(one)))
             assert max(e.documents for e in again.entries) - min(e.documents for e in again.entries) <= 1
             assert found(Index.open(work / "again"), query) == found(one, query)
         for each in (one, index):
-            each.close()  # before the folder is removed
+            each.close()  # because the temporary folder is removed next
 
 
 def test_texts_are_added_to_the_last_shard(folder, whole):
@@ -167,7 +167,7 @@ def test_shards_are_merged_in_the_background(folder, whole):
             each.add([{"_id": f"e{i}", "text": f"wing number{i % 5}"}])
             each.commit()
         each.close()
-    assert index.n_segments < 15  # commits have seen to it
+    assert index.n_segments < 15  # commits merge segments, too
     assert index.merge(background=True)
     index.close()
     assert not index.merge(background=True)
@@ -207,7 +207,7 @@ def test_changes_during_a_merge_of_shards_are_kept(folder, whole, monkeypatch):
 
 
 def test_shards_are_merged_one_at_a_time(folder, monkeypatch):
-    """Each merge takes the memory of a build."""
+    """Because each merge takes as much memory as a build."""
     merging, at_once, most = background_merger.merge_aside, [], []
 
     def watched(*args):
@@ -268,7 +268,7 @@ def test_undamaged_shards_can_be_searched(folder, lsr_command):
 def test_repeating_a_killed_update_completes_it(folder):
     index = Index.open(folder)
     index.update([{"_id": "d2", "text": "wing number3 changed"}])
-    index._changes._writer._writers[-1].commit()  # and the process ends
+    index._changes._writer._writers[-1].commit()  # as if killed after the commit of the last shard
     index.rollback()
     index = Index.open(folder)
     assert list(index.documents.all_ids()).count("d2") == 2
@@ -312,7 +312,7 @@ def test_an_empty_shard_keeps_the_scale(tmp_path):
     assert found(index, query) == found(one, query)
 
 
-# --- sharding anew ----------------------------------------------------------------------------------------------------
+# --- resharding -------------------------------------------------------------------------------------------------------
 
 
 def test_passages_of_a_document_stay_together(tmp_path):
@@ -357,7 +357,7 @@ def test_segments_of_several_scales_keep_their_impacts(tmp_path):
     assert index.max_error == one.max_error
 
 
-# --- what doesn't fit -------------------------------------------------------------------------------------------------
+# --- shards that don't match ------------------------------------------------------------------------------------------
 
 
 def test_all_missing_and_damaged_shards_are_named(folder):
@@ -509,7 +509,7 @@ def test_remote_shards_are_read_and_checked(tmp_path, folder, whole, own_cache, 
     postings = next(own_cache.rglob("postings.arrow"))
     postings.write_bytes(bytes(postings.stat().st_size))
     assert len(index.verify()) == 1
-    assert lsr_command("verify", tmp_path / "list").code == 0  # the copy has been mended
+    assert lsr_command("verify", tmp_path / "list").code == 0  # the damaged copy was downloaded again
     shutil.rmtree(tmp_path / "there" / shard_name(1))
     (tmp_path / "there" / shard_name(2) / "manifest.json").write_text("{}")
     ran = lsr_command("verify", tmp_path / "list")

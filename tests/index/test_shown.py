@@ -1,4 +1,4 @@
-"""How hits, explanations, indexes and matrices compare, print, and look in a notebook."""
+"""Equality, repr and notebook HTML of hits, explanations, indexes and matrices."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def test_hits_of_the_same_document_and_score_are_equal(index):
     assert hit != other
     assert hit != "a"
     assert {hit, again, other} == {hit, other}
-    assert hit != index.search("flutter of wings")[0]  # another score
+    assert hit != index.search("flutter of wings")[0]  # the same document, but another score
 
 
 @pytest.fixture
 def many(tmp_path):
-    """Thirty documents in three segments, every other one in passages."""
+    """Thirty documents in three segments; every other one is a passage of a parent document."""
     documents = [
         {"_id": f"d{i}", "text": f"wing {'flutter ' * (i % 7)}", "n": i, **({"parent": f"p{i // 5}"} if i % 2 else {})}
         for i in range(30)
@@ -67,7 +67,7 @@ def test_hits_are_a_sequence(many):
     assert not many.search("nothing")
 
 
-def test_what_hits_tell_together_is_what_each_tells(many):
+def test_the_columns_of_hits_equal_the_values_of_each_hit(many):
     hits = many.search("wing flutter", 20)
     assert hits.ids == [hit.id for hit in hits]
     assert hits.passages == [hit.passage for hit in hits]
@@ -76,10 +76,10 @@ def test_what_hits_tell_together_is_what_each_tells(many):
     assert hits.rows() == [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(hits, start=1)]
 
 
-def test_pickled_hits_have_their_texts_with_them(many):
+def test_pickled_hits_carry_their_texts(many):
     hits = many.search("wing flutter", 20, facets="n")
     content = pickle.dumps((hits, hits[3]))
-    for _ in range(2):  # and those that were sent on
+    for _ in range(2):  # the second time, unpickled hits are pickled again
         sent, one = pickle.loads(content)
         assert sent == hits
         assert (sent.to_json(), one) == (hits.to_json(), hits[3])
@@ -90,7 +90,7 @@ def test_pickled_hits_have_their_texts_with_them(many):
         content = pickle.dumps((sent, one))
 
 
-def test_hits_stay_as_they_were_found(many):
+def test_hits_keep_the_snapshot_of_their_search(many):
     hits = many.search("wing flutter", 20)
     rows, why = hits.rows(), [hit.explain() for hit in hits]
     many.delete(hits.passages)
@@ -140,7 +140,7 @@ def test_repr_and_html_of_an_explanation(index):
     shown = explanation._repr_html_()
     assert "<mark>flutter</mark>" in shown
     assert "<th>word</th>" in shown
-    assert "<b>" not in shown  # of the title, which is text
+    assert "<b>" not in shown  # the title is escaped
 
 
 def test_repr_and_html_of_an_index(index):

@@ -1,4 +1,4 @@
-"""An index on disk is the new or the old one after any kill or full disk, and damage is detected."""
+"""After a kill or a full disk, an index on disk is either the old or the new one; damage is detected."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def data_folder(path):
 
 
 def kinds(path):
-    """The files of an index's folder, without random parts of names."""
+    """Names of the files and folders of an index, without their random parts."""
     return sorted(p.name.split("-")[0] for p in path.iterdir() if p.name != ".lock")
 
 
-# --- killed -----------------------------------------------------------------------------------------------------------
+# --- kills ------------------------------------------------------------------------------------------------------------
 
-# Builds over an index.
+# Replaces an index by building a new one.
 KILLED_EVERYWHERE = """
     from lsr.index.index import Index
 
@@ -71,7 +71,7 @@ KILLED_EVERYWHERE = """
         build()
         assert [hit.id for hit in Index.open(path).search("wing number1", 3)] == ["new1", "new4", "new7"]
 
-    build()  # compiles what the children use
+    build()  # compiles the kernels for the children
     print(json.dumps(die_everywhere(path, kept, build, look, 10, then)))
 """
 
@@ -105,7 +105,7 @@ def test_leftovers_of_a_killed_first_build_are_removed(tmp_path, python):
     assert kinds(tmp_path / "idx") == [MANIFEST, "segment", "shared"]
 
 
-# --- damaged ----------------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def flip(file, at, bits=0x01):
@@ -205,7 +205,7 @@ def test_another_format_says_what_to_do(path, version, what_to_do):
 @pytest.mark.parametrize("key", ["shared", "name", "alive"])
 def test_a_manifest_that_leads_outside_is_refused(path, key, name):
     if name is None and key != "name":
-        pytest.skip("there may be none")
+        pytest.skip("this value may be null")
     place = (lambda manifest: manifest) if key == "shared" else (lambda manifest: manifest["segments"][0])
     forge(path, lambda manifest: place(manifest).update({key: name}))
     with pytest.raises(CorruptIndex, match=MANIFEST):
@@ -298,7 +298,7 @@ FLIPPED = """
     import lsr.index.storage.manifest
     from lsr.errors import CorruptIndex
     from lsr.index.index import Index
-    lsr.index.storage.manifest.CHECKED_AT_OPEN = 0  # all files are too large to be looked at whole
+    lsr.index.storage.manifest.CHECKED_AT_OPEN = 0  # no file is hashed on opening
     path, name = Path(sys.argv[1]), sys.argv[2]
     (file,) = path.glob(f"segment-*/{name}.arrow")
     whole, rng, refused = file.read_bytes(), random.Random(0), 0
@@ -317,7 +317,7 @@ FLIPPED = """
         except CorruptIndex as error:
             assert name in str(error), error
             refused += 1
-        except ValueError:  # an id or metadata that are others now
+        except ValueError:  # a changed byte may make an id or metadata invalid
             pass
     assert refused > 8, refused
 """
@@ -358,7 +358,7 @@ def test_files_of_other_columns_are_refused(path):
     answers(path)
 
 
-# --- refused ----------------------------------------------------------------------------------------------------------
+# --- refused builds ---------------------------------------------------------------------------------------------------
 
 
 def test_an_existing_index_is_kept(path, tmp_path):
@@ -427,7 +427,7 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, path, impacts):
     assert kinds(path) == [MANIFEST, "segment", "shared"]
 
 
-# One process, which imports everything by a first build, and whose children build with less and less room.
+# The process builds once to import everything; then its children build with smaller and smaller limits of file size.
 BUILD_LIMITED = """
     import contextlib, io, os, resource, sys
     from lsr.cli import main

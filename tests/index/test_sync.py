@@ -1,4 +1,4 @@
-"""Syncing an index with a folder: new, changed, moved and deleted files, kills, and refusals."""
+"""lsr sync: new, changed, moved and deleted files of a folder, kills, and refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lsr.index.write import sync as syncing
 
 @pytest.fixture(autouse=True)
 def no_merging(monkeypatch):
-    """Compile kernels first: compiling in a thread changes the process's warning filters."""
+    """Disable background merges: they may compile kernels in a thread, which changes the process' warning filters."""
     monkeypatch.setattr(Changes, "merge_in_background", lambda *_, **__: False)
 
 
@@ -42,12 +42,12 @@ def docs(tmp_path):
 
 @pytest.fixture
 def index(docs, tmp_path):
-    """An index of it."""
+    """An index of the folder."""
     return Index.build(tmp_path / "idx", read_documents(docs), encoder="bm25")
 
 
 def contents(index):
-    """The ids of all documents, of passages their documents', and their digests."""
+    """The (id, digest) of all documents; a passage has the id of its document."""
     documents = index.snapshot.documents
     numbers = documents.numbers()
     return {(documents.parent(n) or documents.id(n), documents.fields(n)[2]["digest"]) for n in numbers}
@@ -57,7 +57,7 @@ def ids(index):
     return sorted(doc_id for doc_id, _ in contents(index))
 
 
-def test_new_changed_moved_and_gone(docs, index):
+def test_new_changed_moved_and_deleted_files(docs, index):
     same = index.sync(docs)
     assert (str(same), bool(same)) == ("3 unchanged", False)
     put(docs / "new.md", "# Flutter\n\nof wings")
@@ -69,10 +69,10 @@ def test_new_changed_moved_and_gone(docs, index):
     assert [hit.id for hit in index.search("delta")] == ["a.md"]
     assert index.search("swept") == []
     assert not index.pending
-    assert str(Index.open(index.path).sync(docs)) == "3 unchanged"  # the index itself knows
+    assert str(Index.open(index.path).sync(docs)) == "3 unchanged"  # the index stores what it needs
 
 
-def test_content_counts_and_not_dates(docs, index):
+def test_changes_are_found_by_content_and_not_by_date(docs, index):
     for path in docs.rglob("*.*"):
         os.utime(path, (0, 0))
     assert str(index.sync(docs)) == "3 unchanged"
@@ -110,7 +110,7 @@ def test_a_missing_library_deletes_no_documents(docs, index, monkeypatch):
     assert "a.md" in ids(index)
 
 
-def test_documents_added_otherwise_stay(docs, index):
+def test_documents_that_were_added_without_sync_stay(docs, index):
     index.add([{"_id": "mine", "text": "my own wings"}, {"_id": "theirs", "text": "t", "source": "x"}])
     index.commit()
     (docs / "a.md").unlink()
@@ -130,7 +130,7 @@ def test_another_folder_is_refused(docs, index, tmp_path, monkeypatch):
     put(tmp_path / "other" / "x.md", "text")
     with pytest.raises(DataError, match=r"lsr index .*other --out .*idx --overwrite"):
         index.sync(tmp_path / "other")
-    put(tmp_path / "other" / "y.md", "# Wings\n\nswept wings")  # one that was moved is enough
+    put(tmp_path / "other" / "y.md", "# Wings\n\nswept wings")  # a single file of the old folder is enough
     assert str(index.sync(tmp_path / "other")) == "1 new, 1 moved, 2 gone"
     with pytest.raises(DataError, match="no such file or folder"):
         index.sync(tmp_path / "nowhere")
@@ -150,7 +150,7 @@ def test_an_index_without_metadata_is_refused(docs, tmp_path):
         index.sync(docs)
 
 
-def test_an_empty_index_takes_all_files(docs, tmp_path):
+def test_an_empty_index_gets_all_files(docs, tmp_path):
     index = Index.build(tmp_path / "none", [], encoder="bm25")
     assert str(index.sync(docs)) == "3 new"
 
@@ -233,14 +233,14 @@ def test_progress_is_called(docs, tmp_path, monkeypatch, capsys):
     index = Index.build(
         tmp_path / "idx", read_documents(docs), encoder="bm25", progress=lambda *call: calls.append(call)
     )
-    assert calls == [("encoding", 4, None)]  # of a table nobody knows how many rows it has
+    assert calls == [("encoding", 4, None)]  # no total, because the number of rows of a table is unknown
     put(docs / "a.md", "# Wings\n\nother")
     calls.clear()
     index.sync(docs, progress=lambda *call: calls.append(call))
     assert calls == [("encoding", 1, 1)]
     put(docs / "rows.csv", "id,text\n2,shock waves\n3,new\n")
     put(docs / "b.md", "new")
-    monkeypatch.setattr("lsr.index.write.sync._SECONDS", 0)  # a commit after each file, and progress goes on
+    monkeypatch.setattr("lsr.index.write.sync._SECONDS", 0)  # commits after each file don't reset the progress
     calls.clear()
     index.sync(docs, progress=lambda *call: calls.append(call))
     assert calls == [("encoding", n, None) for n in (1, 2, 3)]
@@ -269,7 +269,7 @@ def test_the_commands(docs, tmp_path, lsr_command):
         "  to list all 1: --left-out FILE, or in Python `bad` of the warning or the corpus",
         f"{idx}: 1 new, 3 unchanged; 5 passages in 2 segments",
     ]
-    ran = lsr_command("sync", docs, tmp_path / "made", "--encoder", "bm25")  # where there is none yet
+    ran = lsr_command("sync", docs, tmp_path / "made", "--encoder", "bm25")  # makes a new index
     assert ran.err.splitlines()[-1] == f"{tmp_path / 'made'}: 4 new; 5 passages in 1 segment"
     assert (
         lsr_command("sync", tmp_path / "nowhere", idx).err == f"lsr: {tmp_path / 'nowhere'}: no such file or folder\n"
@@ -279,7 +279,7 @@ def test_the_commands(docs, tmp_path, lsr_command):
     assert "a url is for a folder of files" in ran.err
 
 
-def test_all_that_is_left_out_can_be_listed(docs, tmp_path, lsr_command):
+def test_left_out_files_and_lines_can_be_listed(docs, tmp_path, lsr_command):
     for number in range(12):
         put(docs / f"{number:02}.pdf", "broken")
     (docs / "picture.png").write_bytes(b"\x89PNG\0")
@@ -316,7 +316,7 @@ def test_all_that_is_left_out_can_be_listed(docs, tmp_path, lsr_command):
         assert (ran.code, len(listed.read_text().splitlines())) == (1, 14), command
 
 
-def test_a_list_of_what_is_left_out_replaces_nothing_that_is_read(docs, tmp_path, lsr_command):
+def test_the_list_of_left_out_files_overwrites_no_input(docs, tmp_path, lsr_command):
     idx, lines = tmp_path / "idx", put(tmp_path / "lines.jsonl", '{"_id": "a", "text": "ice"}\n')
     build = ("--out", idx, "--encoder", "bm25", "--left-out")
     commands = [
@@ -416,7 +416,7 @@ def test_digests_are_cached_while_files_look_unchanged(docs):
     assert before != just_now
     put(docs / "a.md", "# Wings\n\ndelta wings")
     os.utime(docs / "a.md", (0, 0))
-    assert digest(corpus) == before  # not read again
+    assert digest(corpus) == before  # size and date are the same, so the file isn't read again
     assert digest(read_documents(docs)) != before
     os.utime(docs / "a.md", (1, 1))
     assert digest(corpus) != before
@@ -425,4 +425,4 @@ def test_digests_are_cached_while_files_look_unchanged(docs):
 def test_warnings_are_printed_as_notes(docs, index):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        index.sync(docs)  # nothing is left out, so nothing is told
+        index.sync(docs)  # nothing is left out, so there is no warning

@@ -1,4 +1,4 @@
-"""Upserts replace documents by id; of several with one id in a call the last counts."""
+"""Upserts replace documents by id; if a call has several documents with one id, the last counts."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_add_refuses_duplicate_ids(index, tmp_path):
 )
 @settings(max_examples=40)
 def test_one_call_equals_many(given_ids, passages, chunk, buffer):
-    """Documents of various lengths, cut or not: one call equals one call per document."""
+    """One call with all documents equals one call per document, with and without passages."""
     documents = [
         {"_id": doc_id, "text": " ".join(["wing flow"] * n) or "shock", "n": i}
         for i, (doc_id, n) in enumerate(given_ids)
@@ -137,8 +137,8 @@ PLAIN, CUT = ("x", None), [("x#0", "x"), ("x#1", "x"), ("x#2", "x")]
     ],
 )
 @pytest.mark.parametrize("batch", [1, 2, 3, 99])
-def test_vectors_of_passages_are_replaced_as_documents(tmp_path, monkeypatch, rows, left, batch):
-    """Passages given again are a later version of the document; passages given separately are parts of one."""
+def test_vectors_of_passages_replace_whole_documents(tmp_path, monkeypatch, rows, left, batch):
+    """A passage that comes again begins a new version of its document; other passages are added to the document."""
     documents = [Document(doc_id, "", parent=parent, metadata={"n": n}) for n, (doc_id, parent) in enumerate(rows)]
 
     def read(_):

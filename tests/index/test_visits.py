@@ -1,4 +1,4 @@
-"""Clusters of dense vectors, and policies that choose which of them a query reads."""
+"""Clusters of dense vectors, and policies that choose which clusters a query reads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def blobs(n, seed=0, spread=0.1):
 
 
 class Meanings:
-    """Texts are "WORD topic number": the word is vague and matched by BM25, the rest decides the vector."""
+    """Embeds texts of the form "WORD TOPIC NUMBER". BM25 matches the vague word; topic and number give the vector."""
 
     def __init__(self):
         self.centres = np.random.default_rng(99).normal(size=(TOPICS, WIDTH))
@@ -41,7 +41,7 @@ class Meanings:
 
 
 def text(i, rng):
-    """A text whose word, that of one of four neighbouring topics, says something about its topic."""
+    """A text of a random topic. Its word is shared by four neighbouring topics, so it's only a hint."""
     topic = int(rng.integers(TOPICS))
     return f"word{(topic + int(rng.integers(4))) % TOPICS} t{topic} n{i}"
 
@@ -93,7 +93,7 @@ def test_all_clusters_give_the_exact_hybrid(built, policy, where):
 
 @pytest.mark.parametrize("results", [0, 5])
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
-def test_no_more_than_the_share_is_read(built, monkeypatch, share, results):
+def test_a_query_reads_at_most_the_share(built, monkeypatch, share, results):
     _, dense, exact = built
     read = []
     own = DenseVectors.rankings
@@ -124,11 +124,11 @@ def test_vectors_of_the_first_results_are_read(built):
     assert len(both) <= 0.1 * len(dense)
 
 
-def test_overlap_looks_at_the_first_bins_first():
+def test_overlap_ranks_clusters_by_the_first_bins_of_results():
     near = np.array([0.1, 0.9, 0.3, 0.2], np.float32)
     results = np.array([2] * 3 + [0] * 7 + [3] * 8 + [2] * 2 + [-1] * 5)
     assert by_overlap(4, near, results).tolist() == [0, 2, 3, 1]
-    assert by_overlap(4, near, np.array([3, 0])).tolist() == [3, 0, 1, 2]  # equal: the nearer one
+    assert by_overlap(4, near, np.array([3, 0])).tolist() == [3, 0, 1, 2]  # ties go to the nearer cluster
 
 
 def test_features_of_a_hand_worked_query():
@@ -235,7 +235,7 @@ def test_vectors_of_earlier_versions_open(tmp_path):
 
 @pytest.mark.parametrize("visit", [Visits(0.1), Visits(0.1, "overlap"), Visits(0.1, results=0)], ids=str)
 def test_empty_clusters_are_not_visited(tmp_path, visit):
-    """Identical vectors leave clusters empty; a query without a sparse result reads a cluster all the same."""
+    """Identical vectors leave clusters empty. A query without sparse results still reads a cluster with documents."""
     docs = [{"_id": f"d{i}", "text": f"word t{i % 6} n{i % 6}"} for i in range(240)]
     index = Index.build(tmp_path / "idx", docs, encoder="bm25")
     dense = build_dense(index, tmp_path / "dense", Meanings(), clusters=True)

@@ -1,4 +1,4 @@
-"""Searching and deleting with filters equals brute force over the allowed documents, for any segments."""
+"""Searches and deletions with filters equal brute force over the allowed documents, for any number of segments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def metadata(i):
 
 
 def vectors(matrix, first=0):
-    """Vectors with metadata, as a file would give them."""
+    """Vectors with metadata, like those read from a file."""
 
     def read(_):
         for start in range(0, len(matrix), 100):
@@ -115,7 +115,7 @@ def test_invalid_filters_are_refused(index, matrix):
 def test_deleting_with_a_filter(tmp_path, matrix):
     index = Index.build(tmp_path / "idx", vectors(matrix[:300]))
     index.add(vectors(matrix[300:400], 300))
-    change = index.delete(["d1", "nobody"], where={"n": {">=": 250}})  # what was added just now, too
+    change = index.delete(["d1", "nobody"], where={"n": {">=": 250}})  # deletes documents that were just added, too
     assert (change.deleted, change.missing) == (151, ["nobody"])
     assert len(index) == 300
     index.commit()

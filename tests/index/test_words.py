@@ -1,4 +1,4 @@
-"""Corrections and suggestions are words of documents, nearest first."""
+"""Corrections and suggestions are words of the documents, the nearest first."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def index(tmp_path_factory):
         ("retreival of documnets", {"retreival": ["retrieval"], "documnets": ["documents"]}),
         ("boundary layer", {}),
         ("Boundray", {"Boundray": ["boundary"]}),
-        ("flutters", {}),  # the stem is there
+        ("flutters", {}),  # a document has the same stem
         ("naive", {"naive": ["naïve"]}),
         ("zebra", {"zebra": []}),  # only a deleted document has it
-        ("xq 12345 of", {}),  # too short, no word, a stop word
+        ("xq 12345 of", {}),  # too short, not a word, a stop word
         ("", {}),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_hybrid_encoder_corrects_by_its_bm25_words(tmp_path, encoder):
 
 
 def reference(one, other):
-    """Optimal string alignment distance, as the textbooks have it."""
+    """Optimal string alignment distance, after the textbook definition."""
     table = {(i, 0): i for i in range(len(one) + 1)} | {(0, j): j for j in range(len(other) + 1)}
     for i in range(1, len(one) + 1):
         for j in range(1, len(other) + 1):
@@ -127,7 +127,7 @@ def test_distances_equal_the_textbook_definition(words, word, most):
 
 
 def test_words_of_the_model_are_not_corrected(tmp_path):
-    """No document has "makes" or "shaking", but they are no typing errors; "plaens" is one."""
+    """No document has "makes" or "shaking", but the model's vocabulary has; "plaens" is a typing error."""
     docs = [{"_id": "a", "text": "Bakers bake bread in planes."}, {"_id": "b", "text": "The staking of claims"}]
     index = Index.build(tmp_path / "idx", docs, encoder="lsr-tiny")
     assert index.did_you_mean("what makes plaens shaking") == "what makes planes shaking"

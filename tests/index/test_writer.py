@@ -1,4 +1,4 @@
-"""A living index: after adds, updates and deletions, results equal those of a rebuilt index from the commit on."""
+"""Changes of an index: after each commit, results equal those of an index rebuilt from the same documents."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ENCODER.fit([d["text"] for d in DOCUMENTS])
 
 
 def rows_of(rng, n):
-    """Whole weights, so that every segment has the scale 1.0."""
+    """Random rows of whole weights, so that every segment has the scale 1.0."""
     dense = rng.integers(1, 256, (n, N_TERMS)) * (rng.random((n, N_TERMS)) < 0.2)
     return SparseMatrix.from_dense(dense)
 
@@ -112,7 +112,7 @@ def test_any_history_equals_a_rebuilt_index(seed, impacts, clusters, steps, buff
                 committed = dict(now)
                 assert index.n_segments <= 1 or step != "merge"
             assert list(index.documents.all_ids()) == list(committed)
-        index.close()  # what is merged in the background is merged now
+        index.close()  # waits for background merges
         assert len(index) == len(committed)
         behind = list(reader.documents.all_ids()) != list(committed)
         assert reader.refresh() or not behind
@@ -132,7 +132,7 @@ def test_any_history_equals_a_rebuilt_index(seed, impacts, clusters, steps, buff
         assert kinds(index.path).count("segment") == index.n_segments
 
 
-def test_texts_are_encoded_cut_and_stored_as_at_the_build(tmp_path):
+def test_added_texts_are_encoded_cut_and_stored_like_built_ones(tmp_path):
     texts = [{"_id": f"d{i}", "text": " ".join(f"word{i} number{j}" for j in range(9)), "n": i} for i in range(6)]
     encoder = load_encoder("bm25")
     encoder.fit([d["text"] for d in texts])
@@ -147,7 +147,7 @@ def test_texts_are_encoded_cut_and_stored_as_at_the_build(tmp_path):
     hit = index.search("word5")[0]
     assert (hit.id, hit.metadata) == ("d5", {"n": 5})
     assert hit.explain().score == pytest.approx(hit.score, rel=1e-6)
-    # A document goes with all its passages.
+    # Updating or deleting a document removes all its passages.
     assert index.update([{"_id": "d5", "text": "short now"}]).updated == 1
     assert index.delete(["d0", "d1#0"]).missing == ["d1#0"]
     index.commit()
@@ -206,7 +206,7 @@ def test_readers_keep_their_snapshot_until_they_refresh(path):
 
 
 @pytest.mark.usefixtures("impatient")
-def test_another_writer_gets_the_holders_name_and_can_write_later(path):
+def test_a_second_writer_is_told_who_holds_the_lock_and_can_write_later(path):
     one, other = Index.open(path), Index.open(path)
     one.delete("d1")
     with pytest.raises(OutputError, match=rf"of this process \({os.getpid()}\) .* since 20"):
@@ -214,7 +214,7 @@ def test_another_writer_gets_the_holders_name_and_can_write_later(path):
     with pytest.raises(OutputError, match="of this process"):
         other.merge()
     one.commit()
-    other.delete("d2")  # on what the first has committed
+    other.delete("d2")  # based on the first writer's commit
     other.commit()
     assert len(other) == 18
     assert Index.open(path).documents.find("d1") is None
@@ -226,7 +226,7 @@ def test_another_writer_gets_the_holders_name_and_can_write_later(path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Each look at the clock sees an earlier time than the one before, by a day."""
+    """A clock that goes back a day each time it is read."""
     times = itertools.count(4_000_000_000, -86_400)
 
     class Backwards(datetime):
@@ -246,7 +246,7 @@ def test_a_clock_that_goes_back_does_no_harm(path, clock):
         index.add([{"_id": f"new{i}", "text": "word19 word19"}])
         index.delete([f"d{i}"])
         index.commit(merge=i % 2 == 0)
-        for file in path.rglob("*"):  # what was written last is the oldest
+        for file in path.rglob("*"):  # later files get earlier dates
             os.utime(file, (clock(), clock()))
         assert reader.refresh()
         assert found(reader, "word19") == found(index, "word19") == found(Index.open(path), "word19")
@@ -281,7 +281,7 @@ def test_without_changes_no_lock_is_held(path):
     assert kinds(path) == [MANIFEST, "segment", "shared"]
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- invalid input ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("buffer", [1, 1 << 28])
@@ -321,7 +321,7 @@ def test_invalid_ids_delete_nothing(path, wrong):
 
 
 @pytest.mark.parametrize("given", ["d1", ("d1",), {"d1"}, iter(["d1"]), np.array(["d1"]), {"d1": 1}.keys()])
-def test_ids_come_as_one_or_in_any_iterable(path, given):
+def test_delete_takes_one_id_or_any_iterable(path, given):
     index = Index.open(path)
     assert index.delete(given).deleted == 1
     assert index.delete(7).missing == index.delete(np.int64(7)).missing == ["7"]
@@ -395,7 +395,7 @@ def test_duplicate_ids(tmp_path):
         index.add(rows, ids=["a", "b", "a"])
     change = index.add(rows, ids=["a", "b", "a"], skip_bad=True)
     assert (change.added, change.bad) == (2, ["document 3: the id 'a' occurs twice"])
-    change = index.update(rows, ids=["a", "c", "a"])  # the last counts
+    change = index.update(rows, ids=["a", "c", "a"])  # the last "a" counts
     assert (change.added, change.updated) == (1, 1)
     index.commit()
     assert list(index.documents.all_ids()) == ["0", "1", "2", "b", "c", "a"]
@@ -507,7 +507,7 @@ def test_the_policy_merges_neighbours_of_similar_size():
     assert plan_merges([*entries(10**6), {"n_docs": 9, "n_alive": 5}]) == (1, 2)
 
 
-def test_all_becomes_one_segment_of_the_latest_format():
+def test_a_full_merge_makes_one_segment_of_the_latest_format():
     (one,) = entries(10)
     assert plan_merges([one | {"format": FORMAT}], everything=True) is None
     assert plan_merges([one], everything=True) == plan_merges([one | {"format": 3}], everything=True) == (0, 1)
@@ -516,7 +516,7 @@ def test_all_becomes_one_segment_of_the_latest_format():
     assert plan_merges([], everything=True) is None
 
 
-def test_single_adds_stay_few_segments_of_growing_size(tmp_path):
+def test_single_adds_give_few_segments_of_growing_size(tmp_path):
     rng = np.random.default_rng(0)
     rows = rows_of(rng, 60)
     index = Index.build(tmp_path / "idx", rows[:1], ids=["0"])
@@ -532,10 +532,10 @@ def test_single_adds_stay_few_segments_of_growing_size(tmp_path):
     assert (index.n_segments, len(index), index.searcher.n_docs) == (1, 1, 1)
 
 
-# --- killed, full, damaged --------------------------------------------------------------------------------------------
+# --- kills, full disks, damage ----------------------------------------------------------------------------------------
 
-# Commits changes, then merges: within a transaction, or in the background while a deletion is committed. For the latter
-# the changes are committed before, because it dies in their commit as the former does.
+# Commits changes, then merges. With "background", the merge runs in the background while a deletion is committed; the
+# other changes are committed before the kills begin, because kills during that commit are tested without "background".
 KILLED_EVERYWHERE = """
     import threading
     from lsr.index.write import background_merger as merger, writer
@@ -582,7 +582,7 @@ KILLED_EVERYWHERE = """
     if background:
         commit(kept).close()
     shutil.copytree(kept, path)
-    change()  # compiles what the children use
+    change()  # compiles the kernels for the children
     Index.open(path).search("wing")
     merged.clear()
     deleted.clear()
@@ -606,9 +606,9 @@ def test_a_kill_at_any_step_leaves_the_last_commit(path, tmp_path, python, where
     assert committed == 0 if where == "background" else committed > 30
     assert merged > (deleted + 3 if where == "background" else committed + 10)
     assert ids == [old] * committed + [new] * (deleted - committed) + [last] * (len(ids) - deleted)
-    assert len({json.dumps(outcome[2]) for outcome in outcomes[deleted:]}) == 1  # merging changes no result
+    assert len({json.dumps(outcome[2]) for outcome in outcomes[deleted:]}) == 1  # merging changes no results
     assert outcomes[0][2] != outcomes[-1][2] or where == "background"
-    later = [outcome[3:] for outcome in outcomes]  # words that the commit brought, found and numbered with it
+    later = [outcome[3:] for outcome in outcomes]  # hits for words of the commit, and the vocabulary
     assert later[:committed] == [[[], words]] * committed
     assert later[committed:] == [[["new1"], [*words, "zeppelin0", "zeppelin1", "zeppelin2"]]] * len(later[committed:])
 
@@ -628,7 +628,7 @@ LIMITED = """
         assert [hit.id for hit in index.search("wing number3", 30)] == before
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         print(error)
-        index.commit()  # there is room again
+        index.commit()  # succeeds, because there is room again
         print(len(index))
 """
 
@@ -668,7 +668,7 @@ def change(path):
         index.commit(merge=False)
     except OutputError:
         assert len(index) in (20, len(Index.open(path)))
-        index.commit(merge=False)  # what failed can be done again
+        index.commit(merge=False)  # a failed commit can be repeated
         raise
 
 
@@ -697,7 +697,7 @@ def built(path):
      (built, errno.EACCES)],
 )  # fmt: skip
 def test_any_failed_write_is_reported_and_the_index_stays_intact(path, monkeypatch, work, code):
-    """The n-th call that writes fails, for every n: the index is as before or as after, and can be written again."""
+    """For every n, the n-th call that writes fails: the index is the old or the new one, and can be changed again."""
     shutil.copytree(path, path.parent / "kept")
     calls, fails_at, failed = itertools.count(1), 0, True
 
@@ -728,14 +728,14 @@ def test_any_failed_write_is_reported_and_the_index_stays_intact(path, monkeypat
                 told = str(error)
             failed = next(calls) > fails_at
         assert "can't be written" in told
-        gc.collect()  # `work` left an index with pending changes, which hold the lock
+        gc.collect()  # closes the index that `work` left open, with pending changes and the lock
         index = Index.open(path)
         assert index.verify() == []
         ids = list(index.documents.all_ids())
         if ids != [d["_id"] for d in DOCUMENTS]:
             after = after or ids
             assert ids == after
-        index.delete(["absent"])  # a writer, which sweeps
+        index.delete(["absent"])  # a writer removes leftovers
         assert set(kinds(path)) <= {"alive", MANIFEST, "segment", "shared"}
     assert fails_at > 20
     assert list(index.documents.all_ids()) == after
@@ -768,7 +768,7 @@ def test_skip_damaged_finds_a_changed_byte_of_a_large_file(path, monkeypatch):
     index = Index.open(path)
     index.add([{"_id": "new", "text": "wing new"}])
     index.commit()
-    monkeypatch.setattr("lsr.index.storage.manifest.CHECKED_AT_OPEN", 0)  # all files are large
+    monkeypatch.setattr("lsr.index.storage.manifest.CHECKED_AT_OPEN", 0)  # no file is hashed on opening
     file = path / index.snapshot.parts[0].entry["name"] / "ids.arrow"
     file.write_bytes(file.read_bytes().replace(b"d7", b"d6"))
     assert Index.open(path).damaged == []
@@ -799,7 +799,7 @@ def test_files_removed_by_a_writer_during_opening_are_not_damage(path, monkeypat
 
 @pytest.mark.parametrize("name", ["columns.arrow", "encoder/bm25.json", "encoder/encoder.json"])
 def test_a_file_missing_during_opening_is_reported(path, monkeypatch, name):
-    """A writer may remove a segment between a reader's check and its opening."""
+    """A writer may remove a segment after a reader checked its files and before it opens them."""
     (file,) = path.glob(f"*/{name}")
 
     def removed(*args, **kwargs):
@@ -853,12 +853,12 @@ def test_commands(path, tmp_path, lsr_command):
         assert (ran.code, ran.err.count("\n")) == (1, 1)
 
 
-# --- documents without a word
+# --- documents without words
 
 
 @pytest.mark.parametrize("text", ["?", "", "\U0001f642", "\u200b"])
 @pytest.mark.parametrize("reopened", [False, True])
-def test_a_first_batch_without_words_leaves_the_index_open_to_others(tmp_path, text, reopened):
+def test_documents_can_be_added_after_a_first_batch_without_words(tmp_path, text, reopened):
     index = Index.build(tmp_path / "idx", [], encoder="bm25")
     index.add([{"_id": "a", "text": text}])
     index.commit()
@@ -871,7 +871,7 @@ def test_a_first_batch_without_words_leaves_the_index_open_to_others(tmp_path, t
     assert len(index) == 2
 
 
-def test_an_index_built_of_documents_without_words(tmp_path):
+def test_an_index_can_be_built_from_documents_without_words(tmp_path):
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "?"}], encoder="bm25")
     assert index.search("cats") == []
     index.add([{"_id": "b", "text": "cats purr"}])

@@ -1,4 +1,4 @@
-"""Small random checkpoints in all common layouts. Nothing is downloaded."""
+"""Small random checkpoints in all common layouts, without downloads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = [
     "the cat sat on the mat .",
     "dogs",
     "",
-    "abc def ghij " * 20,  # longer than any of the models reads
+    "abc def ghij " * 20,  # longer than the models' maximum length
     "the dog sat",
     "cat cat cat",
 ]
@@ -28,13 +28,13 @@ QUERY_WEIGHTS[: len(SPECIAL)] = 0
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
-    """Texts of very different lengths, one of them empty, one too long."""
+    """Texts of very different lengths; one is empty, one is too long for the models."""
     return TEXTS
 
 
 @pytest.fixture(scope="session")
 def query_weights() -> np.ndarray:
-    """A table of query weights, special tokens zero, some negative."""
+    """A table of query weights: zero for special tokens, some negative."""
     return QUERY_WEIGHTS
 
 
@@ -78,7 +78,7 @@ def _config(kind: str, vocab_size: int) -> Any:
 
 @pytest.fixture(scope="session")
 def make_checkpoint() -> Callable[..., Path]:
-    """Write a random masked-LM checkpoint with large weights, so that its outputs are large."""
+    """Returns a function that writes a random masked-LM checkpoint; large weights make its outputs large."""
 
     def make(folder: Path, kind: str = "bert", seed: int = 0, vocab_size: int = N_TOKENS + 3) -> Path:
         import torch
@@ -88,7 +88,7 @@ def make_checkpoint() -> Callable[..., Path]:
             torch.manual_seed(seed)
             model = AutoModelForMaskedLM.from_config(_config(kind, vocab_size))
             for name, parameter in model.named_parameters():
-                if name.endswith("bias"):  # zero at first, so a bias left out would go unseen
+                if name.endswith("bias"):  # biases start at zero, which would hide a forgotten bias
                     torch.nn.init.normal_(parameter, std=0.3)
         model.save_pretrained(folder)
         _tokenizer(24).save_pretrained(folder)
@@ -116,7 +116,7 @@ def opensearch(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.Te
 def reference(
     checkpoint: Path, make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[Path, Any]]:
-    """By name, the folder of a model saved by sentence-transformers, and the model opened by it again."""
+    """Returns a function that makes a model with sentence-transformers by name: (saved folder, opened model)."""
     pytest.importorskip("sentence_transformers")
     root = tmp_path_factory.mktemp("sentence-transformers")
     other = make_checkpoint(root / "tiny-query", seed=1)
@@ -125,7 +125,7 @@ def reference(
     def model(name: str) -> tuple[Path, Any]:
         if name not in opened:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # sentence-transformers' own, while it imports and builds
+                warnings.simplefilter("ignore")  # warnings of sentence-transformers itself
                 from sentence_transformers import SparseEncoder
 
                 _reference_modules(name, checkpoint, other).save_pretrained(str(root / name))

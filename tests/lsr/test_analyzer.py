@@ -1,4 +1,4 @@
-"""Analyzer: words in any script, normalization, and positions in the text."""
+"""Analyzer: words in any script, their normalization, and their positions in the text."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_document_length_counts_words(analyzer):
     assert analyzer.document("The wing of get_openapi in node.js, C++ and 依赖")[1] == 1 + 2 + 2 + 1 + 2
 
 
-def test_stop_words_weigh_less_beside_more_other_words(analyzer):
+def test_stop_words_weigh_less_the_more_other_words_there_are(analyzer):
     assert analyzer.query("before") == {"befor": 1.0}
     assert analyzer.query("before the wing") == {"wing": 1, "befor": 0.3, "the": 0.3}
     assert analyzer.query("the supersonic wing flutters in a wind tunnel of steel")["the"] == 0.25
@@ -158,7 +158,7 @@ def test_a_lone_combining_mark_is_handled(analyzer):
     analyzer.spans("\u0301 \u0e31 \u3099")
 
 
-# --- places
+# --- positions
 
 
 def test_spans_point_into_the_original_text(analyzer):
@@ -209,7 +209,7 @@ def test_unicode_forms_are_equivalent(text, form):
 
 def test_lucenes_analyzer():
     analyzer = Analyzer("lucene")
-    # As Lucene's EnglishAnalyzer has it: possessives, stop words, Porter's stems; joined numbers and words stay joined.
+    # Like Lucene's EnglishAnalyzer: no possessives, no stop words, Porter stems; "3.14" and "node.js" stay one token.
     assert analyzer.document("The wing's flows at 3.14 and U.S.A, e-mail of node.js in 1,000 ponies' flies")[0] == (
         ["wing", "flow", "3.14", "u.s.a", "e", "mail", "node.j", "1,000", "poni", "fli"]
     )

@@ -1,4 +1,4 @@
-"""Arrays in one Arrow file: a round trip, and damaged files are refused."""
+"""Arrays in one Arrow file: they are read back unchanged, and damaged files are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_arrays_are_read_back(tmp_path):
         assert np.array_equal(found[name], array)
         assert not found[name].flags.writeable
     assert [path.name for path in tmp_path.iterdir()] == ["a.arrow"]
-    write_arrays(path, "some arrays", {"a": np.ones(3)})  # a new file: what is mapped stays the same
+    write_arrays(path, "some arrays", {"a": np.ones(3)})  # writes a new file, so the mapped arrays stay the same
     assert np.array_equal(found["half"], ARRAYS["half"])
     with pytest.raises(OutputError, match="can't be written"):
         write_arrays(tmp_path / "absent" / "a.arrow", "some arrays", ARRAYS)

@@ -1,4 +1,4 @@
-"""A bank of frozen negatives: its loss by hand, known positives left out, exact resumption."""
+"""A bank of frozen negatives: its loss equals a hand-worked one, leaves out known positives, and resumes exactly."""
 
 from __future__ import annotations
 
@@ -117,6 +117,6 @@ def test_the_loss_falls(settings, tmp_path):
     assert np.mean(found[-5:]) < np.mean(found[:5])
 
 
-def test_pretraining_goes_without_a_bank(settings):
-    with pytest.raises((ValueError, DataError), match="can't be combined with pretrain"):
+def test_pretraining_with_a_bank_is_refused(settings):
+    with pytest.raises((ValueError, DataError), match="goes without pretrain"):
         replace(settings, pretrain=PretrainSettings(steps=2))

@@ -1,4 +1,4 @@
-"""Batches: each query has its own documents, whatever ids the sources use."""
+"""Batches: each query has its own documents, even if several sources use the same ids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lsr.train.sources import TrainingSource
 
 @pytest.fixture
 def put_source(tmp_path):
-    """Writes a collection and lines of ids into a folder; its texts start with its name."""
+    """Returns a function that writes a collection and examples of ids; its texts start with the collection's name."""
 
     def put(name, n_docs=4, documents=None):
         folder = tmp_path / name
@@ -65,8 +65,8 @@ def test_two_sources_of_one_collection_share_its_documents(put_source, tmp_path)
         assert len(set(batch.documents)) == len(batch.documents) <= 4
 
 
-def test_a_query_in_several_lines_has_the_positives_of_all(tmp_path):
-    """Another line's positive isn't a negative of the same query."""
+def test_a_query_has_the_positives_of_all_its_lines(tmp_path):
+    """So a positive from one line isn't a negative of the same query in another."""
     lines = [{"query": "cat", "positive": f"cat text {i}", "negative": "no text"} for i in range(3)]
     lines.append({"query": "dog", "positive": "dog text", "negative": "cat text 0"})
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -76,3 +76,24 @@ def test_a_query_in_several_lines_has_the_positives_of_all(tmp_path):
     for row, query in enumerate(batch.queries):
         marked = {batch.documents[i] for i in batch.positives[row].nonzero().flatten().tolist()}
         assert marked == ({"dog text"} if query == "dog" else {f"cat text {i}" for i in range(3)})
+
+
+def test_a_text_that_a_collection_has_twice_is_one_document(tmp_path):
+    """The copy of a positive isn't a negative, neither of its own query nor of another one's."""
+    texts = {"a": "cat text", "copy": "cat text", "b": "dog text", "c": "no text"}
+    rows = [json.dumps({"_id": name, "text": text}) + "\n" for name, text in texts.items()]
+    (tmp_path / "docs.jsonl").write_text("".join(rows))
+    lines = [
+        {"query_id": "1", "query": "cat", "positive": "a", "negatives": ["copy", "c"], "scores": [[3, 3, 0]]},
+        {"query_id": "2", "query": "kitten", "positive": "copy", "negatives": ["b", "c"], "scores": [[3, 1, 0]]},
+    ]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = TrainingSource(str(tmp_path / "lines.jsonl"), documents=str(tmp_path / "docs.jsonl"))
+    examples = sorted(open_training([source], cache=tmp_path / "cache").examples(0), key=lambda one: one.query)
+    batch = draw_batch(examples, 2, np.random.default_rng(0))
+    assert sorted(batch.documents) == ["cat text", "dog text", "no text"]
+    own = [[batch.documents[i] for i in row if i >= 0] for row in batch.columns.tolist()]
+    assert (own[0], own[1][0], set(own[1])) == (["cat text", "no text"], "cat text", set(batch.documents))
+    cat = batch.documents.index("cat text")
+    assert batch.positives.nonzero().tolist() == [[0, cat], [1, cat]]
+    assert batch.scores[0, 0, :2].tolist() == [3, 0]

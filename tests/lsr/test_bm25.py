@@ -1,4 +1,4 @@
-"""BM25Encoder: weights by a hand-worked example and by the formula, and the saved state."""
+"""BM25Encoder: weights equal a hand-worked example and the formula; saving and loading."""
 
 import json
 import math
@@ -34,13 +34,13 @@ def by_token(encoder, matrix, row=0):
 
 
 def bm25(text, k1, b, pivot):
-    """The documents' formula of the module's docstring."""
+    """Document weights, by the formula in the module's docstring."""
     norm = 1 - b + b * len(text.split()) / pivot
     return {word: tf * (k1 + 1) / (tf + k1 * norm) for word, tf in Counter(text.split()).items()}
 
 
 def idf(word, corpus):
-    """The queries' formula."""
+    """The IDF of a query term, by the formula."""
     df = sum(word in t.split() for t in corpus)
     return math.log(1 + (len(corpus) - df + 0.5) / (df + 0.5))
 
@@ -49,9 +49,9 @@ def idf(word, corpus):
 
 
 def test_hand_worked_example():
-    # Three documents; "cat" is in two of them: idf = ln(1 + 1.5 / 2.5), "dog" in one: ln(1 + 2.5 / 1.5).
-    # k1 = 1, b = 0.5, pivot 2. In the first, of three words, the length norm is 0.5 + 0.5 * 3 / 2 = 1.25:
-    # cat 2 * 2 / (2 + 1.25) = 1.230769, dog 1 * 2 / (1 + 1.25) = 0.888889.
+    # Three documents. "cat" is in two of them, so its idf is ln(1 + 1.5 / 2.5); "dog" is in one: ln(1 + 2.5 / 1.5).
+    # k1 = 1, b = 0.5, pivot 2. The first document has three words, so its length norm is 0.5 + 0.5 * 3 / 2 = 1.25.
+    # Weights: cat 2 * 2 / (2 + 1.25) = 1.230769, dog 1 * 2 / (1 + 1.25) = 0.888889.
     encoder = fitted(["cat cat dog", "cat mouse", "bird"], k1=1, b=0.5, pivot=2)
     weights = by_token(encoder, encoder.encode_document("cat cat dog"))
     assert weights == pytest.approx({"cat": 1.230769, "dog": 0.888889}, abs=1e-6)
@@ -82,7 +82,7 @@ def test_inner_products_are_bm25(corpus):
         assert score == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_text_encodes_alike_alone_and_in_a_batch():
+def test_a_text_has_the_same_vector_alone_and_in_a_batch():
     texts = ["wing flow", "", "flow flow plate"]
     encoder = fitted(texts)
     together = encoder.encode_document(texts)
@@ -177,7 +177,7 @@ def test_spans_and_encoding_have_the_same_words(text):
     }
 
 
-# --- what it is, and on disk
+# --- state and files
 
 
 def test_an_unfitted_encoder_is_refused():
@@ -193,7 +193,7 @@ def test_texts_must_be_strings():
         fitted(["wing"]).encode_document(["wing", 3])
 
 
-def test_a_saved_encoder_encodes_alike(tmp_path):
+def test_a_saved_encoder_gives_the_same_vectors(tmp_path):
     encoder = fitted(["wing flow", "flow flow plate", "Überschall"], k1=1.2, b=0.75, language="german")
     encoder.save(tmp_path / "bm25")
     texts = ["wing flow Überschall", "plate plate"]

@@ -1,4 +1,4 @@
-"""FixedBM25Encoder of earlier versions: weights by a hand-worked example and by the formula, and the saved state."""
+"""FixedBM25Encoder of earlier versions: weights equal a hand-worked example and the formula; saving and loading."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def by_token(encoder, matrix, row=0):
 
 
 def bm25(text, corpus, k1, b):
-    """The formula of the module's docstring."""
+    """Document weights, by the formula in the module's docstring."""
     average = sum(len(t.split()) for t in corpus) / len(corpus)
     weights = {}
     for word, tf in Counter(text.split()).items():
@@ -44,9 +44,10 @@ def bm25(text, corpus, k1, b):
 
 
 def test_hand_worked_example():
-    # Three documents of 3, 2 and 1 words, 2 on average; "cat" is in two of them: idf = ln(1 + 1.5 / 2.5).
-    # k1 = 1, b = 0.5. In the first, tf = 2 and the length norm is 0.5 + 0.5 * 3 / 2 = 1.25:
-    # ln(1.6) * 2 * 2 / (2 + 1.25) = 0.578466; "dog" is in one: ln(1 + 2.5 / 1.5) * 1 * 2 / (1 + 1.25) = 0.871848.
+    # Three documents of 3, 2 and 1 words, 2 on average. k1 = 1, b = 0.5.
+    # "cat" is in two documents, so its idf is ln(1 + 1.5 / 2.5) = ln(1.6). In the first document, its tf is 2 and the
+    # length norm is 0.5 + 0.5 * 3 / 2 = 1.25, so its weight is ln(1.6) * 2 * 2 / (2 + 1.25) = 0.578466.
+    # "dog" is in one document: ln(1 + 2.5 / 1.5) * 1 * 2 / (1 + 1.25) = 0.871848.
     encoder = fitted(["cat cat dog", "cat mouse", "bird"], k1=1, b=0.5)
     weights = by_token(encoder, encoder.encode_document("cat cat dog"))
     assert weights == pytest.approx({"cat": 0.578466, "dog": 0.871848}, abs=1e-6)
@@ -61,7 +62,7 @@ def test_weights_follow_the_formula(corpus, k1, b):
         assert by_token(encoder, matrix, i) == pytest.approx(bm25(text, corpus, k1, b), rel=1e-6)
 
 
-def test_a_text_encodes_alike_alone_and_in_a_batch():
+def test_a_text_has_the_same_vector_alone_and_in_a_batch():
     texts = ["wing flow", "", "flow flow plate"]
     encoder = fitted(texts)
     together = encoder.encode_document(texts)
@@ -141,7 +142,7 @@ def test_spans_and_encoding_have_the_same_words(text):
     }
 
 
-# --- what it is, and on disk
+# --- state and files
 
 
 def test_an_unfitted_encoder_is_refused():
@@ -157,7 +158,7 @@ def test_texts_must_be_strings():
         fitted(["wing"]).encode_document(["wing", 3])
 
 
-def test_a_saved_encoder_encodes_alike(tmp_path):
+def test_a_saved_encoder_gives_the_same_vectors(tmp_path):
     encoder = fitted(["wing flow", "flow flow plate", "Überschall"], k1=1.2, b=0.75, language="german")
     encoder.save(tmp_path / "bm25")
     texts = ["wing flow Überschall", "plate plate"]

@@ -1,4 +1,4 @@
-"""Messages about unusable checkpoints and devices: what exists instead, and what to do."""
+"""Messages about unusable checkpoints and devices say what was found and what to do."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_lora_adapter_is_refused_with_advice(folder, checkpoint, kept):
     (folder / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(EncoderError, match=r"a LoRA adapter.*from_pretrained\('org/base'\).*merge_and_unload"):
         load_encoder(folder)
-    # Beside whole weights it would decide, too, but only where peft is installed.
+    # Whole weights in the folder change nothing: transformers would apply the adapter to them if peft is installed.
     shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     with pytest.raises(EncoderError, match="a LoRA adapter"):
         load_encoder(folder)
@@ -95,5 +95,5 @@ def test_an_unavailable_device_is_reported(checkpoint, device):
 
 def test_a_graph_runs_only_on_the_cpu():
     with pytest.raises(EncoderError, match="lsr-mini: this model runs on the CPU, not on 'cuda': leave --device out"):
-        load_encoder("lsr-mini", device="cuda")  # before a corpus is read
+        load_encoder("lsr-mini", device="cuda")  # refused before any corpus is read
     load_encoder("lsr-mini", device="cpu")

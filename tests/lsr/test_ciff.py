@@ -1,4 +1,4 @@
-"""CIFF: round trips, files read by other programs, and refusal of truncated, changed and forged files."""
+"""CIFF: round trips, exchange with other programs, and refusal of truncated, changed and forged files."""
 
 import gzip
 import re
@@ -97,7 +97,7 @@ def test_float_weights_are_rounded_to_levels(tmp_path_factory, rows):
 def test_levels_lower_whole_weights(tmp_path):
     _, rows, vectors = read_all(put(tmp_path / "v.ciff", levels=10))
     assert vectors.step == 25.5
-    assert rows[0] == {"wing": 25.5, "größe": 255.0, "翼.x": 25.5}  # none vanishes
+    assert rows[0] == {"wing": 25.5, "größe": 255.0, "翼.x": 25.5}  # no weight is rounded to zero
 
 
 @pytest.mark.parametrize("rows", [[], [{}], [{}, {}]])
@@ -114,11 +114,11 @@ def test_long_lists_are_read_in_windows(tmp_path, monkeypatch):
     assert read_all(path)[1] == by_token(rows)
 
 
-# --- others' code
+# --- other programs
 
 
 def messages():
-    """The classes of CIFF's messages, made by the protobuf package from the published definition."""
+    """The protobuf package's classes of CIFF's messages, made from the published definition."""
     pb = pytest.importorskip("google.protobuf", reason="protobuf comes with the train extra")
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -179,7 +179,7 @@ def test_the_protobuf_package_reads_our_files(tmp_path):
     assert [(r.docid, r.collection_docid, r.doclength) for r in records] == list(
         zip(range(4), IDS, [259, 0, 207, 128], strict=True)
     )
-    # The bytes are protobuf's own.
+    # The protobuf package writes the same bytes.
     assert [m.SerializeToString() for m in (header, *lists, *records)] == [head, *rest]
 
 
@@ -195,7 +195,7 @@ def test_files_of_the_protobuf_package_are_read(tmp_path):
 
 
 def test_the_ciff_toolkit_reads_our_files(tmp_path):
-    # It wants an older protobuf than onnx: a virtual environment of its own can have it.
+    # ciff-toolkit needs an older protobuf than onnx, so this runs only in a separate virtual environment.
     ciff_toolkit = pytest.importorskip("ciff_toolkit.read", reason="pip install ciff-toolkit")
     with ciff_toolkit.CiffReader(put(tmp_path / "v.ciff", ids=IDS)) as reader:
         assert reader.header.num_docs == 4
@@ -214,13 +214,13 @@ def test_bmp_finds_documents_with_their_weights(tmp_path):
     for term, token in enumerate(tokens):
         ids, scores = searcher.search({token: 1.0}, 200, 1.0, 1.0)
         weights = [dense[int(doc_id[1:]), term] for doc_id in ids]
-        assert all(score == 32 * weight for score, weight in zip(scores, weights, strict=True))  # 1.0 becomes 32 there
+        assert all(score == 32 * weight for score, weight in zip(scores, weights, strict=True))  # BMP multiplies by 32
         seen += len(ids)
-    # It gives up early on a few of them.
+    # BMP's search stops early for some terms.
     assert seen > 0.8 * np.count_nonzero(dense)
 
 
-# --- refused
+# --- refused files
 
 
 def message(*fields):
@@ -249,7 +249,7 @@ def refused(tmp_path, data, name="v.ciff"):
     return str(raised.value).removeprefix(str(path))
 
 
-def test_the_unchanged_file_of_the_refusal_tests_is_read(tmp_path):
+def test_the_file_that_the_next_tests_damage_is_valid(tmp_path):
     (tmp_path / "v.ciff").write_bytes(head() + LIST + RECORDS)
     assert read_all(tmp_path / "v.ciff")[:2] == (["a", "b"], [{"t": 1.0}, {"t": 1.0}])
 
@@ -330,8 +330,8 @@ def test_sizes_in_the_file_are_not_trusted(tmp_path):
     assert peak < 1 << 22
 
 
-def test_legal_but_unusual(tmp_path):
-    """Fields in another order, explicit zeros, longer numbers than needed, unknown fields, and a frequency of 0."""
+def test_valid_but_unusual_encodings_are_read(tmp_path):
+    """Fields in another order, explicit zeros, overlong varints, unknown fields, and a frequency of 0."""
     zero = b"\x22\x04\x08\x00\x10\x05"
     longer = b"\x22\x05\x08\x81\x00\x10\x06"
     unknown = posting(1, 9, b"\x1d" + struct.pack("<f", 1), b"\x21" + bytes(8))

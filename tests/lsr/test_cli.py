@@ -1,4 +1,4 @@
-"""The lsr command: help, exit codes, one line for each error, and nothing heavy imported before it is needed."""
+"""The lsr command: help, exit codes, one-line errors, and late imports of heavy packages."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def call(*args):
 
 
 def failure(capsys, *args, code=1):
-    """Run a command that fails; returns what it says on stderr."""
+    """Run a command that fails; returns its stderr."""
     assert call(*args) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -114,7 +114,7 @@ def test_the_public_names_of_the_package():
         lsr.Indeks  # noqa: B018
 
 
-# --- bad use
+# --- wrong usage
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("encod", "encode"), ("serach", "search"), ("evalute", "evaluate")])
@@ -179,7 +179,7 @@ def test_vectors_name_the_encoder_for_queries(docs):
         assert call("encode", docs, "--encoder", "bm25", "--out", folder / vectors) == 0
         out = folder / f"q-{vectors}.jsonl"
         assert call("encode", folder / "queries.jsonl", "--queries", "--encoder", folder / vectors, "--out", out) == 0
-        idf = math.log(2)  # each is in one of two documents
+        idf = math.log(2)  # each word is in one of the two documents
         vector = {"flow": pytest.approx(2 * idf), "heat": pytest.approx(idf)}
         assert json.loads(out.read_text()) == {"_id": "q", "vector": vector}
 
@@ -281,7 +281,7 @@ def test_errors_end_in_one_line(capsys, monkeypatch, error, code, said):
     assert capsys.readouterr().err == said
 
 
-def test_a_closed_pipe_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     code = "from lsr.cli import cli, main; cli.main = lambda *a, **k: print(*range(99999), sep='\\n'); main()"
     done = subprocess.run(["sh", "-c", f'"{sys.executable}" -c "{code}" | head -1'], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("0\n", "")
@@ -302,7 +302,7 @@ def test_operating_system_errors_are_reported(error, text):
     assert os_error_text(error) == text
 
 
-def test_run_command_raises_where_main_exits(docs, monkeypatch):
+def test_run_command_raises_the_errors_that_main_prints(docs, monkeypatch):
     run_command("encode", [str(docs), "--out", str(docs.parent / "v.parquet")])
     with pytest.raises(lsr.LsrError, match="exists already"):
         run_command("encode", [str(docs), "--out", str(docs.parent / "v.parquet")])

@@ -1,4 +1,4 @@
-"""An address without a cluster is reported within a time limit, with advice."""
+"""If there is no Ray cluster at an address, an error with advice comes within a time limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsr.errors import ClusterError, MissingExtra
 
 @pytest.fixture
 def silent():
-    """The address of a server that listens but never answers."""
+    """The address of a socket that listens but never answers."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -22,7 +22,7 @@ def silent():
 
 
 class Ray:
-    """The part of Ray that `connect` and `require` use."""
+    """A fake of the part of Ray that `connect` and `require` use."""
 
     def __init__(self, nodes=(), free=None, init=None):
         self._nodes, self._free, self._init = nodes, free, init
@@ -57,7 +57,7 @@ def test_a_refused_connection_is_reported(silent):
 
 
 def test_a_missing_answer_is_reported_within_the_time_limit(monkeypatch, silent):
-    # Ray itself goes on trying for a minute, with messages of its own.
+    # Ray itself would retry for a minute and print messages.
     class Waiting(Ray):
         def init(self, address, **_):
             with socket.create_connection(address.split(":")) as talking:

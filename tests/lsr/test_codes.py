@@ -1,4 +1,4 @@
-"""Sparse codes: trained on vectors, over any function, saved, named, steered, behind an index."""
+"""Sparse codes of dense vectors: training, named latents, steering, saving, and an index of codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = CodeSettings(latents=96, top_k=8, steps=300, batch=128, rate=3e-3)
 
 
 def mixtures(n, seed, noise=0.05):
-    """Unit vectors that are sums of a few of 40 directions."""
+    """Unit vectors, each the sum of a few of 40 directions."""
     rng = np.random.default_rng(seed)
     directions = np.random.default_rng(99).standard_normal((TOPICS, WIDTH))
     shares = (
@@ -46,7 +46,7 @@ def trained(vectors):
 
 
 def embed(texts):
-    """Letters of words as numbers: texts with the same words are near each other."""
+    """Dense vectors of texts: a random direction for each word, so texts that share words are similar."""
     found = np.zeros((len(texts), WIDTH), np.float32)
     for row, text in zip(found, texts, strict=True):
         for word in text.lower().split():
@@ -61,7 +61,7 @@ def test_more_latents_reconstruct_better(trained):
     assert trained.dead < 0.05
 
 
-def test_codes_rank_as_the_vectors_do(vectors, trained):
+def test_codes_rank_like_the_vectors(vectors, trained):
     documents, queries = mixtures(800, 2), mixtures(60, 3)
     codes = Codes(trained.weight, trained.bias, trained.query_bias, ("",) * 96)
     found = codes.encode(queries, 16).dot(codes.encode(documents, 16))
@@ -70,7 +70,7 @@ def test_codes_rank_as_the_vectors_do(vectors, trained):
     assert np.mean(kept) > 9
 
 
-def test_ncl_learns_from_pairs_alone(vectors):
+def test_ncl_learns_from_pairs_without_reconstruction(vectors):
     queries = vectors + 0.05 * np.random.default_rng(4).standard_normal(vectors.shape).astype(np.float32)
     found = train_codes(
         vectors, replace(SMALL, objective="ncl", temperature=0.05), queries=queries, positives=np.arange(len(vectors))
@@ -139,7 +139,7 @@ def test_steering_changes_a_search(encoder, tmp_path):
         encoder.steer(query, {64: 1.0})
 
 
-def test_saved_codes_over_a_function_need_the_function_again(encoder, tmp_path):
+def test_opening_codes_over_a_function_needs_the_function(encoder, tmp_path):
     encoder.save(tmp_path / "codes")
     with pytest.raises(EncoderError, match="codes over a function"):
         load_encoder(tmp_path / "codes")
@@ -198,7 +198,7 @@ def test_encoding_before_fit_is_reported(tmp_path):
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_scifact(real_data):
-    """How much of the dense vectors' quality the codes keep, after a minute of training on the documents."""
+    """After training on the documents for a minute, codes keep most of the dense vectors' nDCG."""
     from lsr.eval.datasets import open_dataset
     from lsr.eval.measures import parse_measures, score_run
     from lsr.io.corpus import open_corpus

@@ -1,4 +1,4 @@
-"""examine names each kind of collapse, and has no findings for a healthy model."""
+"""`examine` names each kind of collapse, and finds none in a healthy model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ N_DOCS = 50
 
 @pytest.fixture
 def healthy():
-    """Documents of 20 terms each, from everywhere."""
+    """Documents with 20 random terms of the whole vocabulary each."""
     draw = np.random.default_rng(0)
     dense = np.zeros((N_DOCS, len(VOCABULARY)), np.float32)
     for row in dense:
@@ -61,17 +61,17 @@ def test_nearly_equal_vectors_are_found(healthy):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_shared_terms_are_found_by_their_mass(healthy, seed):
-    """Few of a document's terms by number, nearly all of its weight."""
+    """A document shares a minority of its terms with all others, but they have nearly all of its weight."""
     draw = np.random.default_rng(seed)
     healthy = healthy * 0.02
-    for row in healthy:  # 100 light terms, different ones in each
+    for row in healthy:  # 100 light terms that differ from row to row
         row[draw.choice(np.arange(50, len(VOCABULARY)), 100, replace=False)] = 0.01
     healthy[:, 3:43] = draw.uniform(0.2, 4, (N_DOCS, 40))
     assert found(healthy) == ["the same terms everywhere"]
 
 
 @pytest.mark.parametrize("noise", [0, 0.02])
-def test_documents_alike_are_found(healthy, noise):
+def test_similar_documents_are_found(healthy, noise):
     draw = np.random.default_rng(1)
 
     def noisy(dense):
@@ -83,10 +83,10 @@ def test_documents_alike_are_found(healthy, noise):
     clusters = np.zeros_like(healthy)
     clusters[np.arange(N_DOCS), 100 + np.arange(N_DOCS) % 3] = 1
     assert found(noisy(clusters)) == ["documents alike"]
-    several = healthy[np.arange(N_DOCS) % 4]  # four clusters of whole vectors
+    several = healthy[np.arange(N_DOCS) % 4]  # only four different vectors
     assert found(noisy(several)) == ["documents alike"]
     few = healthy.copy()
-    few[:10] = few[0]  # a text that comes often is no collapse
+    few[:10] = few[0]  # a few copies of one text aren't a collapse
     assert found(noisy(few)) == []
 
 
@@ -96,7 +96,7 @@ def test_common_function_words_are_not_a_collapse(healthy):
 
 
 def test_the_rank_of_vectors():
-    """Of vectors without a common term it is their number, of equal ones 1, of clusters the number of clusters."""
+    """It is n for n vectors without common terms, 1 for equal vectors, and the number of clusters for clusters."""
     alone = np.eye(20, dtype=np.float32) * 3
     assert effective_rank(SparseMatrix.from_dense(alone)) == pytest.approx(20, abs=1e-3)
     assert effective_rank(SparseMatrix.from_dense(np.ones((20, 5)))) == pytest.approx(1, abs=1e-3)

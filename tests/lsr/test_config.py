@@ -1,4 +1,4 @@
-"""read_config: YAML into dataclasses, with every problem named at once."""
+"""read_config reads YAML into dataclasses, and names all problems at once."""
 
 from __future__ import annotations
 
@@ -105,6 +105,9 @@ def test_values_refused_by_the_dataclass_are_named(write):
         ("name: a\ninner: {rate: 1}\nparts: 3", ":3: parts must be a list"),
         ("name: !!python/object/apply:os.system [ls]\ninner: {rate: 1}", ":1: name must be one value, got a list"),
         ("name: a\ninner: {rate: !!python/name:os.system x}", ":2: inner.rate must be a number, got "),
+        ("name: a\ninner: {{rate}}", ":2: a key of inner must be text, got a section"),
+        ("name: a\ninner: {rate: 1}\nweights: {[a]: 1}", ":3: a key of weights must be text, got a list"),
+        ("name: {a: b}\ninner: {rate: 1}", "got a section; write text with a colon or brackets in quotes"),
     ],
 )
 def test_bad_files_are_refused(write, text, message):
@@ -118,6 +121,7 @@ def test_bad_files_are_refused(write, text, message):
         ("name.x=1", "--set name.x=1: name is not a section"),
         ("stepz=1", "--set stepz=1: unknown key stepz; did you mean steps?"),
         ("steps=a", "--set steps=a: steps must be a whole number, got 'a'"),
+        ("inner={rate: 1", "--set inner={rate: 1: not YAML: expected ',' or '}', but got '<stream end>'"),
     ],
 )
 def test_bad_overrides_are_refused(write, override, message):

@@ -1,4 +1,4 @@
-"""Console output: progress in a log, numbers with nouns."""
+"""Console output: progress in a log, and numbers with singular and plural nouns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lsr.console import counted, progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that the test turns."""
+    """A clock that the test sets."""
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(console, "_LOG_SECONDS", 10.0)
@@ -46,7 +46,7 @@ def test_the_rate_is_that_of_this_run(clock, capsys):
     assert told == [("building", 8, 9)]
 
 
-def test_a_bar_leaves_earlier_work_out_of_its_rate(monkeypatch, capsys):
+def test_the_rate_of_a_bar_ignores_earlier_work(monkeypatch, capsys):
     monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
     with progress(1300, "train", "steps", done=500) as bar:
         assert (bar.n, bar.initial) == (500, 500)

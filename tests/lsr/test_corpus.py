@@ -1,4 +1,4 @@
-"""Texts from all sources; bad lines are named with file and number."""
+"""Texts from all sources; errors name the file and number of a bad line."""
 
 import datetime
 import gzip
@@ -43,7 +43,7 @@ def put_parquet(path, columns):
 
 
 def plain(documents):
-    """Without where they came from."""
+    """Documents as tuples, without their positions in the source."""
     return [(d.id, d.text, d.title, d.metadata, d.parent) for d in documents]
 
 
@@ -60,7 +60,7 @@ def refusal(source, **options):
 def test_jsonl(tmp_path, name):
     corpus = open_corpus(put(tmp_path / name, jsonl(ROWS)))
     assert plain(corpus) == plain(DOCUMENTS)
-    assert plain(corpus) == plain(DOCUMENTS)  # as often as wanted
+    assert plain(corpus) == plain(DOCUMENTS)  # a corpus can be read again
     assert corpus.count() == 3
 
 
@@ -141,7 +141,7 @@ def test_ir_datasets(tmp_path, monkeypatch):
     for name in ("tiny-test", "irds:tiny-test"):
         assert plain(open_corpus(name)) == plain([Document("a", "first"), Document("b", "second")])
         assert plain(open_corpus(name, queries=True)) == plain([Document("q", "which?")])
-    assert open_corpus("tiny-test", queries=True).count() is None  # and no failure where a dataset can't tell
+    assert open_corpus("tiny-test", queries=True).count() is None  # the dataset doesn't know its count; not an error
     bare = ir_datasets.create_dataset(docs_tsv=str(docs))
     monkeypatch.setitem(ir_datasets.registry._registered, "bare-test", bare)
     assert refusal("bare-test", queries=True) == "bare-test: this dataset has no queries"
@@ -160,12 +160,12 @@ def test_a_dataset_needs_ir_datasets(monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["_id", "id", "doc_id", "docid", "query_id"])
-def test_names_of_the_id(key):
+def test_keys_that_may_hold_the_id(key):
     assert Document.from_mapping({key: "x", "text": "t"}) == Document("x", "t")
 
 
 @pytest.mark.parametrize("key", ["text", "contents", "content"])
-def test_names_of_the_text(key):
+def test_keys_that_may_hold_the_text(key):
     assert Document.from_mapping({"_id": "x", key: "t"}) == Document("x", "t")
 
 
@@ -173,7 +173,7 @@ def test_numbers_become_ids_and_null_texts_empty_ones():
     assert Document.from_mapping({"_id": 17, "text": None, "title": None}) == Document("17", "")
 
 
-def test_other_keys_and_metadata_come_together():
+def test_other_keys_and_metadata_are_merged():
     values = {"_id": "x", "text": "t", "url": "u", "metadata": {"year": 1962}}
     assert Document.from_mapping(values).metadata == {"url": "u", "year": 1962}
 
@@ -200,7 +200,7 @@ def test_an_empty_file_is_an_empty_corpus(tmp_path):
     assert list(open_corpus(put(tmp_path / "d.jsonl", b""))) == []
 
 
-def test_document_batch_keeps_what_is_asked_for():
+def test_document_batch_keeps_texts_only_if_asked():
     document = Document("a", "text", "title", {"k": [1]}, "p")
     whole = {"id": "a", "parent": "p", "title": "title", "text": "text", "metadata": '{"k": [1]}'}
     assert document_batch([document]).to_pylist() == [whole]
@@ -260,7 +260,7 @@ def test_bad_lines_are_named(tmp_path, line, problem):
     assert [d.id for d in corpus] == ["a", "b"]
     assert [m.startswith(f"{path}:3: {problem}") for m in corpus.bad] == [True]
     list(corpus)
-    assert len(corpus.bad) == 1  # of one pass, not of all
+    assert len(corpus.bad) == 1  # `bad` lists the problems of the last pass only
 
 
 @pytest.mark.parametrize(

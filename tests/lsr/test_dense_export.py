@@ -1,4 +1,4 @@
-"""A sparse model as one dense vector: a projection that keeps inner products as well as it can."""
+"""Sparse vectors exported as dense ones: a projection that keeps inner products as well as possible."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def queries():
 
 
 def test_enough_directions_keep_the_scores(documents, queries):
-    """The documents lie in ten dimensions."""
+    """16 directions are enough, because the documents span only ten dimensions."""
     factors = np.random.default_rng(2).random(TERMS) + 0.5
     for given in (None, factors):
         export = DenseExport.fit(documents, 16, factors=given)
@@ -98,7 +98,7 @@ def test_texts_become_dense_vectors():
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_dense_search_finds_what_bm25_finds(real_data):
-    """On SciFact at least half of BM25's ten best documents, with 768 numbers a document."""
+    """On SciFact, vectors of 768 numbers find at least half of BM25's ten best documents."""
     from lsr.io.corpus import open_corpus
 
     folder = real_data("scifact")

@@ -1,4 +1,4 @@
-"""Densified vectors: the gated inner product, the slices, search with a dense part."""
+"""Densified vectors: the gated inner product, the slices, and searches with an added dense vector."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def queries():
 
 
 def gated(slices, query, document):
-    """The gated inner product, as it is defined."""
+    """The gated inner product, by its definition."""
 
     def heaviest(row):
         found = {}
@@ -55,7 +55,7 @@ def test_scores_are_gated_inner_products(documents, queries, made):
     }[made]()
     found = DensifiedVectors.of(documents, slices)
     expected = [[gated(slices, query, doc) for doc in documents.rows()] for query in queries.rows()]
-    assert found.scores(queries) == pytest.approx(np.array(expected), rel=2e-3, abs=1e-4)  # values are float16
+    assert found.scores(queries) == pytest.approx(np.array(expected), rel=2e-3, abs=1e-4)  # stored as float16
     assert slices.keep(queries).dot(slices.keep(documents)) == pytest.approx(np.array(expected), rel=1e-5, abs=1e-5)
 
 
@@ -132,7 +132,7 @@ def test_invalid_settings_are_refused(documents, queries, wrong):
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_768_slices_keep_the_quality_of_splade_v3(real_data):
-    """On SPLADE-v3's vectors of NFCorpus coloured slices lose nothing at 768, and less than random ones do below."""
+    """On SPLADE-v3's vectors of NFCorpus: 768 coloured slices lose nothing, and fewer lose less than random slices."""
     measures = pytest.importorskip("lsr.eval.measures", reason="needs the extra eval")
     folder, tokens = real_data("nfcorpus-splade-v3"), {}
 

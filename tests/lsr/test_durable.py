@@ -1,4 +1,4 @@
-"""Files are synced before they are renamed, and the renames soon after, so a power cut at any time loses nothing."""
+"""A power cut loses nothing: files are synced before they are renamed, and their folders soon after."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from lsr.sparse import SparseMatrix
 
 
 class Disk:
-    """Watches what is synced and renamed.
+    """Records which files are synced and renamed.
 
     Attributes:
-        renamed: Names that were taken.
-        wrong: What a power cut would have lost.
-        synced: Of each inode that was synced, its size and time of change then.
+        renamed: New names of the renamed files.
+        wrong: Files that were renamed before they were synced.
+        synced: {inode: (size, modification time) when it was synced}.
     """
 
     def __init__(self, patch):
@@ -56,8 +56,8 @@ class Disk:
         patch.setattr(os, "replace", watched_replace)
         patch.setattr(os, "rename", watched_replace)
 
-    def settle(self):
-        """Files that a power cut would lose now."""
+    def at_risk(self):
+        """Files that a power cut could lose at this moment."""
         return [*self.wrong, *self._open.values()]
 
 
@@ -77,7 +77,7 @@ def vectors():
 def test_exports_are_synced_before_they_are_renamed(tmp_path, disk, format_name, ending):
     convert(vectors(), tmp_path / f"out{ending}", Form(format_name))
     assert f"out{ending}" in disk.renamed
-    assert disk.settle() == []
+    assert disk.at_risk() == []
 
 
 def test_object_stores_sync_local_files(tmp_path, disk):
@@ -86,7 +86,7 @@ def test_object_stores_sync_local_files(tmp_path, disk):
     place.fetch("some", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"content"
     assert {"some", "copy"} <= set(disk.renamed)
-    assert disk.settle() == []
+    assert disk.at_risk() == []
 
 
 @pytest.mark.parametrize("out", ["out.parquet", "out.jsonl.gz", "folder"])
@@ -98,7 +98,7 @@ def test_vectors_are_synced_before_they_are_renamed(tmp_path, disk, lsr_command,
         )
         assert ran.code == 0
     assert out in disk.renamed
-    assert disk.settle() == []
+    assert disk.at_risk() == []
 
 
 def test_checkpoints_are_synced_before_they_are_renamed(tmp_path, disk):
@@ -107,7 +107,7 @@ def test_checkpoints_are_synced_before_they_are_renamed(tmp_path, disk):
     for step in (1, 2, 3):
         kept.save(step, checkpoints.Checkpoint({"model": {"weight": torch.ones(3)}}, {"step": step}))
     assert "checkpoint-00000003" in disk.renamed
-    assert [told for told in disk.settle() if ".old" not in told] == []  # an old one may come back
+    assert [told for told in disk.at_risk() if ".old" not in told] == []  # a removed checkpoint may reappear
     assert kept.load().state == {"step": 3}
 
 
@@ -123,7 +123,7 @@ def test_caches_and_artifacts_are_synced_before_they_are_valid(tmp_path, disk):
     path, _, _ = Artifacts(tmp_path / "made").get("index", {"a": 1}, make)
     assert {made_once.name, f"{path.name}.json"} <= set(disk.renamed)
     assert (path / "inside" / "file").stat().st_ino in disk.synced
-    assert disk.settle() == []
+    assert disk.at_risk() == []
 
 
 def test_published_encoders_are_synced_before_they_are_renamed(tmp_path, disk, lsr_command):
@@ -131,7 +131,7 @@ def test_published_encoders_are_synced_before_they_are_renamed(tmp_path, disk, l
         ran = lsr_command("publish", "lsr-tiny", "--out", tmp_path / "mine", "--overwrite")
         assert ran.code == 0, ran.err
     assert disk.renamed == ["mine", "mine.old", "mine"]
-    assert disk.settle() == []
+    assert disk.at_risk() == []
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["mine"]
 
 
@@ -148,14 +148,14 @@ def test_an_abandoned_file_is_removed(tmp_path, disk):
 
 
 class Killed(BaseException):
-    """Simulates the end of the process."""
+    """Simulates a kill of the process."""
 
 
 @pytest.fixture
 def dying(monkeypatch):
-    """Runs something that dies at its n-th step that renames or removes; afterwards nothing is tidied up either.
+    """Returns a function that runs `work` and kills it at its n-th rename or removal; clean-up code fails, too.
 
-    Gives whether it died.
+    The function returns whether `work` was killed.
     """
 
     def run(n, work):
@@ -170,7 +170,7 @@ def dying(monkeypatch):
 
             return call
 
-        gc.disable()  # what an earlier test left would be tidied up by the patched functions
+        gc.disable()  # finalizers of earlier tests' objects would call the patched functions
         try:
             with monkeypatch.context() as patch:
                 for owner, name in ((os, "replace"), (os, "rename"), (Path, "unlink"), (shutil, "rmtree")):
@@ -197,7 +197,7 @@ def test_a_killed_export_can_be_repeated(tmp_path, dying):
             path.unlink()
         n += 1
     assert n > 2
-    assert (tmp_path / "out.mapping.json").exists()  # wherever the bulk file is, its mapping is
+    assert (tmp_path / "out.mapping.json").exists()  # the mapping is written before the bulk file
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.ndjson"])
@@ -218,7 +218,7 @@ def test_an_encoding_killed_at_its_end_can_be_repeated(tmp_path, dying, name):
         for path in tmp_path.glob("out.*"):
             path.unlink()
         n += 1
-    assert named  # it also died when the file had its name already
+    assert named  # at least one kill came after the final rename
 
 
 def test_leftovers_of_another_run_are_not_the_result(tmp_path, dying):

@@ -1,4 +1,4 @@
-"""EASE: BM25 with queries expanded by a term-term matrix in closed form."""
+"""EASE: BM25 with queries expanded by a term-term matrix, which has a closed form."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def test_the_matrix_is_the_closed_form(encoder):
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     p = np.linalg.inv(x.T @ x + np.eye(len(terms)))
     b = np.eye(len(terms)) - p / np.diag(p)
-    found = encoder.table.to_dense()  # [j, i]: how term i predicts term j
+    found = encoder.table.to_dense()  # [j, i]: how strongly term i predicts term j
     assert np.diag(found).max() == 0
     assert found[np.ix_(terms, terms)] == pytest.approx(np.maximum(b, 0).T, abs=1e-5)
-    # It solves min |X - XB|^2 + |B|^2 with a diagonal of zeros: the gradient is zero off the diagonal.
+    # B minimizes |X - XB|^2 + |B|^2 with a zero diagonal, so the gradient is zero off the diagonal.
     gradient = x.T @ (x @ b - x) + b
     np.fill_diagonal(gradient, 0)
     assert np.abs(gradient).max() < 1e-5
@@ -64,7 +64,7 @@ def test_a_query_is_expanded(encoder, tmp_path):
     assert {one.token for one in index.explain("flutter", "2") if one.score > 0} & {"wing", "lift"}
 
 
-def test_with_weight_0_it_is_bm25(encoder):
+def test_with_weight_0_scores_equal_bm25(encoder):
     bm25 = BM25Encoder()
     bm25.fit(TEXTS)
     plain = EaseEncoder(bm25, encoder.table, weight=0)

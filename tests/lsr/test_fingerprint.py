@@ -1,4 +1,4 @@
-"""Fingerprint: when two encoders count as the same, and reading one back."""
+"""Fingerprint: when two encoders count as the same, and how one is read from JSON."""
 
 import dataclasses
 

@@ -1,6 +1,6 @@
-"""Forks: a child never waits for a thread or lock of its parent, and never removes its files.
+"""Forks: a child never waits for a thread or lock of its parent, and never removes the parent's files.
 
-Pickles: an encoder gives equal vectors in another process.
+Pickles: an unpickled encoder gives equal vectors in another process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEXTS = ["the cat sat on the mat .", "dogs", "cat cat cat"]
 
 @pytest.fixture(scope="module")
 def mini():
-    """The encoder that ships, fitted."""
+    """The shipped encoder, fitted."""
     encoder = load_encoder("lsr-mini")
     encoder.fit(TEXTS)
     return encoder
@@ -46,7 +46,7 @@ def test_a_session_used_by_a_thread_is_reopened(mini, forked):
     documents = mini.encode_document(TEXTS)
     (runner,) = mini.learned.document._models.values()
     before = runner._session("states")
-    with runner._in_use():  # as a thread's that doesn't come along
+    with runner._in_use():  # as if by a thread, which the child doesn't have
         assert forked(lambda: [same(mini.encode_document(TEXTS), documents), runner._session("states") is before]) == [
             True,
             False,
@@ -66,10 +66,10 @@ def test_torch_works_in_a_child(checkpoint, forked):
     torch.set_num_threads(2)
     try:
         large = torch.ones(1 << 20)
-        large.exp()  # OpenMP has threads now
+        large.exp()  # starts OpenMP's threads
 
         def encode():
-            large.exp()  # as a large model does: tiny ones don't use threads
+            large.exp()  # uses threads like a large model; tiny models don't
             return np.allclose(encoder.encode_document(TEXTS).data, expected.data, atol=1e-5)
 
         assert forked(encode)
@@ -96,7 +96,7 @@ def test_a_lock_that_a_thread_holds_is_free_in_a_child(mini, forked):
     assert found == mini.encode_document(TEXTS).nnz
 
 
-def test_a_property_that_a_thread_computes_is_computed_in_a_child(forked):
+def test_a_cached_property_half_computed_by_a_thread_works_in_a_child(forked):
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow:
@@ -161,7 +161,7 @@ def test_a_pickled_encoder_gives_equal_vectors(name, mini, checkpoint):
         assert getattr(learned[0], setting, None) == getattr(learned[1], setting, None)
 
 
-def test_an_encoder_that_is_not_fitted_stays_so():
+def test_an_unfitted_encoder_is_unfitted_after_pickling():
     assert pickle.loads(pickle.dumps(load_encoder("bm25"))).needs_fit
 
 

@@ -1,4 +1,4 @@
-"""load_encoder opens every layout, with the same vectors as the layout's own library."""
+"""load_encoder opens every layout, and gives the vectors of the library that wrote it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYOUTS = ["max-relu", "sum-relu", "max-log1p_relu", "sum-log1p_relu", "static",
 
 
 def widened(dense, n_terms):
-    """sentence-transformers' static embedding is as wide as the tokenizer, the model may be wider."""
+    """Pad vectors to the model's width: sentence-transformers' static embedding has only the tokenizer's width."""
     return np.pad(dense.to_dense().numpy(), ((0, 0), (0, n_terms - dense.shape[1])))
 
 
@@ -36,7 +36,7 @@ def test_same_weights_as_sentence_transformers(reference, texts, name):
     for method in ("encode_query", "encode_document"):
         expected = widened(getattr(model, method)(texts, convert_to_tensor=True), encoder.n_terms)
         assert expected.max() > 0.5
-        # A negative query weight can't be searched with, so it counts as zero here.
+        # lsr sets negative query weights to zero, because an index can't be searched with them.
         found = getattr(encoder, method)(texts).to_dense()
         np.testing.assert_allclose(found, np.maximum(expected, 0), atol=1e-4)
 
@@ -56,7 +56,7 @@ def test_save_and_load(reference, texts, tmp_path, name):
 
 def test_opensearch(opensearch, reference, texts):
     encoder = load_encoder(opensearch, saturation="log1p_log1p", device="cpu")
-    _, model = reference("static")  # the same weights, put together by hand
+    _, model = reference("static")  # a model with the same weights
     expected = widened(model.encode_query(texts, convert_to_tensor=True), encoder.n_terms)
     np.testing.assert_allclose(encoder.encode_query(texts).to_dense(), np.maximum(expected, 0), atol=1e-6)
     expected = model.encode_document(texts, convert_to_tensor=True).to_dense().numpy()
@@ -64,7 +64,7 @@ def test_opensearch(opensearch, reference, texts):
 
 
 def test_older_layout(reference, texts, tmp_path):
-    """What sentence-transformers 5 wrote: other module names, max_seq_length, the width under its old key."""
+    """Files of sentence-transformers 5 have other module names, max_seq_length, and an old key for the width."""
     folder = Path(shutil.copytree(reference("max-relu")[0], tmp_path / "old"))
     prefix = "sentence_transformers.sparse_encoder.models"
     modules = json.loads((folder / "modules.json").read_text())

@@ -1,4 +1,4 @@
-"""HybridEncoder: the sum of both parts' scores, saved in one folder."""
+"""HybridEncoder: scores are the sums of both parts' scores, and both parts are saved in one folder."""
 
 from __future__ import annotations
 
@@ -121,12 +121,12 @@ def test_an_index_explains_both(encoder, texts, tmp_path):
     assert (again.id, again.score) == (hit.id, hit.score)
 
 
-# --- words that nobody knows ------------------------------------------------------------------------------------------
+# --- unknown words ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def mini():
-    """lsr-mini, of a corpus that knows "endpoint" and "kubernetes"."""
+    """lsr-mini, fitted to a corpus with the words "endpoint" and "kubernetes"."""
     encoder = load_encoder("lsr-mini")
     encoder.fit(["the endpoint of a line", "point of glue", "kubernetes pods", "a q factor"])
     return encoder
@@ -135,15 +135,15 @@ def mini():
 @pytest.mark.parametrize(
     ("query", "learned"),
     [
-        ("qwrtpsdf", {}),  # q ##wr ##tp ##sd ##f
+        ("qwrtpsdf", {}),  # word pieces: q ##wr ##tp ##sd ##f
         ("qwrtpsdf, asdfghjkl!", {}),
-        ("midpoint", {}),  # mid ##point, which the corpus doesn't have
+        ("midpoint", {}),  # mid ##point; the corpus doesn't have "midpoint"
         ("midpoint glue", {"mid": 1, "glue": 1}),
         ("qwrtpsdf glue", {"glue": 1}),
-        ("endpoint", {}),  # end ##point, which it has: BM25 finds it
-        ("endpoints!", {}),  # by its stem
-        ("an endpoint of", {"an": 1, "of": 1}),  # beside nothing but stop words
-        ("zebra endpoint", {"zebra": 1}),  # beside a word of no document
+        ("endpoint", {}),  # end ##point; the corpus has "endpoint", so BM25 finds it
+        ("endpoints!", {}),  # found by its stem
+        ("an endpoint of", {"an": 1, "of": 1}),  # the other words are stop words
+        ("zebra endpoint", {"zebra": 1}),  # the other word is in no document
         ("endpoint kubernetes", {}),
         ("endpoint glue", {"end": 1, "##point": 0.5, "glue": 1}),
         ("point of an endpoint", {"point": 1, "of": 1, "an": 1, "end": 1, "##point": 0.5}),
@@ -164,7 +164,7 @@ def test_whole_words_keep_their_weights(mini):
     query = "what is the strength of glue, and why?"
     found, expected = mini.split_by_encoder(mini.encode_query(query))[0].row(0), mini.learned.encode_query(query).row(0)
     assert [part.tolist() for part in found] == [part.tolist() for part in expected]
-    assert mini.learned.encode_query("endpoint").nnz == 2  # by itself it has nothing else to go by
+    assert mini.learned.encode_query("endpoint").nnz == 2  # without BM25's vocabulary, pieces keep their weights
 
 
 def test_the_old_name_of_split_by_encoder_warns(mini):
@@ -176,7 +176,7 @@ def test_the_old_name_of_split_by_encoder_warns(mini):
 
 @pytest.fixture(scope="module", params=["lsr-tiny", "lsr-mini"])
 def pages(request, tmp_path_factory):
-    """Pages of a handbook, some of which came later."""
+    """Pages of a handbook; some were added later."""
     index = Index.build(
         tmp_path_factory.mktemp("pages") / "idx",
         [
@@ -201,7 +201,7 @@ def pages(request, tmp_path_factory):
 @pytest.mark.parametrize(
     ("query", "found"),
     [
-        ("endpoint", ["endpoint"]),  # end ##point doesn't find a melting point
+        ("endpoint", ["endpoint"]),  # its piece ##point doesn't match "melting point"
         ("endpoints", ["endpoint"]),
         ("what is an endpoint?", ["endpoint"]),
         ("qwrtpsdf", []),
@@ -213,15 +213,15 @@ def pages(request, tmp_path_factory):
         ("get openapi", ["openapi"]),
     ],
 )
-def test_split_words_match_documents_with_them(pages, query, found):
+def test_words_split_into_pieces_match_only_documents_that_contain_them(pages, query, found):
     hits = [hit.id for hit in pages.search(query)]
     assert hits[: len(found)] == found
-    assert hits == found or query.startswith(("what", "get"))  # whose other words find more
+    assert hits == found or query.startswith(("what", "get"))  # the other words of these queries match more documents
 
 
 @pytest.mark.parametrize(
     ("query", "first"),
     [("database error ORA-12541", "ora"), ("database ORA-12599", "tns"), ("take Zyntrel in a day", "zyntrel")],
 )
-def test_split_words_count_beside_other_words(pages, query, first):
+def test_words_split_into_pieces_count_in_longer_queries(pages, query, first):
     assert pages.search(query)[0].id == first

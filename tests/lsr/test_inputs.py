@@ -1,4 +1,4 @@
-"""Texts as any iterable, read once, or documents; other values are refused."""
+"""Encoders accept any iterable of texts, which they read once, or documents; other values are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXTS = ["the cat sat", "dogs on the mat", ""]
 
 
 class Once:
-    """An iterable that isn't an iterator, but can be read only once."""
+    """An iterable that can be read only once, although it isn't an iterator."""
 
     def __init__(self, items):
         self._items = iter(items)
@@ -48,7 +48,7 @@ def test_any_iterable_is_read_once(encoder, shape):
     assert encoder.encode_query(shape(TEXTS[:1])) == encoder.encode_query(TEXTS[0])
 
 
-def test_documents_are_their_title_and_text(encoder):
+def test_documents_are_encoded_by_title_and_text(encoder):
     mapping = {"_id": "a", "title": "The cat", "text": "sat on a mat", "year": 1999, "tags": ["x"]}
     whole = encoder.encode_document("The cat sat on a mat")
     for document in (mapping, [mapping], iter([mapping]), Document("a", "sat on a mat", "The cat")):
@@ -58,7 +58,7 @@ def test_documents_are_their_title_and_text(encoder):
 
 
 class Frame:
-    """As data frames of all libraries are: iterating gives the names of the columns."""
+    """Like data frames of all libraries: iterating over it gives the column names."""
 
     columns = ("_id", "text")
 

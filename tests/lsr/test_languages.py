@@ -1,4 +1,4 @@
-"""Languages: detection, and search over documents in several languages."""
+"""Languages: detection, and searches over documents in several languages."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_latin_words_in_scripts_without_spaces_are_english(text):
 
 
 @pytest.mark.parametrize("text", ["", "12 34", "Zürich Reykjavík", "!?", "\ud800"])
-def test_texts_without_a_sign_have_the_first_language(text):
+def test_texts_of_unclear_language_have_the_first_language(text):
     assert detect_language(text, ALL) is None
     assert MixedAnalyzer().language_of(text) == "english"
     assert MixedAnalyzer("de,fr").language_of(text) == "german"
@@ -94,7 +94,7 @@ def test_a_query_has_stems_of_all_languages_and_its_own_stop_words():
     weights = mixed.query("die Häuser der Stadt")
     assert {"haus": 1.0, "stadt": 1.0, "häuser": 0.5}.items() <= weights.items()
     assert weights["die"] < 0.5
-    assert mixed.query("Häuser") == {"häuser": 1.0, "haus": 1.0}  # in which language nobody knows
+    assert mixed.query("Häuser") == {"häuser": 1.0, "haus": 1.0}  # of unknown language, so both forms count
     assert mixed.query("Häuser", ["german"]) == {"haus": 1.0}
     assert mixed.query("丘の上") == Analyzer("none").query("丘の上")
 
@@ -132,7 +132,7 @@ def index(request, tmp_path_factory):
 )
 def test_documents_are_found_by_the_stems_of_their_language(index, query, found, marked):
     hits = index.search(query, k=3)
-    if marked is None:  # Arabic's broken plurals are beyond stems
+    if marked is None:  # stemming doesn't handle Arabic broken plurals
         assert hits == [] or hits[0].id == found
         return
     assert hits[0].id == found
@@ -149,7 +149,7 @@ def test_words_of_other_languages_are_known_words(index):
 def test_the_languages_of_an_index_follow_its_documents(tmp_path):
     encoder = load_encoder("bm25", language="auto")
     with Index.build(tmp_path / "idx", [{"_id": "en", "text": TEXTS["english"]}], encoder=encoder) as index:
-        assert index.query_vectors(["houses, Häuser"]).nnz == 1  # of English alone
+        assert index.query_vectors(["houses, Häuser"]).nnz == 1  # only English stems
         index.add([{"_id": "de", "text": TEXTS["german"]}])
         index.commit()
         assert index.search("Krieg")[0].id == "de"

@@ -1,4 +1,4 @@
-"""Late interaction: token vectors, their store, and scores against plain NumPy."""
+"""Late interaction: token vectors, their store, and scores that equal plain NumPy's."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def index(encoder, documents, tmp_path_factory):
 
 
 def max_sim(query, document):
-    """The definition, with dense matrices."""
+    """MaxSim by its definition, with dense matrices."""
     products = query.to_dense() @ document.to_dense().T
     return products.max(1, initial=0).sum()
 
 
 def test_the_maximum_over_tokens_is_the_vector_of_the_text(documents):
-    """With all terms of each token, and without special tokens that add terms of their own."""
+    """For a text's own terms, if all terms of each token are kept; special tokens add other terms."""
     model = load_encoder("lsr-tiny").learned.document
     texts = [doc.content for doc in documents[:5]]
     found = fused(LateEncoder(model, top_k=model.n_terms).token_vectors(texts), model.n_terms).to_dense()
@@ -105,7 +105,7 @@ def test_the_fused_vectors_bound_the_late_scores(encoder, documents, vectors, in
         assert all(hit.score >= score - 1e-5 for hit, score in zip(first, late, strict=True))
 
 
-def test_search_goes_as_deep_as_the_bound_demands(encoder, documents, vectors, index, monkeypatch):
+def test_a_search_deepens_until_the_bound_is_met(encoder, documents, vectors, index, monkeypatch):
     reranker, searched = LateReranker(encoder, vectors), []
     search = type(index).search
     monkeypatch.setattr(type(index), "search", lambda i, q, k, **how: searched.append((q, k)) or search(i, q, k, **how))
@@ -114,7 +114,7 @@ def test_search_goes_as_deep_as_the_bound_demands(encoder, documents, vectors, i
         assert len(hits) == 3
         scores = np.array(reranker.scores(text, [doc.content for doc in documents]))
         assert [hit.score for hit in hits] == pytest.approx(np.sort(scores)[::-1][:3].tolist(), abs=1e-4)
-    assert len(searched) == len(set(searched)) > len(QUERIES)  # once at each depth, and not at the first alone
+    assert len(searched) == len(set(searched)) > len(QUERIES)  # one search per depth; some go deeper
     other = LateReranker(LateEncoder(encoder.model, top_k=2))
     with pytest.raises(EncoderMismatch, match="don't bound"):
         search_late(index, "ice", reranker=other)
@@ -123,7 +123,7 @@ def test_search_goes_as_deep_as_the_bound_demands(encoder, documents, vectors, i
 
 
 def test_a_search_with_the_reranker(encoder, documents, vectors, index):
-    """Of stored documents by the store; of new ones, and without a store, by the model."""
+    """Stored documents are scored with their stored vectors, new documents by the model."""
     reranker = LateReranker(encoder, vectors)
     hits = index.search(QUERIES[0], 5, rerank=reranker, depth=20)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
@@ -166,7 +166,7 @@ def test_damaged_files_are_refused(encoder, tmp_path):
         write_arrays(path, "token vectors", arrays | changes)
         with pytest.raises(DataError, match=message):
             TokenVectors(path)
-    # Sizes that lead beyond the end, and terms beyond the vocabulary, are harmless.
+    # Sizes beyond the end of the file and terms beyond the vocabulary are harmless.
     wrong = {"sizes": np.full_like(arrays["sizes"], 60_000), "terms": np.full_like(arrays["terms"], 65_000)}
     (query,) = encoder.token_vectors(["ice"], queries=True)
     for name, array in wrong.items():

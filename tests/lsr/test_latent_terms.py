@@ -1,4 +1,4 @@
-"""Latent terms: an auto-encoder over token states, its latents as terms of BM25."""
+"""Latent terms: the latents of an auto-encoder over token states become terms of BM25."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = [
 
 
 def states(texts):
-    """A direction for each word: the states of its tokens."""
+    """Token states of each text: one random vector per word."""
     return [
         np.array([np.random.default_rng(sum(word.encode())).standard_normal(WIDTH) for word in text.split()])
         .reshape(-1, WIDTH)
@@ -42,7 +42,7 @@ def encoder():
     return made
 
 
-def test_weights_are_those_of_bm25(encoder):
+def test_weights_equal_the_bm25_formula(encoder):
     activations = encoder.codes.activations(states([TEXTS[0]])[0])
     frequencies = np.zeros(64)
     for row in activations:
@@ -88,8 +88,8 @@ def test_empty_texts_and_wrong_states(encoder):
         load_encoder("latent:bm25")
 
 
-def test_over_a_model(tmp_path):
-    """The first state is the dense vector; a saved encoder is the same."""
+def test_latent_terms_of_a_model(tmp_path):
+    """The first token state is the model's dense vector, and a saved encoder is read back."""
     made = load_encoder("latent:lsr-mini", top_k=3, latents=40)
     model = made.model
     texts = ["ice on a wing", "the heat of a tube with water", ""]
@@ -107,7 +107,7 @@ def test_over_a_model(tmp_path):
         pickle.loads(pickle.dumps(made)),
     ):
         assert again.fingerprint == made.fingerprint
-        # Products of matrices round differently by the place of their arrays in memory.
+        # Rounding in matrix products depends on the memory alignment of the arrays.
         assert again.encode_document("a swept wing").to_dense() == pytest.approx(vectors.to_dense(), abs=1e-5)
         assert again.encode_query("wing").to_dense() == pytest.approx(made.encode_query("wing").to_dense(), abs=1e-5)
     files = made.query_files()

@@ -1,4 +1,4 @@
-"""A dense vector that imitates a sparse teacher: training, concatenation, files."""
+"""A head whose dense vectors imitate a sparse teacher: training, concatenation, files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SMALL = HeadSettings(width=48, steps=200, batch=24, rate=4e-3)
 
 
 def state(word):
-    """Half of it is the word's own, half that of its topic, its last letter."""
+    """A word's token state: one half depends on the word, the other on its topic (the last letter)."""
     own, topic = int(word.strip("w.abcd")), ord(word.rstrip(".")[-1])
     draw = [np.random.default_rng([kind, seed]).standard_normal(16) for kind, seed in enumerate((own, topic))]
     return np.concatenate(draw)
 
 
 def states(texts):
-    """The states of each text's words."""
+    """Token states of each text."""
     return [
         np.array(
             [
@@ -44,7 +44,7 @@ def states(texts):
 
 @pytest.fixture(scope="module")
 def texts():
-    """Documents of ten words: w7a is word 7, of the topic a."""
+    """Documents of ten words; "w7a" is word 7 of the topic a."""
     rng = np.random.default_rng(0)
     topics = [[f"w{i}{letter}" for i in range(start, WORDS, 4)] for start, letter in enumerate("abcd")]
     return [" ".join(rng.choice(topics[i % 4], 5)) + ". " + " ".join(rng.choice(topics[i % 4], 5)) for i in range(160)]
@@ -56,7 +56,7 @@ def head(texts):
 
 
 def overlap(scores, truth):
-    """Share of each query's five best that are the same."""
+    """The mean share of each query's true top five that are in its top five by score."""
     best = [set(np.argsort(-row, kind="stable")[:5].tolist()) for row in scores]
     return np.mean([len(found & set(right)) / 5 for found, right in zip(best, truth, strict=True)])
 
@@ -68,7 +68,7 @@ def of_bm25(texts, queries, k):
     return np.argsort(-scores, axis=1, kind="stable")[:, :k].tolist()
 
 
-def test_it_finds_what_bm25_finds(texts, head):
+def test_the_head_finds_what_bm25_finds(texts, head):
     rng = np.random.default_rng(1)
     queries = [" ".join(rng.choice(text.replace(".", "").split(), 3, replace=False)) for text in texts[:60]]
     truth = of_bm25(texts, queries, 5)
@@ -92,7 +92,7 @@ def test_training_is_repeatable_and_saved(texts, head, tmp_path):
     head.save(tmp_path / "head.arrow")
     opened = LexicalHead.load(tmp_path / "head.arrow", states)
     np.testing.assert_array_equal(opened.queries(texts[:5]), head.queries(texts[:5]))
-    assert opened.width == 32  # no more than a state has
+    assert opened.width == 32  # at most the width of a token state
     assert opened.embed(queries=True)([]).shape == (0, 32)
     assert not opened.documents([""]).any()
     (tmp_path / "head.arrow").write_bytes(b"damaged")
@@ -100,7 +100,7 @@ def test_training_is_repeatable_and_saved(texts, head, tmp_path):
         LexicalHead.load(tmp_path / "head.arrow", states)
 
 
-def test_over_a_model_with_a_sparse_teacher():
+def test_a_head_of_a_model_with_a_sparse_teacher():
     some = [
         f"ice on the wing number {i}. The {word} is cold" for i, word in enumerate(["tail", "cabin", "fuel", "sky"])
     ]
@@ -111,7 +111,7 @@ def test_over_a_model_with_a_sparse_teacher():
 
 
 def test_batches_of_one_document_are_trained_on(texts):
-    """A batch may draw the same document for all queries."""
+    """With small batches, all queries of a batch may have the same document."""
     settings = HeadSettings(width=4, steps=20, batch=2)
     assert np.isfinite(LexicalHead.fit(texts[:2], states, settings=settings).documents(texts[:2])).all()
 
@@ -125,7 +125,7 @@ def test_a_head_of_another_model_is_refused(texts, head, tmp_path):
         other.documents(texts[:2])
 
 
-def test_what_can_not_be_trained(texts):
+def test_invalid_input_is_refused(texts):
     with pytest.raises(EncoderError, match="no text has token states"):
         LexicalHead.fit(["", "", ""], states, settings=SMALL)
     with pytest.raises(EncoderError, match="at least two texts"):
@@ -140,7 +140,7 @@ def test_what_can_not_be_trained(texts):
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_scifact(real_data):
-    """The concatenation finds a little more than the model's own vector; how much of BM25 is imitated is printed."""
+    """The concatenation has a higher recall than the model's own vector. Prints the overlap with BM25."""
     from lsr.io.corpus import open_corpus
     from lsr.io.runs import open_qrels
 

@@ -1,4 +1,4 @@
-"""Losses: worked examples, gradients, permutations, absent documents, and sentence-transformers' values."""
+"""Losses: hand-worked examples, gradients, permutations, masked documents, and sentence-transformers' values."""
 
 import math
 import warnings
@@ -19,19 +19,19 @@ def random(*shape, seed=0, dtype=torch.float64):
 
 
 def first_positive(n_queries, n_docs):
-    """Document i is query i's."""
+    """A mask in which document i is the positive of query i."""
     return torch.eye(n_queries, n_docs, dtype=torch.bool)
 
 
 @pytest.fixture(scope="module")
 def theirs():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own, while it imports
+        warnings.simplefilter("ignore")  # warnings of sentence-transformers itself
         return pytest.importorskip("sentence_transformers.sparse_encoder.losses")
 
 
 def batch(n_queries=4, n_docs=3, n_terms=6):
-    """Weights of queries and of each place's documents, and the scores of each query with its own documents."""
+    """Query weights, document weights (one matrix per position), and each query's scores of its own documents."""
     queries = random(n_queries, n_terms, seed=1, dtype=torch.float32).relu()
     documents = [random(n_queries, n_terms, seed=2 + i, dtype=torch.float32).relu() for i in range(n_docs)]
     own = torch.stack([(queries * document).sum(1) for document in documents], 1)
@@ -130,7 +130,7 @@ def test_margin_mse_without_pairs_is_zero():
 
 
 def test_margin_mse_over_all_pairs_equals_navers():
-    """Their trainer: the mean over queries of that over a (G, G) table of margins, its diagonal of zeros included."""
+    """Naver's trainer averages each query's (G, G) margins, including the zero diagonal, and then over queries."""
     scores, teacher = random(3, 4), random(3, 4, seed=1)
     margins = [values.unsqueeze(1) - values.unsqueeze(2) for values in (scores, teacher)]
     expected = torch.nn.functional.mse_loss(*margins, reduction="none").mean(dim=2).mean(dim=1).mean(dim=0)
@@ -138,7 +138,7 @@ def test_margin_mse_over_all_pairs_equals_navers():
     wider, mask = torch.cat([scores, torch.full((3, 1), NAN)], 1), torch.arange(5).expand(3, 5) < 4
     wide_teacher = torch.cat([teacher, torch.full((3, 1), NAN)], 1)
     torch.testing.assert_close(margin_mse(wider, wide_teacher, mask, every_pair=True), expected)
-    mask = torch.cat([mask, torch.tensor([[False, True, True, True, True]])])  # without a positive it doesn't count
+    mask = torch.cat([mask, torch.tensor([[False, True, True, True, True]])])  # without a positive, so not counted
     more = torch.cat([wider, torch.ones(1, 5)]), torch.cat([wide_teacher, torch.zeros(1, 5)])
     torch.testing.assert_close(margin_mse(*more, mask, every_pair=True), expected)
 
@@ -188,7 +188,7 @@ def test_kl_of_large_scores():
     assert scores.grad.isfinite().all()
 
 
-# --- both over candidates
+# --- MarginMSE and KL
 
 OVER_CANDIDATES = pytest.mark.parametrize("loss", [margin_mse, kl])
 
@@ -324,7 +324,7 @@ def test_raw_scores_of_teachers():
 def test_standardised_scores_of_teachers():
     teachers = torch.tensor([[[1.0, 3.0, NAN], [5.0, 5.0, 5.0]], [[10.0, NAN, NAN], [0.0, 2.0, 4.0]]])
     result = ensemble(teachers, scale=2, normalize="standard")
-    assert result[0, :2].tolist() == [-1, 2]  # of the first the mean with a teacher that has no choice
+    assert result[0, :2].tolist() == [-1, 2]  # document 0 has scores of both teachers; a single score counts as 0
     assert result[0, 2].isnan()
     assert result[1].tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5])
 

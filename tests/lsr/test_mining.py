@@ -1,4 +1,4 @@
-"""Hard negatives: hand-worked filters, invariants, and the command."""
+"""Mining of hard negatives: hand-worked filters, invariants, and the command."""
 
 import json
 
@@ -15,7 +15,7 @@ QRELS = {"q": {"p": 1}}
 
 
 def mine(runs, qrels=QRELS, teacher=None, **options):
-    """Mined queries and what was counted."""
+    """The mined queries, and the report with counts."""
     report = MiningReport()
     mined = list(mine_negatives(runs, qrels, MiningSettings(**options), report, teacher))
     return mined, report
@@ -28,7 +28,7 @@ def negatives(*args, **options):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, ["d", "e"]),  # below 9.5, which c is not
+        ({}, ["d", "e"]),  # scores below 9.5
         ({"share": 1.0}, ["b", "c", "d", "e"]),
         ({"share": 0.5}, ["e"]),
         ({"share": None, "margin": 0.5}, ["d", "e"]),
@@ -36,7 +36,7 @@ def negatives(*args, **options):
         ({"share": 0.95, "margin": 2.0}, ["e"]),
         ({"share": None}, ["a", "b", "c", "d", "e"]),
         ({"share": None, "count": 2}, ["a", "b"]),
-        ({"share": None, "skip": 1, "depth": 4}, ["b", "c"]),  # the positive holds a place too
+        ({"share": None, "skip": 1, "depth": 4}, ["b", "c"]),  # the positive takes one of the ranks
     ],
 )
 def test_filters(options, expected):
@@ -77,7 +77,7 @@ def test_a_teacher_decides_instead_of_the_run():
 def test_several_runs_are_merged_by_rank():
     other = {"q": {"p": 3.0, "e": 2.0, "f": 1.0}}
     (mined,), _ = mine([RUN, other])
-    assert mined.negatives == ["e", "f", "d"]  # at ranks 2, 3 and 5
+    assert mined.negatives == ["e", "f", "d"]  # best ranks: 2, 3 and 5
     expected = [[10, 1, np.nan, 9], [3, 2, 1, np.nan]]
     np.testing.assert_equal(mined.scores, np.array(expected, np.float32))
 
@@ -98,7 +98,7 @@ def test_the_lowest_positive_counts():
     np.testing.assert_equal(mined.scores, np.array([[10, 9, np.nan, 1]], np.float32))
 
 
-def test_judged_as_not_relevant_may_score_high():
+def test_documents_judged_irrelevant_are_kept_whatever_their_score():
     qrels = {"q": {"p": 1, "a": 0, "b": -1}}
     assert negatives([RUN], qrels) == [["a", "b", "d", "e"]]
 
@@ -148,7 +148,7 @@ def test_draws_depend_only_on_seed_and_query():
     assert together["q"] != together["r"]
     assert together != drawn(qrels, seed=1)
     ranks = [int(doc_id[1:]) for doc_id in together["q"]]
-    assert ranks == sorted(ranks, reverse=True)  # best-ranked first all the same
+    assert ranks == sorted(ranks, reverse=True)  # sampled negatives are still in the order of the run
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_invalid_settings_are_refused(options):
 
 @pytest.fixture
 def collection(tmp_path):
-    """A BEIR folder with a run beside it."""
+    """A BEIR folder that also holds a run."""
     folder = tmp_path / "beir"
     (folder / "qrels").mkdir(parents=True)
     documents = [{"_id": name, "text": f"text of {name}"} for name in "pabcde"]

@@ -1,4 +1,4 @@
-"""SparseModel: heads equal their definitions, gradients equal the plain ones, and saving changes nothing."""
+"""SparseModel: heads equal their definitions, gradients equal plain autograd's, and saving changes nothing."""
 
 from __future__ import annotations
 
@@ -122,12 +122,12 @@ def test_the_lexical_head_weighs_only_the_texts_tokens(start):
 def test_the_gated_head_masks_terms_and_learns(start):
     sparse, plain = start("gated"), start("masked-lm")
     with torch.no_grad():
-        assert torch.allclose(sparse(IDS, MASK), plain(IDS, MASK), atol=1e-5)  # open at first
+        assert torch.allclose(sparse(IDS, MASK), plain(IDS, MASK), atol=1e-5)  # all gates are open at first
         sparse.head.gate_bias[10:20] = -1
         assert (sparse(IDS, MASK)[:, 10:20] == 0).all()
     weights = sparse(IDS, MASK)
     weights[:, 10:20].sum().backward()
-    assert (sparse.head.gate_bias.grad[10:20] != 0).any()  # what is shut can open again
+    assert (sparse.head.gate_bias.grad[10:20] != 0).any()  # closed gates get a gradient, so they can open again
 
 
 @pytest.mark.parametrize("kind", ["masked-lm", "gated", "expansion", "lexical"])
@@ -158,7 +158,7 @@ def test_a_masked_lm_that_was_saved_opens_in_transformers(start, tmp_path, check
     assert torch.allclose(sparse(IDS, MASK), pooling.pool_logits(logits, MASK, "max", "log1p"), atol=1e-4)
 
 
-def test_lower_and_upper_layers_together_are_the_model(start):
+def test_lower_and_upper_layers_together_equal_the_model(start):
     sparse = start("expansion")
     with torch.no_grad():
         for n in (0, 1):
@@ -195,7 +195,7 @@ def test_a_decoder_reads_the_text_twice(decoder):
             logits = plain(input_ids=torch.cat([text, text])[None]).logits[:, n:]
             expected = pooling.pool_logits(logits, torch.ones(1, n), "max", "log1p")
             assert torch.allclose(found[row], expected[0], atol=1e-4)
-    # The first reading alone can't know the end of the text: its first token sees nothing of what follows.
+    # The last token changes the result. In a single reading, the first token couldn't see it.
     other = ids.clone()
     other[0, 3] = 40_000
     with torch.no_grad():
@@ -226,7 +226,7 @@ def test_layers_of_unsupported_models_cannot_be_split(make_checkpoint, tmp_path)
         sparse.layers()
 
 
-# --- as 8-bit graph ---------------------------------------------------------------------------------------------------
+# --- 8-bit graphs -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -255,9 +255,9 @@ def test_the_graph_approximates_the_model(start, graph, tmp_path, head, saturati
     with torch.no_grad():
         expected = np.concatenate([sparse(torch.tensor([t]), torch.ones(1, len(t))).numpy() for t in texts])
     assert (expected > 0.5).sum() > 10
-    assert np.abs(found - expected).max() < 0.2  # rows of 16 numbers are coarse in 7 bits
+    assert np.abs(found - expected).max() < 0.2  # this model is tiny, so 7 bits are coarse
     assert np.abs(found - expected).mean() < 0.02
-    assert np.array_equal(runner.weights(texts[::-1]).to_dense(), found[::-1])  # whatever stands beside it
+    assert np.array_equal(runner.weights(texts[::-1]).to_dense(), found[::-1])  # other texts have no effect
 
 
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
@@ -278,15 +278,15 @@ def test_graphs_of_other_heads(start, graph, tmp_path, monkeypatch, kind, satura
         expected = np.concatenate([sparse(torch.tensor([t]), torch.ones(1, len(t))).numpy() for t in texts])
     assert (expected > 0.2).sum() > 10
     same = (found > 0) == (expected > 0)
-    assert same.mean() > 0.95  # an integer may fall on the other side of nought, or of the gate
+    assert same.mean() > 0.95  # rounding may move a logit across zero, or across the gate
     assert np.abs(found - expected)[same].max() < 0.2
     assert np.abs(found - expected)[same].mean() < 0.02
-    # The token that gave a term its weight is one that gives the model itself nearly as much.
+    # The graph's origin of a term is a token whose logit in the model is nearly the largest.
     terms = [int(term) for term in found[0].nonzero()[0]]
     states = sparse.states(torch.tensor(texts[:1]), torch.ones(1, 5))
     logits = sparse.head.token_logits(states, torch.tensor(texts[:1]), torch.tensor(terms))[0].detach().numpy()
     places = runner.origins(texts[0], terms)
-    if kind == "lexical":  # of a token that is there twice any will do
+    if kind == "lexical":  # if a token occurs twice, either position is right
         assert [texts[0][place] for place in places] == terms
         return
     assert all(logits[place, i] > logits[:, i].max() - 0.3 for i, place in enumerate(places))
@@ -305,7 +305,7 @@ TRACED = [
 
 
 def write_wide(folder, backbone):
-    """A random checkpoint wide enough for 8 bits: rows of 16 numbers are coarse."""
+    """Write a random checkpoint that is wide enough for 8 bits; rows of 16 numbers would be too coarse."""
     size = {"vocab_size": N_TERMS, "pad_token_id": 0, "max_position_embeddings": 32, "initializer_range": 0.1}
     if backbone == "distilbert":
         config = transformers.DistilBertConfig(**size, dim=64, n_layers=1, n_heads=2, hidden_dim=64)
@@ -324,7 +324,7 @@ def test_every_other_head_has_a_traced_graph(graph, tmp_path, backbone, kind, po
     sparse = model.start_model(folder, kind, pool, "log1p", N_TERMS, [[2, 23, 24, 3], [2, 8, 9, 3]], ABSENT).eval()
     if kind in ("lexical", "deepct"):
         torch.nn.init.normal_(sparse.head.weigh.weight, std=0.5)
-        torch.nn.init.constant_(sparse.head.weigh.bias, 9.0)  # so that all tokens have a weight
+        torch.nn.init.constant_(sparse.head.weigh.bias, 9.0)  # gives all tokens a weight
     (tmp_path / "out").mkdir()
     graph.export(sparse, tmp_path / "out")
     runner = onnx_runner.OnnxRunner(tmp_path / "out", N_TERMS, threads=1)
@@ -455,7 +455,7 @@ def test_an_exported_encoder_can_have_the_dense_vectors_of_a_shared_backbone(gra
     with torch.no_grad():
         expected = torch.cat([dense(input_ids=torch.tensor([row])).last_hidden_state[:, 0] for row in ids])
     cosines = (torch.nn.functional.normalize(expected).numpy() * found).sum(1)
-    assert cosines.min() > 0.99  # 8 bits
+    assert cosines.min() > 0.99  # not 1, because of 8 bits
     assert found.dtype == np.float32
     assert np.array_equal(small.encode_dense(texts), found)
     assert np.array_equal(small.encode_dense("dog", queries=True), small.encode_dense("the dog"))

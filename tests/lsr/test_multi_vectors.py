@@ -1,4 +1,4 @@
-"""Several vectors of a document, of which the nearest counts."""
+"""Several dense vectors per document; a document scores by its nearest one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lsr.index import DenseVectors, Hybrid, Index, build_dense
 LONG = "The wing carries ice in cold air. " * 6 + "A violin sounds in the concert hall tonight. " * 6
 
 
-def test_vectors_are_those_of_the_text_and_its_parts():
+def test_a_document_has_vectors_of_its_text_and_of_its_parts():
     seen = []
 
     def embed(texts):
@@ -31,7 +31,7 @@ def test_vectors_are_those_of_the_text_and_its_parts():
         multi_vectors(embed, ["a"], 0)
 
 
-def test_a_part_is_nearer_to_what_is_asked_about_it():
+def test_a_part_is_nearer_to_its_query_than_the_text():
     encoder = load_encoder("lsr-mini")
     query = encoder.encode_dense(["violin concert"], queries=True)[0]
     cosines = multi_vectors(encoder.encode_dense, [LONG], 3)[0] @ query
@@ -43,7 +43,7 @@ def embed(texts):
 
 
 def embed_several(texts):
-    """A vector for each word, of three."""
+    """Three vectors per text, one for each word."""
     return np.array([embed(text.split()) for text in texts])
 
 
@@ -96,7 +96,7 @@ def test_graphs_and_other_formats_are_refused(tmp_path, several):
     DenseVectors.build(tmp_path / "dense", several, embed, embed_documents=embed_several)
     path = tmp_path / "dense" / "dense.json"
     record = json.loads(path.read_text())
-    assert record["format"] == 2  # versions that know one vector of a document refuse it
+    assert record["format"] == 2  # versions before multi-vectors refuse format 2
     path.write_text(json.dumps(record | {"format": 3}))
     with pytest.raises(IndexFormatError, match="format 3"):
         DenseVectors(tmp_path / "dense", embed)

@@ -1,4 +1,4 @@
-"""Cutting a graph down to the outputs that are wanted."""
+"""Cutting a graph down to some of its outputs."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def _graph() -> bytes:
     ("outputs", "nodes", "constants"),
     [(["y"], 2, {"one", "two"}), (["z"], 2, {"one", "five"}), (["y", "z"], 3, {"one", "two", "five"})],
 )
-def test_a_cut_graph_has_what_its_outputs_need(outputs, nodes, constants):
+def test_a_cut_graph_has_only_what_its_outputs_need(outputs, nodes, constants):
     content = _graph()
     assert onnx_graph.output_names(content) == ["y", "z"]
     cut = onnx_graph.with_outputs(content, outputs)
@@ -60,20 +60,20 @@ def test_a_cut_graph_has_what_its_outputs_need(outputs, nodes, constants):
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-def test_a_result_that_was_no_output_can_be_one():
+def test_an_inner_result_can_become_an_output():
     cut = onnx_graph.with_outputs(_graph(), ["sum"])
     session = onnxruntime.InferenceSession(cut)
     np.testing.assert_array_equal(session.run(["sum"], {"x": np.array([1, 4], np.float32)})[0], [2, 5])
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"not a graph", b"\x3a\x02\x0a", b"\x38\x01"])
-def test_what_is_no_graph_is_refused(content):
+def test_files_that_are_not_graphs_are_refused(content):
     with pytest.raises(ValueError, match=r"has no graph|ends within|without a number|unknown kind"):
         onnx_graph.output_names(content)
 
 
 def test_each_session_of_the_shipped_model_runs_only_its_part(shipped_learned):
-    """Sparse and dense vectors are the same, computed together or apart, and each part has fewer nodes."""
+    """Sparse and dense vectors are the same whether computed together or separately, and each part has fewer nodes."""
     runner = shipped_learned.document._model(shipped_learned.document.document)
     ids = [[101, 2054, 2003, 1037, 3945, 3194, 102], [101, 2591, 102]]
     sparse, dense = runner.weights_and_dense(ids)

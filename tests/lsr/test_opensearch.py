@@ -1,4 +1,4 @@
-"""OpenSearch's bulk format: round trips, the mapping, and bad lines named."""
+"""OpenSearch's bulk format: round trips, the mapping, and errors that name bad lines."""
 
 import gzip
 import json
@@ -125,7 +125,7 @@ def test_values_that_opensearch_refuses_are_refused(tmp_path, options, problem):
     assert not list(tmp_path.iterdir())
 
 
-# --- others' files
+# --- files of other tools
 
 
 def put_lines(path, *lines):
@@ -183,7 +183,7 @@ def test_bad_lines_are_named(tmp_path, lines, problem):
     with pytest.raises(DataError, match=rf"docs\.ndjson{problem}.*--skip-bad"):
         list(read_vectors(path))
     good = put_lines(tmp_path / "good.ndjson", *lines, {"index": {"_id": "g"}}, {"v": {"a": 1}})
-    if lines == [ACTION]:  # it takes the next line for its document, and that one's has no action then
+    if lines == [ACTION]:  # the next line is taken as its document, so the document after that has no action
         with pytest.raises(DataError, match="none of 2 documents can be read"):
             read_all(good, skip_bad=True)
         return

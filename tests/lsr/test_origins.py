@@ -1,4 +1,4 @@
-"""Origins: the word whose token has a term's largest logit, checked against all logits; and those of lsr-mini."""
+"""The origin of a term is the word whose token has its largest logit; checked against all logits, and on lsr-mini."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lsr.errors import EncoderError
 FLUTTER = "The aeroplane's flutter at mach numbers above one was examined in a wind tunnel with swept wings."
 
 
-# --- what a model reads -----------------------------------------------------------------------------------------------
+# --- words of tokens --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_words_of_tokens(tokenizer):
     assert words[0] is words[-1] is None
     found = [text[slice(*word)] for word in words[1:-1]]
     assert list(dict.fromkeys(found)) == ["Café", "aeroplanes", ",", "東", "京"]
-    assert found.count("aeroplanes") > 1  # the whole word, of each of its tokens
+    assert found.count("aeroplanes") > 1  # each of its tokens has the span of the whole word
 
 
 def test_words_end_where_the_text_is_truncated(tokenizer):
@@ -54,11 +54,11 @@ def test_words_of_a_prompt_do_not_belong_to_the_text(tokenizer):
     assert tokenizer.words("wing", None, "a")[1][1:-1] == [(0, 4)] * len(tokenizer.words("wing", None, "a")[1][1:-1])
 
 
-# --- by all logits ----------------------------------------------------------------------------------------------------
+# --- against all logits -----------------------------------------------------------------------------------------------
 
 
 def brute_force(model, tower, tokenizer, text, saturation):
-    """Each term's word by (seq, n_terms) logits of every token, and its weight."""
+    """{term: span of its word}, from the (seq, n_terms) logits of all tokens."""
     import torch
 
     ids, words = tokenizer.words(text, tower.max_length, tower.prompt)
@@ -87,7 +87,7 @@ def test_the_origin_is_the_word_with_the_largest_logit(checkpoint, texts, poolin
     assert encoder.origins(texts[0], []) == {}
 
 
-def test_origins_of_models_run_as_a_whole(make_checkpoint, tmp_path, texts):
+def test_origins_of_models_whose_head_cannot_be_split(make_checkpoint, tmp_path, texts):
     pytest.importorskip("torch")
     encoder = SpladeEncoder(make_checkpoint(tmp_path / "m", "mobilebert"), device="cpu")
     model, everything = encoder.network(), range(encoder.n_terms)
@@ -114,7 +114,7 @@ def test_heads_take_the_maximum_over_tokens(checkpoint, kind):
         if kind == "lexical":
             assert torch.equal(said.amax(0), whole)
             return
-        # What comes on top is the same for all tokens.
+        # The other parts of a weight are the same for all tokens.
         states, mask = sparse.states(ids, torch.ones_like(ids)), torch.ones_like(ids)
         if kind == "gated":
             output = sparse.head._output[0]
@@ -178,7 +178,7 @@ def test_a_replaced_model_gives_no_origins(make_checkpoint, tmp_path, query_weig
     assert not origins()
 
 
-# --- the encoder that ships -------------------------------------------------------------------------------------------
+# --- the shipped encoder ----------------------------------------------------------------------------------------------
 
 
 def test_the_shipped_encoder_finds_origins(mini):
@@ -209,9 +209,9 @@ def test_the_shipped_encoder_explains_and_highlights(tmp_path, lsr_command):
 @example(unicodedata.normalize("NFD", "Café über Ångström"))
 @example("東京 \U0001f600 e\u0301\u0327 \u200b")
 @example("wing " * 400)
-def test_spans_of_any_text_are_its_words(text):
+def test_origins_in_any_text_are_whole_words(text):
     encoder = _shipped()
-    for span in set(encoder.origins(text, range(1996, 3996)).values()):  # the commonest words
+    for span in set(encoder.origins(text, range(1996, 3996)).values()):  # the most common words of the vocabulary
         start, end = span
         assert 0 <= start < end <= len(text)
         assert text[start:end].strip() == text[start:end] != ""
@@ -221,7 +221,7 @@ _opened = {}
 
 
 def _shipped():
-    """Opened once for all examples."""
+    """The shipped encoder, opened once for all examples."""
     if not _opened:
         _opened["lsr-mini"] = load_encoder("lsr-mini")
     return _opened["lsr-mini"]

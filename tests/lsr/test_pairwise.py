@@ -1,4 +1,4 @@
-"""Re-ranking by comparisons: samplers choose pairs, aggregators make an order of them."""
+"""Re-ranking by comparisons: samplers choose pairs, aggregators turn the results into an order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def kendall(order, truth):
 
 @pytest.fixture(scope="module")
 def strengths():
-    """Those of the ranked documents: the first ranking is right on the whole, but not in detail."""
+    """True strengths of the documents; the first ranking agrees with them roughly, but not in detail."""
     rng = np.random.default_rng(3)
     return np.linspace(12, 0, N) + rng.normal(0, 1.5, N)
 
@@ -83,7 +83,7 @@ def test_aggregators_equal_an_example():
     preferences = compared(3, [(0, 1), (1, 0), (2, 0)], [0.9, 0.3, 0.9])
     assert additive(preferences) == pytest.approx([0.9 + 0.7 + 0.1, 0.3 + 0.1, 0.9])
     assert mean(preferences) == pytest.approx([1.7 / 3, 0.4 / 2, 0.9])
-    # Potentials are 0.2, -0.6 and 0.4; without 2, which goes first, that of 0 is 0.6.
+    # Potentials are 0.2, -0.6 and 0.4, so 2 comes first. Without it, 0 has the potential 0.6.
     assert greedy(preferences).tolist() == [2, 1, 3]
 
 
@@ -93,7 +93,7 @@ def test_bradley_terry_finds_the_strengths():
     # The gradient of the penalised likelihood is zero: sigmoid(s0 - s1) - 0.8 + 0.4 s0 = 0.
     assert 1 / (1 + np.exp(s[1] - s[0])) - 0.8 + 0.4 * s[0] == pytest.approx(0, abs=1e-9)
     assert s.sum() == pytest.approx(0, abs=1e-9)
-    assert bradley_terry(compared(2, [(0, 1)], [0.53])).tolist() == [0, 0]  # a tie
+    assert bradley_terry(compared(2, [(0, 1)], [0.53])).tolist() == [0, 0]  # too close to call: a tie
 
 
 @pytest.mark.parametrize("aggregator", AGGREGATORS)

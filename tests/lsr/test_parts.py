@@ -1,4 +1,4 @@
-"""encode_to: a part's content depends only on the corpus, and only missing parts are encoded."""
+"""encode_to: the content of a part depends only on the corpus, and only missing parts are encoded."""
 
 import json
 
@@ -21,7 +21,7 @@ WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    """Three documents are encoded together, and each six make a part."""
+    """Encode three documents at a time, and write parts of six documents."""
     monkeypatch.setattr(encoding, "CHUNK", 3)
     monkeypatch.setattr(parts, "PART", 6)
 
@@ -47,7 +47,7 @@ def encode(source, out, encoder=None, settings="", skip_bad=False, **options):
 
 
 def content(out):
-    """Documents and vectors, with every bit of the weights."""
+    """Documents and vectors, with the exact bits of the weights."""
     return rows(read_vectors(out))
 
 
@@ -82,7 +82,7 @@ def test_parts_equal_encoding_in_memory(tmp_path, n, how):
 
 
 def test_parts_and_batches_of_long_documents_are_smaller(tmp_path, corpus, monkeypatch):
-    """So that memory is bounded; texts have 0 to 37 characters."""
+    """This bounds memory. Texts have 0 to 37 characters."""
     plain = encode(corpus, tmp_path / "plain")
     monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 20)
     monkeypatch.setattr(parts, "PART_CHARACTERS", 40)
@@ -107,7 +107,7 @@ def test_parts_are_joined_into_one_file(tmp_path, corpus):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["docs.jsonl", "v", "v.parquet"]
 
 
-def test_a_single_part_names_what_it_lacks(tmp_path, corpus):
+def test_missing_parts_are_named(tmp_path, corpus):
     encode(corpus, tmp_path / "v")
     with pytest.raises(
         DataError, match=r"tokens are in 'part-00000\.parquet', which isn't here: read the whole folder"
@@ -119,7 +119,7 @@ def test_a_single_part_names_what_it_lacks(tmp_path, corpus):
             read_vectors(tmp_path / "v")
 
 
-# --- cut off
+# --- interrupted runs
 
 
 class Stopped(Exception):
@@ -127,7 +127,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Encoding stops at a part, as by a kill; returns the numbers of parts encoded afterwards."""
+    """Make encoding stop at a part, as if it were killed; return a list that gets the numbers of all parts begun."""
     encoded, real = [], parts._encode_part
 
     def encode_part(*args):

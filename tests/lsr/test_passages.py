@@ -1,4 +1,4 @@
-"""Passages: every word of a text is in one, and they keep to their size and overlap."""
+"""Passages: they contain every word of a text, and have the given size and overlap."""
 
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tower import Tower
 from lsr.io.document import Block, Document
 
-STOP_WORDS = ["the", "of", "a", "-"]  # no tokens, but words of the text all the same
+STOP_WORDS = ["the", "of", "a", "-"]  # words of the text that aren't tokens
 SEVERAL = st.lists(st.sampled_from([*STOP_WORDS, "word"]), max_size=30)
 SIZES = st.integers(1, 6).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1)))
 
@@ -26,7 +26,7 @@ def encoder():
 
 
 class Letters(BM25Encoder):
-    """Each letter is a token: the finest cut that a subword tokenizer could make."""
+    """Each letter is a token, like the smallest pieces of a subword tokenizer."""
 
     def tokens(self, text):
         return [(0, i, i + 1) for i, letter in enumerate(text) if not letter.isspace()]
@@ -63,7 +63,7 @@ def test_overlap_repeats_the_last_tokens(encoder):
 
 @given(st.lists(st.sampled_from(["ab", "cde", "f"]), max_size=20).map(" ".join), st.integers(3, 6), st.integers(0, 2))
 def test_words_of_many_tokens_stay_whole(text, size, overlap):
-    size += overlap  # room for the longest word beyond what is repeated
+    size += overlap  # leaves room for the longest word after the overlap
     passages = split(text, Letters(), size, overlap)
     assert {word for passage in passages for word in passage.text.split()} == set(text.split())
     assert all(len(passage.text.replace(" ", "")) <= size for passage in passages)
@@ -101,12 +101,12 @@ def test_impossible_sizes_are_refused(encoder, size, overlap):
         split("wing", encoder, size, overlap)
 
 
-# --- what the encoder reads ---------------------------------------------------------------------------------------
+# --- the encoder's maximum length ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def reader(checkpoint):
-    """Reads 24 tokens, two special ones and one of its prompt among them."""
+    """An encoder that reads 24 tokens, including two special tokens and one of its prompt."""
     return SpladeEncoder(Tower.open(checkpoint, prompt="the "))
 
 

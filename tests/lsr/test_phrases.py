@@ -1,4 +1,4 @@
-"""Contextual phrase vectors: the score's definition, training, and the spans that are found."""
+"""Contextual phrase vectors: the definition of their score, training, and the answers that they find."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOOLS = ["hammer", "violin", "ladder", "mirror", "basket"]
 
 
 def passage(i):
-    """A text with two people, and what is asked about it."""
+    """A text about two people, and (question, answer) pairs about it."""
     one, other = NAMES[i % 8], NAMES[(3 * i + 1) % 8 if (3 * i + 1) % 8 != i % 8 else (i + 1) % 8]
     place, tool = PLACES[i % 6], TOOLS[i % 5]
     text = f"In spring {one} leads the {place}. Every day {other} repairs the {tool} in the yard."
@@ -48,7 +48,7 @@ def trained(encoder):
 
 @pytest.fixture(scope="module")
 def drawn(encoder):
-    """A reader of random weights."""
+    """A reader with random weights."""
     rng, width = np.random.default_rng(0), 384
     shapes = {
         "query": (2, 2, width, 64),
@@ -62,7 +62,7 @@ def drawn(encoder):
 
 
 def test_scores_equal_products_of_vectors_over_words(drawn):
-    """Computed by the definition: with vectors over all words and word pairs, not only over those in both texts."""
+    """By the definition, over all words and word pairs; the implementation uses only those in both texts."""
     question, text = "who leads the abbey of the lake?", "the abbey of the lake is old. The monk leads the abbey"
     read, asked = module._read(drawn.model, text), module._read(drawn.model, question, queries=True)
     found = module._scores(read, asked, drawn.weights, np)
@@ -78,7 +78,7 @@ def test_scores_equal_products_of_vectors_over_words(drawn):
                 for j, key in enumerate(keys):
                     if j != t:
                         w = max(0.0, float((read.states[t] @ q) @ (read.states[j] @ k)) / 8)
-                        w += more * ((j < 8) == (t < 8))  # "the abbey of the lake is old ." are eight tokens
+                        w += more * ((j < 8) == (t < 8))  # the first sentence has eight tokens
                         mine[key] = mine.get(key, 0.0) + w
                 for j, key in enumerate(asked.keys[order].tolist()):
                     w = max(0.0, float((asked.first @ q) @ (asked.states[j] @ k)) / 8)
@@ -87,7 +87,7 @@ def test_scores_equal_products_of_vectors_over_words(drawn):
             assert found[side, t] == pytest.approx(expected, abs=1e-3)
 
 
-def test_torch_scores_alike(drawn):
+def test_torch_gives_the_same_scores(drawn):
     torch = pytest.importorskip("torch")
     text = passage(3)[0]
     read, asked = module._read(drawn.model, text), module._read(drawn.model, "who leads it?", queries=True)
@@ -96,7 +96,7 @@ def test_torch_scores_alike(drawn):
     assert mine == pytest.approx(theirs.numpy(), abs=1e-4)
 
 
-def test_tokens_of_a_question_are_those_without_the_prompt(drawn):
+def test_tokens_of_a_question_exclude_the_prompt(drawn):
     text = "who leads the abbey?"
     read = module._read(drawn.model, text, queries=True)
     assert [text[start:end] for start, end in read.spans] == ["who", "leads", "the", "abbey", "?"]
@@ -104,7 +104,7 @@ def test_tokens_of_a_question_are_those_without_the_prompt(drawn):
     assert read.keys[1][-1] not in module._read(drawn.model, text).keys[1]
 
 
-def test_a_trained_reader_finds_names_in_passages_that_it_has_not_seen(trained):
+def test_a_trained_reader_finds_names_in_unseen_passages(trained):
     right = total = 0
     for i in range(41, 61):
         text, asked = passage(i)

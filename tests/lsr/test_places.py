@@ -1,4 +1,4 @@
-"""Places: files are complete or absent, locally and in object storage, and problems are reported."""
+"""Local folders and object storage: a file is complete or absent, and problems are reported."""
 
 import json
 import os
@@ -24,7 +24,7 @@ KINDS = ["path", "file", "s3"]
 
 @pytest.fixture(params=KINDS)
 def where(request, tmp_path):
-    """A place of each kind, with nothing in it."""
+    """An empty location of each kind: a path, a file URI, or an S3 URI."""
     if request.param == "s3":
         return request.getfixturevalue("bucket")("a folder/here")
     path = tmp_path / "a folder" / "here"
@@ -126,7 +126,7 @@ else:
     assert not (tmp_path / "copy").exists()
 
 
-# --- what goes wrong elsewhere
+# --- errors of servers
 
 
 def test_a_missing_bucket_is_named(bucket):
@@ -137,7 +137,7 @@ def test_a_missing_bucket_is_named(bucket):
 def test_denied_access_is_reported(bucket, monkeypatch):
     place = Place(bucket("x"))
     place.write("a", b"1")
-    monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0.0)  # it knows nobody's credentials
+    monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0.0)  # the server refuses all credentials
     for attempt in (place.sizes, lambda: place.read("a"), lambda: place.write("b", b"2"), lambda: place.stat("a")):
         with pytest.raises(StorageError, match="access is denied: check the credentials"):
             attempt()
@@ -152,7 +152,7 @@ def short_waits(monkeypatch):
 
 @pytest.fixture
 def silent():
-    """A server that takes connections and never answers."""
+    """The address of a server that accepts connections but never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 

@@ -1,4 +1,4 @@
-"""Heads, losses and regularizers of another package, which is really installed: in a folder on sys.path."""
+"""Heads, losses and regularizers of another package, which is installed in a folder on sys.path."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ square = other_package:square
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A distribution with entry points, and its module."""
+    """Install a distribution with entry points, and its module."""
     folder = tmp_path / "site"
     (folder / "other_package-1.0.dist-info").mkdir(parents=True)
     (folder / "other_package.py").write_text(CODE)
@@ -133,15 +133,15 @@ def log(folder):
 
 
 @pytest.mark.usefixtures("installed")
-def test_all_three_by_name(run, tmp_path):
+def test_a_run_uses_a_head_a_loss_and_a_regularizer_by_name(run, tmp_path):
     settings = run("model.head=two-layers", "documents_regularizer={kind: square, weight: 0.01}")
     encoder = load_encoder(run_training(settings, tmp_path / "run"))
     first, *_ = log(tmp_path / "run")
     assert first["documents_square"] > 0
     assert first["loss"] == pytest.approx(first["hinge"] + 0.01 * first["documents_square"], rel=1e-5)
-    assert sys.modules["other_package"].seen == [(1, 2, 3)] * 3  # the examples' scores are one teacher's
+    assert sys.modules["other_package"].seen == [(1, 2, 3)] * 3  # the examples' scores count as one teacher
 
-    # What was trained is what is saved, and it gives the vectors of the head's formula.
+    # The saved encoder has the trained weights, and its vectors equal the head's formula.
     (saved,) = (tmp_path / "run" / "last").rglob("head.safetensors")
     gain = load_file(saved)["gain"]
     assert gain[5:].ne(0.5).any()
@@ -187,12 +187,12 @@ def test_without_teachers_a_loss_gets_no_scores(run, tmp_path):
         ("documents_regularizer.kind=cube", "kind must be one of flops, .*, l0_flops, group, square, "),
     ],
 )  # fmt: skip
-def test_a_name_that_nobody_has(run, change, message):
+def test_an_unknown_name_is_refused(run, change, message):
     with pytest.raises(DataError, match=message):
         run(change)
 
 
-def test_the_line_is_named_and_no_package_is_needed(run):
+def test_errors_name_the_line_without_importing_a_package(run):
     message = r"run.yaml:6: losses.plugins must name an entry point of lsr.losses, got 'hinge'; no installed package"
     with pytest.raises(DataError, match=message):
         run()
@@ -215,7 +215,7 @@ def test_a_package_that_fails_is_named(run, tmp_path, change, message):
 
 
 @pytest.mark.usefixtures("installed")
-def test_two_packages_of_one_name(run, tmp_path):
+def test_a_name_of_two_packages_is_refused(run, tmp_path):
     other = tmp_path / "site" / "second_package-1.0.dist-info"
     other.mkdir()
     (other / "METADATA").write_text("Name: second-package\nVersion: 1.0\n")
@@ -225,7 +225,7 @@ def test_two_packages_of_one_name(run, tmp_path):
 
 
 @pytest.mark.usefixtures("installed")
-def test_an_encoder_whose_package_is_gone(run, tmp_path):
+def test_opening_an_encoder_without_its_package_is_an_error(run, tmp_path):
     folder = run_training(run("model.head=two-layers"), tmp_path / "run")
     (tmp_path / "site" / "other_package-1.0.dist-info" / "entry_points.txt").write_text("")
     with pytest.raises(EncoderError, match=r"head must be one of .*, got 'two-layers'.* entry points of lsr.heads"):

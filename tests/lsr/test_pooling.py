@@ -1,4 +1,4 @@
-"""Weights against pooling bias, where the truth is known because judgments were hidden."""
+"""Weights against pooling bias, on synthetic judgments: the hidden relevant documents are known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH, POOLED = 16, 12
 
 
 def collection(seed, n_queries=120, n=100):
-    """Relevant documents, judgments of the best by a noisy run, and a teacher's scores."""
+    """Relevant documents, judgments of a noisy run's top documents, the run, and a teacher's scores."""
     rng = np.random.default_rng(seed)
     truth, qrels, run, teacher = {}, {}, {}, {}
     for q in map(str, range(n_queries)):
@@ -44,7 +44,7 @@ def test_hidden_positives_are_found_and_the_rest_keeps_its_weight():
     truth, qrels, run, teacher = collection(0)
     found = pooling_weights([run], qrels, teacher)
     pairs = [(p, doc in truth[q]) for q, own in found.relevant.items() for doc, p in own.items()]
-    assert sum(hidden for _, hidden in pairs) > sum(map(len, qrels.values()))  # most were hidden
+    assert sum(hidden for _, hidden in pairs) > sum(map(len, qrels.values()))  # most positives are hidden
     assert auc(*zip(*pairs, strict=True)) >= 0.85
     weights = {hidden: np.mean([1 - p for p, h in pairs if h == hidden]) for hidden in (True, False)}
     assert weights[True] < 0.4
@@ -79,7 +79,7 @@ def test_judgments_of_one_kind_are_refused():
 
 
 def trained(truth, qrels, vectors, queries, negatives, weights):
-    """nDCG-like mean precision of a linear map that was trained by weighted info_nce."""
+    """Mean average precision of a linear map trained with weighted info_nce."""
     torch = pytest.importorskip("torch")
     from lsr.train.losses import info_nce
 
@@ -108,13 +108,13 @@ def trained(truth, qrels, vectors, queries, negatives, weights):
 
 
 def test_weights_train_better_than_all_negatives():
-    """With hard negatives of which many are hidden positives; a filter by the teacher is about as good."""
+    """Many of the hard negatives are hidden positives. Weights help, and so does a filter by the teacher."""
     pytest.importorskip("torch")
     truth, qrels, run, teacher = collection(2, n_queries=60, n=60)
     truth = {q: truth[q] for q in qrels if truth[q]}
     qrels = {q: qrels[q] for q in truth}
     rng = np.random.default_rng(5)
-    # The first half of the numbers say what is relevant, the second what the run likes: it is the pool's bias.
+    # The first half of a vector shows relevance; the second shows the run's score, which is the bias of the pool.
     queries, vectors = {}, {"of": {}}
     for q, relevant in truth.items():
         queries[q] = rng.normal(size=WIDTH).astype(np.float32) / 4

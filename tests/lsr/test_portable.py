@@ -1,4 +1,4 @@
-"""A saved encoder in other libraries: sentence-transformers and OpenSearch's layout give the same vectors."""
+"""Saved encoders in other libraries: sentence-transformers and OpenSearch's layout give the same vectors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytest.importorskip("transformers")
 
 @pytest.fixture(scope="module")
 def second(make_checkpoint, tmp_path_factory):
-    """Another checkpoint of the same vocabulary."""
+    """Another checkpoint with the same vocabulary."""
     return make_checkpoint(tmp_path_factory.mktemp("second") / "tiny", seed=3)
 
 
@@ -54,7 +54,7 @@ ENCODERS = {
 
 @pytest.fixture(params=ENCODERS)
 def saved(request, checkpoint, second, query_weights, tmp_path):
-    """An encoder, and the folder that it was saved in."""
+    """An encoder, and the folder in which it is saved."""
     encoder = ENCODERS[request.param](checkpoint, second, query_weights)
     encoder.save(tmp_path / "saved")
     return encoder, tmp_path / "saved"
@@ -72,11 +72,11 @@ def test_sentence_transformers_gives_equal_vectors(saved, texts):
     pytest.importorskip("sentence_transformers")
     encoder, folder = saved
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own, while it imports and loads
+        warnings.simplefilter("ignore")  # warnings of sentence-transformers itself
         from sentence_transformers import SparseEncoder
 
         model = SparseEncoder(str(folder), device="cpu")
-        some = [text for text in texts if text]  # of an empty text it makes a batch without tokens
+        some = [text for text in texts if text]  # it can't encode an empty text
         found = [model.encode_query(some), model.encode_document(some)]
     same(encoder, *(vectors.to_dense().numpy() for vectors in found), some, 1e-5)
 
@@ -107,7 +107,7 @@ def test_opensearchs_layout_has_model_and_table(checkpoint, query_weights, texts
 
 
 def opensearch_vectors(folder, texts):
-    """Queries and documents, computed as OpenSearch's model cards show, with transformers."""
+    """Query and document vectors, computed with transformers as in OpenSearch's model cards."""
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -130,7 +130,7 @@ def opensearch_vectors(folder, texts):
 
 
 def test_one_call_writes_three_layouts(checkpoint, query_weights, texts, tmp_path, lsr_command):
-    """What `lsr publish` writes is read back by each library: the same vectors to 1e-5."""
+    """Each library reads what `lsr publish` writes, and gives the same vectors to 1e-5."""
     inference_free(checkpoint, query_weights, 24).save(tmp_path / "made")
     out = tmp_path / "out"
     ran = lsr_command("publish", tmp_path / "made", "--out", out)
@@ -139,13 +139,13 @@ def test_one_call_writes_three_layouts(checkpoint, query_weights, texts, tmp_pat
     encoder = load_encoder(out)
     queries, documents, special = opensearch_vectors(out, some)
     ours = encoder.encode_query(some).to_dense(), encoder.encode_document(some).to_dense()
-    others = [term for term in range(ours[1].shape[1]) if term not in special]  # OpenSearch leaves these out
+    others = [term for term in range(ours[1].shape[1]) if term not in special]  # OpenSearch leaves special tokens out
     assert np.abs(ours[0] - queries).max() < 1e-5
     assert np.abs(ours[1] - documents)[:, others].max() < 1e-5
     assert (ours[1][:, others] > 0).any(1).sum() >= 4
-    pytest.importorskip("sentence_transformers", reason="the third layout is read by sentence-transformers")
+    pytest.importorskip("sentence_transformers", reason="needs sentence-transformers, to read the third layout")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own
+        warnings.simplefilter("ignore")  # warnings of sentence-transformers
         from sentence_transformers import SparseEncoder
 
         model = SparseEncoder(str(out), device="cpu")
@@ -201,7 +201,7 @@ def test_the_model_card_describes_the_encoder(checkpoint, query_weights, tmp_pat
 
 @pytest.mark.parametrize("head", ["lexical", "expansion"])
 def test_other_libraries_refuse_lsrs_own_heads(checkpoint, tmp_path, head):
-    """sentence-transformers would open such a folder as a backbone and add a random layer."""
+    """Without a refusal, sentence-transformers would open only the backbone and add a random layer."""
     sentence_transformers = pytest.importorskip("sentence_transformers")
     from lsr.encode.model import start_model
 
@@ -220,7 +220,7 @@ def test_other_libraries_refuse_lsrs_own_heads(checkpoint, tmp_path, head):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """What would be uploaded to the hub: calls with the files' names."""
+    """A fake hub: records its calls, with the names of the uploaded files."""
     huggingface_hub = pytest.importorskip("huggingface_hub")
     calls = []
 
@@ -258,6 +258,8 @@ def test_lsr_publish_writes_a_graph(checkpoint, tmp_path, lsr_command):
     pytest.importorskip("onnx")
     encoder = towers(checkpoint, max_length=12)
     encoder.save(tmp_path / "made")
+    with (tmp_path / "made" / "README.md").open("a") as card:
+        card.write("\n## Training\n\n8 steps\n\n## Figures\n\nnDCG@10 0.5\n")
     ran = lsr_command("publish", tmp_path / "made", "--onnx", "--out", tmp_path / "small")
     assert ran.code == 0, ran.err
     assert "small: lsr opens it" in ran.err
@@ -265,11 +267,14 @@ def test_lsr_publish_writes_a_graph(checkpoint, tmp_path, lsr_command):
     small = load_encoder(tmp_path / "small")
     difference = small.encode_document("the cat sat").to_dense() - encoder.encode_document("the cat sat").to_dense()
     assert np.abs(difference).mean() < 0.02
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert "library_name: lsr\n" in card
+    assert card.endswith("of this kind.\n\n## Training\n\n8 steps\n")  # the figures are those of another encoder
 
 
 @pytest.fixture
 def measured(checkpoint, second, tmp_path, lsr_command):
-    """Two encoders as the seeds of a system, and the results of an experiment with BM25."""
+    """A folder with two encoders, one for each seed of a system, and results of an experiment with them and BM25."""
     pytest.importorskip("jinja2")
     data = tmp_path / "data"
     (data / "qrels").mkdir(parents=True)
@@ -308,7 +313,7 @@ def test_the_card_gets_the_figures_of_an_experiment(measured, lsr_command):
     assert first in card
     (measured / "out" / "README.md").write_text(card + "## Licence\nApache\n")
     again = lsr_command("publish", measured / "out", "--results", f"{results}:ours | 1", "--out", measured / "again")
-    assert again.code == 0, again.err  # under another name it is the same encoder
+    assert again.code == 0, again.err  # a copy in another folder counts as the same encoder
     card = (measured / "again" / "README.md").read_text()
     assert (card.count("## Evaluation"), card.count("## Licence"), card.count(first)) == (1, 1, 1)
 
@@ -324,7 +329,7 @@ def test_figures_of_another_encoder_stay_off_the_card(measured, checkpoint, lsr_
     assert "BM25 is not this encoder" in refused(folder, "--results", f"{results}:BM25")
     assert "no system 'other'; there are: BM25, ours | 1" in refused(folder, "--results", f"{results}:other")
     assert "no such file" in refused(folder, "--results", measured / "nothing")
-    towers(checkpoint, max_length=9).save(measured / "best")  # the same weights read differently
+    towers(checkpoint, max_length=9).save(measured / "best")  # the same weights, but another maximum length
     assert "none of the systems is this encoder" in refused(measured / "best", "--results", results)
 
 

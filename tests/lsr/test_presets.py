@@ -39,7 +39,7 @@ def test_a_wrong_name_suggests_the_right_one(lsr_command, tmp_path, command, wro
 
 
 def test_a_preset_is_run_by_its_name(lsr_command, tmp_path):
-    """As far as the first wrong setting, which names the preset's file."""
+    """The run ends at a wrong setting, and the error shows that the preset was read."""
     ran = lsr_command("train", "splade-v2", "--out", tmp_path / "out", "--set", "optimizer.steps=many")
     assert ran.code == 1
     assert "optimizer.steps" in ran.err

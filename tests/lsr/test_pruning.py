@@ -1,4 +1,4 @@
-"""A pruned encoder: what is removed, what the fit repairs, and that it opens like any other."""
+"""Pruned encoders: heads and columns are removed, the fit reduces the error, and they open like any other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shapes(folder):
 
 
 def distance(encoder, whole, texts):
-    """How far the vectors are from those of the whole encoder, relative to their length."""
+    """The relative distance of an encoder's vectors from those of the whole encoder."""
     found, expected = (one.encode_document(texts).to_dense() for one in (encoder, whole))
     width = max(found.shape[1], expected.shape[1])
     found, expected = (np.pad(one, ((0, 0), (0, width - one.shape[1]))) for one in (found, expected))
@@ -42,7 +42,7 @@ def pruned(tmp_path_factory, texts):
     return folder
 
 
-def test_heads_and_columns_are_gone(pruned):
+def test_heads_and_columns_are_removed(pruned):
     found = shapes(pruned / "fitted")
     for layer in ("encoder.layer.0", "encoder.layer.1"):
         assert found[f"{layer}.qkv.weight"] == [128, 3 * 64]
@@ -51,22 +51,22 @@ def test_heads_and_columns_are_gone(pruned):
         assert found[f"{layer}.output.dense.weight"] == [256, 128]
 
 
-def test_the_fit_keeps_the_vectors_nearer(pruned, texts):
-    """On texts that the fit hasn't seen."""
+def test_with_the_fit_vectors_stay_nearer_to_the_whole_encoders(pruned, texts):
+    """Measured on texts that the fit hasn't seen."""
     whole, fitted, plain = (load_encoder(one, lexical=0) for one in ("lsr-tiny", pruned / "fitted", pruned / "plain"))
     apart = [distance(one, whole, texts[40:]) for one in (fitted, plain)]
     assert 0 < apart[0] < 0.9 * apart[1]
     assert fitted.encode_query("flutter of wings") == whole.encode_query("flutter of wings")
 
 
-def test_nothing_removed_changes_nothing(tmp_path, texts):
+def test_pruning_nothing_changes_nothing(tmp_path, texts):
     prune("lsr-tiny", tmp_path / "same", texts[:2], PruneSettings(0, 0, fit=False))
     whole, same = load_encoder("lsr-tiny", lexical=0), load_encoder(tmp_path / "same", lexical=0)
     assert same.encode_document(texts[:5]) == whole.encode_document(texts[:5])
 
 
 def test_means_of_removed_columns_stay_in_the_bias(tmp_path, texts):
-    """Vectors are nearer than with the biases of the whole model."""
+    """This gives better vectors than the unchanged biases of the whole model."""
     prune("lsr-tiny", tmp_path / "one", texts[:20], PruneSettings(0, 0.75, fit=False))
     whole = load_encoder("lsr-tiny", lexical=0)
     compensated = distance(load_encoder(tmp_path / "one", lexical=0), whole, texts[40:])
@@ -96,7 +96,7 @@ def test_both_vectors_of_lsr_mini_remain(tmp_path, texts):
     assert (dense * expected).sum(1).min() > 0.5
 
 
-def test_what_can_not_be_pruned(tmp_path, texts):
+def test_invalid_input_is_refused(tmp_path, texts):
     with pytest.raises(EncoderError, match="only a model that lsr exported"):
         prune("bm25", tmp_path / "x", texts)
     with pytest.raises(EncoderError, match="texts that aren't empty"):

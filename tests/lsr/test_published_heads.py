@@ -1,4 +1,4 @@
-"""EPIC, SPARTA, DeepCT and TILDE by their formulas, computed again with transformers' own models."""
+"""EPIC, SPARTA, DeepCT and TILDE equal their formulas, computed from transformers' own models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def start(checkpoint):
 
 @pytest.fixture(scope="module")
 def plain(checkpoint):
-    """{row: (last states, logits)} of each text alone, by transformers, as numpy arrays of float64."""
+    """[(last states, logits)] of each text alone, by transformers, as float64 arrays."""
     bert = transformers.AutoModelForMaskedLM.from_pretrained(checkpoint).eval()
     found = []
     for row in IDS:
@@ -76,7 +76,7 @@ def test_epic_queries(start, plain):
         for t, token in enumerate(row):
             expected[token] += (token not in ABSENT) * activated(states[t] @ weight + bias)
         assert np.allclose(found, expected, atol=1e-5)
-    assert weights(sparse)[0, 23] > weights(sparse)[0, 24]  # it is there twice
+    assert weights(sparse)[0, 23] > weights(sparse)[0, 24]  # token 23 occurs twice
 
 
 def test_sparta(start, plain, checkpoint):
@@ -96,7 +96,7 @@ def test_deepct(start, plain):
     sparse = start("deepct")
     with torch.no_grad():
         sparse.head.weigh.weight.normal_(std=0.3)
-        sparse.head.counts[8] = 0  # as of a later piece of a word
+        sparse.head.counts[8] = 0  # like a later piece of a word, which doesn't count
     weight, bias = of(sparse.head.weigh)
     for row, (states, _), found in zip(IDS, plain, weights(sparse), strict=True):
         expected = np.zeros(N_TERMS)
@@ -108,7 +108,7 @@ def test_deepct(start, plain):
     assert weights(sparse)[0].any()
     sparse.train()
     exact = sparse(PADDED, MASK)
-    assert not torch.equal(exact, (exact * 100).round() / 100)  # a rounded weight would have no gradient
+    assert not torch.equal(exact, (exact * 100).round() / 100)  # training doesn't round: that has no gradient
     exact.sum().backward()
     assert sparse.head.weigh.weight.grad.any()
 
@@ -119,7 +119,7 @@ def test_tilde(start, plain):
         expected = np.maximum(3 + np.log10(1 / (1 + np.exp(-logits[0]))), 0)
         expected[ABSENT] = 0
         assert np.allclose(found, expected, atol=1e-5)
-    # The order of documents is that of the released sum of logarithms.
+    # Scores differ only by a constant from the sum of logarithms in the released code.
     query = [10, 12, 20]
     ours = weights(sparse)[:, query].sum(1)
     theirs = [sum(math.log10(1 / (1 + math.exp(-logits[0][j]))) for j in query) for _, logits in plain]
@@ -130,9 +130,9 @@ KINDS = ["epic", "epic-query", "sparta", "deepct", "tilde"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_some_terms_are_those_of_all_and_learn(start, kind):
+def test_a_subset_of_terms_equals_that_of_all_and_heads_learn(start, kind):
     sparse, terms = start(kind), torch.tensor([23, 8, 30])
-    if kind == "deepct":  # all zeros at first
+    if kind == "deepct":  # its weights start at zero
         torch.nn.init.normal_(sparse.head.weigh.weight, std=0.3)
     assert torch.allclose(sparse(PADDED, MASK, terms), sparse(PADDED, MASK)[:, terms], atol=1e-6)
     sparse.train()
@@ -143,7 +143,7 @@ def test_some_terms_are_those_of_all_and_learn(start, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_and_opened_it_is_the_same(start, tmp_path, checkpoint, kind):
+def test_a_saved_head_is_read_back(start, tmp_path, checkpoint, kind):
     sparse = start(kind)
     with torch.no_grad():
         for parameter in sparse.parameters():
@@ -155,7 +155,7 @@ def test_saved_and_opened_it_is_the_same(start, tmp_path, checkpoint, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_of_origin(start, kind):
-    """The token that gave a term its weight; TILDE's come from none."""
+    """A term's origin is the token that gave it its weight. TILDE's weights come from no single token."""
     sparse = start(kind)
     ids, terms = torch.tensor(IDS[:1]), torch.tensor([23, 24])
     with torch.no_grad():

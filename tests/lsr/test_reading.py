@@ -1,4 +1,4 @@
-"""Settings beside tokenizer.json are applied as by transformers and sentence-transformers, or refused by name."""
+"""Settings in other files than tokenizer.json work as in transformers and sentence-transformers, or are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEXTS = [
 
 
 def change(folder: Path, name: str, **settings) -> Path:
-    """Change a JSON file of a checkpoint; None takes a key out."""
+    """Change values in a JSON file of a checkpoint; None removes a key."""
     path = folder / name
     content = (json.loads(path.read_bytes()) if path.is_file() else {}) | settings
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
@@ -88,7 +88,7 @@ CLASSES = {
     "AlbertTokenizer": ("albert", unigrams),
     "DebertaV2Tokenizer": ("deberta-v2", unigrams),
 }
-# What can't be had: where it would change anything, it is refused.
+# Unsupported settings; they are refused if they would change the tokens.
 REFUSED = {
     "AlbertTokenizer": {"do_lower_case", "keep_accents"},
     "DebertaV2Tokenizer": {"split_by_punct"},
@@ -114,7 +114,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module", params=CLASSES)
 def tokenizer(request, checkpoint, tmp_path_factory):
-    """The folder of a tokenizer as transformers saves it, and of an older one that lower-cased nothing."""
+    """The folder of a tokenizer of each class, as transformers saves it."""
     model_type, parts = CLASSES[request.param]
     folder = tmp_path_factory.mktemp("tokenizers") / request.param
     vocabulary = json.loads((checkpoint / "tokenizer.json").read_text())["model"]["vocab"]
@@ -123,7 +123,7 @@ def tokenizer(request, checkpoint, tmp_path_factory):
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_texts_are_read_as_by_transformers(tokenizer, tmp_path, settings):
+def test_tokens_equal_those_of_transformers(tokenizer, tmp_path, settings):
     folder = Path(shutil.copytree(tokenizer, tmp_path / "changed"))
     change(folder, "tokenizer_config.json", **settings)
     with warnings.catch_warnings():
@@ -132,7 +132,7 @@ def test_texts_are_read_as_by_transformers(tokenizer, tmp_path, settings):
     expected = theirs(TEXTS, truncation=True, max_length=8)["input_ids"]
     if settings.keys() & REFUSED.get(tokenizer.name, set()) and set(settings.values()) != {None}:
         if TextTokenizer.open(folder, settings={}).ids(TEXTS, 8, special=True) == expected:
-            return  # whether or not it is refused
+            return  # the setting changes nothing, so it may be accepted or refused
         with pytest.raises(EncoderError, match=f"the setting ({'|'.join(settings)})="):
             TextTokenizer.open(folder)
         return
@@ -148,13 +148,13 @@ def test_texts_are_read_as_by_transformers(tokenizer, tmp_path, settings):
 
 @pytest.fixture
 def model(reference, tmp_path):
-    """A model of sentence-transformers to change, whose tokenizer is a BertTokenizer."""
+    """The folder of a sentence-transformers model with a BertTokenizer, which the test may change."""
     folder = Path(shutil.copytree(reference("max-relu")[0], tmp_path / "changed"))
     return change(folder, "tokenizer_config.json", tokenizer_class="BertTokenizer", do_lower_case=False)
 
 
 def same_weights(folder):
-    """Check that lsr and sentence-transformers give the same vectors for TEXTS, also after lsr saved the model."""
+    """Check that lsr gives the vectors of sentence-transformers for TEXTS, even after it saved and opened the model."""
     from sentence_transformers import SparseEncoder
 
     with warnings.catch_warnings():

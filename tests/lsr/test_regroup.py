@@ -1,4 +1,4 @@
-"""External sort: keys in the given order, for any memory limit."""
+"""External sort: rows come out in the order of their keys, for any memory limit."""
 
 import numpy as np
 import pytest

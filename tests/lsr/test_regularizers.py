@@ -1,4 +1,4 @@
-"""Sparsity penalties: worked examples, gradients, samples of the vocabulary, other libraries' values."""
+"""Sparsity penalties: hand-worked examples, gradients, samples of the vocabulary, and values of other libraries."""
 
 import math
 import warnings
@@ -32,7 +32,7 @@ PENALTIES = {
     "l1": l1,
     "idf_flops": lambda w: idf_flops(w, torch.linspace(0.5, 3, w.shape[1]), view="query"),
     "df_flops": lambda w: df_flops(w, torch.linspace(0, 1, w.shape[1])),
-    # Counted beforehand: a weight that becomes active would be a step of the mask, which has no gradient on purpose.
+    # `active` is given: the mask has no gradient, so the check must not change it by making another weight active.
     "l0_flops": lambda w: l0_flops(w, 3, active=torch.tensor([3, 4, 4, 5, 3])),
     "group": group,
     "anti_zero": anti_zero,
@@ -51,8 +51,8 @@ def random_weights(n_docs=5, n_terms=7, seed=0, dtype=torch.float64):
         (l1, (3 + 3) / 2),
         (lambda w: idf_flops(w, IDF, view="document"), 5),
         (lambda w: idf_flops(w, IDF, view="query"), (2 / 2) ** 2 + (1 / 1) ** 2),
-        (lambda w: df_flops(w, DF), (0.5 * 2) ** 2),  # half price at df = a, free at df = 0
-        (lambda w: l0_flops(w, 1), 0.5**2 + 1**2),  # only the first row has more than one term; the mean is over both
+        (lambda w: df_flops(w, DF), (0.5 * 2) ** 2),  # the cost is half at df = a, and zero at df = 0
+        (lambda w: l0_flops(w, 1), 0.5**2 + 1**2),  # only row 0 has more than one term; the mean covers both
         (lambda w: l0_flops(w, 0), 5),
         (lambda w: l0_flops(w, 2), 0),
         (group, 5**0.5 + 0 + 2**0.5),
@@ -84,7 +84,7 @@ def test_the_order_of_terms_does_not_matter(penalty):
 @pytest.mark.parametrize("threshold", [None, 0, 2, 3, 100])
 def test_agrees_with_sentence_transformers(threshold):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own, while it imports
+        warnings.simplefilter("ignore")  # warnings of sentence-transformers itself
         losses = pytest.importorskip("sentence_transformers.sparse_encoder.losses")
     weights = random_weights(8, 6, dtype=torch.float32)
     theirs = losses.FlopsLoss(torch.nn.Identity(), threshold=threshold).compute_loss_from_embeddings(weights)
@@ -93,17 +93,17 @@ def test_agrees_with_sentence_transformers(threshold):
 
 
 def test_the_sum_over_group_positions_is_larger_by_the_group_size():
-    """The conversion of lambdas that the module promises, on groups whose places are alike."""
+    """The conversion of lambdas in the module's docstring, for groups with equal vectors at all positions."""
     by_query = random_weights(4, 6)
     n_places = 3
     groups = by_query.repeat_interleave(n_places, 0).reshape(4, n_places, 6)
-    by_place = groups.mean(0).square().sum()  # OpenSearch's: mean over queries, then sum over places and terms
+    by_place = groups.mean(0).square().sum()  # OpenSearch: mean over queries, sum over positions and terms
     assert by_place.item() == pytest.approx(n_places * flops(groups.reshape(-1, 6)).item())
 
 
 @pytest.mark.parametrize("name", ["flops", "l1", "l0", "idf", "df", "group"])
 def test_a_sample_of_the_columns_is_unbiased(name):
-    """The mean over every choice of two columns, times V / S, is the whole, in value and gradient."""
+    """The mean over all pairs of columns, times V / S, equals the penalty of all columns, in value and gradient."""
     from itertools import combinations
 
     weights = random_weights(4, 5).requires_grad_()
@@ -126,8 +126,8 @@ def test_a_sample_of_the_columns_is_unbiased(name):
 # --- group sparsity
 
 
-def test_rare_terms_leave_and_the_most_used_stay_as_they_are():
-    """Fit weights of 40 documents to given ones: six terms have a preset level of two that aren't penalized."""
+def test_group_removes_rare_terms_and_keeps_the_most_used_unchanged():
+    """Fits weights of 40 documents to wanted weights. Of the six terms, the two most used aren't penalized."""
     generator = torch.Generator().manual_seed(0)
     frequent = torch.tensor([0.9, 0.8, 0.3, 0.2, 0.1, 0.05])
     wanted = (torch.rand(40, 6, generator=generator) < frequent) * (0.5 + torch.rand(40, 6, generator=generator))
@@ -143,7 +143,7 @@ def test_rare_terms_leave_and_the_most_used_stay_as_they_are():
         found[kind] = free.detach().relu()
     torch.testing.assert_close(found["group"][:, :2], wanted[:, :2], atol=1e-3, rtol=0)
     assert (found["group"][:, 4:] < 0.02).all()
-    assert (found["flops"][:, 4:].max(0).values > 0.3).all()  # FLOPS leaves rare terms alone
+    assert (found["flops"][:, 4:].max(0).values > 0.3).all()  # FLOPS keeps rare terms
 
 
 # --- IDF
@@ -187,7 +187,7 @@ def test_the_cost_grows_with_the_document_frequency(df):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
 def test_half_precision(penalty, dtype):
-    weights = (random_weights() * 1e-4).to(dtype)  # their squares are below what float16 can hold
+    weights = (random_weights() * 1e-4).to(dtype)  # the squares are too small for float16
     value = penalty(weights)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, penalty(weights.float()))
@@ -257,7 +257,7 @@ def test_the_l0_mask_skips_sparse_rows():
 def test_a_dead_row_is_raised_without_changing_others_much():
     weights = torch.tensor([[0.0, 0.0, 0.0], [30.0, 20.0, 0.0]], requires_grad=True)
     anti_zero(weights).backward()
-    assert (weights.grad[0] == -1).all()  # -2 for each row, divided by two rows
+    assert (weights.grad[0] == -1).all()  # -2, divided by the number of rows
     assert weights.grad[1].abs().max() < 1e-4
 
 

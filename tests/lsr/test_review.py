@@ -1,4 +1,4 @@
-"""High-recall review: what is read next, when it stops, and how it goes on."""
+"""High-recall review: which documents are read next, when it stops, and how it resumes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ N, TERMS = 1500, 80
 
 
 def collection(seed, share=0.05):
-    """Documents of random words; the relevant ones have more of ten of them."""
+    """Documents of random words; relevant documents have more of the first ten words."""
     rng = np.random.default_rng(seed)
     relevant = rng.random(N) < share
     chances = np.full((N, TERMS), 0.08)
     chances[relevant, :10] = 0.4
     dense = np.where(rng.random((N, TERMS)) < chances, rng.random((N, TERMS)) + 0.5, 0)
-    dense[:, 79] += 0.1  # no empty document
+    dense[:, 79] += 0.1  # no document is empty
     return SparseMatrix.from_dense(dense), relevant
 
 
@@ -47,18 +47,19 @@ def test_the_regression_is_at_its_minimum():
 def test_the_hypergeometric_rule_by_hand():
     stats = pytest.importorskip("scipy.stats")
     labels = np.array([1, 1, 1, 0, 1, *[0] * 20])
-    # Of 100 documents 95 were unread after the first five, and 20 were read then: none is relevant. Recall is below 0.8
-    # if there are two more.
+    # After the first five of 100 documents, 95 were unread. 20 of these were then read, and none is relevant. Four are
+    # known, so recall is below 0.8 if at least two more exist.
     expected = stats.hypergeom.cdf(0, 95, 2, 20)
     assert chance_of_less(labels, 100, 0.8, [5]) == pytest.approx(expected, rel=1e-9)
-    later = stats.hypergeom.cdf(1, 97, 3, 22)  # from the fourth on one was found, so three were missing
+    # From the fourth document on, 22 of 97 were read. One of them is relevant, so three would have been missing.
+    later = stats.hypergeom.cdf(1, 97, 3, 22)
     assert chance_of_less(labels, 100, 0.8, [3, 5]) == pytest.approx(min(expected, later), rel=1e-9)
-    assert chance_of_less(labels, 25, 0.8, [5]) == pytest.approx(0)  # all are read
+    assert chance_of_less(labels, 25, 0.8, [5]) == pytest.approx(0)  # all documents are read
 
 
 def test_the_recall_that_probabilities_imply():
     p = np.array([0.9, 0.9, 0.5, 0.5, 0.0])
-    # Two of two were found; one more is expected, with a variance of one half.
+    # Two were found. The probabilities expect one more, with a variance of one half.
     assert recall_bound(p, np.array([1, 1]), [0, 1]) == pytest.approx(2 / 3 - 2 * 0.5**0.5 * 2 / 9)
     assert recall_bound(p[:2], np.array([1, 1]), [0, 1]) == 1
 
@@ -72,7 +73,7 @@ def test_a_knee():
 
 
 @pytest.mark.parametrize("rule", ["hypergeometric", "quantile"])
-def test_the_target_is_reached_with_less_than_half_the_reading(rule):
+def test_the_target_is_reached_by_reading_less_than_half(rule):
     recalls, shares = [], []
     for seed in range(10):
         vectors, relevant = collection(seed)
@@ -83,7 +84,7 @@ def test_the_target_is_reached_with_less_than_half_the_reading(rule):
     assert np.mean(shares) < 0.5
 
 
-def test_a_committee_needs_no_more_than_its_members():
+def test_a_committee_finds_at_least_as_much_as_each_member():
     costs = []
     for seed in range(4):
         vectors, relevant = collection(seed)
@@ -95,13 +96,13 @@ def test_a_committee_needs_no_more_than_its_members():
     assert both >= alone.max()
 
 
-def test_it_goes_on_as_if_it_had_not_stopped(tmp_path):
+def test_a_saved_review_continues_like_an_uninterrupted_one(tmp_path):
     vectors, relevant = collection(1)
     settings = ReviewSettings(batch=30, rule="budget", budget=150)
     whole = reviewed([vectors], relevant, settings)
     review = Review([str(i) for i in range(N)], [vectors], settings)
     while not review.stops():
-        for doc in review.batch()[:7]:  # stops in the middle of a batch, again and again
+        for doc in review.batch()[:7]:  # saves and reloads in the middle of each batch
             review.judge(doc, relevant[doc])
         review.save(tmp_path / "state.json")
         review = Review.load(tmp_path / "state.json", review.ids, [vectors])

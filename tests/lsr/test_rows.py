@@ -1,4 +1,4 @@
-"""Input in many forms: JSON arrays, CSV, tables and data frames, headers, all kinds of metadata."""
+"""Input in many forms: JSON arrays, CSV and TSV, tables and data frames, pipes, all kinds of metadata."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ def test_vectors_in_an_array(tmp_path):
     assert (batch.ids, batch.vectors.data.tolist()) == (["a"], [1.5])
 
 
-# --- dense vectors beside texts, bad files, packed files --------------------------------------------------------------
+# --- dense vectors, bad files, null texts -----------------------------------------------------------------------------
 
 
-def test_a_list_as_vector_is_metadata(tmp_path):
+def test_a_vector_that_is_a_list_of_numbers_is_metadata(tmp_path):
     path = put(tmp_path / "d.jsonl", '{"_id": "a", "text": "cats", "vector": [0.1, 0.2]}\n')
     assert not holds_vectors(path)
     assert read(path) == [("a", "", "cats", {"vector": [0.1, 0.2]})]
@@ -191,7 +191,7 @@ def table():
 
 
 class Exports:
-    """A data frame of any library that speaks Arrow's PyCapsule protocol."""
+    """A data frame of any library that implements Arrow's PyCapsule protocol."""
 
     def __arrow_c_stream__(self, requested_schema=None):
         return table().__arrow_c_stream__(requested_schema)
@@ -232,7 +232,7 @@ def test_a_mapping_is_not_a_list_of_documents():
         given_documents({"train": DOCS, "test": DOCS})
 
 
-# --- metadata as it comes ---------------------------------------------------------------------------------------------
+# --- metadata of all types --------------------------------------------------------------------------------------------
 
 UUID = uuid.UUID(int=7)
 PLAIN = [
@@ -356,7 +356,7 @@ def test_times_given_as_text(text, micros):
     assert parse_time(text) == micros
 
 
-def test_documents_may_have_values_that_are_not_plain():
+def test_metadata_may_have_python_objects():
     document = Document("a", "t", metadata={"day": dt.date(2020, 1, 1)})
     (read_back,) = documents_corpus([document])
     assert read_back.metadata == {"day": "2020-01-01"}
@@ -367,7 +367,7 @@ def test_documents_may_have_values_that_are_not_plain():
 
 @pytest.fixture
 def piped(tmp_path):
-    """Gives a pipe with some content."""
+    """Returns a function that makes a named pipe with some content."""
     writers = []
 
     def pipe(content):
@@ -407,7 +407,7 @@ def test_vectors_from_a_pipe(piped):
         list(read_vectors(path))
 
 
-# --- what is longer than any document ---------------------------------------------------------------------------------
+# --- very long lines --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ def test_a_long_line_takes_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_LINE", 1 << 20)
     path = tmp_path / "docs.jsonl"
     with path.open("wb") as file:
-        file.truncate(1 << 30)  # without a byte on the disk
+        file.truncate(1 << 30)  # a sparse file, which takes no disk space
     tracemalloc.start()
     with pytest.raises(DataError, match=r"docs.jsonl:1: a line of more than 1 MB"):
         list(open_corpus(path))
@@ -450,7 +450,7 @@ def test_a_long_line_takes_bounded_memory(tmp_path, monkeypatch):
     tracemalloc.stop()
 
 
-# --- frames and data sets, as their libraries have them ---------------------------------------------------------------
+# --- data frames and data sets in the forms of their libraries --------------------------------------------------------
 
 FRAMED = [
     {"_id": "a", "title": "Cats", "text": "purr", "year": 2020, "when": dt.datetime(2020, 1, 1, tzinfo=dt.UTC)},
@@ -460,7 +460,7 @@ READ = [("a", "Cats", "purr", {"year": 2020, "when": "2020-01-01T00:00:00+00:00"
 
 
 def read_twice(source):
-    """What a corpus of it has; it can be read again."""
+    """The documents of a corpus made from `source`; checks that a second pass gives the same."""
     corpus = documents_corpus(source)
     first, second = ([(d.id, d.title, d.text, d.metadata or {}) for d in corpus] for _ in range(2))
     assert first == second

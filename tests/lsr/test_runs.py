@@ -1,4 +1,4 @@
-"""Qrels and runs: the field's formats in and out, and every bad line named."""
+"""Qrels and runs: reading and writing the usual formats; errors name every bad line."""
 
 import gzip
 import json
@@ -137,7 +137,7 @@ def test_run_lines_refuse_whitespace(query, doc):
         list(run_lines(query, [(doc, 1.0)], "lsr"))
 
 
-# --- judgments and runs as they are found --------------------------------------------------------------------------
+# --- other formats of judgments and runs ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""SparseMatrix equals scipy and numpy; bad input is refused."""
+"""SparseMatrix gives the results of scipy and numpy; bad input is refused."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from lsr.sparse import MAX_TERMS, SparseMatrix
 
 sparse = pytest.importorskip("scipy.sparse")
 
-# Few different values, so that ties are common.
+# Few distinct values, so that ties are common.
 DENSE = hnp.arrays(
     np.float32,
     st.tuples(st.integers(0, 6), st.integers(1, 8)),
@@ -24,7 +24,7 @@ FAR_ROWS = st.lists(st.dictionaries(FAR_TERMS, st.sampled_from([0.5, 1.0, 3.0]))
 
 
 def as_dicts(dense):
-    """The rows of an array as {term: weight}, zeros left out."""
+    """The rows of an array as {term: weight}, without zeros."""
     return [{int(t): float(row[t]) for t in np.flatnonzero(row)} for row in dense]
 
 
@@ -35,7 +35,7 @@ def assert_canonical(matrix):
         assert (weights > 0).all()
 
 
-# --- made from
+# --- constructors
 
 
 @given(DENSE)
@@ -86,7 +86,7 @@ def test_rows_given_as_empty_lists():
     assert matrix == SparseMatrix.from_dicts([{}, {1: 0.5, 2: 1.0}, {}], 4)
 
 
-# --- refused
+# --- invalid input
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_rows_given_as_empty_lists():
     [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (-0.5, "-0.5"), (1e39, "1e+39"), (-1e39, "-1e+39")],
 )
 def test_bad_weights_are_refused(weight, shown):
-    # An empty row before the bad one: the row is counted right all the same.
+    # An empty row comes before the bad one, and must be counted.
     message = rf"^row 2: weight {shown.replace('+', '[+]')} of term 4;"
     with pytest.raises(ValueError, match=message):
         SparseMatrix.from_dicts([{0: 1.0}, {}, {1: 2.0, 4: weight}], 5)
@@ -143,7 +143,7 @@ def test_weights_and_terms_must_be_equally_many():
         SparseMatrix.from_rows([([1, 2], [1.0]), ([3], [1.0, 2.0])], 5)
 
 
-# --- read
+# --- indexing
 
 
 @given(DENSE, st.data())
@@ -196,11 +196,11 @@ def test_equality():
         assert matrix != other
 
 
-# --- compute
+# --- computing
 
 
 @given(DENSE, st.integers(1, 9))
-def test_top_k_keeps_the_heaviest_and_of_equal_ones_the_lowest_terms(dense, k):
+def test_top_k_keeps_the_heaviest_terms_and_breaks_ties_by_number(dense, k):
     kept = SparseMatrix.from_dense(dense).top_k(k)
     assert_canonical(kept)
     for row, (terms, weights) in zip(as_dicts(dense), kept.rows(), strict=True):
@@ -240,7 +240,7 @@ def test_dot_equals_the_dense_product(a, b):
     wide = [np.pad(m.astype(np.float64), ((0, 0), (0, width - m.shape[1]))) for m in (a, b)]
     scores = SparseMatrix.from_dense(a).dot(SparseMatrix.from_dense(b))
     assert scores.dtype == np.float64
-    assert np.array_equal(scores, wide[0] @ wide[1].T)  # exact: all sums of such weights are
+    assert np.array_equal(scores, wide[0] @ wide[1].T)  # exact, because sums of these weights have no rounding errors
 
 
 @given(FAR_ROWS, FAR_ROWS)

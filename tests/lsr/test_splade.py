@@ -1,4 +1,4 @@
-"""SpladeEncoder and its pooling: the same weights as from the model's plain logits, in bounded memory."""
+"""SpladeEncoder and its pooling: weights equal those from all logits of the model, but memory is bounded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS = ["bert", "distilbert", "roberta", "xlm-roberta", "modernbert", "electra"
 
 
 class LargestTensor(dispatch.TorchDispatchMode):
-    """Remembers the most elements that any operation's result had."""
+    """Records the size of the largest tensor that any operation returns."""
 
     elements = 0
 
@@ -39,7 +39,7 @@ class LargestTensor(dispatch.TorchDispatchMode):
 
 
 def plain_weights(folder, texts, pool="max", saturation="log1p", max_length=24):
-    """The definition, one text at a time through transformers."""
+    """Weights by the definition, with transformers, one text at a time."""
     from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()
@@ -60,7 +60,7 @@ def plain_weights(folder, texts, pool="max", saturation="log1p", max_length=24):
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_pool_states_equals_pool_logits(monkeypatch, pool, saturation, bias):
-    monkeypatch.setattr(pooling, "TRANSIENT_BYTES", 4 * 1000)  # several documents and several parts of the vocabulary
+    monkeypatch.setattr(pooling, "TRANSIENT_BYTES", 4 * 1000)  # several chunks of documents and of the vocabulary
     monkeypatch.setattr(pooling, "_TERMS", 37)
     make = torch.Generator().manual_seed(3)
     states = torch.randn(5, 11, 8, generator=make)
@@ -78,17 +78,17 @@ def test_pool_states_equals_pool_logits(monkeypatch, pool, saturation, bias):
 @pytest.fixture
 def exact():
     if not pooling.adds_bytes_exactly():
-        pytest.skip("this processor takes another way")
+        pytest.skip("this processor has no exact 8-bit sums, so it doesn't use the screen")
 
 
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
-@pytest.mark.parametrize("shift", [None, -30.0, -8.0, 50.0])  # some terms, none, few, all
+@pytest.mark.parametrize("shift", [None, -30.0, -8.0, 50.0])  # terms that pass: some, none, few, all
 def test_screen_equals_pool_states(monkeypatch, exact, saturation, shift):
     monkeypatch.setattr(pooling, "TRANSIENT_BYTES", 4 * 1000)
     monkeypatch.setattr(pooling, "_TERMS", 37)
     make = torch.Generator().manual_seed(4)
     states = torch.randn(5, 11, 8, generator=make)
-    states[0, 3] *= 40  # leaves few integers to the others
+    states[0, 3] *= 40  # a large token leaves few 8-bit levels for the others
     weight = torch.randn(101, 8, generator=make)
     weight[7] *= 9
     bias = None if shift is None else torch.randn(101, generator=make) + shift
@@ -102,7 +102,7 @@ def test_screen_equals_pool_states(monkeypatch, exact, saturation, shift):
 
 
 def test_the_screen_keeps_no_term_by_chance(exact):
-    """Logits as close to zero as they come: what the rounding changes must never decide."""
+    """Logits extremely close to zero: rounding must not decide whether a term passes."""
     make = torch.Generator().manual_seed(6)
     states, weight = torch.randn(4, 9, 48, generator=make), torch.randn(3000, 48, generator=make)
     mask = torch.ones(4, 9)
@@ -172,7 +172,7 @@ def test_vectors_equal_those_of_plain_logits(make_checkpoint, tmp_path, texts, k
     assert expected.max() > 0.5
     np.testing.assert_allclose(found.to_dense(), expected, atol=1e-4)
     model = encoder._model(encoder.document)
-    assert model.model.head.apart == (kind != "mobilebert")  # its head can't be taken apart
+    assert model.model.head.apart == (kind != "mobilebert")  # MobileBERT's head can't be split
 
 
 def test_order_and_batch_make_no_difference(checkpoint, texts):
@@ -188,7 +188,7 @@ def test_order_and_batch_make_no_difference(checkpoint, texts):
 def test_a_text_without_tokens_has_an_empty_row(make_checkpoint, tmp_path):
     folder = make_checkpoint(tmp_path / "bare")
     settings = json.loads((folder / "tokenizer.json").read_text())
-    settings["post_processor"] = None  # no [CLS] and [SEP], so an empty text has no tokens at all
+    settings["post_processor"] = None  # without [CLS] and [SEP], an empty text has no tokens
     (folder / "tokenizer.json").write_text(json.dumps(settings))
     encoder = SpladeEncoder(folder, device="cpu")
     found = encoder.encode_document(["", "the cat", ""])
@@ -205,7 +205,7 @@ def test_only_documents_are_pruned(checkpoint, texts):
     assert pruned.fingerprint == plain.fingerprint
 
 
-def test_texts_that_were_counted_are_not_read_again(checkpoint, texts, monkeypatch):
+def test_counted_texts_are_not_tokenized_again(checkpoint, texts, monkeypatch):
     encoder, read = SpladeEncoder(Tower.open(checkpoint, max_length=12), device="cpu"), []
     plain = TextTokenizer.ids
 
@@ -220,7 +220,7 @@ def test_texts_that_were_counted_are_not_read_again(checkpoint, texts, monkeypat
     assert read == texts
     read.clear()
     vectors = encoder.encode_document(texts)
-    assert read == [text for text, left in zip(texts, room, strict=True) if left < 0]  # they must be cut
+    assert read == [text for text, left in zip(texts, room, strict=True) if left < 0]  # only those to truncate
     assert (vectors.to_dense() == expected.to_dense()).all()
     assert encoder.room(texts) == room
 
@@ -264,7 +264,7 @@ def test_save_and_load(checkpoint, texts, tmp_path):
     assert again.fingerprint == encoder.fingerprint
     assert again.fingerprint.model == "tiny-bert"
     assert again.encode_document(texts) == encoder.encode_document(texts)
-    again.save(tmp_path / "saved")  # onto itself
+    again.save(tmp_path / "saved")  # overwrites the files it was read from
     assert load_encoder(tmp_path / "saved").fingerprint == encoder.fingerprint
     assert load_encoder(checkpoint, pooling="sum", max_length=12).fingerprint == encoder.fingerprint
     other = load_encoder(tmp_path / "saved", pooling="max", device="cpu")
@@ -294,7 +294,7 @@ def test_query_files(checkpoint, texts, tmp_path):
     folder = Path(shutil.copytree(checkpoint, tmp_path / "model"))
     encoder = load_encoder(folder, device="cpu")
     content = encoder.query_files()
-    assert sum(map(len, content.values())) < 20_000  # a reference, no weights
+    assert sum(map(len, content.values())) < 20_000  # a reference to the model, without weights
     again = load_encoder_files(content, device="cpu")
     assert again.fingerprint == encoder.fingerprint
     assert again.encode_query(texts) == encoder.encode_query(texts)
@@ -337,8 +337,8 @@ def test_vocabulary_file_only(checkpoint, texts, tmp_path):
     np.testing.assert_allclose(encoder.encode_query(texts).to_dense(), plain_weights(checkpoint, texts), atol=1e-5)
 
 
-def test_unused_weights_are_refused(checkpoint, texts, tmp_path):
-    """Older checkpoints hold the tied projection twice, a pooler, and buffers that are made anew today."""
+def test_unused_weights_of_older_checkpoints_are_ignored(checkpoint, texts, tmp_path):
+    """Older checkpoints hold a copy of the tied projection, a pooler, and buffers that are computed today."""
     from safetensors.torch import load_file, save_file
 
     folder = Path(shutil.copytree(checkpoint, tmp_path / "old"))

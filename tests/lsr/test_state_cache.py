@@ -10,17 +10,17 @@ from lsr.train.state_cache import RowCache
 
 
 def _rows(key: int, width: int = 3) -> np.ndarray:
-    """Rows that tell which key they belong to."""
+    """Rows with values derived from their key."""
     return np.full((key % 4 + 1, width), key, np.float16)
 
 
 def test_writers_of_one_folder_keep_each_others_rows(tmp_path: Path) -> None:
-    """Caches that were opened before any of them wrote append one after another."""
+    """Even caches that were opened before any of them wrote append to the same files."""
     caches = [RowCache(tmp_path, 3) for _ in range(4)]
 
     def write(number: int) -> None:
         for first in range(0, 120, 6):
-            some = range(first + number, first + number + 8)  # the caches have texts in common
+            some = range(first + number, first + number + 8)  # overlaps with the other caches
             caches[number].put((key, _rows(key)) for key in some)
 
     with ThreadPoolExecutor(4) as pool:
@@ -37,7 +37,7 @@ def test_writers_of_one_folder_keep_each_others_rows(tmp_path: Path) -> None:
 
 
 def test_a_writer_sees_texts_of_others_only_after_writing(tmp_path: Path) -> None:
-    """Reading takes no lock. A text that another has written meanwhile isn't written again."""
+    """Reading takes no lock. A text that another cache has written meanwhile isn't written again."""
     first, second = RowCache(tmp_path, 3), RowCache(tmp_path, 3)
     first.put([(1, _rows(1))])
     assert 1 not in second
@@ -48,7 +48,7 @@ def test_a_writer_sees_texts_of_others_only_after_writing(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("cut", [1, 6, 24, 30])
 def test_an_incomplete_write_is_cut_off(tmp_path: Path, cut: int) -> None:
-    """Whatever a kill leaves, complete texts stay and new ones are added behind them."""
+    """After a kill, complete texts stay and new texts are appended to them."""
     RowCache(tmp_path, 3).put([(1, _rows(1)), (2, _rows(2))])
     places, rows = tmp_path / "places.bin", tmp_path / "rows.bin"
     for path, more in ((rows, b"\x01" * cut), (places, b"\x7f" * (cut % 24))):
@@ -61,7 +61,7 @@ def test_an_incomplete_write_is_cut_off(tmp_path: Path, cut: int) -> None:
 
 
 def test_offsets_beyond_the_rows_are_dropped(tmp_path: Path) -> None:
-    """Rows that were lost are computed again."""
+    """Texts whose rows were lost count as missing, so they are computed again."""
     RowCache(tmp_path, 3).put([(1, _rows(1)), (2, _rows(2))])
     rows = tmp_path / "rows.bin"
     rows.write_bytes(rows.read_bytes()[:-2])

@@ -1,4 +1,4 @@
-"""InferenceFreeEncoder: queries from a table, without torch."""
+"""InferenceFreeEncoder: query vectors from a table, without torch."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_query_weights(encoder, query_weights):
     found = encoder.encode_query(["cat cat [SEP] ? mat", "", "a b"])
     cat, mat = (list(encoder.vocabulary).index(word) for word in ("cat", "mat"))
     terms, weights = found.row(0)
-    assert terms.tolist() == [cat, mat]  # once each, neither the special token nor the unknown one
+    assert terms.tolist() == [cat, mat]  # each once, without the special and the unknown token
     assert weights.tolist() == query_weights[[cat, mat]].tolist()
-    assert found.lengths().tolist() == [2, 0, 0]  # the letters' weights are negative
+    assert found.lengths().tolist() == [2, 0, 0]  # "a" and "b" have negative weights, which count as zero
     assert found.shape == (3, encoder.n_terms)
 
 

@@ -1,4 +1,4 @@
-"""encode_to: chunk sizes don't affect the result, memory is bounded, and a killed run resumes."""
+"""encode_to: results don't depend on chunk sizes, memory is bounded, and a killed run resumes."""
 
 import errno
 import gzip
@@ -32,7 +32,7 @@ SETTINGS = "letters"
 
 
 class Letters(Encoder):
-    """Counts letters; notes in a file what it encodes, and can fail or kill its own process at a text."""
+    """Encodes texts as counts of letters. Logs texts to a file, and can fail or kill its process at a given text."""
 
     type = "letters"
 
@@ -71,7 +71,7 @@ class Letters(Encoder):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    """Four documents are encoded together, and each four make a part."""
+    """Encode four documents at a time, and write parts of four documents."""
     monkeypatch.setattr(encoding, "CHUNK", 4)
     monkeypatch.setattr(parts, "PART", 4)
 
@@ -116,7 +116,7 @@ def names(folder):
     return sorted(f.name for f in folder.iterdir() if f.name != ".lock")
 
 
-# --- whole runs
+# --- complete runs
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
@@ -205,7 +205,7 @@ def test_long_documents_are_encoded_in_small_batches(monkeypatch):
     assert [len(batch.vectors) for batch in batches] == [3, 1, 2]
 
 
-# --- outputs that are there already
+# --- existing outputs
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
@@ -254,11 +254,11 @@ def test_the_old_output_stays_until_the_new_one_is_complete(tmp_path, corpus, ou
     assert names(tmp_path) == sorted(["docs.jsonl", "other.jsonl", out])
 
 
-# --- cut off
+# --- interrupted runs
 
 
 def killed(corpus, out, at, *, overwrite=False):
-    """Encode in a process of its own that kills itself at a document; returns how many documents are in whole parts."""
+    """Encode in a process that kills itself at a document; returns how many documents are in complete parts."""
     log = corpus.with_name("log")
     child = subprocess.run(
         [sys.executable, __file__, corpus, out, log, text_of(at), "overwrite" * overwrite],
@@ -285,7 +285,7 @@ def test_after_a_kill_encoding_resumes(tmp_path, corpus, capsys, out):
     assert not (tmp_path / f"{out}.partial").exists()
 
 
-def test_killed_twice_and_after_the_first_document(tmp_path, corpus):
+def test_kills_at_the_first_document_and_again_later(tmp_path, corpus):
     assert killed(corpus, tmp_path / "v", 0) == 0
     first = killed(corpus, tmp_path / "v", 11)
     second = killed(corpus, tmp_path / "v", 21)
@@ -304,7 +304,7 @@ def test_a_kill_leaves_the_old_output(tmp_path, corpus):
 
 
 def cut_off(corpus, out, encoder=None, **options):
-    """Fail in the middle of the run, with some parts written."""
+    """Fail in the middle of a run, after some parts were written."""
     encoder = encoder or Letters(at=text_of(14), what=RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
         encode(corpus, out, encoder, **options)
@@ -360,7 +360,7 @@ def test_a_fitted_encoder_is_not_fitted_again(tmp_path, corpus, monkeypatch):
     assert content(tmp_path / "v") == content(tmp_path / "whole")
 
 
-def test_killed_between_the_renames_of_a_folder(tmp_path, corpus):
+def test_a_kill_between_the_renames_of_a_folder(tmp_path, corpus):
     encode(write_corpus(tmp_path / "other.jsonl", 3), tmp_path / "v")
     cut_off(corpus, tmp_path / "v", overwrite=True)
     (tmp_path / "v").rename(tmp_path / "v.old")
@@ -382,7 +382,7 @@ def test_the_old_folder_is_removed_after_the_new_one_is_in_place(tmp_path, corpu
     assert removed == [("v.old", 22)]
 
 
-def test_skipped_documents_are_all_reported_after_resuming(tmp_path, corpus):
+def test_after_resuming_all_skipped_documents_are_reported(tmp_path, corpus):
     lines = corpus.read_text().splitlines(keepends=True)
     corpus.write_text("".join(["oops\n", *lines[:10], "oops\n", *lines[10:], "oops\n"]))
     broken = Letters(at=text_of(14), what=RuntimeError("broken"))
@@ -430,7 +430,7 @@ def test_a_disk_that_fills_up_at_the_very_end(tmp_path, corpus, monkeypatch):
             encode(corpus, tmp_path / "v.parquet")
     assert names(tmp_path) == ["docs.jsonl", "v.parquet.partial"]
     encode(corpus, tmp_path / "v.parquet", Letters(tmp_path / "log"))
-    assert not (tmp_path / "log").exists()  # nothing was encoded again
+    assert not (tmp_path / "log").exists()  # no document was encoded again
     assert content(tmp_path / "v.parquet") == expected()
 
 
@@ -484,7 +484,7 @@ def test_invalid_conversions_are_refused(tmp_path):
     assert names(tmp_path) == ["bare.parquet"]
 
 
-if __name__ == "__main__":  # the process that `killed` starts
+if __name__ == "__main__":  # in the process that `killed` starts
     source, target, log, at, overwrite = sys.argv[1:]
     encoding.CHUNK = parts.PART = 4
     encode(Path(source), Path(target), Letters(log, at), overwrite=bool(overwrite))

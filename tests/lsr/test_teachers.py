@@ -1,4 +1,4 @@
-"""Dense teachers: vectors equal those of sentence-transformers, and caches never mix models."""
+"""Dense teachers: vectors equal those of sentence-transformers, and caches keep models apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = ["the cat sat on the mat .", "dog", "abc def ghij " * 20, "the dog sat"]
 
 @pytest.fixture(scope="module")
 def make_dense(checkpoint, make_checkpoint, tmp_path_factory):
-    """Has sentence-transformers save a dense model of the small checkpoint; gives its folder and the model."""
+    """Returns a function that makes a dense model with sentence-transformers; it returns the folder and the model."""
     pytest.importorskip("sentence_transformers")
 
     def make(pooling, normalize=False, seed=None, **settings):
@@ -46,7 +46,7 @@ def plain_mean(make_dense):
 
 @pytest.fixture
 def mean(plain_mean, tmp_path):
-    """A mean-pooled model: a copy of its folder, and the model."""
+    """A copy of the folder of a mean-pooled model, and the model."""
     return shutil.copytree(plain_mean[0], tmp_path / "mean"), plain_mean[1]
 
 
@@ -74,7 +74,7 @@ def test_vectors_equal_those_of_sentence_transformers(make_dense, tmp_path, pool
     teacher = open_teacher(folder, tmp_path)
     queries, documents = model.encode_query(TEXTS), model.encode_document(TEXTS)
     expected = model.similarity(queries, documents).numpy()
-    assert teacher.scores(TEXTS, TEXTS) == pytest.approx(expected, rel=1e-2, abs=3e-3)  # the cache is in float16
+    assert teacher.scores(TEXTS, TEXTS) == pytest.approx(expected, rel=1e-2, abs=3e-3)  # the cache is float16
     assert open_teacher(folder, tmp_path).scores(TEXTS, TEXTS) == pytest.approx(expected, rel=1e-2, abs=3e-3)
 
 
@@ -110,7 +110,7 @@ def test_a_plain_checkpoint_is_mean_pooled(mean, checkpoint, tmp_path):
 
 
 def test_the_cache_never_mixes_models(make_dense, mean, tmp_path):
-    """One folder of caches serves them all: other weights, another pooling, another length."""
+    """Models with other weights, another pooling or another length can share one cache folder."""
     made = [mean, make_dense("mean", seed=5), make_dense("cls")]
     teachers = [open_teacher(folder, tmp_path) for folder, _ in made]
     for teacher, (_, model) in zip(teachers, made, strict=True):
@@ -118,7 +118,7 @@ def test_the_cache_never_mixes_models(make_dense, mean, tmp_path):
         assert teacher.scores(TEXTS, TEXTS) == pytest.approx(expected, abs=3e-3)
     short = open_teacher(made[0][0], tmp_path, max_length=5)
     assert not np.allclose(short.vectors(TEXTS), teachers[0].vectors(TEXTS), atol=1e-2)
-    # The same folder with other weights in it.
+    # A folder whose weights are replaced.
     folder = tmp_path / "replaced"
     shutil.copytree(made[0][0], folder)
     before = open_teacher(folder, tmp_path).vectors(TEXTS)

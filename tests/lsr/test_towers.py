@@ -40,7 +40,7 @@ SOME = ["the cat sat on the mat .", "dog", "abc def ghij " * 20]
 
 @pytest.fixture(scope="module")
 def small(make_checkpoint, tmp_path_factory):
-    """Another model of the same vocabulary, and of half the size."""
+    """A model of half the size with the same vocabulary."""
     from transformers import AutoModelForMaskedLM, BertConfig
 
     folder = make_checkpoint(tmp_path_factory.mktemp("small") / "half", seed=4)
@@ -83,7 +83,7 @@ def trainer(settings, folder):
 
 
 def live(run, texts, prompt=""):
-    """What the queries' model gives at this moment."""
+    """Query vectors of the model in its present state of training."""
     student = run.student
     student.query_model.eval()
     ids = student.query_tokenizer.ids([prompt + text for text in texts], 16, special=True)
@@ -99,7 +99,7 @@ def logged(folder, key):
 
 
 @pytest.mark.parametrize("head", ["masked-lm", "gated", "expansion", "lexical", "epic", "sparta", "deepct", "tilde"])
-def test_queries_have_a_model_of_their_own(settings, small, tmp_path, head):
+def test_queries_can_have_their_own_model(settings, small, tmp_path, head):
     settings = replace(
         settings,
         model=replace(settings.model, head=head, prompt="a "),
@@ -121,7 +121,7 @@ def test_queries_have_a_model_of_their_own(settings, small, tmp_path, head):
     assert sizes[0] < sizes[1]
 
 
-def test_a_run_of_two_towers_goes_on_after_a_kill(settings, small, tmp_path):
+def test_a_run_of_two_towers_resumes_after_a_kill(settings, small, tmp_path):
     settings = replace(settings, queries=replace(settings.queries, checkpoint=str(small)))
     whole = trainer(settings, tmp_path / "whole")
     whole.run()
@@ -144,7 +144,7 @@ def test_other_libraries_open_both_towers(settings, small, tmp_path):
     best = trainer(settings, tmp_path / "run").run()
     encoder = load_encoder(best)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sentence_transformers' own warnings
+        warnings.simplefilter("ignore")  # warnings of sentence-transformers itself
         from sentence_transformers import SparseEncoder
 
         model = SparseEncoder(str(best), device="cpu")
@@ -168,7 +168,7 @@ def test_both_towers_become_graphs(settings, small, tmp_path, lsr_command):
         assert np.abs(found.to_dense() - expected.to_dense()).mean() < 0.03
 
 
-def test_pretraining_is_for_both_if_both_begin_alike(settings, checkpoint, small, tmp_path):
+def test_both_towers_are_pretrained_if_they_start_from_one_checkpoint(settings, checkpoint, small, tmp_path):
     for own, alike in ((str(checkpoint), True), (str(small), False)):
         changed = replace(
             settings,
@@ -213,7 +213,7 @@ def test_epic_has_one_model_with_two_heads(settings, tmp_path):
         ({"kind": "idf", "top_k": 3}, "top_k is for queries of the kind encoded, not idf"),
     ],
 )
-def test_tables_have_no_model(change, message):
+def test_settings_of_a_model_are_refused_for_query_tables(change, message):
     with pytest.raises(ValueError, match=message):
         QuerySettings(**change)
 
@@ -221,20 +221,20 @@ def test_tables_have_no_model(change, message):
 # --- pruning ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_heaviest_are_kept_with_their_gradient():
+def test_the_heaviest_weights_are_kept_with_their_gradient():
     weights = torch.tensor([[3.0, 1, 2, 0], [1, 1, 5, 4]], requires_grad=True)
     kept = keep_heaviest(weights, 2)
     assert kept.tolist() == [[3, 0, 2, 0], [0, 0, 5, 4]]
     kept.sum().backward()
     assert weights.grad.tolist() == [[1, 0, 1, 0], [0, 0, 1, 1]]
     assert keep_heaviest(weights, 4) is weights
-    # The first two columns repeat later ones, so they don't count towards k.
+    # Only columns 2 to 4 count towards k; the first two repeat columns 2 and 4.
     twice = torch.tensor([[3.0, 2, 3, 1, 2]])
     assert keep_heaviest(twice, 2, slice(2, None)).tolist() == [[3, 2, 3, 0, 2]]
 
 
 @pytest.mark.parametrize("kind", ["encoded", "table"])
-def test_training_sees_what_the_encoder_gives(settings, tmp_path, kind):
+def test_training_prunes_vectors_like_the_encoder(settings, tmp_path, kind):
     queries = QuerySettings(kind, max_length=16, **({"top_k": 2} if kind == "encoded" else {}))
     settings = replace(settings, model=replace(settings.model, top_k=5), queries=queries)
     run = trainer(settings, tmp_path)
@@ -251,13 +251,13 @@ def test_pruning_needs_all_terms(settings):
         replace(settings, model=replace(settings.model, top_k=5), queries=QuerySettings("table"), sample_terms=10)
 
 
-# --- a length that is aimed at ----------------------------------------------------------------------------------------
+# --- target length ----------------------------------------------------------------------------------------------------
 
 
 def test_the_weight_follows_its_definition():
     penalty = Penalty(RegularizerSettings("l1", weight=0.5, ramp=2, target=2), torch.ones(8), "query")
     weights = torch.zeros(1, 8)
-    weights[0, :4] = 1  # twice as many as wanted
+    weights[0, :4] = 1  # twice the target
     raw, total = penalty(weights, None, 1)
     assert "weight" not in raw
     assert float(total) == pytest.approx(0.5 * 0.25 * 4)  # during the ramp, the target has no effect
@@ -266,12 +266,12 @@ def test_the_weight_follows_its_definition():
         raw, total = penalty(weights, None, 1 + n)
         assert float(raw["weight"]) == pytest.approx(0.5 * np.exp(error + 0.05 * n * error))
         assert float(total) == pytest.approx(float(raw["weight"]) * 4)
-    raw, _ = penalty(torch.zeros(1, 8), None, 9)  # the error of an empty vector is limited to -1
+    raw, _ = penalty(torch.zeros(1, 8), None, 9)  # the error is at least -1, even for an empty vector
     assert float(raw["weight"]) == pytest.approx(0.5 * np.exp(-1 + 0.05 * (2 * error - 1)))
 
 
 @pytest.mark.parametrize("target", [4.0, 10.0])
-def test_documents_get_the_length_that_is_aimed_at(settings, tmp_path, target):
+def test_documents_reach_the_target_length(settings, tmp_path, target):
     settings = replace(
         settings,
         documents_regularizer=RegularizerSettings("l1", weight=1e-3, target=target),
@@ -314,7 +314,7 @@ def test_term_recall_by_its_definition():
 
 @pytest.mark.parametrize(("kind", "sample"), [("encoded", 0), ("tokens", 0), ("tokens", 8)])
 def test_term_recall_of_a_batch(settings, triples, tmp_path, kind, sample):
-    """The loss equals one computed from the texts, whichever terms have a column in the batch."""
+    """The loss equals one computed from the texts, even if only a sample of terms has columns in the batch."""
     settings = replace(
         settings,
         model=replace(settings.model, head="deepct"),

@@ -1,4 +1,4 @@
-"""Settings of a training run: every number has a range, all wrong ones are named at once, idle ones are reported."""
+"""Settings of a training run: numbers have ranges, all wrong settings are named at once, idle ones are reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLASSES = [TrainingSource] + [
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads a file of settings with some changes."""
+    """Returns a function that reads a settings file with some changes."""
 
     def read_text(*changes, text=PLAIN):
         path = tmp_path / "run.yaml"

@@ -58,7 +58,7 @@ SOME = ["the cat sat on the mat .", "dog", "abc def ghij " * 20]
 
 @pytest.fixture(scope="module")
 def triples(tmp_path_factory):
-    """A file of queries whose words their positive has, with a teacher's scores."""
+    """A file of triples with a teacher's scores; a query's words are in its positive."""
     draw = random.Random(3)
     path = tmp_path_factory.mktemp("data") / "triples.jsonl"
     with path.open("w") as file:
@@ -153,7 +153,7 @@ def test_every_head_is_saved_unchanged(settings, tmp_path, head, kind):
 
 
 def counted_idf(run, triples):
-    """IDF by hand, over each positive once."""
+    """IDF computed by hand, where each positive counts once."""
     texts = {json.loads(line)["positives"][0] for line in triples.read_text().splitlines()}
     rows = [set(row) for row in run.student.tokenizer.ids(list(texts), 20, special=False)]
     df = np.array([sum(term in row for row in rows) for term in range(run.student.model.n_terms)])
@@ -163,7 +163,7 @@ def counted_idf(run, triples):
 @pytest.mark.parametrize("penalty", ["flops", "idf_flops"])
 @pytest.mark.parametrize("kind", ["idf", "table", "tokens"])
 def test_the_idf_keeps_its_scale(settings, triples, tmp_path, kind, penalty):
-    """Published lambdas stand beside the IDF as it is; a learned table starts with a mean of 1; tokens count 1."""
+    """Kind idf uses plain IDF, to match published lambdas; kind table starts with a mean of 1; kind tokens is 1."""
     settings = replace(
         settings,
         queries=QuerySettings(kind, max_length=16),
@@ -193,7 +193,7 @@ def test_a_table_can_be_given(settings, tmp_path, kind):
         optimizer=replace(settings.optimizer, steps=1),
     )
     run = trainer(settings, tmp_path / "run")
-    encoder = load_encoder(run.run())  # the first step's rate is 0
+    encoder = load_encoder(run.run())  # the learning rate of the first step is 0
     (query,) = encoder.encode_query(["cat dog the mat"]).to_dense()
     found = {encoder.vocabulary[term]: query[term] for term in query.nonzero()[0]}
     assert found == pytest.approx({"cat": 8.5, "dog": 2})
@@ -225,7 +225,7 @@ def test_projected_query_weights_equal_their_definition():
     with torch.no_grad():
         table.direction.copy_(torch.tensor([0.5, 2.0]))
         table.offset.fill_(1)
-    # v . E + b is 5.5, but of a term that no query has; then 3, 2.5, -1.5
+    # v . E + b is 5.5, 3, 2.5 and -1.5; no query has the first term, so its weight stays 0.
     assert table.weights().tolist() == pytest.approx([0, math.log(4), math.log(3.5), 0])
     found = table.look_up([[3, 1], [2, 2]], torch.tensor([1, 2, 3]))
     assert torch.allclose(found, torch.tensor([[math.log(4), 0, 0], [0, math.log(3.5), 0]]))
@@ -275,14 +275,14 @@ def test_adapters_of_a_masked_language_model(settings, tmp_path):
     assert np.abs(load_encoder(run.run()).encode_document(SOME).to_dense() - live(run, SOME)).max() < 1e-4
 
 
-def test_a_text_that_is_read_twice_must_fit_twice(settings, decoder, tmp_path):
+def test_a_decoder_that_reads_a_text_twice_needs_twice_the_length(settings, decoder, tmp_path):
     long = replace(settings.model, checkpoint=str(decoder), head="causal-lm", max_length=40)
     with pytest.raises(EncoderError, match=r"model.max_length 40: .* reads 32 tokens"):
         trainer(replace(settings, model=long), tmp_path)
 
 
 class Lengths(Teacher):
-    """Likes long documents."""
+    """Scores documents by their length."""
 
     def scores(self, queries, documents):
         return np.tile(np.array([len(text) for text in documents], np.float32), (len(queries), 1))
@@ -309,11 +309,11 @@ def test_bm25_scores_are_part_of_the_score(settings, tmp_path, monkeypatch, kind
     encoder = load_encoder(folder)
     assert isinstance(encoder, HybridEncoder)
     assert encoder.needs_fit
-    assert (encoder.weight == 0.5) == (kind == "encoded")  # with a table it is learned, too
+    assert (encoder.weight == 0.5) == (kind == "encoded")  # with a table, the weight is learned, too
     assert encoder.weight == known.student.table.lexical.item()
 
 
-def test_losses_can_be_on_the_models_score_alone(settings, tmp_path):
+def test_a_loss_without_the_lexical_score_can_be_added(settings, tmp_path):
     settings = replace(settings, lexical=0.5, losses=LossSettings(info_nce=0.7), teachers=())
     settings = replace(settings, optimizer=replace(settings.optimizer, steps=1))
     both = replace(settings, losses=replace(settings.losses, alone=2.0))
@@ -326,11 +326,11 @@ def test_losses_can_be_on_the_models_score_alone(settings, tmp_path):
     assert found["both"]["loss"] == pytest.approx(found["whole"]["loss"] + 2 * 0.7 * alone, rel=1e-5)
 
 
-# --- the same result another way --------------------------------------------------------------------------------------
+# --- settings that don't change results -------------------------------------------------------------------------------
 
 
 def compare(settings, tmp_path, teachers=(), **changes):
-    """Two steps with and without some changes have the same losses, and the first the same gradients."""
+    """Check that two steps have the same losses, and the first the same gradients, with and without some changes."""
     found = []
     for name, each in (("plain", settings), ("changed", replace(settings, **changes))):
         each = replace(each, optimizer=replace(each.optimizer, steps=2), checkpoint_every=1)
@@ -376,7 +376,7 @@ def test_accumulated_batches_make_one_update(settings, steady, tmp_path):
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
         data=replace(settings.data, negatives=2),
-        losses=LossSettings(margin_mse=1.0),  # of each query's own documents, so a batch's size makes no difference
+        losses=LossSettings(margin_mse=1.0),  # over each query's own documents, so the batch size doesn't matter
         documents_regularizer=RegularizerSettings("l1", weight=0.01),
     )
     compare(
@@ -435,7 +435,7 @@ def test_batches_of_one_source(settings, triples, tmp_path, monkeypatch, cached,
 
 @pytest.mark.parametrize("kind", ["flops", "l1", "idf_flops", "df_flops", "l0_flops"])
 def test_two_batches_of_three_equal_one_of_six(settings, steady, make_checkpoint, tmp_path, kind):
-    """In every loss and regularizer, through the gradient cache."""
+    """For every loss and regularizer, with the gradient cache."""
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
@@ -508,7 +508,7 @@ def test_frozen_layers_run_once_per_text(settings, steady, tmp_path, monkeypatch
         cached = run.student.network.forward(ids, None)
         run.student.network.states = None
         plain = run.student.network.forward(ids, None)
-    assert torch.allclose(cached, plain, atol=2e-2)  # the cache is in float16
+    assert torch.allclose(cached, plain, atol=2e-2)  # the cache is float16
     again = trainer(settings, tmp_path / "frozen")
     again.step = 0
     monkeypatch.setattr(type(run.student.model), "lower", None)
@@ -527,7 +527,7 @@ def test_too_many_frozen_layers_are_refused(settings, tmp_path):
 
 
 class Shared(Teacher):
-    """Counts the words that a query and a document share."""
+    """Scores documents by the number of words that they share with the query."""
 
     def scores(self, queries, documents):
         words = [[set(text.split()) for text in texts] for texts in (queries, documents)]
@@ -554,7 +554,8 @@ def test_models_and_example_scores_can_be_teachers_together():
     batch = Batch(["cat", "dog"], ["x" * 9, "x", "x" * 5], own, torch.eye(2, 3).bool(), brought)
     scores = torch.tensor([[0.3, 0.2, 0.9], [1.0, 0.5, 0.1]])
     raw, _ = ranking_loss(scores, batch, LossSettings(kl=1, scale=2), [Lengths()], examples=True)
-    # Lengths 9, 1, 5 of the first query's documents and 5, 1 of the second's, each beside its scores, as 0 to 1.
+    # Both teachers' scores are scaled to 0 to 1 and added: the lengths 9, 1, 5 and the example scores 1, 5, 1 of the
+    # first query; 5, 1 and 4, 4 of the second.
     first = losses.kl(scores[:1], torch.tensor([[1 + 0, 0 + 1, 0.5 + 0]]))
     second = losses.kl(scores[1:, [2, 1]], torch.tensor([[1 + 0.5, 0 + 0.5]]))
     assert raw["kl"].item() == pytest.approx((first + second).item() / 2)
@@ -573,7 +574,7 @@ def test_raw_teacher_scores():
     assert (how.scale, LossSettings(kl=1).scale) == (1, 30)
     raw, total = ranking_loss(scores, batch, how, [])
     assert raw["kl"].item() == pytest.approx(losses.kl(scores, brought[0]).item())
-    # (1 - 6.5)^2, (2 - 12)^2 and (1 - 5.5)^2, twice each, of nine pairs.
+    # The mean over nine pairs: (1 - 6.5)^2, (2 - 12)^2 and (1 - 5.5)^2 twice each, and three zeros.
     assert raw["margin_mse"].item() == pytest.approx(2 * (5.5**2 + 10**2 + 4.5**2) / 9)
     assert total.item() == pytest.approx(raw["kl"].item() + 0.05 * raw["margin_mse"].item())
 
@@ -594,7 +595,7 @@ def test_learning_rates_equal_those_of_transformers(settings, tmp_path):
 
 @pytest.mark.parametrize("teachers", [(), (TeacherSettings(examples=True), TeacherSettings(encoder="bm25"))])
 def test_distillation_needs_teachers(settings, triples, tmp_path, teachers):
-    """Sources of unlike scores are refused before the first step, whichever come up first."""
+    """Sources with different numbers of scores are refused before the first step, in any order."""
     line = {"query": "cat", "positive": "the cat", "negative": "dog"}
     sources = [TrainingSource(str(triples))]
     for name, scores in (("none", None), ("two", [[1, 2], [3, 4]])):
@@ -635,7 +636,7 @@ def test_masked_language_modelling_comes_first(settings, tmp_path):
     assert np.abs(load_encoder(tmp_path / "last").encode_document(SOME).to_dense() - live(run, SOME)).max() < 1e-4
 
 
-# --- after a kill -----------------------------------------------------------------------------------------------------
+# --- resuming ---------------------------------------------------------------------------------------------------------
 
 CHILD = """
 import json, os, signal, sys
@@ -677,7 +678,7 @@ if "RANK" in os.environ:
 
 
 def child(settings, folder, until=-1, **environment):
-    """A process that trains, and kills itself within a step."""
+    """Start a process that trains; it kills itself during the step `until`, if that is given."""
     config = folder.parent / f"{folder.name}.yaml"
     config.write_text(json.dumps(asdict(settings)))
     command = [sys.executable, "-c", CHILD, str(config), str(folder), str(until)]
@@ -697,7 +698,7 @@ def test_a_killed_run_resumes_exactly(settings, tmp_path):
     assert killed.returncode == -signal.SIGKILL, said
     assert len(log(tmp_path / "killed")) == 4
     with (tmp_path / "killed" / "log.jsonl").open("a") as file:
-        file.write('{"step": 5, "lo')  # a kill may come while a line is written
+        file.write('{"step": 5, "lo')  # as if killed while a line was written
     run = trainer(settings, tmp_path / "killed")
     assert run.step == 3
     run.run()
@@ -725,7 +726,7 @@ def test_a_run_that_failed_in_a_step_resumes(settings, tmp_path, monkeypatch):
 
 
 def two_processes(settings, folder):
-    """Run with two processes, this one and a child; returns the run and the child's output."""
+    """Train with two processes, this one and a child; returns the run and the child's output."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -743,7 +744,7 @@ def two_processes(settings, folder):
 
 
 def taught(settings, folder):
-    """A trainer with the helpers that the child has."""
+    """A trainer with the same helpers as in the child process."""
     models = [Lengths()] if settings.teachers else []
     return trainer(settings, folder, teachers=models, lexical=Lengths() if settings.lexical else None)
 
@@ -754,7 +755,7 @@ def sums(run):
 
 @pytest.mark.parametrize("way", ["encoded", "cached table"])
 def test_two_processes_equal_one_with_doubled_batches(settings, steady, tmp_path, capsys, way):
-    """In-batch negatives, teachers' choices and FLOPS are of all texts, and so is the log."""
+    """In-batch negatives, teachers' scores, FLOPS and the log cover the texts of both processes."""
     cached = way == "cached table"
     settings = replace(
         settings,
@@ -782,9 +783,9 @@ def test_two_processes_equal_one_with_doubled_batches(settings, steady, tmp_path
         assert log(tmp_path / "two", name) == pytest.approx(log(tmp_path / "alone", name), rel=1e-3)
     found, expected = sums(run), sums(alone)
     for name in expected:
-        if not name.endswith("key.bias"):  # its gradient is zero, and Adam makes steps of what rounding leaves
+        if not name.endswith("key.bias"):  # its gradient is only rounding errors, which Adam amplifies
             assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-3), name
-    # Another number of processes goes on with the examples that follow, and says what that means.
+    # With another number of processes, a run continues after the same examples and reports the new batch size.
     shutil.rmtree(tmp_path / "two" / f"checkpoint-{run.step:08d}")
     capsys.readouterr()
     one = taught(settings, tmp_path / "two")
@@ -815,7 +816,7 @@ def test_weights_that_are_not_finite_are_not_saved(settings, tmp_path, monkeypat
 
     def spoil():
         update()
-        if run.step == 5:  # the sixth update, after which a checkpoint is due; its loss was a number
+        if run.step == 5:  # the sixth update, after which a checkpoint is due; its loss is still finite
             with torch.no_grad():
                 next(iter(run.student.names)).view(-1)[0] = torch.inf
 
@@ -843,7 +844,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(settings, tmp_path, monkeypatch
         with pytest.raises(OutputError, match=r"00000006: .*No space left.*checkpoint-00000003 is complete"):
             run.run()
     assert [path.name for path in (tmp_path / "run").glob("checkpoint*")] == ["checkpoint-00000003"]
-    (tmp_path / "run" / "checkpoint.partial").mkdir()  # what a kill would leave
+    (tmp_path / "run" / "checkpoint.partial").mkdir()  # as if left by a kill
     (tmp_path / "run" / "checkpoint.partial" / "state.json").write_text("{}")
     again = trainer(settings, tmp_path / "run")
     assert again.step == 3
@@ -874,7 +875,7 @@ def test_a_folder_of_another_run_is_refused(settings, tmp_path):
         trainer(replace(settings, seed=1, losses=LossSettings(info_nce=2.0)), tmp_path)
     path = tmp_path / "settings.json"
     then = json.loads(path.read_text())
-    del then["device"], then["model"]["lora"]  # an earlier version had no such keys
+    del then["device"], then["model"]["lora"]  # earlier versions had no such keys
     path.write_text(json.dumps(then))
     assert trainer(settings, tmp_path).step == 2
     path.write_text(json.dumps(then)[:40])
@@ -930,7 +931,7 @@ def test_the_best_encoder_is_kept_and_patience_stops_the_run(settings, tmp_path)
     assert weights_of(tmp_path / "best") == seen[1]
     settings = replace(settings, validation=replace(settings.validation, patience=1))
     values = iter([3.0, 2.0])
-    for _ in range(2):  # the same command once more doesn't go on either
+    for _ in range(2):  # repeating the command doesn't continue the run either
         assert trainer(settings, tmp_path / "short", validate=validate).run() == tmp_path / "short" / "best"
         assert len(log(tmp_path / "short")) == 4
 
@@ -945,7 +946,7 @@ def test_the_soup_is_the_mean_of_the_last_checkpoints(settings, tmp_path, capsys
     assert [path.is_file() for path in steps] == [True] * 3
     parts, compared = [load_file(path) for path in steps], 0
     last, soup = (load_file(next((tmp_path / "run" / name).rglob("*.safetensors"))) for name in ("last", "soup"))
-    for name, tensor in last.items():  # an encoder has other names than a checkpoint
+    for name, tensor in last.items():  # the names of weights differ from a checkpoint's, so they are matched by value
         for key, value in parts[-1].items():
             if value.shape == tensor.shape and value.unique().numel() > 1 and torch.equal(value, tensor):
                 mean = sum(part[key].double() for part in parts) / 3
@@ -953,7 +954,7 @@ def test_the_soup_is_the_mean_of_the_last_checkpoints(settings, tmp_path, capsys
                 compared += 1
     assert compared > 10
     before = weights_of(tmp_path / "run" / "soup")
-    assert trainer(settings, tmp_path / "run").run() == tmp_path / "run" / "last"  # the same command once more
+    assert trainer(settings, tmp_path / "run").run() == tmp_path / "run" / "last"  # repeats the command
     assert weights_of(tmp_path / "run" / "soup") == before
     (steps[0]).write_bytes(b"damaged")
     with pytest.raises(TrainingError, match="00000004: this checkpoint can't be averaged"):
@@ -972,7 +973,7 @@ def test_a_soup_that_is_better_is_the_best_encoder(settings, tmp_path, better):
 
 
 def test_encoders_before_the_end_of_the_ramp_are_not_the_best(settings, tmp_path, capsys):
-    """During the regularizer's ramp, vectors are long: such encoders are neither the best nor count for patience."""
+    """Vectors are long during the regularizer's ramp, so these encoders aren't the best, and don't use up patience."""
     settings = replace(
         settings,
         documents_regularizer=RegularizerSettings("flops", weight=0.01, ramp=5),
@@ -1055,7 +1056,7 @@ def test_a_collapse_is_found_without_validation(settings, tmp_path, capsys):
 
 @pytest.fixture
 def mined(settings, tmp_path):
-    """Settings of a source of ids, and a function that gives every query a negative, another one each time."""
+    """Settings with a source of ids, a function that mines a new negative for every query, and a list of its calls."""
     documents = tmp_path / "documents.jsonl"
     words = [*WORDS, *(f"{a} {b}" for a in WORDS for b in WORDS)]
     documents.write_text("".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(words)))
@@ -1079,7 +1080,7 @@ def test_negatives_are_refreshed(mined, tmp_path):
     settings, mine, asked = mined
     run = trainer(settings, tmp_path / "run", mine=mine)
     run.run()
-    assert len(asked) == 3  # after 2, 4 and 6 steps; at the end there is nothing left to train
+    assert len(asked) == 3  # after 2, 4 and 6 steps, but not after the last step
     assert asked[0] != asked[1]
     assert {example.doc_ids[1] for example in islice(run.data.stream(0), 16)} == {"d23"}
     assert sorted(path.name for path in (tmp_path / "run").glob("negatives-*")) == ["negatives-00000006"]
@@ -1107,7 +1108,7 @@ def test_a_killed_run_keeps_its_negatives(mined, tmp_path):
     assert again.step == 5
     assert again.data.stream(0).__next__().doc_ids[1] == "d22"
     again.run()
-    assert len(asked) == 3  # what was mined after step 6 was there already
+    assert len(asked) == 3  # the negatives of step 6 are reused
     assert (log(tmp_path / "killed"), weights_of(tmp_path / "killed" / "last")) == expected
 
 
@@ -1133,10 +1134,10 @@ def test_leftovers_of_other_settings_are_not_used(mined, tmp_path):
     stopped(settings, 3)
     assert (len(asked), (tmp_path / "run" / "best").is_dir()) == (1, True)
     stopped(settings, 3)
-    assert len(asked) == 1  # the encoder is the same, so its negatives are
+    assert len(asked) == 1  # the same encoder, so its negatives are reused
     changed = replace(settings, seed=9, validation=None)
     run = trainer(changed, tmp_path / "run", mine=mine)
-    assert run.run() == tmp_path / "run" / "last"  # not the best of the others
+    assert run.run() == tmp_path / "run" / "last"  # not the best encoder of the other settings
     assert len(asked) == 4
 
 

@@ -1,4 +1,4 @@
-"""Training data: all forms of sources, joins by id, refusals, and streams that resume anywhere."""
+"""Training data: all forms of sources, joins by id, refused input, and streams that resume anywhere."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ def jsonl(rows):
 
 @pytest.fixture
 def put(tmp_path):
-    """Writes rows, or a text, into a file and gives its path as a string."""
+    """Returns a function that writes rows, or a text, to a file and returns its path as a string."""
 
     def write(name, rows):
         path = tmp_path / name
@@ -54,7 +54,7 @@ def documents(put):
 
 @pytest.fixture
 def load(tmp_path):
-    """All examples of one source, in the order of its file or folder."""
+    """Returns a function that lists all examples of a source, in the order of its file or folder."""
 
     def open_all(source, **options):
         data = open_training(TrainingSource(source, **options), cache=tmp_path / "cache")
@@ -66,7 +66,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def refusal(load):
-    """What is said of a source that is refused."""
+    """Returns a function that opens a source that must be refused, and returns the message."""
 
     def message(source, **options):
         with pytest.raises(DataError) as error:
@@ -104,7 +104,7 @@ def test_candidate_lists_with_scores(load, put):
         ("b", ["p3"], 1),
         ("c", ["p4", "n1", "n2"], 1),
     ]
-    assert all(e.scores.dtype == np.float32 and e.scores.flags.writeable for e in examples)  # as torch wants them
+    assert all(e.scores.dtype == np.float32 and e.scores.flags.writeable for e in examples)  # as torch needs them
     assert examples[0].scores.tolist() == [[3, 2.5, 1]]
     np.testing.assert_equal(examples[2].scores, np.array([[3, np.nan, 1]], np.float32))
 
@@ -165,7 +165,7 @@ def test_another_split(load, beir, put, refusal):
 
 
 def ir_dataset(**parts):
-    """Something that answers as a dataset of ir-datasets does."""
+    """A fake dataset of ir-datasets."""
     documents = [SimpleNamespace(_asdict=lambda d=d: {"doc_id": d["_id"], "text": d["text"]}) for d in DOCUMENTS]
     queries = [SimpleNamespace(_asdict=lambda q=q: {"query_id": q["_id"], "text": q["text"]}) for q in QUERIES]
     there = ("docs", "queries", *parts)
@@ -179,7 +179,7 @@ def ir_dataset(**parts):
 
 @pytest.fixture
 def datasets(monkeypatch):
-    """Datasets that ir-datasets seems to know, by name."""
+    """{name: dataset} that ir-datasets loads in place of its own."""
     known = {}
     ir_datasets = pytest.importorskip("ir_datasets")
     monkeypatch.setattr(ir_datasets, "load", known.__getitem__)
@@ -269,7 +269,7 @@ def test_missing_candidates_are_an_error_unless_allowed(load, refusal, put, beir
     assert [list(e.doc_ids) for e in examples] == [["d0", "t", "d3"], ["d5"]]
 
 
-def test_scores_of_the_file_do_not_cover_candidates(load, refusal, put, documents):
+def test_added_candidates_need_scores_too(load, refusal, put, documents):
     source = put("t.jsonl", [{"query_id": "q0", "query": "x", "positives": "d0", "scores": [2]}])
     options = {"documents": documents, "candidates": put("run.trec", RUN)}
     assert "the added candidates have none" in refusal(source, **options)
@@ -323,7 +323,7 @@ def test_a_missing_file_is_named(refusal, beir):
     assert refusal(beir, scores=("nowhere.trec",)) == "nowhere.trec: no such file"
 
 
-# --- what is refused
+# --- refused input
 
 
 @pytest.mark.parametrize(
@@ -513,7 +513,7 @@ def test_looked_up_texts_are_a_sequence():
 
 @pytest.fixture
 def numbered(put, tmp_path):
-    """Opens sources of so many examples, with weights; their queries are "source:number"."""
+    """Returns a function that opens sources of the given sizes and weights; their queries are "source:number"."""
 
     def open_numbered(*sizes, weights=None):
         sources = [
@@ -567,7 +567,7 @@ def test_mixed_sources_have_their_own_epochs(numbered):
 
 @pytest.mark.parametrize("start", [0, 5, 10, 20_478, 20_480, 41_000])
 def test_successive_examples_of_one_source(numbered, start):
-    """As many as asked for, by the sources' weights, and the same from any start."""
+    """Each group has examples of one source, drawn by the sources' weights, and is the same from any start."""
     data = numbered(100, 10, 1, weights=[1, 3, 0.5])
     whole = queries(data.stream(0, together=5), 42_000)
     groups = [{query.split(":")[0] for query in whole[i : i + 5]} for i in range(0, len(whole), 5)]

@@ -1,4 +1,4 @@
-"""Vectors on disk: round trips in Parquet and JSONL, and refusal of all other files."""
+"""Vectors on disk: round trips in Parquet and JSONL, and refusal of damaged and other files."""
 
 import base64
 import gzip
@@ -43,7 +43,7 @@ def put(path, *batches, metadata=None):
 
 
 def put_columns(path, metadata=None, /, **columns):
-    """A Parquet file of any columns, good or bad."""
+    """Write a Parquet file with the given columns, valid or not."""
     columns = {"id": ["a", "b"], "terms": [[0], [1]], "weights": [[1.0], [1.0]]} | columns
     pq.write_table(
         pa.table({k: v for k, v in columns.items() if v is not None}).replace_schema_metadata(metadata), path
@@ -115,7 +115,7 @@ def test_a_file_of_another_tool(tmp_path):
     assert (vectors.fingerprint, vectors.vocabulary, vectors.encoder_files) == (Fingerprint(), None, {})
 
 
-def test_a_folder_reads_as_one(tmp_path):
+def test_a_folder_of_parts_reads_like_one_file(tmp_path):
     put(tmp_path / "part-00001.parquet", batch(documents=[Document(i, "") for i in "def"]))
     put(tmp_path / "part-00000.parquet")
     (tmp_path / "README").write_text("not a part")
@@ -141,7 +141,7 @@ def test_parts_of_different_vocabularies(tmp_path):
         read_vectors(tmp_path)
 
 
-# --- Parquet refused
+# --- refused Parquet files
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_jsonl_is_read(tmp_path, name):
     assert ids == ["a", "b", "3"]
     assert vectors.vocabulary == ["wing", "größe", "flow"]
     assert by_token(matrix, vectors.vocabulary) == [{"wing": 0.5, "größe": 1.25}, {}, {"flow": 3.0}]
-    [read] = vectors  # a second pass over the vocabulary that has grown
+    [read] = vectors  # a second pass, with the whole vocabulary
     assert read.vectors == matrix
     first = {"id": "a", "parent": None, "title": "T", "text": "text a", "metadata": '{"url": "u"}'}
     assert read.documents.to_pylist()[0] == first
@@ -375,7 +375,7 @@ def test_a_truncated_gzip_file_is_refused(tmp_path):
         list(read_vectors(path, skip_bad=True))
 
 
-# --- what a path holds
+# --- paths that hold vectors
 
 
 def test_holds_vectors(tmp_path):

@@ -1,4 +1,4 @@
-"""A run that is watched: a page of curves while it runs, loggers, and functions of one's own."""
+"""Watching a training run: a page of curves, loggers, and the user's own functions."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_function_gets_every_line_of_the_log_as_it_is_written(settings, tmp_pa
 
 def test_the_model_card_has_the_figures(settings, tmp_path):
     best = run(settings, tmp_path / "run")
-    for folder, step in ((best, 2), (tmp_path / "run" / "last", 4)):  # the first of equal ones is the best
+    for folder, step in ((best, 2), (tmp_path / "run" / "last", 4)):  # of equal encoders, the first is the best
         card = (folder / "README.md").read_text()
         assert f"Measured at step {step} by exact search of held-out; terms: " in card
         assert "| nDCG@10 | 0.5000 |\n| terms | 7.0000 |" in card
@@ -95,7 +95,7 @@ def test_a_function_that_fails_ends_the_run(settings, tmp_path):
         run(settings, tmp_path / "run", watch)
 
 
-def test_the_page_has_a_curve_of_everything(settings, tmp_path):
+def test_the_page_has_curves_of_all_logged_values(settings, tmp_path):
     pages = []
     folder = tmp_path / "run"
     watch = page(folder, 4)
@@ -118,7 +118,7 @@ def test_the_page_has_a_curve_of_everything(settings, tmp_path):
     assert len(re.findall("<polyline", last)) == len(captions)
 
 
-def test_a_run_that_goes_on_has_its_earlier_curves(settings, tmp_path):
+def test_a_resumed_run_keeps_its_earlier_curves(settings, tmp_path):
     folder = tmp_path / "run"
     run(settings, folder)
     longer = replace(settings, optimizer=replace(settings.optimizer, steps=6))
@@ -146,7 +146,7 @@ def test_numbers_of_a_line():
 
 
 def watch_lines(name, folder):
-    """What a run logs, to a logger of this name."""
+    """Send the log lines of a run to the logger of this name."""
     watch = open_watcher(name, folder, SETTINGS)
     for line in LINES:
         watch(line)
@@ -176,15 +176,15 @@ def test_wandb_is_called(tmp_path, monkeypatch):
 
 
 def test_wandb_keeps_what_is_logged(tmp_path, monkeypatch):
-    """Offline, in the file that `wandb sync` uploads."""
+    """In offline mode, the values are in the file that `wandb sync` uploads."""
     wandb = pytest.importorskip("wandb", reason="pip install wandb")
     for name, value in (("MODE", "offline"), ("SILENT", "true"), ("DIR", str(tmp_path))):
         monkeypatch.setenv(f"WANDB_{name}", value)
     (tmp_path / "mine").mkdir()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of wandb and what it imports
+        warnings.simplefilter("ignore")  # warnings of wandb and its imports
         watch_lines("wandb", tmp_path / "mine")
-        wandb.teardown()  # its own process writes the file as it ends
+        wandb.teardown()  # ends wandb's process, which writes the file
     (file,) = tmp_path.rglob("run-*.wandb")
     written = file.read_bytes()
     for kept in (b"validation/nDCG@10", b"0.25", b"optimizer", b'"lr":', b"flops", b"mine"):
@@ -195,7 +195,7 @@ def test_mlflow_keeps_what_is_logged(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MLflow and what it imports
+        warnings.simplefilter("ignore")  # warnings of MLflow and its imports
         watch_lines("mlflow", tmp_path / "mine")
     (found,) = mlflow.MlflowClient().search_runs(["0"])
     assert found.info.run_name == "mine"
@@ -214,7 +214,7 @@ def test_a_logger_that_cannot_start_is_a_plain_error(tmp_path, monkeypatch):
         open_watcher("wandb", tmp_path, SETTINGS)
 
 
-def test_a_function_by_its_name(tmp_path, monkeypatch):
+def test_a_function_can_be_given_by_name(tmp_path, monkeypatch):
     (tmp_path / "my_logger.py").write_text("seen = []\ndef watch(line): seen.append(line)\n")
     monkeypatch.syspath_prepend(tmp_path)
     open_watcher("my_logger:watch", tmp_path, SETTINGS)({"step": 1})
@@ -232,7 +232,7 @@ def test_a_function_by_its_name(tmp_path, monkeypatch):
         ("wandb", "logging to wandb needs that package: pip install wandb"),
     ],
 )
-def test_loggers_that_are_not_there(tmp_path, monkeypatch, name, message):
+def test_missing_loggers_are_reported(tmp_path, monkeypatch, name, message):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(TrainingError, match=message):
         open_watcher(name, tmp_path, SETTINGS)

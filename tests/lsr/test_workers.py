@@ -1,4 +1,4 @@
-"""do_jobs does every job, in this process or on a real Ray cluster that loses workers meanwhile."""
+"""do_jobs does all jobs, in this process or on a real Ray cluster, even if workers die meanwhile."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_a_cluster_that_does_not_answer_is_reported(lsr_command, tmp_path):
         assert ran.err.startswith(f"lsr: 127.0.0.1:{port}: no server listens there")
 
 
-# --- with one
+# --- with a cluster
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,10 @@ def test_results_arrive_and_no_process_is_left(ray_cluster):
 
 
 def test_a_client_outside_of_the_cluster(ray_cluster, tmp_path):
-    """Through Ray's client, at an address ray://.
+    """The client connects through an address ray://.
 
-    The server answers by itself. As a proxy, it would start another server for each client within 30 s, which a busy
-    machine doesn't always reach, at a port that another proxy may choose at the same moment.
+    The server of this test isn't a proxy. A proxy would have to start another server for each client within 30 s, which
+    a busy machine doesn't always manage, and at a port that another proxy may choose at the same moment.
     """
     pytest.importorskip("grpc", reason="Ray's client isn't installed (the extra ray)")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -112,7 +112,7 @@ def test_a_client_outside_of_the_cluster(ray_cluster, tmp_path):
 
 @pytest.fixture(scope="module")
 def cluster(ray_cluster):
-    """The cluster, connected once for the tests that follow."""
+    """The cluster, with one connection for all of the following tests."""
     connect(ray_cluster.address)
     return ray_cluster
 
@@ -208,7 +208,7 @@ def test_a_cluster_with_too_few_resources_is_reported(cluster, wanted, said):
 
 
 def test_a_busy_cluster_is_reported(cluster, monkeypatch):
-    # They leave 1 of each machine's 4 GB: enough for a worker of 2 GB in total, but not on any one machine.
+    # Other workers leave 1 GB on each machine. The total is enough for a worker of 2 GB, but no single machine is.
     taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 2, memory=3 << 30), "others")
     next(taking)
     monkeypatch.setattr(pool, "_PATIENCE", 1.0)
@@ -220,7 +220,7 @@ def test_a_busy_cluster_is_reported(cluster, monkeypatch):
 
 
 def test_without_workers_all_free_cores_are_used(cluster, monkeypatch):
-    """Others' cores, and those of lost machines that Ray still counts, are left alone."""
+    """Cores that others use, and cores of lost machines that Ray still counts, aren't used."""
     monkeypatch.setattr("lsr.distributed.ray_cluster._FREE", 0.5)
     taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3), "others")
     next(taking)
@@ -237,7 +237,7 @@ def test_without_workers_all_free_cores_are_used(cluster, monkeypatch):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """Three documents are encoded together, and each six make a part."""
+    """Encode three documents at a time, and write parts of six documents."""
     monkeypatch.setattr(encoding, "CHUNK", 3)
     monkeypatch.setattr(parts, "PART", 6)
 
@@ -260,7 +260,7 @@ def files(folder):
 
 
 def test_the_bytes_equal_those_of_one_process(cluster, small_parts, tmp_path):
-    """With a model that ships, fitted to the corpus."""
+    """Tested with a shipped model, fitted to the corpus."""
     source = write_corpus(tmp_path / "docs.jsonl", 40)
     report = encode(source, tmp_path / "alone")
     assert encode(source, tmp_path / "one", cluster.address, count=1) == report
@@ -301,7 +301,7 @@ def test_a_killed_driver_resumes(cluster, small_parts, tmp_path, monkeypatch):
         patch.setattr(parts, "do_jobs", do)
         with pytest.raises(KeyboardInterrupt):
             encode(source, tmp_path / "v", cluster.address, "bm25", count=2)
-    done, asked = list((tmp_path / "v.partial").glob("part-*.json")), []  # a part without its note isn't done
+    done, asked = list((tmp_path / "v.partial").glob("part-*.json")), []  # a part is complete if it has its .json file
 
     def watch(open_worker, jobs, *rest):
         return real(open_worker, (asked.append(job[0]) or job for job in jobs), *rest)
@@ -309,7 +309,7 @@ def test_a_killed_driver_resumes(cluster, small_parts, tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "do_jobs", watch)
     encode(source, tmp_path / "v", cluster.address, "bm25", count=2)
     assert len(done) >= 3
-    assert len(asked) <= 7 - len(done)  # a worker may have ended its part after the kill
+    assert len(asked) <= 7 - len(done)  # a worker may have completed a part after the kill
     assert files(tmp_path / "v") == files(tmp_path / "alone")
 
 

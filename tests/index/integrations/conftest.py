@@ -1,4 +1,4 @@
-"""Small indexes for the adapters' tests."""
+"""Small indexes for the tests of the adapters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def passages(tmp_path):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Run coroutine tests of the libraries."""
+    """Run tests of the libraries that are coroutines."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     asyncio.run(

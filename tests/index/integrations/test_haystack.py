@@ -1,4 +1,4 @@
-"""Haystack's document store and retriever, in pipelines and with Haystack's own tests."""
+"""The document store and retriever for Haystack: in pipelines, and with Haystack's own tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _no_telemetry():
         yield
 
 
-with pytest.MonkeyPatch.context() as patch:  # it sends telemetry when it is imported, too
+with pytest.MonkeyPatch.context() as patch:  # Haystack sends telemetry even on import
     patch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
     pytest.importorskip("haystack", reason='heavy, so not among dev: pip install "lsr-search[haystack]"')
     from haystack import Document, Pipeline
@@ -53,7 +53,7 @@ def test_a_missing_index_is_an_error(tmp_path):
 
 
 def test_filters_apply_before_the_top_k(tmp_path):
-    """Documents that a filter removes from the best are replaced by the next ones."""
+    """If a filter excludes some of the top k, the next documents take their places."""
     documents = [{"_id": str(n), "text": "cat " * (40 - n), "metadata": {"even": n % 2 == 0}} for n in range(40)]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25", impacts="float32")
     expected = [hit.id for hit in index.search("cat", k=40) if not hit.metadata["even"]]
@@ -171,7 +171,7 @@ def test_a_retriever_keeps_its_filters_when_it_is_copied(folder):
 
 
 def test_two_stores_on_one_index(tmp_path):
-    """The policy for existing ids looks at the last commit, of any store."""
+    """The policy for existing ids considers commits of all stores."""
     first, second = (LsrDocumentStore(tmp_path / "idx", encoder="bm25") for _ in range(2))
     assert (first.count_documents(), second.count_documents()) == (0, 0)
     mine, theirs_ = Document(id="1", content="Cats sleep."), Document(id="1", content="Dogs bark.")
@@ -212,16 +212,16 @@ class TestAgainstTheirs(theirs.DocumentStoreBaseExtendedTests, theirs.CountDocum
 
     @pytest.fixture
     def document_store(self, tmp_path):
-        """An empty one."""
+        """An empty store."""
         return LsrDocumentStore(tmp_path / "idx", encoder="bm25")
 
     @staticmethod
     def assert_documents_are_equal(received, expected):
-        """Embeddings aren't kept."""
+        """Compare without embeddings, which the store doesn't keep."""
         assert _plain(received) == _plain(expected)
 
     def test_write_documents(self, document_store):
-        """Without a policy a duplicate id is refused, and nothing of the batch is written."""
+        """Without a policy, a duplicate id is refused, and no document of the batch is written."""
         document = Document(content="test doc")
         assert document_store.write_documents([document]) == 1
         with pytest.raises(theirs.DuplicateDocumentError, match="already"):
@@ -239,13 +239,13 @@ class TestAgainstTheirsAsync(
     theirs_async.UpdateByFilterAsyncTest,
     theirs_async.CountDocumentsByFilterAsyncTest,
 ):
-    """The same of the async methods."""
+    """Haystack's own tests of the async methods of a document store."""
 
     document_store = TestAgainstTheirs.document_store
     assert_documents_are_equal = staticmethod(TestAgainstTheirs.assert_documents_are_equal)
 
     async def test_write_documents_async(self, document_store):
-        """Without a policy a duplicate id is refused."""
+        """Without a policy, a duplicate id is refused."""
         document = Document(content="test doc")
         assert await document_store.write_documents_async([document]) == 1
         with pytest.raises(theirs.DuplicateDocumentError, match="already"):

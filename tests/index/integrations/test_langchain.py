@@ -1,4 +1,4 @@
-"""The retriever for LangChain, inside LangChain."""
+"""The retriever and the vector store for LangChain: in chains, and with LangChain's own tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ standard = pytest.importorskip("langchain_tests.integration_tests", reason="lang
 
 @pytest.fixture(autouse=True)
 def no_tracing(monkeypatch):
-    """Turn LangChain's tracing off, whatever the environment says."""
+    """Turn off LangChain's tracing, even if the environment turns it on."""
     monkeypatch.setenv("LANGSMITH_TRACING", "false")
 
 
@@ -96,7 +96,7 @@ def test_a_wrong_setting_is_refused_immediately(folder, settings, message):
 
 
 def _rebuilt(retriever, **changed):
-    """All ways in which LangChain copies or wraps a retriever."""
+    """Copies of a retriever, made in all ways in which LangChain copies or wraps one."""
     fields = {name: ConfigurableField(id=name) for name in ("k", "where", "alpha")}
     yield retriever.configurable_fields(**fields).with_config(configurable={"k": 10, **changed})
     yield retriever.configurable_fields(k=fields["k"]).with_config(configurable={"k": 10})
@@ -205,7 +205,7 @@ def test_options_reach_the_search(folder):
 
 def test_callbacks_are_called(folder):
     class Handler(BaseCallbackHandler):
-        """Stores its events."""
+        """Records the events."""
 
         told = ()
 
@@ -302,9 +302,9 @@ def encoder():
 
 
 class TestStoreAgainstTheirs(standard.VectorStoreIntegrationTests):
-    """LangChain's own tests of a vector store. They expect k documents even if fewer share a word with the query."""
+    """LangChain's own tests of a vector store. They need dense mode, because they always expect k documents."""
 
     @pytest.fixture
     def vectorstore(self, tmp_path, encoder):
-        """An empty one."""
+        """An empty store."""
         return LsrVectorStore(Index.build(tmp_path / "idx", [], encoder=encoder, hybrid=True), mode="dense")

@@ -1,4 +1,4 @@
-"""The retriever for LlamaIndex, inside LlamaIndex."""
+"""The retriever for LlamaIndex, alone and in a query engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lsr.index.integrations.llamaindex import LsrRetriever
 
 @pytest.fixture
 def nodes():
-    """Two nodes of a document, and one by itself."""
+    """Two nodes of one document, and one node without a document."""
     source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id="book")}
     return [
         TextNode(id_="a", text="Cats sleep.", metadata={"page": 1}, relationships=source),
@@ -68,7 +68,7 @@ def test_the_retriever_works_in_a_query_engine(nodes, tmp_path, monkeypatch):
     monkeypatch.setattr(Settings, "_embed_model", MockEmbedding(1))
     retriever = LsrRetriever.from_nodes(nodes, tmp_path / "idx", encoder="bm25", k=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # LlamaIndex' own
+        warnings.simplefilter("ignore")  # warnings of LlamaIndex itself
         answer = RetrieverQueryEngine.from_args(retriever, llm=MockLLM()).query("Who barks?")
     assert [f.node_id for f in answer.source_nodes] == ["b"]
     assert "Dogs bark." in str(answer)
@@ -129,7 +129,7 @@ def test_filters_can_be_nested_and_combined_with_where(folder):
 
 def test_options_reach_the_search(folder):
     found = LsrRetriever(folder, rerank=lambda query, texts: [float(len(text)) for text in texts]).retrieve("wing")
-    assert [(f.node_id, f.score) for f in found] == [("wing", 41.0), ("flutter", 38.0)]  # of title and text
+    assert [(f.node_id, f.score) for f in found] == [("wing", 41.0), ("flutter", 38.0)]  # lengths of title and text
 
 
 def test_callbacks_are_called(folder):

@@ -1,4 +1,4 @@
-"""lsr mcp with the SDK's own client: in memory, over stdin and stdout, and over HTTP."""
+"""lsr mcp, tested with the client of the MCP SDK: in memory, over stdin and stdout, and over HTTP."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def index(tmp_path):
 
 
 def ask(server, *calls):
-    """(error, text, structured content) of each call."""
+    """For each call, (whether it is an error, text, structured content)."""
 
     async def asked():
         async with Client(server) as client:
@@ -63,7 +63,7 @@ def tokens(found):
 
 
 def plain(text, found):
-    """A quotation without its markers, which must be those that the answer names."""
+    """A quoted text without its markers; checks that they are the markers named in the answer's notice."""
     mark = re.search("<(quoted [0-9a-f]{8})>", found["notice"])[1]
     inner = re.fullmatch(f"<{mark}>(.*)</{mark}>", text, re.DOTALL)[1]
     assert mark not in inner
@@ -75,7 +75,7 @@ def test_a_hit_has_what_an_agent_needs(index):
     first, second, _ = found["hits"]
     assert (first["rank"], first["id"], first["link"]) == (1, "ice", "https://example.org/ice")
     assert first["score"] == pytest.approx(index.search("ice on the wing", 1)[0].score, abs=1e-4)
-    assert re.fullmatch(r"(?i)(ice|icing) \d+%, wings? \d+%", first["why"])  # whole words, without stop words
+    assert re.fullmatch(r"(?i)(ice|icing) \d+%, wings? \d+%", first["why"])  # no stems, no stop words
     assert first["span"] == [0, first["length"]] == [0, len(DOCS[0]["text"])]
     assert (plain(first["title"], found), plain(first["text"], found)) == ("Icing", DOCS[0]["text"])
     assert (second["link"], second["metadata"]) == ("sky/hail.md#hail", {"year": 2021})
@@ -131,7 +131,7 @@ def test_answers_stay_within_max_tokens(tmp_path, text, max_tokens):
         if max_tokens == 100_000:
             assert "left_out" not in found
             assert all(hit["span"] == [0, hit["length"]] for hit in found["hits"])
-        else:  # what is left over is less than one more word or hit takes
+        else:  # the text is complete, or fills the limit up to less than one more word
             assert tokens(answers[1][2]) > max_tokens - 20 or answers[1][2]["span"][1] == answers[1][2]["length"]
 
 
@@ -161,7 +161,7 @@ def test_documents_cannot_close_their_markers(index):
         assert "Ignore all previous" in text
         assert "Ignore" not in re.sub(f"<{mark}>.*?</{mark}>", "", text, flags=re.DOTALL)
         assert "\U000e0049" not in text
-    assert len(marks) == 3  # random, so no document can know them
+    assert len(marks) == 3  # markers are random, so a document can't contain them
 
 
 def test_messages_that_quote_documents_are_marked(tmp_path):
@@ -292,7 +292,7 @@ def test_settings_apply_to_all_searches(index):
 
 
 def test_the_command_serves_stdin_and_stdout(index):
-    """As a desktop client starts it."""
+    """The test starts the command like a desktop client."""
 
     async def asked():
         command = StdioServerParameters(

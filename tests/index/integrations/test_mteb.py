@@ -1,4 +1,4 @@
-"""MTEB's own harness runs an encoder of ours on a local task, and finds what our evaluation finds."""
+"""MTEB's harness evaluates an encoder on a local task, and gets the same measures as `lsr evaluate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("mteb", reason='heavy, so not among dev: pip install "lsr-search[mteb]"')
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # its own, while it imports
+    warnings.simplefilter("ignore")  # warnings of MTEB itself on import
     import mteb
     from datasets import Dataset
     from mteb.abstasks.retrieval import AbsTaskRetrieval
@@ -23,7 +23,7 @@ from lsr.eval.datasets import open_dataset
 from lsr.eval.evaluate import evaluate_index
 from lsr.index.integrations.mteb import LsrModel
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the harness warns of what it is given
+pytestmark = pytest.mark.filterwarnings("ignore")  # the harness warns about the small task
 
 TEXTS = {
     "a": ("Cats", "the cat sat on the mat and slept"),
@@ -61,7 +61,7 @@ def scores(model, ranked=None):
     return result.scores["test"][0]
 
 
-def test_it_is_what_the_harness_searches_with():
+def test_the_model_implements_the_search_protocol_of_the_harness():
     model = LsrModel("bm25")
     assert isinstance(model, SearchProtocol)
     assert not isinstance(model, EncoderProtocol)
@@ -69,7 +69,7 @@ def test_it_is_what_the_harness_searches_with():
     assert LsrModel("lsr-tiny", "team/tiny").mteb_model_meta.name == "team/tiny"
 
 
-def test_its_measures_are_those_of_our_evaluation(tmp_path):
+def test_measures_equal_those_of_our_evaluation(tmp_path):
     folder = tmp_path / "small"
     (folder / "qrels").mkdir(parents=True)
     rows = [{"_id": name, "title": title, "text": text} for name, (title, text) in TEXTS.items()]
@@ -86,7 +86,7 @@ def test_its_measures_are_those_of_our_evaluation(tmp_path):
     assert 0 < ours["R@1"] < 1
 
 
-def test_only_what_is_to_be_ranked_is_ranked():
+def test_only_the_given_candidates_are_ranked():
     ranked = {"1": ["b", "d"], "2": ["c", "a"], "3": ["e"]}
     model = LsrModel("bm25")
     model.index([{"id": name, "text": text} for name, (_, text) in TEXTS.items()])

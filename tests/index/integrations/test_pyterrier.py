@@ -1,4 +1,4 @@
-"""The transformers and the indexer for PyTerrier, in its pipelines and experiments; Java only for Terrier's own."""
+"""The transformers and the indexer for PyTerrier, in its pipelines and experiments. Only Terrier itself needs Java."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import pyterrier.testing
 
 from lsr.index.integrations.pyterrier import LsrIndexer, LsrReranker, LsrRetriever
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*inplace:DeprecationWarning")  # in PyTerrier itself
+pytestmark = pytest.mark.filterwarnings("ignore:.*inplace:DeprecationWarning")  # a warning of PyTerrier itself
 TOPICS = pd.DataFrame({"qid": ["7", "8", "9"], "query": ["flutter of wings", "unheard", "plates"], "user": [1, 2, 3]})
 
 
@@ -114,12 +114,12 @@ def test_frames_follow_pyterriers_conventions(folder, kind, monkeypatch):
     unittest.defaultTestLoader.loadTestsFromTestCase(case).run(outcome)
     offline = [
         trace for _, trace in outcome.errors if "URLError" in trace
-    ]  # drawing asks for PyTerrier's newest version
+    ]  # drawing a pipeline asks the internet for PyTerrier's newest version
     assert (outcome.testsRun, len(outcome.errors), outcome.failures) == (2, len(offline), [])
     assert case.io_configs
 
 
-# An experiment on Cranfield, as PyTerrier's users write it: what `first` finds, and the same re-ranked.
+# An experiment on Cranfield, as users of PyTerrier write it: the retriever `first`, alone and followed by a re-ranker.
 CRANFIELD = """
 import json, re, warnings
 from importlib.resources import files
@@ -132,7 +132,7 @@ from lsr.io.corpus import open_corpus
 warnings.simplefilter("ignore")
 place = str(files("lsr.data") / "cranfield")
 documents = [{"docno": d.id, "text": d.content} for d in open_corpus(place)]
-topics = pd.DataFrame(  # Terrier's language of queries has signs of its own
+topics = pd.DataFrame(  # without signs that Terrier's query language would interpret
     [{"qid": q.id, "query": re.sub(r"\\W+", " ", q.text)} for q in open_corpus(place, queries=True)][:40]
 )
 judged = open_dataset(place).qrels
@@ -166,7 +166,7 @@ def test_a_pipeline_of_two_stages_on_a_real_collection(tmp_path):
 
 
 def test_reranks_the_results_of_terrier(tmp_path):
-    """Terrier itself needs Java and its jars, which PyTerrier fetches: in a process of its own, as Java stays."""
+    """Terrier needs Java, and jars that PyTerrier downloads. A separate process, because Java can't be unloaded."""
     if find_spec("jnius") is None or not (shutil.which("java") or os.environ.get("JAVA_HOME")):
         pytest.skip('Terrier needs Java and pip install "pyterrier[java]"')
     code = f"""

@@ -1,4 +1,4 @@
-"""SparseEncoder as an encoder, and search over its embeddings, with small random models."""
+"""SparseEncoder as an encoder, and searches over its embeddings, with small random models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _tokenizer():
 
 
 def _model(kind, folder, seed=0):
-    """A SparseEncoder: "splade", "static" (a table of weights) or "autoencoder" (dimensions that aren't tokens)."""
+    """Make a SparseEncoder: "splade", "static" (a table of weights) or "autoencoder" (its dimensions aren't tokens)."""
     import torch
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sentence_transformer import modules as dense
@@ -60,7 +60,7 @@ def _model(kind, folder, seed=0):
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    """An encoder by the kind of its model, each made once; imports the module."""
+    """Returns a function that makes an encoder with a model of the given kind, and reuses it."""
     import torch
 
     made, threads = {}, torch.get_num_threads()
@@ -68,13 +68,13 @@ def adapter(tmp_path_factory):
     def encoder(kind, seed=0):
         if (kind, seed) not in made:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # sentence-transformers' own, while it imports and builds
+                warnings.simplefilter("ignore")  # warnings of sentence-transformers itself
                 from lsr.index.integrations.sentence_transformers import SentenceTransformersEncoder
 
                 made[kind, seed] = SentenceTransformersEncoder(_model(kind, tmp_path_factory.mktemp(kind), seed))
         return made[kind, seed]
 
-    torch.set_num_threads(1)  # several wait for each other longer than small models take
+    torch.set_num_threads(1)  # with small models, several threads mostly wait for each other
     yield encoder
     torch.set_num_threads(threads)
 
@@ -162,13 +162,13 @@ def test_load_encoder_refuses_models_that_need_the_adapter(adapter, tmp_path):
 def test_matrix_of_any_tensor(adapter):
     import torch
 
-    adapter("static")  # the library, imported without its warnings
+    adapter("static")  # imports the library with its warnings ignored
     from lsr.index.integrations.sentence_transformers import matrix
 
     dense = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 3.0]])
     expected = SparseMatrix.from_dense(dense.numpy())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch calls its CSR tensors unfinished
+        warnings.simplefilter("ignore")  # PyTorch warns that CSR tensors are in beta state
         tensors = [dense, dense.to_sparse(), dense.to_sparse_csr(), dense.bfloat16(), dense.requires_grad_()]
     for tensor in tensors:
         assert matrix(tensor) == expected

@@ -1,4 +1,4 @@
-"""Common behaviour of all adapters: the extra that each needs, and how they change an index."""
+"""Common behaviour of all adapters: which extra each needs, and how they change an index."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_missing_library_is_named_with_its_extra():
     assert set(extras) <= project["optional-dependencies"].keys()
 
 
-def test_an_index_or_its_folder(folder):
+def test_a_store_takes_an_index_or_its_folder(folder):
     index = Index.open(folder)
     assert opened(index) is index
     assert opened(str(folder)).path == folder
@@ -85,7 +85,7 @@ def test_a_failed_call_keeps_earlier_pending_changes(tmp_path):
 
 
 def test_two_stores_may_create_the_index_at_once(tmp_path, monkeypatch):
-    """A store that saw no index, but is second to create it, uses the first one's; nothing is replaced."""
+    """If two stores find no index and both create it, the second uses the index of the first and replaces nothing."""
     put(opened_or_created(tmp_path / "idx", "bm25"), [{"_id": "a", "text": "Cats sleep."}])
     monkeypatch.setattr("lsr.index.integrations.store.MANIFEST", "not yet")
     monkeypatch.setattr("lsr.index.write.builder.check_output_empty", _blind_at_first(builder.check_output_empty))

@@ -30,7 +30,7 @@ DOCS = [
 
 
 class Reply(NamedTuple):
-    """A server's answer."""
+    """A response of the server."""
 
     status: int
     headers: dict
@@ -42,13 +42,13 @@ class Reply(NamedTuple):
 
 
 class Asking:
-    """A server, and requests to it, each on a connection of its own."""
+    """Sends requests to a server, each over a new connection."""
 
     def __init__(self, server):
         self.server, self.url, self.app = server, server.url, server.app
 
     def ask(self, method, path, values=None, headers=None):
-        """A request; `values` are sent as JSON, bytes as they are."""
+        """Send a request. The body is `values` as JSON, or unchanged if they are bytes."""
         at = urlsplit(self.url)
         body = values if isinstance(values, bytes) or values is None else json.dumps(values).encode()
         connection = http.client.HTTPConnection(at.hostname, at.port, timeout=30)
@@ -72,26 +72,26 @@ class Asking:
 
 @pytest.fixture(scope="session")
 def client_of():
-    """Returns a client of a server."""
+    """The class of the test clients, as a fixture, because test modules can't import it."""
     return Asking
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
-    """A read-only index."""
+    """An index that tests must not change."""
     return Index.build(tmp_path_factory.mktemp("served") / "small", DOCS, encoder="bm25")
 
 
 @pytest.fixture(scope="session")
 def asking(small):
-    """The read-only index, served with the defaults."""
+    """A client of a server of this index, with default settings."""
     with Server({"small": small}, ServeSettings(port=0)) as server:
         yield Asking(server)
 
 
 @pytest.fixture
 def serving():
-    """Serves indexes with some settings, until the test ends."""
+    """Returns a function that serves indexes with given settings and returns a client. Servers stop with the test."""
     servers = []
 
     def start(indexes, **settings):

@@ -1,4 +1,4 @@
-"""Access: keys, roles, addresses, cross-site requests; and secrets that are never shown or logged."""
+"""Access: keys, roles, addresses and cross-site requests; keys are never shown or logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of the server equal those of the index, and follow the API's description."""
+"""Responses of the server equal results of the index, and follow the description of the API."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_results_equal_those_of_the_index(asking, small):
     assert found["query"]["unknown"] == []
 
 
-def test_a_vector_is_a_query_and_unknown_tokens_are_reported(asking, small):
+def test_a_query_may_be_a_vector_and_unknown_tokens_are_reported(asking, small):
     found = asking.post("/v1/search", {"vector": VECTOR}).json
     assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in small.search(VECTOR)]
     weights = {"flutter": 2.0, "wing": 1.0}
@@ -84,15 +84,15 @@ def test_a_batch_of_texts_and_vectors(asking, small):
     ]
 
 
-def test_a_text_as_a_vector(asking):
+def test_a_text_is_encoded_as_a_vector(asking):
     encoded = asking.post("/v1/encode", {"text": "wing wing flutter the"}).json
     answers.Encoded.model_validate(encoded)
     assert list(encoded["vector"]) == ["wing", "flutter", "the"]
-    # Two of the four documents have each of the first two words.
+    # "wing" and "flutter" are in two of the four documents each.
     assert encoded["vector"] == {
         "wing": pytest.approx(2 * math.log(2)),
         "flutter": pytest.approx(math.log(2)),
-        "the": pytest.approx(0.3 * math.log1p(3.5 / 1.5)),  # in one; a stop word counts less
+        "the": pytest.approx(0.3 * math.log1p(3.5 / 1.5)),  # in one document; a stop word with less weight
     }
 
 
@@ -108,7 +108,7 @@ def test_documents_by_their_ids(asking):
         assert f"no document {unquote(path)!r}" in missing.json["detail"]
 
 
-def test_passages_have_ids_of_their_own(tmp_path, serving):
+def test_passages_have_their_own_ids(tmp_path, serving):
     text = "wing flutter at speed. " * 8
     index = Index.build(tmp_path / "p", [{"_id": "long", "text": text}], encoder="bm25", passages=Passages(8))
     asking = serving(index)

@@ -1,4 +1,4 @@
-"""The client has the index's calls, results and errors, without the packages of the server."""
+"""The client has the calls, results and errors of the index, and doesn't need the packages of the server."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_hits_explain_themselves(reading, small):
 def test_other_calls_equal_those_of_the_index(reading, small):
     assert len(reading) == len(small)
     assert reading.explain_plan("wing", 2) == small.explain_plan("wing", 2)
-    idf = math.log(2)  # two of the four documents have each
+    idf = math.log(2)  # each word is in two of the four documents
     assert reading.encode("wing wing flutter") == {"wing": pytest.approx(2 * idf), "flutter": pytest.approx(idf)}
     assert reading.document("c/1") == Document("c/1", "boundary layer transition", "", {
         "year": 1980.5, "lang": "en", "draft": True,
@@ -217,7 +217,7 @@ def test_the_client_needs_no_extra():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_forks_and_pickles_have_connections_of_their_own(asking, forked):
+def test_forked_and_pickled_clients_open_their_own_connections(asking, forked):
     client = Client(asking.url, timeout=30)
     first = client.search("wing")[0].id
     ours = client._connections.idle[0][0].sock.getsockname()
@@ -227,7 +227,7 @@ def test_forks_and_pickles_have_connections_of_their_own(asking, forked):
         return [client.search("wing")[0].id, client._connections.idle[0][0].sock.getsockname() == ours]
 
     assert forked(child) == [first, False]
-    assert client._connections.idle[0][0].sock.getsockname() == ours  # and the parent's goes on
+    assert client._connections.idle[0][0].sock.getsockname() == ours  # the parent keeps its connection
     assert client.search("wing")[0].id == first
     other = pickle.loads(pickle.dumps(client))
     assert other.search("wing")[0].id == first

@@ -19,7 +19,7 @@ from lsr.index.serve.keys import ENVIRONMENT
 
 @pytest.fixture
 def started(small):
-    """Starts `lsr serve`; returns its URL once it listens."""
+    """Returns a function that starts `lsr serve` and returns its process, URL and messages once it listens."""
     running = []
 
     def start(*args, **environment):
@@ -44,7 +44,7 @@ def started(small):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_it_is_stopped(started, small, how):
+def test_the_server_runs_until_it_is_stopped(started, small, how):
     process, url, told = started(f"wings={small.path}")
     assert "wings: 4 documents" in told
     assert "read-only, no keys" in told

@@ -1,4 +1,4 @@
-"""Overload, slow clients, long requests: each has a limit, and the server keeps working. And a short soak test."""
+"""Overload, slow clients and long requests: each has a limit, and the server keeps working. Has a short soak test."""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ def test_a_timed_out_job_is_answered_and_keeps_its_slot():
         try:
             with pytest.raises(Problem, match=r"longer than 0\.05 s"):
                 await workers.run(free.wait, 10, seconds=0.05)
-            assert workers.busy == 1  # it still runs
+            assert workers.busy == 1  # the job still runs
             with pytest.raises(Problem, match="longer than"):
                 await workers.run(free.wait, 10, seconds=0.05)
-            assert workers.busy == 1  # what never began has left
+            assert workers.busy == 1  # the second job never began and has left the queue
         finally:
             free.set()
             workers.stop()
@@ -145,7 +145,7 @@ def test_a_timed_out_job_is_answered_and_keeps_its_slot():
     asyncio.run(come())
 
 
-def test_work_that_checks_its_deadline_ends():
+def test_work_ends_when_it_checks_a_passed_deadline():
     Deadline(10).check()
     with pytest.raises(Problem, match="longer than 1e-09 s"):
         Deadline(1e-9).check()
@@ -157,7 +157,7 @@ def test_a_slow_search_times_out(serving, small, monkeypatch):
         patch.setattr(asking.app.serving.indexes["idx"], "search", lambda *_: free.wait(10) and {})
         slow = asking.post("/v1/search", {"query": "wing"})
         busy = asking.post("/v1/search", {"query": "wing"})
-        assert asking.get("/health").status == 200  # the server itself isn't held up
+        assert asking.get("/health").status == 200  # other requests are still answered
         free.set()
     assert (slow.status, busy.status) == (503, 503)
     assert "longer than 0.1 s" in slow.json["detail"]
@@ -254,7 +254,7 @@ def test_large_bodies_have_a_common_limit(serving, small):
             reply = sock.makefile("rb").read()
         assert reply.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 1" in reply
-        assert asking.post("/v1/search", {"query": "wing"}).status == 200  # a small one finds room
+        assert asking.post("/v1/search", {"query": "wing"}).status == 200  # there is room for a small body
     finally:
         for sock in held:
             sock.close()
@@ -264,7 +264,7 @@ def test_large_bodies_have_a_common_limit(serving, small):
 
 
 @pytest.mark.parametrize("size", [10, 5_000_000])
-def test_closing_after_the_answer_is_no_error(serving, small, caplog, size):
+def test_closing_after_the_answer_is_not_an_error(serving, small, caplog, size):
     asking = serving(small)
     asking.app.serving.page["big.js"] = (b"x" * size, "text/javascript")
     for head in (b"HTTP/1.1\r\nConnection: close", b"HTTP/1.0"):
@@ -272,7 +272,7 @@ def test_closing_after_the_answer_is_no_error(serving, small, caplog, size):
             sock.sendall(b"GET /page/big.js " + head + b"\r\nHost: localhost\r\n\r\n")
             assert len(sock.makefile("rb").read()) > size
     with connected(asking) as sock:
-        sock.sendall(b"GET /page/big.js HTTP/1.1\r\nHost: localhost\r\n\r\n")  # and gone
+        sock.sendall(b"GET /page/big.js HTTP/1.1\r\nHost: localhost\r\n\r\n")  # closes before the answer
     assert asking.get("/health").status == 200
     assert caplog.text == ""
 

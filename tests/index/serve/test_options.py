@@ -1,4 +1,4 @@
-"""Options of searches and documents give the same results over HTTP as from the index."""
+"""Options of searches and of document calls give the same results over HTTP as with the index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every wrong request is answered by a problem document that says what is wrong and where."""
+"""Every wrong request gets a problem document that says what is wrong and where."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lsr.index.serve import answers, problems
 
 
 def problem(reply, status):
-    """A reply's problem document, if it is one."""
+    """Check that a reply has this status and a valid problem document; return the document."""
     assert reply.status == status, reply.body
     assert reply.headers["content-type"] == "application/problem+json"
     answers.ProblemDocument.model_validate(reply.json)
@@ -168,7 +168,7 @@ def test_a_huge_body_is_refused(serving, small):
     body = json.dumps({"query": "x" * 1500}).encode()
     assert "1,000 bytes" in problem(asking.post("/v1/search", body), 413)["detail"]
     at = urlsplit(asking.url)
-    with socket.create_connection((at.hostname, at.port)) as sock:  # a client that asks before it sends the body
+    with socket.create_connection((at.hostname, at.port)) as sock:  # asks before it sends its body
         sock.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         sock.sendall(b"Expect: 100-continue\r\nContent-Length: 10000000\r\n\r\n")
         assert sock.makefile("rb").readline().split()[1] == b"413"
@@ -221,12 +221,12 @@ def test_internal_errors_reveal_nothing_of_the_machine(serving, tmp_path, monkey
     monkeypatch.setattr(asking.app.serving.indexes["idx"], "search", lambda *_: {}[str(tmp_path)])
     told = problem(asking.post("/v1/search", {"query": "wing"}), 500)
     assert str(tmp_path) not in json.dumps(told)
-    assert told["detail"].split()[-4] in caplog.text  # the error's number
+    assert told["detail"].split()[-4] in caplog.text  # the number of the error
 
 
 def too_many_files(path, how):
     try:
-        if how == "pyarrow":  # its error has no errno, only a text
+        if how == "pyarrow":  # pyarrow's error has no errno, only a message
             raise OSError(f"Failed to open local file '{path}'. Detail: [errno 24] Too many open files")
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Generated files of all kinds: PDF and EPUB by hand, DOCX by python-docx."""
+"""Generates test files, and reads folders of files as documents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def put(path, content):
 
 
 def pdf(*pages, encrypted=False):
-    """A PDF whose pages have some lines of text each, or none."""
+    """The bytes of a PDF; each page is given by its lines of text, or is empty."""
     objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"]
     kids = []
     for page in pages:
@@ -44,7 +44,7 @@ def pdf(*pages, encrypted=False):
 
 
 def epub(path, chapters, *, encrypted=()):
-    """An EPUB of chapters in XHTML, by name."""
+    """Write an EPUB; `chapters` is {file name: body in XHTML}."""
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest = "".join(
         f'<item id="{name}" href="text/{name}" media-type="application/xhtml+xml"/>' for name in chapters
@@ -76,13 +76,13 @@ def epub(path, chapters, *, encrypted=()):
 
 @pytest.fixture(scope="session")
 def bm25():
-    """Reads texts of any length."""
+    """An encoder that reads texts of any length."""
     return load_encoder("bm25")
 
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads a folder's files as documents, by their ids."""
+    """Returns a function that reads a folder's files as {id: document}."""
 
     def read(folder=tmp_path, **how):
         return {document.id: document for document in read_documents(folder, **how)}

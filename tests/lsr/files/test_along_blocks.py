@@ -1,4 +1,4 @@
-"""Passages along blocks: they cover the text, keep to their size, and have headings and positions."""
+"""Passages cut at blocks: they cover the text, keep to their size, and have headings and positions."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ MARKUP = [
 
 
 def texts(words):
-    """Texts of lines of some words, and of markup."""
+    """Texts with lines of these words, and lines of markup."""
     line = st.lists(st.sampled_from(words), min_size=1, max_size=30).map(" ".join)
     odd = st.sampled_from(["", "\f", "\x0b", "\u2028"])
     return st.lists(st.one_of(line, st.sampled_from(MARKUP), odd), max_size=40).map("\n".join)
 
 
 def document_of(text, ending):
-    """A text read as a file of some kind."""
+    """The document of a text, read as a file with the given suffix."""
     parsed = _TEXT[ending](text)
     return Document("d", parsed.text, parsed.title, None, blocks=tuple(parsed.blocks))
 
@@ -78,7 +78,7 @@ def test_passages_cover_the_text_and_know_their_lines(bm25, text, ending, size):
         line, end_line = passage.metadata["line"], passage.metadata["end_line"]
         there = "\n".join(lines[line - 1 : end_line])
         assert passage.text in there
-        assert passage.text.count("\n") == end_line - line  # no line more than it takes
+        assert passage.text.count("\n") == end_line - line  # the range has no extra line
         assert len(bm25.tokens(passage.text)) <= size
         starts = [found.start() for found in re.finditer(f"(?={re.escape(passage.text)})", document.text)]
         start = max(start for start in starts if not document.text[covered:start].strip() or start <= covered)
@@ -103,7 +103,7 @@ def test_passages_lose_no_text(checkpoint_encoder, text, sizes):
 
 @pytest.fixture(scope="session")
 def checkpoint_encoder(checkpoint):
-    """Reads 24 tokens."""
+    """An encoder that reads 24 tokens."""
     return SpladeEncoder(Tower.open(checkpoint))
 
 
@@ -115,7 +115,7 @@ def test_a_passage_is_titled_with_its_headings(bm25):
         ("Guide > Two", "#two", 9),
         ("Guide > Two > Deep", "#deep", 13),
     ]
-    # A small section is joined with the next, under their common headings.
+    # A small section is joined with the next one, under the headings that both share.
     assert (passages[0].title, passages[0].metadata["line"]) == ("Guide", 1)
     assert passages[0].text.startswith("intro\n\n# Guide\n\n## One\n\nword0")
 
@@ -133,7 +133,7 @@ def test_cuts_are_at_blocks_then_lines_then_sentences(bm25):
     assert [passage.text for passage in passages] == [f"{paragraph}\n\n{paragraph}", paragraph]
     code = "\n".join(f"    line{i} = value{i}" for i in range(40))
     passages = passages_of(document_of(f"def f():\n{code}", ".py"), bm25, size=15, overlap=8)
-    assert all(passage.text.startswith(("def f", "    line")) for passage in passages)  # with its indent
+    assert all(passage.text.startswith(("def f", "    line")) for passage in passages)  # cut lines keep their indent
     sentences = " ".join(f"One two three four{i}." for i in range(20))
     passages = passages_of(document_of(sentences, ".txt"), bm25, size=20, overlap=8)
     assert all(passage.text.startswith("One") and passage.text.endswith(".") for passage in passages)
@@ -164,7 +164,7 @@ def test_a_passage_links_to_its_section(tmp_path, bm25):
     ]
 
 
-def test_pages_are_numbered_on(bm25):
+def test_passages_know_their_pages(bm25):
     text = "one two three\n\nfour five six"
     blocks = (Block(0, (), "page=1", page=1), Block(15, (), "page=2", page=2))
     document = Document("d", text, "T", {"source": "d.pdf"}, blocks=blocks)

@@ -1,4 +1,4 @@
-"""Folders as documents: which files are read, their ids, links and metadata, and messages about the others."""
+"""Folders as documents: which files are read, their ids, links and metadata, and messages about skipped files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .conftest import epub, pdf, put
 
 
 def left_out(corpus):
-    """The ids of a corpus, and the warnings of the pass."""
+    """The ids of a corpus, and the lines of the warnings while it was read."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         ids = [document.id for document in corpus]
@@ -84,7 +84,7 @@ def test_hidden_and_ignored_files_are_skipped(tmp_path):
     put(tmp_path / "outside.md", "text")
     (root / "circle").symlink_to(root)
     (root / "file.md").symlink_to(tmp_path / "outside.md")
-    os.mkfifo(root / "pipe.md")  # reading it would wait for ever
+    os.mkfifo(root / "pipe.md")  # reading a pipe would wait for ever
     corpus = read_documents(root)
     assert left_out(corpus) == (
         ["a.md"],
@@ -145,7 +145,7 @@ def test_a_file_name_that_is_not_text_is_reported(tmp_path):
     try:
         (tmp_path / os.fsdecode(b"caf\xe9.md")).write_text("text")
     except OSError:
-        pytest.skip("this file system has names in UTF-8 alone")
+        pytest.skip("this file system allows only names in UTF-8")
     ids, told = left_out(read_documents(tmp_path))
     assert (ids, len(told)) == (["a.md"], 1)
     assert told[0].endswith("the name isn't UTF-8")
@@ -221,7 +221,7 @@ def test_text_html_and_code_need_no_extra(tmp_path):
     assert done.stdout.split() == ["a.html", "a.py", "a.rst"]
 
 
-def test_guessed_encodings_are_told(tmp_path):
+def test_guessed_encodings_are_reported(tmp_path):
     put(tmp_path / "latin.txt", "Größe".encode("cp1252"))
     put(tmp_path / "page.html", '<meta charset="latin1"><p>Größe</p>'.encode("cp1252"))
     put(tmp_path / "plain.txt", "Größe")
@@ -273,12 +273,12 @@ def test_a_parent_repositorys_gitignore_applies(tmp_path):
     put(tmp_path / "docs" / "drafts" / "b.md", "text")
     put(tmp_path / "docs" / "c.md", "text")
     assert [found.name for found in walk(tmp_path / "docs", PassedOver())] == ["c.md"]
-    # An ignored folder is read if it is named explicitly.
+    # An ignored folder is read if the user names it.
     assert [found.name for found in walk(tmp_path / "docs" / "_build", PassedOver())] == ["a.md"]
     assert not Ignored(tmp_path / "docs" / "_build").is_ignored(tmp_path / "docs" / "_build" / "a.md", False)
 
 
-# --- links, rows, places ------------------------------------------------------------------------------------------
+# --- links, front matter, rows ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

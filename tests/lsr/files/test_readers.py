@@ -1,4 +1,4 @@
-"""Readers of each kind of file: title, headings, anchors, lines, pages, metadata, and refusals."""
+"""Readers of each kind of file: title, headings, anchors, lines, pages, metadata, and refused files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .conftest import epub, pdf, put
 
 
 def blocks(parsed):
-    """Text, headings, anchor and lines of each block."""
+    """(text, headings, anchor, lines) of each block."""
     return [(text.strip(), " > ".join(b.headings), b.anchor, (b.line, b.end_line)) for b, text in parsed.pieces()]
 
 
@@ -97,7 +97,7 @@ def test_markdown():
         ("snake_case {#an_id}", "snake_case", "an_id"),
     ],
 )
-def test_a_heading_is_what_its_readers_see(heading, title, anchor):
+def test_headings_are_read_without_markup(heading, title, anchor):
     (block,) = read_markdown(f"## {heading}\n").blocks
     assert (block.headings, block.anchor) == ((title,), anchor)
 
@@ -320,7 +320,7 @@ def test_truncated_html(text):
 def test_unclosed_markup_takes_linear_time(part, end):
     start = time.process_time()
     parsed = read_html("<p>one</p>" + part * 20_000 + end)
-    assert time.process_time() - start < 3  # it was 20 s to several minutes for some
+    assert time.process_time() - start < 3  # quadratic time would be 20 s to several minutes
     assert parsed.text.startswith("one")
     if not end or part in ("<!-- a ", "<![CDATA[ ", "<![if "):
         assert part.strip() in parsed.text
@@ -395,7 +395,7 @@ def test_bad_pdfs_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"^it is encrypted"):
         read_pdf(tmp_path / "locked.pdf")
     writer = pypdf.PdfWriter(tmp_path / "in.pdf")
-    writer.encrypt("", "owner", algorithm="RC4-128")  # everybody may read it
+    writer.encrypt("", "owner", algorithm="RC4-128")  # no password is needed for reading
     writer.write(tmp_path / "open.pdf")
     assert read_pdf(tmp_path / "open.pdf").text == "secret"
 

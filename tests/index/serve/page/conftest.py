@@ -1,4 +1,4 @@
-"""The page in headless chromium, driven by Playwright; skipped if one of them is missing."""
+"""The page in headless chromium, driven by Playwright; tests are skipped if either is missing."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ HOSTILE = [
     "javascript:window.broken=1",
     "\u202e${window.broken=1} &lt;b&gt; &amp;",
 ]
-KEYS = ("__proto__", "constructor", *HOSTILE)  # of the first hostile document's metadata
+KEYS = ("__proto__", "constructor", *HOSTILE)  # keys of the metadata of the first hostile document
 
 
 class Visit:
-    """An open page, with all attributes of Playwright's page."""
+    """An open page; has all attributes of Playwright's page."""
 
     def __init__(self, page):
         self._page = page
@@ -49,19 +49,19 @@ class Visit:
         return getattr(self._page, name)
 
     def until(self, condition):
-        """Wait for a condition from outside: the page's policy allows no code of ours inside."""
+        """Poll a condition in Python: the page's security policy blocks code injected into the page."""
         for _ in range(400):
             if condition():
                 return
             self.wait_for_timeout(50)
-        raise AssertionError(f"in vain: {self.locator('body').inner_text()}")
+        raise AssertionError(f"the condition never held: {self.locator('body').inner_text()}")
 
     def explained(self):
         """Wait until hits, explanations and the number of matches are shown."""
         self.until(lambda: self.calm() and self.locator(".hit").count())
 
     def calm(self):
-        """Whether all requests are answered."""
+        """Whether the page has answers to all its requests."""
         return not self.locator("[aria-busy]").count() and all(self.texts(".total"))
 
     def search(self, text):
@@ -74,11 +74,11 @@ class Visit:
         return self.locator(selector).evaluate_all("all => all.map(one => one.textContent)")
 
     def ids(self, side=1):
-        """The documents found, in order."""
+        """Ids of the hits, in order."""
         return self.texts(f".side:nth-child({side}) .hit dl div:first-child dd")
 
     def fragment(self):
-        """The search in the page's address."""
+        """The settings of the search in the page's address."""
         return {name: values[0] for name, values in parse_qs(urlsplit(self.url).fragment).items()}
 
 
@@ -95,7 +95,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Opens a page; any unexpected complaint of the browser, or request to another host, fails the test."""
+    """Returns a function that opens a page. Unexpected console messages, errors or other hosts fail the test."""
     complaints, contexts = [], []
 
     def open_page(url, viewport=(1280, 900), expected="(?!)", **options):
@@ -104,7 +104,7 @@ def visit(browser):
         page = contexts[-1].new_page()
 
         def complain(text):
-            if not re.search(f"{expected}|Autofocus processing was blocked", text):  # the browser's own remark
+            if not re.search(f"{expected}|Autofocus processing was blocked", text):  # a harmless message of the browser
                 complaints.append(text)
 
         def elsewhere(request):
@@ -126,7 +126,7 @@ def visit(browser):
 
 @pytest.fixture
 def violations():
-    """What axe finds on a page that was visited with bypass_csp=True."""
+    """Returns a function that lists the problems axe finds on a page, which must be opened with bypass_csp=True."""
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
     script = axe.AXE_FILE_PATH.read_text(encoding="utf-8")
 
@@ -147,7 +147,7 @@ def mini(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
-    """An index of vectors with hostile tokens, texts and metadata; every query finds them in the order of HOSTILE."""
+    """An index with hostile tokens, texts and metadata; every query finds its documents in the order of HOSTILE."""
     metadata = {HOSTILE[0]: {key: f"{value} as a value" for key, value in zip(KEYS, HOSTILE * 2, strict=False)}}
     documents = [Document(text, f"{text} and its text", text, metadata.get(text)) for text in HOSTILE]
     rows = [{**dict.fromkeys(range(5), 1.0), 5: 5.0 - number} for number in range(5)]

@@ -1,4 +1,4 @@
-"""How the page looks: widths, contrast, motion, on a desktop and on a phone."""
+"""How the page looks on a desktop and on a phone: widths, contrast, motion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 PHONE, DESK = (360, 740), (1280, 900)
 QUERY = "aircraft turbulence in the wind"
 
-# --- how it looks -----------------------------------------------------------------------------------------------------
+# --- widths, contrast, motion -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
@@ -29,8 +29,7 @@ def test_nothing_is_too_wide(visit, served, hostile, viewport, index):
     assert outside == []
 
 
-# Of the elements that have text of their own: all of them, and those whose contrast with what lies behind, as WCAG 2
-# reckons it, is below 4.5.
+# Returns all elements with text of their own, and those whose WCAG 2 contrast with their background is below 4.5.
 CONTRAST = """all => {
   const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number).map(v => v / 255)
     .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
@@ -72,7 +71,7 @@ def test_reduced_motion_is_respected(visit, served):
 
 
 def states(page):
-    """The page in its states, each with a name."""
+    """Bring the page into one state after another; yields the name of each."""
     yield "empty"
     page.search(QUERY)
     yield "hits"

@@ -1,4 +1,4 @@
-"""Results on the page: texts without markup, snippets, links, groups, order, dense vectors."""
+"""Results on the page: texts without markup, snippets, links, groups, sorting, dense vectors."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def both(tmp_path_factory):
     return Index.build(tmp_path_factory.mktemp("both") / "idx", PLAIN, encoder="lsr-mini", hybrid=True)
 
 
-def test_an_index_with_dense_vectors_is_searched_by_both(visit, serving, both):
+def test_an_index_with_dense_vectors_is_searched_with_both_vectors(visit, serving, both):
     index = both
     page = visit(serving(index).url)
     sent = []

@@ -1,4 +1,4 @@
-"""The page of a review: its API, and its keys in headless chromium."""
+"""The page of a review: its API, and its keyboard control in headless chromium."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def review(**settings):
 
 @pytest.fixture
 def served(client_of, tmp_path):
-    """A review behind a server: its URL and requests, the review and its file."""
+    """A client of a server for a review, the review, and its state file."""
     going, state = review(), tmp_path / "state.json"
     texts = {"d0": Document("d0", MARKUP, "Wings"), "d1": Document("d1", "Hearts beat.")}
     app = ReviewApp(going, state, texts.get, lambda _: "enough was read", LOCAL)
@@ -61,7 +61,7 @@ def test_answers_are_kept_until_the_review_is_complete(served):
     while not by_hand.stops():
         for number in by_hand.batch()[: 8 - len(by_hand.judged)]:
             by_hand.judge(number, by_hand.ids[number] in WINGS)
-    assert read == [by_hand.ids[number] for number in by_hand.judged]  # the page reads what the terminal does
+    assert read == [by_hand.ids[number] for number in by_hand.judged]  # the same order as in a terminal
 
 
 def test_back_changes_an_answer(served):

@@ -1,4 +1,4 @@
-"""Safety of the page: hostile texts, its content policy, errors of the server, keys."""
+"""Safety of the page: hostile texts, the content security policy, errors of the server, keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lsr.index.serve.settings import ServeSettings
 
 KEY = "a-reader's-key,-long-enough"
 
-# --- what documents may hold ------------------------------------------------------------------------------------------
+# --- hostile documents ------------------------------------------------------------------------------------------------
 
 
 def test_hostile_documents_are_shown_as_text(visit, served, hostile):
@@ -28,7 +28,7 @@ def test_hostile_documents_are_shown_as_text(visit, served, hostile):
     shown = dict(zip(page.texts(f"{first} dt"), page.texts(f"{first} dd"), strict=True))
     assert shown == {"id": ids[0], **metadata}
     page.get_by_role("button", name="Filters").click()
-    for name in metadata:  # each can be filtered by, whatever its name
+    for name in metadata:  # any name can be used in a filter
         page.locator("fieldset", has=page.get_by_text(name, exact=True)).get_by_role("checkbox").check()
     page.explained()
     assert json.loads(page.fragment()["where"]) == {name: [value] for name, value in metadata.items()}
@@ -38,7 +38,7 @@ def test_hostile_documents_are_shown_as_text(visit, served, hostile):
 
 
 def test_the_page_runs_only_its_own_scripts(visit, served):
-    """The policy blocks inline scripts, injected markup and other hosts, in case something slips through."""
+    """As a second line of defence, the policy blocks inline scripts, injected markup and requests to other hosts."""
     page = visit(served, expected="Content Security Policy|Trusted")
     attempts = ["document.body.innerHTML = '<b>x</b>'", "document.body.setAttribute('onclick', 'window.broken=1')"]
     for attempt in attempts:

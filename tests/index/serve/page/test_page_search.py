@@ -1,4 +1,4 @@
-"""Searching in the page: hits, marks, filters, settings, sides, addresses, keys."""
+"""Searching in the page: hits, highlights, filters, settings, side-by-side comparison, addresses, keyboard."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_matches_and_expansions_look_different(visit, served):
     page = visit(served)
     page.search(QUERY)
     hit = page.locator(".hit").first
-    assert hit.locator(".text mark.match").all_inner_texts() == ["wind"]  # not "The" and "in"
+    assert hit.locator(".text mark.match").all_inner_texts() == ["wind"]  # stop words like "The" and "in" aren't marked
     assert {"aeroplane", "shook"} & set(hit.locator(".text mark.expansion").all_inner_texts())
     lines = {
         kind: hit.locator(f"mark.{kind}").first.evaluate("mark => getComputedStyle(mark).textDecorationStyle")
@@ -87,7 +87,7 @@ def test_the_query_is_shown_as_words(visit, served):
     shown = page.locator(".vector li bdi").all_inner_texts()
     assert sorted(shown) == sorted(QUERY.split())
     page.search("Zeppelins")
-    assert page.locator(".vector li bdi").all_inner_texts() == ["Zeppelins"]  # not "##lin", nor "bm25:zeppelin"
+    assert page.locator(".vector li bdi").all_inner_texts() == ["Zeppelins"]  # not "##lin" or "bm25:zeppelin"
 
 
 def test_an_outdated_search_is_cancelled(visit, served):
@@ -187,7 +187,7 @@ def test_more_hits_can_be_loaded(visit, served):
     page.get_by_role("button", name="More results").click()
     page.until(lambda: len(page.ids()) == 2)
     assert page.fragment()["k"] == "11"
-    assert page.texts(".hit .open") == ["Show less", "Show all"]  # what was opened stays so
+    assert page.texts(".hit .open") == ["Show less", "Show all"]  # opened hits stay open
     page.explained()
     assert page.texts(".total") == ["2 documents"]
 
@@ -203,7 +203,7 @@ def test_passages_are_highlighted_in_their_own_text(visit, serving, tmp_path):
     assert re.fullmatch(r"long#\d+", page.texts(".hit dl div:nth-child(2) dd")[0])
 
 
-# --- filters, settings, sides -----------------------------------------------------------------------------------------
+# --- filters, settings, side by side ----------------------------------------------------------------------------------
 
 
 def test_filters_narrow_and_are_kept_in_the_address(visit, served):

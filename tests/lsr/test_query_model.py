@@ -1,0 +1,146 @@
+"""A small model beside the table of query weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lsr import Index
+from lsr.encode.hybrid import HybridEncoder
+from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.load import load_encoder
+from lsr.encode.splade import SpladeEncoder
+from lsr.errors import EncoderError
+
+QUERIES = ["doctor medicine pain", "what is an endpoint", "ORA-12541", "", "qwrtpsdf"]
+TEXTS = [
+    "Sparse vectors have a weight for each word of a vocabulary.",
+    "The physician prescribed aspirin against the headache.",
+    "Cats sleep for most of the day.",
+    "Query parameters are parts of the URL of an endpoint, to which requests go.",
+    "Glue and other adhesives have a melting point.",
+    "ORA-12541 means that there is no listener.",
+]
+
+
+@pytest.fixture(scope="module")
+def plain() -> HybridEncoder:
+    """lsr-tiny, fitted; its queries are looked up in tables."""
+    encoder = load_encoder("lsr-tiny")
+    encoder.fit(TEXTS)
+    assert isinstance(encoder, HybridEncoder)
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def modelled() -> HybridEncoder:
+    """The same with splade-tiny for queries."""
+    encoder = load_encoder("lsr-tiny", query_model="splade-tiny")
+    encoder.fit(TEXTS)
+    assert isinstance(encoder, HybridEncoder)
+    return encoder
+
+
+def _weights(vectors, row: int) -> dict[int, float]:
+    terms, weights = vectors.row(row)
+    return dict(zip(terms.tolist(), weights.tolist(), strict=True))
+
+
+def test_weights_are_the_mean_of_the_table_and_the_model(plain, modelled):
+    model = load_encoder("splade-tiny").encode_query(QUERIES[:1]).top_k(32)
+    table, found = plain.learned.encode_query(QUERIES[:1]), modelled.learned.encode_query(QUERIES[:1])
+    expected = (table.to_scipy() + model.to_scipy()).toarray() / 2
+    np.testing.assert_allclose(found.to_scipy().toarray(), expected, rtol=1e-6)
+    assert found.nnz > table.nnz
+
+
+def test_documents_and_the_fingerprint_are_the_same(plain, modelled):
+    assert modelled.fingerprint == plain.fingerprint
+    ours, theirs = modelled.encode_document(TEXTS), plain.encode_document(TEXTS)
+    np.testing.assert_array_equal(ours.indices, theirs.indices)
+    np.testing.assert_array_equal(ours.data, theirs.data)
+
+
+def test_a_query_that_the_table_has_no_weight_for_stays_empty(modelled):
+    """Without that rule the model would guess terms from the pieces of an unknown word."""
+    found = modelled.encode_query(QUERIES)
+    assert [bool(length) for length in found.lengths()] == [True, True, True, False, False]
+    assert load_encoder("splade-tiny").encode_query(["qwrtpsdf"]).nnz
+
+
+def test_the_model_gives_no_weight_to_pieces_that_the_table_leaves_out(plain, modelled):
+    """Pieces of a word count only beside another word of the query, whoever weighs them."""
+    pieces = {term for term, _, _ in plain.learned.spans("endpoint")}
+    assert len(pieces) == 2
+    text = "endpoint"  # BM25 of the texts knows the word, and no other word stands beside it
+    for encoder in (plain, modelled):
+        found = _weights(encoder.encode_query([text]), 0)
+        assert pieces.isdisjoint(found)
+
+
+def test_one_index_is_searched_with_and_without_it(plain, tmp_path):
+    Index.build(tmp_path / "idx", [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)], encoder="lsr-tiny")
+    query = "doctor"
+    without = Index.open(tmp_path / "idx").search(query)
+    encoder = load_encoder("lsr-tiny", query_model="splade-tiny")
+    hits = Index.open(tmp_path / "idx", encoder=encoder).search(query)
+    assert hits[0].id == "1"
+    assert hits[0].score > max([hit.score for hit in without if hit.id == "1"], default=0.0)
+    explanation = hits[0].explain()
+    assert sum(term.score for term in explanation) == pytest.approx(hits[0].score, rel=1e-5)
+    assert not Index.open(tmp_path / "idx", encoder=encoder).search("qwrtpsdf")
+
+
+def test_an_index_keeps_it(tmp_path):
+    encoder = load_encoder("lsr-tiny", query_model="splade-tiny")
+    index = Index.build(tmp_path / "idx", [{"_id": "a", "text": TEXTS[1]}], encoder=encoder)
+    learned = Index.open(tmp_path / "idx").encoder.learned
+    assert learned.query_model.query.checkpoint == "splade-tiny"  # a name, not a copy of its files
+    assert [hit.id for hit in Index.open(tmp_path / "idx").search("doctor")] == [
+        hit.id for hit in index.search("doctor")
+    ]
+
+
+@pytest.mark.parametrize("lexical", [0, 0.5])
+def test_it_is_saved_and_opened(tmp_path, lexical):
+    encoder = load_encoder("lsr-tiny", query_model="splade-tiny", lexical=lexical)
+    if lexical:
+        encoder.fit(TEXTS)
+    encoder.save(tmp_path / "saved")
+    again = load_encoder(tmp_path / "saved")
+    (tmp_path / "saved").rename(tmp_path / "moved")
+    moved = load_encoder(tmp_path / "moved")
+    expected = encoder.encode_query(QUERIES)
+    for one in (again, moved):
+        learned = one.learned if isinstance(one, HybridEncoder) else one
+        assert isinstance(learned, InferenceFreeEncoder)
+        assert isinstance(learned.query_model, SpladeEncoder)
+    found = moved.encode_query(QUERIES)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_allclose(found.data, expected.data, rtol=1e-6)
+    assert "splade-tiny" in (tmp_path / "moved" / "README.md").read_text()
+
+
+def test_other_layouts_with_a_table_can_have_one(checkpoint, query_weights, tmp_path):
+    import json
+    import shutil
+
+    shutil.copytree(checkpoint, tmp_path / "doc")
+    vocabulary = load_encoder(checkpoint).vocabulary
+    weights = {token: float(weight) for token, weight in zip(vocabulary, query_weights, strict=False)}
+    (tmp_path / "doc" / "idf.json").write_text(json.dumps(weights))
+    encoder = load_encoder(tmp_path / "doc", query_model=checkpoint)
+    table, model = load_encoder(tmp_path / "doc"), load_encoder(checkpoint)
+    text = ["the cat sat"]
+    expected = (table.encode_query(text).to_scipy() + model.encode_query(text).top_k(32).to_scipy()).toarray() / 2
+    np.testing.assert_allclose(encoder.encode_query(text).to_scipy().toarray(), expected, rtol=1e-5)
+
+
+def test_a_model_of_another_vocabulary_is_refused(checkpoint):
+    with pytest.raises(EncoderError, match="has another vocabulary than the document model"):
+        load_encoder("lsr-tiny", query_model=checkpoint)
+
+
+def test_an_encoder_that_is_no_model_is_refused():
+    with pytest.raises(EncoderError, match="query_model lsr-tiny: a hybrid encoder; a masked-LM checkpoint is needed"):
+        load_encoder("lsr-mini", query_model="lsr-tiny")
