@@ -53,7 +53,11 @@ def encoder_options(command: F) -> F:
             type=click.Choice(STOP_WORDS),
             help="For bm25: stop words weigh little in queries, are dropped, or count as words. [default: light]",
         ),
-        click.option("--query-model", metavar="NAME|PATH", help="Another checkpoint for the queries."),
+        click.option(
+            "--query-model",
+            metavar="NAME|PATH",
+            help="Another checkpoint for queries; beside tables (lsr-mini) it adds words, as splade-tiny does.",
+        ),
         click.option(
             "--entities", metavar="FILE", help="Add a term for each entity: JSON lines of a name and aliases."
         ),
