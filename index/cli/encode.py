@@ -55,7 +55,7 @@ def encoder_options(command: F) -> F:
         click.option(
             "--query-model",
             metavar="NAME|PATH",
-            help="Another checkpoint for queries; beside tables (lsr-mini) it adds words, as splade-tiny does.",
+            help="Another checkpoint for queries, such as splade-tiny, which adds words to the queries of lsr-mini.",
         ),
         click.option(
             "--entities", metavar="FILE", help="Add a term for each entity: JSON lines of a name and aliases."
