@@ -45,7 +45,7 @@ def test_selection_moves_the_k_best_to_the_front(values, shuffled, data):
 @pytest.mark.parametrize("dtype", [np.int32, np.float64])
 @pytest.mark.parametrize("n", [0, 1, 2, 16, 17, 100, 5000])
 @pytest.mark.parametrize("distinct", [1, 3, 10**6])
-def test_any_number_of_scores_is_sorted_whatever_the_ties(dtype, n, distinct):
+def test_any_number_of_scores_with_any_ties_is_sorted(dtype, n, distinct):
     rng = np.random.default_rng(n)
     docs, scores = rng.permutation(n), rng.integers(0, distinct, n).astype(dtype)
     best = in_order(docs, scores)
