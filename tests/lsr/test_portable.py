@@ -182,7 +182,7 @@ def test_separate_query_tokenizers_are_kept(checkpoint, query_weights, texts, tm
 def test_the_older_layout_still_opens(checkpoint, query_weights, texts, tmp_path):
     encoder = inference_free(checkpoint, query_weights, 8)
     places = encoder.document.copy_towers(tmp_path, "document")
-    for name, content in encoder._files(encoder.document.config(places)).items():
+    for name, content in encoder._files(encoder.document.config(places), None).items():
         (tmp_path / name).write_bytes(content)
     other = load_encoder(tmp_path)
     assert other.fingerprint == encoder.fingerprint
