@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lsr.console import Number
 from lsr.encode.base import DEFAULT_ENCODER
 from lsr.index.cli.encode import PathOrURI, encoder_options
 from lsr.index.cli.search import open_index
@@ -393,7 +394,7 @@ class _Numbers(click.ParamType[Any]):
 @click.option("--heap-factor", type=_Numbers(float), help="Values to try in cluster search.")
 @click.option("--threads", type=_Numbers(int), default="0", show_default=True, help="Threads; 0 for all cores.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Timed rounds.")
-@click.option("--recall", type=click.FloatRange(0, 1), default=0.97, show_default=True, help="The recall you want.")
+@click.option("--recall", type=Number(0, 1), default=0.97, show_default=True, help="The recall you want.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal, too.")
 @encoder_options
 def bench(

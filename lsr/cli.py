@@ -135,6 +135,9 @@ def _hinted(error: click.ClickException) -> click.ClickException:
         if name in ("search", "explain"):
             hint = f'A text of several words needs quotes: lsr {name} idx "boundary layer transition"'
             return click.UsageError(f"{error.message}. {hint}", error.ctx)
+    if isinstance(error, click.NoSuchOption) and error.ctx and not error.option_name.startswith("--"):
+        hint = f'A text that begins with "-" goes after "--": lsr {error.ctx.command.name} idx -- "-word"'
+        return click.UsageError(f"{error.format_message()} {hint}", error.ctx)
     return error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -57,9 +58,13 @@ class _LogLines:
     disable = False
 
     def __init__(self, total: int | None, label: str, unit: str, done: int) -> None:
-        self.total, self._label, self._unit = total, label, unit
-        self.n, self._before, self._started = done, done, time.monotonic()
-        self._told = self._started
+        self._label, self._unit, self._before = label, unit, done
+        self.reset(total)
+
+    def reset(self, total: int | None = None) -> None:
+        """Begin now."""
+        self.total, self.n = total, self._before
+        self._told = self._started = time.monotonic()
 
     def update(self, n: int = 1) -> None:
         """Count n more; print a line if the last one is ten seconds old."""
@@ -98,6 +103,10 @@ class _Calls:
         if n:
             self._call(self._label, self.n, self.total)
 
+    def reset(self, total: int | None = None) -> None:
+        """Set the total."""
+        self.total = total
+
     def close(self) -> None:
         """Does nothing."""
 
@@ -106,6 +115,17 @@ class _Calls:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Number(click.FloatRange):
+    """A finite number, perhaps in a range, as the type of an option; click's own lets NaN through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert a value."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} isn't a finite number.", param, ctx)
+        return number
 
 
 def is_terminal() -> bool:

@@ -155,7 +155,7 @@ def index(
     report.tell()
     write_left_out(options["left_out"], report.bad)
     if not len(built):
-        note(f"{source} has no documents, so the index is empty; lsr add adds some")
+        note(f"{source}: no documents, so the index is empty; lsr add adds some")
     size = sum(built.file_sizes().values())
     much = f"{size_of(built)}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
     note(f"{out}: {much}, {built.fingerprint}" + (", hybrid" if built.has_dense else ""))

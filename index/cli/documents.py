@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lsr.console import Number
 from lsr.index.cli.encode import PathOrURI
 from lsr.index.cli.result_options import given_options, result_options, tell_facets
 from lsr.index.cli.search import print_hits, where_option
@@ -75,7 +76,7 @@ def similar(index_path: Path | str, doc_id: str, k: int, as_json: bool, where: t
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0, 1, min_open=True),
     default=0.9,
     show_default=True,
     help="Minimum cosine of two vectors.",

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from lsr.console import Number
 from lsr.encode.analyzer import STOP_WORDS
 from lsr.encode.base import DEFAULT_ENCODER
 
@@ -36,12 +37,10 @@ def encoder_options(command: F) -> F:
         click.option("--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="For masked-LM checkpoints."),
         click.option("--max-length", type=click.IntRange(min=2), help="Maximum number of tokens read from a text."),
         click.option("--top-k", type=click.IntRange(min=1), help="Keep the k heaviest terms of a document."),
-        click.option("--max-ratio", type=click.FloatRange(0, 1), help="Drop weights below this share of the largest."),
-        click.option(
-            "--lexical", type=click.FloatRange(min=0), metavar="W", help="Add W times BM25's score to a model's."
-        ),
-        click.option("--k1", type=click.FloatRange(min=0), help="For bm25: term frequency saturation. [default: 0.9]"),
-        click.option("--b", type=click.FloatRange(0, 1), help="For bm25: length normalization. [default: 0.4]"),
+        click.option("--max-ratio", type=Number(0, 1), help="Drop weights below this share of the largest."),
+        click.option("--lexical", type=Number(min=0), metavar="W", help="Add W times BM25's score to a model's."),
+        click.option("--k1", type=Number(min=0), help="For bm25: term frequency saturation. [default: 0.9]"),
+        click.option("--b", type=Number(0, 1), help="For bm25: length normalization. [default: 0.4]"),
         click.option(
             "--language",
             metavar="NAME",
@@ -56,7 +55,7 @@ def encoder_options(command: F) -> F:
         click.option(
             "--query-model",
             metavar="NAME|PATH",
-            help="Another checkpoint for queries; beside tables (lsr-mini) it adds words, as splade-tiny does.",
+            help="Another checkpoint for queries, such as splade-tiny, which adds words to the queries of lsr-mini.",
         ),
         click.option(
             "--entities", metavar="FILE", help="Add a term for each entity: JSON lines of a name and aliases."
@@ -146,8 +145,11 @@ class PathOrURI(click.ParamType[Any]):
     name = "path"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Convert paths; a Path would lose one of a URI's slashes."""
+        """Convert paths; a Path would lose one of a URI's slashes. An empty text would be the current folder."""
         from lsr.io.object_store import is_remote
+
+        if not value:
+            self.fail("a path is needed, got an empty text.", param, ctx)
 
         return value if is_remote(value) else Path(value)
 

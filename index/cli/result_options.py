@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
+
+from lsr.console import Number
 
 _NAMES = (
     "offset",
@@ -40,7 +43,7 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option("--offset", type=click.IntRange(min=0), help="Number of best documents to skip. [default: 0]"),
-            click.option("--min-score", type=click.FloatRange(min=0), help="Leave out documents that score less."),
+            click.option("--min-score", type=Number(min=0), help="Leave out documents that score less."),
             click.option("--group-by", metavar="COLUMN", help="Find K groups of documents with the same value."),
             click.option("--per-group", type=click.IntRange(min=1), help="Documents per group. [default: 1]"),
             click.option(
@@ -67,7 +70,7 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--total", is_flag=True, help="Count the matching documents."),
             click.option(
                 "--diversity",
-                type=click.FloatRange(0, 1),
+                type=Number(0, 1),
                 help="Prefer documents unlike those before them. [default: 0]",
             ),
             rerank_option,
@@ -105,14 +108,21 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     from lsr.index.search.options import Options
 
     given = {name: value for name in _NAMES if (value := options.pop(name)) not in (None, (), False)}
+    if "depth" in given and not {"rerank", "diversity"} & given.keys():
+        raise click.UsageError("--depth goes with --rerank or --diversity")
     if "boost" in given:
         given["boost"] = dict(map(_boost, given["boost"]))
     try:
         # Reports errors before the model is loaded.
         Options(**given | ({"rerank": len} if "rerank" in given else {}))
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(as_options(str(error), _NAMES)) from None
     return given | reranker_of(given.get("rerank"))
+
+
+def as_options(message: str, names: Iterable[str]) -> str:
+    """Write the names of arguments in a message as those of options."""
+    return re.sub(rf"\b({'|'.join(names)})\b", lambda name: "--" + name[0].replace("_", "-"), message)
 
 
 def _boost(text: str) -> tuple[str, Any]:

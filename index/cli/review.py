@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lsr.console import Number
+
 if TYPE_CHECKING:
     from lsr.index.index import Index
     from lsr.review import Review
@@ -26,7 +28,7 @@ _ANSWERS = {"y": True, "n": False, "q": None}
     help="File for the judgments; if it exists, its review is continued.",
 )
 @click.option("--query", help="Begin with the results of this search instead of random documents.")
-@click.option("--target", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Recall. [default: 0.8]")
+@click.option("--target", type=Number(0, 1, min_open=True, max_open=True), help="Recall. [default: 0.8]")
 @click.option("--batch", type=click.IntRange(min=1), help="Documents read before the model learns again. [default: 20]")
 @click.option("--rule", type=click.Choice(["hypergeometric", "quantile", "knee", "budget"]), help="When to stop. "
               "[default: hypergeometric]")  # fmt: skip
@@ -57,9 +59,9 @@ def review(
     """Find nearly all relevant documents of an index, reading few of them.
 
     Shows one document after the other and asks whether it is relevant. A model learns from the answers which documents
-    to show next, and the review stops when the target recall is probably reached. Answer q to pause; with the same
-    index and --state the command continues. Settings can only be given at the start. All vectors of the index are held
-    in memory.
+    to show next, and the review stops when the target recall is probably reached. Answer q to pause; the command with
+    the same index and --state continues. Settings can only be given at the start. All vectors of the index are held in
+    memory.
 
     \b
     Examples:
@@ -73,6 +75,9 @@ def review(
 
     if judgments and page is not None:
         raise click.UsageError("--judgments answers all questions, so there is nothing to ask on a page")
+    for option, file in (("--state", state), ("--out", out)):
+        if file is not None and not file.parent.is_dir():
+            raise click.UsageError(f"{option} {file}: there is no folder {file.parent}")
     index = Index.open(index_path)
     if not len(index):
         raise click.UsageError(f"{index_path}: the index has no documents")

@@ -10,8 +10,9 @@ from typing import IO, Any
 
 import click
 
+from lsr.console import Number
 from lsr.index.cli.encode import PathOrURI, encoder_options, given_settings, open_encoder
-from lsr.index.cli.result_options import given_options, result_options, tell_facets
+from lsr.index.cli.result_options import as_options, given_options, result_options, tell_facets
 
 _PREVIEW = 90  # characters of text in a table
 
@@ -61,7 +62,7 @@ def given_search_settings(options: dict[str, Any]) -> dict[str, Any]:
     try:
         SearchSettings(**given)
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(as_options(str(error), names)) from None
     return given
 
 
@@ -153,7 +154,7 @@ def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> st
 )
 @click.option(
     "--cpus",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     help="Cores of each shard on a Ray cluster; below 1, shards share one. [default: 1]",
 )
 @where_option
@@ -288,9 +289,11 @@ def _search_file(
         note(f"skipped {counted(len(read.bad), 'bad query')}, the first: {read.bad[0]}")
     if read.unknown:
         note(f"{read.unknown} query weights are for tokens that no document has")
-    texts = read.texts if {"syntax", "rerank"} & settings.keys() else None
-    if texts is None and {"syntax", "rerank"} & settings.keys():
+    of_texts = bool({"syntax", "rerank"} & settings.keys())
+    if of_texts and read.texts is None:
         raise click.UsageError("--operators and --rerank take queries that are texts")
+    of_texts = of_texts or (index.has_dense and settings.get("mode") != "sparse")
+    texts = read.texts if of_texts else None
     asked: Any = read.encoded(index) if texts is None else texts
     nothing = True
     with ExitStack() as stack:

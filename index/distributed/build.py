@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lsr.console import note, progress
+from lsr.console import counted, note, progress
 from lsr.distributed.pool import Workers, do_jobs, ready
 from lsr.encode.base import Encoder
 from lsr.encode.corpus import Report
@@ -109,7 +109,7 @@ def build_shards(
 def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, workers: Workers) -> Shards:
     n = sum(stretch.rows for stretch in found.stretches)
     if n < shards:
-        raise DataError(f"{n} vectors are too few for {shards} shards: make fewer", place.name)
+        raise DataError(f"{counted(n, 'document')}, too few for {shards} shards: make fewer", place.name)
     quantizer = (quantizer_of(found.fingerprint) or Quantizer.of)(found.largest, found.whole)
     # The names also depend on the index to be replaced, so that its shards are never mistaken for new ones.
     before = place.read(SHARDS)

@@ -19,7 +19,7 @@ from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY
 from lsr.index.segment.quantize import Quantizer
 from lsr.index.sharding.manifest import SHARDS, Shards, is_sharded, shard_name, write_shards
-from lsr.index.storage.manifest import output_errors, require_name
+from lsr.index.storage.manifest import make_folder, output_errors, require_name
 from lsr.index.storage.transaction import Transaction
 from lsr.index.write.buffer import rows_of
 from lsr.index.write.builder import BuildSettings, EncoderMetadata, manifest_of, write_segment
@@ -51,8 +51,8 @@ def reshard_index(source: str | Path, out: str | Path, n_shards: int, *, memory:
     if n_docs < n_shards:
         raise IndexFormatError(f"{source}: {n_docs} documents, too few for {n_shards} shards")
     settings = BuildSettings.of(snapshot.manifest)
+    make_folder(out)
     with output_errors(out, every=True):
-        out.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=out, prefix="reshard-") as scratch,
             progress(n_docs, "sharding") as bar,

@@ -17,7 +17,8 @@ from lsr._version import __version__
 from lsr.errors import DataError, MissingExtra
 from lsr.index.index import Index
 from lsr.index.integrations.store import current, put, remove
-from lsr.index.search.options import split_options
+from lsr.index.search.column_values import require_columns
+from lsr.index.search.options import Options, split_options
 from lsr.index.search.reader import Reader
 from lsr.index.search.settings import SearchOptions
 from lsr.index.serve.index_info import columns_of
@@ -178,6 +179,7 @@ class _Tools:
         characters span[0] to span[1] of length.
         """
         with self._reading() as reader:
+            require_columns(Options(fields=fields), reader.documents.columns)
             hits = reader.search(query, k, where=where, **{**self._settings, "offset": offset})
             answer = Answer(max_tokens)
             numbered = enumerate(hits, start=offset + 1)

@@ -48,7 +48,7 @@ def _parsed(where: Any, wrong: list[str], depth: int = _DEEPEST) -> Filter:
         wrong.append(f"filters are nested more than {_DEEPEST} deep")
         return Filter("all", ())
     if not isinstance(where, Mapping):
-        wrong.append(f"a filter is a mapping of column to condition, got {where!r}")
+        wrong.append(f'a filter is a mapping of column to condition, as {{"year": {{">=": 2020}}}}, got {where!r}')
         return Filter("all", ())
     parts: list[Condition | Filter] = []
     for key, condition in where.items():

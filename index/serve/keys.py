@@ -89,7 +89,8 @@ def find_keys(path: Path | None) -> Keys | None:
         try:
             return Keys.parse(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"the keys can't be read: {error}", str(path)) from None
+            why = error.strerror if isinstance(error, OSError) else "the file isn't UTF-8 text"
+            raise DataError(f"the keys can't be read: {why}", str(path)) from None
     text = os.environ.get(ENVIRONMENT)
     return None if text is None else Keys.parse(text, ENVIRONMENT)
 

@@ -202,7 +202,7 @@ class SearchBatch(HowToSearch):
 class Explain(OneQuery):
     """Explain a document's score for a query."""
 
-    id: str
+    id: str = Field(description="A document or passage; of a document that is cut, its best passage is explained.")
     origins: bool = Field(True, description="Find the words that expansions come from.")
     settings: SearchSettings = Field(SearchSettings(), description="For the modes hybrid and dense.")
     where: Where | None = Field(None, description="The filter of a hybrid search.")

@@ -85,7 +85,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise IndexFormatError(f"{folder}: not an index: it has no {MANIFEST}; check the path") from None
+        begun = any(is_ours(inside.name) for inside in folder.iterdir())
+        mend = "its build was interrupted or still runs: build it again" if begun else "check the path"
+        raise IndexFormatError(f"{folder}: not an index: it has no {MANIFEST}; {mend}") from None
     return parse_manifest(content, folder)
 
 
@@ -254,6 +256,21 @@ def output_errors(index: Path, *, every: bool = False) -> Iterator[None]:
         if isinstance(error, LsrError) or not (every or ours):
             raise
         raise OutputError(f"{index}: can't be written: {error.strerror or error}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for an index or shards, if there is none.
+
+    Raises:
+        OutputError: It can't be made.
+    """
+    if folder.is_dir():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{error.strerror or error}; name another folder"
+        raise OutputError(f"{folder}: the folder can't be made: {why}") from error
 
 
 def check_output_empty(index: Path, *, overwrite: bool) -> None:

@@ -31,6 +31,7 @@ from lsr.index.storage.manifest import (
     MOVED,
     OURS,
     digest_file,
+    make_folder,
     output_errors,
     read_manifest,
     replace_file,
@@ -103,11 +104,7 @@ class Transaction(StagedFiles):
         self._received: dict[str, Mapping[str, Any]] = {}
         self._tried: dict[str, Any] | None = None  # a manifest that may or may not have been committed
         self._lock_file: tuple[int, int] | None = None
-        try:
-            index.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            why = f"{error.strerror or error}; name another folder"
-            raise OutputError(f"{index}: the folder can't be made: {why}") from error
+        make_folder(index)
         with output_errors(index, every=True):
             self._lock = _lock(index / LOCK, patience=_PATIENCE)
             try:

@@ -118,7 +118,8 @@ def encode_corpus(
     """
     report.queries, report.told = queries, 0
     with progress(None, progress_label) as bar:
-        bar.total = corpus.count() if not bar.disable else None
+        if not bar.disable:
+            bar.reset(corpus.count())  # which may have to read a large file
         for chunk in chunks(corpus, CHUNK, CHUNK_CHARACTERS):
             how: dict[str, Any] = {"queries": queries, "passages": passages, "with_text": with_text, "dense": dense}
             batch = encode_chunk(chunk, encoder, report, **how)

@@ -131,8 +131,9 @@ class InferenceFreeEncoder(Encoder):
 
         Args:
             texts: The queries.
-            rows: Terms and the table's weights of each. A query without any stays empty: the model would guess.
-            own: Tokens of each. The model adds none of them that the row leaves out.
+            rows: Terms of each query and their weights in the table. A query without any stays empty: the model would
+                only guess.
+            own: Tokens of each query. If a row leaves one out, the model doesn't add it, either.
         """
         if self.query_model is not None:
             guessed = self.query_model.encode_query(texts).top_k(_QUERY_TERMS)

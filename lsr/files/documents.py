@@ -101,6 +101,8 @@ def open_texts(
     Raises:
         DataError: As for both; or `url` is given for something other than files.
     """
+    if not str(source):
+        raise DataError("name a file, a folder or a dataset; the source is an empty text")
     if not (queries or is_remote(source) or is_stream(source)) and _is_files(Path(source)):
         return read_documents(source, url=url)
     if url:
@@ -125,10 +127,12 @@ class FileCorpus(Corpus):
         url: As for `read_documents`.
 
     Raises:
-        DataError: There is no such file or folder.
+        DataError: There is no such file or folder, or a pattern with other names.
     """
 
     def __init__(self, root: Path, url: str = "") -> None:
+        if unknown := set(re.findall(r"{\w*}", url)) - {"{path}", "{stem}"}:
+            raise DataError(f"a url has {{path}} or {{stem}}, not {', '.join(sorted(unknown))}", url)
         if not root.exists():
             raise DataError("no such file or folder", str(root))
         if root.is_dir() and is_made({path.name for path in root.iterdir()}):

@@ -28,8 +28,9 @@ from lsr.io.rows import TableRows, given_rows
 from lsr.io.streams import end_spool, is_stream, peek_stream, spool, stream_name, take_stream
 from lsr.io.text_files import count_rows, file_identity, file_kind, open_parquet, read_rows
 
-# Documents whose ids are compared with all earlier ones together; fewer if they are long.
-_CHECKED_TOGETHER, _CHARACTERS_TOGETHER = 1024, 4 << 20
+# Documents whose ids are compared with all earlier ones together; fewer if they are long, as reading them takes time,
+# during which there is no progress.
+_CHECKED_TOGETHER, _CHARACTERS_TOGETHER = 1024, 1 << 18
 
 
 class Corpus:

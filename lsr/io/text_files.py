@@ -136,6 +136,17 @@ def unfinished(path: Path) -> Path:
     return path.with_name(path.name + ".unfinished")
 
 
+def begun(path: Path) -> Path:
+    """The temporary name of a file that is to be written.
+
+    Raises:
+        OutputError: There is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}")
+    return unfinished(path)
+
+
 @contextmanager
 def new_text(path: Path) -> Iterator[IO[str]]:
     """A text file to write, compressed if its name ends in .gz; it gets its name when it is complete and on disk."""
@@ -150,9 +161,7 @@ def new_bytes(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OutputError: There is no such folder.
     """
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}")
-    partial = unfinished(path)
+    partial = begun(path)
     try:
         with gzip.open(partial, "wb") if is_packed(path) else partial.open("wb") as file:
             yield cast("IO[bytes]", file)
@@ -201,7 +210,7 @@ def parse_json_line(line: str, where: str, *, unique_keys: bool = False) -> Any:
         line = line.rstrip("\r\n")  # else an early end would be reported as column 1 of the next line
         return _UNIQUE_KEYS.decode(line) if unique_keys else json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"not JSON: {error.msg} at column {error.colno}", where) from None
+        raise DataError(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}", where) from None
     except ValueError as error:  # a number with thousands of digits, or a repeated key
         raise DataError(f"not JSON that can be read: {error}", where) from None
     except RecursionError:

@@ -33,7 +33,7 @@ from lsr.durable import take_name
 from lsr.errors import DataError
 from lsr.fingerprint import Fingerprint
 from lsr.io.document import DOCUMENT_SCHEMA, require_metadata
-from lsr.io.text_files import file_kind, open_parquet, unfinished
+from lsr.io.text_files import begun, file_kind, open_parquet
 from lsr.io.vectors import BATCH, BEYOND_FLOAT32, VectorBatch, Vectors, matrix_batches
 from lsr.sparse import MAX_TERMS, SparseMatrix
 
@@ -276,11 +276,14 @@ class ParquetWriter:
     Args:
         path: The file; replaced if it exists.
         metadata: From `pack_metadata`.
+
+    Raises:
+        OutputError: There is no such folder.
     """
 
     def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
         self._path = path
-        self._partial = unfinished(path)
+        self._partial = begun(path)
         self._writer = pq.ParquetWriter(self._partial, VECTOR_SCHEMA, compression="zstd", use_dictionary=False)
         self._metadata = dict(metadata)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from lsr.console import Number
+
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -23,7 +25,7 @@ import click
     type=click.Path(path_type=Path),
     help="Scores to filter by and to store. [default: RUN's]",
 )
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="Keep candidates below this share of the "
+@click.option("--share", type=Number(0, 1, min_open=True), help="Keep candidates below this share of the "
               "positive's score. [default: 0.95, without --margin]")  # fmt: skip
 @click.option("--margin", type=float, help="Keep candidates below the positive's score minus this.")
 @click.option("--no-filter", is_flag=True, help="Keep all candidates that aren't judged relevant.")
@@ -226,9 +228,9 @@ def _with_files(model: str) -> list[str]:
 @click.argument("encoder", metavar="ENCODER")
 @click.option("--documents", required=True, metavar="FOLDER|NAME|FILE", help="Documents like those to be encoded.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the new encoder.")
-@click.option("--heads", type=click.FloatRange(0, 1, max_open=True), default=0.25, show_default=True,
+@click.option("--heads", type=Number(0, 1, max_open=True), default=0.25, show_default=True,
               help="Share of each layer's attention heads to remove.")  # fmt: skip
-@click.option("--columns", type=click.FloatRange(0, 1, max_open=True), default=0.25, show_default=True,
+@click.option("--columns", type=Number(0, 1, max_open=True), default=0.25, show_default=True,
               help="Share of each layer's feed-forward columns to remove.")  # fmt: skip
 @click.option("--texts", type=click.IntRange(min=1), default=200, show_default=True, help="Documents that are read.")
 def prune(encoder: str, documents: str, out: Path, heads: float, columns: float, texts: int) -> None:

@@ -130,7 +130,7 @@ def test_a_terminal_gets_tables(idx, lsr_command, monkeypatch):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_finding_nothing_is_told(idx, lsr_command, monkeypatch, terminal):
+def test_a_search_without_hits_says_why(idx, lsr_command, monkeypatch, terminal):
     monkeypatch.setattr("lsr.console.is_terminal", lambda: terminal)
     for args, told in {
         ("zebra",): "no document shares a term",
@@ -322,17 +322,29 @@ def test_an_existing_output_is_kept(index_words, beir, idx):
     assert index_words(beir, "--out", idx, "--overwrite").code == 0
 
 
-def test_an_output_in_an_impossible_place(index_words, beir):
+def test_an_output_folder_that_cannot_be_made_is_refused(index_words, beir, idx, lsr_command):
     file = beir / "corpus.jsonl"
     require_refused(index_words(beir, "--out", file / "idx"), file / "idx", "can't be made", "name another folder")
     require_refused(index_words(beir, "--out", "/proc/nowhere/idx"), "can't be made", "name another folder")
+    sharded = lsr_command("reshard", idx, "--shards", 2, "--out", "/proc/nowhere/shards")
+    require_refused(sharded, "/proc/nowhere/shards", "name another folder")
+    exported = lsr_command("export", idx, "--out", beir / "absent" / "v.parquet")
+    require_refused(exported, f"v.parquet: there is no folder {beir / 'absent'}")
 
 
-def test_an_index_without_documents_is_told(index_words, tmp_path, lsr_command, beir):
+def test_an_empty_path_is_not_the_current_folder(index_words, beir, lsr_command, tmp_path):
+    """As an unset variable of a script would give."""
+    require_refused(index_words("", "--out", tmp_path / "i"), "the source is an empty text")
+    for ran in (index_words(beir, "--out", ""), lsr_command("search", "", "wing")):
+        assert ran.code == 2
+        assert "a path is needed, got an empty text" in ran.err
+
+
+def test_a_source_without_documents_gives_a_note_and_an_empty_index(index_words, tmp_path, lsr_command, beir):
     (tmp_path / "empty.jsonl").write_text("")
     ran = index_words(tmp_path / "empty.jsonl", "--out", tmp_path / "i")
     assert ran.code == 0
-    assert ran.err.startswith(f"{tmp_path / 'empty.jsonl'} has no documents")
+    assert ran.err.startswith(f"{tmp_path / 'empty.jsonl'}: no documents")
     assert lsr_command("add", tmp_path / "i", beir).code == 0
 
 

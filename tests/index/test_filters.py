@@ -229,7 +229,7 @@ def test_lists_that_are_all_empty_in_one_segment(tmp_path):
         ),
         ({"or": {"year": 1}}, r"or takes a list"),
         ({"not": [1]}, r"a filter is a mapping"),
-        ([1], r"a filter is a mapping of column to condition, got \[1\]"),
+        ([1], r'a filter is a mapping of column to condition, as {"year": {">=": 2020}}, got \[1\]'),
         ({1: 1}, r"a column's name is a string, got 1"),
     ],
 )

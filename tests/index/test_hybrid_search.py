@@ -570,7 +570,7 @@ def test_the_dense_part_is_shown_beside_the_words(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
-def test_the_id_of_a_document_that_is_cut_explains_the_passage_that_is_found(spread, mode):
+def test_explaining_a_document_of_passages_explains_its_best_passage(spread, mode):
     for one in spread:
         for hit in one.search("wing lift", 12, mode=mode):
             assert one.explain("wing lift", hit.id, mode=mode) == hit.explain()

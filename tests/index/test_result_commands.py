@@ -85,12 +85,15 @@ def test_queries_of_a_file(path, tmp_path, lsr_command):
     [
         (["--boost", "n"], "--boost takes COLUMN=WEIGHT"),
         (["--boost", "n=x"], "--boost takes COLUMN=WEIGHT"),
-        (["--per-group", "2"], "per_group needs group_by"),
+        (["--diversity", "nan"], "'nan' isn't a finite number"),
+        (["--depth", "5"], "--depth goes with --rerank or --diversity"),
+        (["-o"], 'goes after "--"'),
+        (["--per-group", "2"], "--per-group needs --group-by"),
         (["--plan", "--offset", "2"], "--plan can't be combined with --offset"),
         (["--group-by", "sauce"], "did you mean 'source'"),
         (["--fields", "sauce"], "did you mean 'source'"),
-        (["--rerank-unit", "sentence"], "rerank_unit needs rerank"),
-        (["--rerank", "x", "--rerank-unit", "word"], "rerank_unit must be one of text, sentence"),
+        (["--rerank-unit", "sentence"], "--rerank-unit needs --rerank"),
+        (["--rerank", "x", "--rerank-unit", "word"], "--rerank-unit must be one of text, sentence"),
         (["--passages", "--run", "out.trec"], "--passages can't be combined with --run"),
     ],
 )
@@ -98,6 +101,22 @@ def test_wrong_options(path, lsr_command, given, told):
     ran = lsr_command("search", path, "wing", *given)
     assert ran.code in (1, 2)
     assert told in ran.err
+
+
+def test_a_file_of_texts_is_searched_by_both_vectors(tmp_path, lsr_command):
+    docs = [
+        {"_id": "a", "text": "ice on a wing"},
+        {"_id": "b", "text": "frozen aircraft"},
+        {"_id": "c", "text": "cats"},
+    ]
+    index = Index.build(tmp_path / "both", docs, encoder="lsr-mini", hybrid=True)
+    queries = tmp_path / "q.jsonl"
+    queries.write_text('{"_id": "1", "text": "icing of aeroplanes"}\n')
+    for mode in ("auto", "hybrid", "dense", "sparse"):
+        lines = lsr_command("search", index.path, "--queries", queries, "--mode", mode).lines()
+        expected = index.search("icing of aeroplanes", mode=mode)
+        assert [line["_id"] for line in lines] == expected.ids
+        assert [line["score"] for line in lines] == pytest.approx(expected.scores.tolist())
 
 
 def test_similar(path, lsr_command):

@@ -64,7 +64,7 @@ def test_a_review_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
 def test_a_pause_before_the_first_answer_can_be_continued(index, lsr_command, tmp_path, monkeypatch):
     path, _ = index
     how = ("review", path, "--state", tmp_path / "state.json")
-    monkeypatch.setattr("lsr.index.serve.server.Listener.run", lambda self: None)
+    monkeypatch.setattr("lsr.index.cli.review._on_a_page", lambda *_: False)
     assert "paused" in lsr_command(*how, "--query", "wing lift", "--page", 0).err
     monkeypatch.setattr("sys.stdin", io.StringIO("q\n"))
     assert "wing number" in lsr_command(*how).out
@@ -82,8 +82,8 @@ def test_wrong_calls(index, lsr_command, tmp_path):
     assert ran.code == 2
     assert "the rule budget needs a budget" in ran.err
     ran = lsr_command(*how[:2], "--state", tmp_path / "absent" / "c.json", *how[4:])
-    assert ran.code == 1
-    assert "c.json: can't be written: No such file or directory" in ran.err
+    assert ran.code == 2
+    assert f"c.json: there is no folder {tmp_path / 'absent'}" in ran.err
     ran = lsr_command(*how, "--budget", "5")
     assert ran.code == 0
     assert "the budget of 5 documents is used up" in ran.err

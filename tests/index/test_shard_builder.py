@@ -187,7 +187,7 @@ def test_unsupported_vectors_must_be_converted(tmp_path, lsr_command):
 
 
 def test_more_shards_than_documents(tmp_path, corpus):
-    with pytest.raises(DataError, match="40 vectors are too few for 41 shards"):
+    with pytest.raises(DataError, match="40 documents, too few for 41 shards"):
         build(tmp_path / "shards", corpus, 41)
 
 

@@ -165,10 +165,12 @@ def test_an_invalid_manifest_is_refused(path, content):
 def test_folders_without_an_index_have_their_own_message(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
+    (tmp_path / "killed" / "segment-0123456789abcdef").mkdir(parents=True)
     for name, message in (
         ("absent", "no such index"),
         ("file", "this is a file, not an index; lsr index file --out idx"),
-        ("empty", "not an index"),
+        ("empty", "not an index: it has no manifest.json; check the path"),
+        ("killed", "its build was interrupted or still runs: build it again"),
     ):
         with pytest.raises(IndexFormatError, match=message):
             Index.open(tmp_path / name)

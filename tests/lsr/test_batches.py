@@ -78,8 +78,8 @@ def test_a_query_has_the_positives_of_all_its_lines(tmp_path):
         assert marked == ({"dog text"} if query == "dog" else {f"cat text {i}" for i in range(3)})
 
 
-def test_a_text_that_a_collection_has_twice_is_one_document(tmp_path):
-    """The copy of a positive isn't a negative, neither of its own query nor of another one's."""
+def test_two_copies_of_a_text_in_a_collection_are_one_document(tmp_path):
+    """So a copy of a positive isn't a negative, for its own query or for others."""
     texts = {"a": "cat text", "copy": "cat text", "b": "dog text", "c": "no text"}
     rows = [json.dumps({"_id": name, "text": text}) + "\n" for name, text in texts.items()]
     (tmp_path / "docs.jsonl").write_text("".join(rows))

@@ -259,5 +259,5 @@ def test_wrong_output_of_a_model_is_reported(encoder):
         CsrEncoder(load_encoder("lsr-mini"), encoder.codes)
     with pytest.raises(EncoderError, match="at least two finite vectors"):
         train_codes(np.ones((1, 4), np.float32))
-    with pytest.raises(EncoderError, match="belong together"):
+    with pytest.raises(EncoderError, match="must be given together"):
         train_codes(np.ones((5, 4), np.float32), queries=np.ones((2, 4), np.float32))

@@ -33,6 +33,15 @@ def test_a_log_gets_a_line_every_ten_seconds(clock, capsys):
     assert capsys.readouterr().err == "fitting: 11 docs, 1.0 a second\n"
 
 
+def test_counting_what_there_is_to_do_is_not_in_the_rate(clock, capsys):
+    with progress(None, "encoding") as bar:
+        clock[0] += 60.0
+        bar.reset(400)
+        clock[0] += 10.0
+        bar.update(100)
+    assert capsys.readouterr().err == "encoding: 100 of 400 docs, 10.0 a second, 30 s left\n"
+
+
 def test_the_rate_is_that_of_this_run(clock, capsys):
     with progress(1300, "train", "steps", done=500) as bar:
         assert bar.n == 500

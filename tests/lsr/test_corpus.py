@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsr.errors import DataError, MissingExtra
-from lsr.io.corpus import documents_corpus, open_corpus
+from lsr.io.corpus import Corpus, documents_corpus, open_corpus
 from lsr.io.document import Document, document_batch
 
 ROWS = [
@@ -369,3 +369,16 @@ def test_identity_changes_with_the_file(tmp_path):
     assert open_corpus(path).identity == before
     put(path, jsonl(ROWS[:2]))
     assert open_corpus(path).identity != before
+
+
+def test_long_documents_come_one_by_one():
+    """Otherwise a folder of PDF files would be read for minutes without progress."""
+    read = []
+
+    def documents():
+        for i in range(10):
+            read.append(i)
+            yield Document(str(i), "wing " * 60_000), "here"
+
+    assert next(iter(Corpus("here", documents))).id == "0"
+    assert len(read) == 1

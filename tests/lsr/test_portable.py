@@ -303,7 +303,7 @@ def test_lsr_publish_writes_a_graph(checkpoint, tmp_path, lsr_command):
     assert np.abs(difference).mean() < 0.02
     card = (tmp_path / "small" / "README.md").read_text()
     assert "library_name: lsr\n" in card
-    assert card.endswith("of this kind.\n\n## Training\n\n8 steps\n")  # the figures are those of another encoder
+    assert card.endswith("of this kind.\n\n## Training\n\n8 steps\n")  # figures of another encoder are left out
 
 
 def test_a_graph_keeps_the_model_of_queries(checkpoint, second, query_weights, tmp_path, lsr_command):

@@ -1,4 +1,4 @@
-"""A small model beside the table of query weights."""
+"""A small model for queries, whose weights are averaged with those of the table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def plain() -> HybridEncoder:
-    """lsr-tiny, fitted; its queries are looked up in tables."""
+    """lsr-tiny, fitted; queries get their weights from tables."""
     encoder = load_encoder("lsr-tiny")
     encoder.fit(TEXTS)
     assert isinstance(encoder, HybridEncoder)
@@ -34,7 +34,7 @@ def plain() -> HybridEncoder:
 
 @pytest.fixture(scope="module")
 def modelled() -> HybridEncoder:
-    """The same with splade-tiny for queries."""
+    """lsr-tiny, fitted; queries get their weights from tables and from splade-tiny."""
     encoder = load_encoder("lsr-tiny", query_model="splade-tiny")
     encoder.fit(TEXTS)
     assert isinstance(encoder, HybridEncoder)
@@ -61,24 +61,24 @@ def test_documents_and_the_fingerprint_are_the_same(plain, modelled):
     np.testing.assert_array_equal(ours.data, theirs.data)
 
 
-def test_a_query_that_the_table_has_no_weight_for_stays_empty(modelled):
-    """Without that rule the model would guess terms from the pieces of an unknown word."""
+def test_a_query_without_weights_in_the_table_stays_empty(modelled):
+    """Otherwise the model would guess terms from the pieces of an unknown word."""
     found = modelled.encode_query(QUERIES)
     assert [bool(length) for length in found.lengths()] == [True, True, True, False, False]
     assert load_encoder("splade-tiny").encode_query(["qwrtpsdf"]).nnz
 
 
-def test_the_model_gives_no_weight_to_pieces_that_the_table_leaves_out(plain, modelled):
-    """Pieces of a word count only beside another word of the query, whoever weighs them."""
+def test_the_model_does_not_weight_pieces_that_the_table_ignores(plain, modelled):
+    """Pieces of a known word count only if the query has other words, for the table and for the model."""
     pieces = {term for term, _, _ in plain.learned.spans("endpoint")}
     assert len(pieces) == 2
-    text = "endpoint"  # BM25 of the texts knows the word, and no other word stands beside it
+    text = "endpoint"  # BM25 knows this word, and the query has no other words
     for encoder in (plain, modelled):
         found = _weights(encoder.encode_query([text]), 0)
         assert pieces.isdisjoint(found)
 
 
-def test_one_index_is_searched_with_and_without_it(plain, tmp_path):
+def test_one_index_can_be_searched_with_and_without_the_query_model(plain, tmp_path):
     Index.build(tmp_path / "idx", [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)], encoder="lsr-tiny")
     query = "doctor"
     without = Index.open(tmp_path / "idx").search(query)
@@ -91,18 +91,18 @@ def test_one_index_is_searched_with_and_without_it(plain, tmp_path):
     assert not Index.open(tmp_path / "idx", encoder=encoder).search("qwrtpsdf")
 
 
-def test_an_index_keeps_it(tmp_path):
+def test_an_index_keeps_the_query_model(tmp_path):
     encoder = load_encoder("lsr-tiny", query_model="splade-tiny")
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": TEXTS[1]}], encoder=encoder)
     learned = Index.open(tmp_path / "idx").encoder.learned
-    assert learned.query_model.query.checkpoint == "splade-tiny"  # a name, not a copy of its files
+    assert learned.query_model.query.checkpoint == "splade-tiny"  # the index stores the model's name, not its files
     assert [hit.id for hit in Index.open(tmp_path / "idx").search("doctor")] == [
         hit.id for hit in index.search("doctor")
     ]
 
 
 @pytest.mark.parametrize("lexical", [0, 0.5])
-def test_it_is_saved_and_opened(tmp_path, lexical):
+def test_an_encoder_with_a_query_model_is_saved_and_opened(tmp_path, lexical):
     encoder = load_encoder("lsr-tiny", query_model="splade-tiny", lexical=lexical)
     if lexical:
         encoder.fit(TEXTS)
@@ -121,7 +121,7 @@ def test_it_is_saved_and_opened(tmp_path, lexical):
     assert "splade-tiny" in (tmp_path / "moved" / "README.md").read_text()
 
 
-def test_other_layouts_with_a_table_can_have_one(checkpoint, query_weights, tmp_path):
+def test_other_layouts_with_a_table_can_have_a_query_model(checkpoint, query_weights, tmp_path):
     import json
     import shutil
 
@@ -141,6 +141,6 @@ def test_a_model_of_another_vocabulary_is_refused(checkpoint):
         load_encoder("lsr-tiny", query_model=checkpoint)
 
 
-def test_an_encoder_that_is_no_model_is_refused():
+def test_a_query_model_must_be_a_masked_lm_checkpoint():
     with pytest.raises(EncoderError, match="query_model lsr-tiny: a hybrid encoder; a masked-LM checkpoint is needed"):
         load_encoder("lsr-mini", query_model="lsr-tiny")

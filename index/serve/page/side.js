@@ -97,8 +97,9 @@ export class Side {
 
   #settings(sort) {
     const { mode, skip, alpha, cut, heap_factor } = this.settings;
-    // Without a mode, an index with dense vectors is searched by both; sorting all matches requires a sparse search.
-    const settings = usualMode(this.index) === "sparse" ? {} : { mode: sort ? "sparse" : mode };
+    // "auto" searches by both, but finds nothing if no word is known; sorting all matches requires a sparse search.
+    const both = mode === "hybrid" ? "auto" : mode;
+    const settings = usualMode(this.index) === "sparse" ? {} : { mode: sort ? "sparse" : both };
     if (skip === "exact" || settings.mode === "dense") return settings;
     return skip === "alpha" ? { ...settings, alpha } : { ...settings, algorithm: "clusters", cut, heap_factor };
   }

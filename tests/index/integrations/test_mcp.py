@@ -71,7 +71,7 @@ def plain(text, found):
 
 
 def test_a_hit_has_what_an_agent_needs(index):
-    found = told(mcp_server(index), "search", query="ice on the wing", k=3, fields=["year", "nothing"])
+    found = told(mcp_server(index), "search", query="ice on the wing", k=3, fields=["year"])
     first, second, _ = found["hits"]
     assert (first["rank"], first["id"], first["link"]) == (1, "ice", "https://example.org/ice")
     assert first["score"] == pytest.approx(index.search("ice on the wing", 1)[0].score, abs=1e-4)
@@ -179,6 +179,7 @@ def test_messages_that_quote_documents_are_marked(tmp_path):
         ({"where": {"year": {"$gt": 2000}}}, r"\$gt"),
         ({"where": {"year": {">=": "2000' OR '1'='1"}}}, "can't be compared"),
         ({"where": {"yeer": 2000}}, "did you mean 'year'"),
+        ({"fields": ["yeer"]}, "did you mean 'year'"),
         ({"where": {"or": {"year": 1}}}, "or"),
         ({"where": json.loads('{"not":' * 120 + '{"year":1}' + "}" * 120)}, "100 deep"),
         ({"where": "year>=2000 or true"}, "dictionary"),

@@ -296,6 +296,11 @@ def test_links(tmp_path, read, url, expected):
     assert read(url=url)["sub/a b.md"].metadata.get("url") == expected
 
 
+def test_a_wrong_pattern_of_links_is_refused(read):
+    with pytest.raises(DataError, match=r"a url has {path} or {stem}, not {paht}"):
+        read(url="https://x.org/{paht}")
+
+
 def test_front_matter_is_metadata_but_cannot_set_the_source(tmp_path, read):
     put(tmp_path / "a.md", "---\nsource: me\ndigest: 1\nurl: https://y.org\nempty:\nwhen: 2024-01-02\n---\ntext")
     metadata = read()["a.md"].metadata

@@ -166,18 +166,28 @@ def test_an_index_with_dense_vectors_is_searched_with_both_vectors(visit, servin
     sent = []
     page.on("request", lambda request: request.post_data and sent.append(json.loads(request.post_data)))
     page.search("wind")
-    assert next(one for one in sent if one.get("explain"))["settings"] == {"mode": "hybrid"}
+    assert next(one for one in sent if one.get("explain"))["settings"] == {"mode": "auto"}
     assert page.ids() == [hit.id for hit in index.search("wind", mode="hybrid")]
     assert page.texts(".total") == ["4 documents, best first"]
     page.get_by_label("Search by").select_option("by words")
     page.explained()
-    assert {json.dumps(one["settings"]) for one in sent if "k" in one} == {'{"mode": "sparse"}', '{"mode": "hybrid"}'}
+    assert {json.dumps(one["settings"]) for one in sent if "k" in one} == {'{"mode": "sparse"}', '{"mode": "auto"}'}
     assert [one for one in sent if one.get("explain")][-1]["settings"] == {"mode": "sparse"}
     assert page.fragment()["mode"] == "sparse"
     assert page.ids() == [hit.id for hit in index.search("wind", mode="sparse")]
     page.search("cats")
     assert page.ids() == ["cats"]
     assert page.texts(".total") == ["1 document"]
+
+
+def test_words_that_nothing_knows_find_nothing(visit, serving, both):
+    page = visit(serving(both).url)
+    page.get_by_role("searchbox").fill("qwrtzx")
+    page.get_by_text("This index knows none of these words.").wait_for()
+    assert page.ids() == []
+    page.get_by_label("Search by").select_option("by meaning")
+    page.get_by_text("What follows is near in meaning.").wait_for()
+    assert len(page.ids()) == 4
 
 
 @pytest.mark.parametrize(("mode", "scheme"), [("hybrid", "light"), ("dense", "dark")])
