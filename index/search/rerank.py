@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from lsr.encode.model_files import without_scores
 from lsr.encode.passages import SENTENCE
 from lsr.errors import LsrError, MissingExtra, RerankerError
 from lsr.io.document import Document
@@ -84,6 +86,8 @@ class CrossEncoderReranker:
                 raise MissingExtra(
                     "sentence-transformers", "sentence-transformers", f"re-ranking with {model}"
                 ) from None
+            if Path(model).is_dir() and (kind := without_scores(Path(model))) is not None:
+                raise RerankerError(f"the re-ranker {model} is no cross-encoder but a {kind}, without scores")
             try:
                 model = CrossEncoder(model)
             except Exception as error:

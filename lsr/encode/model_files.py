@@ -136,6 +136,17 @@ def read_object(path: Path) -> dict[str, Any]:
     return content or {}
 
 
+def without_scores(folder: Path) -> str | None:
+    """The architecture of a checkpoint that is no cross-encoder; None if it may be one.
+
+    sentence-transformers opens such a checkpoint as a cross-encoder, too, and gives it an output of random weights.
+    """
+    if read_object(folder / "config_sentence_transformers.json").get("model_type") == "CrossEncoder":
+        return None
+    named = [str(name) for name in read_object(folder / "config.json").get("architectures") or []]
+    return next((name for name in named if name.endswith(("ForMaskedLM", "Model"))), None)
+
+
 # --- its model ----------------------------------------------------------------------------------------------
 
 
@@ -232,6 +243,25 @@ def _adapter_alone(folder: Path) -> str:
         f"PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained({str(base)!r}), FOLDER)"
         ".merge_and_unload().save_pretrained(OTHER_FOLDER), and save the tokenizer there"
     )
+
+
+def require_whole(path: Path) -> None:
+    """Refuse a safetensors file that was cut off, without reading its tensors.
+
+    Raises:
+        EncoderError: It is shorter than its header says, or has no header.
+    """
+    try:
+        with path.open("rb") as file:
+            size, there = int.from_bytes(file.read(8), "little"), path.stat().st_size
+            if size > there:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(size))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        if (wanted := 8 + size + max(ends, default=0)) > there:
+            raise ValueError(f"it has {there:,} of {wanted:,} bytes")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise EncoderError(f"{path}: the file isn't whole: {error}; get it again") from None
 
 
 def read_tensor(path: Path, name: str) -> NDArray[np.float32]:

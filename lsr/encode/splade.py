@@ -519,6 +519,8 @@ def _copy(source: Path, target: Path, tokenizer: TextTokenizer) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for path in [*files.weight_files(source), *(source / name for name in _COPIED)]:
         if path.is_file() and path.resolve() != (target / path.name).resolve():
+            if path.suffix == ".safetensors":
+                files.require_whole(path)
             shutil.copyfile(path, target / path.name)
     (target / TOKENIZER_FILE).write_bytes(tokenizer.content)
 

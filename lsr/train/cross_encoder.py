@@ -29,7 +29,7 @@ class CrossEncoderTeacher(PairTeacher):
 
     Raises:
         MissingExtra: sentence-transformers isn't installed.
-        EncoderError: No such model, or a model with several outputs.
+        EncoderError: No such model, a model that is no cross-encoder, or one with several outputs.
     """
 
     def __init__(self, name: str, *, max_length: int | None = None, cache: Path | None = None, device: str) -> None:
@@ -38,6 +38,8 @@ class CrossEncoderTeacher(PairTeacher):
         except ImportError:
             raise MissingExtra("sentence-transformers", "sentence-transformers", "a cross-encoder as teacher") from None
         folder = files.locate(name)
+        if (kind := files.without_scores(folder)) is not None:
+            raise EncoderError(f"{name}: no cross-encoder but a {kind}, which has no output for scores")
         limits = [limit for limit in (max_length, files.position_limit(folder)) if limit is not None]
         max_length = min(limits, default=None)
         try:

@@ -411,6 +411,15 @@ def test_an_empty_file_is_not_scored(cranfield, tmp_path, lsr_command):
     assert [path.name for path in tmp_path.iterdir()] == ["none.jsonl"]
 
 
+def test_a_model_without_scores_is_no_cross_encoder(random_bert, negatives, cranfield, tmp_path, lsr_command):
+    """sentence-transformers would give it an output of random weights."""
+    pytest.importorskip("sentence_transformers")
+    command = ("score", negatives, "--documents", cranfield, "--cross-encoder", random_bert)
+    ran = lsr_command(*command, "--out", tmp_path / "out.jsonl")
+    assert ran.code == 1
+    assert f"{random_bert}: no cross-encoder but a BertForMaskedLM, which has no output for scores" in ran.err
+
+
 def test_cached_cross_encoder_scores_equal_fresh_ones(cross_encoder, tmp_path):
     pytest.importorskip("sentence_transformers")
     from lsr.train.cross_encoder import CrossEncoderTeacher

@@ -182,7 +182,7 @@ def test_separate_query_tokenizers_are_kept(checkpoint, query_weights, texts, tm
 def test_the_older_layout_still_opens(checkpoint, query_weights, texts, tmp_path):
     encoder = inference_free(checkpoint, query_weights, 8)
     places = encoder.document.copy_towers(tmp_path, "document")
-    for name, content in encoder._files(encoder.document.config(places)).items():
+    for name, content in encoder._files(encoder.document.config(places), None).items():
         (tmp_path / name).write_bytes(content)
     other = load_encoder(tmp_path)
     assert other.fingerprint == encoder.fingerprint
@@ -391,6 +391,17 @@ def test_unpublishable_encoders_are_refused(checkpoint, tmp_path, lsr_command, h
 
     def refuse(*args, **how):
         raise OSError("401 Unauthorized\nmore")
+
+    for kept, message in (
+        (-100, "bytes; get it again"),
+        (50, "its header is longer than the file"),
+        (0, "isn't whole"),
+    ):
+        shutil.copytree(checkpoint, tmp_path / "cut", dirs_exist_ok=True)
+        weights = (checkpoint / "model.safetensors").read_bytes()
+        (tmp_path / "cut" / "model.safetensors").write_bytes(weights[:kept])
+        ran = lsr_command("publish", tmp_path / "cut", "--out", tmp_path / "out")
+        assert (ran.code, message in ran.err, (tmp_path / "out").exists()) == (1, True, False)
 
     monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", refuse)
     ran = lsr_command("publish", checkpoint, "--push", "team/model")

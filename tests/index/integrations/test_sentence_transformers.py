@@ -250,3 +250,6 @@ def test_an_unsuitable_cross_encoder_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(RerankerError, match="can't be loaded"):
         CrossEncoderReranker(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"architectures": ["BertForMaskedLM"]}')
+    with pytest.raises(RerankerError, match="no cross-encoder but a BertForMaskedLM"):
+        CrossEncoderReranker(str(tmp_path))
