@@ -171,6 +171,7 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
     Raises:
         EncoderError: The model can't be exported, or shares no layers with the dense one.
     """
+    from lsr.encode.base import read_config
     from lsr.encode.hybrid import HybridEncoder
     from lsr.encode.inference_free import InferenceFreeEncoder
     from lsr.encode.splade import SpladeEncoder
@@ -209,8 +210,13 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
         )
         compressed: Any = small
         if isinstance(learned, InferenceFreeEncoder):
-            how: dict[str, Any] = {"max_length": learned.max_length, "prompt": learned.prompt}
-            compressed = InferenceFreeEncoder(small, learned.table, learned.tokenizer, **how)
+            asks = learned.query_model
+            if asks is not None and asks.query.head != "onnx":
+                place = Path(temporary) / "query models" / Path(asks.query.name).name
+                place.parent.mkdir()
+                compress(SpladeEncoder(asks.query), place)
+                asks = SpladeEncoder(SpladeEncoder.load(place, read_config(place)).query)
+            compressed = learned.beside(asks, small)
         if isinstance(encoder, HybridEncoder):
             compressed = HybridEncoder(compressed, encoder.lexical, encoder.weight)
         compressed.save(folder)
