@@ -184,6 +184,8 @@ def imitated_search(
         return {}
 
     by_head = {**key, "teacher": teacher.fingerprint.to_json(), "width": how.width}
+    if (asks := teacher.query_fingerprint) is not None:
+        by_head["teacher's query model"] = asks.to_json()
     folders = [artifacts.get("imitation", by_head, train)[0]]
     if how.own:
         folders.insert(0, artifacts.get("dense", key, encode)[0])

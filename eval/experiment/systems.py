@@ -440,12 +440,17 @@ def _encoder(system: SystemSettings, identity: Mapping[str, str]) -> tuple[Encod
         "settings": system.encoder_settings,
         "passages": asdict(passages) if passages else None,
     }
+    # The files of vectors carry the encoder that later encodes the queries.
+    if (queries := encoder.query_fingerprint) is not None:
+        key["query model"] = queries.to_json()
     return encoder, key, {"encoder": encoder_digest(encoder, system.encoder_settings)}
 
 
 def encoder_digest(encoder: Encoder, settings: Mapping[str, Any]) -> str:
     """SHA-256 of an encoder before fitting and of the settings that were given for it; its name doesn't count."""
     content = [replace(encoder.fingerprint, model=None).to_json(), dict(settings)]
+    if (queries := encoder.query_fingerprint) is not None:
+        content.append(replace(queries, model=None).to_json())
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

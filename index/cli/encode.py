@@ -195,14 +195,18 @@ def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
         files = read_vectors(path).encoder_files
         if not files:
             raise EncoderError(f"{path}: these vectors carry no encoder: name the one that made them")
-        return load_encoder_files(files)
+        return load_encoder_files(files, **settings)
     from lsr.index.sharding.manifest import is_sharded
     from lsr.index.storage.manifest import MANIFEST
 
     if (path / MANIFEST).is_file() or is_sharded(path):
         from lsr.index.index import Index
 
-        return Index.open(path).encoder
+        index = Index.open(path)
+        own = index.encoder
+        if not settings:
+            return own
+        return index.snapshot.encoder(load_encoder_files(index.shared.encoder_files, **settings))
     return load_encoder(name, **settings)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Unpack
 from lsr.encode.base import Encoder
 from lsr.encode.load import as_encoder
 from lsr.errors import DataError, MissingExtra
+from lsr.fingerprint import digest
 from lsr.index.index import Index
 from lsr.index.integrations.store import checked
 from lsr.index.search.settings import BatchOptions
@@ -50,8 +51,9 @@ class LsrModel:
     @property
     def mteb_model_meta(self) -> ModelMeta:
         """What MTEB stores of the model with results."""
-        found = self.encoder.fingerprint
-        given = {"name": self._name, "revision": str(found.weights)[:12], "similarity_fn_name": "dot"}
+        found, queries = self.encoder.fingerprint, self.encoder.query_fingerprint
+        revision = str(found.weights) if queries is None else digest([f"{found.weights} {queries.weights}".encode()])
+        given = {"name": self._name, "revision": revision[:12], "similarity_fn_name": "dot"}
         return ModelMeta.create_empty(given | {"model_type": ["sparse"], "max_tokens": found.max_length or None})
 
     def index(self, corpus: Sequence[Mapping[str, Any]], **_: Any) -> None:

@@ -51,6 +51,11 @@ class Encoder(abc.ABC):
         """Identifies the encoder; vectors of different fingerprints can't be compared."""
 
     @property
+    def query_fingerprint(self) -> Fingerprint | None:
+        """Identifies a model that changes only queries, so isn't part of `fingerprint`; None if there is none."""
+        return None
+
+    @property
     @abc.abstractmethod
     def vocabulary(self) -> Sequence[str]:
         """Token of each term."""

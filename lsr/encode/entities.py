@@ -253,6 +253,11 @@ class EntityEncoder(Encoder):
         return self.base.room(texts, queries=queries)
 
     @property
+    def query_fingerprint(self) -> Fingerprint | None:
+        """See `Encoder`; of the base."""
+        return self.base.query_fingerprint
+
+    @property
     def fingerprint(self) -> Fingerprint:
         """Of the base and the entities."""
         base = self.base.fingerprint

@@ -210,6 +210,11 @@ class HybridEncoder(Encoder):
             vocabulary_size=None if self.living else self.n_terms,
         )
 
+    @property
+    def query_fingerprint(self) -> Fingerprint | None:
+        """See `Encoder`; of the learned encoder."""
+        return self.learned.query_fingerprint
+
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def query_files(self) -> dict[str, bytes]:

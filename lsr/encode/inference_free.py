@@ -69,11 +69,18 @@ class InferenceFreeEncoder(Encoder):
         query_model: SpladeEncoder | None = None,
     ) -> None:
         self.document, self.prompt, self.query_model = document, prompt, query_model
+        if query_model is not None and query_model.device is None and query_model.query.head != "onnx":
+            query_model.device = document.device  # graphs run on the CPU
         self.max_length = None if max_length is None else files.checked_length(max_length, "the queries' max_length")
         self.tokenizer = tokenizer or document._tokenizer(document.document)
         self.table = _checked_table(table, self.tokenizer, document.n_terms)
         self._vocabulary = self.tokenizer.vocabulary(len(self.table))
         self._fingerprint: Fingerprint | None = None
+
+    def beside(self, query_model: SpladeEncoder | None, document: SpladeEncoder | None = None) -> InferenceFreeEncoder:
+        """Return a copy with another query model, and another document model if one is given."""
+        how: dict[str, Any] = {"max_length": self.max_length, "prompt": self.prompt, "query_model": query_model}
+        return InferenceFreeEncoder(document or self.document, self.table, self.tokenizer, **how)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._reduced(device=self.document.device, batch_tokens=self.document.batch_tokens)
@@ -204,6 +211,14 @@ class InferenceFreeEncoder(Encoder):
         self.document.check()
         if list(self.document.vocabulary) != self._vocabulary:
             raise EncoderError("the queries' tokenizer has another vocabulary than the documents' model")
+        self.check_query_model()
+
+    def check_query_model(self) -> None:
+        """Check the query model without running it, and without the documents' model.
+
+        Raises:
+            EncoderError: Something is missing, or it has another vocabulary than the table.
+        """
         if self.query_model is not None:
             self.query_model.check()
             if list(self.query_model.vocabulary) != self._vocabulary:
@@ -229,6 +244,11 @@ class InferenceFreeEncoder(Encoder):
                 max_length=document.max_length,
             )
         return self._fingerprint
+
+    @property
+    def query_fingerprint(self) -> Fingerprint | None:
+        """The query model's fingerprint; None without one."""
+        return None if self.query_model is None else self.query_model.fingerprint
 
     # --- on disk --------------------------------------------------------------------------------------------
 

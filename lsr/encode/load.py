@@ -109,13 +109,18 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
         _refuse_unknown(given, _BM25_SETTINGS, "ease")
         return EaseEncoder(BM25Encoder(**given))
     objective, _, model = str(name).partition(":")
+    if objective in ("csr", "ncl", "latent") and model and given.get("query_model") is not None:
+        raise _no_query_model(name)
     if objective in ("csr", "ncl") and model:
         return _codes_over(objective, model, given)
     if objective == "latent" and model:
         return _latent_terms_over(model, given)
     if objective == LateEncoder.type and model:
         top_k = {"top_k": given.pop("top_k")} if given.get("top_k") is not None else {}
-        return LateEncoder(load_encoder(model, **given), **top_k)
+        opened = load_encoder(model, **given)
+        if given.get("query_model") is not None and opened.query_fingerprint is not None:
+            raise _no_query_model(name)
+        return LateEncoder(opened, **top_k)
     folder = files.locate(name)
     if (folder / CONFIG_FILE).is_file():
         return _open_saved(folder, given)
@@ -209,10 +214,12 @@ def _open_saved(
                 device=encoder.device,
                 batch_tokens=encoder.batch_tokens,
             )
+            encoder.check()
     elif kind == InferenceFreeEncoder.type:
         encoder = InferenceFreeEncoder.load(folder, config, **settings)
         if query_model is not None:
-            encoder.query_model = SpladeEncoder(_query_tower(query_model))
+            encoder = encoder.beside(SpladeEncoder(_query_tower(query_model)))
+            encoder.check_query_model()  # files of an index are else opened unchecked
     else:
         learned = (SpladeEncoder, InferenceFreeEncoder, HybridEncoder, CsrEncoder)
         types = ", ".join(
@@ -222,6 +229,10 @@ def _open_saved(
     if whole:
         encoder.check()
     return HybridEncoder(encoder, bm25 or BM25Encoder(), weight) if weight else encoder
+
+
+def _no_query_model(name: str | PathLike[str]) -> EncoderError:
+    return EncoderError(f"{name}: no setting 'query_model': this encoder encodes queries with the documents' model")
 
 
 def _codes_over(objective: str, model: str, settings: dict[str, Any]) -> CsrEncoder:

@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode import model_files as files
-from lsr.encode.base import CONFIG_FILE
 from lsr.encode.onnx_runner import LEXICAL, TRACED
 from lsr.encode.output import OutputLayer, OutputSettings, quantized, row_factors
 from lsr.encode.tokenizer import TOKENIZER_FILE
@@ -172,6 +171,7 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
     Raises:
         EncoderError: The model can't be exported, or shares no layers with the dense one.
     """
+    from lsr.encode.base import read_config
     from lsr.encode.hybrid import HybridEncoder
     from lsr.encode.inference_free import InferenceFreeEncoder
     from lsr.encode.splade import SpladeEncoder
@@ -210,13 +210,13 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
         )
         compressed: Any = small
         if isinstance(learned, InferenceFreeEncoder):
-            how: dict[str, Any] = {"max_length": learned.max_length, "prompt": learned.prompt}
-            if (asking := learned.query_model) is not None and asking.query.head != "onnx":
-                place = Path(temporary) / "query" / asking.query.name
-                place.parent.mkdir(parents=True)
-                compress(asking, place)
-                asking = SpladeEncoder.load(place, files.read_object(place / CONFIG_FILE))
-            compressed = InferenceFreeEncoder(small, learned.table, learned.tokenizer, query_model=asking, **how)
+            asks = learned.query_model
+            if asks is not None and asks.query.head != "onnx":
+                place = Path(temporary) / "query models" / Path(asks.query.name).name
+                place.parent.mkdir()
+                compress(SpladeEncoder(asks.query), place)
+                asks = SpladeEncoder(SpladeEncoder.load(place, read_config(place)).query)
+            compressed = learned.beside(asks, small)
         if isinstance(encoder, HybridEncoder):
             compressed = HybridEncoder(compressed, encoder.lexical, encoder.weight)
         compressed.save(folder)

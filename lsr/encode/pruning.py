@@ -119,8 +119,7 @@ def save_with_graph(whole: Encoder, content: bytes, out: Path) -> None:
         tower = replace(documents.document, checkpoint=str(place), subfolder="")
         small: Any = SpladeEncoder(tower, tower, top_k=documents.top_k, max_ratio=documents.max_ratio)
         if isinstance(learned, InferenceFreeEncoder):
-            how: dict[str, Any] = {"max_length": learned.max_length, "prompt": learned.prompt}
-            small = InferenceFreeEncoder(small, learned.table, learned.tokenizer, **how)
+            small = learned.beside(learned.query_model, small)
         if isinstance(whole, HybridEncoder):
             small = HybridEncoder(small, whole.lexical, whole.weight)
         small.save(out)

@@ -73,6 +73,8 @@ class RowCache:
     def __getitem__(self, key: int) -> NDArray[np.float16]:
         """The rows of a text, (n, width)."""
         first, n = self._places[key]
+        if not n:  # perhaps no text has any, and an empty file can't be mapped
+            return np.zeros((0, self.width), np.float16)
         if self._mapped is None or len(self._mapped) < first + n:
             self._mapped = np.memmap(self._rows_path, np.float16, "r", shape=(self._n_rows, self.width))
         return self._mapped[first : first + n]

@@ -61,8 +61,11 @@ class SparseTeacher(Teacher):
             encoder.fit(texts)
         elif cache is not None:
             print_of = encoder.fingerprint
-            made_by = digest([f"{print_of.weights} {print_of.tokenizer} {print_of.max_length}".encode()])
-            self._caches = [RowCache(cache / f"sparse-{side}-{made_by}", 3) for side in ("documents", "queries")]
+            made_by = f"{print_of.weights} {print_of.tokenizer} {print_of.max_length}"
+            asks = encoder.query_fingerprint
+            by_side = {"documents": made_by, "queries": made_by if asks is None else f"{made_by} {asks.weights}"}
+            names = [f"sparse-{side}-{digest([by.encode()])}" for side, by in by_side.items()]
+            self._caches = [RowCache(cache / name, 3) for name in names]
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.float32]:
         """See `Teacher`."""

@@ -703,3 +703,18 @@ def test_bad_records_are_refused(tmp_path, lsr_command):
     (tmp_path / "experiment.json").write_text('{"settings": {"systems": [{"name": "x"}]}}')
     ran = lsr_command("reproduce", tmp_path)
     assert (ran.code, "this version of lsr can't read its settings" in ran.err) == (1, True)
+
+
+def test_encoders_that_differ_in_their_query_model_share_no_vectors(datasets, tmp_path):
+    """Files of vectors carry the encoder of the queries, so they are no other encoder's."""
+    pytest.importorskip("onnxruntime")
+    from lsr.encode.load import load_encoder
+
+    for name, model in (("table", None), ("model", "splade-tiny")):
+        load_encoder("lsr-tiny", lexical=0, query_model=model).save(tmp_path / name)
+    systems = tuple(SystemSettings(name, encoder=str(tmp_path / name)) for name in ("table", "model"))
+    settings = ExperimentSettings(systems, measures=MEASURES, latency=LATENCY)
+    record = run_experiment(settings, {"one": datasets["one"]}, tmp_path / "out")
+    table, model = (result(record, "one", name) for name in ("table", "model"))
+    assert model["query_terms"] > table["query_terms"]
+    assert model["checksums"] != table["checksums"]

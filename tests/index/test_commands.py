@@ -512,3 +512,23 @@ def test_a_run_tag_must_be_one_word(pets, lsr_command, tmp_path, tag):
     ran = lsr_command("search", pets.path, "cats", "--run", tmp_path / "r.trec", "--tag", tag)
     assert (ran.code, "one word" in ran.err) == (2, True)
     assert not (tmp_path / "r.trec").exists()
+
+
+@pytest.mark.parametrize("shards", [(), ("--shards", 2)])
+def test_settings_change_the_encoder_of_an_index_that_is_named(tmp_path, lsr_command, shards):
+    texts = {"a": "physicians and patients", "b": "cats"}
+    (tmp_path / "docs.jsonl").write_text(jsonl([{"_id": name, "text": text} for name, text in texts.items()]))
+    (tmp_path / "queries.jsonl").write_text(jsonl([{"_id": "q", "text": "doctor"}]))
+    docs, idx = tmp_path / "docs.jsonl", tmp_path / "idx"
+    assert lsr_command("index", docs, "--out", idx, "--encoder", "lsr-tiny", *shards).code == 0
+    assert lsr_command("encode", docs, "--out", tmp_path / "docs.parquet", "--encoder", idx).code == 0
+    scores = []
+    for name in (idx, "lsr-tiny"):
+        ran = lsr_command("search", idx, "doctor", "--encoder", name, "--query-model", "splade-tiny")
+        scores.append(json.loads(ran.out.splitlines()[0])["score"])
+    assert scores[0] == scores[1]
+    for i, given in enumerate((idx, tmp_path / "docs.parquet")):
+        out = tmp_path / f"{i}.jsonl"
+        how = ("--queries", "--encoder", given, "--query-model", "splade-tiny", "--out", out)
+        assert lsr_command("encode", tmp_path / "queries.jsonl", *how).code == 0
+        assert len(json.loads(out.read_text())["vector"]) > 1

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from lsr import Index
+from lsr.encode.entities import Entity, EntityEncoder
 from lsr.encode.hybrid import HybridEncoder
 from lsr.encode.inference_free import InferenceFreeEncoder
-from lsr.encode.load import load_encoder
+from lsr.encode.load import load_encoder, load_encoder_files
+from lsr.encode.onnx_export import compress
+from lsr.encode.pruning import save_with_graph
 from lsr.encode.splade import SpladeEncoder
 from lsr.errors import EncoderError
+from lsr.train.teachers import SparseTeacher
 
 QUERIES = ["doctor medicine pain", "what is an endpoint", "ORA-12541", "", "qwrtpsdf"]
 TEXTS = [
@@ -136,11 +140,66 @@ def test_other_layouts_with_a_table_can_have_a_query_model(checkpoint, query_wei
     np.testing.assert_allclose(encoder.encode_query(text).to_scipy().toarray(), expected, rtol=1e-5)
 
 
-def test_a_model_of_another_vocabulary_is_refused(checkpoint):
+@pytest.mark.parametrize("opened", [lambda: "lsr-tiny", lambda: load_encoder("lsr-tiny").query_files()])
+def test_a_model_of_another_vocabulary_is_refused(checkpoint, opened):
+    """Also beside the files that an index carries, of which nothing else is checked."""
+    given = opened()
+    load = load_encoder if isinstance(given, str) else load_encoder_files
     with pytest.raises(EncoderError, match="has another vocabulary than the document model"):
-        load_encoder("lsr-tiny", query_model=checkpoint)
+        load(given, query_model=checkpoint)
 
 
 def test_a_query_model_must_be_a_masked_lm_checkpoint():
     with pytest.raises(EncoderError, match="query_model lsr-tiny: a hybrid encoder; a masked-LM checkpoint is needed"):
         load_encoder("lsr-mini", query_model="lsr-tiny")
+
+
+@pytest.mark.parametrize("over", ["csr", "latent", "late"])
+def test_encoders_that_would_ignore_it_refuse_it(over):
+    with pytest.raises(EncoderError, match=f"{over}:lsr-mini: no setting 'query_model'"):
+        load_encoder(f"{over}:lsr-mini", query_model="splade-tiny")
+
+
+def test_it_has_a_fingerprint_of_its_own(plain, modelled):
+    """Whatever keeps vectors of queries by their encoder needs it."""
+    assert plain.query_fingerprint is None
+    assert modelled.query_fingerprint == load_encoder("splade-tiny").fingerprint
+    entities = EntityEncoder(modelled.learned, [Entity("Aspirin")])
+    assert entities.query_fingerprint == modelled.query_fingerprint
+
+
+def test_a_teacher_keeps_its_queries_apart(tmp_path):
+    weights = []
+    for name in (None, "splade-tiny"):
+        encoder = load_encoder("lsr-tiny", lexical=0, query_model=name)
+        teacher = SparseTeacher(encoder, cache=tmp_path)
+        weights.append(teacher.vectors(["doctor"], queries=True))
+        expected = encoder.encode_query(["doctor"])
+        np.testing.assert_array_equal(weights[-1].indices, expected.indices)
+    assert weights[1].nnz > weights[0].nnz
+    assert len(list(tmp_path.glob("sparse-documents-*"))) == 1  # documents are shared
+
+
+def test_another_graph_for_documents_leaves_it(modelled, tmp_path):
+    graph = modelled.learned.document.document.folder() / "model.onnx"
+    save_with_graph(modelled.learned, graph.read_bytes(), tmp_path / "small")
+    small = load_encoder(tmp_path / "small")
+    assert small.encode_query(QUERIES) == modelled.learned.encode_query(QUERIES)
+
+
+def test_a_model_of_torch_runs_where_the_documents_model_does(opensearch, checkpoint):
+    """A graph runs on the CPU always."""
+    assert load_encoder(opensearch, query_model=checkpoint, device="cpu").query_model.device == "cpu"
+    assert load_encoder("lsr-tiny", query_model="splade-tiny", lexical=0, device="cpu").query_model.device is None
+
+
+def test_a_compressed_encoder_has_it_as_a_graph(opensearch, checkpoint, tmp_path):
+    pytest.importorskip("onnx")
+    encoder = load_encoder(opensearch, query_model=checkpoint, device="cpu")
+    compress(encoder, tmp_path / "small")
+    small = load_encoder(tmp_path / "small")
+    assert small.query_model.query.head == "onnx"
+    text = ["the cat sat"]
+    expected = encoder.encode_query(text).to_scipy().toarray()
+    assert np.count_nonzero(expected) > encoder.beside(None).encode_query(text).nnz
+    np.testing.assert_allclose(small.encode_query(text).to_scipy().toarray(), expected, atol=0.1)

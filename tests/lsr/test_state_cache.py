@@ -70,3 +70,11 @@ def test_offsets_beyond_the_rows_are_dropped(tmp_path: Path) -> None:
     assert 2 not in found
     found.put([(2, _rows(2))])
     np.testing.assert_array_equal(RowCache(tmp_path, 3)[2], _rows(2))
+
+
+def test_a_text_without_rows_is_kept(tmp_path: Path) -> None:
+    """The vector of a text may be empty, and that text may be the first of a cache."""
+    cache = RowCache(tmp_path, 3)
+    cache.put([(7, np.zeros((0, 3)))])
+    assert cache[7].shape == (0, 3)
+    assert RowCache(tmp_path, 3)[7].shape == (0, 3)

@@ -18,6 +18,7 @@ with warnings.catch_warnings():
     from mteb.models import EncoderProtocol, SearchProtocol
 
 from lsr import Index
+from lsr.encode.load import load_encoder
 from lsr.errors import DataError
 from lsr.eval.datasets import open_dataset
 from lsr.eval.evaluate import evaluate_index
@@ -67,6 +68,8 @@ def test_the_model_implements_the_search_protocol_of_the_harness():
     assert not isinstance(model, EncoderProtocol)
     assert model.mteb_model_meta.name == "lsr/bm25(k1=0.9, b=0.4, english)"
     assert LsrModel("lsr-tiny", "team/tiny").mteb_model_meta.name == "team/tiny"
+    encoders = [load_encoder("lsr-tiny", query_model=model) for model in (None, "splade-tiny")]
+    assert len({LsrModel(encoder).mteb_model_meta.revision for encoder in encoders}) == 2
 
 
 def test_measures_equal_those_of_our_evaluation(tmp_path):
