@@ -4,9 +4,9 @@
     python benchmarks/ablations.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC [--steps 400]
 
 Each method is trained with several weights of its regularizer, in short runs of the recipe of lsr-tiny with the same
-data, order of examples, steps and learning rates. IDF-aware FLOPS equals plain FLOPS if the query weights already are
-the IDF, so compare it with "queries of 1", whose query weights are all 1; the recipe's own query weights are learned,
-starting from the IDF. Methods are compared at equal document lengths: weights are tried until the runs of a method
+data, order of examples, steps and learning rates. With the IDF as query weights, IDF-aware FLOPS equals plain FLOPS, so
+compare it with "queries of 1": plain FLOPS with query weights of 1. The other methods learn the query weights, starting
+from the IDF. Methods are compared at equal document lengths: regularizer weights are tried until the runs of a method
 bracket all lengths of the second table, and nDCG@10 is interpolated, linearly in the logarithm of the length. Runs are
 kept in WORK/ablations and reused.
 """
@@ -46,7 +46,7 @@ VARIANTS: dict[str, tuple[list[str], float]] = {
         0.05,
     ),
     "FLOPS, queries of 1": (["queries.kind=tokens"], 0.008),
-    # An IDF averages about 8 and a learned table 1, so documents get smaller weights.
+    # The mean IDF is about 8, the mean of learned query weights about 1, so documents get smaller weights here.
     "IDF-aware FLOPS, queries of IDF": (["queries.kind=idf", "documents_regularizer.kind=idf_flops"], 0.4),
 }
 
@@ -77,7 +77,7 @@ def kept(name: str, steps: int, work: Path) -> list[dict[str, Any]]:
     found = []
     for file in sorted(work.glob(f"{_stem(name)}-*-{steps}/quality.json")):
         weight = file.parent.name.removeprefix(f"{_stem(name)}-").removesuffix(f"-{steps}")
-        with suppress(ValueError):  # a method whose name starts with this one's
+        with suppress(ValueError):  # the pattern also finds methods whose names start with this one's
             found.append({"variant": name, "weight": float(weight), **json.loads(file.read_text())})
     return found
 

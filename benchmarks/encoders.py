@@ -74,7 +74,7 @@ def main() -> None:
         )
         for row in rows
     ]
-    print(table(shown, ("encoder", "texts/s", "beside the first", "ms a query"), "<>>>"))
+    print(table(shown, ("encoder", "texts/s", "relative speed", "ms a query"), "<>>>"))
     keep("encoders", {"texts": len(texts), "queries": len(queries), "rows": rows})
 
 

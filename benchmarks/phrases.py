@@ -3,7 +3,8 @@
     NUMBA_NUM_THREADS=1 python benchmarks/phrases.py --answers FOLDER
 
 FOLDER holds the files of SQuADShifts as published (new_wiki_v1.0.json, reddit_v1.0.json, amazon_reviews_v1.0.json). The
-reader is trained on the questions of 150 paragraphs of each and asked those of 40 others, whose passage is given.
+reader is trained on the questions of 150 paragraphs of each file. It is tested on those of 40 others, and gets each
+question with its paragraph.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _TRAINED, _TESTED = 150, 40  # paragraphs of each file
 
 
 def paragraphs(path: Path) -> list[list[tuple[Asked, list[str]]]]:
-    """For each paragraph its questions, with their first answer's place, and all answers."""
+    """Questions by paragraph, each with the place of its first answer and the texts of all its answers."""
     found = []
     for article in json.loads(path.read_text())["data"]:
         for paragraph in article["paragraphs"]:

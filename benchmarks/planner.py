@@ -4,8 +4,9 @@
     python benchmarks/vectors.py --data COLLECTIONS --out REAL --encoder ENCODER
     NUMBA_NUM_THREADS=1 python benchmarks/planner.py --data FOLDER REAL [--queries 100]
 
-Each collection is in random order, in one segment and in ten of typical sizes. One query at a time on one thread; the
-three algorithms take turns. "Regret" is the mean time of "auto" divided by that of the better of the other two.
+Each collection is indexed in random order, first as one segment, then as ten of typical sizes. Queries run one at a
+time on one thread; the three algorithms take turns. "Regret" is the mean time of "auto" divided by that of the better
+of the other two.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SHAPES = ("1 segment", "10 segments, as commits leave them")
 
 
 def matrix_of(folder: Path, name: str) -> SparseMatrix:
-    """The harness's 8-bit vectors of documents or queries."""
+    """Read the 8-bit vectors of documents or queries that the first two commands have written."""
     indptr, terms, weights = (load(folder, f"{name}.{column}") for column in ("indptr", "indices", "u8"))
     n_terms = int(max(load(folder, "docs.indices").max(), load(folder, "queries.indices").max())) + 1
     return SparseMatrix(

@@ -44,7 +44,7 @@ class Row:
 
     Attributes:
         collection: Its name.
-        system: "lsr" and what searched, or the rival's name.
+        system: "lsr" and the encoder with its options, or the rival's name.
         means: {measure: mean}.
         values: {query_id: nDCG@10}.
         latency: Of a search, k = 10, one thread.

@@ -1,19 +1,19 @@
 """A folder of documentation, and questions about it: lsr beside LanceDB, Chroma, Qdrant, bm25s and SQLite FTS5.
 
-    pip download --no-deps --dest SDISTS --no-binary NAMES NAMES   # PAGES below, with commas, then with spaces
+    pip download --no-deps --dest SDISTS --no-binary NAMES NAMES   # PAGES' names: first with commas, then with spaces
     pip install lancedb chromadb qdrant-client bm25s sentence-transformers
     python benchmarks/rivals.py --sdists SDISTS --dense MODEL --work WORK
     python benchmarks/rivals.py --install        # what installing each takes, in new environments
 
 The documentation is that of eight Python packages, as their source distributions have it, without release notes. The
 questions in rivals.tsv are our own, each with the pages that answer it, those that answer a part, and others; `judged`
-says how they were judged. MODEL is a folder or name of sentence-transformers, for the rivals that search by dense
-vectors. Their own default models are downloaded from a hub; here all get the same one.
+says how they were judged. MODEL is the folder or name of a sentence-transformers model, for the rivals that search by
+dense vectors. Their own default models are downloaded from a hub; here all get the same one.
 
 The rivals don't read files: they get the passages that lsr cuts, with the headings above each. Their counts of lines
 include `cut` in rival_programs.py, a simple way to cut pages into passages. A page counts by its best passage. Times to
 build are CPU times, since other work may run; texts are embedded once, and that time counts for each system that needs
-vectors. WORK keeps finished parts, so an interrupted run resumes, and judgments can be changed.
+vectors. WORK keeps finished parts, so an interrupted run resumes, and new judgments need no new searches.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def judged() -> dict[str, dict[str, int]]:
 
     Grade 2 is for pages that answer the question, 1 for those that answer it in part or tell where the answer is, 0 for
     the rest. The pages are the first ten of every system for each question, and a few that were known to answer. They
-    were shuffled and judged without the names of the systems that found them. There was one judge, who read the parts
-    nearest to the question, one by FTS5 and one by dense vectors, and in case of doubt the rest of the page.
+    were shuffled and judged without the names of the systems that found them. One judge read the two parts of a page
+    nearest to the question, by FTS5 and by dense vectors; in case of doubt, also the rest of the page.
     """
     rows = (line.split("\t") for line in QUESTIONS.read_text(encoding="utf-8").splitlines())
     return {
@@ -216,7 +216,7 @@ def _on(program: Callable[..., Ask], passages: list[Passage], more: tuple[Any, .
 
 
 def scored(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of figures, the p-value of each against the first by nDCG@10."""
+    """A row of figures for each system, with the p-value of its nDCG@10 against the first system's."""
     asked, rows, each = judged(), [], []
     for name, figures in found.items():
         ranked = {q: {page: -float(rank) for rank, page in enumerate(own)} for q, own in figures["pages"].items()}
@@ -259,8 +259,8 @@ def main() -> None:
     parser.add_argument("--sdists", type=Path, help="folder of source distributions")
     parser.add_argument("--dense", help="a model of sentence-transformers")
     parser.add_argument("--install", action="store_true", help="measure installations instead")
-    parser.add_argument("--work", type=Path, help="folder for what is made, which is kept")
-    parser.add_argument("--only", default="", help="systems whose names have this; nothing is kept in results/")
+    parser.add_argument("--work", type=Path, help="folder that keeps finished parts")
+    parser.add_argument("--only", default="", help="only systems with this in their names; doesn't update results/")
     args = parser.parse_args()
     for key, value in conditions().items():
         print(f"{key}: {value}")

@@ -1,4 +1,4 @@
-"""Put a server under load during writes: latency and throughput; no partial commit is visible, no commit is lost.
+"""Load test of a server during writes: latency and throughput, and a check that no commit is visible in part or lost.
 
     python benchmarks/serve.py --work WORK [--seconds 60] [--connections 64] [--encoder lsr-mini]
 
@@ -168,7 +168,7 @@ class Traffic:
                 self.failures.append(f"not what was written: {hit} {hit.text!r}")
         halves = {number: {document["_id"] for document in pair(number)} for number in seen}
         if seen != halves or not seen or max(seen) < least or max(seen) > most or len(seen) > 2:
-            self.failures.append(f"half-visible, lost or too old: {seen}, {least} to {most} were committed")
+            self.failures.append(f"half-visible, lost or too old: found {seen}, expected pairs {least} to {most}")
         with self._lock:
             self.checked += 1
         self._stop.wait(0.02)

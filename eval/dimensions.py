@@ -56,7 +56,7 @@ def pair_set(
     """
     sets = np.array(list(combinations(range(answers), of_query)), np.int64).reshape(-1, of_query)
     if not len(sets):
-        raise ValueError(f"answers must be at least of_query, got {answers} and {of_query}")
+        raise ValueError(f"answers={answers} must be at least of_query={of_query}")
     if len(set(attributes)) < len(sets) + likes:
         raise ValueError(
             f"{answers} documents have {len(sets)} sets of {of_query}, so {len(sets) + likes} different things are "

@@ -1,15 +1,15 @@
 """A dense vector that imitates a sparse teacher, from a frozen dense model's token states (SPAR, arXiv 2110.06918).
 
-    pooled = sum_t softplus(u h_t + b) (h_t - c)          h_t: the state of token t; c: their mean
-    vector = unit(W pooled)                               of queries and documents
+    pooled = sum_t softplus(u h_t + b) (h_t - c)          h_t: state of token t; c: mean of all training states
+    vector = unit(W pooled)                               the same for queries and documents
 
     head = LexicalHead.fit(texts, load_encoder("lsr-mini"))        # imitates BM25 of these texts
     head.documents(texts), head.queries(["ice on the wing"])
 
-Training needs no labels: random sentences of the texts are queries, and the head learns the teacher's scores of the
-best and of other documents, as a distribution. Queries and documents share the parameters, so that a word that training
-hasn't seen still resembles itself. `lsr.dense_export.beside` concatenates its vector with the model's own, so that the
-inner product adds the two scores.
+Training needs no labels: random sentences of the texts serve as queries. In each batch, a softmax turns the teacher's
+scores of a query into a distribution over documents, and the head learns this distribution. Queries and documents share
+the parameters, so a word that training hasn't seen still matches itself. `lsr.dense_export.beside` concatenates the
+head's vector with the model's own, so that the inner product adds the two scores.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from lsr.encode.latent_terms import States, states_of
 from lsr.errors import DataError, EncoderError, MissingExtra
 
 _AT_ONCE = 64  # texts read per batch
-_STATES = 256  # states of a text that train
-_BEST, _NEAR = 10, 50  # a query's positive is among the first, its negative among those after them
+_STATES = 256  # states per text in training, at most
+_BEST, _NEAR = 10, 50  # a query's positive is one of its 10 best documents, its negative one of the next 40
 _WARMUP = 20  # steps
 _MEASURED = 20_000  # states whose mean is taken
 _KIND = "a lexical head"
@@ -47,7 +47,7 @@ class HeadSettings:
 
     Attributes:
         width: Dimensions of its vectors, at most those of a state.
-        texts: Texts whose states train it, at most.
+        texts: Number of texts used in training, at most.
         steps: Updates.
         batch: Queries per update, each with two documents of its own; each query is compared with the documents of all
             queries.
@@ -75,8 +75,8 @@ class LexicalHead:
     """A head over the token states of a dense model.
 
     Args:
-        model: An encoder with dense vectors, or a function from a list of texts to the (n_tokens, states) numbers of
-            each.
+        model: An encoder with dense vectors, or a function from a list of texts to the (n_tokens, n_dims) token
+            states of each.
         arrays: Its parameters, as `fit` or `load` give them.
         queries: The function for queries, if it differs.
     """
@@ -241,7 +241,7 @@ class _Net:
         self._torch, self._sharpness, self._center = torch, how.sharpness, torch.from_numpy(center)
         made, states = torch.Generator().manual_seed(how.seed), len(center)
         width = min(how.width, states)
-        # At first the inner products of the states, or nearly: a narrower vector mixes their directions.
+        # Start with the pooled states, or with their random projection, which nearly keeps inner products.
         out = torch.eye(states) if width == states else torch.randn(width, states, generator=made) / width**0.5
         self._parts = {"gate": torch.zeros(states), "bias": torch.zeros(1), "out": out}
         self._scale = torch.tensor(3.0)  # logarithm of the inverse temperature

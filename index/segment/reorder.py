@@ -22,18 +22,18 @@ from lsr.console import progress
 from lsr.index.kernels.bisection import average, halve, nearest, order_run, reduce_rows
 from lsr.index.kernels.layout import BLOCK
 
-# Number of heaviest terms used per document, and per cluster. Terms in more than 1/_COMMON of the documents, or in less
-# than _RARE documents, don't help to place a document.
+# Number of heaviest terms used per document, and per cluster. Terms in more than 1/_COMMON of the documents, or in
+# fewer than _RARE documents, don't help to place a document.
 _KEEP, _KEEP_OF_CLUSTER = 32, 48
 _COMMON, _RARE = 50, 4
 _PER_CLUSTER, _MOST_CLUSTERS = 64, 1 << 15  # average documents per cluster, and the largest number of clusters
-_CLUSTERED_FROM = 1 << 18  # documents from which on they are clustered first
+_CLUSTERED_FROM = 1 << 18  # segments with at least so many documents are clustered first
 _SAMPLED = 16  # documents sampled per cluster to learn the centres
 _DEPTHS = (16, 24, 24)  # terms per document used in each round; the last round assigns all documents
 _RUN = 32  # blocks that bisection refines together
 _ITERATIONS = 10
 _PART = 1 << 14  # documents per thread at a time
-_DENSE_VOCABULARY = 1 << 22  # vocabulary size up to which an array over it is used
+_DENSE_VOCABULARY = 1 << 22  # smaller vocabularies get an array with an entry for each term
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def reduce_documents(
     n_docs = len(indptr) - 1
     telling = (df >= _RARE) & (df * _COMMON <= n_docs)
     n_terms = int(telling.sum())
-    # The number of each term; for a large vocabulary, of each term that occurs.
+    # The new number of each term, -1 if it is dropped. For a large vocabulary, only terms that occur have an entry.
     sparse = len(used) > 0 and int(used[-1]) >= _DENSE_VOCABULARY
     number = np.full(len(used) if sparse else int(used.max(initial=-1)) + 1, -1, np.int32)
     number[telling if sparse else used[telling]] = np.arange(n_terms, dtype=np.int32)
@@ -111,7 +111,7 @@ def document_order(documents: Reduced, *, align: int = BLOCK, threads: int = 0) 
     docs, empty = np.flatnonzero(filled), np.flatnonzero(~filled)
     n_clusters = min(len(docs) // _PER_CLUSTER, _MOST_CLUSTERS) if len(docs) >= _CLUSTERED_FROM else 0
     clustered = n_clusters > 1
-    # Each document is assigned to a cluster, some more than once, and ordered.
+    # Steps of the progress bar: a document assigned to a cluster (sampled ones several times), a document ordered.
     steps = len(docs) * (1 + clustered) + clustered * (len(_DEPTHS) - 1) * _n_sampled(docs, n_clusters)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool, progress(steps, "ordering", "steps") as bar:
         if clustered:

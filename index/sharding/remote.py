@@ -204,7 +204,7 @@ def refuse_remote(place: Place, *, overwrite: bool) -> None:
     """Do what `lsr.index.storage.manifest.check_output_empty` does, for object storage."""
     there = place.sizes()
     if MANIFEST in there and not overwrite:
-        raise OutputExists(f"{place.name}: an index exists already (--overwrite, overwrite=True replaces it)")
+        raise OutputExists(f"{place.name}: an index exists already; --overwrite or overwrite=True replaces it")
     if strange := sorted(name for name in there if name != MANIFEST and not FILE_NAME.fullmatch(name)):
         raise OutputExists(f"{place.name}: something other than an index is here ({strange[0]}); name a new folder")
 

@@ -2,7 +2,7 @@
 
     INDEX/
       manifest.json       format, a random id that the index keeps, fingerprint, segments in document order, size and
-                          SHA-256 of every file, and its own
+                          SHA-256 of every file, and the SHA-256 of the manifest itself
       shared-1f3a…/       shared by all segments: vocabulary.arrow, and encoder/ for queries and documents
       shared-20c7…/       tokens appended by later commits, if any: vocabulary.arrow
       segment-77c0…/      postings and documents
@@ -38,16 +38,15 @@ FORMAT = 4  # from 4 on, segments have gaps.arrow
 _READ = (3, FORMAT)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-# On opening, files up to the first size are hashed, smallest first, up to the second number of bytes in total.
+# Opening hashes files of up to 4 MB, the smallest first, and stops at 32 MB in total.
 CHECKED_AT_OPEN, _CHECKED_IN_ALL = 1 << 22, 1 << 25
 # Names are long enough not to match a user's dated folders; earlier formats used data-….
 _FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
 _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
 OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
 ASIDE = re.compile(r"merging-[0-9a-f]{16}")
-# Scales of float32 weights are well within these bounds.
 _WIDEST = 1 << 16  # largest dimension of a dense vector
-_SCALES = 2.0**-300, 2.0**128
+_SCALES = 2.0**-300, 2.0**128  # bounds; the scales of float32 weights are well within them
 _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
 FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
 MOVED = "the index was moved or deleted while it was changed: move it back and try again, or roll back"
@@ -291,7 +290,7 @@ def check_output_empty(index: Path, *, overwrite: bool) -> None:
         raise OutputExists(f"{index}: a file of this name exists already")
     if (index / MANIFEST).exists():
         if not overwrite:
-            raise OutputExists(f"{index}: an index exists already (--overwrite, overwrite=True replaces it)")
+            raise OutputExists(f"{index}: an index exists already; --overwrite or overwrite=True replaces it")
     elif any(not is_ours(path.name) for path in index.iterdir()):
         raise OutputExists(f"{index}: this folder contains something other than an index; choose a new folder")
 

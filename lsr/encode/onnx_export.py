@@ -365,7 +365,7 @@ def _n_shared(weights: dict[str, NDArray[np.float32]], dense: dict[str, NDArray[
     """How many first layers two BERTs share.
 
     Raises:
-        EncoderError: Their embeddings differ, or `dense` has no layers of its own.
+        EncoderError: Their embeddings differ, or `dense` has more than `n_layers` layers.
     """
 
     def same(prefix: str) -> bool:
@@ -373,7 +373,7 @@ def _n_shared(weights: dict[str, NDArray[np.float32]], dense: dict[str, NDArray[
         return all(name in dense and np.array_equal(weights[name], dense[name]) for name in names)
 
     if not same("embeddings.") or f"encoder.layer.{n_layers}.output.dense.weight" in dense:
-        raise EncoderError("the model of the dense vectors doesn't begin with the layers of the sparse ones' model")
+        raise EncoderError("the dense model must have the sparse model's embeddings, and no more layers")
     shared = next((i for i in range(n_layers) if not same(f"encoder.layer.{i}.")), n_layers)
     return min(shared, n_layers - 1)
 

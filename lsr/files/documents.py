@@ -36,7 +36,7 @@ from lsr.io.open_vectors import holds_vectors
 from lsr.io.streams import is_stream
 
 SOURCE, DIGEST = "source", "digest"  # metadata of every document: its file, and a digest of the content
-_READERS = 2  # raised when readers change what they make of a file, so that `sync` reads all files again
+_READERS = 2  # increase it when a reader's output changes, so that `sync` reads all files again
 _LARGEST_TEXT = 1 << 28  # bytes of a file that is read as a whole
 _LISTED = 10  # messages about files that are left out
 _JUST_NOW = 2_000_000_000  # nanoseconds in which a file may change twice without a new date
@@ -71,7 +71,7 @@ def read_documents(source: str | PathLike[str], *, url: str = "") -> FileCorpus:
     have "line" and "end_line", or "page", and an "anchor" such as "#install", which is part of "url", too.
 
     Hidden files and files that git ignores are left out, and symbolic links aren't followed. Files that can't be read
-    are left out with a `LeftOut` warning; its `bad`, and that of the corpus, has a message about each. A
+    are left out with a `LeftOut` warning; the warning and the corpus have a list `bad`, with a message about each. A
     `GuessedEncoding` warning names texts that aren't UTF-8 and don't declare their encoding.
 
     Args:
@@ -127,7 +127,8 @@ class FileCorpus(Corpus):
         url: As for `read_documents`.
 
     Raises:
-        DataError: There is no such file or folder, or a pattern with other names.
+        DataError: There is no such file or folder, it is an index or a virtual environment, or `url` has an unknown
+            placeholder.
     """
 
     def __init__(self, root: Path, url: str = "") -> None:
@@ -264,7 +265,7 @@ class FileCorpus(Corpus):
 
 
 class LeftOutFiles:
-    """Reads files, and remembers those that a warning counts by kind: without text, without their library, passed over.
+    """Reads files, and remembers those that warnings count by kind: empty, skipped, or read by a missing library.
 
     Attributes:
         failed: Whether a part of the latest file couldn't be read.
@@ -306,8 +307,8 @@ class LeftOutFiles:
         return [*missing, *(DataError("no text", name) for name in self._empty), *self.passed_over.each()]
 
     def summary(self, bad: Sequence[str]) -> list[str]:
-        """Messages about everything that was left out: the first ones of files that aren't counted by kind, then one
-        for each kind. If some files aren't named, the last message says how to list all.
+        """Messages about everything that was left out: first some about single files, then one for each kind of files.
+        If some files aren't named, the last message says how to list all.
 
         Args:
             bad: All messages, those of `each` at the end.
@@ -327,7 +328,7 @@ class LeftOutFiles:
 
 
 def _unnamed(errors: Sequence[DataError], text: str) -> bool:
-    """Whether a text lacks a name that errors are about."""
+    """Whether a text doesn't name the files of all errors."""
     return any(error.where not in text for error in errors)
 
 

@@ -23,7 +23,7 @@ def test_every_pair_of_documents_answers_a_query():
         assert liking == relevant.tolist()
     assert all(text.count(",") == 7 for text in made.documents)
     assert pair_set(THINGS, answers=6, others=4, likes=8).documents == made.documents
-    with pytest.raises(ValueError, match="answers must be at least of_query, got 1 and 2"):
+    with pytest.raises(ValueError, match="answers=1 must be at least of_query=2"):
         pair_set(THINGS, answers=1)
     for wrong in ({"answers": 40}, {"likes": 50}):
         with pytest.raises(ValueError, match="different things"):
@@ -65,7 +65,7 @@ def test_the_slope_is_that_of_a_line_through_the_mean_values():
     assert (low, high) == pytest.approx((-0.1, 0))
 
 
-def test_cut_keeps_inner_products_in_full_width():
+def test_a_cut_to_the_full_width_keeps_inner_products():
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((30, 6)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

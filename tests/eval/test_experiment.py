@@ -179,7 +179,7 @@ def test_values_per_query_and_times_are_written(done, datasets):
     mine = [r["value"] for r in rows if (r["dataset"], r["system"], r["measure"]) == ("two", "fused", "nDCG@10")]
     assert np.mean(mine) == pytest.approx(result(record, "two", "fused")["measures"]["nDCG@10"])
     times = pq.read_table(out / "latencies.parquet").to_pylist()
-    assert len(times) == len(datasets) * 6 * LATENCY.queries  # not of the run that was given
+    assert len(times) == len(datasets) * 6 * LATENCY.queries  # all systems but the given run
     texts = {(row["dataset"], row["query"]): row["text"] for row in pq.read_table(out / "queries.parquet").to_pylist()}
     assert texts == {
         (name, query.id): query.text
@@ -208,8 +208,8 @@ def test_fusions_are_timed_and_have_the_size_of_their_indexes(done):
         assert exact["index_bytes"] == clusters["index_bytes"]
 
 
-def test_what_is_timed_of_a_fusion_is_what_is_measured(datasets, vectors, tmp_path, monkeypatch):
-    """An index counts once; a system without an index has neither time nor size."""
+def test_the_timed_search_of_a_fusion_gives_its_written_run(datasets, vectors, tmp_path, monkeypatch):
+    """An index that is used twice counts once. A fusion with a given run has no latency and no size."""
     systems = (
         SystemSettings("BM25", encoder="bm25"),
         SystemSettings("again", encoder="bm25"),

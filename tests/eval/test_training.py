@@ -380,7 +380,7 @@ def test_interrupted_scoring_resumes(cross_encoder, negatives, cranfield, tmp_pa
 
 
 def test_scores_of_two_models_are_not_mixed(random_bert, negatives, cranfield, tmp_path, lsr_command, monkeypatch):
-    """Interrupted scoring starts again if the folder of the model has another one now."""
+    """Interrupted scoring starts again if the model in its folder was replaced."""
     from lsr.train.teachers import SparseTeacher
 
     model, real, calls = tmp_path / "model", SparseTeacher.scores, []

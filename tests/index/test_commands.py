@@ -333,7 +333,7 @@ def test_an_output_folder_that_cannot_be_made_is_refused(index_words, beir, idx,
 
 
 def test_an_empty_path_is_not_the_current_folder(index_words, beir, lsr_command, tmp_path):
-    """As an unset variable of a script would give."""
+    """An unset variable in a script gives an empty path."""
     require_refused(index_words("", "--out", tmp_path / "i"), "the source is an empty text")
     for ran in (index_words(beir, "--out", ""), lsr_command("search", "", "wing")):
         assert ran.code == 2

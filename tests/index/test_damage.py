@@ -216,7 +216,7 @@ def test_damaged_files_are_not_rewritten(tmp_path, monkeypatch, how):
             except CorruptIndex as error:
                 told.append((file.name, str(error)))
                 continue
-            # Only files that can be derived from others may be damaged: they are made again, correctly.
+            # Only damage of derived files is harmless: they are computed again from the other files.
             assert file.stem in ("maxima", "skips", "keys", "columns")
             assert Index.open(written).verify() == []
             assert answers(written) == expected

@@ -45,7 +45,7 @@ def test_selection_moves_the_k_best_to_the_front(values, shuffled, data):
 @pytest.mark.parametrize("dtype", [np.int32, np.float64])
 @pytest.mark.parametrize("n", [0, 1, 2, 16, 17, 100, 5000])
 @pytest.mark.parametrize("distinct", [1, 3, 10**6])
-def test_sorting_any_number_with_any_ties(dtype, n, distinct):
+def test_any_number_of_scores_with_any_ties_is_sorted(dtype, n, distinct):
     rng = np.random.default_rng(n)
     docs, scores = rng.permutation(n), rng.integers(0, distinct, n).astype(dtype)
     best = in_order(docs, scores)
@@ -99,7 +99,7 @@ def test_the_first_threshold_is_reached_by_k_documents(n, distinct):
 
 
 @pytest.mark.parametrize("order", [[], list(range(1999, -1, -1))], ids=["as given", "reversed"])
-def test_collecting_clears_the_accumulator_and_keeps_ties_by_number(order):
+def test_collecting_clears_the_accumulator_and_breaks_ties_by_number(order):
     accumulator = np.zeros(WINDOW, np.int32)
     accumulator[:1000] = 7
     accumulator[1000:1024] = 9  # after the last document, so never a hit

@@ -103,7 +103,7 @@ def test_wrong_options(path, lsr_command, given, told):
     assert told in ran.err
 
 
-def test_a_file_of_texts_is_searched_by_both_vectors(tmp_path, lsr_command):
+def test_a_file_of_texts_is_searched_with_both_vectors(tmp_path, lsr_command):
     docs = [
         {"_id": "a", "text": "ice on a wing"},
         {"_id": "b", "text": "frozen aircraft"},

@@ -33,7 +33,7 @@ def test_arrays_are_read_back(tmp_path):
         assert np.array_equal(found[name], array)
         assert not found[name].flags.writeable
     assert [path.name for path in tmp_path.iterdir()] == ["a.arrow"]
-    write_arrays(path, "some arrays", {"a": np.ones(3)})  # writes a new file, so the mapped arrays stay the same
+    write_arrays(path, "some arrays", {"a": np.ones(3)})  # writes a new file, so `found` doesn't change
     assert np.array_equal(found["half"], ARRAYS["half"])
     with pytest.raises(OutputError, match="can't be written"):
         write_arrays(tmp_path / "absent" / "a.arrow", "some arrays", ARRAYS)

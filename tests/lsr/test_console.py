@@ -33,7 +33,7 @@ def test_a_log_gets_a_line_every_ten_seconds(clock, capsys):
     assert capsys.readouterr().err == "fitting: 11 docs, 1.0 a second\n"
 
 
-def test_counting_what_there_is_to_do_is_not_in_the_rate(clock, capsys):
+def test_the_rate_excludes_the_time_of_counting(clock, capsys):
     with progress(None, "encoding") as bar:
         clock[0] += 60.0
         bar.reset(400)

@@ -56,7 +56,7 @@ def head(texts):
 
 
 def overlap(scores, truth):
-    """The mean share of each query's true top five that are in its top five by score."""
+    """For each query, the share of its true top five that are in the top five by score; the mean over queries."""
     best = [set(np.argsort(-row, kind="stable")[:5].tolist()) for row in scores]
     return np.mean([len(found & set(right)) / 5 for found, right in zip(best, truth, strict=True)])
 

@@ -131,7 +131,7 @@ def test_the_gated_head_masks_terms_and_learns(start):
 
 
 @pytest.mark.parametrize("kind", ["masked-lm", "gated", "expansion", "lexical"])
-def test_a_subset_of_terms_equals_that_of_all(start, kind):
+def test_weights_of_some_terms_equal_those_in_the_whole_vector(start, kind):
     sparse, terms = start(kind), torch.tensor([23, 8, 30])
     assert torch.allclose(sparse(IDS, MASK, terms), sparse(IDS, MASK)[:, terms], atol=1e-6)
 
@@ -149,7 +149,7 @@ def test_a_saved_model_is_opened_unchanged(start, tmp_path, checkpoint, kind):
         assert torch.allclose(again(IDS, MASK), sparse(IDS, MASK), atol=1e-5)
 
 
-def test_a_masked_lm_that_was_saved_opens_in_transformers(start, tmp_path, checkpoint):
+def test_a_saved_masked_lm_opens_in_transformers(start, tmp_path, checkpoint):
     sparse = start("masked-lm")
     (tmp_path / "saved").mkdir()
     sparse.save(tmp_path / "saved", (checkpoint / TOKENIZER_FILE).read_bytes())
@@ -281,7 +281,7 @@ def test_graphs_of_other_heads(start, graph, tmp_path, monkeypatch, kind, satura
     assert same.mean() > 0.95  # rounding may move a logit across zero, or across the gate
     assert np.abs(found - expected)[same].max() < 0.2
     assert np.abs(found - expected)[same].mean() < 0.02
-    # The graph's origin of a term is a token whose logit in the model is nearly the largest.
+    # For each term the graph names the token it comes from, whose logit in the model is nearly the largest.
     terms = [int(term) for term in found[0].nonzero()[0]]
     states = sparse.states(torch.tensor(texts[:1]), torch.ones(1, 5))
     logits = sparse.head.token_logits(states, torch.tensor(texts[:1]), torch.tensor(terms))[0].detach().numpy()
@@ -318,7 +318,7 @@ def write_wide(folder, backbone):
 
 
 @pytest.mark.parametrize(("backbone", "kind", "pool"), TRACED)
-def test_every_other_head_has_a_traced_graph(graph, tmp_path, backbone, kind, pool):
+def test_all_remaining_heads_have_a_traced_graph(graph, tmp_path, backbone, kind, pool):
     torch.manual_seed(5)
     folder = write_wide(tmp_path / backbone, backbone)
     sparse = model.start_model(folder, kind, pool, "log1p", N_TERMS, [[2, 23, 24, 3], [2, 8, 9, 3]], ABSENT).eval()
@@ -338,7 +338,7 @@ def test_every_other_head_has_a_traced_graph(graph, tmp_path, backbone, kind, po
     assert places == [1, -1] if kind in ("lexical", "deepct", "epic-query") else [-1, -1]
 
 
-def test_one_model_with_two_lengths_is_compressed(graph, checkpoint, tmp_path):
+def test_compression_keeps_the_maximum_lengths_of_documents_and_queries(graph, checkpoint, tmp_path):
     from lsr.encode.load import load_encoder
     from lsr.encode.splade import SpladeEncoder
     from lsr.encode.tower import Tower
@@ -354,7 +354,7 @@ def test_one_model_with_two_lengths_is_compressed(graph, checkpoint, tmp_path):
         graph.compress(load_encoder("bm25"), tmp_path / "x")
 
 
-def test_a_very_large_token_does_not_coarsen_the_others(start, graph, tmp_path):
+def test_a_token_with_huge_states_does_not_make_others_less_exact(start, graph, tmp_path):
     sparse, text = start("expansion"), [2, *range(5, 25), 3]
     inner = sparse.backbone.encoder.layer[0].intermediate.dense
     seen = []
@@ -422,7 +422,7 @@ def test_a_compressed_encoder_opens_without_torch(start, graph, checkpoint, tmp_
     assert int(out.stdout) == small.encode_document("the cat").nnz > 0
 
 
-def test_an_exported_encoder_can_have_the_dense_vectors_of_a_shared_backbone(graph, checkpoint, tmp_path):
+def test_an_export_can_include_a_dense_model_with_the_same_lower_layers(graph, checkpoint, tmp_path):
     from lsr.encode.bm25 import BM25Encoder
     from lsr.encode.hybrid import HybridEncoder
     from lsr.encode.inference_free import InferenceFreeEncoder
@@ -464,7 +464,7 @@ def test_an_exported_encoder_can_have_the_dense_vectors_of_a_shared_backbone(gra
     assert both.dense_width == 16
     assert np.array_equal(both.encode_both(texts)[1], found)
     assert both.encode_both(texts)[0] == both.encode_document(texts)
-    with pytest.raises(EncoderError, match="doesn't begin with the layers of the sparse ones' model"):
+    with pytest.raises(EncoderError, match="must have the sparse model's embeddings"):
         graph.compress(encoder, tmp_path / "other", checkpoint)
 
 

@@ -38,7 +38,7 @@ def inference_free(checkpoint, weights, query_length=None, prompt="", **how):
 
 
 def pruned(checkpoint, documents, queries=...):
-    """Keeps the heaviest terms, of queries as many as of documents by default."""
+    """An encoder that keeps the heaviest terms; by default, as many of queries as of documents."""
     tower = Tower.open(checkpoint)
     document = replace(tower, top_k=documents)
     return SpladeEncoder(document, None if queries is ... else replace(tower, top_k=queries))
@@ -211,7 +211,7 @@ def test_the_model_card_describes_the_encoder(checkpoint, query_weights, tmp_pat
 
 
 def test_the_card_tells_what_other_libraries_do_not_prune(checkpoint, query_weights, tmp_path):
-    """They have one limit for documents and queries."""
+    """Other libraries have only one limit for documents and queries."""
     for name, encoder, told in (
         ("same", pruned(checkpoint, 5), False),
         ("apart", pruned(checkpoint, 5, 3), True),
@@ -228,7 +228,7 @@ def test_the_card_tells_what_other_libraries_do_not_prune(checkpoint, query_weig
         path = tmp_path / name / "config_sentence_transformers.json"
         content = json.loads(path.read_text())
         assert content.get("max_active_dims") == (None if told else 5)
-    path.write_text(json.dumps(content | {"max_active_dims": 5}))  # of "long", whose queries may have 6 terms
+    path.write_text(json.dumps(content | {"max_active_dims": 5}))  # for "long", whose queries may have 6 terms
     (path.parent / "encoder.json").unlink()
     with pytest.raises(EncoderError, match="max_active_dims 5 would prune queries"):
         load_encoder(path.parent)

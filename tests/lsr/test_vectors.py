@@ -440,7 +440,7 @@ def test_a_failed_jsonl_write_leaves_the_old_file_and_nothing_else(tmp_path, nam
 
 
 def test_a_missing_output_folder_is_reported(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OutputError, match="there is no folder"):
         put(tmp_path / "missing" / "v.parquet")
     with pytest.raises(OutputError, match="there is no folder"):
         write_jsonl(tmp_path / "missing" / "v.jsonl", [batch()], TOKENS)

@@ -180,7 +180,7 @@ def test_an_index_with_dense_vectors_is_searched_with_both_vectors(visit, servin
     assert page.texts(".total") == ["1 document"]
 
 
-def test_words_that_nothing_knows_find_nothing(visit, serving, both):
+def test_unknown_words_find_nothing_except_by_meaning(visit, serving, both):
     page = visit(serving(both).url)
     page.get_by_role("searchbox").fill("qwrtzx")
     page.get_by_text("This index knows none of these words.").wait_for()
