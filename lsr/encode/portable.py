@@ -117,7 +117,10 @@ def describe_inference_free(
     if kept is not None and (max_length is None or max_length > kept):  # it would also prune queries
         kept = None
     _whole(folder, _router(folder, {"query": query, "document": route}), prompt, document.prompt, kept)
-    return [_ALL_TERMS] if document.top_k != kept else []
+    told = [_ALL_TERMS] if document.top_k != kept else []
+    if document.top_k is not None:
+        told.append(f"OpenSearch prunes documents by its own settings: prune_type top_k, prune_ratio {document.top_k}")
+    return told
 
 
 def refuse(folder: Path) -> None:

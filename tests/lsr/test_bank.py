@@ -118,5 +118,5 @@ def test_the_loss_falls(settings, tmp_path):
 
 
 def test_pretraining_with_a_bank_is_refused(settings):
-    with pytest.raises((ValueError, DataError), match="goes without pretrain"):
+    with pytest.raises((ValueError, DataError), match="can't be combined with pretrain"):
         replace(settings, pretrain=PretrainSettings(steps=2))

@@ -224,6 +224,7 @@ def test_the_card_tells_what_other_libraries_do_not_prune(checkpoint, query_weig
         assert "* lsr keeps the 5 heaviest terms of a document\n" in card
         assert ("* other libraries keep all terms of a text" in card) == told
         assert ("the 3 heaviest terms of a query" in card) == (name == "apart")
+        assert ("by its own settings: prune_type top_k, prune_ratio 5\n" in card) == (name in ("short", "long"))
         path = tmp_path / name / "config_sentence_transformers.json"
         content = json.loads(path.read_text())
         assert content.get("max_active_dims") == (None if told else 5)
