@@ -81,7 +81,7 @@ def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
             mode, ", learned half" drops BM25's terms from the query.
     """
     name, *hows = encoder.split(", ")
-    made = load_encoder(name, query_model=QUERY_MODEL if "query model" in hows else None)
+    made = load_encoder(name, query_model=QUERY_MODEL) if "query model" in hows else load_encoder(name)
     how = next((one for one in hows if one != "query model"), "")
     place = work / f"{Path(dataset.name).name}-{Path(name).name}"
     if not place.exists():
