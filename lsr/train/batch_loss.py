@@ -19,7 +19,7 @@ from lsr.train.data import Example
 from lsr.train.losses import keep_heaviest, term_recall
 from lsr.train.network import Ids, Network
 from lsr.train.objective import Penalty, ranking_loss
-from lsr.train.pretrain import mask_tokens, masked_loss
+from lsr.train.pretrain import mask_tokens, masked_step
 from lsr.train.processes import Processes, SharedTeacher, shared
 from lsr.train.query_table import TermSampler
 from lsr.train.settings import ModelSettings, QuerySettings, TrainSettings
@@ -149,9 +149,9 @@ class BatchLoss:
         texts = [example.documents[int(rng.integers(example.n_positives))] for example in examples]
         ids = student.tokenizer.ids(texts, self._settings.model.max_length, special=True)
         masked = mask_tokens(ids, student.tokenizer, student.model.n_terms, pretrain.mask_share, rng)
-        raw, loss = masked_loss(student.network, ids, masked, pretrain.flops, self._processes)
-        (loss / parts).backward()
-        values = {name: float(value.detach()) for name, value in raw.items()}
+        batches = self._settings.optimizer.accumulate // parts
+        raw = masked_step(student.network, ids, masked, pretrain.flops, self._processes, batches, 1 / parts)
+        values = {name: float(value) for name, value in raw.items()}
         return values | {"loss": values["masked_lm"] + pretrain.flops * values["documents_flops"]}
 
     def _draw_columns(

@@ -19,11 +19,18 @@ from lsr.train.teachers import padded
 _MASKS = ("[MASK]", "<mask>")
 
 
-def masked_loss(
-    network: Network, ids: Ids, masked: tuple[Ids, Ids], flops: float, processes: Processes
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Cross entropy of the masked tokens, and the FLOPS of the texts' weights. Each process runs its share of the
-    texts.
+def masked_step(
+    network: Network,
+    ids: Ids,
+    masked: tuple[Ids, Ids],
+    flops: float,
+    processes: Processes,
+    batches: int = 1,
+    factor: float = 1.0,
+) -> dict[str, Tensor]:
+    """Forward and backward pass: cross entropy of the masked tokens, and the FLOPS of the texts' weights.
+
+    Each process runs its share of the texts. Average the gradients over the processes afterwards.
 
     Args:
         network: The model.
@@ -31,26 +38,61 @@ def masked_loss(
         masked: From `mask_tokens`: the tokens to read, and 1 for tokens to predict.
         flops: Weight of the FLOPS.
         processes: Those of the run.
+        batches: How many batches the texts are run in, one after the other, with the memory of one. The values are
+            those of all texts together. With several batches, each runs twice (the gradient cache, see
+            `lsr.train.network`).
+        factor: Of the gradients.
 
     Returns:
-        Unweighted values of all texts by name, and the loss for `backward`; average its gradients over the processes.
+        Unweighted values of all texts by name.
     """
     head = cast(MaskedLMHead, network.model.head)
-    own = processes.share(len(ids))
-    wanted = padded(ids[own], 0, network.device)[0]
-    asked = padded(masked[1][own], 0, network.device)[0].bool()
-    tokens, mask = padded(masked[0][own], 0, network.device)
-    with network.autocast():
-        states = network.model.states(tokens, mask)
-        weights = head(states, tokens, mask, None).float()
-        logits = head.logits(states[asked]).float()
-    weights = processes.gather(weights, len(ids))
-    guesses = torch.nn.functional.cross_entropy(logits, wanted[asked], reduction="sum")
-    n_asked = processes.total(asked.sum()).clamp_min(1)
-    raw = {"masked_lm": processes.total(guesses) / n_asked, "documents_flops": regularizers.flops(weights)}
-    raw["documents_terms"] = (weights.detach() > 0).sum(1).float().mean()
+    share = processes.share(len(ids))
+    own = range(len(ids))[share]
+    n_asked = torch.tensor(float(sum(sum(masked[1][i]) for i in own)), device=network.device)
+    n_asked = processes.total(n_asked).clamp_min(1)
+
+    def run(part: slice) -> tuple[Tensor, Tensor]:
+        """Weights of some of the process's texts, and the summed cross entropy of their masked tokens."""
+        wanted, read, asked = ([rows[i] for i in own[part]] for rows in (ids, *masked))
+        chosen = padded(asked, 0, network.device)[0].bool()
+        tokens, mask = padded(read, 0, network.device)
+        with network.autocast():
+            states = network.model.states(tokens, mask)
+            weights = head(states, tokens, mask, None).float()
+            logits = head.logits(states[chosen]).float()
+        targets = padded(wanted, 0, network.device)[0][chosen]
+        return weights, torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+    def again(part: slice, seed: int) -> tuple[Tensor, Tensor]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return run(part)
+
+    size = -(-len(own) // batches) or 1
+    parts = [slice(first, first + size) for first in range(0, len(own), size)]
+    seeds = torch.randint(2**31, (len(parts),)).tolist() if len(parts) > 1 else []
+    if seeds:
+        with torch.no_grad():
+            found = [again(part, seed) for part, seed in zip(parts, seeds, strict=True)]
+        weights, guesses = torch.cat([rows for rows, _ in found]).requires_grad_(), sum(value for _, value in found)
+    else:
+        weights, guesses = run(slice(None))
+    everything = processes.gather(weights, len(ids))
+    penalty = regularizers.flops(everything)
     # Predictions aren't shared between processes, so their gradient is multiplied by the number of processes.
-    return raw, guesses * processes.count / n_asked + flops * raw["documents_flops"]
+    each = factor * processes.count / n_asked
+    loss = factor * flops * penalty
+    (loss if seeds else guesses * each + loss).backward()
+    for part, seed in zip(parts, seeds, strict=False):
+        assert weights.grad is not None
+        rows, value = again(part, seed)
+        (value * each + (rows * weights.grad[part]).sum()).backward()
+    return {
+        "masked_lm": processes.total(torch.as_tensor(guesses).detach()) / n_asked,
+        "documents_flops": penalty.detach(),
+        "documents_terms": (everything.detach() > 0).sum(1).float().mean(),
+    }
 
 
 def mask_tokens(

@@ -266,8 +266,8 @@ class OptimizerSettings(Settings):
         decay: How they fall afterwards.
         clip: Largest norm of the gradient.
         accumulate: Batches of an update. With gradient_cache, losses and regularizers see them as one batch, like the
-            batches of several processes. Without it, and in `pretrain`, each batch counts by itself: InfoNCE has fewer
-            negatives, and the FLOPS of few documents is larger than that of many.
+            batches of several processes. Without it, each batch counts by itself: InfoNCE has fewer negatives, and the
+            FLOPS of few documents is larger than that of many.
     """
 
     steps: int = field(metadata=within(at_least=1))

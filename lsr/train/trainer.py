@@ -245,8 +245,7 @@ class Trainer:
         settings = self.settings
         # With the gradient cache, the accumulated batches are run as one, which needs no more memory than a single
         # batch.
-        one_batch = settings.gradient_cache and not pretrain
-        parts = 1 if one_batch else settings.optimizer.accumulate
+        parts = 1 if settings.gradient_cache else settings.optimizer.accumulate
         size = settings.data.queries * self.processes.count * settings.optimizer.accumulate // parts
         totals: dict[str, float] = {}
         for part in range(parts):

@@ -403,6 +403,27 @@ def test_the_gradient_cache_joins_accumulated_batches(settings, steady, tmp_path
     )
 
 
+def test_the_gradient_cache_joins_accumulated_batches_of_pretraining(settings, steady, tmp_path):
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(steady)),
+        pretrain=PretrainSettings(2, mask_share=0.3, flops=0.1),
+        gradient_cache=True,
+    )
+    for accumulate in (1, 2, 4):
+        each = replace(
+            settings,
+            data=replace(settings.data, queries=4 // accumulate),
+            optimizer=replace(settings.optimizer, accumulate=accumulate, steps=1),
+        )
+        trainer(each, tmp_path / str(accumulate)).run()
+    for name in ("masked_lm", "documents_flops", "documents_terms", "loss", "norm"):
+        whole = log(tmp_path / "1", name)
+        assert len(whole) >= 2
+        for accumulate in (2, 4):
+            assert log(tmp_path / str(accumulate), name) == pytest.approx(whole, rel=1e-3), name
+
+
 @pytest.mark.parametrize(("cached", "size"), [(False, 2), (True, 4)])
 def test_batches_of_one_source(settings, triples, tmp_path, monkeypatch, cached, size):
     other = tmp_path / "other.jsonl"
