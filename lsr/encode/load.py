@@ -292,8 +292,14 @@ class _Layout:
         if self.table is not None:
             encoder = SpladeEncoder(document, **settings)
             model = None if query_model is None else SpladeEncoder(_query_tower(query_model))
-            how: dict[str, Any] = {"max_length": self.query_length, "prompt": self.query_prompt, "query_model": model}
-            return InferenceFreeEncoder(encoder, self.table, self.tokenizer, **how)
+            return InferenceFreeEncoder(
+                encoder,
+                self.table,
+                self.tokenizer,
+                max_length=self.query_length,
+                prompt=self.query_prompt,
+                query_model=model,
+            )
         length = self.query_length or document.max_length
         query = self.query or replace(document, prompt=self.query_prompt, max_length=length)
         if query_model is not None:

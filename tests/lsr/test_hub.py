@@ -162,13 +162,11 @@ def test_read_tensor(tmp_path, dtype):
 # --- errors -----------------------------------------------------------------------------------------------------
 
 
-def test_unknown_settings_are_refused(checkpoint, opensearch, tmp_path):
+def test_unknown_settings_are_refused(checkpoint, tmp_path):
     with pytest.raises(EncoderError, match="did you mean 'pooling'"):
         load_encoder(checkpoint, poling="max")
     with pytest.raises(EncoderError, match=r"no setting 'pooling'.*k1, b, language"):
         load_encoder("bm25", pooling="max")
-    with pytest.raises(EncoderError, match="table for queries"):
-        load_encoder(opensearch, query_model=checkpoint)
     load_encoder("bm25").save(tmp_path)
     with pytest.raises(EncoderError, match="no setting 'k1'"):
         load_encoder(tmp_path, k1=2.0)
