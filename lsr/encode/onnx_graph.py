@@ -22,7 +22,7 @@ def output_names(content: bytes) -> list[str]:
     Raises:
         ValueError: The content is not a graph.
     """
-    return [_texts(value, _NAME)[0] for number, value in _graph(content) if number == _OUTPUT]
+    return [_name(value) for number, value in _graph(content) if number == _OUTPUT]
 
 
 def with_outputs(content: bytes, outputs: Sequence[str]) -> bytes:
@@ -46,12 +46,12 @@ def with_outputs(content: bytes, outputs: Sequence[str]) -> bytes:
         if number == _CONSTANT:
             needs = not needed.isdisjoint(_texts(value, _CONSTANT_NAME))
         elif number == _OUTPUT:
-            needs = _texts(value, _NAME)[0] in outputs
+            needs = _name(value) in outputs
         else:
             needs = number != _NODE
         if needs:
             kept.add(i)
-    there = {_texts(value, _NAME)[0] for number, value in fields if number == _OUTPUT}
+    there = {_name(value) for number, value in fields if number == _OUTPUT}
     added = [(_OUTPUT, _message([(_NAME, name.encode())])) for name in outputs if name not in there]
     graph = _message([*(fields[i] for i in sorted(kept)), *added])
     rest = [(number, value) for number, value in read_fields(content) if number != _GRAPH]
@@ -70,6 +70,13 @@ def _texts(message: int | bytes, wanted: int) -> list[str]:
         raise ValueError("has a number where a message belongs")
     found = [value for number, value in read_fields(message) if number == wanted and isinstance(value, bytes)]
     return [value.decode() for value in found]
+
+
+def _name(output: int | bytes) -> str:
+    names = _texts(output, _NAME)
+    if not names:
+        raise ValueError("has an output without a name")
+    return names[0]
 
 
 def _message(fields: Iterable[tuple[int, int | bytes]]) -> bytes:

@@ -47,6 +47,7 @@ class OnnxRunner:
         self._running: set[int] = set()  # threads that are using a session
         output = folder / files.OUTPUT_FILE
         self._output = OutputLayer.open(output) if output.is_file() else None
+        self._version: tuple[int, ...] = ()  # of the graph's file
         self._outputs = self._read(onnx_graph.output_names)
         if self._output is None and self._outputs != ["weights"]:
             raise EncoderError(f"{self._path}: outputs {', '.join(self._outputs)}, not weights")
@@ -76,17 +77,33 @@ class OnnxRunner:
 
     def _read(self, how: Callable[[bytes], _Result]) -> _Result:
         """What a function finds in the graph's file."""
+        self._check_version()
         try:
             return how(self._path.read_bytes())
         except OSError as error:
-            raise EncoderError(f"{self._path}: can't be read: {error.strerror}") from None
+            raise self._unreadable(error) from None
         except ValueError as error:
             raise EncoderError(f"{self._path}: can't be opened: not an ONNX graph, it {error}") from None
+
+    def _check_version(self) -> None:
+        """Refuse a file that was replaced since the first call: sessions are opened when they are needed."""
+        try:
+            found = self._path.stat()
+        except OSError as error:
+            raise self._unreadable(error) from None
+        version = found.st_ino, found.st_size, found.st_mtime_ns
+        self._version = self._version or version
+        if version != self._version:
+            raise EncoderError(f"{self._path}: the model was replaced while it was open: open the encoder again")
+
+    def _unreadable(self, error: OSError) -> EncoderError:
+        return EncoderError(f"{self._path}: can't be read: {error.strerror}")
 
     def _session(self, *outputs: str) -> Any:
         """A session that computes these outputs and nothing else."""
         if outputs not in self._sessions:
             whole = set(outputs) == set(self._outputs)
+            self._check_version()
             model = str(self._path) if whole else self._read(lambda content: onnx_graph.with_outputs(content, outputs))
             session = self._open(model)
             width = 0 if self._output is None else self._output.width

@@ -66,9 +66,9 @@ def test_an_inner_result_can_become_an_output():
     np.testing.assert_array_equal(session.run(["sum"], {"x": np.array([1, 4], np.float32)})[0], [2, 5])
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00", b"not a graph", b"\x3a\x02\x0a", b"\x38\x01"])
+@pytest.mark.parametrize("content", [b"", b"\x00", b"not a graph", b"\x3a\x02\x0a", b"\x38\x01", b"\x3a\x02\x62\x00"])
 def test_files_that_are_not_graphs_are_refused(content):
-    with pytest.raises(ValueError, match=r"has no graph|ends within|without a number|unknown kind"):
+    with pytest.raises(ValueError, match=r"has no graph|ends within|without a (number|name)|unknown kind"):
         onnx_graph.output_names(content)
 
 
@@ -96,3 +96,17 @@ def test_a_truncated_graph_is_an_error(tmp_path, shipped_learned):
         (tmp_path / name).write_bytes(content[: len(content) // 2] if name == "model.onnx" else content)
     with pytest.raises(EncoderError, match=r"model\.onnx: can't be opened"):
         OnnxRunner(tmp_path, 30522, threads=1).weights([[101, 102]])
+
+
+def test_a_model_that_is_replaced_while_open_is_an_error(tmp_path, shipped_learned):
+    """Otherwise sparse vectors would be those of one model, and dense ones those of another."""
+    folder = shipped_learned.document.document.folder()
+    for name in ("model.onnx", "output.arrow"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    runner = OnnxRunner(tmp_path, 30522, threads=1)
+    before = runner.weights([[101, 2054, 102]])
+    (tmp_path / "other").write_bytes((folder / "model.onnx").read_bytes())
+    (tmp_path / "other").replace(tmp_path / "model.onnx")
+    assert runner.weights([[101, 2054, 102]]) == before
+    with pytest.raises(EncoderError, match=r"model\.onnx: the model was replaced while it was open"):
+        runner.dense([[101, 2054, 102]])
