@@ -23,7 +23,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 _PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 _SYSTEMS = {
     "lsr lsr-mini, hybrid": "lsr-mini, hybrid",
-    "lsr lsr-mini, query model": "lsr-mini, query model",
     "lsr lsr-mini": "lsr-mini",
     "lsr lsr-tiny": "lsr-tiny",
     "lsr bm25": "BM25",
@@ -31,6 +30,7 @@ _SYSTEMS = {
 }
 _PARTS = {
     "lsr lsr-mini, dense": "lsr-mini, dense vector alone",
+    "lsr lsr-mini, query model": "lsr-mini, query model",
     "lsr lsr-mini, learned half": "lsr-mini, learned half alone",
     "lsr lsr-mini, query model, learned half": "lsr-mini, learned half alone, query model",
     "lsr lsr-tiny, learned half": "lsr-tiny, learned half alone",
