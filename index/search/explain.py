@@ -86,8 +86,8 @@ class DensePart:
         z: How many standard deviations the cosine lies above the mean over all documents; None in mode "dense" and for
             a `Hybrid`.
         weight: The search's `dense_weight`, or the weight in a `Hybrid`; 1 in mode "dense".
-        score: What it adds to the score, possibly below 0: weight * z * |z| / 32; in mode "dense" the cosine; for a
-            `Hybrid` what its dense ranking adds.
+        score: What it adds to the score, possibly below 0: weight * sign(z) * |z|^2.5 / 52; in mode "dense" the cosine;
+            for a `Hybrid` what its dense ranking adds.
         share: Its fraction of the document's score.
     """
 

@@ -50,7 +50,7 @@ class DensePart(Given):
     cosine: float
     z: float | None = Field(description="Standard deviations above the mean over all documents; null in mode dense.")
     weight: float
-    score: float = Field(description="weight * z * |z| / 32; in mode dense the cosine.")
+    score: float = Field(description="weight * sign(z) * |z|^2.5 / 52; in mode dense the cosine.")
     share: float
 
 

@@ -79,7 +79,7 @@ def brute(index, texts, query, k, weight=1.0, mode="hybrid", depth=100):
     them = np.array(sorted(near | set(best)))
 
     z = (dense - dense.mean()) / dense.std()
-    total = sparse[them] / (sparse[them].max() or 1) + weight * (z * abs(z))[them] / 32
+    total = sparse[them] / (sparse[them].max() or 1) + weight * (np.sign(z) * abs(z) ** 2.5)[them] / 52
     order = np.argsort(-total, kind="stable")[:k]
     return [ids[i] for i in them[order]], total[order]
 
@@ -153,7 +153,7 @@ def test_a_document_counts_by_its_best_passage(tmp_path):
     assert len(both) == len({hit.id for hit in both}) == 6
     assert both[0].passage in {name for name, text in parts.items() if {"heat", "plate"} & set(text.split())}
     z = (best[both[0].id] - dense.mean()) / dense.std()
-    assert both[0].score == pytest.approx(1 + z * abs(z) / 32, abs=1e-3)
+    assert both[0].score == pytest.approx(1 + np.sign(z) * abs(z) ** 2.5 / 52, abs=1e-3)
 
 
 def test_bm25_counts_twice_with_a_hybrid_encoder(tmp_path):
@@ -168,7 +168,8 @@ def test_bm25_counts_twice_with_a_hybrid_encoder(tmp_path):
     sparse = {hit.id: hit.score for hit in index.search(twice, 9)}
     dense = rounded(encoder.encode_dense(texts)) @ encoder.encode_dense("turned shock and heat", queries=True)[0]
     z = (dense - dense.mean()) / dense.std()
-    expected = [sparse.get(str(i), 0) / max(sparse.values()) + z[i] * abs(z[i]) / 32 for i in range(9)]
+    near = np.sign(z) * abs(z) ** 2.5 / 52
+    expected = [sparse.get(str(i), 0) / max(sparse.values()) + near[i] for i in range(9)]
     found = {hit.id: hit.score for hit in index.search("turned shock and heat", 9, mode="hybrid")}
     assert [found[str(i)] for i in range(9)] == pytest.approx(expected, abs=2e-3)
 
