@@ -7,8 +7,8 @@ The best documents of either search are candidates, and each candidate gets the 
 s is the sparse score. z is the cosine as a z-score: how many standard deviations it lies above the mean over the whole
 collection. So the dense side weighs more if its best documents stand out clearly. BM25 terms count twice in a hybrid
 search, because the dense vector covers much of what the learned terms cover. Several powers and constants make hybrid
-search at least as good as either side alone on each of ten collections; of these, the ones here did best on the four that
-the documentation doesn't report. A document that is cut into passages is scored by its best passage on each side.
+search at least as good as either side alone on each of ten collections; of these, the ones here did best on the four
+that the documentation doesn't report. A document that is cut into passages is scored by its best passage on each side.
 
 Each shard of many returns its candidates with both scores, and the mean and variance of all its cosines; `fuse` merges
 them into the ranking that one index would have.
