@@ -281,8 +281,7 @@ def test_a_document_scores_as_its_best_passage(tmp_path, impacts):
     hit = index.search("alpha")[0]
     assert hit.explain().score == pytest.approx(hit.score, rel=1e-6)
     assert hit.text in next(d["text"] for d in documents if d["_id"] == hit.id)
-    with pytest.raises(DataError, match="cut into passages"):
-        index.explain("alpha", "d0")
+    assert index.explain("alpha", hit.id).score == pytest.approx(hit.score, rel=1e-6)
 
 
 # --- encoders ---------------------------------------------------------------------------------------------------------
