@@ -14,6 +14,7 @@ _NODE, _CONSTANT, _OUTPUT = 1, 5, 12  # of GraphProto
 _INPUTS, _OUTPUTS = 1, 2  # of NodeProto
 _CONSTANT_NAME = 8  # of TensorProto
 _NAME = 1  # of ValueInfoProto
+_Fields = list[tuple[int, int | bytes]]
 
 
 def output_names(content: bytes) -> list[str]:
@@ -22,7 +23,8 @@ def output_names(content: bytes) -> list[str]:
     Raises:
         ValueError: The content is not a graph.
     """
-    return [_name(value) for number, value in _graph(content) if number == _OUTPUT]
+    _, fields = _split(content)
+    return [_name(value) for number, value in fields if number == _OUTPUT]
 
 
 def with_outputs(content: bytes, outputs: Sequence[str]) -> bytes:
@@ -35,7 +37,7 @@ def with_outputs(content: bytes, outputs: Sequence[str]) -> bytes:
     Raises:
         ValueError: The content is not a graph.
     """
-    fields = _graph(content)
+    rest, fields = _split(content)
     needed = set(outputs)
     kept: set[int] = set()
     for i, (number, value) in reversed(list(enumerate(fields))):
@@ -54,15 +56,16 @@ def with_outputs(content: bytes, outputs: Sequence[str]) -> bytes:
     there = {_name(value) for number, value in fields if number == _OUTPUT}
     added = [(_OUTPUT, _message([(_NAME, name.encode())])) for name in outputs if name not in there]
     graph = _message([*(fields[i] for i in sorted(kept)), *added])
-    rest = [(number, value) for number, value in read_fields(content) if number != _GRAPH]
     return _message([*rest, (_GRAPH, graph)])
 
 
-def _graph(content: bytes) -> list[tuple[int, int | bytes]]:
-    graphs = [value for number, value in read_fields(content) if number == _GRAPH]
+def _split(content: bytes) -> tuple[_Fields, _Fields]:
+    """Fields of a model besides its graph, and the graph's fields."""
+    fields = read_fields(content)
+    graphs = [value for number, value in fields if number == _GRAPH]
     if len(graphs) != 1 or not isinstance(graphs[0], bytes):
         raise ValueError("has no graph")
-    return read_fields(graphs[0])
+    return [field for field in fields if field[0] != _GRAPH], read_fields(graphs[0])
 
 
 def _texts(message: int | bytes, wanted: int) -> list[str]:

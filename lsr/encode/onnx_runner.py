@@ -291,12 +291,16 @@ class OnnxRunner:
 
         Only names are searched for in the file: those of nodes come before any weights.
         """
-        content = self._read(bytes)
-        found = re.search(rb"DynamicQuantizeLinear_\d{1,9}", content)
-        if found is None:
-            raise EncoderError(f"{self._path}: its output layer isn't one that lsr wrote")
-        names = [f"{found[0].decode()}_0", f"{found[0].decode()}_2", "words"]
-        return self._open(self._read(lambda content: onnx_graph.with_outputs(content, ["weights", *names]))), names
+
+        def opened(content: bytes) -> tuple[bytes, list[str]]:
+            found = re.search(rb"DynamicQuantizeLinear_\d{1,9}", content)
+            if found is None:
+                raise EncoderError(f"{self._path}: its output layer isn't one that lsr wrote")
+            names = [f"{found[0].decode()}_0", f"{found[0].decode()}_2", "words"]
+            return onnx_graph.with_outputs(content, ["weights", *names]), names
+
+        model, names = self._read(opened)
+        return self._open(model), names
 
     def _check(self, largest: int) -> None:
         if largest >= self._n_terms:
