@@ -8,7 +8,8 @@ the same dropout.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +90,7 @@ class Network:
         seeds = torch.randint(2**31, (len(parts),)).tolist()
 
         def forward(part: list[int], seed: int) -> Tensor:
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
+            with seeded(seed):
                 return self.forward([ids[i] for i in part], terms)
 
         with torch.no_grad():
@@ -134,6 +134,14 @@ class Network:
         for row, key in enumerate(keys):
             out[row, : len(ids[row])] = cache[key]
         return torch.from_numpy(out).to(self.device)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw dropout from a seed within the block, so that a second run draws the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def _freeze(model: SparseModel, n_layers: int) -> None:

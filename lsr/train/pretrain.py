@@ -12,7 +12,7 @@ from lsr.encode.heads import MaskedLMHead
 from lsr.encode.tokenizer import TextTokenizer
 from lsr.errors import EncoderError
 from lsr.train import regularizers
-from lsr.train.network import Ids, Network
+from lsr.train.network import Ids, Network, seeded
 from lsr.train.processes import Processes
 from lsr.train.teachers import padded
 
@@ -65,8 +65,7 @@ def masked_step(
         return weights, torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
     def again(part: slice, seed: int) -> tuple[Tensor, Tensor]:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             return run(part)
 
     size = -(-len(own) // batches) or 1
