@@ -62,14 +62,11 @@ def f1(found: str, answer: str) -> float:
     return 2 * same / (sum(one.values()) + sum(other.values())) if same else 0.0
 
 
-def main() -> None:
-    """Train, compare, print and keep the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--answers", type=Path, required=True)
-    args = parser.parse_args()
+def compared(answers: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Train and test the reader; return the number of training questions, and the means of each file and of all."""
     train, test = [], []
     for name in FILES:
-        every = paragraphs(args.answers / f"{name}_v1.0.json")
+        every = paragraphs(answers / f"{name}_v1.0.json")
         chosen = [every[i] for i in np.random.default_rng(0).permutation(len(every))[: _TRAINED + _TESTED]]
         train += [asked for one in chosen[:_TRAINED] for asked, _ in one]
         test += [(name, *question) for one in chosen[_TRAINED:] for question in one]
@@ -78,7 +75,7 @@ def main() -> None:
     lexical = BM25Encoder()
     lexical.fit([asked.passage[start:end] for _, asked, _ in test for start, end in sentences(asked.passage)])
     rows: list[dict[str, Any]] = []
-    for name, asked, answers in test:
+    for name, asked, right_ones in test:
         parts = sentences(asked.passage)
         right = next(i for i, (_, end) in enumerate(parts) if asked.start < end or i == len(parts) - 1)
         scores = lexical.encode_query([asked.question]).dot(
@@ -87,8 +84,8 @@ def main() -> None:
         (answer,) = reader.answers(asked.question, [asked.passage])
         mine = next(i for i, (_, end) in enumerate(parts) if answer.start < end or i == len(parts) - 1)
         row = {"set": name, "bm25": int(np.argmax(scores)) == right, "reader": mine == right, "sentences": len(parts)}
-        row["exact"] = max(words(answer.text) == words(one) for one in answers)
-        row["f1"] = max(f1(answer.text, one) for one in answers)
+        row["exact"] = max(words(answer.text) == words(one) for one in right_ones)
+        row["f1"] = max(f1(answer.text, one) for one in right_ones)
         rows.append(row)
     means = [
         {"set": name, "questions": len(own)}
@@ -96,6 +93,14 @@ def main() -> None:
         for name in (*FILES, "all")
         if (own := [row for row in rows if name in (row["set"], "all")])
     ]
+    return len(train), means
+
+
+def main() -> None:
+    """Train, compare, print and keep the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--answers", type=Path, required=True)
+    trained, means = compared(parser.parse_args().answers)
     for key, value in conditions().items():
         print(f"{key}: {value}")
     lines = [
@@ -109,7 +114,7 @@ def main() -> None:
     ]
     header = ["set", "questions", "sentences", "BM25's sentence", "reader's sentence", "exact match", "F1"]
     print(table(lines, header, "<>>>>>>"))
-    keep("phrases", {"trained": len(train), "rows": means})
+    keep("phrases", {"trained": trained, "rows": means})
 
 
 if __name__ == "__main__":

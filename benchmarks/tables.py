@@ -631,6 +631,14 @@ def literature() -> str:
     return table(found["header"], rows) + caption(command, found)
 
 
+def imitated() -> str:
+    """Dense vectors that imitate BM25, on questions."""
+    found = result("imitated")
+    rows = [(row["system"], *(f"{value:.3f}" for value in row["values"])) for row in found["rows"]]
+    command = "NUMBA_NUM_THREADS=1 python benchmarks/literature.py --data FOLDER --work FOLDER --imitated"
+    return table(found["header"], rows) + caption(command, found)
+
+
 def soups() -> str:
     """Short runs with soups of checkpoints, and with group sparsity."""
     found = result("soups")
@@ -794,6 +802,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "order": order,
     "literature": literature,
+    "imitated": imitated,
     "soups": soups,
     "columns": columns,
     "dimensions-growing": lambda: dimensions("growing"),

@@ -181,6 +181,13 @@ def real_data():
     return folder
 
 
+@pytest.fixture
+def benchmark_module(monkeypatch):
+    """Returns a function that imports a module of benchmarks/ by its name."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
+    return importlib.import_module
+
+
 @pytest.fixture(scope="module")
 def training_environment(tmp_path_factory):
     """A separate cache, and one torch thread: with small models, several threads mostly wait for each other."""
