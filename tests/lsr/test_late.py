@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import numpy as np
@@ -15,6 +16,7 @@ from lsr.errors import DataError, EncoderError, EncoderMismatch
 from lsr.index import Index
 from lsr.index.search.late import search_late
 from lsr.io.corpus import open_corpus
+from lsr.io.runs import read_qrels
 from lsr.sparse import SparseMatrix
 
 QUERIES = ["flow over a swept wing", "heat transfer in a boundary layer", "buckling of thin shells", "ice"]
@@ -188,3 +190,31 @@ def test_a_saved_encoder_is_the_same(encoder, tmp_path):
         load_encoder("late:bm25")
     with pytest.raises(EncoderError, match="at least 1"):
         load_encoder("late:lsr-tiny", top_k=0)
+
+
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+@pytest.mark.parametrize("name", ["scifact", "msmarco-dl19-pool"])
+def test_real_collections(real_data, tmp_path, name):
+    """No late score of a query and a document is above their first score, and the best 100 documents in the order of
+    their late scores are ranked no worse. Prints the bytes per document.
+    """
+    measures = pytest.importorskip("lsr.eval.measures", reason="needs the extra eval")
+    folder, encoder = real_data(name), load_encoder("late:splade-tiny")
+    qrels, documents = read_qrels(folder / "qrels" / "test.tsv"), list(open_corpus(str(folder)))
+    asked = [query for query in open_corpus(str(folder), queries=True) if query.id in qrels]
+    tokens = encoder.token_vectors([query.content for query in asked], queries=True)
+    stored = TokenVectors.build(tmp_path / "tokens.arrow", documents, encoder)
+    numbers = np.arange(len(documents))
+    whole = fused([stored.matrix(number) for number in numbers], encoder.n_terms)
+    first = fused(tokens, encoder.n_terms, total=True).dot(whole)
+    late = np.array([stored.scores(query, numbers) for query in tokens])
+    assert (late <= first + 1e-4).all()
+    runs = {"first": {}, "late": {}}
+    for query, before, after in zip(asked, first, late, strict=True):
+        best = np.argsort(-before, kind="stable")[:100]
+        for kind, scores in (("first", before), ("late", after)):
+            runs[kind][query.id] = {documents[doc].id: float(scores[doc]) for doc in best}
+    parsed = measures.parse_measures("nDCG@10")
+    found = {kind: measures.score_run(qrels, run, parsed)[0]["nDCG@10"] for kind, run in runs.items()}
+    print(name, found, f"{stored.bytes_per_document:.0f} bytes per document")
+    assert found["late"] >= found["first"]
