@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -212,3 +213,19 @@ def test_info_nce_with_weights():
     assert info_nce(scores, positives, 0.5, torch.ones(1, 4)).item() == pytest.approx(
         info_nce(scores, positives, 0.5).item()
     )
+
+
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+def test_hidden_judgments_of_real_collections(real_data, benchmark_module, tmp_path):
+    """With weights, hidden relevant documents are ranked better than with all negatives, and than with a filter."""
+    pytest.importorskip("torch")
+    pytest.importorskip("ir_measures", reason="needs the extra eval")
+    module = benchmark_module("negatives")
+    for name, least in module.SETS.items():
+        found = module.compared(real_data(name), tmp_path, least)
+        quality = {way: values[0] for way, values in found["values"].items()}
+        print(name, found["auc"], quality)
+        assert 0.5 <= found["hidden"] <= 0.9
+        assert quality["weighted"] > quality["all negatives"] > quality["not trained"]
+        assert quality["weighted"] > quality["filtered by the teacher"]
+        assert found["auc"] > 0.6
