@@ -72,7 +72,7 @@ def test_the_shipped_encoder_beats_bm25(tmp_path, lsr_command):
     assert "lsr-mini, learned half" in quality
 
 
-def test_the_demo_replaces_its_own_folder_only(tmp_path, lsr_command):
+def test_the_demo_does_not_overwrite_a_folder_of_other_files(tmp_path, lsr_command):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     ran = lsr_command("demo", "--out", tmp_path / "mine")

@@ -52,7 +52,7 @@ def test_the_best_other_system_is_not_the_baseline(hostile):
     assert read_results(folder).best_other == written["systems"][5]["name"]
 
 
-def test_values_that_may_be_absent(hostile):
+def test_optional_values_may_be_missing(hostile):
     folder, _ = hostile
     empty = ["intervals", "measures"]
     change(
@@ -91,7 +91,7 @@ def test_values_that_may_be_absent(hostile):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_problems_of_experiment_json_are_named(hostile, values, problems):
+def test_the_error_lists_the_problems_of_experiment_json(hostile, values, problems):
     folder, _ = hostile
     change(folder, **values)
     with pytest.raises(DataError) as raised:
@@ -145,7 +145,7 @@ def test_damaged_values_per_query_are_refused(hostile, table, problem):
     assert problem in str(raised.value)
 
 
-def test_truncated_and_empty_parquet_files(hostile):
+def test_a_truncated_parquet_file_is_refused_and_an_empty_one_read(hostile):
     folder, _ = hostile
     path = folder / "latencies.parquet"
     path.write_bytes(path.read_bytes()[:-100])

@@ -1,4 +1,4 @@
-"""A bank of frozen negatives: its loss equals a hand-worked one, leaves out known positives, and resumes exactly."""
+"""A bank of frozen negatives: its loss equals a hand-worked value and skips known positives; runs resume exactly."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def vectors(run, texts):
 
 
 @pytest.mark.parametrize("kind", ["encoded", "table"])
-def test_the_loss_by_hand(settings, tmp_path, kind):
+def test_the_loss_equals_a_hand_worked_value(settings, tmp_path, kind):
     settings = replace(settings, queries=QuerySettings(kind, max_length=16))
     run = trainer(settings, tmp_path / "run")
     bank = run.losses._bank

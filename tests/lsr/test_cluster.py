@@ -1,4 +1,4 @@
-"""If there is no Ray cluster at an address, an error with advice comes within a time limit."""
+"""Connecting to a Ray cluster that doesn't answer fails within a time limit, with advice."""
 
 from __future__ import annotations
 

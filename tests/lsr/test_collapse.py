@@ -14,7 +14,7 @@ N_DOCS = 50
 
 @pytest.fixture
 def healthy():
-    """Documents with 20 random terms of the whole vocabulary each."""
+    """Documents with 20 random terms each."""
     draw = np.random.default_rng(0)
     dense = np.zeros((N_DOCS, len(VOCABULARY)), np.float32)
     for row in dense:
@@ -61,7 +61,7 @@ def test_nearly_equal_vectors_are_found(healthy):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_shared_terms_are_found_by_their_mass(healthy, seed):
-    """A document shares a minority of its terms with all others, but they have nearly all of its weight."""
+    """All documents share 40 terms: a minority of each document's terms, but nearly all of its weight."""
     draw = np.random.default_rng(seed)
     healthy = healthy * 0.02
     for row in healthy:  # 100 light terms that differ from row to row
@@ -95,8 +95,8 @@ def test_common_function_words_are_not_a_collapse(healthy):
     assert found(healthy) == []
 
 
-def test_the_rank_of_vectors():
-    """It is n for n vectors without common terms, 1 for equal vectors, and the number of clusters for clusters."""
+def test_the_rank_counts_different_directions():
+    """The rank is n for n vectors without common terms, 1 for equal vectors, and n for n clusters of equal vectors."""
     alone = np.eye(20, dtype=np.float32) * 3
     assert effective_rank(SparseMatrix.from_dense(alone)) == pytest.approx(20, abs=1e-3)
     assert effective_rank(SparseMatrix.from_dense(np.ones((20, 5)))) == pytest.approx(1, abs=1e-3)

@@ -63,7 +63,7 @@ def problems(path, *overrides):
     return str(error.value).splitlines()
 
 
-def test_values_have_their_types(write):
+def test_values_are_converted_to_the_types_of_their_fields(write):
     found = read_config(write(GOOD), Outer)
     assert found == Outer("first", Inner(2e-5, "cosine"), parts=(Inner(1.0), Inner(0.5)), weights={"a": 1.0, "b": 0.5})
     assert isinstance(found.parts[0].rate, float)

@@ -99,7 +99,7 @@ def test_a_truncated_graph_is_an_error(tmp_path, shipped_learned):
 
 
 def test_a_model_that_is_replaced_while_open_is_an_error(tmp_path, shipped_learned):
-    """Otherwise sparse vectors would be those of one model, and dense ones those of another."""
+    """Otherwise sparse vectors would come from the old model, and dense vectors from the new one."""
     folder = shipped_learned.document.document.folder()
     for name in ("model.onnx", "output.arrow"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())

@@ -30,7 +30,7 @@ def test_all_implementations_give_the_same_bits(n_terms, width, n_tokens):
 
 
 @pytest.mark.parametrize("lanes", LANES)
-def test_the_largest_possible_sums(lanes):
+def test_the_largest_possible_sums_do_not_overflow(lanes):
     for sign in (-1, 1):
         rows = np.full((40, 1040), 127, np.int8)
         states = np.full((9, 1040), sign * 3.0, np.float32)
