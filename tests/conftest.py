@@ -33,7 +33,7 @@ LONGEST = ("test_writer", "test_workers", "test_storage", "test_ray", "test_shar
 
 
 def pytest_collection_modifyitems(items):
-    """Run the longest test files first: a worker runs whole files, so a long one started last would delay the end."""
+    """Run the longest test files first: each worker runs whole files, so a late long file would delay the end."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 

@@ -51,7 +51,7 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
-def test_runs_are_compared_with_the_first(dataset, runs):
+def test_runs_are_compared_with_the_first_run(dataset, runs):
     found = compare_values(read_values(list(runs.values()), dataset, MEASURES))
     assert [one.system for one in found] == list(runs.values()) * 2
     best, middle, worst = found[:3]
@@ -112,7 +112,7 @@ def test_runs_are_checked_with_judgments_and_measures(runs, dataset, lsr_command
     assert f"note: {runs['worst']}: none of its hits is judged" in ran.err
 
 
-def test_judgments_without_documents_are_enough(runs, dataset, tmp_path):
+def test_runs_are_compared_with_judgments_alone(runs, dataset, tmp_path):
     qrels = tmp_path / "qrels.txt"
     qrels.write_text("".join(f"q{i} 0 a 1\n" for i in range(6)))
     found = read_values(list(runs.values()), open_dataset(str(qrels)), MEASURES)
@@ -144,7 +144,7 @@ def test_systems_with_nothing_in_common_are_refused(results, dataset, runs):
         compare_values(values)
 
 
-def test_a_damaged_folder_is_named(results):
+def test_the_error_names_a_damaged_result_folder(results):
     (results / "per-query.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"per-query.parquet: not a whole Parquet file"):
         read_values([str(results)], None, MEASURES)

@@ -33,7 +33,7 @@ def test_a_folder_has_splits(folder):
     assert open_dataset(str(folder), "dev").qrels == {"q2": {"d1": 1}}
 
 
-def test_an_unknown_split_names_the_known_ones(folder):
+def test_the_error_for_an_unknown_split_lists_the_known_splits(folder):
     with pytest.raises(DataError, match=r"'train'; there are: dev, test"):
         open_dataset(str(folder), "train")
 

@@ -56,7 +56,7 @@ def datasets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vectors(datasets, tmp_path_factory, module_command):
-    """For each dataset: document vectors, query vectors, and a run that plays the part of another engine's run."""
+    """For each dataset: document vectors, query vectors, and a run as if from another engine."""
     root = tmp_path_factory.mktemp("theirs")
     for name, dataset in datasets.items():
         docs = root / f"{name}.parquet"
@@ -601,7 +601,7 @@ def test_the_command_reports_all_problems_and_has_a_split_option(tmp_path, lsr_c
 
 
 def test_written_runs_reproduce_the_report_despite_ties(done, datasets):
-    """trec_eval computes the report's values from the written runs, and its "by_id" values from the original scores."""
+    """trec_eval computes the report's values from the written runs, and the by_id values from the original scores."""
     import ir_measures
 
     out, record = done
@@ -628,7 +628,7 @@ def test_written_runs_reproduce_the_report_despite_ties(done, datasets):
     assert "stronger baseline than the BM25 of Anserini" in " ".join(text.split())
 
 
-def test_counts_and_undefined_measures_are_handled(datasets, tmp_path):
+def test_counts_have_no_interval_and_undefined_values_are_left_out(datasets, tmp_path):
     systems = tuple(
         SystemSettings(name, encoder="bm25", search=SearchSettings(alpha=a)) for name, a in (("a", 1), ("b", 0.5))
     )
@@ -706,7 +706,7 @@ def test_reproduce_refuses_a_missing_or_invalid_record(tmp_path, lsr_command):
 
 
 def test_encoders_with_different_query_models_do_not_share_cached_vectors(datasets, tmp_path):
-    """A vector file contains the query encoder, so encoders that differ only in their query model can't share it."""
+    """A vector file contains the query encoder, so encoders that differ only in their query model need two files."""
     pytest.importorskip("onnxruntime")
     from lsr.encode.load import load_encoder
 

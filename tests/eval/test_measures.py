@@ -182,7 +182,7 @@ def test_scores_that_are_not_finite_are_refused():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_trec_eval_computes_the_same_values_from_a_written_run(seed, tmp_path):
-    """Also if scores are equal, differ only in float64, exceed the range of float32, or are tiny."""
+    """The scores may be equal, differ only in float64, exceed the range of float32, or be tiny."""
     rng = np.random.default_rng(seed)
     levels = [[1.0], [2.0, 1.0], [1 + 1e-9, 1.0, 1 - 1e-9], [0.0, -0.0, 1e-45, 5e-46], [1e300, 1e39, -1e300]][seed]
     qrels = {f"q{q}": {f"d{d}": int(rng.integers(3)) for d in range(0, 30, 2)} for q in range(10)}

@@ -324,7 +324,7 @@ def test_the_page_must_not_have_the_markdown_suffix(hostile):
         write_report(hostile[0], hostile[0] / "report.md")
 
 
-def test_a_missing_package_is_named(hostile, monkeypatch):
+def test_the_error_names_a_missing_package(hostile, monkeypatch):
     monkeypatch.setattr(report_module, "find_spec", lambda name: None if name == "jinja2" else object())
     with pytest.raises(MissingExtra, match=r'jinja2, which is not installed: pip install "lsr-search\[eval\]"'):
         write_report(hostile[0])

@@ -34,7 +34,7 @@ def test_a_written_folder_is_read_back(hostile):
     assert experiment.results[3].measures == written["results"][3]["measures"]
     assert experiment.results[0].lengths.counts == tuple(written["results"][0]["lengths"]["counts"])
     assert results.result(results.datasets[1], results.systems[3]) is None
-    # A mean covers all datasets; a system without a result for one of them has no mean.
+    # A mean covers all datasets; a system that lacks a result for one dataset has no mean.
     of_baseline = [r["measures"]["RR@10"] for r in written["results"] if r["system"] == results.systems[0]]
     assert results.mean(results.systems[0], "RR@10") == pytest.approx(sum(of_baseline) / 3)
     assert results.mean(results.systems[3], "RR@10") is None
@@ -108,7 +108,7 @@ def test_damaged_json_is_refused(hostile, text):
 
 
 @pytest.mark.parametrize("name", ["experiment.json", "per-query.parquet"])
-def test_a_missing_file_is_named(hostile, name):
+def test_the_error_names_a_missing_file(hostile, name):
     folder, _ = hostile
     (folder / name).unlink()
     with pytest.raises(DataError, match="no such file: is this the result folder"):

@@ -310,7 +310,7 @@ def negatives(cranfield, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cross_encoder(random_bert, tmp_path_factory):
-    """A random cross-encoder with the same vocabulary."""
+    """A random cross-encoder with the vocabulary of `random_bert`."""
     from transformers import BertConfig, BertForSequenceClassification
 
     folder = tmp_path_factory.mktemp("cross")
@@ -414,7 +414,7 @@ def test_an_empty_file_is_not_scored(cranfield, tmp_path, lsr_command):
 
 
 def test_a_cross_encoder_needs_a_score_output(random_bert, negatives, cranfield, tmp_path, lsr_command):
-    """sentence-transformers would add a score output with random weights to such a model."""
+    """sentence-transformers would add a random score output to a model that has none."""
     pytest.importorskip("sentence_transformers")
     command = ("score", negatives, "--documents", cranfield, "--cross-encoder", random_bert)
     ran = lsr_command(*command, "--out", tmp_path / "out.jsonl")
@@ -446,7 +446,7 @@ def triples(cranfield, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def decoder(random_bert, tmp_path_factory):
-    """A causal language model with the same vocabulary."""
+    """A causal language model with the vocabulary of `random_bert`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("decoder") / "llama"

@@ -109,7 +109,7 @@ def test_the_bank_stays_frozen_and_runs_resume_exactly(settings, tmp_path):
     assert torch.equal(vectors(again, TEXTS), vectors(whole, TEXTS))
 
 
-def test_the_loss_falls(settings, tmp_path):
+def test_training_lowers_the_loss(settings, tmp_path):
     settings = replace(settings, optimizer=OptimizerSettings(steps=30, lr=3e-3, warmup=2))
     trainer(settings, tmp_path / "run").run()
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

@@ -113,7 +113,7 @@ def test_words_are_stemmed_in_their_language(language, text, stems):
     assert set(fitted([text], language=language).vocabulary) == stems
 
 
-def test_an_unknown_language_names_the_known_ones():
+def test_the_error_for_an_unknown_language_lists_the_known_languages():
     with pytest.raises(EncoderError, match=r"no language 'klingon'; there are: none, .*english.*swedish"):
         FixedBM25Encoder(language="klingon")
 

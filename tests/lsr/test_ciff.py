@@ -344,7 +344,7 @@ def test_valid_but_unusual_encodings_are_read(tmp_path):
     assert rows == [{"t": 5.0}, {"t": 6.0}, {"t": 9.0}, {"t": 7.0}, {}]
 
 
-def test_a_document_number_beyond_int32_is_refused(tmp_path):
+def test_a_document_length_beyond_int32_is_refused(tmp_path):
     rows = [dict.fromkeys(range(40_000), 65_535)]
     with pytest.raises(DataError, match="document 1 is too long for CIFF"):
         put(tmp_path / "v.ciff", rows, tokens=[str(i) for i in range(40_000)])

@@ -1,4 +1,4 @@
-"""The lsr command: help, exit codes, one-line errors, and late imports of heavy packages."""
+"""The lsr command: help, exit codes, one-line errors, and lazy imports of heavy packages."""
 
 import io
 import json

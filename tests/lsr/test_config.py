@@ -89,7 +89,7 @@ def test_all_problems_are_reported_with_their_lines(write):
     ]
 
 
-def test_values_refused_by_the_dataclass_are_named(write):
+def test_the_error_names_values_that_the_dataclass_refuses(write):
     path = write("name: a\ninner:\n  rate: -1\n")
     assert problems(path) == [f"{path}:3: inner.rate must not be negative, got -1.0"]
 

@@ -1,4 +1,4 @@
-"""A power cut loses no data: files are synced before they are renamed, and their folders after."""
+"""A power cut loses no data: files are synced before they are renamed, and their folders are synced afterwards."""
 
 from __future__ import annotations
 

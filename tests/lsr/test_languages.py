@@ -89,7 +89,7 @@ def test_a_text_is_analyzed_by_the_analyzer_of_its_language():
         assert mixed.query(text, [language]) == Analyzer(language).query(text)
 
 
-def test_a_query_has_stems_of_all_languages_and_its_own_stop_words():
+def test_a_query_has_stems_of_all_languages_and_stop_words_of_its_own():
     mixed = MixedAnalyzer("en,de")
     weights = mixed.query("die Häuser der Stadt")
     assert {"haus": 1.0, "stadt": 1.0, "häuser": 0.5}.items() <= weights.items()
@@ -104,7 +104,7 @@ def test_a_query_has_stems_of_all_languages_and_its_own_stop_words():
 
 @pytest.fixture(scope="module", params=["auto", "en,de,fr,es,ru,ar,ja"])
 def index(request, tmp_path_factory):
-    """A document of each language."""
+    """An index with one document per language."""
     path = tmp_path_factory.mktemp("languages") / "idx"
     encoder = load_encoder("bm25", language=request.param)
     documents = {

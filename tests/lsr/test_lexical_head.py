@@ -27,7 +27,7 @@ def state(word):
 
 
 def states(texts):
-    """Token states of each text."""
+    """Token states of each text: one half depends on the word, the other on its topic (the last letter)."""
     return [
         np.array(
             [

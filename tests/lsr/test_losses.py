@@ -130,7 +130,7 @@ def test_margin_mse_without_pairs_is_zero():
 
 
 def test_margin_mse_over_all_pairs_equals_that_of_naver():
-    """Naver's trainer averages each query's (G, G) margins, including the zero diagonal, and then over queries."""
+    """Naver's trainer averages first over a query's (G, G) margins with their zero diagonal, then over queries."""
     scores, teacher = random(3, 4), random(3, 4, seed=1)
     margins = [values.unsqueeze(1) - values.unsqueeze(2) for values in (scores, teacher)]
     expected = torch.nn.functional.mse_loss(*margins, reduction="none").mean(dim=2).mean(dim=1).mean(dim=0)

@@ -54,7 +54,7 @@ def several():
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_the_nearest_vector_of_a_document_counts(tmp_path, several, similarity):
+def test_the_nearest_vector_gives_the_score_of_a_document(tmp_path, several, similarity):
     dense = DenseVectors.build(tmp_path / "dense", several, embed, embed_documents=embed_several, similarity=similarity)
     assert dense.per_document == 3
     query, vectors = np.array(embed(["abca"])[0]), embed_several([text for _, text in several])

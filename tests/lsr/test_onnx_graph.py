@@ -1,4 +1,4 @@
-"""Cutting a graph down to some of its outputs."""
+"""An ONNX graph can be cut down to the nodes that some of its outputs need."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def shipped_learned():
 
 
 def _graph() -> bytes:
-    """Two outputs, y = 2 (x + 1) and z = 5 (x + 1), which share the sum."""
+    """A graph with two outputs, y = 2 (x + 1) and z = 5 (x + 1), which share the sum x + 1."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     numbers = {"one": 1.0, "two": 2.0, "five": 5.0}
     graph = helper.make_graph(

@@ -255,7 +255,7 @@ def test_other_libraries_refuse_lsrs_own_heads(checkpoint, tmp_path, head):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A fake hub: records its calls, with the names of the uploaded files."""
+    """A fake hub. Returns a list of its calls, with the names of the uploaded files."""
     huggingface_hub = pytest.importorskip("huggingface_hub")
     calls = []
 

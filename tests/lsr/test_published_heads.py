@@ -30,7 +30,7 @@ def start(checkpoint):
 
 @pytest.fixture(scope="module")
 def plain(checkpoint):
-    """[(last states, logits)] of each text alone, by transformers, as float64 arrays."""
+    """[(last states, logits)] of each text, computed alone by transformers, as float64 arrays."""
     bert = transformers.AutoModelForMaskedLM.from_pretrained(checkpoint).eval()
     found = []
     for row in IDS:
@@ -132,7 +132,7 @@ KINDS = ["epic", "epic-query", "sparta", "deepct", "tilde"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_of_some_terms_equal_those_of_all_and_have_gradients(start, kind):
     sparse, terms = start(kind), torch.tensor([23, 8, 30])
-    if kind == "deepct":  # its weights start at zero
+    if kind == "deepct":  # DeepCT's weights start at zero
         torch.nn.init.normal_(sparse.head.weigh.weight, std=0.3)
     assert torch.allclose(sparse(PADDED, MASK, terms), sparse(PADDED, MASK)[:, terms], atol=1e-6)
     sparse.train()

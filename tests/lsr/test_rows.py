@@ -143,7 +143,7 @@ def test_tsv_files_are_read_with_and_without_a_header(tmp_path, lines, expected)
     assert read(put(tmp_path / "d.tsv", lines)) == expected
 
 
-def test_a_tsv_line_of_the_wrong_length_is_named(tmp_path):
+def test_the_error_names_a_tsv_line_of_the_wrong_length(tmp_path):
     with pytest.raises(DataError, match=r"d.tsv:3: expected 2 columns, got 3"):
         read(put(tmp_path / "d.tsv", "id\ttext\na\tcats\nb\tx\ty\n"))
 
@@ -450,7 +450,7 @@ def test_a_long_line_takes_bounded_memory(tmp_path, monkeypatch):
     tracemalloc.stop()
 
 
-# --- data frames and data sets in the forms of their libraries --------------------------------------------------------
+# --- forms of data frames and datasets --------------------------------------------------------------------------------
 
 FRAMED = [
     {"_id": "a", "title": "Cats", "text": "purr", "year": 2020, "when": dt.datetime(2020, 1, 1, tzinfo=dt.UTC)},

@@ -1,4 +1,4 @@
-"""SparseMatrix gives the results of scipy and numpy; bad input is refused."""
+"""SparseMatrix gives the same results as scipy and numpy, and refuses bad input."""
 
 import numpy as np
 import pytest
@@ -136,7 +136,7 @@ def test_impossible_shapes_are_refused(shape):
         SparseMatrix([0], [], [], shape)
 
 
-def test_weights_and_terms_must_be_equally_many():
+def test_each_weight_needs_a_term():
     with pytest.raises(ValueError, match=r"\(2,\) term ids but \(3,\) weights"):
         SparseMatrix([0, 2], [0, 1], [1.0, 1.0, 1.0], (1, 5))
     with pytest.raises(ValueError, match=r"^row 0: \(2,\) term ids but \(1,\) weights"):

@@ -120,7 +120,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
-def test_all_output_formats(tmp_path, corpus, out):
+def test_all_output_formats_have_the_same_vectors(tmp_path, corpus, out):
     report = encode(corpus, tmp_path / out)
     assert report == Report(documents=22, vectors=22, empty=1, no_terms=1)
     rows = content(tmp_path / out)
@@ -304,7 +304,7 @@ def test_a_kill_leaves_the_old_output(tmp_path, corpus):
 
 
 def cut_off(corpus, out, encoder=None, **options):
-    """Fail in the middle of a run, after some parts were written."""
+    """Make a run fail after some parts were written."""
     encoder = encoder or Letters(at=text_of(14), what=RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
         encode(corpus, out, encoder, **options)

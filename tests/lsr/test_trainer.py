@@ -153,7 +153,7 @@ def test_every_head_is_saved_unchanged(settings, tmp_path, head, kind):
 
 
 def counted_idf(run, triples):
-    """IDF computed by hand, where each positive counts once."""
+    """IDF computed from the tokens of all positives; a repeated positive counts once."""
     texts = {json.loads(line)["positives"][0] for line in triples.read_text().splitlines()}
     rows = [set(row) for row in run.student.tokenizer.ids(list(texts), 20, special=False)]
     df = np.array([sum(term in row for row in rows) for term in range(run.student.model.n_terms)])
@@ -184,7 +184,7 @@ def test_each_kind_of_query_table_has_the_expected_scale(settings, triples, tmp_
 
 
 @pytest.mark.parametrize("kind", ["idf", "table"])
-def test_a_table_can_be_given(settings, tmp_path, kind):
+def test_query_weights_can_be_given_in_a_file(settings, tmp_path, kind):
     path = tmp_path / "idf.json"
     path.write_text(json.dumps({"cat": 8.5, "dog": 2, "[CLS]": 3.0, "unheard": 1.0, "the": -1.0}))
     settings = replace(
@@ -376,7 +376,7 @@ def test_accumulated_batches_make_one_update(settings, steady, tmp_path):
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
         data=replace(settings.data, negatives=2),
-        losses=LossSettings(margin_mse=1.0),  # over each query's own documents, so the batch size doesn't matter
+        losses=LossSettings(margin_mse=1.0),  # compares a query's own documents, whatever the batch size
         documents_regularizer=RegularizerSettings("l1", weight=0.01),
     )
     compare(
@@ -455,8 +455,8 @@ def test_a_batch_can_be_limited_to_one_source(settings, triples, tmp_path, monke
 
 
 @pytest.mark.parametrize("kind", ["flops", "l1", "idf_flops", "df_flops", "l0_flops", "group"])
-def test_two_batches_of_three_equal_one_of_six(settings, steady, make_checkpoint, tmp_path, kind):
-    """For every loss and regularizer, with the gradient cache."""
+def test_two_batches_of_three_queries_equal_one_batch_of_six(settings, steady, make_checkpoint, tmp_path, kind):
+    """Checked for every loss and regularizer, with the gradient cache."""
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),

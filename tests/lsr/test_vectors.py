@@ -189,7 +189,7 @@ def test_positions_count_from_the_start_of_the_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("missing", ["id", "terms", "weights"])
-def test_a_missing_column_is_named(tmp_path, missing):
+def test_the_error_names_a_missing_column(tmp_path, missing):
     with pytest.raises(DataError, match=f"v.parquet: not vectors: the column '{missing}' is missing"):
         read_vectors(put_columns(tmp_path / "v.parquet", **{missing: None}))
 

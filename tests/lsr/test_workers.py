@@ -44,7 +44,7 @@ def test_jobs_run_in_this_process():
     assert opened == [1]
 
 
-def test_without_ray_the_extra_is_named(monkeypatch):
+def test_the_error_without_ray_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"lsr-search\[ray\]"):
         run(lambda: len, [], "auto")
@@ -80,7 +80,7 @@ def test_results_arrive_and_no_process_is_left(ray_cluster):
 
 
 def test_a_client_outside_the_cluster_can_encode(ray_cluster, tmp_path):
-    """The client connects through an address ray://.
+    """The client connects to an address that begins with ray://.
 
     The test starts Ray's client server without its proxy. For each client, the proxy must start another server within
     30 s, which fails on a busy machine, and on a port that another proxy may choose at the same moment.
@@ -208,7 +208,7 @@ def test_a_cluster_with_too_few_resources_is_reported(cluster, wanted, said):
 
 
 def test_a_busy_cluster_is_reported(cluster, monkeypatch):
-    # Other workers leave 1 GB on each machine. Together that is enough for 2 GB, but no machine has enough.
+    # Other workers leave 1 GB on each of two machines, but the new worker needs 2 GB on one machine.
     taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 2, memory=3 << 30), "others")
     next(taking)
     monkeypatch.setattr(pool, "_PATIENCE", 1.0)

@@ -115,7 +115,7 @@ def test_a_passage_is_titled_with_its_headings(bm25):
         ("Guide > Two", "#two", 9),
         ("Guide > Two > Deep", "#deep", 13),
     ]
-    # A small section is joined with the next one, under the headings that both share.
+    # A small section is joined with the next section. The passage has the headings that both share.
     assert (passages[0].title, passages[0].metadata["line"]) == ("Guide", 1)
     assert passages[0].text.startswith("intro\n\n# Guide\n\n## One\n\nword0")
 

@@ -123,7 +123,7 @@ def test_text_that_looks_like_front_matter_stays_text(text):
     assert (parsed.metadata, parsed.text) == ({}, text)
 
 
-def test_front_matter_in_toml():
+def test_front_matter_in_toml_is_read():
     parsed = read_markdown('+++\ntitle = "T"\nweight = 3\n+++\n# H\n')
     assert (parsed.title, parsed.metadata) == ("T", {"weight": 3})
     assert blocks(parsed) == [("# H", "H", "h", (5, 5))]
@@ -489,7 +489,7 @@ def test_the_encoding_of_short_texts_is_guessed(text, encoding):
     assert decoded(text.encode(encoding)) == (text, encoding)
 
 
-def test_markup_declares_its_encoding():
+def test_the_encoding_declared_in_markup_is_used():
     page = f'<html><head><meta charset="iso-8859-1"></head><body>{GERMAN} “quoted”</body></html>'
     assert decoded(page.encode("cp1252"), markup=True) == (page, "")
     japanese = '<?xml version="1.0" encoding="Shift_JIS"?><p>日本語の文書</p>'
