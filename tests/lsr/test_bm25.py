@@ -40,7 +40,7 @@ def bm25(text, k1, b, pivot):
 
 
 def idf(word, corpus):
-    """The IDF of a query term, by the formula."""
+    """The IDF of a query term, by the formula in the same docstring."""
     df = sum(word in t.split() for t in corpus)
     return math.log(1 + (len(corpus) - df + 0.5) / (df + 0.5))
 
@@ -73,7 +73,7 @@ def test_weights_follow_the_formula(corpus, k1, b, pivot):
 
 
 @given(CORPUS)
-def test_inner_products_are_bm25(corpus):
+def test_inner_products_are_bm25_scores(corpus):
     encoder = fitted(corpus, language="none")
     found = encoder.encode_document(corpus).dot(encoder.encode_query(["wing flow flow"]))[:, 0]
     for score, text in zip(found, corpus, strict=True):

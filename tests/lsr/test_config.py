@@ -69,7 +69,7 @@ def test_values_are_converted_to_the_types_of_their_fields(write):
     assert isinstance(found.parts[0].rate, float)
 
 
-def test_overrides_replace_and_add(write):
+def test_overrides_replace_and_add_values(write):
     found = read_config(write(GOOD), Outer, ["steps=7", "inner.kind=linear", "loud=true", "weights.c=2"])
     assert (found.steps, found.inner, found.loud) == (7, Inner(2e-5), True)
     assert found.weights == {"a": 1.0, "b": 0.5, "c": 2.0}

@@ -1,4 +1,4 @@
-"""Texts from all sources; errors name the file and number of a bad line."""
+"""Texts from all sources. Errors name the file and the line of a bad document."""
 
 import datetime
 import gzip

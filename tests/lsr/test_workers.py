@@ -82,8 +82,8 @@ def test_results_arrive_and_no_process_is_left(ray_cluster):
 def test_a_client_outside_the_cluster_can_encode(ray_cluster, tmp_path):
     """The client connects to an address that begins with ray://.
 
-    The test starts Ray's client server without its proxy. For each client, the proxy must start another server within
-    30 s, which fails on a busy machine, and on a port that another proxy may choose at the same moment.
+    The test starts Ray's client server without the usual proxy, which is unreliable on a busy machine: the proxy must
+    start a server for each client within 30 s, on a port that another proxy may take at the same moment.
     """
     pytest.importorskip("grpc", reason="Ray's client isn't installed (the extra ray)")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -220,7 +220,7 @@ def test_a_busy_cluster_is_reported(cluster, monkeypatch):
 
 
 def test_without_a_worker_count_all_free_cores_are_used(cluster, monkeypatch):
-    """Cores that others use, and cores of lost machines that Ray still counts, aren't used."""
+    """Skips cores that others use, and cores of lost machines that Ray still counts."""
     monkeypatch.setattr("lsr.distributed.ray_cluster._FREE", 0.5)
     taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3), "others")
     next(taking)
@@ -259,7 +259,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).glob("part-*.parquet")}
 
 
-def test_the_bytes_equal_those_of_one_process(cluster, small_parts, tmp_path):
+def test_a_cluster_writes_the_same_bytes_as_one_process(cluster, small_parts, tmp_path):
     """Uses a shipped encoder, which is first fitted to the corpus."""
     source = write_corpus(tmp_path / "docs.jsonl", 40)
     report = encode(source, tmp_path / "alone")
