@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Freeze the collected modules and tests: without this, each later garbage collection takes a second."""
+    """Exempt the collected modules and tests from garbage collection, which otherwise takes a second each time."""
     gc.collect()
     gc.freeze()
 

@@ -265,7 +265,7 @@ def test_the_suites_name_datasets_with_judgments():
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_local_folders_replace_the_datasets_of_a_suite(suite, tmp_path, monkeypatch):
-    """The datasets then need no network, and have the same names in tables as those from ir-datasets."""
+    """Local datasets need no network, and have the same names in tables as datasets of ir-datasets."""
     monkeypatch.chdir(tmp_path)
     for name in SUITES[suite]:
         (tmp_path / name / "qrels").mkdir(parents=True)

@@ -20,7 +20,7 @@ def quality_of(out):
 
 
 def test_the_demo_prints_quality_latency_and_results(tmp_path, lsr_command):
-    """The demo on the whole collection; `make demo` runs it with the shipped encoder."""
+    """Runs the demo on the whole collection with BM25; `make demo` uses the shipped encoder."""
     ran = lsr_command("demo", "--encoder", "bm25", "--out", tmp_path / "demo")
     assert ran.code == 0, ran.err
     quality = quality_of(ran.out)

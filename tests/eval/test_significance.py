@@ -36,7 +36,7 @@ def test_a_comparison_counts_wins_ties_and_losses():
 
 
 @pytest.mark.parametrize("test", ["randomization", "t"])
-def test_identical_values_have_p_of_one(test):
+def test_identical_values_have_a_p_value_of_one(test):
     found = compare(zeros(5), zeros(5), test=test)
     assert (found.p, found.low, found.high, found.ties) == (1, 0, 0, 5)
     rounded = by_query([0.1 + 0.2] * 5), by_query([0.3] * 5)
@@ -87,7 +87,7 @@ def test_a_sampled_p_value_is_never_zero():
 
 
 @pytest.mark.parametrize("test", ["randomization", "t"])
-def test_p_is_uniform_if_the_systems_are_equally_good(test):
+def test_p_values_are_uniform_if_the_systems_are_equally_good(test):
     rng = np.random.default_rng(11)
     p = [
         compare(by_query(a), by_query(b), test=test, samples=200, seed=i).p

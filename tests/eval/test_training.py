@@ -58,7 +58,7 @@ def cranfield(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def random_bert(cranfield, tmp_path_factory):
-    """A random masked language model over the words of the collection. It predicts each token from that token alone."""
+    """A random masked language model over the words of the collection. It predicts each token from the token itself."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer

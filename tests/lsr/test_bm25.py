@@ -40,7 +40,7 @@ def bm25(text, k1, b, pivot):
 
 
 def idf(word, corpus):
-    """The IDF of a query term, by the formula in the same docstring."""
+    """The IDF of a query term, by the formula in the docstring of lsr.encode.bm25."""
     df = sum(word in t.split() for t in corpus)
     return math.log(1 + (len(corpus) - df + 0.5) / (df + 0.5))
 

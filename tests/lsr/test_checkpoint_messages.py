@@ -64,7 +64,7 @@ def test_a_lora_adapter_is_refused_with_advice(folder, checkpoint, kept):
     (folder / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(EncoderError, match=r"a LoRA adapter.*from_pretrained\('org/base'\).*merge_and_unload"):
         load_encoder(folder)
-    # Also refused beside whole weights: transformers would apply the adapter to them if peft is installed.
+    # An adapter beside whole weights is also refused: transformers would apply the adapter if peft is installed.
     shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     with pytest.raises(EncoderError, match="a LoRA adapter"):
         load_encoder(folder)

@@ -195,7 +195,7 @@ def test_files_of_the_protobuf_package_are_read(tmp_path):
 
 
 def test_the_ciff_toolkit_reads_our_files(tmp_path):
-    # ciff-toolkit needs an older protobuf than onnx, so this runs only in a separate virtual environment.
+    # ciff-toolkit needs an older protobuf than onnx, so this test runs only in a separate virtual environment.
     ciff_toolkit = pytest.importorskip("ciff_toolkit.read", reason="pip install ciff-toolkit")
     with ciff_toolkit.CiffReader(put(tmp_path / "v.ciff", ids=IDS)) as reader:
         assert reader.header.num_docs == 4

@@ -272,7 +272,7 @@ def test_an_internal_error_keeps_its_traceback(monkeypatch):
     ],
     ids=repr,
 )
-def test_errors_end_in_one_line(capsys, monkeypatch, error, code, said):
+def test_errors_are_printed_in_one_line(capsys, monkeypatch, error, code, said):
     def fail(*args, **kwargs):
         raise error
 

@@ -72,7 +72,7 @@ def test_with_weight_0_vectors_equal_the_base_encoders(encoder):
         assert mine.data.tobytes() == theirs.data.tobytes()
 
 
-def test_one_name_of_an_entity_finds_another(tmp_path):
+def test_a_query_with_one_name_of_an_entity_finds_its_other_names(tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)]
     plain = Index.build(tmp_path / "plain", docs, encoder="bm25")
     index = Index.build(tmp_path / "idx", docs, encoder=EntityEncoder(BM25Encoder(), PLACES))

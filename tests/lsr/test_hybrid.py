@@ -141,7 +141,7 @@ def mini():
         ("midpoint glue", {"mid": 1, "glue": 1}),
         ("qwrtpsdf glue", {"glue": 1}),
         ("endpoint", {}),  # end ##point; the corpus has "endpoint", so BM25 finds it
-        ("endpoints!", {}),  # found by its stem
+        ("endpoints!", {}),  # BM25 finds the stem
         ("an endpoint of", {"an": 1, "of": 1}),  # the other words are stop words
         ("zebra endpoint", {"zebra": 1}),  # the other word is in no document
         ("endpoint kubernetes", {}),
@@ -201,7 +201,7 @@ def pages(request, tmp_path_factory):
 @pytest.mark.parametrize(
     ("query", "found"),
     [
-        ("endpoint", ["endpoint"]),  # its piece ##point doesn't match "melting point"
+        ("endpoint", ["endpoint"]),  # the piece ##point doesn't match "melting point"
         ("endpoints", ["endpoint"]),
         ("what is an endpoint?", ["endpoint"]),
         ("qwrtpsdf", []),

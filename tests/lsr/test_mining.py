@@ -135,7 +135,7 @@ def test_invariants_of_mining(runs, qrels, options):
             assert all(scores.get(n, 0) < limit for n in one.negatives if n not in judged)
 
 
-def test_draws_depend_only_on_seed_and_query():
+def test_sampled_negatives_depend_only_on_seed_and_query():
     run = {query: {"p": 100.0} | {f"d{i}": float(i) for i in range(50)} for query in "qrs"}
     qrels = {query: {"p": 1} for query in "qrs"}
 

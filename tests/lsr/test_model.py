@@ -457,7 +457,7 @@ def test_an_export_can_include_a_dense_model_with_the_same_lower_layers(graph, c
     with torch.no_grad():
         expected = torch.cat([dense(input_ids=torch.tensor([row])).last_hidden_state[:, 0] for row in ids])
     cosines = (torch.nn.functional.normalize(expected).numpy() * found).sum(1)
-    assert cosines.min() > 0.99  # not 1, because of 8 bits
+    assert cosines.min() > 0.99  # below 1 because of 8-bit weights
     assert found.dtype == np.float32
     assert np.array_equal(small.encode_dense(texts), found)
     assert np.array_equal(small.encode_dense("dog", queries=True), small.encode_dense("the dog"))

@@ -73,7 +73,7 @@ def test_files_that_are_not_graphs_are_refused(content):
 
 
 def test_each_session_of_the_shipped_model_runs_only_its_part(shipped_learned):
-    """Sparse and dense vectors are the same whether computed together or separately, and each part has fewer nodes."""
+    """Sparse and dense vectors computed together or separately are equal. Each part of the graph has fewer nodes."""
     runner = shipped_learned.document._model(shipped_learned.document.document)
     ids = [[101, 2054, 2003, 1037, 3945, 3194, 102], [101, 2591, 102]]
     sparse, dense = runner.weights_and_dense(ids)

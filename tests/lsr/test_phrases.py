@@ -62,7 +62,7 @@ def drawn(encoder):
 
 
 def test_scores_equal_products_of_vectors_over_words(drawn):
-    """The definition sums over all words and word pairs. The implementation skips words that one text lacks."""
+    """The definition sums over all words and word pairs. The implementation skips words that are in only one text."""
     question, text = "who leads the abbey of the lake?", "the abbey of the lake is old. The monk leads the abbey"
     read, asked = module._read(drawn.model, text), module._read(drawn.model, question, queries=True)
     found = module._scores(read, asked, drawn.weights, np)

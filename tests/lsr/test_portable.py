@@ -25,7 +25,7 @@ pytest.importorskip("transformers")
 
 @pytest.fixture(scope="module")
 def second(make_checkpoint, tmp_path_factory):
-    """Another checkpoint with the same vocabulary."""
+    """A second checkpoint with the vocabulary of `checkpoint`."""
     return make_checkpoint(tmp_path_factory.mktemp("second") / "tiny", seed=3)
 
 

@@ -44,7 +44,7 @@ def test_small_tokens_keep_precision_beside_large_ones(lanes):
     states = np.random.default_rng(2).normal(size=(2, 64)).astype(np.float32)
     alone = Projection(rows, scales, lanes=lanes).largest(states[:1])
     states[1] = 0
-    states[1, 0] = 1e-6  # logits near 0, which are the largest only where the other token's are negative
+    states[1, 0] = 1e-6  # logits near 0: the largest only where the other token's logits are negative
     both = Projection(rows, scales, lanes=lanes).largest(states)
     np.testing.assert_allclose(both, np.maximum(alone, 0), atol=1e-4)
 

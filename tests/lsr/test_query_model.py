@@ -73,7 +73,7 @@ def test_a_query_without_weights_in_the_table_stays_empty(modelled):
 
 
 def test_the_model_does_not_weight_pieces_that_the_table_ignores(plain, modelled):
-    """Pieces of a known word count only if the query has other words, for the table and for the model."""
+    """In the table and in the model, pieces of a known word count only if the query has other words."""
     pieces = {term for term, _, _ in plain.learned.spans("endpoint")}
     assert len(pieces) == 2
     text = "endpoint"  # BM25 knows this word, and the query has no other words

@@ -381,7 +381,7 @@ def test_a_checkpoint_without_a_head_is_refused(checkpoint, tmp_path):
         load_encoder(tmp_path, device="cpu").encode_query("cat")
 
 
-def test_other_models_are_refused(checkpoint, tmp_path):
+def test_a_causal_language_model_is_not_opened_as_a_masked_lm(checkpoint, tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)

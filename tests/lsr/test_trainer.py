@@ -557,7 +557,7 @@ class Shared(Teacher):
         return np.array([[len(q & d) for d in words[1]] for q in words[0]], np.float32)
 
 
-def test_distillation_lowers_its_losses(settings, tmp_path):
+def test_distillation_lowers_the_kl_and_margin_mse_losses(settings, tmp_path):
     settings = replace(
         settings,
         losses=LossSettings(kl=1.0, margin_mse=0.1, scale=5),
