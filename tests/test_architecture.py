@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHECKOUT = (ROOT / "pyproject.toml").is_file() and (ROOT / "index").is_dir()
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="needs the source checkout")
 
-# From the lowest layer to the highest; a file or folder may import its own layer and lower ones.
+# From the lowest layer to the highest; a file or folder may import from its own layer and from lower layers.
 LAYERS = (
     "lsr",
     "lsr/io",

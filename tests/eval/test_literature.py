@@ -46,7 +46,7 @@ LATENCY = LatencySettings(k=3, queries=3, rounds=1)
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
-    """Forty documents of Cranfield, and the queries with judgments of these documents."""
+    """Forty documents of Cranfield, with six queries and their judgments of these documents."""
     whole = open_dataset(str(Path(lsr.data.__file__).parent / "cranfield"))
     folder = tmp_path_factory.mktemp("data") / "small"
     (folder / "qrels").mkdir(parents=True)
@@ -152,13 +152,12 @@ def test_reading_all_clusters_equals_exhaustive_search(result, datasets, tmp_pat
     for query in open_corpus(dataset.query_source, queries=True):
         near = index.encoder.encode_dense([query.content], queries=True)[0]
         want = hybrid.search(query.content, 5, dense=near).ids
-        assert (
-            len({*list(found["all clusters"][query.id])[:5]} & {*want}) >= 4
-        )  # 4 of 5 suffice: the index quantizes impacts to 8 bits
+        # Four of five suffice, because the index quantizes impacts to 8 bits.
+        assert len({*list(found["all clusters"][query.id])[:5]} & {*want}) >= 4
     assert found["some clusters"] != found["all clusters"]
 
 
-def test_dense_query_vectors_can_be_imitated_or_combined_with_the_model(result, datasets):
+def test_imitated_query_vectors_rank_alone_or_beside_those_of_the_model(result, datasets):
     found = runs(result[1], ("bm25", "imitated", "beside"))
     model, dataset = load_encoder("lsr-mini"), datasets["small"]
     ids, texts = zip(*((doc.id, doc.content) for doc in dataset.corpus()), strict=True)

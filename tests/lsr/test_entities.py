@@ -60,7 +60,7 @@ def test_entity_weights_equal_their_formulas(encoder):
     assert query == pytest.approx({"entity:Mumbai": 0.1 * np.log1p(1) * idf})
 
 
-def test_with_weight_0_vectors_equal_the_base_encoders(encoder):
+def test_with_weight_0_vectors_equal_those_of_the_base_encoder(encoder):
     base = BM25Encoder()
     base.fit(TEXTS)
     off = EntityEncoder(base, PLACES, weight=0)
@@ -72,7 +72,7 @@ def test_with_weight_0_vectors_equal_the_base_encoders(encoder):
         assert mine.data.tobytes() == theirs.data.tobytes()
 
 
-def test_a_query_with_one_name_of_an_entity_finds_its_other_names(tmp_path):
+def test_one_name_of_an_entity_finds_documents_with_another_name(tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)]
     plain = Index.build(tmp_path / "plain", docs, encoder="bm25")
     index = Index.build(tmp_path / "idx", docs, encoder=EntityEncoder(BM25Encoder(), PLACES))

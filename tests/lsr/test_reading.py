@@ -148,7 +148,7 @@ def test_tokens_equal_those_of_transformers(tokenizer, tmp_path, settings):
 
 @pytest.fixture
 def model(reference, tmp_path):
-    """The folder of a sentence-transformers model with a BertTokenizer, which the test may change."""
+    """A copy of a sentence-transformers model's folder, with a BertTokenizer. The test may change the copy."""
     folder = Path(shutil.copytree(reference("max-relu")[0], tmp_path / "changed"))
     return change(folder, "tokenizer_config.json", tokenizer_class="BertTokenizer", do_lower_case=False)
 
@@ -197,7 +197,7 @@ BERT = [
 
 
 @pytest.mark.parametrize("settings", BERT, ids=str)
-def test_settings_of_sentence_bert_config_have_the_same_effect(model, settings):
+def test_settings_of_sentence_bert_config_work_as_in_sentence_transformers(model, settings):
     before = load_encoder(model, device="cpu")
     change(model, "sentence_bert_config.json", **settings)
     queries, documents = same_weights(model)
@@ -217,14 +217,14 @@ def test_settings_of_sentence_bert_config_have_the_same_effect(model, settings):
     ],
     ids=str,
 )
-def test_settings_of_tokenizer_config_have_the_same_effect(model, settings):
+def test_settings_of_tokenizer_config_work_as_in_sentence_transformers(model, settings):
     before = load_encoder(model, device="cpu").encode_document(TEXTS).to_dense()
     change(model, "tokenizer_config.json", **settings)
     assert np.abs(same_weights(model)[1] - before).max() > 0.01
 
 
 @pytest.mark.parametrize("prompts", [{"passage": "cat "}, {"document": "cat ", "corpus": "dog "}, {"query": "dog "}])
-def test_prompts_have_the_same_effect(model, prompts):
+def test_prompts_work_as_in_sentence_transformers(model, prompts):
     change(model, "config_sentence_transformers.json", prompts=prompts, default_prompt_name=next(iter(prompts)))
     same_weights(model)
 

@@ -272,7 +272,7 @@ def killed(corpus, out, at, *, overwrite=False):
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
-def test_after_a_kill_encoding_resumes(tmp_path, corpus, capsys, out):
+def test_encoding_resumes_after_a_kill(tmp_path, corpus, capsys, out):
     whole = encode(corpus, tmp_path / f"whole-{out}")
     done = killed(corpus, tmp_path / out, 14)
     assert done >= 8
@@ -484,7 +484,7 @@ def test_invalid_conversions_are_refused(tmp_path):
     assert names(tmp_path) == ["bare.parquet"]
 
 
-if __name__ == "__main__":  # in the process that `killed` starts
+if __name__ == "__main__":  # runs in the process that `killed` starts
     source, target, log, at, overwrite = sys.argv[1:]
     encoding.CHUNK = parts.PART = 4
     encode(Path(source), Path(target), Letters(log, at), overwrite=bool(overwrite))
