@@ -216,7 +216,7 @@ def test_bmp_finds_documents_with_their_weights(tmp_path):
         weights = [dense[int(doc_id[1:]), term] for doc_id in ids]
         assert all(score == 32 * weight for score, weight in zip(scores, weights, strict=True))  # BMP multiplies by 32
         seen += len(ids)
-    # BMP's search stops early for some terms.
+    # BMP's search stops early for some terms, so some weights aren't seen.
     assert seen > 0.8 * np.count_nonzero(dense)
 
 

@@ -122,8 +122,7 @@ def test_a_search_deepens_until_the_bound_is_met(encoder, documents, vectors, in
         LateReranker(other.encoder, vectors)
 
 
-def test_stored_documents_need_no_model_and_new_documents_are_encoded(encoder, documents, vectors, index):
-    """Stored documents are scored with their stored vectors, new documents by the model."""
+def test_the_reranker_encodes_only_texts_without_stored_vectors(encoder, documents, vectors, index):
     reranker = LateReranker(encoder, vectors)
     hits = index.search(QUERIES[0], 5, rerank=reranker, depth=20)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)

@@ -138,9 +138,8 @@ def test_margin_mse_over_all_pairs_equals_that_of_naver():
     wider, mask = torch.cat([scores, torch.full((3, 1), NAN)], 1), torch.arange(5).expand(3, 5) < 4
     wide_teacher = torch.cat([teacher, torch.full((3, 1), NAN)], 1)
     torch.testing.assert_close(margin_mse(wider, wide_teacher, mask, every_pair=True), expected)
-    mask = torch.cat(
-        [mask, torch.tensor([[False, True, True, True, True]])]
-    )  # no positive, so this query doesn't count
+    # A query without a positive doesn't count.
+    mask = torch.cat([mask, torch.tensor([[False, True, True, True, True]])])
     more = torch.cat([wider, torch.ones(1, 5)]), torch.cat([wide_teacher, torch.zeros(1, 5)])
     torch.testing.assert_close(margin_mse(*more, mask, every_pair=True), expected)
 

@@ -257,9 +257,8 @@ def test_the_graph_approximates_the_model(start, graph, tmp_path, head, saturati
     assert (expected > 0.5).sum() > 10
     assert np.abs(found - expected).max() < 0.2  # this model is tiny, so 7 bits are coarse
     assert np.abs(found - expected).mean() < 0.02
-    assert np.array_equal(
-        runner.weights(texts[::-1]).to_dense(), found[::-1]
-    )  # other texts in the batch have no effect
+    # Other texts in the batch have no effect.
+    assert np.array_equal(runner.weights(texts[::-1]).to_dense(), found[::-1])
 
 
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])

@@ -251,7 +251,7 @@ def test_a_damaged_list_of_parts_is_refused(tmp_path, content):
         read_vectors(where)
 
 
-def test_several_processes_may_write_one_file(tmp_path):
+def test_several_threads_may_write_one_file(tmp_path):
     place, errors = Place(tmp_path / "x"), []
 
     def write_some():

@@ -205,7 +205,7 @@ def test_mlflow_stores_settings_and_values(tmp_path, monkeypatch):
     assert found.data.params == {"optimizer.lr": "2e-05", "optimizer.steps": "2", "device": "cpu"}
 
 
-def test_a_logger_that_cannot_start_is_a_plain_error(tmp_path, monkeypatch):
+def test_the_error_of_a_logger_that_cannot_start_is_one_line(tmp_path, monkeypatch):
     def init(**how):
         raise ValueError("No API key configured.\nmore")
 
