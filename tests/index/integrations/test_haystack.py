@@ -207,7 +207,7 @@ def _plain(documents):
     return sorted((d.id, d.content, sorted(d.meta.items())) for d in documents)
 
 
-class TestAgainstTheirs(theirs.DocumentStoreBaseExtendedTests, theirs.CountDocumentsByFilterTest):
+class TestStoreWithTestsOfHaystack(theirs.DocumentStoreBaseExtendedTests, theirs.CountDocumentsByFilterTest):
     """Haystack's own tests of a document store."""
 
     @pytest.fixture
@@ -229,7 +229,7 @@ class TestAgainstTheirs(theirs.DocumentStoreBaseExtendedTests, theirs.CountDocum
         assert document_store.count_documents() == 1
 
 
-class TestAgainstTheirsAsync(
+class TestStoreWithAsyncTestsOfHaystack(
     theirs_async.CountDocumentsAsyncTest,
     theirs_async.WriteDocumentsAsyncTest,
     theirs_async.DeleteDocumentsAsyncTest,
@@ -241,8 +241,8 @@ class TestAgainstTheirsAsync(
 ):
     """Haystack's own tests of the async methods of a document store."""
 
-    document_store = TestAgainstTheirs.document_store
-    assert_documents_are_equal = staticmethod(TestAgainstTheirs.assert_documents_are_equal)
+    document_store = TestStoreWithTestsOfHaystack.document_store
+    assert_documents_are_equal = staticmethod(TestStoreWithTestsOfHaystack.assert_documents_are_equal)
 
     async def test_write_documents_async(self, document_store):
         """Without a policy, a duplicate id is refused."""
