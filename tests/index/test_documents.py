@@ -72,7 +72,7 @@ def test_a_duplicate_id_is_refused_with_both_positions(tmp_path, monkeypatch, fi
         write(tmp_path, [Document(i, "") for i in ids], (13, 50))
 
 
-def test_without_text_no_file_is_written(tmp_path):
+def test_with_text_false_stores_only_ids(tmp_path):
     read, writer = write(tmp_path, [Document("a", "text", "title", {"n": 1})], with_text=False)
     assert not writer.has_text
     assert not (tmp_path / "texts.arrow").exists()

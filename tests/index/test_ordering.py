@@ -26,7 +26,7 @@ def reduced(rows, n_terms):
 
 
 def clustered_rows(rng, n_clusters, size):
-    """Documents in the order of their clusters. Each has 10 of its cluster's 14 terms, then 4 lighter random terms."""
+    """Documents in the order of their clusters: 10 of the cluster's 14 terms, then 4 lighter random terms."""
     n_terms = n_clusters * 14
     return [
         np.concatenate((cluster * 14 + rng.permutation(14)[:10], rng.integers(0, n_terms, 4)))
