@@ -1,4 +1,4 @@
-"""Fixtures that run index code in a separate process, and kill this process at every file operation."""
+"""Fixtures that run code in a separate process, which may be killed at any file operation."""
 
 from __future__ import annotations
 

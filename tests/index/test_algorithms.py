@@ -55,7 +55,7 @@ class Truth:
         self.n_docs = len(matrix)
 
     def lists(self, terms):
-        """The first and end positions of each term's postings."""
+        """The start and end positions of each term's postings."""
         return np.searchsorted(self.terms, terms), np.searchsorted(self.terms, terms, side="right")
 
     def integers(self, terms, weights):
@@ -187,7 +187,7 @@ def test_results_are_exact_in_windows_with_and_without_dense_rows(tmp_path, orde
         for _ in range(3):
             terms = np.sort(rng.choice(len(share), size, replace=False))
             require_equal(segment, Truth(matrix), terms, rng.choice([0.3, 1.0, 1.1], size), ks=(1, 10, 200, 6000))
-    require_equal(segment, Truth(matrix), range(6), 1.0, ks=(1, 10, 1000))  # only dense rows
+    require_equal(segment, Truth(matrix), range(6), 1.0, ks=(1, 10, 1000))  # terms that have only dense rows
 
 
 def test_results_are_exact_for_lists_with_large_gaps(tmp_path, order):
@@ -363,7 +363,7 @@ def test_every_scoring_kernel_is_used(tmp_path, monkeypatch, segment, truth, que
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_alpha_misses_documents_but_keeps_exact_scores(segment, truth, queries):
+def test_a_lower_alpha_misses_documents_but_keeps_exact_scores(segment, truth, queries):
     found = {}
     for alpha in (1.0, 0.9, 0.6, 0.2, 1e-9, 5e-324):
         for terms, weights in queries:
@@ -426,7 +426,7 @@ def test_the_best_block_is_scored_although_all_others_tie(tmp_path, order):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_beta_equals_a_query_of_the_heaviest_terms(segment, queries, algorithm):
+def test_beta_gives_the_results_of_a_query_of_the_heaviest_terms(segment, queries, algorithm):
     for terms, weights in queries[:10]:
         heaviest = np.argsort(-weights, kind="stable")
         for beta, size in ((1e-9, 1), (0.25, -(-len(terms) // 4)), (0.5, -(-len(terms) // 2)), (1, len(terms))):
@@ -441,7 +441,7 @@ def test_beta_equals_a_query_of_the_heaviest_terms(segment, queries, algorithm):
             assert plan.postings == segment.plan(terms[kept], weights[kept], 50, cut).postings
 
 
-def test_float_impacts_are_always_scanned(tmp_path, clustered, queries):
+def test_float_impacts_are_always_scanned_exhaustively(tmp_path, clustered, queries):
     matrix = clustered[0][:3000]
     segment = write(tmp_path, matrix, impacts="float32")
     for terms, weights in queries[:5]:

@@ -291,7 +291,7 @@ def rows(heading):
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_lists_missing_calls_with_reasons():
+def test_the_docs_list_missing_calls_with_reasons():
     told = {}
     for names, *cells in rows("What not all of them have"):
         for name in re.findall(r"`([^`]+)`", names):
@@ -303,7 +303,7 @@ def test_the_page_lists_missing_calls_with_reasons():
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_lists_the_common_calls():
+def test_the_docs_list_the_common_calls():
     text = PAGE.read_text().partition("\n## What all of them have\n")[2].partition("\n## ")[0]
     names = {name for line in text.splitlines() if line.startswith("|") for name in re.findall(r"`(\w+)`", line)}
     assert names == {name for name in SHARED if not name.startswith("__")}
@@ -428,7 +428,7 @@ def test_a_with_block_that_fails_changes_nothing(living):
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_lists_calls_that_behave_differently():
+def test_the_docs_list_calls_that_behave_differently():
     assert [row[0] for row in rows("Calls that behave differently")] == [*DIFFERENT]
 
 

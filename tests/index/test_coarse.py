@@ -54,7 +54,7 @@ def test_the_search_is_exact_if_all_documents_are_candidates(built, documents, q
         assert hits[0][0] == f"dök {best[0]}"
 
 
-def test_more_candidates_and_terms_find_more(documents, queries, tmp_path):
+def test_more_candidates_and_terms_increase_recall(documents, queries, tmp_path):
     best = exact(queries, documents, 10)
 
     def recall(terms, candidates):
@@ -69,7 +69,7 @@ def test_more_candidates_and_terms_find_more(documents, queries, tmp_path):
     assert high > 0.95
 
 
-def test_the_coarse_index_is_small(built, documents):
+def test_the_coarse_index_stores_only_the_given_number_of_terms(built, documents):
     assert built.coarse.n_postings == 20 * len(documents)
     assert built.exact_bytes >= 8 * documents.nnz
     assert len(built) == len(documents)
@@ -124,8 +124,8 @@ def test_wrong_arguments_and_damaged_files_are_refused(built, documents, queries
             CoarseIndex(path)
 
 
-@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_a_quarter_of_the_terms_finds_the_best_of_real_vectors(real_data, tmp_path):
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long; runs with LSR_LONG_TESTS")
+def test_a_quarter_of_the_terms_finds_the_best_documents_of_real_vectors(real_data, tmp_path):
     """SPLADE-v3's vectors of NFCorpus have 251 terms per document. With 64 of them, the first 100 candidates contain
     98 % of the ten best documents.
     """

@@ -248,7 +248,7 @@ def leaves(value, at=()):
 
 
 def changed(value, at, new):
-    """A copy of a JSON value, with another value at a path."""
+    """A copy of a JSON value, with a new value at a path."""
     if not at:
         return new
     copy = value.copy()
@@ -406,7 +406,7 @@ def test_lack_of_memory_at_any_step_is_not_reported_as_damage(tmp_path, monkeypa
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="depends on chance; runs with LSR_LONG_TESTS")
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc")
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
 def test_lack_of_memory_is_not_reported_as_damage(tmp_path, python):
     Index.build(tmp_path / "idx", documents(3000), encoder="bm25")
     code, out, error = python(LITTLE_MEMORY, tmp_path / "idx")

@@ -64,7 +64,7 @@ def test_any_text_and_id_is_stored_unchanged(tmp_path):
 
 @pytest.mark.parametrize("first", [0, 6, 7, 8])
 @pytest.mark.parametrize("second", [9, 40, 99])
-def test_a_duplicate_id_is_refused_with_both_positions(tmp_path, monkeypatch, first, second):
+def test_the_error_about_a_duplicate_id_names_both_positions(tmp_path, monkeypatch, first, second):
     monkeypatch.setattr(module, "_ID_BATCH", 8)
     ids = [f"d{i:02}" for i in range(100)]
     ids[second] = ids[first]

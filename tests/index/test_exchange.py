@@ -168,7 +168,7 @@ def test_exported_terms_keep_the_term_numbers_of_the_encoder(tmp_path, idx, lsr_
     for query in ("swept boundary layer", "plate"):
         expected = [(hit.id, pytest.approx(hit.score, rel=0.01)) for hit in Index.open(idx).search(query)]
         assert [(hit.id, hit.score) for hit in Index.open(tmp_path / "again").search(query)] == expected
-    # An encoder whose vocabulary can grow takes over the term numbers of the index.
+    # An encoder whose vocabulary can grow adopts the term numbers of the index.
     Index.build(tmp_path / "other", read_vectors(export))
     found = [hit.id for hit in Index.open(idx).search("swept boundary layer")]
     for index in (
@@ -236,7 +236,7 @@ def test_an_export_for_opensearch_has_a_mapping_file(tmp_path, idx, lsr_command)
         (["idx", "--out", "Docs.ndjson"], "(--name)"),
     ],
 )
-def test_bad_exports_are_refused(tmp_path, idx, lsr_command, monkeypatch, args, problem):
+def test_invalid_exports_are_refused(tmp_path, idx, lsr_command, monkeypatch, args, problem):
     Index.build(tmp_path / "bare", SparseMatrix.from_dicts([{1: 1.0}], 3))
     before = sorted(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)

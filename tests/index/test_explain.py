@@ -202,7 +202,7 @@ def test_removing_the_marks_of_a_highlight_gives_the_text(marked, length, escape
 
 
 @given(marked_texts(), st.integers(1, 30))
-def test_no_part_has_a_larger_share(marked, length):
+def test_no_other_part_has_a_larger_share(marked, length):
     text, terms = marked
     words = [m.span() for m in re.finditer(r"\S+", text)]
     spans = [span for c in terms for span in (*c.spans, c.origin or (0, 0))]
@@ -332,7 +332,7 @@ def test_styles_do_not_change_the_width_of_cells():
 # --- words without weight, titles, and Markdown -------------------------------------------------------------------
 
 
-def test_a_word_in_the_text_without_weight_is_not_missing(tmp_path):
+def test_a_word_of_the_text_without_a_weight_is_shown_as_unweighted(tmp_path):
     """A word may lack a weight because it follows the last token that the encoder reads."""
     encoder = load_encoder("bm25", language="none")
     encoder.fit(["heat", "flat", "plate", "wing"])

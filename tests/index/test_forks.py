@@ -1,4 +1,4 @@
-"""An index in several processes and threads: forked children, pickles, and threads that change it together."""
+"""An index in several processes and threads: forked children, pickles, and threads that share one index."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_child_does_not_end_its_parents_transaction(index, forked):
             Transaction(index.path)
 
 
-def test_a_child_neither_waits_for_a_merge_nor_merges(index, forked, monkeypatch, caplog):
+def test_a_child_leaves_merges_to_its_parent(index, forked, monkeypatch, caplog):
     index.add([{"_id": "new", "text": "wing"}])
     index.commit(merge=False)
     begun, go_on = threading.Event(), threading.Event()

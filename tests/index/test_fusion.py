@@ -54,7 +54,7 @@ def test_a_single_run_keeps_its_order_with_ties(fuse):
 
 
 @pytest.mark.parametrize("fuse", [reciprocal_rank_fusion, interpolate])
-def test_invalid_arguments_are_refused(fuse):
+def test_missing_runs_and_missing_weights_are_refused(fuse):
     with pytest.raises(ValueError, match="no run"):
         fuse([])
     with pytest.raises(ValueError, match="1 weights for 2 runs"):

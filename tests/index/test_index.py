@@ -119,7 +119,7 @@ def test_an_index_can_be_built_from_no_documents(tmp_path, source):
         ([{"_id": "a", "text": "x", "extra": {1, 2}}], "metadata"),
     ],
 )
-def test_bad_documents_are_named_and_leave_no_index(tmp_path, documents, message):
+def test_the_error_names_a_bad_document_and_no_index_is_left(tmp_path, documents, message):
     with pytest.raises(DataError, match=message):
         Index.build(tmp_path / "idx", documents, encoder="bm25")
     assert not (tmp_path / "idx").exists()
@@ -246,7 +246,7 @@ def test_a_term_added_by_the_encoder_is_an_expansion(tmp_path):
     flutter, wing = (list(encoder.vocabulary).index(t) for t in ("flutter", "wing"))
     encoder.encode_document = lambda texts: SparseMatrix.from_dicts([{flutter: 2.0, wing: 1.0}] * len(texts), 3)
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "The wing"}], encoder=encoder)
-    explanation = index.explain("wing flutter car", "a")  # no document has "car", so the query drops it
+    explanation = index.explain("wing flutter car", "a")  # the query leaves "car" out, because no document has it
     assert {c.token: c.kind for c in explanation} == {"flutter": "expansion", "wing": "match"}
     assert explanation.words() == "flutter* 67%, wing 33%"
 
@@ -301,7 +301,7 @@ def test_an_error_about_another_encoder_names_both_encoders(index):
     assert Index.open(index.path, encoder=index.encoder).search("flutter")
 
 
-def test_vectors_and_their_encoder_must_agree(tmp_path, index, lsr_command):
+def test_vectors_of_a_different_encoder_are_refused(tmp_path, index, lsr_command):
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(d) + "\n" for d in DOCUMENTS))
     lsr_command("encode", tmp_path / "docs.jsonl", "--out", tmp_path / "v.parquet", "--encoder", "bm25")
     other = load_encoder("bm25", k1=2)

@@ -1,4 +1,4 @@
-"""Queries and documents of any type: iterables are read once, and unknown types are refused by name."""
+"""Queries and documents may be any iterable, which is read only once. Errors about other types name the type."""
 
 from __future__ import annotations
 

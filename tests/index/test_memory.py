@@ -42,7 +42,7 @@ LIMITED = """
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc")
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
 def test_large_term_ids_cost_no_extra_memory(tmp_path, python):
     code, _, error = python(LIMITED, tmp_path)
     assert code == 0, error

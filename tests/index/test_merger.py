@@ -121,7 +121,7 @@ def test_a_merge_does_not_affect_pending_changes(index, gate, end):
     until(lambda: index._changes._merging._waiting)
     assert (index.n_segments, found(index)) == (3, before)
     getattr(index, end)()
-    if end == "commit":  # then the waiting merge is installed
+    if end == "commit":  # the commit installs the waiting merge
         assert index.n_segments == 2
         assert len(index) == 32
     index.close()

@@ -35,7 +35,7 @@ def length(query, texts):
 
 
 def longer(query, pairs):
-    """The probability that the first text of each pair is better. Longer texts are, and a tie favours the first."""
+    """Prefers the longer text of each pair. If both are equally long, the first has a small advantage."""
     return [0.9 if len(a) > len(b) else 0.6 if len(a) == len(b) else 0.2 for a, b in pairs]
 
 

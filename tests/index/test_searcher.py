@@ -72,7 +72,7 @@ def require_equal(searcher, wanted, terms, weights, ks, mask=None, algorithms=AL
             chosen = SearchSettings(name, **(EVERYTHING if name == "clusters" else {}))
             docs, scores = searcher.search(terms, weights, k, chosen, mask)
             assert (docs.tolist(), scores.tolist()) == (wanted[0][:k], wanted[1][:k]), (name, k)
-            if name in ("exhaustive", "blocks") and wanted[1]:  # with a floor, only documents below it may be missing
+            if name in ("exhaustive", "blocks") and wanted[1]:  # a search may omit documents with scores below a floor
                 floor = wanted[1][min(k, len(wanted[1])) // 2]
                 docs, scores = searcher.search(terms, weights, k, chosen, mask, floor)
                 reached = [doc for doc, score in zip(wanted[0][:k], wanted[1][:k], strict=True) if score >= floor]
@@ -189,7 +189,7 @@ def test_masks_of_any_selectivity_equal_brute_force(topical, share):
                 require_equal(searcher, wanted, terms, weights, (1, 10, 500), mask)
 
 
-def test_blocks_without_an_allowed_document_are_skipped(topical):
+def test_blocks_without_a_matching_document_are_skipped(topical):
     _, one, many = topical
     allowed = np.zeros(30_000, bool)
     allowed[[5, 9000, 29_999]] = True

@@ -105,7 +105,7 @@ def test_filters_use_the_columns_of_all_shards(texts, where):
     assert batches == [found(hits) for hits in one.search_batch(["wing", "number3"], where=where)]
 
 
-def test_wrong_queries_give_the_errors_of_one_index(texts):
+def test_invalid_queries_give_the_same_errors_as_one_index(texts):
     one, index = texts
     for each in (one, index):
         with pytest.raises(DataError, match="there is no column 'year'"):

@@ -363,7 +363,7 @@ def test_files_with_unexpected_columns_are_refused(path):
 # --- refused builds ---------------------------------------------------------------------------------------------------
 
 
-def test_an_existing_index_is_kept(path, tmp_path):
+def test_an_existing_index_or_file_is_kept(path, tmp_path):
     before = contents(path)
     with pytest.raises(OutputExists, match="overwrite"):
         Index.build(path, DOCUMENTS, encoder="bm25")

@@ -160,7 +160,7 @@ def test_trained_policies_beat_overlap_at_equal_reads(built):
     assert found["overlap"] > 0.1
 
 
-def test_the_lstm_equals_torch():
+def test_the_lstm_gives_the_same_values_as_torch():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     examples = [
@@ -235,7 +235,7 @@ def test_vectors_of_earlier_versions_can_be_opened(tmp_path):
 
 @pytest.mark.parametrize("visit", [Visits(0.1), Visits(0.1, "overlap"), Visits(0.1, results=0)], ids=str)
 def test_empty_clusters_are_not_read(tmp_path, visit):
-    """Identical vectors leave clusters empty. A query without sparse results still reads a cluster with documents."""
+    """Identical vectors leave some clusters empty. Queries without sparse results still read a cluster of documents."""
     docs = [{"_id": f"d{i}", "text": f"word t{i % 6} n{i % 6}"} for i in range(240)]
     index = Index.build(tmp_path / "idx", docs, encoder="bm25")
     dense = build_dense(index, tmp_path / "dense", Meanings(), clusters=True)
@@ -245,7 +245,7 @@ def test_empty_clusters_are_not_read(tmp_path, visit):
         assert len(hybrid.search(f"nothing t{topic} n{topic}", 5)) == 5
 
 
-def test_weights_that_are_not_numbers_are_refused(built, tmp_path):
+def test_weights_that_are_not_finite_are_refused(built, tmp_path):
     visits = built[2].fit_visits(queries(40, 5), "logistic")
     visits.save(tmp_path / "visits.arrow")
     assert Visits.load(tmp_path / "visits.arrow").policy == "logistic"

@@ -37,7 +37,7 @@ def index(tmp_path_factory):
         ("retreival of documnets", {"retreival": ["retrieval"], "documnets": ["documents"]}),
         ("boundary layer", {}),
         ("Boundray", {"Boundray": ["boundary"]}),
-        ("flutters", {}),  # a document has the same stem
+        ("flutters", {}),  # a word of a document has the same stem
         ("naive", {"naive": ["naïve"]}),
         ("zebra", {"zebra": []}),  # only a deleted document has this word
         ("xq 12345 of", {}),  # too short, not a word, a stop word

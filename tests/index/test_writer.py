@@ -336,7 +336,7 @@ def test_a_filter_without_a_condition_deletes_nothing(path):
     assert index.delete(where={"n": {">=": 15}}).deleted == 5
     with pytest.raises(DataError, match=r"an id is a text or a whole number, got \['d1'\]"):
         index.delete(["d1", 7, ["d1"], None])
-    assert index.delete([7]).missing == ["7"]  # whole numbers are ids
+    assert index.delete([7]).missing == ["7"]  # integers are accepted as ids
     assert index.delete(["d1"]).deleted == 1
 
 
@@ -534,8 +534,8 @@ def test_many_single_adds_leave_few_segments(tmp_path):
 
 # --- kills, full disks, damage ----------------------------------------------------------------------------------------
 
-# Commits changes, then merges. With "background", a deletion is committed while the merge runs in the background. The
-# other changes are then committed before the kills begin. Only the run without "background" kills during their commit.
+# Commits changes, then merges. With "background", these changes are committed before the kills begin, and a deletion is
+# committed while the merge runs in the background. Kills during the first commit are tested without "background".
 KILLED_EVERYWHERE = """
     import threading
     from lsr.index.write import background_merger as merger, writer
@@ -697,7 +697,7 @@ def built(path):
      (built, errno.EACCES)],
 )  # fmt: skip
 def test_any_failed_write_is_reported_and_leaves_the_index_intact(path, monkeypatch, work, code):
-    """If the n-th write fails, for any n, the index is in its old or its new state, and can be changed again."""
+    """Whichever write fails, the index is in its old or its new state, and can be changed again."""
     shutil.copytree(path, path.parent / "kept")
     calls, fails_at, failed = itertools.count(1), 0, True
 
@@ -778,7 +778,7 @@ def test_skip_damaged_finds_a_changed_byte_of_a_large_file(path, monkeypatch):
     assert "ids.arrow" in some.damaged[0]
 
 
-def test_files_removed_by_a_writer_during_opening_are_not_damage(path, monkeypatch):
+def test_files_removed_by_a_writer_during_opening_are_not_reported_as_damage(path, monkeypatch):
     check_files = snapshots.check_files
 
     def late(*args, **kwargs):

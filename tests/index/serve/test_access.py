@@ -142,7 +142,7 @@ def test_keys_are_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
         ("reader secret-wïth-umlauts-in-it", ":1: a line is"),
     ],
 )
-def test_bad_key_files_are_refused_without_showing_their_content(tmp_path, text, message):
+def test_invalid_key_files_are_refused_without_showing_their_content(tmp_path, text, message):
     path = tmp_path / "keys"
     path.write_text(text)
     with pytest.raises(DataError, match=message) as error:

@@ -272,7 +272,7 @@ def test_closed_connections_log_no_error(serving, small, caplog, size):
             sock.sendall(b"GET /page/big.js " + head + b"\r\nHost: localhost\r\n\r\n")
             assert len(sock.makefile("rb").read()) > size
     with connected(asking) as sock:
-        sock.sendall(b"GET /page/big.js HTTP/1.1\r\nHost: localhost\r\n\r\n")  # closes before the answer
+        sock.sendall(b"GET /page/big.js HTTP/1.1\r\nHost: localhost\r\n\r\n")  # closes before the response
     assert asking.get("/health").status == 200
     assert caplog.text == ""
 
