@@ -260,7 +260,7 @@ def test_explaining_a_missing_document_is_refused(index):
 
 
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
-def test_a_document_scores_as_its_best_passage(tmp_path, impacts):
+def test_a_document_gets_the_score_of_its_best_passage(tmp_path, impacts):
     rng = np.random.default_rng(2)
     words = ["alpha", "beta", "gamma", "delta", "omega"]
     documents = [{"_id": f"d{i}", "text": " ".join(rng.choice(words, rng.integers(1, 40)))} for i in range(150)]
@@ -329,7 +329,7 @@ def test_duplicate_query_ids_are_refused(index, tmp_path):
         read_queries(tmp_path / "q.jsonl", index)
 
 
-def test_only_selects_queries_by_id(index, tmp_path):
+def test_the_method_only_selects_queries_by_id(index, tmp_path):
     (tmp_path / "q.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": "flat"}) + "\n" for i in range(4)))
     queries = read_queries(tmp_path / "q.jsonl", index).only({"q1": 1, "q3": 1, "q9": 1})
     assert (queries.ids, queries.texts) == (["q1", "q3"], ["flat", "flat"])

@@ -93,7 +93,7 @@ def test_another_index_at_the_same_path_is_detected(path, tmp_path):
         with pytest.raises(IndexFormatError, match=f"^{path}: another index has replaced"):
             change()
     other = Index.open(path)
-    other.delete("d1")  # `index` only holds the lock of the moved folder
+    other.delete("d1")  # succeeds, because `index` holds the lock of the moved folder
     assert (len(index), len(idle), index.pending) == (20, 20, True)
     index.rollback()
     other.rollback()
@@ -104,7 +104,7 @@ def test_another_index_at_the_same_path_is_detected(path, tmp_path):
         idle.refresh()
     (tmp_path / "moved").rename(path)
     assert not idle.refresh()
-    idle.delete("d1")  # this writer also removes leftovers of the lost change
+    idle.delete("d1")  # also removes leftovers of the lost change
     idle.commit()
     assert len(Index.open(path)) == 19
     assert idle.verify() == []
@@ -208,7 +208,7 @@ _NEW = [{"_id": "new0", "text": "wing"}, {"_id": "d5", "text": "flow"}, {"_id": 
 
 
 class _Interrupted:
-    """Raises KeyboardInterrupt before the n-th executed line of lsr.index; `lines` counts the executed lines."""
+    """Raises KeyboardInterrupt before line number `at` that lsr.index runs; `lines` counts the lines run."""
 
     def __init__(self, at):
         self.at, self.lines = at, 0
@@ -234,7 +234,7 @@ class _Interrupted:
 
 
 def _after_an_interrupt(path, kept, at, then):
-    """Interrupt a commit before the line number `at`, then write with two objects; return the number of lines run."""
+    """Interrupt a commit before line number `at`, then write with two objects; return the number of lines run."""
     shutil.rmtree(path)
     shutil.copytree(kept, path)
     old = [d["_id"] for d in DOCUMENTS]
@@ -257,7 +257,7 @@ def _after_an_interrupt(path, kept, at, then):
     {"commit": index.commit, "roll back": index.rollback, "close": index.close, "go on": lambda: None}[then]()
     ids = list(Index.open(path).documents.all_ids())
     assert ids == new or (ids == old and then != "commit"), ids
-    other.update([{"_id": "theirs", "text": "wing"}])  # the lock was released
+    other.update([{"_id": "theirs", "text": "wing"}])  # succeeds, because the lock was released
     other.commit(merge=False)
     index.delete("d1")
     index.commit(merge=False)

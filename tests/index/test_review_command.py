@@ -61,7 +61,7 @@ def test_a_review_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
     assert len(after) == 3
 
 
-def test_a_pause_before_the_first_answer_can_be_continued(index, lsr_command, tmp_path, monkeypatch):
+def test_a_review_paused_before_the_first_answer_can_be_continued(index, lsr_command, tmp_path, monkeypatch):
     path, _ = index
     how = ("review", path, "--state", tmp_path / "state.json")
     monkeypatch.setattr("lsr.index.cli.review._on_a_page", lambda *_: False)

@@ -72,7 +72,7 @@ def test_the_model_implements_the_search_protocol_of_the_harness():
     assert len({LsrModel(encoder).mteb_model_meta.revision for encoder in encoders}) == 2
 
 
-def test_measures_equal_those_of_our_evaluation(tmp_path):
+def test_measures_equal_those_of_lsr_evaluate(tmp_path):
     folder = tmp_path / "small"
     (folder / "qrels").mkdir(parents=True)
     rows = [{"_id": name, "title": title, "text": text} for name, (title, text) in TEXTS.items()]

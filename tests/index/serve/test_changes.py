@@ -96,7 +96,7 @@ def test_a_failed_commit_is_rolled_back(asking, living, monkeypatch):
         assert not asking.get("/v1/stats").json["pending"]
         asking.post("/v1/documents", {"documents": [{"id": "y", "text": "wing"}], "commit": False})
         assert asking.post("/v1/commit", {}).status == 507
-        assert asking.get("/v1/stats").json["pending"]  # the earlier change isn't lost
+        assert asking.get("/v1/stats").json["pending"]  # the earlier change is kept
     assert asking.post("/v1/commit", {}).json["done"]
     assert set(found(asking, "wing")) == {"a", "b", "y"}
 
@@ -182,11 +182,11 @@ def test_stopping_rolls_back_pending_changes_with_a_warning(living, caplog):
         server.app.serving.indexes["idx"].add(schemas.Add(documents=[{"id": "x", "text": "wing"}], commit=False))
     assert "uncommitted changes are discarded" in caplog.text
     assert not living.pending
-    Index.open(living.path).delete(["a"])  # the lock was released
+    Index.open(living.path).delete(["a"])  # succeeds, because the lock was released
     assert os.listdir(living.path)
 
 
-def test_a_sharded_folder_is_searched_changed_and_refreshed(serving, living, tmp_path):
+def test_a_sharded_folder_can_be_searched_changed_and_refreshed(serving, living, tmp_path):
     folder = tmp_path / "shards"
     reshard_index(living.path, folder, 2)
     asking = serving(Index.open(folder), writable=True, refresh=0.05)
