@@ -30,6 +30,7 @@ from lsr.index.kernels.layout import (
     POSTINGS,
     POSTINGS_SCORED,
     WINDOW,
+    WINDOWS_SCANNED,
     Space,
     find_live,
 )
@@ -42,9 +43,10 @@ from lsr.index.segment.quantize import query_numbers
 from lsr.sparse import SparseMatrix
 
 _SPARE = 64  # room for results beyond 2k, so that a small k is rarely pruned
-# Cost of a block search, in units of one posting added by a scan: looking a term up in a block, and reading a block's
-# bound for a term. Fitted to timings on real and synthetic vectors.
-_LOOKUP, _BOUND = 400, 0.3
+# Costs in postings added up by a scan: a posting added up by a block search, looking a term up in a block, reading a
+# block's bound for a term, and clearing and checking a document's score in a scanned window. Fitted to timings of
+# 176,408 real documents and of a million and 8.8 million synthetic ones, for k from 10 to 1,000.
+_SCORED, _LOOKUP, _BOUND, _DOCUMENT = 1.8, 350, 0.8, 0.2
 _TOGETHER, _RESULTS = 16, 1 << 18  # limits of one kernel call: number of queries, and of results
 _TINY = float(np.finfo(np.float64).tiny)
 EXACT = SearchSettings()
@@ -61,6 +63,19 @@ class Work(NamedTuple):
     reason: str
     counts: NDArray[np.int64]
     n_known: int
+
+
+def estimate_costs(counts: NDArray[np.int64], n_docs: int, n_windows: int) -> tuple[float, float]:
+    """Estimate what a block search cost and what a scan would have cost, both in postings added up by a scan.
+
+    Args:
+        counts: (6,), what the block search did (`lsr.index.kernels.layout.Space.counts`).
+        n_docs: Number of documents that a scan would score, added up over the queries.
+        n_windows: Number of windows in the index.
+    """
+    docs_scanned = counts[WINDOWS_SCANNED] * n_docs / max(n_windows, 1)
+    of_blocks = _SCORED * counts[POSTINGS_SCORED] + _LOOKUP * counts[LOOKUPS] + _BOUND * counts[BOUNDS]
+    return float(of_blocks + _DOCUMENT * docs_scanned), float(counts[POSTINGS] + _DOCUMENT * n_docs)
 
 
 @dataclass(frozen=True)
@@ -231,8 +246,7 @@ class Searcher:
             ])  # fmt: skip
         counts = space.counts.copy()
         if algorithm == "blocks" and not len(mask.allowed):
-            spent = counts[POSTINGS_SCORED] + _LOOKUP * counts[LOOKUPS] + _BOUND * counts[BOUNDS]
-            self._experience.learn(k, float(spent / max(counts[POSTINGS], 1)))
+            self._experience.learn(k, *estimate_costs(counts, len(queries) * self.n_docs, self.n_windows))
         best = rankings[0] if len(rankings) == 1 else [_best([own[q] for own in rankings], k) for q in range(len(ends))]
         if any(len(docs) and docs.max() >= self.n_docs for docs, _ in best):
             raise CorruptIndex(f"{self.segments[0].folder.parent}: places.arrow is damaged; run lsr verify for details")

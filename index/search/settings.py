@@ -187,32 +187,40 @@ class Plan:
 
 
 class Experience:
-    """Running estimate of the cost of block search relative to a scan, by magnitude of k.
+    """Running means of the costs of block search and of a scan, by magnitude of k.
 
     Some collections leave little to skip. Threads share this without a lock; a lost update only delays learning.
     """
 
-    # Initial estimate, weight of the newest observation, the largest observation, and how often block search is retried
-    # (once in some number of queries) while it doesn't pay.
+    # The first ratio of the costs, the weight of the newest observation, its largest ratio, and how often block search
+    # is retried (once in some number of queries) while it doesn't pay.
     _FIRST, _WEIGHT, _MOST, _AGAIN = 0.9, 1 / 16, 1.5, 32
 
     def __init__(self) -> None:
-        self._shares: dict[int, float] = {}
+        self._costs: dict[int, tuple[float, float]] = {}  # of block search, of a scan
         self._scans: dict[int, int] = {}
 
     def pays(self, k: int) -> bool:
         """Whether to use block search."""
         size = k.bit_length()
-        if self._shares.get(size, self._FIRST) < 1:
+        blocks, scan = self._costs.get(size, (self._FIRST, 1.0))
+        if blocks < scan:
             return True
         self._scans[size] = self._scans.get(size, 0) + 1
         return self._scans[size] % self._AGAIN == 0
 
-    def learn(self, k: int, share: float) -> None:
-        """Record the cost of a block search as a fraction of a scan's."""
+    def learn(self, k: int, blocks: float, scan: float) -> None:
+        """Record the cost of a block search, and that of a scan for the same query.
+
+        The means of both are kept, not the mean of their ratios, which would weigh short queries as much as long ones.
+        """
         size = k.bit_length()
-        before = self._shares.get(size, self._FIRST)
-        self._shares[size] = before + self._WEIGHT * (min(share, self._MOST) - before)
+        before = self._costs.get(size, (self._FIRST * scan, scan))
+        now = min(blocks, self._MOST * scan), scan
+        self._costs[size] = (
+            before[0] + self._WEIGHT * (now[0] - before[0]),
+            before[1] + self._WEIGHT * (scan - before[1]),
+        )
 
 
 def choose(
