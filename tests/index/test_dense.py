@@ -120,7 +120,7 @@ def test_no_vectors_give_no_hits(tmp_path, embed):
         (
             [("a", "x"), ("b", "y")],
             lambda texts: [[1.0], [1.0, 2.0]],
-            "no array of numbers; it has to give a row for each",
+            "no array of numbers; it needs one row for each",
         ),
         ([("a", "x")], lambda texts: [["x"]], "no array of numbers"),
     ],
