@@ -9,7 +9,7 @@ from lsr.index.kernels.jit import kernel
 
 @kernel
 def edit_distances(codes, offsets, word, most, found):
-    """The distances of many words from one word (optimal string alignment).
+    """Compute the distances of many words from one word (optimal string alignment).
 
     Args:
         codes: (size,) int32, the code points of all words.

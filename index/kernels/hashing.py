@@ -9,7 +9,7 @@ from lsr.index.kernels.jit import kernel
 
 @kernel
 def hash_strings(offsets, content, hashes):
-    """64-bit FNV-1a hashes, with the upper half folded in once.
+    """Compute 64-bit FNV-1a hashes, and XOR the upper half of each into its lower half.
 
     Args:
         offsets: (n + 1,) int32 or int64, begin of each string, and the end of the last.

@@ -25,7 +25,7 @@ def gather(places, indptr, terms, weights, out_terms, out_weights):
         terms: (nnz,) uint32.
         weights: (nnz,) float32.
         out_terms: (sum of the rows' lengths,) uint32, written.
-        out_weights: (the same,) float32, written.
+        out_weights: (sum of the rows' lengths,) float32, written.
     """
     at = 0
     for place in places:
@@ -61,11 +61,11 @@ def count_rows(ranks, lists, docs, impacts, dense, n_docs, counts):
 
     Args:
         ranks: (n,) int64, the window's terms, ascending.
-        lists: (n, 4) int64, their lists.
+        lists: (n, 4) int64, the terms' lists.
         docs: (n_postings,) uint16.
         impacts: (n_postings,) uint8 or float32.
         dense: (n_dense * n_docs,) uint8.
-        n_docs: The window's documents.
+        n_docs: Number of documents in the window.
         counts: (n_docs,) int64, changed.
     """
     for i in range(len(ranks)):
@@ -123,7 +123,7 @@ def find_row(ranks, lists, docs, impacts, dense, n_docs, doc, out):
         dense: (n_dense * n_docs,) uint8.
         n_docs: The window's documents.
         doc: The document, within the window.
-        out: (n,) float32, written; 0 for terms that it lacks.
+        out: (n,) float32, written; 0 for terms that the document lacks.
     """
     for i in range(len(ranks)):
         out[i] = 0

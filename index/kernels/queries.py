@@ -26,7 +26,7 @@ class Batch(NamedTuple):
         weights: int32, their weights; or float64 if impacts are float32.
         ends: (n,) int64, where each query's terms end.
         thresholds: (n,) of the weights' type, above zero: documents that score less may be left out.
-        allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all may be.
+        allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all documents are allowed.
         live: (n_blocks,) uint8, 0 for blocks without an allowed document; empty if all documents are allowed.
     """
 
@@ -44,8 +44,8 @@ class Found(NamedTuple):
     Attributes:
         docs: (n, k) int64, document numbers, best first.
         scores: (n, k) of the weights' type.
-        sizes: (n,) int64, how many documents were found.
-        known: (n,) int64, how many of a query's terms occur.
+        sizes: (n,) int64, the number of documents found for each query.
+        known: (n,) int64, the number of each query's terms that occur in the index.
     """
 
     docs: Any
