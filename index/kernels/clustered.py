@@ -291,9 +291,7 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
         begin, end = run_of(clusters.group_ends, 0, c, n_groups)
         for g in range(begin, end, 16):
             prefetch(firsts, g)
-    for x in range(
-        len(chosen)
-    ):  # find the group that may contain each term: the last that begins at or before the term
+    for x in range(len(chosen)):  # find the group that may contain each term: the last that begins at or before it
         begin, end = run_of(clusters.group_ends, 0, chosen[x], n_groups)
         for i in range(len(ranks)):
             g, n = begin, end - begin

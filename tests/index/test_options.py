@@ -333,7 +333,7 @@ def test_unusable_columns_are_refused(index, given, message):
         ({"syntax": "lucene"}, "syntax must be one of plain, operators"),
         ({"boost": {"stars": {"factor": 1}}}, "unknown key 'factor'"),
         ({"boost": ["stars"]}, "boost is a mapping"),
-        ({"boost": {"title": 0.5}}, "boost of title: how many times its words count, a number from 1 to 1,000"),
+        ({"boost": {"title": 0.5}}, "boost of title: it must be a number from 1 to 1,000"),
         ({"boost": {"title": {"weight": 2}}}, "boost of title"),
         ({"sort": 3}, "sort takes columns"),
         ({"sort": "n", "rerank": len}, "sort can't be combined with rerank or diversity"),
