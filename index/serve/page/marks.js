@@ -64,7 +64,8 @@ export class Content {
   }
 }
 
-// The places within a length with the largest total share, each term counted once: start of the first, end of the last.
+// Finds the places within a length that have the largest total share, each term counted once. Returns where the first of
+// them starts and the last of them ends.
 export function bestPart(places, size, length, first = 0) {
   if (size <= length) return [first, first + size];
   let [from, to, most] = [first, first, 0];
