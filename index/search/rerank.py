@@ -87,7 +87,7 @@ class CrossEncoderReranker:
                     "sentence-transformers", "sentence-transformers", f"re-ranking with {model}"
                 ) from None
             if Path(model).is_dir() and (kind := without_scores(Path(model))) is not None:
-                raise RerankerError(f"the re-ranker {model} is a {kind}, which gives no scores: pass a cross-encoder")
+                raise RerankerError(f"the re-ranker {model} is a {kind}, not a cross-encoder, so it gives no scores")
             try:
                 model = CrossEncoder(model)
             except Exception as error:
