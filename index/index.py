@@ -156,7 +156,7 @@ class Index(Reader):
             path = Path(path).absolute()
         encoder = as_encoder(encoder)
         settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages, hybrid)
-        # `build_index` returns the encoder as it encoded the documents: fitted, or the default one. Queries need it.
+        # The fitted or default encoder that encoded the documents also encodes queries.
         with folder_for(path, overwrite=overwrite) as folder, progress_to(progress):
             encoder = build_index(
                 folder,
@@ -204,7 +204,7 @@ class Index(Reader):
         index = cls(path, latest_snapshot(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
-            # The fingerprint names no encoder, but the index's tokens may show that it was another one.
+            # The fingerprint names no encoder, but the index's tokens may show that another encoder made it.
             if index.fingerprint.tokenizer is None and not encoder.living:
                 require_same_terms(index.vocabulary, encoder, f"the index {path}")
         return index

@@ -22,7 +22,7 @@ from lsr.index.write.writer import Writer
 
 
 class Changes:
-    """The transaction of an open index, one at a time; the index moves to each commit made here.
+    """Makes changes to an open index, in one transaction at a time; the index moves to each commit.
 
     Threads make changes one call at a time; any thread can commit.
 
@@ -36,7 +36,7 @@ class Changes:
         self._changing = threading.Condition(threading.RLock())
         self._merging = MergeScheduler(self._changing)
         self._unsaved: weakref.finalize[Any, Changes] | None = None  # warns about uncommitted changes
-        self._left_with: int | None = None  # in a forked child: the parent, if it has uncommitted changes
+        self._left_with: int | None = None  # in a forked child: id of the parent process, if it has uncommitted changes
         in_child(self)
 
     def after_fork(self) -> None:

@@ -41,7 +41,10 @@ def index_vectors(index: Index) -> Vectors:
 
 
 def _encoder_files(index: Index) -> dict[str, bytes]:
-    """Return the files of the query encoder, with the current vocabulary and counts if they grow with the index."""
+    """Return the files of the query encoder.
+
+    For an encoder that grows with the index, they have the current vocabulary and counts.
+    """
     files = index.shared.encoder_files
     if not files or not index.encoder.living:
         return files

@@ -72,7 +72,7 @@ def add(
         change = index.update(source, skip_bad=skip_bad) if update else index.add(source, skip_bad=skip_bad)
     write_left_out(left_out, change.bad)
     bad = change.bad[len(change.report.bad) :] if change.report.bad_told else change.bad
-    change.report.bad = []  # reported by a warning, or below, together with existing ids
+    change.report.bad = []  # these are reported by a warning, or below together with existing ids
     change.report.tell()
     for message in bad[:10]:
         note(f"left out: {message}")

@@ -41,7 +41,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--alpha", type=float, help="Below 1, search is faster but may miss hits. [default: 1, exact]"
             ),
             click.option("--beta", type=float, help="Share of the query's terms to use. [default: 1]"),
-            click.option("--guaranteed", type=int, help="Number of best blocks scored whatever alpha is. [default: 0]"),
+            click.option("--guaranteed", type=int, help="Number of best blocks that are always scored. [default: 0]"),
             click.option("--cut", type=int, help="Number of heaviest terms used to choose clusters. [default: 8]"),
             click.option("--heap-factor", type=float, help="A lower value searches more clusters. [default: 1]"),
             click.option(

@@ -166,7 +166,7 @@ def mcp(
 def _named(index: str) -> tuple[str, Path | str]:
     """Split NAME=FOLDER into name and path; without NAME, the name is the last part of the path.
 
-    A "=" within an existing folder's path or in a URI's options separates no name.
+    A "=" in the path of an existing folder, or in the options of a URI, doesn't end a name.
     """
     name, equals, path = index.partition("=")
     if not (equals and name) or is_remote(index) or Path(index).exists():

@@ -62,8 +62,8 @@ def build_shards(
         shards: Number of shards.
         encoder: Encodes documents; not used if `source` is vectors.
         settings: How to write each shard's index.
-        identity: A text that names everything but the documents that the vectors depend on. Unfinished work continues
-            only if its identity is the same.
+        identity: A text that identifies what the vectors depend on besides the documents, such as the encoder's
+            settings. Unfinished work continues only if its identity is the same.
         device: Device of the workers' models.
         workers: The workers; by default this process.
         memory: Approximate memory limit for building a shard, in bytes.

@@ -206,7 +206,7 @@ class ShardGroup:
 
     @property
     def columns(self) -> list[ColumnKinds] | None:
-        """The columns of all shards; None if a shard is lost, as it may have others."""
+        """The columns of all shards; None if a shard is lost, because it may have other columns."""
         if len(self.states) < len(self.sets):
             return None
         return [columns for state in self.states.values() for columns in state.columns]

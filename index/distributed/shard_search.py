@@ -29,9 +29,8 @@ from lsr.sparse import SparseMatrix
 _BATCH = 256  # queries sent at a time
 _TRIES = 3  # searches before giving up on documents that keep changing
 
-Encode = Callable[
-    [], SparseMatrix
-]  # returns query vectors; their weights depend on counts, so commits make it run anew
+# Returns query vectors; called again after a commit, which changes the weights.
+Encode = Callable[[], SparseMatrix]
 
 
 class _Answered(NamedTuple):
@@ -278,7 +277,7 @@ class ShardSearch:
         raise DataError(f"{group.shards.folder}: no document has the id {doc_id!r}")
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """Return, for each term, title and text of the n documents in which it weighs most."""
+        """Return, for each term, title and text of the n documents with the largest weights of the term."""
         if not terms:
             return []
         found = [self.hits(None, ranked) for ranked in self.rank(lambda: term_queries(terms), n, Criteria())]

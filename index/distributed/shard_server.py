@@ -276,7 +276,7 @@ class Shard:
         ).facets(names)
 
     def count_values(self, version: str, names: Sequence[str], docs: Sequence[int]) -> dict[str, Counter[Any]]:
-        """Count, for each column, the documents among some that have each value.
+        """For each column, count how many of the given documents have each value.
 
         Raises:
             IndexFormatError: The version is gone.

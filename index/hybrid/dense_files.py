@@ -127,7 +127,7 @@ def read_record(folder: Path) -> dict[str, Any]:
             and record["per_document"] * record["dimensions"] < 1 << 31
             and isinstance(record["vectors"], int)
             and type(record["graph"]) is bool
-            and type(record.setdefault("clusters", False)) is bool  # nor this
+            and type(record.setdefault("clusters", False)) is bool  # earlier versions didn't write it
             and set(_files(record)) <= set(record["files"])
             and all(type(file["bytes"]) is int for file in record["files"].values())
             and all(_NAME.fullmatch(Path(name).stem) and Path(name).name == name for name in record["files"])

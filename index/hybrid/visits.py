@@ -226,7 +226,7 @@ def example(
         nearest: (n,) the rows nearest to the query.
         results: As for `Visits.rows`.
         scores: As for `Visits.rows`.
-        n_read: `Visits.results`. The vectors of this many results are read in any case, so they aren't labels.
+        n_read: `Visits.results`. The vectors of this many results are always read, so a policy needn't find them.
     """
     near, pointed = clusters.centroids @ query, _clusters_of(clusters, results)
     order = by_overlap(len(clusters), near, pointed)[:_READ]

@@ -13,7 +13,7 @@ from lsr.index.search.hits import Hit
 from lsr.index.serve.responses import finite
 
 _TOKEN = 3  # bytes of UTF-8 per token: a low estimate for nearly all text and tokenizers
-_LEAST = 60  # tokens that every hit needs for its text, or fewer if the whole text is shorter; else it is left out
+_LEAST = 60  # minimum tokens for a hit's text; with less room, a hit is left out, unless its whole text is shorter
 _LONGEST, _LONGEST_TITLE = 40, 200  # maximum characters of a word and of a title
 _PLACES = ("url", "source", "anchor")
 # Characters that people can't see but models read. Each is replaced by U+FFFD, so that spans stay valid.
@@ -194,7 +194,7 @@ def link_of(metadata: Mapping[str, Any]) -> str:
 
 
 def words_of(why: Explanation, most: int = 4) -> str:
-    """Return the words that add most to the score, with their shares, out of the words that highlights mark."""
+    """Of the words that highlights mark, return those that add most to the score, with their shares."""
     words = [(one.share, one.word[:_LONGEST]) for one in why.by_word() if one.score and one.share and one.marked][:most]
     if why.dense:
         words = sorted([(why.dense.share, "dense vector"), *words], key=lambda one: -one[0])

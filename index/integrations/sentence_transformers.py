@@ -58,7 +58,7 @@ class SentenceTransformersEncoder(Encoder):
         batch_size: Texts per batch.
 
     Raises:
-        EncoderError: Its tokenizer isn't from the tokenizers library.
+        EncoderError: The model's tokenizer isn't from the tokenizers library.
     """
 
     type = "sentence-transformers"

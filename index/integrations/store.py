@@ -45,7 +45,7 @@ def opened_or_created(path: str | PathLike[str], encoder: str) -> Index:
         return Index.open(path)
     try:
         return Index.build(path, [], encoder=encoder)
-    except OutputExists:  # another process has created the index; or this isn't one, which `open` reports
+    except OutputExists:  # another process has created the index; or the folder is something else: `open` reports it
         return Index.open(path)
 
 

@@ -88,7 +88,7 @@ def search_blocks(files, query, space, k, alpha, seeds, threshold):
         space: `Space`; docs and scores receive the results by descending score, ties by ascending number.
         k: Number of documents.
         alpha: Blocks are dropped if alpha times their bound is below the threshold; below 1, search is approximate.
-        seeds: Number of blocks to score whatever alpha is, those with the highest bounds; at least 1.
+        seeds: Number of blocks that are always scored, those with the highest bounds; at least 1.
         threshold: Initial threshold, int32, at least 1; lower scores are left out.
 
     Returns:
@@ -672,7 +672,7 @@ def summarize(docs, impacts, begins, ends, n_docs, maxima, skips):
         impacts: (n,) uint8.
         begins: (n_rows,) int64, begin of each list.
         ends: (n_rows,) int64, end of each list.
-        n_docs: The window's documents.
+        n_docs: Number of documents in the window.
         maxima: (n_rows, at least the number of blocks) uint8, all zero, written.
         skips: (n_rows, at least the number of skips) uint16, written.
     """

@@ -35,7 +35,7 @@ _SUM, _CHOSEN, _REACHED = range(3)  # rows of the scratch space; `highest` uses 
 
 
 class Clusters(NamedTuple):
-    """The files of clusters as arrays. The kernels check the positions that these contain before they use them.
+    """The files of clusters as arrays. The kernels check positions in the files before they use them.
 
     Attributes:
         doc_ends: (n_clusters,) uint64, end of each cluster's documents, in the order of storage.

@@ -1,10 +1,12 @@
-"""The exhaustive kernel: scans every posting of the query's terms, window by window. Other kernels must equal it.
+"""The exhaustive kernel: scans every posting of the query's terms, window by window.
+
+Other exact kernels must return the same results.
 
 Scores are exact: with 8-bit impacts, sums of int32 products that can't overflow (lsr.index.segment.quantize scales the
 query accordingly); with float weights, float64 sums in ascending term order.
 
-Documents are stored at places; results hold document numbers instead. Documents that may not be found (deleted, or
-filtered out) get a score of 0 before results are collected.
+Kernels see documents by place, in storage order; results hold document numbers. Documents that may not be found
+(deleted, or filtered out) get a score of 0 before results are collected.
 """
 
 from __future__ import annotations

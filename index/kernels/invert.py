@@ -89,7 +89,7 @@ def transpose(ranks, lists, docs, impacts, dense, n_docs, terms, cursor, out_ter
         docs: (n_postings,) uint16.
         impacts: (n_postings,) uint8 or float32.
         dense: (n_dense * n_docs,) uint8.
-        n_docs: The window's documents.
+        n_docs: Number of documents in the window.
         terms: (n_used,) uint32, the terms of the ranks.
         cursor: (n_docs,) int64, begin of each document's row, -1 to leave it out; changed to its end.
         out_terms: (nnz,) uint32, written.
@@ -121,7 +121,7 @@ def find_row(ranks, lists, docs, impacts, dense, n_docs, doc, out):
         docs: (n_postings,) uint16.
         impacts: (n_postings,) uint8 or float32.
         dense: (n_dense * n_docs,) uint8.
-        n_docs: The window's documents.
+        n_docs: Number of documents in the window.
         doc: The document, within the window.
         out: (n,) float32, written; 0 for terms that the document lacks.
     """

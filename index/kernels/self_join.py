@@ -1,8 +1,8 @@
 """All pairs of rows of a matrix whose products reach a threshold.
 
 Each row is compared with the rows before it through an inverted index that grows row by row. The index leaves out the
-most frequent terms of each row, as many as can't reach the threshold with any other row by themselves. So two rows that
-share no indexed term can't reach the threshold.
+most frequent terms of each row, as long as these alone can't reach the threshold with any row. So two rows that share
+no indexed term can't reach the threshold.
 
 Source: All-Pairs (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search").
 """

@@ -113,7 +113,7 @@ class Explanation:
         content: The text that spans refer to; empty if it isn't stored.
         title_length: Length of the title, in characters, at the start of `content`; a space follows it.
         boost: The factor by which the search's boosts multiplied the score; 1 without boosts.
-        moved: How a re-ranker moved the document; None without one.
+        moved: How a re-ranker moved the document; None without a re-ranker.
         dense: What the dense vectors add, in a hybrid or dense search; else None.
     """
 

@@ -34,7 +34,7 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.sparse import SparseMatrix
 
-_CANDIDATES = 100  # minimum number from each search
+_CANDIDATES = 100  # minimum number of candidates from each search
 _LEXICAL = 2.0  # factor for the weights of BM25 terms
 _POWER = 2.5  # of z
 _CLEAR = 52.0  # |z|^2.5 that adds as much as the best sparse score: 4.9 standard deviations
@@ -44,7 +44,7 @@ _DIGITS = 6  # mean and deviation are rounded, so that they don't depend on the 
 
 
 def dense_width(snapshot: Snapshot) -> int | None:
-    """Return the width of the index's dense vectors; 0 if it has no documents yet, None if it isn't hybrid."""
+    """Return the width of the index's dense vectors; 0 without documents; None if the index isn't hybrid."""
     if not snapshot.manifest["settings"].get("hybrid"):
         return None
     widths = {0 if part.embeddings is None else part.embeddings.width for part in snapshot.parts}

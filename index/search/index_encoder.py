@@ -34,7 +34,7 @@ class IndexEncoder:
         encoder_files: As above.
         tokens: Reads the tokens; None if they aren't known.
         damaged: As above.
-        base: Another IndexEncoder, to whose tokens this one appends more; both use its encoder.
+        base: The IndexEncoder whose encoder and tokens this one shares, and whose tokens it extends.
     """
 
     def __init__(

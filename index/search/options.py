@@ -215,7 +215,7 @@ class Options:
 
     @property
     def reranks_here(self) -> bool:
-        """Whether this process has a re-ranker; False if a `Client` asks for that of the server."""
+        """Whether this process has a re-ranker; False if the server's re-ranker is requested."""
         return self.rerank is not None and self.rerank is not True
 
     @property

@@ -65,7 +65,7 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Mask:
-    """Which documents may be found. `Searcher.mask` makes it, for any number of queries.
+    """Which documents may be found. Made by `Searcher.mask`; usable for any number of queries.
 
     Attributes:
         allowed: (n_docs,) uint8, by place; empty if all documents may be found.

@@ -167,7 +167,7 @@ class Snapshot:
                 now = read_manifest(path)
                 if now == manifest:
                     raise
-            manifest = now  # another commit replaced it meanwhile
+            manifest = now  # another commit has replaced the manifest
 
     @property
     def manifests(self) -> Sequence[Mapping[str, Any]]:
@@ -278,7 +278,7 @@ class Snapshot:
 
         Args:
             where: The filter.
-            known: Skip the check of its columns; the caller has checked them over all shards.
+            known: Skip the check of the filter's columns, because the caller has made it over all shards.
 
         Raises:
             DataError: `where` isn't a filter, or it doesn't fit the documents' columns.

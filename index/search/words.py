@@ -86,7 +86,7 @@ class Terms:
         return cls(keys, np.array([number for _, number in found], np.int64), codes, offsets)
 
 
-Titles = tuple[list[Suggestion], list[Suggestion]]  # titles that start with a text; titles with a later word that does
+Titles = tuple[list[Suggestion], list[Suggestion]]  # titles that start with a text; titles in which a later word does
 
 
 class WordSource(Protocol):
@@ -289,7 +289,7 @@ def term_queries(terms: Sequence[int]) -> SparseMatrix:
 
 
 def matching_titles(snapshot: Snapshot, typed: str, limit: int) -> Titles:
-    """Find titles that start with the typed text, and titles with a later word that does.
+    """Find titles that start with the typed text, and titles in which a later word starts with it.
 
     At most `limit` of each, in document order.
     """

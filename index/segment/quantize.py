@@ -1,9 +1,9 @@
 """Quantize weights to 8-bit impacts, and query weights to integers, so that scores are exact.
 
 Document weights become impacts 1..255 with a scale per segment: weight ~ impact * scale. All segments of an index have
-the first segment's scale times a power of two, so their scores compare exactly. Impacts are rounded to the nearest, but
-never to 0, so no document loses a term. The error is at most half a scale, or less than a scale for weights below half
-a scale. Whole weights up to 255 are exact.
+the first segment's scale times a power of two, so scores of different segments can be compared exactly. Impacts are
+rounded to the nearest integer, but never to 0, so no document loses a term. The error is at most half a scale, or less
+than a scale for weights below half a scale. Whole weights up to 255 are exact.
 
 A document with a weight too large for the segment's scale gets its own scale: the segment's times two to the power of
 the document's shift. So only this document loses precision. Merging doesn't change the product of a document's impacts

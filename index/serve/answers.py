@@ -31,7 +31,9 @@ class Term(Given):
         description="Where the term occurs: (start, end) in characters of title, a space, text (or of the text alone "
         "if there is no title)."
     )
-    origin: tuple[int, int] | None = Field(description="For an expansion, the span of the word that it comes from.")
+    origin: tuple[int, int] | None = Field(
+        description="For an expansion, the span of the word that the expansion comes from."
+    )
     marked: bool = Field(
         description="Whether highlights mark the term; stop words and terms of little weight aren't marked."
     )

@@ -183,7 +183,7 @@ def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what:
     Args:
         vocabulary: The tokens of the vectors; None if unknown.
         encoder: The encoder.
-        what: What has the vectors, for messages.
+        what: What the vectors belong to, for messages.
 
     Raises:
         EncoderMismatch: A term has another token, or the encoder lacks it.

@@ -46,7 +46,7 @@ export async function call(path, body, signal, again = 2) {
   throw new Problem(answer.status, content.title ?? `Status ${answer.status}`, content.detail, content.errors);
 }
 
-// Resolves after some milliseconds; rejects when the signal aborts.
+// Resolves after the given number of milliseconds; rejects when the signal aborts.
 export function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, milliseconds);

@@ -29,7 +29,7 @@ function isUseful(name, { kind, distinct, documents }) {
 }
 
 // Makes a field for each column. Fields change `where` and then call `changed`. `counts` maps a column to a Map from value
-// to the number of matching documents, if it is known.
+// to the number of matching documents, if the numbers are known.
 export function fieldsOf(columns, where, counts, changed) {
   const fields = columns
     .map(([name, column]) => [name, column, (column.kind.endsWith("number") ? range : choices)(name, column, where, counts?.get(name), changed)])
@@ -117,7 +117,7 @@ function range(name, column, where, counts, changed) {
   return field(name, pair);
 }
 
-// The columns to sort hits by, as [the server's name, words]: numbers and dates.
+// The orders to sort hits by, as [the server's `sort`, words]: by columns of numbers or dates.
 export function orders(columns) {
   const isDates = ({ kind, values }) => kind === "text" && values?.length > 0 && values.every((value) => /^\d{4}-\d\d/.test(value));
   return columns

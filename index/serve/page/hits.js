@@ -166,7 +166,7 @@ export class HitView {
   }
 }
 
-// A document's address: its "url", or its "source" if this is an address. Only http and https, which can't run code.
+// A document's address: its "url", or its "source" if this is an address. Only http and https are allowed, because they can't run code.
 function linkOf({ url, source, anchor }) {
   for (const [address, relative] of [[url, true], [source, false]]) {
     if (typeof address !== "string" || !address.trim() || !(relative || /^https?:\/\//i.test(address))) continue;

@@ -37,7 +37,7 @@ function save(push = false) {
   else if (fragment !== (location.hash || "#")) history.replaceState(null, "", fragment);
 }
 
-// Invalid parts of a fragment are ignored, as it may have been edited by hand.
+// Invalid parts of a fragment are ignored, because people may edit it by hand.
 function load() {
   const values = new URLSearchParams(location.hash.slice(1));
   const number = (name, usual, least, most) => {
@@ -129,7 +129,7 @@ function asked(query) {
   at("query").focus();
 }
 
-// Called when a side shows new content; `calm` says that nothing more will follow.
+// Called when a side shows new content; `calm` means that this was the last update.
 function shown(side, calm = false) {
   if (sides.length > 1 && sides.every(({ found }) => found)) compare();
   if (calm && sides.includes(side)) {

@@ -1,4 +1,4 @@
-// The part of a document's text to show: the sentences, or lines of code, that match best; or all of it.
+// Selects the part of a document's text to show: the sentences or lines of code that match best, or the whole text.
 
 import { el } from "./dom.js";
 import { NAMES, bestPart, widened } from "./marks.js";
@@ -7,7 +7,7 @@ import { blocksOf, codePoints } from "./text.js";
 const LENGTH = 220; // characters of a snippet
 const LINES = 4; // lines of code in a snippet
 const PROSE_FIRST = 0.8; // prose is preferred over code if its score is at least this share of the code's
-const WHOLE = 20_000; // of a longer text, only the best part of this size is considered
+const WHOLE = 20_000; // characters; a longer text is cut to its best part of this length
 const STYLES = { b: "strong", i: "em", c: "code" };
 
 const segmenter = Intl.Segmenter && new Intl.Segmenter("en", { granularity: "sentence" });
@@ -112,7 +112,7 @@ export class Shown {
       clauses.forEach((clause, i) => {
         const characters = Array.from(clause);
         const [lead, inner] = [characters.findIndex((one) => /\S/.test(one)), Array.from(clause.trimEnd()).length];
-        const whole = [!i, i === clauses.length - 1]; // whether a sentence begins or ends here
+        const whole = [!i, i === clauses.length - 1]; // whether the clause begins a sentence, and whether it ends one
         if (lead >= 0) units.push({ block, from: at + lead, to: at + inner, type: "prose", terms: new Map(), whole });
         at += characters.length;
       });

@@ -2,7 +2,7 @@
 // A block consists of runs, which are ranges of the text with a style. Content of documents never becomes HTML.
 
 const CODE = /\.(bash|cc?|cfg|clj|cpp|cs|cxx|dart|el|ex|exs|f90|fs|go|gradle|hh?|hpp|hs|ini|java|jl|js|json|jsx|kts?|lisp|lua|m|mjs|ml|php|pl|proto|ps1|pxd|pyx?|pyi|r|rb|rs|scala|scm|sh|sol|sql|swift|tcl|tf|toml|tsx?|vim|vue|ya?ml|zig|zsh)$/i;
-const LONG = 5000; // longer parts aren't parsed for marks, which takes quadratic time
+const LONG = 5000; // characters; parsing marks takes quadratic time, so longer parts aren't parsed
 const MARKDOWN = /\.(md|markdown|mdx|qmd|rmd|ipynb)$/i;
 const RST = /\.(rst|rest)$/i;
 const LOOKS_LIKE_MARKDOWN = /^ {0,3}(#{1,6} \S|```|~~~)|\[[^\]\n]+\]\([^)\s]+\)|\*\*[^\s*][^*\n]*\*\*/m;
@@ -25,7 +25,7 @@ export function kindOf(names, text) {
 }
 
 // Blocks, each {type, level, runs}: type is "prose", "heading", "item" or "code"; runs are [{start, end, style}] in
-// UTF-16 units, with style any of the letters b, i and c (bold, italic, code).
+// UTF-16 units. A style consists of any of the letters b, i and c (bold, italic, code).
 export function blocksOf(text, kind) {
   if (kind === "code") return text.trim() ? [{ type: "code", runs: [trimmed(text, 0, text.length)] }] : [];
   const lines = [];
@@ -168,7 +168,7 @@ const INLINE = {
 };
 const MAY_BEGIN = { markdown: /[`![<{\\*_~|]/g, rst: /[`:*|\\]/g };
 
-// Parses a part of a block into runs; the style of a run is that of the marks around it.
+// Parses a part of a block into runs; the marks around a run give its style.
 function inline(text, { start, end }, kind, style) {
   if (kind === "plain" || end - start > LONG) return end > start ? [{ start, end, style }] : [];
   const runs = [];
@@ -204,7 +204,7 @@ function inline(text, { start, end }, kind, style) {
   return runs;
 }
 
-// Converts places from UTF-16 units to code points, as Python counts.
+// Converts places from UTF-16 units to code points, which Python counts in.
 export function codePoints(text) {
   if (!/[\ud800-\udfff]/.test(text)) return (at) => at;
   const points = new Uint32Array(text.length + 1);
