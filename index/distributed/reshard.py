@@ -1,7 +1,7 @@
 """Reshard: write the documents of an index, or of a sharded folder, as a given number of equal shards.
 
-Documents keep their order and impacts their values, so results don't change. Resharding reads the latest commit and
-writes a new folder. The old folder stays usable meanwhile, but later changes to it aren't in the new one.
+Documents keep their order, and impacts keep their values, so results don't change. Resharding reads the latest commit
+and writes a new folder. The old folder stays usable meanwhile, but later changes to it don't reach the new folder.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def reshard_index(source: str | Path, out: str | Path, n_shards: int, *, memory:
             rows, names = _Rows(snapshot, Path(scratch)), list[str]()
             for number in range(n_shards):
                 end = (number + 1) * n_docs // n_shards
-                if end > rows.at:  # the previous document's passages may already reach the end of this shard
+                if end > rows.at:  # the passages of the last document may already fill this shard
                     names.append(shard_name(len(names)))
                     _write_shard(out / names[-1], snapshot, rows, end, settings, memory)
                 bar.update(rows.at - bar.n)
@@ -86,7 +86,7 @@ def _write_shard(folder: Path, snapshot: Snapshot, rows: _Rows, end: int, settin
 
 
 class _Rows:
-    """The documents of a snapshot as a stream that is cut only between documents, never between passages of one.
+    """A stream of a snapshot's documents. It is cut only between documents, never between passages of a document.
 
     Attributes:
         at: Number of documents taken so far.
@@ -96,7 +96,7 @@ class _Rows:
         self.at = 0
         self._stream = self._read(snapshot, scratch)
         self._next = next(self._stream, None)
-        self._parent: str | None = None  # of the last document taken
+        self._parent: str | None = None  # the column `parent` of the last row taken
 
     @staticmethod
     def _read(snapshot: Snapshot, scratch: Path) -> Iterator[tuple[float, VectorBatch]]:

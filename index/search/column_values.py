@@ -41,9 +41,9 @@ def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
             wrong[f"fields: {unknown_column(name, kinds, {})}; or title, text, metadata"] = None
     for sort in options.sorts:
         if kinds.get(sort.column, "").startswith("list of "):
-            wrong[f"{sort.column} is a {kinds[sort.column]}, which can't be sorted by"] = None
+            wrong[f"{sort.column} is a {kinds[sort.column]}, and hits can't be sorted by lists"] = None
     if options.group_by and kinds.get(options.group_by, "").startswith("list of "):
-        wrong[f"{options.group_by} is a {kinds[options.group_by]}, which can't be grouped by"] = None
+        wrong[f"{options.group_by} is a {kinds[options.group_by]}, and hits can't be grouped by lists"] = None
     for boost in options.conditions().boosts:
         kind = kinds.get(boost.column, "number")
         if kind != "number" and not (kind == "text" and boost.of_times):

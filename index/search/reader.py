@@ -411,7 +411,8 @@ class Reader(StoredDocuments, QueryEncoding):
             doc_id: The document's id; a whole number is converted to a string, as when adding documents. If a document
                 is cut into passages, its best passage is explained. To explain another passage, pass its id.
             origins: Find the words that expansions come from; this runs the document encoder, if available.
-            where: The filter of a hybrid search, whose scores are relative to the best sparse score.
+            where: The filter of the search. It affects hybrid scores, because these are relative to the best sparse
+                score of the documents that match the filter.
             dense: As for `search`.
             settings: Fields of `SearchSettings`, for the modes "hybrid" and "dense".
 

@@ -177,7 +177,7 @@ def _side_by_side(columns: Sequence[tuple[NDArray[Any], ...]]) -> Any:
 
 
 def _span(arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return one read-only array that covers the memory from the begin of the first array to the end of the last.
+    """Return one read-only array that covers the memory from the start of the first array to the end of the last.
 
     Only the parts inside the given arrays may be read. The result keeps the given arrays alive.
 

@@ -310,8 +310,8 @@ def test_batches_accept_the_same_options(index):
     [
         ({"group_by": "sauce"}, "did you mean 'source'"),
         ({"facets": ["evn"]}, "did you mean 'even'"),
-        ({"sort": "tags"}, "list of text, which can't be sorted by"),
-        ({"group_by": "tags"}, "list of text, which can't be grouped by"),
+        ({"sort": "tags"}, "list of text, and hits can't be sorted by lists"),
+        ({"group_by": "tags"}, "list of text, and hits can't be grouped by lists"),
         ({"boost": {"source": 1}}, "source is a text, which can't boost"),
         ({"boost": {"day": 1}}, "dates and times need"),
         ({"boost": {"stars": {"half_life": 2}}}, "needs a number as its origin"),

@@ -1,4 +1,5 @@
-// Filters on metadata: the columns, useful ones first, with the number of documents per value; and active filters in words.
+// Filters on metadata: columns with the number of documents per value, useful columns first. Also the active
+// filters, as text.
 // `where` is a Map from column to condition in the server's format: a list of values, or {">=": a, "<=": b}.
 
 import { count, el, plain, whole, written } from "./dom.js";
@@ -28,8 +29,8 @@ function isUseful(name, { kind, distinct, documents }) {
   return kind.endsWith("number") || (distinct <= FEW && distinct * OFTEN <= documents) || distinct <= FIRST;
 }
 
-// Makes a field for each column. Fields change `where` and then call `changed`. `counts` maps a column to a Map from value
-// to the number of matching documents, if the numbers are known.
+// Makes a field for each column. Fields change `where` and then call `changed`. `counts`, if known, maps a column to a
+// Map from value to the number of matching documents.
 export function fieldsOf(columns, where, counts, changed) {
   const fields = columns
     .map(([name, column]) => [name, column, (column.kind.endsWith("number") ? range : choices)(name, column, where, counts?.get(name), changed)])

@@ -1,4 +1,5 @@
-// A hit: its origin, its heading and the best part of its text. An opened hit shows all of its text, and its score by word.
+// A hit: its origin, its heading and the best part of its text. An opened hit shows the whole text and a table of the
+// score by word.
 
 import { copy, el, percent, plain, termed, weight } from "./dom.js";
 import { Content } from "./marks.js";
@@ -8,7 +9,7 @@ import { kindOf } from "./text.js";
 const BRIEF = 32; // longer metadata values are shown only in opened hits
 const HOW = { match: "in the text", expansion: "learned" };
 const DENSE = "dense vector";
-const KINDS = ["match", "expansion", "", "unweighted", "missing"]; // a word has the first kind that any of its terms has
+const KINDS = ["match", "expansion", "", "unweighted", "missing"]; // of the kinds of its terms, a word gets the first
 
 export class HitView {
   // `names` are the columns whose values are shown next to the text.
@@ -166,7 +167,8 @@ export class HitView {
   }
 }
 
-// A document's address: its "url", or its "source" if this is an address. Only http and https are allowed, because they can't run code.
+// A document's address: its "url", or its "source" if this is an address. Only http and https are allowed, because they
+// can't run code.
 function linkOf({ url, source, anchor }) {
   for (const [address, relative] of [[url, true], [source, false]]) {
     if (typeof address !== "string" || !address.trim() || !(relative || /^https?:\/\//i.test(address))) continue;

@@ -1,4 +1,4 @@
-// The page as a whole: query, filters and sides. The state is kept in the URL's fragment, so that a search can be shared.
+// The page as a whole: query, filters and sides. The URL's fragment keeps the state, so that a search can be shared.
 
 import { call, hasKey, useKey } from "./api.js";
 import { el, parsed, some, written } from "./dom.js";

@@ -162,7 +162,7 @@ export class Side {
     for (const { id, passage, explanation } of hits) views.get(passage ?? id)?.explain(explanation);
   }
 
-  // Counts the matching documents, in total and for each value. Values of a filtered column are counted without its filter.
+  // Counts the matching documents, in total and for each value. The counts of a filtered column ignore its own filter.
   async #count(asked, where, columns, signal) {
     const names = columns.filter((name) => name in this.index.columns).slice(0, COUNTED);
     const own = names.filter((name) => where.has(name));

@@ -119,13 +119,13 @@ export function blocksOf(text, kind) {
   return found.filter(({ runs }) => runs.some(({ start, end }) => text.slice(start, end).trim()));
 }
 
-// If a passage begins within code, returns the line where this code ends, else -1. Only a fence that opens code may name
-// a language.
+// If a passage begins within a code block, returns the line of the fence that closes the block, else -1. Only opening
+// fences may name a language.
 function closingFence(lines) {
   const fences = lines.filter(({ text }) => FENCE.test(text));
   const isBare = (line) => /^\s*(`+|~+)\s*$/.test(line.text);
   let inside = false;
-  let wrong = false; // whether code would open within code, or a last bare fence would open code
+  let wrong = false; // if the first fence opens code: whether code would open within code, or stay open
   for (const fence of fences) {
     wrong ||= inside && !isBare(fence);
     inside = isBare(fence) ? !inside : true;
