@@ -270,8 +270,8 @@ class Index(Reader):
     def commit(self, *, merge: bool = True) -> None:
         """Make changes durable, and visible here at once; other readers see them when they open or refresh the index.
 
-        If the commit fails (on a full disk, say), the index is unchanged and the changes are still pending. If it is
-        interrupted, it may or may not have taken effect: `refresh` shows which. Calling `commit` again is safe in
+        If the commit fails (on a full disk, say), the index is unchanged and the changes are still pending. An
+        interrupted commit may or may not have taken effect: `refresh` shows which. Calling `commit` again is safe in
         either case; `rollback` doesn't undo a commit.
 
         Args:

@@ -333,10 +333,12 @@ def _checked(vectors: ArrayLike, n: int, most: int = 2) -> NDArray[np.float32]:
         array = np.asarray(vectors, np.float32)
     except (TypeError, ValueError):
         raise DataError(
-            f"embedding {n} texts gave no array of numbers; it needs one row for each text, all of the same length"
+            f"embedding {n} texts gave no array of numbers; the result needs one row for each text, all of equal length"
         ) from None
     if not 2 <= array.ndim <= most or len(array) != n or not array[:1].size:
-        raise DataError(f"embedding {n} texts gave an array of shape {array.shape}; it needs one row for each text")
+        raise DataError(
+            f"embedding {n} texts gave an array of shape {array.shape}; the result needs one row for each text"
+        )
     if not np.isfinite(array).all():
         raise DataError("embedding gave numbers that are not finite")
     return array[:, 0] if array.ndim == 3 and array.shape[1] == 1 else array

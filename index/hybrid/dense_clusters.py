@@ -60,7 +60,7 @@ class DenseClusters:
         return np.searchsorted(self.starts, rows, side="right") - 1
 
     def rows(self, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return (n,) int64, ascending: the rows of some clusters."""
+        """Return (n,) int64, ascending: the rows of the given clusters."""
         spans = [np.arange(self.starts[c], self.starts[c + 1]) for c in np.sort(clusters)]
         return np.concatenate([np.empty(0, np.int64), *spans])
 

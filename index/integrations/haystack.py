@@ -260,7 +260,7 @@ def _where(filters: Any, index: Index) -> dict[str, Any] | None:
 def _is_plain(value: Any) -> bool:
     """Whether Haystack and the index compare a value in the same way.
 
-    Text that begins with a digit may be a date, which Haystack compares as a date, in any notation.
+    Text that begins with a digit may be a date. Haystack compares dates by time, in any notation.
     """
     if isinstance(value, str):
         return not value[:1].isdigit()

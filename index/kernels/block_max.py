@@ -468,7 +468,7 @@ def score_window(files, query, space, terms, w, k, found, threshold):
 
 @kernel
 def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold):
-    """Look up some terms in some blocks, and add what they contribute to the scores.
+    """Look up some terms in some blocks, and add their contributions to the scores.
 
     Blocks that can no longer reach the threshold are dropped. Documents that reach it are appended to the results.
 
@@ -670,7 +670,7 @@ def summarize(docs, impacts, begins, ends, n_docs, maxima, skips):
     Args:
         docs: (n,) uint16, the window's postings.
         impacts: (n,) uint8.
-        begins: (n_rows,) int64, begin of each list.
+        begins: (n_rows,) int64, start of each list.
         ends: (n_rows,) int64, end of each list.
         n_docs: Number of documents in the window.
         maxima: (n_rows, at least the number of blocks) uint8, all zero, written.

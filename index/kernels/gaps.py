@@ -22,7 +22,7 @@ def count_gaps(docs, begins, ends, sizes):
 
     Args:
         docs: (n,) uint16, a window's postings.
-        begins: (n_lists,) int64, begin of each list.
+        begins: (n_lists,) int64, start of each list.
         ends: (n_lists,) int64, end of each list.
         sizes: (n_lists,) int64, written.
     """
@@ -41,11 +41,11 @@ def write_gaps(docs, impacts, begins, ends, rows, n_skips, at, gaps, gap_impacts
     Args:
         docs: (n,) uint16, a window's postings.
         impacts: (n,) uint8.
-        begins: (n_lists,) int64, begin of each list.
+        begins: (n_lists,) int64, start of each list.
         ends: (n_lists,) int64, end of each list.
         rows: (n_lists,) int32, each list's row of skips.
         n_skips: Number of skips of a list.
-        at: (n_lists,) int64, begin of each list's gaps, with room for n_skips bytes before it.
+        at: (n_lists,) int64, start of each list's gaps, with room for n_skips bytes before it.
         gaps: (size,) uint8, written.
         gap_impacts: (size,) uint8, all zero, written.
         skips: (n_rows, n_skips or more) uint16, written.
@@ -84,7 +84,7 @@ def read_gaps(begins, ends, gaps, impacts, out_docs, out_impacts, out_ends):
     """Turn lists of gaps into postings.
 
     Args:
-        begins: (n_lists,) int64, begin of each list.
+        begins: (n_lists,) int64, start of each list.
         ends: (n_lists,) int64, end of each list.
         gaps: (n,) uint8, a window's gaps.
         impacts: (n,) uint8.

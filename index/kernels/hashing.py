@@ -12,7 +12,7 @@ def hash_strings(offsets, content, hashes):
     """Compute 64-bit FNV-1a hashes, and XOR the upper half of each into its lower half.
 
     Args:
-        offsets: (n + 1,) int32 or int64, begin of each string, and the end of the last.
+        offsets: (n + 1,) int32 or int64, start of each string, then the end of the last string.
         content: (size,) uint8, their bytes.
         hashes: (n,) uint64, written.
     """

@@ -42,7 +42,7 @@ def invert(indptr, terms, weights, cursor, out_doc, out_weight):
         indptr: (n_docs + 1,) int64.
         terms: (nnz,) rows of `cursor`.
         weights: (nnz,) uint8 or float32.
-        cursor: (n_terms,) int64, begin of each term's list; changed in place to its end.
+        cursor: (n_terms,) int64, start of each term's list; changed in place to its end.
         out_doc: (nnz,) uint16, written.
         out_weight: (nnz,) of the weights' type, written.
     """
@@ -91,7 +91,7 @@ def transpose(ranks, lists, docs, impacts, dense, n_docs, terms, cursor, out_ter
         dense: (n_dense * n_docs,) uint8.
         n_docs: Number of documents in the window.
         terms: (n_used,) uint32, the terms of the ranks.
-        cursor: (n_docs,) int64, begin of each document's row, -1 to leave it out; changed to its end.
+        cursor: (n_docs,) int64, start of each document's row, -1 to leave it out; changed to its end.
         out_terms: (nnz,) uint32, written.
         out_weights: (nnz,) float32, written.
     """

@@ -43,7 +43,7 @@ def duplicates(
         snapshot: The snapshot; all its vectors are loaded into memory.
         threshold: The minimum cosine, above 0 and at most 1; rounding may miss it by 1e-9.
         compared: Weights vectors so that the dot product of two is their similarity.
-        allowed: (n_docs,) bool, which documents are compared; None for all.
+        allowed: (n_docs,) bool, true for documents to compare; None for all.
 
     Returns:
         Pairs by descending similarity; ties in the order in which documents were added.

@@ -191,7 +191,7 @@ class Hits(Sequence[Hit]):
 
     Attributes:
         docs: (n,) int64, the documents' numbers in the snapshot that was searched.
-        scores: (n,) float64, their scores.
+        scores: (n,) float64, the documents' scores.
         facets: {column: {value: number of matching documents}}, most frequent values first; empty unless requested.
         total: Number of matching documents; None unless `total` or `facets` was requested.
         missing: For a search over shards, {shard: why it is missing}; empty if all shards answered.

@@ -42,8 +42,8 @@ from lsr.index.segment.quantize import query_numbers
 from lsr.sparse import SparseMatrix
 
 _SPARE = 64  # room for results beyond 2k, so that a small k is rarely pruned
-# Costs of a block search, in units of adding one posting in a scan: of looking up a term in a block, and of reading a
-# block's bound for a term. Fitted to timings on real and synthetic vectors.
+# Costs of looking up a term in a block, and of reading a block's bound for a term. The unit is the cost of adding one
+# posting in a scan. Fitted to timings on real and synthetic vectors.
 _LOOKUP, _BOUND = 400, 0.3
 _TOGETHER, _RESULTS = 16, 1 << 18  # maximum number of queries, and of results, in one kernel call
 _TINY = float(np.finfo(np.float64).tiny)

@@ -2,7 +2,7 @@
 
     clusters.arrow         for each cluster, the ends of its documents, groups of terms and postings, uint64
     forward_terms.arrow    the first term of each group of 15, by cluster, uint32
-    forward_groups.arrow   16 entries for each group: the begin of its postings, then its terms with the ends of their
+    forward_groups.arrow   16 entries for each group: the start of its postings, then its terms with the ends of their
                            postings, uint32; fewer than 16 unused entries precede the first group
     forward.arrow          the postings by cluster, term and document: impact times 256 plus document, uint16
     summaries.arrow        for each term, the clusters whose summaries contain it, uint32, and its largest impact in

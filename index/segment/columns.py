@@ -179,7 +179,7 @@ class Columns:
 
 
 def joined(kinds: Iterable[str]) -> tuple[str, str]:
-    """Return the kind of a column whose parts have these kinds, and ""; or "" and why it can't be a column."""
+    """Merge the kinds of a column's parts: return (kind, ""), or ("", reason) if these can't form a column."""
     found = set(kinds)
     if any(kind.startswith("list of ") for kind in found):
         found.discard("empty list")
@@ -243,7 +243,7 @@ def _kind(value: Any) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text has no unpaired surrogates, which JSON can escape but UTF-8 can't store."""
+    """Whether UTF-8 can store a text. It can't store unpaired surrogates, which JSON can escape."""
     try:
         text.encode()
     except UnicodeEncodeError:

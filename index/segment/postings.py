@@ -16,7 +16,7 @@
                      the segment's scale, shift uint8, ascending: a window's scale is the segment's times 2^shift
     terms.arrow      the terms that occur, ascending, uint32; their document frequencies, df uint32; and where each
                      term's entries in lists.arrow end, uint64
-    lists.arrow      an entry for each list, by term and window. uint32: the window, and the list's begin and size
+    lists.arrow      an entry for each list, by term and window. uint32: the window, and the list's start and size
                      among the window's postings or gaps. int32: where its maxima begin, in units of 64, -1 if it has
                      none; and its row in dense.arrow, or -1 for postings.arrow, -2 for gaps.arrow
 
@@ -157,7 +157,7 @@ class Segment:
         self.sources = postings, dense, *([gap_file] if gap_file else []), places, windows, terms, lists
         self.terms: NDArray[np.uint32] = terms.column("term")
         self.df: NDArray[np.uint32] = terms.column("df")
-        # A small table of terms makes a look-up one cache miss instead of a binary search.
+        # With a small table of terms, a look-up costs one cache miss instead of a binary search.
         size = int(self.terms.max(initial=0)) + 1
         tabled = len(self.terms) > 0 and size <= min(_TABLED, _TABLED_SHARE * len(self.terms))
         self.table = np.full(size if tabled else 0, -1, np.int32)

@@ -217,7 +217,10 @@ class SegmentWriter:
     def _window_bounds(
         self, indptr: NDArray[np.int64], places: NDArray[np.int64], shifts: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
-        """Return the begins of all windows, and the end. A window has documents of one shift and fits the memory."""
+        """Return where each window starts, and where the last one ends.
+
+        A window has documents of one shift and fits the memory.
+        """
         ends = np.cumsum(np.diff(indptr)[places])
         of_shift = np.cumsum(np.bincount(shifts, minlength=1))
         bounds = [0]
@@ -391,7 +394,7 @@ def _gaps(
     Args:
         docs: (n,) uint16, the window's postings.
         impacts: (n,) uint8, the impact of each posting.
-        begins: (n_lists,) int64, begin of each list.
+        begins: (n_lists,) int64, start of each list.
         ends: (n_lists,) int64, end of each list.
         among: Which lists may be stored as gaps.
         n_docs: Number of documents in the window.

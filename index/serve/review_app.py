@@ -1,7 +1,7 @@
 """ReviewApp: a page to accept and reject the documents of a review, for `lsr review --page`.
 
 GET  /v1/review         returns the document to read next, and the progress of the review
-POST /v1/review         {"id": "d7", "relevant": true} answers for this or an earlier document; returns the same as GET
+POST /v1/review         {"id": "d7", "relevant": true} answers for this or an earlier document; the response is that of GET
 POST /v1/review/back    {"id": "d7"} returns the document that was answered before this one
 """
 
@@ -52,7 +52,7 @@ class ReviewApp(Starlette):
         state: The review's file.
         document: Returns the document with an id; None if it isn't stored.
         why: Says why the review is complete.
-        settings: Limits, and the address, which only this machine may be able to reach.
+        settings: Limits, and an address that other machines can't reach.
 
     Raises:
         ValueError: Other machines could reach the address.

@@ -39,7 +39,7 @@ class Merger:
         path: The index's folder.
         snapshot: The latest open snapshot.
         put: Commits a merge result, after waiting until no other writer holds the lock.
-        turn: As above.
+        turn: Lock that is held while merging.
         everything: First merge all segments into one.
     """
 
@@ -95,7 +95,7 @@ class Merger:
                         pass
         except Abandoned:
             pass
-        except Exception as error:  # reported by `end`; committed data stays unchanged
+        except Exception as error:  # `end` reports the error; committed data stays unchanged
             self.error = error
             _log.warning("%s: merging in the background failed: %s", self._path, error)
         finally:

@@ -178,7 +178,7 @@ class Call:
 
 
 def _last_versions(ids: list[str], parents: list[str | None], owners: list[str]) -> tuple[NDArray[np.bool_], set[str]]:
-    """Return (n,) bool, which rows belong to the last version of their document; and the ids with several versions.
+    """Find the rows that belong to the last version of their document, (n,) bool, and the ids with several versions.
 
     A new version starts where a passage's id repeats, or where a document changes between whole and cut.
     """
