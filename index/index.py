@@ -196,7 +196,7 @@ class Index(Reader):
         uri = str(path) if is_remote(path) else None
         if uri and skip_damaged:
             raise StorageError(
-                f"{uri}: skip_damaged is for a folder, as damaged files are never downloaded: copy the index to "
+                f"{uri}: skip_damaged is for a folder, because damaged files are never downloaded: copy the index to "
                 "a folder and open that"
             )
         path = (download_index(uri) if uri else Path(path)).absolute()  # the process may change its working directory

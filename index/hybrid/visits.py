@@ -93,7 +93,7 @@ class Visits:
             clusters: The clusters.
             query: (width,) the query's dense vector.
             results: (n,) the row of each sparse result, best first; -1 for a document without a vector.
-            scores: (n,) their scores.
+            scores: (n,) the results' scores.
         """
         own = np.unique(results[: self.results][results[: self.results] >= 0])
         order = self._order(clusters, query, _clusters_of(clusters, results), scores)

@@ -1,7 +1,7 @@
 """ReviewApp: a page to accept and reject the documents of a review, for `lsr review --page`.
 
 GET  /v1/review         returns the document to read next, and the progress of the review
-POST /v1/review         {"id": "d7", "relevant": true} answers for this or an earlier document; the response is that of GET
+POST /v1/review         {"id": "d7", "relevant": true} records a new or changed answer; returns the same as GET
 POST /v1/review/back    {"id": "d7"} returns the document that was answered before this one
 """
 
