@@ -197,7 +197,7 @@ class Index(Reader):
         if uri and skip_damaged:
             raise StorageError(
                 f"{uri}: skip_damaged is for a folder, because damaged files are never downloaded: copy the index to "
-                "a folder and open that"
+                "a folder and open the folder"
             )
         path = (download_index(uri) if uri else Path(path)).absolute()  # the process may change its working directory
         encoder = as_encoder(encoder)

@@ -59,8 +59,8 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 multiple=True,
                 metavar="COLUMN=WEIGHT[,HALF_LIFE[,ORIGIN]]",
                 help="Multiply scores by 1 + WEIGHT * value; with a half-life, by 1 + WEIGHT * 0.5 ** (distance / "
-                "HALF_LIFE), where distance is between value and ORIGIN. For dates and times, it is in days, and "
-                "ORIGIN is by default now. title=2 counts query words twice if they occur in the title.",
+                "HALF_LIFE), where distance is |value - ORIGIN|. For dates and times, the distance is in days, and "
+                "ORIGIN is by default the current time. title=2 counts query words twice if they occur in the title.",
             ),
             click.option(
                 "--facet",

@@ -1,4 +1,4 @@
-"""Ask replicas of shards: the first answer counts; slow replicas are hedged, failed ones replaced.
+"""Ask replicas of shards: the first answer counts. Slow replicas are hedged, and failed replicas are replaced.
 
 A request goes to one replica of each shard. If that replica fails, the next one is asked immediately; if it is slow,
 another one is asked as well (a hedged request: Dean & Barroso, "The Tail at Scale", 2013). This goes on until there is

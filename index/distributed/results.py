@@ -85,8 +85,8 @@ class FoundDocuments:
         """Return a document's title, text and metadata.
 
         Raises:
-            ClusterError: Its shard was lost.
-            IndexFormatError: Its shard has changed since the search.
+            ClusterError: The document's shard was lost.
+            IndexFormatError: The document's shard has changed since the search.
         """
         with self._fetching:
             if doc not in self._fetched:
@@ -143,8 +143,8 @@ class Ranked(NamedTuple):
 
     Attributes:
         documents: Reads the documents.
-        docs: Their numbers over all shards, best first.
-        scores: Their scores.
+        docs: The documents' numbers over all shards, best first.
+        scores: The documents' scores.
         vector: The query.
         missing: {shard: why it is missing}.
         fusion: How a hybrid or dense search made the scores.

@@ -76,10 +76,8 @@ class ShardGroup:
         before = {n: state.version for n, state in self.states.items()}
         changed = before != {n: state.version for n, state in states.items()}
         if changed:
-            self._counted, self.states = (
-                {},
-                states,
-            )  # without lost shards, which are later asked for their latest commit
+            # Lost shards have no state; requests to them ask for the latest commit.
+            self._counted, self.states = {}, states
         return changed
 
     def version(self, n: int) -> str:

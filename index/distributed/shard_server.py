@@ -53,12 +53,12 @@ class ShardState:
     """What a shard holds.
 
     Attributes:
-        version: Id of its snapshot.
-        manifest: Its index's manifest.
+        version: Id of the shard's snapshot.
+        manifest: Manifest of the shard's index.
         documents: Number of live documents.
         n_docs: Number of documents, including deleted ones.
-        columns: The columns of its segments.
-        dense_width: Width of its dense vectors; 0 if it has no documents yet, None if it stores no dense vectors.
+        columns: The columns of the segments.
+        dense_width: Width of the dense vectors; 0 without documents; None if the index stores no dense vectors.
     """
 
     version: str

@@ -33,7 +33,7 @@ class Stretch:
     Attributes:
         path: A path that all workers can read, or a URI.
         rows: Number of vectors.
-        wanted: For a file at a URI, its {"bytes", "sha256"}, which every download is checked against.
+        wanted: For a file at a URI, its {"bytes", "sha256"}, which every download must match.
     """
 
     path: str

@@ -29,7 +29,7 @@ from lsr.index.storage.manifest import CHECKED_AT_OPEN, digest_file, output_erro
 
 Similarity = Literal["cosine", "dot"]
 RECORD = "dense.json"
-_FORMATS = (1, 2)  # 2: with several vectors per document
+_FORMATS = (1, 2)  # format 2 has several vectors per document
 _NAME = re.compile(r"dense-[0-9a-f]{16}")
 _DIGEST = pa.binary(16)
 MEND = "embed the documents again"

@@ -48,7 +48,7 @@ def interpolate(runs: Sequence[Run], *, weights: Sequence[float] = (), normaliza
     """Fuse runs by score: the weighted sum of their scores.
 
     Args:
-        runs: Each {query: {document: score}}. A document missing from a run gets the lowest score in it.
+        runs: Each {query: {document: score}}. A document missing from a run gets the run's lowest score.
         weights: One for each run; by default all 1.
         normalization: "min-max" scales the scores of each query and run to 0..1. "none" leaves them unchanged; a
             missing document still gets the run's lowest score.

@@ -122,8 +122,8 @@ class Hybrid:
             "after": each ranking's first documents expand its own query, and the new rankings are fused. "both": the
             fused ranking's first documents expand all queries, and the new rankings are fused. "before": queries are
             expanded as for "both", but the result is the new ranking of the last part alone.
-        visit: Compare only the dense vectors that the sparse results point to (arXiv 2502.10639), which requires
-            dense vectors built with `clusters=True`. By default all vectors are compared.
+        visit: Compare only the dense vectors that the sparse results point to (arXiv 2502.10639). Requires dense
+            vectors built with `clusters=True`. By default all vectors are compared.
 
     Raises:
         ValueError: An unknown part, method or feedback, a negative weight, only one ranking, or missing clusters.

@@ -288,7 +288,7 @@ class _Tools:
 
     @contextmanager
     def _reading(self) -> Iterator[Reader]:
-        """Provide a snapshot: of the latest commit, unless a change is being written right now."""
+        """Provide a snapshot of the latest commit; while a change is being written, of the commit before."""
         with self._telling():
             if self._changing.acquire(blocking=False):
                 try:

@@ -4,7 +4,7 @@
     index = Index.build("idx", documents, encoder=encoder)  # and Index.open("idx", encoder=encoder)
 
 Needs the extra `sentence-transformers`. For SPLADE models, `load_encoder` is faster; use this class for models that
-`load_encoder` refuses. The fingerprints of the two differ, so an index must be searched with the one that made it.
+`load_encoder` refuses. The two have different fingerprints, so search an index with the class that made it.
 """
 
 from __future__ import annotations

@@ -282,7 +282,7 @@ def choose_highest(windows, m, scratch):
     required, most = highest(bounds, m, scratch), min(m + _CHUNK, len(bounds))
     for w in range(len(windows)):
         chosen = choose(windows, w, required, chosen, len(bounds), scratch)
-    if chosen > most:  # take those above the m-th bound, then those equal to it while there is room
+    if chosen > most:  # take bounds above the m-th bound, then bounds equal to it while there is room
         for c in range(chosen):
             scratch[_ALIVE, c], scratch[_BEST, c] = c, scratch[_REST, c]
         select(scratch[_ALIVE], scratch[_BEST], chosen, m)
@@ -591,7 +591,7 @@ def find(maxima, skips, windows, lists, i, w, block):
     """Locate the postings of term i in a block of window w.
 
     Returns:
-        Begin and end of a range that contains the postings; empty if there are none, or if the list is a dense row. The
+        Start and end of a range that contains the postings; empty if there are none, or if the list is a dense row. The
         range is within the window's postings or gaps even if the file is damaged.
     """
     begin, end, row = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]), np.int64(lists[i, w, ROW])

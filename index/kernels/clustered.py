@@ -29,7 +29,7 @@ from lsr.index.kernels.layout import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_
 
 CLUSTER = 64  # documents of a cluster; at most 256, because a document within its cluster is a byte
 GROUP = 16  # entries of a group: the start of its postings, and 15 terms; a group fills a cache line
-_FURTHEST = (1 << 16) - 2  # largest distance of a term from its group's first term; one more marks an unused entry
+_FURTHEST = (1 << 16) - 2  # largest distance of a term from its group's first term; this plus 1 marks an unused entry
 _BATCH = 8  # clusters scored together
 _SUM, _CHOSEN, _REACHED = range(3)  # rows of the scratch space; `highest` uses other rows
 
@@ -80,8 +80,8 @@ def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, 
         impacts: (n_postings,) uint8.
         dense: (n_dense * n_docs,) uint8.
         n_docs: Number of documents in the window.
-        group_ends: (n_clusters,) int64, start of each cluster's groups, changed to their end. When counting, zeros,
-            changed to counts.
+        group_ends: (n_clusters,) int64, start of each cluster's groups, changed to their end. In the counting
+            call, zeros, changed to counts.
         posting_ends: (n_clusters,) int64, the same for each cluster's postings.
         firsts: (n_groups,) uint32, written; so are the following arrays.
         groups: (n_groups * GROUP,) uint32.

@@ -13,7 +13,7 @@ def hash_strings(offsets, content, hashes):
 
     Args:
         offsets: (n + 1,) int32 or int64, start of each string, then the end of the last string.
-        content: (size,) uint8, their bytes.
+        content: (size,) uint8, the strings' bytes.
         hashes: (n,) uint64, written.
     """
     for i in range(len(hashes)):

@@ -117,7 +117,7 @@ class Space(NamedTuple):
         blocks: (6, n_blocks rounded up) int32, with any content.
         docs: (more than k,) int64, the documents found. A longer buffer is pruned to k results less often; 2k is a
             good length.
-        scores: (len(docs),) of the accumulator's type, their scores.
+        scores: (len(docs),) of the accumulator's type, the documents' scores.
         counts: (6,) int64, sums over searches of: blocks scored, windows scanned, postings scored, postings of a full
             scan, look-ups of a term in a block, and bounds of a term in a block that were added up.
     """
@@ -222,7 +222,7 @@ def find_lists(lexicon, windows, ranks, chosen, lists):
 
 @kernel
 def run_of(ends, at, number, size):
-    """Return begin and end of a run, both within 0..size even if the file is damaged.
+    """Return start and end of a run, both within 0..size even if the file is damaged.
 
     Args:
         ends: uint64, ends of runs.
@@ -286,7 +286,7 @@ def number_of(order, windows, w, doc):
 
 @kernel
 def cost(query, windows, i, w):
-    """Return the cost of scanning a list, in postings; 0 if the window has none."""
+    """Return the cost of scanning a list, in postings; 0 if the window has no list of the term."""
     if query.lists[i, w, DENSE] >= 0:
         return windows[w, N_DOCS] // _DENSE_COST + 1
     return np.int64(query.lists[i, w, END]) - query.lists[i, w, BEGIN]

@@ -153,7 +153,7 @@ def complete(files, query, terms, rest, w, threshold, docs, scores, n, counts):
         docs: (WINDOW,) int64, documents within the window, ascending; changed to the remaining ones.
         scores: (WINDOW,) int32, their scores without these terms; changed.
         n: Number of documents.
-        counts: `Space`'s, changed.
+        counts: `Space.counts`, changed.
 
     Returns:
         The number of remaining documents; their scores are complete.

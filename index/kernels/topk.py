@@ -30,7 +30,7 @@ def _order(docs, scores, a, b):
 
 @inlined
 def _median(docs, scores, a, b, c):
-    """Put these three entries in order, so the median is at b."""
+    """Put these three entries in order, so that the median is at b."""
     _order(docs, scores, a, b)
     _order(docs, scores, b, c)
     _order(docs, scores, a, b)

@@ -148,7 +148,7 @@ def stored_dense(index: Reader, docs: Iterable[int]) -> NDArray[np.float32]:
     for doc in docs:
         number, within = snapshot.searcher.locate(doc)
         embeddings = snapshot.parts[number].embeddings
-        assert embeddings is not None  # else there is no dense width
+        assert embeddings is not None  # `require_dense` has checked this
         one = embeddings.rows(within, within + 1)
         rows.append(one.rows * one.scales[:, None])
     return np.concatenate(rows)

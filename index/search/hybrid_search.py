@@ -120,7 +120,7 @@ class Fusion:
     Attributes:
         mode: "hybrid", or "dense" for cosines alone.
         weight: `SearchSettings.dense_weight`.
-        largest: The best sparse score, which counts 1.
+        largest: The best sparse score. Sparse scores are divided by it.
         mean: Mean of the cosines of all documents.
         deviation: Standard deviation of the cosines of all documents.
         passages: Whether the search finds passages instead of documents.

@@ -102,9 +102,9 @@ class Options:
         sort: Columns to sort by, with "-" in front for descending ("-year"); "_score" is the score. Documents without
             a value come last; ties by score.
         boost: {column: weight} multiplies scores by 1 + weight * value. {column: {"weight": 0.5, "half_life": 30}}
-            multiplies them by 1 + 0.5 * 0.5 ** (distance / 30), where distance is between value and "origin". For dates
-            and times, it is in days, and "origin" is by default now. {"title": 2} counts query words twice if they
-            occur in the title.
+            multiplies them by 1 + 0.5 * 0.5 ** (distance / 30), where distance is |value - origin|. For dates and
+            times, the distance is in days, and "origin" is by default the current time. {"title": 2} counts query words
+            twice if they occur in the title.
         facets: Columns whose values are counted over all matching documents; sets `Hits.total`, too.
         total: Count the matching documents.
         diversity: Above 0 and at most 1: pick documents among the `depth` best that differ from those picked before

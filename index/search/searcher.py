@@ -41,7 +41,7 @@ from lsr.index.segment.postings import Run, Segment
 from lsr.index.segment.quantize import query_numbers
 from lsr.sparse import SparseMatrix
 
-_SPARE = 64  # room for results beyond 2k, so that a small k is rarely pruned
+_SPARE = 64  # room for results beyond 2k, so that results are rarely pruned for a small k
 # Costs of looking up a term in a block, and of reading a block's bound for a term. The unit is the cost of adding one
 # posting in a scan. Fitted to timings on real and synthetic vectors.
 _LOOKUP, _BOUND = 400, 0.3

@@ -141,7 +141,7 @@ class Plan:
 
     Attributes:
         algorithm: The algorithm that ran, never "auto".
-        reason: Why it was chosen.
+        reason: Why the algorithm was chosen.
         terms: Query terms that were used and occur in documents.
         documents: Documents in the index.
         postings: Postings of these terms.

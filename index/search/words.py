@@ -86,7 +86,8 @@ class Terms:
         return cls(keys, np.array([number for _, number in found], np.int64), codes, offsets)
 
 
-Titles = tuple[list[Suggestion], list[Suggestion]]  # titles that start with a text; titles in which a later word does
+# Titles that start with a text, and titles in which a later word starts with it.
+Titles = tuple[list[Suggestion], list[Suggestion]]
 
 
 class WordSource(Protocol):

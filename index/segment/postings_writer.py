@@ -402,7 +402,7 @@ def _gaps(
         skips: (n_rows, …) uint16, the skips.
 
     Returns:
-        Which lists are stored as gaps; the gaps and impacts; and each list's begin and size among these.
+        Which lists are stored as gaps; the gaps and impacts; and each list's start and size among these.
     """
     if not len(among):
         return among, np.empty(0, np.uint8), np.empty(0, np.uint8), among, among

@@ -93,8 +93,8 @@ class HowToSearch(OfIndex):
         {},
         max_length=20,
         description="{column: weight} multiplies scores by 1 + weight * value. {column: {weight, half_life, origin}} "
-        "multiplies them by 1 + weight * 0.5 ** (distance / half_life), where distance is between value and origin; "
-        'for dates and times, it is in days. {"title": 2} counts query words twice if they occur in the title.',
+        "multiplies them by 1 + weight * 0.5 ** (distance / half_life), where distance is |value - origin|, in days "
+        'for dates and times. {"title": 2} counts query words twice if they occur in the title.',
     )
     facets: Columns = Field([], description="Columns whose values are counted over all matching documents.")
     total: bool = Field(False, description="Count the matching documents; implied by facets.")
