@@ -30,13 +30,8 @@ from lsr.sparse import SparseMatrix
 
 _LONGEST = 100  # the start of a word is searched for in at most this many characters before a span
 _LITTLE = 20  # highlights skip terms that weigh less than 1/20 of the query's heaviest term
-_KINDS = (
-    "match",
-    "expansion",
-    "",
-    "unweighted",
-    "missing",
-)  # if a word's terms differ, the first of these kinds counts
+# If the terms of a word differ in kind, the word has the first of these kinds.
+_KINDS = ("match", "expansion", "", "unweighted", "missing")
 # Scripts written without spaces, where each term is a word of its own.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _LETTERS = re.compile(rf"(?:(?![{_UNSPACED}])[\w\u0300-\u036f])*")

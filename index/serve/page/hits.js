@@ -9,7 +9,8 @@ import { kindOf } from "./text.js";
 const BRIEF = 32; // longer metadata values are shown only in opened hits
 const HOW = { match: "in the text", expansion: "learned" };
 const DENSE = "dense vector";
-const KINDS = ["match", "expansion", "", "unweighted", "missing"]; // if a word's terms differ, the first of these kinds counts
+// If the terms of a word differ in kind, the word has the first of these kinds.
+const KINDS = ["match", "expansion", "", "unweighted", "missing"];
 
 export class HitView {
   // `names` are the columns whose values are shown next to the text.
