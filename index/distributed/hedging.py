@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from lsr.errors import CorruptIndex, EncoderError, IndexFormatError
 
-_AVOIDED = 10.0  # after a replica fails or is overtaken by another one, it is asked last for this many seconds
+_AVOIDED = 10.0  # a replica that fails or is overtaken by another one is asked last for this many seconds
 _REFUSALS = (EncoderError, IndexFormatError, ValueError, TypeError)  # a DataError is a ValueError
 
 
@@ -77,7 +77,7 @@ class Outcome:
 
 
 class ReplicaSet:
-    """The replicas of one shard, and until when each of them is avoided.
+    """The replicas of one shard, and the times until which they are avoided.
 
     Args:
         replicas: At least one.

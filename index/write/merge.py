@@ -76,7 +76,7 @@ def plan_merges(
 
     Args:
         entries: The segments' manifest entries.
-        everything: Merge all, until one segment is left, of the latest format and without deleted documents.
+        everything: Merge all segments into one of the latest format, without deleted documents.
         newest: Within the lowest level with enough segments, choose the last run instead of the first. A segment with
             many deleted documents isn't rewritten by itself.
 
