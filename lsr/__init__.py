@@ -1,8 +1,9 @@
-"""lsr: learned sparse retrieval. Encode text into sparse vectors, index them, search them exactly, measure both.
+"""lsr: learned sparse retrieval. Encode text into sparse vectors, index and search them exactly, and measure the
+results.
 
     from lsr import Index, load_encoder
 
-The names below are filled in on first use, so that `import lsr` is quick and brings in neither torch nor numba.
+The names below are imported on first use, so that `import lsr` is quick and brings in neither torch nor numba.
 """
 
 from __future__ import annotations

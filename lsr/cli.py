@@ -116,8 +116,8 @@ def main(args: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of stdout has closed it (`| head`), which is no error. Python would complain when it flushes
-        # stdout.
+        # `| head` closes the pipe early, which is no error. Without the redirection, Python would fail to flush stdout
+        # on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:

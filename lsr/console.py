@@ -140,12 +140,12 @@ def counted(n: int, what: str) -> str:
 
 
 def note(message: str) -> None:
-    """Print a line on stderr, also when piped: skipped or cut documents must be noticed."""
+    """Print a line on stderr, even if stdout is piped, so that users notice skipped or cut documents."""
     click.echo(message, err=True)
 
 
 def warn(message: str | LsrWarning, category: type[LsrWarning]) -> None:
-    """Issue a warning, a message or an instance of `category`, at the line of user code that called lsr."""
+    """Issue a warning that points at the line of user code that called lsr. `message` may be an instance of `category`."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "lsr":
         level, frame = level + 1, frame.f_back

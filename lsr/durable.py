@@ -52,7 +52,7 @@ def take_name(partial: Path, path: Path) -> None:
 
 
 def replace_folder(new: Path, old: Path) -> None:
-    """Replace a folder by another; `restore_folder` repairs the damage of a kill in between.
+    """Replace a folder with another. If the process is killed halfway, `restore_folder` repairs the damage.
 
     Raises:
         OutputError: The disk refuses it.
