@@ -145,7 +145,7 @@ def note(message: str) -> None:
 
 
 def warn(message: str | LsrWarning, category: type[LsrWarning]) -> None:
-    """Issue a warning that points at the line of user code that called lsr. `message` may be an instance of `category`."""
+    """Issue a warning that points at the line of user code that called lsr. `message` may be a `category` instance."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "lsr":
         level, frame = level + 1, frame.f_back

@@ -103,7 +103,7 @@ class TrainedCodes:
         return np.asarray(values, np.float32)
 
     def error(self, vectors: NDArray[np.float32], top_k: int) -> float:
-        """The squared error of the reconstruction from top_k latents, divided by the squared error of the mean vector."""
+        """The squared error of reconstructing from top_k latents, divided by the squared error of the mean vector."""
         found = self.activations(vectors, top_k) @ self.decoder + self.center
         spread = ((vectors - vectors.mean(0)) ** 2).sum()
         return float(((vectors - found) ** 2).sum() / max(spread, 1e-12))

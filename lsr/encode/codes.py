@@ -138,9 +138,7 @@ class CsrEncoder(Encoder):
     ) -> None:
         self.dense = dense.learned if isinstance(dense, HybridEncoder) else dense
         self.codes, self.settings, self.queries = codes, settings or CodeSettings(), queries
-        self._known: dict[
-            str, NDArray[np.float32]
-        ] = {}  # vectors of the texts of `fit`, which are usually encoded next
+        self._known: dict[str, NDArray[np.float32]] = {}  # vectors of `fit`'s texts, usually encoded next
         if isinstance(self.dense, Encoder):
             if not self.dense.dense_width:
                 raise EncoderError(f"{self.dense.fingerprint.model} has no dense vectors; lsr-mini has them")
