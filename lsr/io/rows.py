@@ -115,9 +115,7 @@ class _ArrayReader:
         left = self._buffer[self._at :]
         if len(left) > MOST_LINE:
             raise ValueError(f"an object of more than {MOST_LINE >> 20} MB")
-        piece = self._text.read(
-            max(_PIECE, len(left))
-        )  # the buffer doubles, so that a long value isn't parsed too often
+        piece = self._text.read(max(_PIECE, len(left)))  # doubling, so that a long value isn't parsed too often
         self._buffer, self._at, self._ended = left + piece, 0, not piece
 
 
