@@ -55,7 +55,7 @@ class ModelSettings(Settings):
 
 @dataclass(frozen=True)
 class QuerySettings(Settings):
-    """The queries' side.
+    """Settings for queries.
 
     Attributes:
         kind: "encoded": a model encodes queries, either the documents' model or one of their own. The other kinds
