@@ -26,9 +26,8 @@ _CHANGEABLE = (
     "batch_tokens",
     "device",
 )
-_BY_NAME = (
-    "losses.plugins",
-)  # mappings with keys that users choose: a missing key doesn't mean that another version wrote the file
+# Mappings with keys that users choose: a missing key doesn't mean that another version of lsr wrote the file.
+_BY_NAME = ("losses.plugins",)
 
 
 def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoints, *, first: bool) -> None:

@@ -149,7 +149,8 @@ def open_texts(source: str, cache: Path, *, queries: bool = False) -> TextStore:
         DataError: There is nothing to read, no text, or bad lines; the message lists these up to a limit.
     """
     corpus = open_corpus(source, queries=queries, skip_bad=True)
-    key = f"{_FORMAT} {'queries' if queries else 'documents'} {corpus.identity}"  # queries and documents can have the same identity
+    # A dataset's queries and documents can have the same identity.
+    key = f"{_FORMAT} {'queries' if queries else 'documents'} {corpus.identity}"
     return TextStore(made_once(cache, "texts", key, lambda folder: write_texts(corpus, folder)))
 
 
