@@ -1,4 +1,4 @@
-"""MkDocs hook: the reference of the command line is made of the commands' own help."""
+"""MkDocs hook that builds the reference of the command line from the commands' own help."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def commands() -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the commands in their place."""
+    """Replace the placeholder with the commands."""
     return markdown.replace(_PLACE, commands()) if _PLACE in markdown else markdown

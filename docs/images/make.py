@@ -2,8 +2,8 @@
 
     python docs/images/make.py
 
-What is searched is this documentation, each page with the part of it that it belongs to. Needs chromium, playwright,
-pillow, rich and the extras serve and files.
+The searched documents are the pages of this documentation, each with its part of the documentation as metadata. The
+script needs chromium, playwright, pillow, rich and the extras serve and files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lsr.io.document import Document
 HERE = Path(__file__).parent
 DESK, PHONE = (1100, 760), (390, 760)
 QUERY = "add documents while others search"
-# name, size, colours, the search as the page's address has it, what is clicked
+# name, size, colour scheme, the search as in the page's address, the element to click
 PICTURES: list[tuple[str, tuple[int, int], str, str, str]] = [
     ("page", DESK, "light", f"q={QUERY}", ""),
     ("page-details", DESK, "light", f"q={QUERY}&details=1", ""),
@@ -70,7 +70,7 @@ def pages(index: Index) -> None:
 
 
 def _settle(page: Page) -> None:
-    """Wait until nothing more comes."""
+    """Wait until the page has settled."""
     page.wait_for_timeout(500)
     for _ in range(600):
         if not page.locator("[aria-busy]").count() and all(page.locator(".total").all_text_contents()):
@@ -80,7 +80,7 @@ def _settle(page: Page) -> None:
 
 
 def _save(name: str, picture: bytes) -> None:
-    """With as many colours as the eye tells apart in a page of text: a third of the size."""
+    """Save a picture with 128 colours: a page of text looks the same and takes a third of the size."""
     image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     image.save(HERE / f"{name}.png", optimize=True)
 
@@ -98,7 +98,7 @@ def terminal(index: Index) -> None:
 
 
 def _svg() -> str:
-    """Rich's form of SVG without its web font: nothing is loaded from elsewhere."""
+    """Rich's SVG template without its web font, so that nothing is loaded from other servers."""
     return re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
