@@ -14,7 +14,7 @@ from lsr.index.segment import reorder
 from lsr.index.segment.reorder import document_order, reduce_documents
 from lsr.io.open_vectors import read_vectors
 
-# Allows 512 MB more memory than is in use; an array over the vocabulary of 2**31 terms would take 2 GB or more.
+# The process may take 512 MB of further memory. An array over the vocabulary of 2**31 terms would take at least 2 GB.
 LIMITED = """
     import resource, sys
     import numpy as np
@@ -42,7 +42,7 @@ LIMITED = """
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc")
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
 def test_large_term_ids_cost_no_extra_memory(tmp_path, python):
     code, _, error = python(LIMITED, tmp_path)
     assert code == 0, error
