@@ -1,4 +1,4 @@
-"""Measure search settings on one index: latency, recall, and the frontier of both."""
+"""Measure search settings on one index: latency, recall, and the Pareto frontier of both."""
 
 from __future__ import annotations
 

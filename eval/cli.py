@@ -202,8 +202,12 @@ def reproduce(folder: Path, out: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--encoder", default=DEFAULT_ENCODER, show_default=True, metavar="NAME|PATH", help="Compared with BM25.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("lsr-demo"), show_default=True, help="Folder.")
+@click.option(
+    "--encoder", default=DEFAULT_ENCODER, show_default=True, metavar="NAME|PATH", help="Encoder to compare with BM25."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("lsr-demo"), show_default=True, help="Output folder."
+)
 def demo(encoder: str, out: Path) -> None:
     """Encode, index, search, evaluate and explain a small real collection.
 
@@ -221,10 +225,16 @@ def demo(encoder: str, out: Path) -> None:
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Result folder; existing results are reused."
 )
-@click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="Another collection.")
+@click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="A collection; can be repeated.")
 @click.option("--split", default="test", show_default=True, help="Split of --dataset's judgments.")
 @click.option("--suite", metavar="NAME|FILE", help="A list of collections: beir, nano-beir, dl19, …, or a YAML file.")
-@click.option("--encoder", "encoders", multiple=True, metavar="NAME|PATH", help="Compared with BM25; without CONFIG.")
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="NAME|PATH",
+    help="Encoder to compare with BM25, if there is no CONFIG.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Overrides a key of the file.")
 @list_option("eval")
 def experiment(
@@ -322,8 +332,8 @@ def compare(
     """Compare systems query by query: differences, confidence intervals, significance, wins and losses.
 
     SYSTEM is a TREC run of any engine, a result folder of `lsr experiment` (all of its systems), or FOLDER:SYSTEM. The
-    tests are paired and two-sided; p is corrected for the number of systems with Holm's method. Brackets have the 95 %
-    interval of the difference, from a bootstrap over the queries.
+    tests are paired and two-sided; p is corrected for the number of systems with Holm's method. The 95 % interval of
+    the difference, from a bootstrap over the queries, is in brackets.
 
     \b
     Examples:

@@ -87,7 +87,7 @@ class TextTokenizer:
         Args:
             folder: The checkpoint.
             lower_case: Lower-case all text first, if the tokenizer doesn't.
-            settings: Changes from `lsr.encode.reading`; {} for a tokenizer that lsr saved. None reads them from the
+            settings: Changes from `lsr.encode.reading`; {} for a tokenizer that lsr saved; None to read them from the
                 checkpoint.
 
         Raises:
@@ -137,7 +137,7 @@ class TextTokenizer:
     def words(
         self, text: str, max_length: int | None, prompt: str = "", *, special: bool = True
     ) -> tuple[list[int], list[tuple[int, int] | None]]:
-        """The tokens of a text that a model reads, and the word of each token.
+        """Return the tokens of a text that a model reads, and the position of each token's word.
 
         Args:
             text: The text.
@@ -146,8 +146,8 @@ class TextTokenizer:
             special: Add the special tokens.
 
         Returns:
-            Token ids, and for each the (start, end) of its word in characters of the text; None for special tokens and
-            those of the prompt.
+            Token ids, and for each id the (start, end) of its word in characters of the text; None for special tokens
+            and the prompt's tokens.
         """
         encoding = self._reading(max_length).encode(prompt + text, add_special_tokens=special)
         found: list[tuple[int, int] | None] = []
@@ -178,7 +178,7 @@ class TextTokenizer:
         return found
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """Like `spans`, but with the tokens of unknown words: all tokens that an encoder reads."""
+        """Like `spans`, but including unknown tokens, which an encoder also reads."""
         encoding = self._whole.encode(text, add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return [(term, start, end) for term, (start, end) in pairs if start < end]
@@ -211,5 +211,5 @@ def _convert_tokenizer(folder: Path) -> bytes:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
         return str(tokenizer.backend_tokenizer.to_str()).encode()
-    except Exception as error:  # every kind of tokenizer has other errors
+    except Exception as error:  # errors differ between kinds of tokenizers
         raise EncoderError(f"{folder}: no {TOKENIZER_FILE}, and none can be made from its files: {error}") from None

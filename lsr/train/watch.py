@@ -1,7 +1,8 @@
-"""Watchers of a run: functions that get each line of the run's log during the run.
+"""Watchers: functions that receive each line of a training run's log during the run.
 
 A line is a mapping, as in `log.jsonl`: {"step": 7, "loss": 0.3, ...} after an update, {"step": 7, "validation":
-{"nDCG@10": 0.4, ...}} after a validation, and {"step": 9, "finished": True} at the end, which isn't in the file.
+{"nDCG@10": 0.4, ...}} after a validation, and {"step": 9, "finished": True} at the end. This last line isn't written to
+the file.
 """
 
 from __future__ import annotations
@@ -45,9 +46,7 @@ def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Watcher:
 
 
 def wandb(folder: Path, settings: Mapping[str, Any]) -> Watcher:
-    """Log to Weights & Biases, as a run with the folder's name. Its environment variables (WANDB_PROJECT, ...) are
-    respected.
-    """
+    """Log to Weights & Biases, as a run with the folder's name, using the variables WANDB_PROJECT and so on."""
     run = _need("wandb", "wandb").init(dir=str(folder), name=folder.name, config=dict(settings))
 
     def watch(line: Line) -> None:
@@ -60,9 +59,7 @@ def wandb(folder: Path, settings: Mapping[str, Any]) -> Watcher:
 
 
 def mlflow(folder: Path, settings: Mapping[str, Any]) -> Watcher:
-    """Log to MLflow, as a run with the folder's name. Its environment variables (MLFLOW_TRACKING_URI, ...) are
-    respected.
-    """
+    """Log to MLflow, as a run with the folder's name, using the variables MLFLOW_TRACKING_URI and so on."""
     library = _need("mlflow", "mlflow")
     library.start_run(run_name=folder.name)
     library.log_params({name: str(value)[:_MLFLOW_LONGEST] for name, value in _flat(settings)})
@@ -106,7 +103,7 @@ def open_watcher(name: str, folder: Path, settings: Mapping[str, Any]) -> Watche
             return LOGGERS[name](folder, settings)
         except TrainingError:
             raise
-        except Exception as error:  # each of these packages has errors of its own
+        except Exception as error:  # each package raises its own errors
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise TrainingError(f"{name} can't log this run: {reason}") from None
     module, colon, function = name.partition(":")
