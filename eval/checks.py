@@ -8,7 +8,6 @@ Warnings are about means that may be misleading: judged documents that aren't in
 judged queries without a text or without results (they count as 0) or without a relevant document (always 0), unjudged
 queries of the run (they don't count), hits left out as the query's own document, equal scores, measures deeper than the
 run, and a run without any judged hit.
-
 """
 
 from __future__ import annotations
@@ -91,8 +90,8 @@ def check_run(
 
     Args:
         run: A TREC file, or a run in memory.
-        dataset: Judgments, queries and documents. Local documents are read until all judged ones are found. Those of
-            ir-datasets aren't read, because that may need a download.
+        dataset: Judgments, queries and documents. Local documents are read until all judged documents are found.
+            Documents of ir-datasets aren't read, because that may need a download.
         depth: Depth of the measures; taken from `measures` if given.
         measures: Names, such as "nDCG@10 R@1000".
         alone: Check only the run, because `check_dataset` has checked judgments, queries and documents.

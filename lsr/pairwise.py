@@ -26,8 +26,7 @@ _PENALTY = 0.2  # squared penalty on the strengths of Bradley-Terry
 _TIE = 0.05  # probabilities this close to 0.5 are ties
 _NEWTON_STEPS = 50
 
-# --- samplers: from the number of documents to pairs of ranks
-# ---------------------------------------------------------------------------
+# --- samplers: from the number of documents to pairs of ranks ---------------------------------------------------------
 
 
 def all_pairs(n: int) -> Pairs:

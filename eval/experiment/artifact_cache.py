@@ -1,5 +1,5 @@
-"""Cache of an experiment's artifacts, with the settings that determine them as keys. A second run makes only artifacts
-whose settings have changed.
+"""Cache of an experiment's artifacts. The key of an artifact has the settings that determine its content, so a second
+run makes only artifacts whose settings have changed.
 
 CACHE/index-3f…/         the artifact, a file or a folder
 CACHE/index-3f….json     its key, size and measurements; written last, so an artifact with this file is complete
@@ -38,7 +38,8 @@ class Artifacts:
         Args:
             kind: Beginning of the artifact's name.
             key: Everything that determines the content, as a JSON object.
-            make: Writes it to a path and returns measurements. The path may have the remains of an interrupted attempt.
+            make: Function that writes the artifact to a path and returns measurements. The path may have the remains of
+                an interrupted attempt.
             suffix: End of the artifact's name.
 
         Returns:

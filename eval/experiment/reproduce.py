@@ -78,7 +78,7 @@ def _settings(record: Mapping[str, Any], where: Path) -> ExperimentSettings:
         given["datasets"] = [{"name": d["source"], "split": d["split"]} for d in record.get("datasets", ())]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / where.name
-        path.write_text(json.dumps(given), encoding="utf-8")  # JSON is YAML
+        path.write_text(json.dumps(given), encoding="utf-8")  # JSON is valid YAML
         try:
             return read_config(path, ExperimentSettings)
         except DataError as error:

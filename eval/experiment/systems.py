@@ -66,8 +66,8 @@ class System:
     """A system on a dataset.
 
     Attributes:
-        settings: Its settings.
-        run: Its results.
+        settings: The system's settings.
+        run: The system's results.
         facts: Measurements.
         searched: The index and the queries, if the system searches an index.
         shallow: {number of documents searched for: results} of approximate search. A search for fewer documents skips

@@ -1,4 +1,4 @@
-"""PDF, DOCX and EPUB: compressed formats, which may be broken, encrypted, or huge when unpacked."""
+"""Read PDF, DOCX and EPUB. These compressed formats may be broken, encrypted, or huge when unpacked."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def read_pdf(path: Path) -> Parsed:
 
 
 def _page_text(page: Any) -> str:
-    """The text of a page, with words that were hyphenated at line ends joined again."""
+    """Return the text of a page, with words that were hyphenated at line ends joined again."""
     text = page.extract_text().replace("\x00", "")
     text = text.encode("utf-8", "replace").decode()  # halves of surrogate pairs
     return re.sub(r"(?<=[a-zäöüß])-\n(?=[a-zäöüß])", "", text)
 
 
 def _outline(reader: Any) -> dict[int, tuple[str, ...]]:
-    """{page: headings of the first section of the outline that begins on this page}"""
+    """Return {page: headings of the first section of the outline that begins on this page}."""
     found: dict[int, tuple[str, ...]] = {}
 
     def walk(items: Any, above: tuple[str, ...], depth: int) -> None:
@@ -187,8 +187,7 @@ def _xml(content: bytes) -> ElementTree.Element:
     return ElementTree.fromstring(content)
 
 
-# --- all formats
-# ---------------------------------------------------------------------------------------------------------
+# --- all formats --------------------------------------------------------------------------------------------------
 
 
 def _require_modest(archive: zipfile.ZipFile) -> None:

@@ -12,7 +12,7 @@ from lsr.train.watch import Line, Watcher, numbers
 
 PAGE = "watch.html"
 _EVERY = 2.0  # seconds between two versions of the page
-_POINTS = 200  # points of a curve, at most
+_POINTS = 200  # largest number of points per curve
 _WIDTH, _HEIGHT = 360, 150
 _FIRST = ("loss", "validation/", "flops", "documents_terms", "queries_terms")  # other curves follow, sorted by name
 _ABOUT = {
@@ -78,7 +78,7 @@ def page(folder: Path, steps: int) -> Watcher:
 
 
 def _html(name: str, step: int, steps: int, left: float | None, curves: dict[str, Curve], told: list[str]) -> str:
-    """The page; `left` is the number of seconds to the end, None for a finished run."""
+    """Return the page; `left` is the number of seconds to the end, None for a finished run."""
     state = "finished" if left is None else f"about {_duration(left)} left"
     reload = "" if left is None else '<meta http-equiv="refresh" content="4">'
     warnings = "".join(f"<li>{html.escape(one)}</li>" for one in told[-5:])
@@ -106,7 +106,7 @@ def _duration(seconds: float) -> str:
 
 
 def _chart(title: str, curve: Curve) -> str:
-    """A curve as a figure with the ranges of both axes and the last value."""
+    """Return a curve as a figure with the ranges of both axes and the last value."""
     size = -(-len(curve) // _POINTS)
     parts = [curve[i : i + size] for i in range(0, len(curve), size)]
     points = [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
