@@ -1,4 +1,4 @@
-"""Makes the pictures of README.md and docs/: the page on a desk and on a phone, and the terminal.
+"""Make the pictures of README.md and docs/: the search page on a computer and on a phone, and the terminal.
 
     python docs/images/make.py
 
@@ -45,7 +45,7 @@ PICTURES: list[tuple[str, tuple[int, int], str, str, str]] = [
 
 
 def documents() -> Iterator[Document]:
-    """The pages of the documentation."""
+    """Yield the pages of the documentation."""
     for page in read_documents(HERE.parent, url="https://lsr.example/docs/{stem}/"):
         folder = Path(page.id).parent.name or "start"
         if page.id.endswith(".md"):
@@ -53,7 +53,7 @@ def documents() -> Iterator[Document]:
 
 
 def pages(index: Index) -> None:
-    """Pictures of the page."""
+    """Save pictures of the search page."""
     with Server({"docs": index}, ServeSettings(port=0)) as server, sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=shutil.which("chromium"))
         for name, (width, height), scheme, fragment, clicked in PICTURES:
@@ -86,7 +86,7 @@ def _save(name: str, picture: bytes) -> None:
 
 
 def terminal(index: Index) -> None:
-    """A picture of what `lsr explain` prints."""
+    """Save a picture of the output of `lsr explain`."""
     hit = index.search(QUERY, k=1)[0]
     lines = str(hit.explain()).splitlines()
     console = Console(record=True, width=84, file=io.StringIO())

@@ -49,7 +49,7 @@ def read_markdown(text: str) -> Parsed:
 
 
 def _plain(tokens: Iterable[Any]) -> str:
-    """The text of inline tokens of markdown-it, without the marks of links, emphasis, code and HTML."""
+    """Return the text of inline tokens of markdown-it, without the marks of links, emphasis, code and HTML."""
     parts = []
     for token in tokens:
         if token.type in ("text", "code_inline"):
@@ -103,7 +103,7 @@ def _yaml(text: str) -> Any:
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def compose_node(self, parent: Any, index: Any) -> Any:
-            """A loader without aliases: a few lines of them can expand to billions."""
+            """Refuse aliases, because a few lines of aliases can expand to billions of nodes."""
             if self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("aliases (*name) aren't read")
             return super().compose_node(parent, index)

@@ -158,8 +158,8 @@ def write_texts(corpus: Corpus, folder: Path) -> None:
     """Write a corpus as a text store.
 
     Args:
-        corpus: The corpus. Bad documents are always an error; the message lists all of them with `skip_bad`, else the
-            first.
+        corpus: The corpus. Bad documents are always an error; the message lists all of them with `skip_bad`, otherwise
+            only the first.
         folder: An empty folder.
 
     Raises:
