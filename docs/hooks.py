@@ -13,7 +13,7 @@ _WIDTH = 80
 
 
 def commands() -> str:
-    """A section for each command, with what `lsr COMMAND --help` prints."""
+    """Return a section for each command, with the output of `lsr COMMAND --help`."""
     parent = click.Context(cli, info_name="lsr", **cli.context_settings)
     sections = []
     for name, (_, line) in COMMANDS.items():

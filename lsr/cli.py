@@ -96,7 +96,8 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lsr")
 def cli() -> None:
-    """Learned sparse retrieval: text in, sparse vectors, an index on disk, ranked and explained results.
+    """Learned sparse retrieval: encode texts as sparse vectors, index them on disk, search them, and explain the
+    results.
 
     \b
     Example:

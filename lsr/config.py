@@ -79,7 +79,7 @@ class Settings:
         """Check all values, then their combinations.
 
         Raises:
-            ValueError: One line for each problem.
+            ValueError: A value or a combination of values is invalid; the message has a line for each problem.
         """
         wrong = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
@@ -111,8 +111,8 @@ def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[
         An instance of `schema`.
 
     Raises:
-        DataError: Unknown or missing keys, values of the wrong type or out of range; lists all of them with their
-            lines.
+        DataError: A key is unknown or missing, or a value has the wrong type or is out of range; lists all problems
+            with their lines.
     """
     try:
         import yaml

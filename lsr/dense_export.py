@@ -58,7 +58,7 @@ class DenseExport:
             seed: Seed of the random start.
 
         Raises:
-            ValueError: No documents, or a width below 1.
+            ValueError: There are no documents, or the width is below 1.
         """
         if width < 1 or not documents.nnz:
             raise ValueError(f"a width of at least 1 and documents with terms are needed: {width}, {documents}")
@@ -115,7 +115,7 @@ class DenseExport:
         """Write one Arrow file.
 
         Raises:
-            OutputError: It can't be written.
+            OutputError: The file can't be written.
         """
         write_arrays(path, _KIND, {"directions": self.directions, "scale": self.scale})
 
@@ -124,7 +124,7 @@ class DenseExport:
         """Open a file written by `save`; it is memory-mapped.
 
         Raises:
-            DataError: It can't be read, is damaged, or is another kind of file.
+            DataError: The file can't be read, is damaged, or is another kind of file.
         """
         arrays = read_arrays(path, _KIND, _LAYOUT)
         if not all(np.isfinite(array).all() for array in arrays.values()):

@@ -271,7 +271,7 @@ class DensifiedVectors:
         """Write one Arrow file.
 
         Raises:
-            OutputError: It can't be written.
+            OutputError: The file can't be written.
         """
         arrays: dict[str, NDArray[Any]] = {"of_term": self.slices.of_term, "values": self.values, "which": self.which}
         write_arrays(path, _KIND, arrays if self.dense is None else {**arrays, "dense": self.dense})
@@ -281,7 +281,7 @@ class DensifiedVectors:
         """Open a file written by `save`; it is memory-mapped.
 
         Raises:
-            DataError: It can't be read, is damaged, or is another kind of file.
+            DataError: The file can't be read, is damaged, or is another kind of file.
         """
         arrays = read_arrays(path, _KIND, _LAYOUT, _WITH_DENSE)
         try:

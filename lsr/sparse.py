@@ -126,7 +126,7 @@ class SparseMatrix:
         """Concatenate the rows of matrices; the result has the largest vocabulary.
 
         Raises:
-            ValueError: No matrix given.
+            ValueError: There is no matrix.
         """
         if not matrices:
             raise ValueError("vstack needs at least one matrix")

@@ -101,7 +101,7 @@ def ready(workers: Workers, what: str) -> Iterator[tuple[Any, int]]:
 
 
 class _Failed:
-    """A worker's error as a message: not all of our exceptions can be pickled."""
+    """A worker's error as a message, because not all of lsr's exceptions can be pickled."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -156,7 +156,7 @@ class _Pool:
             self._start()
 
     def do(self, jobs: Iterable[Any]) -> Iterator[Any]:
-        """Run jobs; yields results as they finish."""
+        """Run jobs, and yield results as they finish."""
         waiting = iter(jobs)
         while True:
             while self._idle and (ticket := self._next(waiting)) is not None:
@@ -234,7 +234,7 @@ class _Pool:
     def close(self) -> None:
         """End the actors."""
         for actor in [*self._idle, *self._starting.values(), *(actor for actor, _ in self._running.values())]:
-            with suppress(Exception):  # it may be dead already
+            with suppress(Exception):  # the actor may be dead already
                 self._ray.kill(actor)
 
 

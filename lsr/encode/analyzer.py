@@ -377,7 +377,7 @@ def language_name(language: str) -> str:
     """Snowball's name of a language: "german" for "german", "de" and "de-AT"; also "none" and "lucene".
 
     Raises:
-        EncoderError: No such language.
+        EncoderError: There is no such language.
     """
     name = language.strip().lower()
     name = _CODES.get(re.split("[-_]", name)[0], name)

@@ -125,7 +125,7 @@ def train_codes(
         positives: (m,) int, the row of `vectors` that each query belongs to.
 
     Raises:
-        EncoderError: Shapes that don't fit, or vectors that aren't finite.
+        EncoderError: Shapes don't fit, or vectors aren't finite.
         MissingExtra: torch isn't installed.
     """
     settings = settings or CodeSettings()

@@ -204,7 +204,7 @@ def as_texts(texts: Texts) -> list[str]:
 
     Raises:
         TypeError: A value is neither text nor document, or `texts` is a table, which iterates over its columns.
-        DataError: A document without text, or a text with half a surrogate pair.
+        DataError: A document has no text, or a text has half a surrogate pair.
     """
     if isinstance(texts, Mapping) and isinstance(texts.get("text"), Iterable) and not isinstance(texts["text"], str):
         raise TypeError('texts are a mapping of columns: pass one of them, texts["text"], or one document at a time')
@@ -214,14 +214,15 @@ def as_texts(texts: Texts) -> list[str]:
 
 
 def as_rows(values: Iterable[Any], what: str) -> list[Any]:
-    """The items of an ordered iterable.
+    """Return the items of an ordered iterable.
 
     Args:
         values: The iterable; read once.
-        what: What they are, for messages.
+        what: What the items are, for messages.
 
     Raises:
-        TypeError: A table (iterates over columns), a set (no order), bytes (numbers), or not an iterable.
+        TypeError: `values` isn't iterable, or is a table (which iterates over columns), a set (which has no order) or
+            bytes (which iterate over numbers).
     """
     kind = f"{type(values).__module__.partition('.')[0]}.{type(values).__name__}".removeprefix("builtins.")
     if hasattr(values, "columns"):  # of pandas, polars, pyarrow
@@ -263,7 +264,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read `encoder.json`.
 
     Raises:
-        EncoderError: It can't be read, or a later version of lsr wrote it.
+        EncoderError: The file can't be read, or a later version of lsr wrote it.
     """
     path = folder / CONFIG_FILE
     try:

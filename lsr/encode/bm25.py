@@ -51,7 +51,7 @@ class BM25Encoder(Encoder):
             mean length of the documents that `fit` sees, which is fixed from then on. A growing index needs a number.
 
     Raises:
-        EncoderError: Values out of range, an unknown language.
+        EncoderError: A value is out of range, or the language is unknown.
     """
 
     type = "bm25"
@@ -114,7 +114,7 @@ class BM25Encoder(Encoder):
         """Terms and counts.
 
         Raises:
-            EncoderError: It has not been fitted.
+            EncoderError: The encoder has not been fitted.
         """
         if self._lexicon is None:
             raise EncoderError(
@@ -201,7 +201,7 @@ class BM25Encoder(Encoder):
         return self.analyzer.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """The words that count for a document's length; unknown ones have term -1."""
+        """The words that count for a document's length; unknown words have term -1."""
         return [(-1, start, end) for _, start, end in self.analyzer.spans(text, counted=True)]
 
     # --- what it is, and on disk -------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class BM25Encoder(Encoder):
         )
 
     def query_files(self) -> dict[str, bytes]:
-        """The whole encoder with its present terms and counts; without them if nothing is counted yet."""
+        """The whole encoder with its current terms and counts; without terms and counts if there are none yet."""
         state: dict[str, Any] = {"analyzer": self.analyzer.settings(), "n_docs": None}
         if self._lexicon is not None and self._lexicon.counted:
             counts = self._lexicon.counts(np.arange(len(self._lexicon)))
@@ -252,10 +252,10 @@ class BM25Encoder(Encoder):
 
 
 def _lexicon(vocabulary: Any, df: Any, n_docs: Any) -> Lexicon:
-    """The values of a file, checked.
+    """Check the values of a file, and return them as a lexicon.
 
     Raises:
-        ValueError: They are invalid.
+        ValueError: The values are invalid.
     """
     if len(df) != len(vocabulary):
         raise ValueError(f"{len(vocabulary)} terms but {len(df)} counts")

@@ -183,7 +183,7 @@ class FixedBM25Encoder(Encoder):
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> FixedBM25Encoder:
-        """Open what `save` wrote.
+        """Open the files of `save`.
 
         Raises:
             EncoderError: A file is missing or damaged.

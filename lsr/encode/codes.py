@@ -92,7 +92,7 @@ class Codes:
         """Read a file written from `to_bytes`.
 
         Raises:
-            EncoderError: It can't be read, or is another kind of file.
+            EncoderError: The file can't be read, or is another kind of file.
         """
         try:
             table = pa.ipc.open_file(path.read_bytes()).read_all().combine_chunks()
@@ -166,7 +166,7 @@ class CsrEncoder(Encoder):
         """Learn codes from the first 20,000 texts; a random sentence of each serves as its query.
 
         Raises:
-            EncoderError: Fewer than two texts.
+            EncoderError: There are fewer than two texts.
             MissingExtra: torch isn't installed.
         """
         some = list(islice(iter(texts), _FITTED))
@@ -317,7 +317,7 @@ class CsrEncoder(Encoder):
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing.
+            EncoderError: A file is missing.
         """
         if isinstance(self.dense, SpladeEncoder | InferenceFreeEncoder):
             self.dense.check()
@@ -362,10 +362,10 @@ class CsrEncoder(Encoder):
         Args:
             folder: The folder of the files.
             config: Content of `encoder.json`.
-            settings: `top_k`, the number of latents per text; all others go to the dense model.
+            settings: `top_k`, the number of latents per text; other settings are passed to the dense model.
 
         Raises:
-            EncoderError: Something is missing or damaged, or the dense model is a function.
+            EncoderError: A file is missing or damaged, or the dense model is a function.
         """
         given: dict[str, Any] = {**settings}
         try:
@@ -390,7 +390,7 @@ def _over_function(dense: Any, codes: Any, settings: Any, queries: Any) -> CsrEn
 
 
 def random_sentence(text: str, rng: np.random.Generator) -> str:
-    """A random sentence of at least 20 characters; the whole text if there is none."""
+    """Return a random sentence of at least 20 characters; the whole text if there is none."""
     found = [one for one in re.split(r"(?<=[.!?])\s+", text) if len(one) >= 20]
     return found[int(rng.integers(len(found)))] if found else text
 

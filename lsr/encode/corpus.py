@@ -140,7 +140,7 @@ def encode_chunk(
     with_text: bool = True,
     dense: bool = False,
 ) -> VectorBatch:
-    """Encode some documents together, as passages if asked for; see `encode_corpus`."""
+    """Encode some documents together, optionally as passages; see `encode_corpus`."""
     report.documents += len(documents)
     report.empty += sum(not document.content.strip() for document in documents)
     if passages is not None:
@@ -171,7 +171,7 @@ def read_length(encoder: Encoder, *, queries: bool = False) -> int | None:
 
 
 def fit(encoder: Encoder, corpus: Corpus) -> None:
-    """Fit an encoder to the corpus in one pass, if it needs that."""
+    """Fit an encoder to the corpus in one pass, if the encoder needs a fit."""
     if not encoder.needs_fit:
         return
     with progress(None, f"fitting {encoder.type}") as bar:

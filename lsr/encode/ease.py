@@ -51,7 +51,7 @@ class EaseEncoder(Encoder):
         penalty: The penalty of the linear model.
 
     Raises:
-        EncoderError: Values out of range.
+        EncoderError: A value is out of range.
     """
 
     type = "ease"

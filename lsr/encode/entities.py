@@ -302,7 +302,7 @@ class EntityEncoder(Encoder):
             base: The opened base encoder.
 
         Raises:
-            EncoderError: Something is missing or damaged.
+            EncoderError: A file is missing or damaged.
         """
         try:
             rows = json.loads((folder / ENTITIES_FILE).read_bytes())

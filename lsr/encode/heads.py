@@ -31,7 +31,7 @@ class Head(nn.Module):
     Attributes:
         reads: The input from the backbone: its "output" (last states, or logits); "raw", the last states even if the
             backbone computes logits from them; or "both", concatenated.
-        NAMES: Names of its tensors.
+        NAMES: Names of the head's tensors.
         MODEL: The class of transformers that opens the backbone. The output of "AutoModelForMaskedLM" is the logits,
             (batch, seq, n_terms), if the head doesn't detach the output layer.
     """
@@ -73,7 +73,7 @@ class Head(nn.Module):
         return {name: self.state_dict()[name].detach() for name in self.NAMES}
 
     def queries(self) -> Head:
-        """The head for queries on the same backbone; this head, unless queries have one of their own."""
+        """The head for queries on the same backbone; this head, unless queries have a separate head."""
         return self
 
     @contextlib.contextmanager
@@ -106,7 +106,7 @@ class MaskedLMHead(Head):
 
     @torch.no_grad()
     def _take_apart(self, model: Any, where: str) -> bool:
-        """Make the model stop before its output layer; returns False if that changes the logits."""
+        """Make the model stop before its output layer; return False if this changes the logits."""
         output = self._output[0]
         probe = torch.arange(min(self.n_terms, 8), device=next(model.parameters()).device).unsqueeze(0)
         mask = torch.ones_like(probe)
@@ -345,7 +345,7 @@ class ExpansionHead(Head):
         return counts / (counts + k1 * (1 - b + b * length))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All parameters; the shared ones are folded into those of each term."""
+        """All parameters; shared parameters are folded into those of each term."""
         layers = {"identity": self.identity, "up": self.up, "down": self.down}
         found = {
             f"{name}.{kind}": getattr(layer, kind) for name, layer in layers.items() for kind in ("weight", "bias")

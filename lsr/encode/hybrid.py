@@ -93,7 +93,7 @@ class HybridEncoder(Encoder):
             settings: Settings of the learned encoder that replace the stored ones.
 
         Raises:
-            EncoderError: Something is missing or damaged.
+            EncoderError: A file is missing or damaged.
         """
         learned, lexical, weight = open_parts(folder, config)
         kind = InferenceFreeEncoder if learned["type"] == InferenceFreeEncoder.type else SpladeEncoder
@@ -194,7 +194,7 @@ class HybridEncoder(Encoder):
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing.
+            EncoderError: A file is missing.
         """
         self.learned.check()
 
@@ -275,7 +275,7 @@ def open_parts(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any],
     """The learned encoder's settings, BM25, and BM25's weight, from the files of `save` or `query_files`.
 
     Raises:
-        EncoderError: Something is missing or damaged.
+        EncoderError: A file is missing or damaged.
     """
     try:
         learned, lexical, weight = dict(config["learned"]), dict(config["lexical"]), float(config["weight"])

@@ -206,7 +206,7 @@ class InferenceFreeEncoder(Encoder):
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing, or queries and documents have different vocabularies.
+            EncoderError: A file is missing, or queries and documents have different vocabularies.
         """
         self.document.check()
         if list(self.document.vocabulary) != self._vocabulary:
@@ -217,7 +217,7 @@ class InferenceFreeEncoder(Encoder):
         """Check the query model without running it, and without the documents' model.
 
         Raises:
-            EncoderError: Something is missing, or the vocabularies of the query model and the table differ.
+            EncoderError: A file is missing, or the vocabularies of the query model and the table differ.
         """
         if self.query_model is not None:
             self.query_model.check()

@@ -118,7 +118,7 @@ class LateEncoder(Encoder):
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing.
+            EncoderError: A file is missing.
         """
         self.model.check()
 
@@ -154,7 +154,7 @@ class LateEncoder(Encoder):
             settings: Settings of the model; `top_k` is the number of terms per token.
 
         Raises:
-            EncoderError: Something is missing or damaged.
+            EncoderError: A file is missing or damaged.
         """
         given: dict[str, Any] = {**settings}
         top_k = given.pop("top_k", None) or config.get("top_k")

@@ -221,7 +221,7 @@ class LatentTermsEncoder(Encoder):
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing.
+            EncoderError: A file is missing.
         """
         if isinstance(self.model, SpladeEncoder):
             self.model.check()
@@ -276,7 +276,7 @@ class LatentTermsEncoder(Encoder):
             settings: Settings of the model.
 
         Raises:
-            EncoderError: Something is missing or damaged, or the model is a function.
+            EncoderError: A file is missing or damaged, or the model is a function.
         """
         try:
             how = {name: config[name] for name in (*_NUMBERS, "counts")}

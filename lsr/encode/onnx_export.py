@@ -363,10 +363,10 @@ def _add_backbone(
 
 
 def _n_shared(weights: dict[str, NDArray[np.float32]], dense: dict[str, NDArray[np.float32]], n_layers: int) -> int:
-    """Number of leading layers that two BERTs share.
+    """Count the leading layers that two BERTs share.
 
     Raises:
-        EncoderError: Their embeddings differ, or `dense` has more than `n_layers` layers.
+        EncoderError: The embeddings of the two BERTs differ, or `dense` has more than `n_layers` layers.
     """
 
     def same(prefix: str) -> bool:

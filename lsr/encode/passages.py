@@ -44,7 +44,7 @@ def split_passages(
             than `size`. With size 0, the overlap is OVERLAP.
 
     Raises:
-        ValueError: Invalid sizes.
+        ValueError: The sizes are invalid.
     """
     require_sizes(size, overlap)
     documents = list(documents)
@@ -155,7 +155,7 @@ class Passages:
     tokens that overlap by 32. Other documents are cut only if they are longer than the encoder reads.
 
     Raises:
-        ValueError: Invalid sizes.
+        ValueError: The sizes are invalid.
     """
 
     size: int = 0

@@ -379,7 +379,7 @@ class SpladeEncoder(Encoder):
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing, or the two towers have different vocabularies.
+            EncoderError: A file is missing, or the two towers have different vocabularies.
         """
         for tower in (self.document, self.query):
             tower.check()

@@ -151,7 +151,7 @@ class Tower:
         """Check the files without reading the weights.
 
         Raises:
-            EncoderError: Something is missing, or `max_length` is more than the model can read.
+            EncoderError: A file is missing, or `max_length` is more than the model can read.
         """
         folder = self.folder()
         limit = files.position_limit(folder)

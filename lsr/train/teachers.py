@@ -50,7 +50,7 @@ class SparseTeacher(Teacher):
 
     Args:
         encoder: The encoder.
-        texts: Documents to fit it to, if needed.
+        texts: Documents to which the encoder is fitted, if needed.
         cache: Folder for the model's vectors; None for no cache.
     """
 
@@ -93,7 +93,7 @@ _HALF_EXACT = 2048  # integers up to this are exact in float16
 
 
 def _as_rows(terms: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:
-    """Convert a vector to rows of a cache: each has a term id in two digits, and its weight."""
+    """Convert a vector to rows of a cache; each row has a term id in two digits, and its weight."""
     return np.stack([terms // _HALF_EXACT, terms % _HALF_EXACT, weights], 1).astype(np.float32)
 
 
@@ -271,8 +271,8 @@ def _pooled(states: Tensor, mask: Tensor, mode: str) -> Tensor:
 
 
 def device_of(name: str | None) -> str:
-    """A device by its name; None for "cuda" if there is a GPU, else "cpu". With several GPUs, torchrun's local rank
-    chooses one.
+    """Return a device by its name; None for "cuda" if there is a GPU, otherwise "cpu". With several GPUs, torchrun's
+    local rank chooses one.
 
     Raises:
         TrainingError: There is no such device.
