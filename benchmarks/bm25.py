@@ -6,10 +6,10 @@ FOLDER holds collections in BEIR layout. Three tables:
 
     judged     nDCG@10 on the judged collections, and on docs-open with the questions of questions.tsv, where function
                words such as "not" often matter
-    scripts how many of 200 random words of a script find a passage that contains them among the first ten. Texts are
-    translated messages of the programs installed on this machine (/usr/share/locale). In scripts without spaces, words
-    are runs of two to five characters. held out nDCG@10 on collections that were not used to choose any constant, also
-    with other settings
+    scripts    how many of 200 random words of a script find a passage that contains them among the first ten. Texts
+               are translated messages of the programs installed on this machine (/usr/share/locale). In scripts without
+               spaces, words are runs of two to five characters.
+    held out   nDCG@10 on collections that were not used to choose any constant, also with other settings
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Late interaction over sparse token vectors, after SLIM (arXiv 2302.06587): each query token is scored against its
 best document token.
 
-    late score = sum_i max_j <q_i, d_j> q_i, d_j: sparse vectors of the tokens, with k terms each first score = <sum_i
-    q_i, max_j d_j> inner product of the fused vectors; at least the late score
+    late score  = sum_i max_j <q_i, d_j>      q_i, d_j: sparse vectors of the tokens, with k terms each
+    first score = <sum_i q_i, max_j d_j>      inner product of the fused vectors; at least the late score
 
 `LateEncoder` gives the fused vectors, which any index searches. `TokenVectors` is a file with the documents' token
 vectors; `LateReranker` uses it to re-score the best documents of the first search:

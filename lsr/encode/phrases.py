@@ -1,8 +1,9 @@
 """Contextual phrase vectors, after SPARC (arXiv 1911.02896), to find the span of a passage that answers a question.
 
-    score of a span = start(first token) + end(last token) start(t) = <D h_t, U c> + sum over n of <s_t, q> end(t):
-    likewise, with other matrices s_tj = relu(<Q h_t, K h_j> / sqrt(64)) + w [j is in the sentence of t], j != t q_j =
-    relu(<Q c, K g_j> / sqrt(64)) + 1 / (occurrences of g_j's n-gram in the passage)
+    score of a span = start(first token) + end(last token)
+    start(t)        = <D h_t, U c> + sum over n of <s_t, q>        end(t): likewise, with other matrices
+    s_tj            = relu(<Q h_t, K h_j> / sqrt(64)) + w [j is in the sentence of t], j != t
+    q_j             = relu(<Q c, K g_j> / sqrt(64)) + 1 / (occurrences of g_j's n-gram in the passage)
 
 s_t, the context of token t, has weights of other words of the passage; q has weights of the question's words. The last
 summands of s and q aren't in the paper: with few examples, attention alone doesn't learn where a sentence ends and

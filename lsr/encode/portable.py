@@ -1,9 +1,11 @@
 """Files that let other libraries open a saved encoder, written in addition to lsr's own files.
 
-    modules.json, config_sentence_transformers.json modules of a SparseEncoder; prompts sentence_bert_config.json,
-    tokenizer_config.json beside each model: maximum lengths *_SpladePooling/, router_config.json pooling; routes of
-    queries and documents query_0_SparseStaticEmbedding/, idf.json weights of query tokens, for inference-free models;
-    idf.json next to the documents' model is OpenSearch's layout README.md the model card
+    modules.json, config_sentence_transformers.json    modules of a SparseEncoder; prompts
+    sentence_bert_config.json, tokenizer_config.json   next to each model: maximum lengths
+    *_SpladePooling/, router_config.json               pooling; routes of queries and documents
+    query_0_SparseStaticEmbedding/, idf.json           weights of query tokens, for inference-free models; idf.json next
+                                                       to the documents' model is OpenSearch's layout
+    README.md                                          the model card
 
 These files describe masked language models. Other libraries can't open lsr's own heads; for these, modules.json makes
 them refuse. This module needs no torch.

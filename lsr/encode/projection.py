@@ -1,6 +1,6 @@
 """The output layer of an encoder and the maximum over its tokens in one pass, in 8-bit integers.
 
-    z_j = max_t s_t (h_t . e_j) r_j h_t, e_j: integers from -127 to 127; s_t: scale of a token; r_j: scale of a term
+    z_j = max_t s_t (h_t . e_j) r_j    h_t, e_j: integers from -127 to 127; s_t: scale of a token; r_j: scale of a term
 
 The output layer is nine tenths of a small encoder's work, and only the maxima of its tokens x terms logits are kept.
 Here, a block of terms is multiplied with all tokens while the running maximum stays in registers, so that only the

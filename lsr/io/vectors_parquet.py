@@ -3,9 +3,10 @@
 The Parquet file has the columns `id string`, `parent`, `title`, `text`, `metadata string` (all but the id may be
 null), `terms list<uint32>`, `weights list<float32>`. Its key-value metadata holds
 
-    lsr.fingerprint JSON of lsr.fingerprint.Fingerprint lsr.step a number of which all weights are multiples, if known
-    lsr.vocabulary JSON list of the tokens in term order, if known lsr.encoder JSON object {file name: base64 of the
-    zlib-compressed file} of the query encoder
+    lsr.fingerprint    JSON of lsr.fingerprint.Fingerprint
+    lsr.step           a number of which all weights are multiples, if known
+    lsr.vocabulary     JSON list of the tokens in term order, if known
+    lsr.encoder        JSON object {file name: base64 of the zlib-compressed file} of the query encoder
 
 so a file of vectors can be indexed, and searched with texts, without other files. A folder of such files
 (`part-*.parquet`) is read as one. The metadata `lsr.first` of a part names the first part, which holds the vocabulary

@@ -5,10 +5,11 @@ document was judged"; a positive judgment means both. Two models predict R and S
 arXiv 2209.05072, whose method isn't public; such pairs of models are known from learning with positive and unlabelled
 examples.)
 
-    r = P(R) = sigmoid of a teacher's score, given as z-score among the query's candidates s = P(S) = sigmoid of the
-    logarithms of the candidate's ranks in the runs of an unjudged document P(R) = r (1 - s) / (1 - r s) P(S) = s (1 -
-    r) / (1 - r s) weight of a negative 1 - P(R) weight of a positive 1; or 1 / s, at most 10, divided by its mean over
-    all positives
+    r = P(R) = sigmoid of a teacher's score, given as z-score among the query's candidates
+    s = P(S) = sigmoid of the logarithms of the candidate's ranks in the runs
+    of an unjudged document   P(R) = r (1 - s) / (1 - r s)        P(S) = s (1 - r) / (1 - r s)
+    weight of a negative      1 - P(R)
+    weight of a positive      1; or 1 / s, at most 10, divided by its mean over all positives
 
 The models are fitted alternately, each to the other's estimates (EM). A document judged 0 or below counts as judged and
 not relevant.
