@@ -1,6 +1,7 @@
 """Measure a living index: adding, visibility, many segments, merging, filters, opening, memory.
 
-    python PEERS/make_data.py --out FOLDER --n-docs 1000000 pip install qdrant-client # compared with lsr's filters
+    python PEERS/make_data.py --out FOLDER --n-docs 1000000
+    pip install qdrant-client                                  # compared with lsr's filters
     NUMBA_NUM_THREADS=1 python benchmarks/living.py --data FOLDER --work WORK [--queries 200]
 
 Queries run one at a time on one thread, with interleaved rounds. Documents are given as vectors, so times exclude

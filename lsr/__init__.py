@@ -15,7 +15,7 @@ from lsr import _moved
 from lsr._lazy import lazy_names
 from lsr._version import __version__
 
-# In a source checkout index/ and eval/ stand beside lsr/; an installed lsr contains them.
+# In a source checkout, index/ and eval/ are next to lsr/; an installed lsr contains them.
 _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "index" / "kernels").is_dir() and (_checkout / "pyproject.toml").is_file():
     __path__.append(str(_checkout))

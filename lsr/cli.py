@@ -107,7 +107,7 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 1 after a failure, with 2 after a usage error."""
+    """Run the command line, and exit with 0, with 1 after a failure, or with 2 after a usage error."""
     try:
         sys.exit(cli.main(args, prog_name="lsr", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -117,8 +117,8 @@ def main(args: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        # `| head` closes the pipe early, which is no error. Without the redirection, Python would fail to flush stdout
-        # on exit.
+        # `| head` closes the pipe early, which isn't an error. Without the redirection, Python would fail to flush
+        # stdout on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
@@ -143,7 +143,7 @@ def _hinted(error: click.ClickException) -> click.ClickException:
 
 
 def _message(error: Exception) -> str | None:
-    """The message for an error that a user can cause; None for a bug of ours, which needs its traceback."""
+    """The message for an error that a user can cause; None for a bug in lsr, which needs its traceback."""
     from lsr.errors import LsrError
 
     if isinstance(error, LsrError):

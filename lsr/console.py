@@ -27,8 +27,8 @@ _told: ContextVar[Progress | None] = ContextVar("lsr.progress", default=None)
 
 
 def progress(total: int | None, label: str, unit: str = "docs", *, done: int = 0) -> Any:
-    """Progress with rate and remaining time on stderr: a bar on a terminal, else a line every ten seconds. Threads
-    other than the main one show none. Units `done` by an earlier run count towards the total, but not in the rate.
+    """Progress with rate and remaining time on stderr: a bar on a terminal, else a line every ten seconds. Only the
+    main thread shows progress. Units `done` by an earlier run count towards the total, but not in the rate.
     """
     if (call := _told.get()) is not None:
         return _Calls(total, label, call, done)
@@ -118,7 +118,7 @@ class _Calls:
 
 
 class Number(click.FloatRange):
-    """A finite number, perhaps in a range, as the type of an option; click's own lets NaN through."""
+    """A finite number, optionally in a range, as the type of an option; click's own lets NaN through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert a value."""

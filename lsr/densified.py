@@ -212,7 +212,7 @@ class DensifiedVectors:
 
         Args:
             queries: Queries as sparse vectors.
-            k: How many at most.
+            k: Largest number of documents.
             threshold: Query terms of at most this weight are left out at first; then the best candidates are scored
                 with all terms. 0 is exact.
             candidates: Number of documents scored with all terms.

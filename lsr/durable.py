@@ -40,8 +40,8 @@ def take_name(partial: Path, path: Path) -> None:
     """Rename a file or folder that was written under a temporary name.
 
     Args:
-        partial: Its temporary name, in the same file system.
-        path: Its final name; a file of that name is replaced.
+        partial: The temporary name, in the same file system.
+        path: The final name; a file of that name is replaced.
 
     Raises:
         OutputError: The disk refuses it.

@@ -28,7 +28,7 @@ def connect(address: str, timeout: float = 120.0) -> Any:
 
     Raises:
         MissingExtra: ray isn't installed.
-        ClusterError: No such address, or no answer; the message says what to check.
+        ClusterError: The address doesn't exist or doesn't answer; the message says what to check.
     """
     try:
         import ray

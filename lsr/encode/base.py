@@ -27,12 +27,12 @@ CONFIG_FILE = "encoder.json"
 FORMAT = 1
 DEFAULT_ENCODER = "lsr-mini"  # for commands without --encoder
 
-Text = str | Mapping[str, Any] | Document  # a mapping is a document: "text", perhaps "title"
+Text = str | Mapping[str, Any] | Document  # a mapping is a document: "text" and optionally "title"
 Texts = Text | Iterable[Text]
 
 
 class Encoder(abc.ABC):
-    """Text in, sparse vectors out.
+    """An encoder turns texts into sparse vectors.
 
     Attributes:
         type: Name of the kind of encoder, as `encoder.json` has it.
@@ -147,7 +147,7 @@ class Encoder(abc.ABC):
 
     def _reduced(self, **settings: Any) -> tuple[Any, ...]:
         """The value of `__reduce__`: another process then calls `load` with these files and opens models from their
-        present paths.
+        current paths.
         """
         return _reopened, (type(self), self.query_files(), settings)
 

@@ -113,7 +113,7 @@ class Codes:
 
 
 class CsrEncoder(Encoder):
-    """Sparse codes over a dense model (arXiv 2503.01776). `load_encoder("csr:lsr-mini")` returns one over lsr-mini.
+    """Sparse codes over a dense model (arXiv 2503.01776). `load_encoder("csr:lsr-mini")` uses lsr-mini.
 
     Args:
         dense: An encoder with dense vectors, or a function from a list of texts to (n, width) numbers. `save` doesn't

@@ -113,7 +113,7 @@ class HybridEncoder(Encoder):
         self.lexical.fit(texts)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Both encoders' queries side by side; for inference-free ones see `InferenceFreeEncoder.encode_known`."""
+        """Both encoders' queries side by side; for inference-free encoders see `InferenceFreeEncoder.encode_known`."""
         texts = as_texts(texts)
         lexical = self.lexical.encode_query(texts)
         if isinstance(self.learned, InferenceFreeEncoder):
@@ -138,7 +138,7 @@ class HybridEncoder(Encoder):
         return self.learned.encode_dense(texts, queries=queries)
 
     def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
-        """Both encoders' documents side by side, and the learned one's dense vectors."""
+        """Both encoders' documents side by side, and the learned encoder's dense vectors."""
         texts = as_texts(texts)
         lexical = self.lexical.encode_document(texts)
         learned, dense = self.learned.encode_both(texts)

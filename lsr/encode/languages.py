@@ -1,6 +1,6 @@
 """Detect the language of a text, and analyze texts of several languages.
 
-The language follows from the script and, where languages share a script, from the stop words in the text. That needs no
+The language follows from the script and, where languages share a script, from the stop words in the text. This needs no
 network and is deterministic. A document is analyzed in its own language. A query is analyzed in every language that
 documents have, so that its words match the stems of all of them; its stop words are those of its own language.
 """
@@ -39,7 +39,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 class MixedAnalyzer:
-    """Analyzes texts of several languages, each document in its own.
+    """Analyzes texts of several languages, each document in its own language.
 
     Args:
         languages: "auto" for all that can be detected, or names or codes, such as "de,en". If a text's language can't

@@ -37,7 +37,7 @@ _TOP_K = 8  # terms of a token
 
 
 class LateEncoder(Encoder):
-    """Encodes texts as fused token vectors. `load_encoder("late:lsr-mini")` returns one over lsr-mini.
+    """Encodes texts as fused token vectors. `load_encoder("late:lsr-mini")` returns an encoder over lsr-mini.
 
     Queries also run through the model. If the model has a table of query weights instead of a query encoder, queries
     are encoded like documents.

@@ -43,7 +43,7 @@ _NAMES = 3  # words per name
 
 
 class LatentTermsEncoder(Encoder):
-    """BM25 over latents of token states. `load_encoder("latent:lsr-mini")` returns one over lsr-mini.
+    """BM25 over latents of token states. `load_encoder("latent:lsr-mini")` uses lsr-mini.
 
     Args:
         model: An encoder with dense vectors, or a function from a list of texts to the (n_tokens, width) states of

@@ -5,7 +5,7 @@
     "csr:lsr-mini", "ncl:…"     sparse codes over a model's dense vectors, learned from the documents
     "latent:lsr-mini"           latents of a dense model's token states as terms of BM25, learned from the documents
     "late:lsr-mini"             fused vectors of a model's token vectors, for late interaction
-    a folder with encoder.json  what an encoder's `save` wrote
+    a folder with encoder.json  files written by an encoder's `save`
     ... with modules.json       sentence-transformers: Transformer + SpladePooling, or a Router with a tower
                                 or a SparseStaticEmbedding for queries
     ... with idf.json           OpenSearch: a masked-LM checkpoint and a table of query weights by token
@@ -172,7 +172,7 @@ def _refuse_unknown(settings: Mapping[str, Any], known: tuple[str, ...], name: s
 def _open_saved(
     folder: Path, settings: dict[str, Any], whole: bool = True, config: dict[str, Any] | None = None
 ) -> Encoder:
-    """Open our own layout. With `whole`, the model's files must be there, too. `config` is given for a part of an
+    """Open lsr's own layout. With `whole`, the model's files must be there, too. `config` is given for a part of an
     encoder, such as the base of an entity encoder.
     """
     config = read_config(folder) if config is None else config

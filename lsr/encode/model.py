@@ -1,4 +1,5 @@
-"""The network of an encoder in torch: a backbone that reads the text, and a head that weighs the vocabulary.
+"""The network of an encoder in torch: a backbone that reads the text, and a head that weights the terms of the
+vocabulary.
 
 Training and encoding use the same module. The backbone gives a state h_t for each token t; the head turns them into
 
@@ -59,7 +60,7 @@ _LANGUAGE_MODELS = {
 
 
 def _own_head(kind: str) -> Any:
-    """The class of a head with tensors of its own: one of ours, or another package's.
+    """The class of a head with tensors of its own: one of lsr's, or another package's.
 
     Raises:
         EncoderError: No package has this head, or it isn't a subclass of `Head`.
@@ -100,7 +101,7 @@ class SparseModel(nn.Module):
         Args:
             ids: (batch, seq) int64.
             mask: (batch, seq), 0 where there is padding.
-            terms: (n,) int64, the terms to weigh; None for all.
+            terms: (n,) int64, the terms to weight; None for all.
 
         Returns:
             (batch, n) float, not negative.
@@ -157,7 +158,7 @@ class SparseModel(nn.Module):
         Args:
             folder: The folder to write.
             tokenizer: The content of tokenizer.json.
-            weights: {name: weight} of the backbone, written instead of its present weights.
+            weights: {name: weight} of the backbone, written instead of its current weights.
         """
         with self.head.restored(), _quiet():
             self.backbone.save_pretrained(folder, state_dict=weights)
@@ -177,7 +178,7 @@ def load_model(
         pooling: "max" or "sum", for heads that have a choice.
         saturation: "log1p" or "log1p_log1p", for heads that have a choice.
         n_terms: Number of terms that the model must output.
-        tensors: Tensors of a head of ours; None for those of the checkpoint.
+        tensors: Tensors of one of lsr's heads; None for those of the checkpoint.
 
     Raises:
         EncoderError: The checkpoint can't be opened, or lacks weights.
@@ -277,7 +278,7 @@ def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # transformers' own error doesn't name the weights
             )
-    except Exception as error:  # transformers, safetensors and torch each have errors of their own
+    except Exception as error:  # transformers, safetensors and torch each raise their own errors
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         what = {"AutoModelForMaskedLM": "a masked", "AutoModelForCausalLM": "a causal"}.get(name, "a")
         raise EncoderError(f"{folder}: can't be opened as {what} language model: {reason}") from None
@@ -323,7 +324,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _load_head(path: Path, kind: str) -> dict[str, Tensor]:
-    """The tensors of a head of ours.
+    """The tensors of one of lsr's heads.
 
     Raises:
         EncoderError: The tensors are missing or damaged.

@@ -1,8 +1,8 @@
 """Several vectors for each document; the document's score is that of its best vector (after ME-BERT, arXiv 2005.00181).
 
-    score = max over i of <q, v_i>
+score = max over i of <q, v_i>
 
-    dense = build_dense(index, "vectors", embed, embed_documents=lambda texts: multi_vectors(embed, texts, 4))
+dense = build_dense(index, "vectors", embed, embed_documents=lambda texts: multi_vectors(embed, texts, 4))
 """
 
 from __future__ import annotations

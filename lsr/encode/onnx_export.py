@@ -232,7 +232,7 @@ class _Graph:
         self._constants: dict[str, Any] = {}
 
     def add(self, kind: str, *inputs: str, name: str = "", n_outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node; returns the name of its output, or of each output."""
+        """Add a node, and return the name of its output, or of each output."""
         base = name or f"{kind}_{len(self._nodes)}"
         outputs = [base] if n_outputs == 1 else [f"{base}_{i}" for i in range(n_outputs)]
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, **attributes))

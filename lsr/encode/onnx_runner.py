@@ -23,7 +23,7 @@ from lsr.errors import EncoderError
 from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
-LEXICAL = "lexical document encoder"  # name of a graph that weighs only a text's own tokens
+LEXICAL = "lexical document encoder"  # name of a graph that weights only a text's own tokens
 TRACED = "traced document encoder"  # name of a graph that PyTorch traced; all others are written node by node
 _Result = TypeVar("_Result")
 _abandoned: list[Any] = []  # sessions in use at a fork: must never be touched or destroyed

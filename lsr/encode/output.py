@@ -142,7 +142,7 @@ class OutputLayer:
 
     @classmethod
     def open(cls, path: Path) -> OutputLayer:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
             EncoderError: The file can't be read, or is of another kind.

@@ -166,7 +166,7 @@ class Screen:
         return plain and states.device.type == "cpu" and adds_bytes_exactly()
 
     def fits(self, weight: Tensor) -> bool:
-        """Whether this screen was made from the present values of these weights."""
+        """Whether this screen was made from the current values of these weights."""
         return self.weight is weight and self._version == weight._version
 
     def pool(self, states: Tensor, mask: Tensor, bias: Tensor | None, saturation: str) -> Tensor:

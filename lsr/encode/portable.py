@@ -194,7 +194,7 @@ def push(folder: Path, name: str, private: bool) -> str:
     try:
         made = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="An encoder of lsr")
-    except Exception as error:  # each version of the hub's library has other errors
+    except Exception as error:  # each version of the hub's library raises other errors
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise EncoderError(f"{name}: can't be pushed ({reason}); are you logged in (hf auth login)?") from None
     return str(made)

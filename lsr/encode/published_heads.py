@@ -17,7 +17,7 @@ from lsr.encode.pooling import max_logits, over_tiles, saturate
 
 
 class EpicHead(MaskedLMHead):
-    """EPIC (arXiv 2004.14245): expansion terms weighed by the importance of their token and the text's quality.
+    """EPIC (arXiv 2004.14245): expansion terms weighted by the importance of their token and the text's quality.
 
         documents   w_j = sigmoid(u . h_CLS + b_u) max_t a(s . h_t + b_s) a(z_tj),   a(x) = log(1 + softplus(x))
         queries     q_j = sum over t with token_t = j of a(r . h_t + b_r)            (`EpicQueryHead`)

@@ -1,4 +1,4 @@
-"""SPLADE: a masked-LM checkpoint whose logits, pooled over the text, weigh the terms of the vocabulary.
+"""SPLADE: a masked-LM checkpoint whose logits, pooled over the text, are the weights of the vocabulary's terms.
 
 This encoder opens any checkpoint with a masked-LM head, with a common tower for queries and documents or one for each
 (SPLADE, SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and transformers
@@ -397,7 +397,7 @@ class SpladeEncoder(Encoder):
         """The description for `from_config`.
 
         Args:
-            places: Subfolders of the towers' files; None for references to their present folders.
+            places: Subfolders of the towers' files; None for references to their current folders.
         """
 
         def tower(t: Tower) -> dict[str, Any]:

@@ -21,7 +21,7 @@ MAX_LENGTH = 256  # default if neither the caller nor the checkpoint sets it
 
 
 class ReadingOptions(TypedDict, total=False):
-    """How a model reads a text and weighs its terms; None for the checkpoint's setting. See `Tower`."""
+    """How a model reads a text and weights its terms; None for the checkpoint's setting. See `Tower`."""
 
     pooling: str | None
     saturation: str | None

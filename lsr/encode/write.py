@@ -1,4 +1,4 @@
-"""Encode a corpus into a file or a folder of parts; after a kill, resume with the next part.
+"""Encode a corpus into a file or a folder of parts; an interrupted run resumes with the next part.
 
 `lsr.encode.parts` writes the parts into `OUT.partial/`, or in object storage into the final folder. When all parts are
 there, one rename turns them into the file or folder OUT, so OUT is always complete, unchanged or absent. In object

@@ -35,7 +35,7 @@ def read_html(text: str) -> Parsed:
 
 
 def add_html(text: str, out: Extracted) -> tuple[str, dict[str, Any]]:
-    """Add the blocks of a page; returns its title and metadata."""
+    """Add the blocks of a page, and return its title and metadata."""
     page = _Page(out)
     page.feed(_without_open_ends(text))
     page.close()

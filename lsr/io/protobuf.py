@@ -37,7 +37,7 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
     """The varint at an offset, and its end.
 
     Raises:
-        ValueError: The data ends within it, or is invalid.
+        ValueError: The data ends within the varint, or is invalid.
     """
     value = 0
     for i, byte in enumerate(data[at : at + _LARGEST_VARINT]):
@@ -51,7 +51,7 @@ def read_field(data: bytes, at: int) -> tuple[int, int | bytes, int]:
     """The field at an offset: its number, its value and its end.
 
     Raises:
-        ValueError: The data ends within it, or is invalid.
+        ValueError: The data ends within the field, or is invalid.
     """
     tag, at = read_varint(data, at)
     number, kind = tag >> 3, tag & 7

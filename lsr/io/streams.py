@@ -53,7 +53,7 @@ def stream_name(source: str | PathLike[str]) -> str:
 
 
 def peek_stream(source: str | PathLike[str]) -> tuple[Path, str]:
-    """Copy a stream into a temporary file; returns the file and a digest of the content. `take_stream` hands over this
+    """Copy a stream into a temporary file, and return the file and a digest of the content. `take_stream` hands over this
     file.
     """
     name = str(source)

@@ -218,7 +218,7 @@ def score(
 
 
 def _with_files(model: str) -> list[str]:
-    """A model's name and, if it is a folder, the present state of its files, since the folder may later hold another
+    """A model's name and, if it is a folder, the current state of its files, since the folder may later hold another
     model.
     """
     from lsr.io.text_files import file_identity

@@ -70,7 +70,7 @@ class Network:
 
         Args:
             ids: Token ids of the texts.
-            terms: (n,) int64, the terms to weigh; None for all.
+            terms: (n,) int64, the terms to weight; None for all.
 
         Returns:
             (n_texts, n) float32 weights, and a function that passes their gradient on to the parameters.

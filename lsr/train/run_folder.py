@@ -55,8 +55,8 @@ def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoint
         then = dict(json.loads(path.read_bytes()))
     except (ValueError, TypeError) as error:
         raise TrainingError(
-            f"{path}: the settings of the run in this folder can't be read ({error}); delete this file if they are "
-            "the present ones, or take another folder"
+            f"{path}: the settings of the run in this folder can't be read ({error}); delete this file if its "
+            "settings are the current ones, or take another folder"
         ) from None
     other = _differing(then, here)
     if fixed := [key for key in other if key not in _CHANGEABLE]:
@@ -74,7 +74,7 @@ def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoint
 
 
 def _differing(then: Any, here: Any, name: str = "") -> list[str]:
-    """Names of a run's settings that differ from the present ones. Keys that the run lacks come from a later version
+    """Names of a run's settings that differ from the current ones. Keys that the run lacks come from a later version
     and are ignored.
     """
     if isinstance(then, dict) and isinstance(here, dict) and name not in _BY_NAME:
