@@ -115,12 +115,12 @@ def test_an_empty_collection_gives_no_hits(tmp_path, embed):
     ("docs", "function", "message"),
     [
         ([("a", "x"), ("a", "y")], Embed(), "'a' occurs twice"),
-        ([("a", "x")], lambda texts: [[1.0], [2.0]], "shape \\(2, 1\\); it needs one row for each"),
+        ([("a", "x")], lambda texts: [[1.0], [2.0]], "shape \\(2, 1\\); the result needs one row for each"),
         ([("a", "x")], lambda texts: [[np.nan]], "not finite"),
         (
             [("a", "x"), ("b", "y")],
             lambda texts: [[1.0], [1.0, 2.0]],
-            "no array of numbers; it has to give a row for each",
+            "no array of numbers; the result needs one row for each",
         ),
         ([("a", "x")], lambda texts: [["x"]], "no array of numbers"),
     ],

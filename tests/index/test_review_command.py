@@ -75,7 +75,7 @@ def test_wrong_arguments_are_refused(index, lsr_command, tmp_path):
     (tmp_path / "judged.tsv").write_text("d1\tyes\n")
     ran = lsr_command("review", path, "--state", tmp_path / "a.json", "--judgments", tmp_path / "judged.tsv")
     assert ran.code == 1
-    assert "judged.tsv:1: not an id, a tab and 1 or 0" in ran.err
+    assert "judged.tsv:1: a line must have an id, a tab, and 1 or 0" in ran.err
     (tmp_path / "judged.tsv").write_text("d1\t1\n")
     how = ("review", path, "--state", tmp_path / "a.json", "--judgments", tmp_path / "judged.tsv")
     ran = lsr_command(*how, "--rule", "budget")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lsr.encode.passages import Passages
 from lsr.index.index import Index
-from lsr.index.search.searcher import Searcher, Segment
+from lsr.index.search.searcher import Searcher, Segment, estimate_costs
 from lsr.index.search.settings import Algorithm, Experience, SearchSettings
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, SegmentWriter
 from lsr.index.segment.quantize import Quantizer, query_numbers
@@ -380,16 +380,36 @@ def test_auto_scans_exhaustively_if_no_block_can_be_skipped(tmp_path):
 def test_skipping_is_used_only_while_its_recorded_cost_is_low():
     experience = Experience()
     assert experience.pays(10)
-    for share in (0.3, 0.4, 9.0, 0.3):  # one outlier doesn't change the decision
-        experience.learn(10, share)
+    for cost in (30, 40, 900, 30):  # one outlier doesn't change the decision
+        experience.learn(10, cost, 100)
         assert experience.pays(10)
     for _ in range(20):
-        experience.learn(10, 1.3)
+        experience.learn(10, 130, 100)
     assert [experience.pays(10) for _ in range(128)].count(True) == 4
     assert experience.pays(100)  # costs are recorded per size of k
     for _ in range(20):
-        experience.learn(10, 0.5)
+        experience.learn(10, 50, 100)
     assert experience.pays(10)
+    for _ in range(20):  # long queries save more than short ones lose
+        experience.learn(1000, 13, 10)
+        experience.learn(1000, 50, 100)
+    assert experience.pays(1000)
+
+
+@pytest.mark.parametrize(
+    ("counts", "n_docs", "n_windows", "measured"),
+    [  # mean counts per query, and the time of block search divided by that of a scan
+        ([98, 0, 95_231, 910_162, 313, 185_988], 1_000_000, 16, 0.43),  # SPLADE, k = 10
+        ([416, 4, 485_262, 910_162, 969, 185_988], 1_000_000, 16, 1.23),  # k = 100
+        ([515, 9, 640_204, 907_738, 1118, 186_155], 1_000_000, 25, 1.49),  # k = 100, ten segments
+        ([140, 0, 66_319, 213_836, 469, 26_081], 176_408, 3, 1.40),  # real vectors, k = 10
+        ([523, 0, 695_703, 7_961_537, 1460, 1_672_354], 8_841_823, 135, 0.33),  # k = 10
+        ([934, 0, 74_557, 1_528_633, 3767, 481_466], 8_841_823, 135, 0.54),  # inference-free queries, k = 30
+    ],
+)
+def test_the_estimated_cost_of_block_search_is_near_the_measured_one(counts, n_docs, n_windows, measured):
+    blocks, scan = estimate_costs(np.array(counts), n_docs, n_windows)
+    assert blocks / scan == pytest.approx(measured, rel=0.2)
 
 
 def test_the_order_of_storage_does_not_affect_results(tmp_path, clustered):

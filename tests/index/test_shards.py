@@ -333,7 +333,7 @@ def test_sharding_needs_a_new_folder_and_enough_documents(tmp_path, folder, whol
     with pytest.raises(OutputExists, match="exists already"):
         reshard_index(whole.path, folder, 2)
     (tmp_path / "cut" / shard_name(0)).mkdir(parents=True)
-    with pytest.raises(OutputExists, match=r"without shards\.json: if an interrupted run left it"):
+    with pytest.raises(OutputExists, match=r"no shards\.json \(if an interrupted run left this folder"):
         reshard_index(whole.path, tmp_path / "cut", 2)
     with pytest.raises(IndexFormatError, match="20 documents, too few for 21 shards"):
         reshard_index(whole.path, tmp_path / "new", 21)

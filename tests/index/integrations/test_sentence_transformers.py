@@ -251,5 +251,5 @@ def test_an_unsuitable_cross_encoder_is_refused(tmp_path):
     with pytest.raises(RerankerError, match="can't be loaded"):
         CrossEncoderReranker(str(tmp_path))
     (tmp_path / "config.json").write_text('{"architectures": ["BertForMaskedLM"]}')
-    with pytest.raises(RerankerError, match="no cross-encoder but a BertForMaskedLM"):
+    with pytest.raises(RerankerError, match="is a BertForMaskedLM, not a cross-encoder"):
         CrossEncoderReranker(str(tmp_path))

@@ -186,7 +186,7 @@ def test_unknown_words_find_documents_only_by_meaning(visit, serving, both):
     page.get_by_text("This index knows none of these words.").wait_for()
     assert page.ids() == []
     page.get_by_label("Search by").select_option("by meaning")
-    page.get_by_text("What follows is near in meaning.").wait_for()
+    page.get_by_text("These hits are similar in meaning.").wait_for()
     assert len(page.ids()) == 4
 
 
