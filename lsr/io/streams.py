@@ -53,8 +53,8 @@ def stream_name(source: str | PathLike[str]) -> str:
 
 
 def peek_stream(source: str | PathLike[str]) -> tuple[Path, str]:
-    """Copy a stream into a temporary file, and return the file and a digest of the content. `take_stream` hands over this
-    file.
+    """Copy a stream into a temporary file, and return the file and a digest of the content. `take_stream` hands over
+    this file.
     """
     name = str(source)
     if name not in _streams:
