@@ -1,4 +1,4 @@
-"""Hybrid search that reads a part of the dense vectors, selected by the sparse results, compared with reading all.
+"""Compare hybrid search over clusters of dense vectors that the sparse results select with a search over all vectors.
 
     NUMBA_NUM_THREADS=1 python benchmarks/dense_clusters.py --data FOLDER --work FOLDER --sparse FOLDER
 

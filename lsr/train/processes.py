@@ -1,7 +1,7 @@
 """Several processes work on one batch: each runs the model on its share of the texts, and all share the results.
 
-Losses and regularizers see all texts, as if one process had run them. Gradients of a share's weights go to the process
-that computed it, and gradients of parameters are averaged at the end.
+Losses and regularizers see all texts, as if one process had run them. Gradients with respect to a share's term weights
+go to the process that computed the share; gradients of parameters are averaged at the end.
 """
 
 from __future__ import annotations
