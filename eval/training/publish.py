@@ -173,7 +173,7 @@ def _figures(results: Results, system: str, seed: int | None) -> list[str]:
     if seed is not None:
         columns[2:3] = [f"seed {seed}", "mean"]
         seeds = ", ".join(map(str, experiment.seeds))
-        how += f"; this model was trained with seed {seed}, means and intervals are of the seeds {seeds}"
+        how += f"; this model was trained with seed {seed}, means and intervals are over the seeds {seeds}"
     if system != baseline:
         columns += [baseline, "difference", "p, corrected"]
     return [f"{how}.", "", *to_markdown(table("Measures", columns, rows)).splitlines()[2:]]
