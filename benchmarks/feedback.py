@@ -3,7 +3,7 @@
     NUMBA_NUM_THREADS=1 python benchmarks/feedback.py --data FOLDER
 
 FOLDER holds collections in BEIR layout. From each collection, 400 training queries are sampled, and 3,000 documents
-that include all judged documents (from SciFact, all documents). The table shows mean differences to searches without
+that include all judged documents (from SciFact, all documents). The table shows mean differences from searches without
 feedback. Most of these queries have one relevant document.
 """
 

@@ -1,4 +1,4 @@
-"""BM25 on collections in two languages: with one language for all documents, known languages, or detected languages.
+"""Compare BM25 on collections in two languages with one language for all documents, known or detected languages.
 
     python benchmarks/languages.py --data FOLDER
 

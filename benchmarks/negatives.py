@@ -77,7 +77,7 @@ def trained(
     places: dict[str, int],
     given: dict[str, Any],
 ) -> NDArray[np.float32]:
-    """Train a linear map of query vectors; return its difference to the identity."""
+    """Train a linear map of query vectors; return its difference from the identity."""
     torch.manual_seed(0)
     queries, documents = torch.from_numpy(given["queries"]), torch.from_numpy(given["documents"])
     change = torch.nn.Parameter(torch.zeros(queries.shape[1], queries.shape[1]))

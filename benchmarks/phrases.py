@@ -1,4 +1,4 @@
-"""Find answers within a passage: a trained phrase reader compared with the sentence that BM25 finds.
+"""Find answers within a passage: compare a trained phrase reader with the sentence that BM25 finds.
 
     NUMBA_NUM_THREADS=1 python benchmarks/phrases.py --answers FOLDER
 

@@ -106,7 +106,7 @@ def judged() -> dict[str, dict[str, int]]:
     """Return {question: {page: grade}} from rivals.tsv.
 
     Grade 2 is for pages that answer the question, 1 for pages that answer it in part or say where the answer is, 0 for
-    other pages. The pages are the first ten of every system for each question, and a few that were known to answer.
+    other pages. The pages are the first ten of every system for each question, and a few that were known to answer it.
     They were shuffled and judged without the names of the systems that found them. One judge read the two parts of a
     page nearest to the question, according to FTS5 and to dense vectors, and in case of doubt the whole page.
     """

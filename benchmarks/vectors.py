@@ -40,7 +40,7 @@ def encode(source: Path, out: Path, encoder: str, *options: str) -> None:
 
 
 def write_queries(folder: Path, path: Path, n: int) -> None:
-    """Draw at most n queries of a collection."""
+    """Write a random sample of at most n queries of a collection."""
     texts = [query.content for query in open_corpus(folder, queries=True)]
     drawn = np.sort(np.random.default_rng(0).permutation(len(texts))[:n]).tolist()
     with gzip.open(path, "wt") as lines:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "sparse", "hybrid", "dense"]),
     default="auto",
     show_default=True,
-    help="How to search; hybrid and dense need an index built with --hybrid, for which auto is hybrid.",
+    help="How to search; hybrid and dense need an index built with --hybrid; for such an index, auto is hybrid.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on a terminal, too.")
 @encoder_options

@@ -4,9 +4,9 @@
     export.documents(documents), export.queries(queries)   # (n, 768) float32; inner products approximate the scores
 
 The projection is a truncated singular value decomposition of the documents' vectors, as in latent semantic indexing.
-Before it, each term is scaled by the square root of its query weight, so that rare terms count. The inner product of
-concatenated vectors is the sum of the parts' inner products, so one vector can also hold a hybrid of several models
-(SPAR, arXiv 2110.06918): see `beside`.
+Before the decomposition, each term is scaled by the square root of its query weight, so that rare terms matter more.
+The inner product of concatenated vectors is the sum of the parts' inner products, so one vector can also hold a hybrid
+of several models (SPAR, arXiv 2110.06918): see `beside`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class DenseExport:
         return _times(_scaled(self._known(vectors), inverse), self.directions)
 
     def embed(self, encode: Callable[[list[str]], SparseMatrix], *, queries: bool = False) -> Any:
-        """Returns a function from texts to dense vectors, as `build_dense` and vector databases take it.
+        """Return a function from texts to dense vectors, for `build_dense` and vector databases.
 
         Args:
             encode: `encoder.encode_document`, or `encoder.encode_query`.

@@ -13,7 +13,7 @@ def sync(path: Path) -> None:
     """fsync a file, or the entries of a folder.
 
     Raises:
-        OutputError: The disk refuses it.
+        OutputError: The file system reports an error.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -29,7 +29,7 @@ def sync_tree(path: Path) -> None:
     """fsync a file, or a folder with everything in it.
 
     Raises:
-        OutputError: The disk refuses it.
+        OutputError: The file system reports an error.
     """
     for inside in path.iterdir() if path.is_dir() else ():
         sync_tree(inside)
@@ -44,7 +44,7 @@ def take_name(partial: Path, path: Path) -> None:
         path: The final name; a file of that name is replaced.
 
     Raises:
-        OutputError: The disk refuses it.
+        OutputError: The file system reports an error.
     """
     sync_tree(partial)
     os.replace(partial, path)
@@ -55,7 +55,7 @@ def replace_folder(new: Path, old: Path) -> None:
     """Replace a folder with another. If the process is killed halfway, `restore_folder` repairs the damage.
 
     Raises:
-        OutputError: The disk refuses it.
+        OutputError: The file system reports an error.
     """
     aside = old.with_name(old.name + ".old")
     shutil.rmtree(aside, ignore_errors=True)

@@ -139,7 +139,7 @@ def _mean(times: list[Latency], name: str) -> float:
 
 
 def differences(results: Results) -> list[Figure]:
-    """Draw each system's differences to the baseline, by dataset."""
+    """Draw each system's differences from the baseline, by dataset."""
     measure, baseline = results.experiment.measures[0], results.experiment.baseline
     found = {
         system: [

@@ -250,7 +250,7 @@ def _baseline(results: Results) -> Iterator[Section]:
         experiment = results.experiment
         legend = f"{experiment.measures[0]} minus {experiment.baseline}'s. Full bars are significant, hollow bars"
         legend += " aren't; lines are 95 % intervals."
-        yield Section(f"Difference to {experiment.baseline}", figures=tuple(found), legend=legend)
+        yield Section(f"Difference from {experiment.baseline}", figures=tuple(found), legend=legend)
 
 
 def _recall_at(results: Results) -> Iterator[Section]:

@@ -30,7 +30,7 @@ _SHOWN_TEXT = 160  # characters of a query
 
 
 def quality(results: Results, measure: str) -> Table:
-    """Table of systems by datasets; marks show significant differences to the baseline, and published values come
+    """Table of systems by datasets; marks show significant differences from the baseline, and published values come
     last.
     """
     experiment = results.experiment

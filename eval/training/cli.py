@@ -43,11 +43,11 @@ _MINED_DEPTH = 200  # search depth for negatives (arXiv 2007.00808)
     "loggers",
     multiple=True,
     metavar="LOGGER",
-    help="Log to tensorboard, wandb or mlflow, too, or to module:function.",
+    help="Also log to tensorboard, wandb, mlflow or module:function.",
 )
 @list_option("train")
 def train(config: Path, out: Path, overrides: tuple[str, ...], watch: bool, loggers: tuple[str, ...]) -> None:
-    """Train an encoder from a YAML file; if it is killed, run the same command again to resume.
+    """Train an encoder from a YAML file; after an interruption, run the same command again to resume.
 
     CONFIG is a YAML file or the name of a preset (--list). The run's folder gets `log.jsonl`, checkpoints, the best
     encoder in validation (`best`) and the last encoder (`last`), both ready for --encoder. `--set data=FOLDER` trains

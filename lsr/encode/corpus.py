@@ -31,7 +31,7 @@ class Report:
         truncated: Vectors whose text was cut at `max_length`.
         max_length: Tokens that the encoder reads of a text; None for no limit.
         bad: Messages about documents that were skipped.
-        queries: Whether these are queries.
+        queries: Whether queries are encoded.
         told: Value of `vectors` at the warning about cut texts; 0 if there was none yet.
         bad_told: Whether a warning about skipped documents was given.
         told_empty: Whether a warning about texts without terms was given.

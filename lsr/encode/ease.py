@@ -47,7 +47,7 @@ class EaseEncoder(Encoder):
         table: (n_terms, n_terms), row j with the terms that predict term j and their weights; None to learn it with
             `fit`.
         weight: Weight of the expansion; 0 turns it off.
-        expansions: Maximal number of terms added to a query.
+        expansions: Maximum number of terms added to a query.
         penalty: The penalty of the linear model.
 
     Raises:

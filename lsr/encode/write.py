@@ -56,7 +56,7 @@ def encode_to(
         open_encoder: Opens the encoder, once `out` has been checked. If the encoder must be fitted and the first part
             exists, the fitted encoder is read from that part.
         out: A file of any format that `lsr.io.convert` writes, a folder (no suffix), or the URI of a folder.
-        settings: Everything that decides the vectors, as text. Unfinished work is resumed only if this text is the
+        settings: All settings that determine the vectors, as text. Unfinished work is resumed only if this text is the
             same.
         queries: Encode as queries.
         passages: Cut documents into passages first.
@@ -73,7 +73,7 @@ def encode_to(
     Raises:
         OutputExists: `out` exists and `overwrite` is false, or it holds something other than vectors; or there is
             unfinished work with other settings.
-        DataError: A document is bad, or the name of `out` fits no format.
+        DataError: A document is invalid, or the name of `out` fits no format.
         ClusterError: As for `lsr.distributed.pool.do_jobs`.
     """
     task, workers = Task(queries, passages, with_text, device), workers or Workers()
@@ -175,7 +175,7 @@ def _finish(work: Path, out: Path, form: Form, identity: str, report: Report) ->
 def _finish_killed(out: Path, form: Form, identity: str) -> Report | None:
     """Finish the renames of a run that was killed while it renamed files; None if there is no such run.
 
-    `out` may be the new file already, so this comes before the check that `out` doesn't exist.
+    `out` may be the new file already, so call this before checking that `out` doesn't exist.
     """
     work = out.with_name(out.name + ".partial")
     try:
