@@ -38,7 +38,7 @@ from lsr.console import table
 from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.results import merge
 from lsr.index.distributed.shard_server import Shard, ShardHits
-from lsr.index.search.settings import SearchSettings
+from lsr.index.search.request import Criteria
 from lsr.index.sharding.manifest import Shards
 
 COLLECTIONS = {"MS MARCO": 8_841_823, "MS MARCO v2": 138_364_198, "a billion": 1_000_000_000}
@@ -97,7 +97,7 @@ def waves(shards: list[Index], queries: SparseMatrix, k: int) -> dict[str, float
         _, scores = shards[first].searcher.search(terms, weights, k)
         floor = float(scores[-1]) if len(scores) == k else 0.0
         one = [shard.searcher.plan(terms, weights, k) for shard in shards]
-        two = [shard.searcher.plan(terms, weights, k, floor=floor) for shard in shards]
+        two = [shard.searcher.plan(terms, weights, k, threshold=floor) for shard in shards]
         two[first] = one[first]
         longest = max(plan.postings_scored for plan in one)
         others = max(plan.postings_scored for n, plan in enumerate(two) if n != first)
@@ -245,7 +245,7 @@ def main() -> None:
     for kind, queries in query_sets(args.work, n_docs, args.queries).items():
         for k in (10, 100):
             shard = Shard(str(layouts[1][1][0].path))
-            answer = shard.search("", queries[0], k, SearchSettings(), None)[1][0]
+            answer = shard.search("", queries[0], k, Criteria())[1][0]
             merge_ms = {n: merging(answer, k, n) for n in MERGED}
             counts = waves(layouts[1][1], queries, k)
             counted.append([kind, str(k), *(f"{value:,.0f}" for value in counts.values())])

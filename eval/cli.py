@@ -61,7 +61,7 @@ def evaluate(
       lsr evaluate --run other.trec --dataset scifact/ --per-query values.jsonl
       lsr evaluate --run other.trec --dataset qrels.txt
     """  # fmt: skip
-    from lsr.console import emit_json, is_terminal, table
+    from lsr.console import counted, emit_json, is_terminal, table
 
     if (index_path is None) == (run_path is None):
         raise click.UsageError("give either INDEX or --run FILE")
@@ -80,7 +80,7 @@ def evaluate(
     if as_json or not is_terminal():
         emit_json({"dataset": dataset, "split": split, **what, **result.to_json()})
         return
-    click.echo(table(result.rows(), (f"{result.n_queries} queries", "value"), "<>"))
+    click.echo(table(result.rows(), (counted(result.n_queries, "query"), "value"), "<>"))
 
 
 def _of_run(path: Path, dataset: str, split: str, measures: str) -> Quality:
@@ -434,7 +434,7 @@ def bench(
       lsr bench idx --queries queries.jsonl
       lsr bench idx --queries beir/scifact -k 10,100 --cut 3,5,8 --heap-factor 1,0.9 --recall 0.99
     """  # fmt: skip
-    from lsr.console import emit_json, is_terminal, table
+    from lsr.console import counted, emit_json, is_terminal, table
     from lsr.eval.bench import bench_index as run_bench
     from lsr.eval.bench import recommended, settings_grid
     from lsr.index.search.query_file import read_queries
@@ -463,7 +463,7 @@ def bench(
         )
     speeds = [f"queries/s, {f'{n} threads' if n else 'all cores'}" for n in threads]
     header = ("k", "settings", "", "recall", "p50", "mean", "p95", "p99", *speeds)
-    click.echo(f"{len(vectors)} queries\n")
+    click.echo(f"{counted(len(vectors), 'query')}\n")
     click.echo(table(rows, header, "><<" + ">" * (len(header) - 3)))
     for one in best:
         click.echo(f"\nrecall {recall:g} at k = {one.k}: {one.label}, {one.latency.p50:.3f} ms at {one.recall:.4f}")

@@ -221,6 +221,7 @@ def verify(index_path: Path | str) -> None:
       lsr verify idx
       lsr verify vectors
     """
+    from lsr.console import counted
     from lsr.errors import CorruptIndex
     from lsr.index.hybrid.dense_files import RECORD, damaged_files, read_record
     from lsr.index.sharding.manifest import Shards, is_sharded
@@ -232,11 +233,11 @@ def verify(index_path: Path | str) -> None:
         record = read_record(path)
         if damaged := damaged_files(path, record, every_byte=True):
             raise CorruptIndex("\n".join(damaged))
-        click.echo(f"{path}: {len(record['files'])} files, all intact")
+        click.echo(f"{path}: {counted(len(record['files']), 'file')}, all intact")
         return
     manifests = read_manifests(Shards.read(path)) if is_sharded(path) else {str(path): read_manifest(path)}
     wrong = [check_files(folder_of(where), manifest, every_byte=True).values() for where, manifest in manifests.items()]
     if messages := list(chain.from_iterable(wrong)):
         raise CorruptIndex("\n".join(messages))
     n_files = sum(len(manifest["files"]) for manifest in manifests.values())
-    click.echo(f"{index_path}: {n_files} files, all intact")
+    click.echo(f"{index_path}: {counted(n_files, 'file')}, all intact")

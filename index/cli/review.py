@@ -70,7 +70,7 @@ def review(
       lsr review idx --state wings.json --page 8000
       lsr review idx --state wings.json --out relevant.txt
     """
-    from lsr.console import note
+    from lsr.console import counted, note
     from lsr.index.index import Index
     from lsr.review import Review, ReviewSettings
 
@@ -103,7 +103,7 @@ def review(
     else:
         complete = _read(going, state, _from_file(judgments) if judgments else _asking(index))
     read, found = len(going.judged), going.found
-    note(f"{found} relevant documents among {read} read, of {len(ids)}")
+    note(f"{counted(found, 'relevant document')} among {read:,} read, of {len(ids):,}")
     if complete:
         note(_why(going))
     else:

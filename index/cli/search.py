@@ -290,7 +290,7 @@ def _search_file(
     if read.bad:
         note(f"skipped {counted(len(read.bad), 'bad query')}, the first: {read.bad[0]}")
     if read.unknown:
-        note(f"{read.unknown} query weights are for tokens that no document has")
+        note(f"{counted(read.unknown, 'query weight')} left out: no document has the token")
     of_texts = bool({"syntax", "rerank"} & settings.keys())
     if of_texts and read.texts is None:
         raise click.UsageError("--operators and --rerank take queries that are texts")

@@ -172,7 +172,7 @@ def score(
     """
     import json
 
-    from lsr.console import note
+    from lsr.console import counted, note
     from lsr.encode.load import load_encoder
     from lsr.errors import MissingExtra, OutputExists
     from lsr.train.dataset_cache import default_cache
@@ -214,7 +214,7 @@ def score(
     models = [[_with_files(name) for name in names] for names in (cross_encoders, dense, encoders)]
     made_by = json.dumps([*models, max_length, texts.folder.name])
     written = score_mined(source, out, teachers, made_by, text_of)
-    note(f"{written} queries scored: {out}")
+    note(f"scored {counted(written, 'query')}: {out}")
 
 
 def _with_files(model: str) -> list[str]:

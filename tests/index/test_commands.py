@@ -295,7 +295,7 @@ def test_unknown_tokens_of_queries_are_counted(tmp_path, lsr_command, idx):
     (tmp_path / "q.jsonl").write_text(jsonl([{"_id": "q", "vector": {"flutter": 1, "unheard": 2}}]))
     ran = lsr_command("search", idx, "--queries", tmp_path / "q.jsonl")
     assert (ran.code, [line["_id"] for line in ran.lines()]) == (0, ["d1"])
-    assert "1 query weights are for tokens" in ran.err
+    assert "1 query weight left out: no document has the token" in ran.err
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "absent/folder", "file.xml"])

@@ -151,7 +151,7 @@ def test_the_error_names_the_damaged_file(tmp_path, embed, lsr_command):
     with pytest.raises(IndexFormatError, match="no dense vectors here"):
         DenseVectors(tmp_path, embed)
     DenseVectors.build(tmp_path, documents(5), embed)
-    assert lsr_command("verify", tmp_path).out == f"{tmp_path}: 1 files, all intact\n"
+    assert lsr_command("verify", tmp_path).out == f"{tmp_path}: 1 file, all intact\n"
     (file,) = tmp_path.glob("*.arrow")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])

@@ -51,7 +51,7 @@ def test_a_review_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
     assert ran.code == 0, ran.err
     assert ran.out.count("relevant? y, n or q") == 3
     assert "wing number" in ran.out
-    assert "1 relevant documents among 2 read" in ran.err
+    assert "1 relevant document among 2 read" in ran.err
     assert f"lsr review {path} --state {tmp_path / 'state.json'} continues" in ran.err
     before = json.loads((tmp_path / "state.json").read_text())["judged"]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\nq\n"))
