@@ -33,7 +33,7 @@ COMMANDS = {
     "duplicates": ("lsr.index.cli.documents", "Find pairs of near-duplicate documents."),
     "get": ("lsr.index.cli.documents", "Print documents of an index as stored."),
     "explain": ("lsr.index.cli.search", "Explain the score of a document for a query."),
-    "review": ("lsr.index.cli.review", "Find nearly all relevant documents of an index, while reading few of them."),
+    "review": ("lsr.index.cli.review", "Find nearly all relevant documents of an index while reading few."),
     "evaluate": ("lsr.eval.cli", "Measure quality and latency of an index on a judged dataset."),
     "experiment": ("lsr.eval.cli", "Compare systems on collections, with a report."),
     "report": ("lsr.eval.cli", "Write an experiment's results as an HTML page and as Markdown."),
