@@ -24,8 +24,8 @@ from lsr.io.runs import Qrels, Run, open_qrels, qrels_file, read_qrels
 # In these datasets, queries are also documents; BEIR's evaluation leaves out each query's own document.
 _DROP_OWN = ("arguana", "quora")
 
-# ir-datasets names of the 13 BEIR sets whose mean is usually published for learned sparse encoders. These don't include
-# the sets that aren't public, CQADupStack, and MS MARCO ("beir/msmarco/dev"), on which such encoders are trained.
+# ir-datasets names of the 13 BEIR sets whose mean is usually published for learned sparse encoders. BEIR also has
+# private sets, CQADupStack, and MS MARCO ("beir/msmarco/dev"), on which such encoders are trained.
 _BEIR = (
     "beir/trec-covid",
     "beir/nfcorpus/test",

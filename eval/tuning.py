@@ -11,7 +11,7 @@ from lsr.eval.evaluate import evaluate_run
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.io.corpus import open_corpus
 
-_STEPS = {2: 20, 3: 10}  # {number of parts: steps}; weights are multiples of 1 / steps, with more parts of 1 / 4
+_STEPS = {2: 20, 3: 10}  # {number of parts: steps}; weights are multiples of 1 / steps; for more parts, of 1 / 4
 
 
 @dataclass(frozen=True)

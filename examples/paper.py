@@ -126,7 +126,7 @@ def text(record: dict[str, Any], steps: int) -> str:
                 + "."
             ),
             table("Recall by depth", "Recall by depth, means over the collections."),
-            table("Rankings beside each other", "Similarity of the rankings."),
+            table("Similarity of rankings", "Similarity of the rankings."),
             table(
                 f"{measure} {'by dataset' if len(sets) > 1 else 'on ' + sets[0]}",
                 f"{measure}; arrows mark significant differences to BM25, ± the standard deviation over seeds.",

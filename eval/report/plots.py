@@ -28,9 +28,9 @@ _COLOURS = (_INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # eight markers and seven colours: 56 different pairs
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
 _TEXT = 10.5
-_NAME_COLUMNS = 28, 48  # longer names next to points are cut: in narrow and in wide pictures
+_NAME_COLUMNS = 28, 48  # maximum length of names next to points, in narrow and in wide pictures
 _WIDTHS = 5.8, 10.6  # inches of narrow pictures (for phones) and wide pictures
-_BAR_COLUMNS = 26  # longer names next to bars are cut
+_BAR_COLUMNS = 26  # maximum length of names next to bars
 _UNIT = 72  # SVG units per inch
 _STYLE: Any = {
     "font.family": "DejaVu Sans",

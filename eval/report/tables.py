@@ -158,7 +158,7 @@ def alike(results: Results) -> Table | None:
         taus = [tau for _, tau in values if tau is not None]
         rbo = score(sum(rbo for rbo, _ in values) / len(values))
         rows.append([system_cell(results, name), Cell(other), rbo, score(sum(taus) / len(taus) if taus else None)])
-    return table("Rankings beside each other", ["system", "and", "RBO", "Kendall's τ"], rows, heads=2) if rows else None
+    return table("Similarity of rankings", ["system", "and", "RBO", "Kendall's τ"], rows, heads=2) if rows else None
 
 
 def recall_at(results: Results) -> Table | None:
@@ -202,7 +202,7 @@ def approximate(results: Results) -> Table | None:
             )
     columns = ["system", "exact system", "datasets", f"recall at {results.experiment.k}", "lowest"]
     columns += [f"{measure} difference", "p50, ms", "exact p50, ms", "times as fast"]
-    return table("Approximate beside exact", columns, rows, heads=2) if rows else None
+    return table("Approximate and exact systems", columns, rows, heads=2) if rows else None
 
 
 def queries(results: Results, other: str) -> Table | None:

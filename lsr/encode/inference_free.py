@@ -2,14 +2,14 @@
 
     q_j = 1[j in tokens(q)] * table_j
 
-Repeated tokens count once. Special tokens and tokens with a negative entry weigh 0 (SPLADE-doc; IDF tables of arXiv
-2411.04403). Queries need the tokenizer and the table, but neither torch nor transformers.
+Repeated tokens count once. Special tokens and tokens with a negative entry have weight 0 (SPLADE-doc; IDF tables of
+arXiv 2411.04403). Queries need the tokenizer and the table, but neither torch nor transformers.
 
 A small SPLADE model can be added for queries. It also gives weight to terms that aren't in the query:
 
     q = (table's weights + model's weights) / 2
 
-Documents stay the same, so an index can be searched with and without it.
+Documents stay the same, so an index can be searched with and without this model.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class InferenceFreeEncoder(Encoder):
         return self._with_model(texts, [(row, self.table[row]) for row in terms], terms)
 
     def encode_known(self, texts: Sequence[str], other: Encoder) -> SparseMatrix:
-        """Encode queries for use beside an encoder of whole words, such as BM25.
+        """Encode queries for use together with an encoder of whole words, such as BM25.
 
         A word that isn't in the vocabulary is split into pieces, which also occur in unrelated words. So pieces count
         only if the query also has a whole word that isn't a stop word and that the other encoder knows. The first piece

@@ -1,7 +1,7 @@
 """Latent Terms (arXiv 2605.29384): BM25 over the latents of an auto-encoder that reads a dense model's token states.
 
     tf_l   = sqrt(sum_t z_tl)                       z_t: the top k latents of the state of token t
-    weight = tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length))         in documents; length: sum of their tf
+    weight = tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length))         in documents; length: sum of tf
     weight = idf tf                                                           in queries
 
 `fit` learns the auto-encoder from texts without labels, counts the latents in them, and names each latent by the words
@@ -287,7 +287,8 @@ class LatentTermsEncoder(Encoder):
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise EncoderError(f"{folder}: not a complete encoder of latent terms: {error!r}") from None
         raise EncoderError(
-            f"{folder}: these latent terms read a function, which isn't stored: open the index with the encoder itself"
+            f"{folder}: these latent terms were made with a function, which isn't stored: open the index with the "
+            "encoder itself"
         )
 
 
@@ -303,7 +304,7 @@ def states_of(
         width: Dimensions of a state; None if unknown.
 
     Raises:
-        EncoderError: The encoder has no token states. The returned function also raises it, for states of another
+        EncoderError: The encoder has no token states. The returned function also raises this, for states of another
             shape.
     """
     reads: Any = with_states(model) if isinstance(model, Encoder) else model

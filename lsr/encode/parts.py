@@ -199,7 +199,7 @@ def encode_parts(
         encoder: The encoder. If it needs a fit, it is fitted here, before any worker starts.
         place: Where parts go; nothing else may write there meanwhile.
         task: How to encode.
-        identity: Everything that decides the vectors, as text. Unfinished work is resumed only if this text is the
+        identity: All settings that determine the vectors, as text. Unfinished work is resumed only if this text is the
             same.
         workers: Where parts are encoded.
         overwrite: Drop unfinished work with other settings.
@@ -209,7 +209,7 @@ def encode_parts(
 
     Raises:
         OutputExists: There is unfinished work with other settings.
-        DataError: A document is bad.
+        DataError: A document is invalid.
         ClusterError: As for `do_jobs`.
     """
     size, together = (PART, PART_CHARACTERS), (encoding.CHUNK, encoding.CHUNK_CHARACTERS)
@@ -288,7 +288,7 @@ def _read_plan(place: Place, identity: str, overwrite: bool) -> tuple[dict[str, 
         if not overwrite:
             raise OutputExists(
                 f"{place.name}: holds unfinished work from another source or with other settings; "
-                "give the same ones to resume, or --overwrite to start again"
+                "use the same source and settings to resume, or --overwrite to start again"
             )
         place.delete(*ours)
         return {}, {}

@@ -23,7 +23,7 @@ from lsr.io.document import Block, Document
 # Default size: enough to answer a question, short enough to read.
 SIZE, OVERLAP = 256, 32
 _CHARACTERS = 4  # average characters per token, roughly
-_SMALL = 4  # sections below this fraction of a passage are joined with the next
+_SMALL = 4  # sections shorter than this fraction of a passage are joined with the next
 _LONGEST = 1 << 18  # characters tokenized at a time: a tokenizer's output takes many times the memory of the text
 SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
 

@@ -7,8 +7,8 @@
                                                        to the documents' model is OpenSearch's layout
     README.md                                          the model card
 
-These files describe masked language models. Other libraries can't open lsr's own heads; for these, modules.json makes
-them refuse. This module needs no torch.
+These files describe masked language models. Other libraries can't open models with lsr's own heads; modules.json makes
+the libraries refuse such a model. This module needs no torch.
 """
 
 from __future__ import annotations

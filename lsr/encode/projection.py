@@ -4,7 +4,7 @@
 
 The output layer is nine tenths of a small encoder's work, and only the maxima of its tokens x terms logits are kept.
 Here, a block of terms is multiplied with all tokens while the running maximum stays in registers, so that only the
-maximum is written to memory. Processors with VNNI, an instruction for sums of four byte products, use that; others
+maximum is written to memory. Processors with VNNI use its instruction for sums of four byte products; other processors
 multiply the same integers as float32, block by block. Sums below 2^24 are exact in float32, so the result has the same
 bits on any machine.
 """
@@ -38,8 +38,8 @@ class Projection:
     Args:
         rows: (n_terms, width) int8, without -128; width a multiple of 4.
         scales: (n_terms,) float32, a factor for each row.
-        lanes: Number of sums that a VNNI instruction computes, 16 or 8; 0 to not use VNNI. By default that of the
-            processor.
+        lanes: Number of sums that a VNNI instruction computes, 16 or 8; 0 for no VNNI. By default the processor's
+            number.
 
     Raises:
         EncoderError: The shapes don't fit.
