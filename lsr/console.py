@@ -118,7 +118,7 @@ class _Calls:
 
 
 class Number(click.FloatRange):
-    """A finite number, optionally in a range, as the type of an option; click's own lets NaN through."""
+    """A finite number, optionally in a range, as the type of an option; click's own type accepts NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert a value."""

@@ -6,7 +6,7 @@ A mention is the longest sequence of words that is the name or an alias of an en
 mention counts 1/n for each. So two spellings of a place give the same term, and explanations show it. In the
 vocabulary, entities are named "entity:NAME" and precede the encoder's terms.
 
-Simpler than DyVo: mentions are found by their words alone, without dense candidates, and nothing is trained.
+Unlike in DyVo, mentions are found by their words alone, without dense candidates, and nothing is trained.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class MixedAnalyzer:
         return {name: sorted(analyzer.words) for name, analyzer in self._analyzers.items()}
 
     def settings(self) -> dict[str, Any]:
-        """The settings that decide the terms."""
+        """The settings that determine the terms."""
         words = self._words()
         return {"version": VERSION, "language": self.language, "stop_words": self.stop_words, "words": words}
 
@@ -89,7 +89,7 @@ class MixedAnalyzer:
 
     def query(self, text: str, among: Iterable[str] | None = None) -> dict[str, float]:
         """{term: weight} of a query. The query's own language is analyzed as by `Analyzer`. Words that aren't stop
-        words are also stemmed in the other languages; these stems weigh less if the query's language was detected.
+        words are also stemmed in the other languages; these stems have less weight if the query's language was detected.
 
         Args:
             text: The query.

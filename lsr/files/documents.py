@@ -36,7 +36,7 @@ from lsr.io.open_vectors import holds_vectors
 from lsr.io.streams import is_stream
 
 SOURCE, DIGEST = "source", "digest"  # metadata of every document: the file, and a digest of its content
-_READERS = 2  # increase it when a reader's output changes, so that `sync` reads all files again
+_READERS = 2  # increase this when a reader's output changes, so that `sync` reads all files again
 _LARGEST_TEXT = 1 << 28  # bytes: larger files that must be read as a whole are refused
 _LISTED = 10  # at most this many messages about files that are left out
 _JUST_NOW = 2_000_000_000  # nanoseconds in which a file may change twice without a new date
