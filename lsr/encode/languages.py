@@ -89,7 +89,8 @@ class MixedAnalyzer:
 
     def query(self, text: str, among: Iterable[str] | None = None) -> dict[str, float]:
         """{term: weight} of a query. The query's own language is analyzed as by `Analyzer`. Words that aren't stop
-        words are also stemmed in the other languages; these stems have less weight if the query's language was detected.
+        words are also stemmed in the other languages; these stems have less weight if the query's language was
+        detected.
 
         Args:
             text: The query.
