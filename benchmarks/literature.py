@@ -1,9 +1,9 @@
-"""The systems of `configs/eval/literature.yaml` on judged collections, as one table.
+"""Compare the systems of `configs/eval/literature.yaml` on judged collections, in one table.
 
     NUMBA_NUM_THREADS=1 python benchmarks/literature.py --data FOLDER --work FOLDER
 
-FOLDER holds the collections of SETS in BEIR layout, and wordnet-glosses/, whose synonyms are entities; --sets takes
-other collections. --work keeps the experiment's folder, so that an interrupted run resumes.
+FOLDER holds the collections of SETS in BEIR layout, and wordnet-glosses/, whose synonyms become entities; --sets names
+other collections. --work keeps the experiment's folder, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ MEASURES = ("nDCG@10", "R@100")
 
 
 def write_synonyms(glosses: Path, path: Path) -> None:
-    """Write WordNet's nouns with several names as entities; names of several nouns are left out, being ambiguous."""
+    """Write WordNet's nouns with several names as entities. Names of several nouns are ambiguous, so they are left
+    out.
+    """
     qrels, _ = open_qrels(str(glosses), "train")
     names: dict[str, list[str]] = defaultdict(list)
     for query in open_corpus(str(glosses), queries=True):

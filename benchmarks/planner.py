@@ -1,13 +1,13 @@
-"""How well algorithm="auto" chooses between scanning all postings and skipping blocks, by collection and k.
+"""Measure how well algorithm="auto" chooses between scanning all postings and skipping blocks, by collection and k.
 
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/vectors.py --data COLLECTIONS --out REAL --encoder ENCODER
     NUMBA_NUM_THREADS=1 python benchmarks/planner.py --data FOLDER REAL [--queries 100]
 
-Each collection is indexed in random order, first as one segment, then as ten of typical sizes. Queries run one at a
-time on one thread; the algorithms take turns. "Regret" is the mean time of "auto" divided by that of the better of
-"exhaustive" and "blocks". "Known" is block search that is given the k-th best score beforehand: no way to find a
-threshold sooner could make block search faster.
+Each collection is indexed in random order, as one segment and as ten segments of typical sizes. Queries run one at a
+time on one thread; the algorithms take turns. "Regret" is the mean time of "auto" divided by the mean time of the
+faster of "exhaustive" and "blocks". "Known" is block search that is given the k-th best score beforehand; finding a
+threshold sooner can't make block search faster than this.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def matrix_of(folder: Path, name: str) -> SparseMatrix:
 
 
 def build(folder: Path, matrix: SparseMatrix, shares: tuple[int, ...]) -> Index:
-    """An index with segments of the given relative sizes."""
+    """Build an index with segments of the given relative sizes."""
     ends = (np.cumsum([0, *shares]) / sum(shares) * len(matrix)).astype(int).tolist()
     numbers = np.arange(len(matrix))
     index = Index.build(folder, vectors_of(matrix[: ends[1]], numbers))
@@ -54,7 +54,7 @@ def build(folder: Path, matrix: SparseMatrix, shares: tuple[int, ...]) -> Index:
 
 
 def compare(index: Index, queries: SparseMatrix, k: int) -> dict[str, Any]:
-    """Latencies of the three algorithms, whose results must be equal."""
+    """Measure latencies of the three algorithms, whose results must be equal."""
     searcher, rows = index.searcher, [queries.row(i) for i in range(len(queries))]
     rows = [(terms.astype(np.uint32), weights) for terms, weights in rows]
     ways = [SearchSettings(algorithm=name) for name in WAYS]  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ def ir_items(name: str, items: Callable[[], Iterable[Any]]) -> Iterator[Any]:
     """The items of an ir-datasets iterator.
 
     Raises:
-        DataError: It can't be downloaded or read.
+        DataError: The dataset can't be downloaded or read.
     """
     try:
         yield from items()

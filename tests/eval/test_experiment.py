@@ -281,9 +281,7 @@ def test_recall_by_depth_and_query_texts_are_written(done, datasets):
     assert len(texts) == 16
     write_report(out)
     page = (out / "report.html").read_text()
-    assert all(
-        caption in page for caption in ("All pairs, nDCG@10", "Rankings beside each other", "Recall against depth")
-    )
+    assert all(caption in page for caption in ("All pairs, nDCG@10", "Similarity of rankings", "Recall against depth"))
 
 
 def test_a_second_run_reuses_all_cached_artifacts(done, settings, datasets, monkeypatch):

@@ -123,7 +123,7 @@ def test_the_page_shows_costs_recall_and_conditions(written):
     assert costs["bytes a document"] == f"{first['index_bytes'] / 5183:.0f}"
     assert "FLOPS" in costs
     assert len(page.tables["Costs"]) == 1 + sum(r["index_bytes"] is not None for r in experiment["results"])
-    head, *rows = page.tables["Approximate beside exact"]
+    head, *rows = page.tables["Approximate and exact systems"]
     assert [(row[0], row[2]) for row in rows] == [("lsr-mini, clusters", "3"), (experiment["systems"][3]["name"], "2")]
     assert rows[0][head.index("recall at 10")] == "0.9930"
     assert page.tables["Systems"][3][-1] == "algorithm = clusters, cut = 8"

@@ -66,7 +66,7 @@ def test_an_index_of_latent_terms_is_searched_and_explained(encoder, tmp_path):
     assert {int(hit.id) // 20 for hit in hits} == {1}
     assert "latent:" in str(index.explain("blood of the heart cell", hits[0].id))
     assert any(word in name for name in encoder.codes.names for word in ("heart", "blood", "cell"))
-    with pytest.raises(EncoderError, match="these latent terms read a function"):
+    with pytest.raises(EncoderError, match="these latent terms were made with a function"):
         Index.open(tmp_path / "idx").search("blood")
     again = Index.open(tmp_path / "idx", encoder=encoder).search("blood of the heart cell", 10)
     assert [hit.id for hit in again] == [hit.id for hit in hits]

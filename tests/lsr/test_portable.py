@@ -353,7 +353,7 @@ def test_the_card_gets_the_figures_of_an_experiment(measured, lsr_command):
     card = (measured / "out" / "README.md").read_text()
     assert card.count("## Evaluation") == 1
     assert r"The system ours \| 1, measured by lsr experiment" in card
-    assert "trained with seed 2, means and intervals are of the seeds 1, 2." in card
+    assert "trained with seed 2, means and intervals are over the seeds 1, 2." in card
     assert "| collection | measure | seed 2 | mean | 95 % interval | BM25 | difference | p, corrected |" in card
     first = (
         f"| data, test: 3 documents, 2 queries | nDCG@10 | {ours['seeds']['nDCG@10'][1]:.3f} | "
