@@ -57,7 +57,7 @@ _LOTTE = ("writing", "recreation", "science", "technology", "lifestyle")
 _MIRACL = (
     "ar", "bn", "de", "en", "es", "fa", "fi", "fr", "hi", "id", "ja", "ko", "ru", "sw", "te", "th", "yo", "zh",
 )  # fmt: skip
-# {suite: ir-datasets names of its collections}. Folders with these names in the current folder take precedence.
+# {suite: ir-datasets names of its collections}. Folders of these names in the current folder are used instead.
 SUITES: dict[str, tuple[str, ...]] = {
     "beir": _BEIR,
     "beir-small": ("beir/scifact/test", "beir/nfcorpus/test", "beir/arguana", "beir/scidocs", "beir/fiqa/test"),

@@ -119,9 +119,9 @@ class Index(Reader):
 
         Args:
             path: The folder; or a URI, to which the index is uploaded from a temporary folder.
-            source: Documents as mappings, data frame rows or an Arrow table ({"_id", "text", and optionally "title" and
-                metadata}; if all of them have a "vector", {token: weight}, they aren't encoded); a corpus, vectors, or
-                a matrix; or a path or name of texts or vectors, as for `lsr index`. May be empty.
+            source: Documents as mappings, data frame rows or an Arrow table, with "_id", "text", and optionally "title"
+                and metadata. If all of them have a "vector", {token: weight}, they aren't encoded. Other sources are
+                a corpus, vectors, a matrix, or a path or name of texts or vectors, as for `lsr index`. May be empty.
             encoder: Encodes documents, and later queries; by default `lsr.encode.base.DEFAULT_ENCODER`. For vectors,
                 the encoder that made them. BM25, and lsr-mini's BM25 part, learn new words as documents are added, and
                 weight them by current document frequencies.
@@ -137,7 +137,7 @@ class Index(Reader):
                 Results are the same.
             clusters: Also write clusters, for approximate search; takes about twice the space, not counting texts.
                 Requires 8-bit impacts.
-            summary_mass: How much of a cluster its summary keeps, as a share of the sum of the terms' largest impacts,
+            summary_mass: A cluster's summary keeps the largest impacts of its terms, up to this share of their sum;
                 above 0 and at most 1.
             hybrid: Also store the encoder's dense vectors, in 8 bits, for hybrid search; the forward pass that makes
                 the sparse vectors makes these, too.

@@ -94,7 +94,7 @@ class SparseMatrix:
         pairs = [(np.atleast_1d(terms), np.atleast_1d(weights)) for terms, weights in rows]
         for i, (terms, weights) in enumerate(pairs):
             if terms.shape != weights.shape:
-                raise ValueError(f"row {i}: {terms.shape} term ids but {weights.shape} weights")
+                raise ValueError(f"row {i}: term ids have shape {terms.shape}, but weights {weights.shape}")
         indptr = np.cumsum([0] + [len(terms) for terms, _ in pairs])
         filled = [pair for pair in pairs if len(pair[0])]  # numpy makes an empty list a float array
         indices: ArrayLike = np.concatenate([terms for terms, _ in filled]) if filled else []
@@ -366,9 +366,9 @@ def _canonical(
     if terms.dtype.kind not in "iu":
         raise ValueError(f"term ids must be integers, got {terms.dtype}")
     if ptr.shape != (n_rows + 1,) or ptr[0] != 0 or ptr[-1] != len(terms) or (np.diff(ptr) < 0).any():
-        raise ValueError(f"indptr doesn't describe {n_rows} rows of {len(terms)} weights")
+        raise ValueError(f"indptr doesn't divide {len(terms)} weights into {n_rows} rows")
     if weights.shape != terms.shape or terms.ndim != 1:
-        raise ValueError(f"{terms.shape} term ids but {weights.shape} weights")
+        raise ValueError(f"term ids have shape {terms.shape}, but weights {weights.shape}")
 
     def first_bad(bad: NDArray[np.bool_]) -> tuple[int, int]:
         at = int(np.argmax(bad))

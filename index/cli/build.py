@@ -55,8 +55,8 @@ from lsr.index.cli.search import size_of
 @click.option(
     "--summary-mass",
     type=float,
-    help="How much of a cluster its summary keeps, as a share of the sum of the terms' largest impacts. A larger share "
-    "is slower and finds more. [default: 0.6]",
+    help="A cluster's summary keeps the largest impacts of its terms, up to this share of their sum. A larger share is "
+    "slower and finds more. [default: 0.6]",
 )
 @click.option(
     "--hybrid",

@@ -186,7 +186,7 @@ class ShardRanking:
         return self.ranked.docs, self.ranked.scores
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        """Return the documents' values of a column. `DOCUMENT` holds ids; a passage has the id of its document."""
         if column == DOCUMENT:
             places = self.ranked.documents.places
             return [places[doc].parent or places[doc].id for doc in docs]
@@ -232,5 +232,5 @@ class ShardWords:
         self._titles = titles
 
     def titles(self, typed: str, limit: int) -> Titles:
-        """Return the titles of all shards, in their order."""
+        """Return the titles of all shards, shard by shard, without duplicates."""
         return merged_titles(self._titles(typed, limit).values())

@@ -284,7 +284,7 @@ class Shard:
         return count_values(self._version(version), names, np.array(docs, np.int64))
 
     def values(self, version: str, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the values of a column in documents.
+        """Return the documents' values of a column.
 
         Raises:
             IndexFormatError: The version is gone.

@@ -288,7 +288,7 @@ class _Tools:
 
     @contextmanager
     def _reading(self) -> Iterator[Reader]:
-        """Provide a snapshot of the latest commit; while a change is being written, of the commit before."""
+        """Provide a snapshot of the latest commit, or of the one before it while a change is being written."""
         with self._telling():
             if self._changing.acquire(blocking=False):
                 try:

@@ -616,7 +616,7 @@ def add_postings(docs, docs_at, impacts, impacts_at, begin, end, first, weight, 
         docs_at: Where the window's postings begin in `docs`.
         impacts: (file,) uint8.
         impacts_at: Where the window's postings begin in `impacts`.
-        begin: The range's first posting, within the window's.
+        begin: The range's first posting, counted from the window's first.
         end: The range's end, exclusive.
         first: The block's first document.
         weight: The term's weight.

@@ -27,7 +27,7 @@ from lsr.index.kernels.exhaustive import thin_out
 from lsr.index.kernels.jit import kernel, prefetch
 from lsr.index.kernels.layout import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_SCORED, run_of
 
-CLUSTER = 64  # documents of a cluster; at most 256, because a document within its cluster is a byte
+CLUSTER = 64  # documents of a cluster; at most 256, because a document's number within its cluster is a byte
 GROUP = 16  # entries of a group: the start of its postings, and 15 terms; a group fills a cache line
 _FURTHEST = (1 << 16) - 2  # largest distance of a term from its group's first term; this plus 1 marks an unused entry
 _BATCH = 8  # clusters scored together
@@ -41,11 +41,11 @@ class Clusters(NamedTuple):
         doc_ends: (n_clusters,) uint64, end of each cluster's documents, in the order of storage.
         group_ends: (n_clusters,) uint64, end of each cluster's groups of terms.
         posting_ends: (n_clusters,) uint64, end of each cluster's postings.
-        firsts: (n_groups,) uint32, the first term of each group, as a rank among the terms of the index. Ascending
+        firsts: (n_groups,) uint32, the first term of each group, as a rank among the terms of the segment. Ascending
             within a cluster.
         groups: (n_groups * GROUP,) uint32. A group begins with the position of its first posting within the cluster's
-            postings. Its terms follow, ascending: distance from the first term times 65536, plus the end of the term's
-            postings within the group's.
+            postings. Its terms follow, ascending. Each is 65536 times its distance from the group's first term, plus
+            the end of its postings, counted from the group's first posting.
         postings: (n_postings,) uint16, by cluster, term and document: impact times 256 plus document within the
             cluster.
         summary_ends: (n_used,) uint64, end of each term's entries in the summaries.
@@ -122,7 +122,7 @@ def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, 
 
 @kernel
 def summarize(group_ends, maxima, mass, kept):
-    """Choose the largest maxima of each cluster up to a share of their sum; ties with the smallest are chosen, too.
+    """Choose each cluster's largest maxima, up to a share of the sum of all; equal maxima are chosen together.
 
     Args:
         group_ends: (n_clusters,) int64.

@@ -154,7 +154,7 @@ def add_gaps(gaps, gaps_at, impacts_at, begin, end, before, first, weight, score
         gaps: (file,) uint8.
         gaps_at: Where the window's gaps begin.
         impacts_at: Where the impacts of these gaps begin.
-        begin: The range's first posting, within the window's.
+        begin: The range's first posting, counted from the window's first.
         end: The range's end, exclusive.
         before: The document before the range's first posting.
         first: The block's first document.

@@ -269,7 +269,7 @@ class Explanation:
         return highlight(self.content, self, matched, expanded, length, html, instead)
 
     def best_part(self, length: int) -> tuple[int, int]:
-        """Return (start, end), in characters of the text without the title, of the part with the largest share.
+        """Return (start, end) of the part with the largest share, in characters of the text without the title.
 
         Args:
             length: Maximum length in characters.

@@ -50,7 +50,7 @@ def expand_query(
         index: The index to search.
         query: As for `Index.search`.
         documents: Number of best documents to average.
-        terms: Number of heaviest terms to keep of the mean.
+        terms: How many of the mean's heaviest terms to keep.
         weight: Weight of the mean relative to the query; 0 leaves the query unchanged.
         source: Hits, or ids of documents or passages, best first, to use instead of a first search.
         settings: Options of the first search, including `where`.
@@ -77,7 +77,7 @@ def rocchio(
         index: The index of the documents.
         vector: The query, one row.
         found: (n, n_terms), the documents.
-        terms: Number of heaviest terms to keep of the mean.
+        terms: How many of the mean's heaviest terms to keep.
         weight: Weight of the mean relative to the query.
     """
     if not found.nnz or not vector.nnz or not weight:
@@ -104,8 +104,8 @@ def expand_dense(
 ) -> NDArray[np.float32]:
     """Move a query's dense vector towards those of the best documents: q / |q| + weight * m / |m|, scaled to length 1.
 
-    m is the mean vector of the documents. In terms of arXiv 2205.00235, a weight of 3 is roughly the average of the
-    query and three documents, and a weight of 1.5 roughly the Rocchio method.
+    m is the mean vector of the documents. Compared with arXiv 2205.00235, a weight of 3 gives roughly the same as its
+    average of the query and three documents, and a weight of 1.5 roughly the same as its Rocchio method.
 
     Args:
         index: An index with dense vectors (`hybrid=True`).

@@ -65,7 +65,7 @@ def find(
 
 
 def searched(snapshot: Snapshot, query: EncodedQuery, criteria: Criteria) -> EncodedQuery:
-    """Search for a query with a dense vector, and return it with the `fusion` that explanations need.
+    """Search with a query that has a dense vector, and return the query with the `fusion` that explanations need.
 
     A query without a dense vector is returned unchanged.
     """
@@ -103,7 +103,7 @@ def hits_of(
 
 
 def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, float], explain: Explain) -> Hits:
-    """Wrap {id: score} as hits of a query of one row, in the same order; unknown ids are skipped."""
+    """Wrap {id: score} as hits, in the same order; unknown ids are skipped. `vector` is the query, one row."""
     found = []
     for doc_id, score in scores.items():
         if (doc := place_of(snapshot, EncodedQuery(None, vector), doc_id)) is not None:
@@ -113,7 +113,9 @@ def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, fl
 
 
 def place_of(snapshot: Snapshot, query: EncodedQuery, doc_id: str) -> int | None:
-    """Return the number of a document or passage; if a document is cut, of the passage that a search finds.
+    """Return the number of a document or passage.
+
+    For a document that was cut into passages, this is the number of the passage that a search finds: its best one.
 
     Args:
         snapshot: The snapshot.
@@ -164,7 +166,7 @@ def with_dense(
 
     Raises:
         ValueError: Dense vectors for a sparse search.
-        DataError: A query is neither a text nor has a dense vector, a vector has another width, or the index has no
+        DataError: A query has no dense vector and isn't a text, a dense vector has another width, or the index has no
             dense vectors.
         EncoderError: The encoder's model can't be run.
     """

@@ -302,7 +302,9 @@ def hybrid_top(
 
 
 def cosine_of(snapshot: Snapshot, dense: NDArray[np.float32], doc: int, *, passages: bool = False) -> float:
-    """Return the cosine of a document's and a query's dense vectors; if the document is cut, of its nearest passage.
+    """Return the cosine of a document's and a query's dense vectors.
+
+    A document that is cut into passages has the cosine of its nearest passage.
 
     Args:
         snapshot: The snapshot that holds the document.

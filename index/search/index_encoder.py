@@ -34,7 +34,7 @@ class IndexEncoder:
         encoder_files: As above.
         tokens: Reads the tokens; None if they aren't known.
         damaged: As above.
-        base: The IndexEncoder whose encoder and tokens this one shares, and whose tokens it extends.
+        base: The IndexEncoder without the tokens that later commits appended; this one uses its encoder.
     """
 
     def __init__(
@@ -51,11 +51,19 @@ class IndexEncoder:
         self.damaged = damaged
         self.base = base or self
         self._vocabulary: list[str] | None = None
-        self._before: tuple[list[str], dict[str, int]] | None = None  # tokens of an earlier commit: a prefix of these
+        # Tokens and {token: term} of an earlier commit; the vocabulary begins with these tokens.
+        self._before: tuple[list[str], dict[str, int]] | None = None
 
     @classmethod
     def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> IndexEncoder:
-        """Open the encoder and tokens that a manifest names: the encoder if `whole`, the tokens if `tokens_whole`."""
+        """Open the encoder and tokens that a manifest names, without those whose files are damaged.
+
+        Args:
+            path: The index.
+            manifest: Names the files.
+            whole: Whether all of these files are undamaged; if not, the encoder is skipped.
+            tokens_whole: Whether the files with tokens are undamaged; if not, the tokens are skipped.
+        """
         folder = path / str(manifest["shared"])
         # Map or read everything now, so that an open index stays usable after it is replaced.
         has_vocabulary, has_encoder = tokens_whole and manifest["has_vocabulary"], whole and manifest["has_encoder"]

@@ -70,12 +70,12 @@ class QueryEncoding:
         if self.shared.damaged:
             raise EncoderError(
                 f"{self.path}: the encoder that this index carries is damaged: name the one that made it, "
-                f"{self.fingerprint} (--encoder, Index.open(..., encoder=...))"
+                f"{self.fingerprint} (--encoder or Index.open(..., encoder=...))"
             )
         if not self.shared.encoder_files:
             raise EncoderError(
                 f"{self.path}: this index was built from vectors without their encoder ({self.fingerprint}): "
-                "search it with vectors, or name the encoder (--encoder, Index.open(..., encoder=...))"
+                "search it with vectors, or name the encoder (--encoder or Index.open(..., encoder=...))"
             )
         return self._over(None)
 

@@ -66,7 +66,7 @@ class Work(NamedTuple):
 
 
 def estimate_costs(counts: NDArray[np.int64], n_docs: int, n_windows: int) -> tuple[float, float]:
-    """Estimate what a block search cost and what a scan would have cost, both in postings added up by a scan.
+    """Estimate what a block search cost and what a scan would have cost. The unit is adding one posting in a scan.
 
     Args:
         counts: (6,), what the block search did (`lsr.index.kernels.layout.Space.counts`).
@@ -262,7 +262,7 @@ class Searcher:
             allowed: (n_docs,) bool, by document number.
         """
         if allowed.shape != (self.n_docs,):
-            raise ValueError(f"a mask over {self.n_docs} documents, got shape {allowed.shape}")
+            raise ValueError(f"a mask needs a value for each of {self.n_docs} documents, got shape {allowed.shape}")
         return self._masked([allowed[first:end] for first, end in zip(self.bases[:-1], self.bases[1:], strict=True)])
 
     @cached_property
@@ -368,9 +368,9 @@ class Searcher:
     def _require_clusters(self) -> None:
         for segment in self.segments:
             if segment.clusters is None:
-                how = "build it again with --clusters, Index.build(..., clusters=True)"
+                how = "build it again with --clusters or Index.build(..., clusters=True)"
                 if segment.impacts == "float32":
-                    how = f"weights stored as float32 can't have them; {how} and 8-bit impacts"
+                    how = f"weights stored as float32 can't have them; {how}, and with 8-bit impacts"
                 raise IndexFormatError(f"{segment.folder.parent}: this index has no clusters: {how}")
 
     # --- buffers ----------------------------------------------------------------------------------------------------

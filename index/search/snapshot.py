@@ -35,7 +35,7 @@ from lsr.sparse import MAX_TERMS, SparseMatrix
 T = TypeVar("T")
 _MASKS = 16  # number of filter masks to cache; a mask takes a byte per document
 _PASSAGES = 4  # passages to fetch per requested document
-_REST = " (--skip-damaged, Index.open(..., skip_damaged=True) searches what is left)"
+_REST = " (--skip-damaged or Index.open(..., skip_damaged=True) searches what is left)"
 
 
 class Like(NamedTuple):

@@ -26,7 +26,7 @@ def write_clusters(segment: Segment, folder: Path, scratch: Path, mass: float) -
         segment: The segment, with 8-bit impacts.
         folder: Folder of the files.
         scratch: Folder of temporary files.
-        mass: How much of a cluster its summary keeps, as a share of the sum of the terms' largest impacts.
+        mass: A cluster's summary keeps the largest impacts of its terms, up to this share of their sum.
     """
     columns = {"forward_terms": np.uint32, "forward_groups": np.uint32, "forward": np.uint16}
     counts = np.zeros(3, np.int64)

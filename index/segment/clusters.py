@@ -1,6 +1,6 @@
 """Clusters of a segment: optional files beside its postings, for approximate search (lsr.index.kernels.clustered).
 
-    clusters.arrow         for each cluster, the ends of its documents, groups of terms and postings, uint64
+    clusters.arrow         for each cluster, where its documents, its groups of terms, and its postings end, uint64
     forward_terms.arrow    the first term of each group of 15, by cluster, uint32
     forward_groups.arrow   16 entries for each group: the start of its postings, then its terms with the ends of their
                            postings, uint32; fewer than 16 unused entries precede the first group

@@ -118,7 +118,7 @@ class AnsweredRanking:
         return list(range(len(rows))), [row["score"] for row in rows]
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        """Return the documents' values of a column. `DOCUMENT` holds ids; a passage has the id of its document."""
         if column == DOCUMENT:
             return [self.answer["hits"][doc]["id"] for doc in docs]
         metadata = [self.answer["hits"][doc]["metadata"] for doc in docs]

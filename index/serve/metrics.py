@@ -43,7 +43,7 @@ class Metrics:
         """Count a request.
 
         Args:
-            path: A path of the route table. (With paths as sent, clients could create any number of metrics.)
+            path: A path of the route table. (The paths that clients send could create any number of metrics.)
             status: Status of the response.
             seconds: Duration of the request.
         """

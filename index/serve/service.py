@@ -206,7 +206,7 @@ class Served:
         asked: schemas.HowToSearch,
         dense: list[float] | None,
     ) -> Callable[[], Hits]:
-        """Encode a text as far as the mode needs more than `vector`, and return a function that runs the search."""
+        """Encode whatever the search needs besides `vector`, and return a function that runs the search."""
         settings = vars(asked.settings)
         if asked.rerank and not isinstance(query, str):
             raise wrong_values([("rerank", "a re-ranker reads texts: give a query, not a vector")])
@@ -345,7 +345,7 @@ class Served:
         }
 
     def warm_up(self) -> None:
-        """Run a search, so that the first request doesn't have to wait for what it loads."""
+        """Run a search, which loads what the first request would otherwise have to wait for."""
         if self.facts()["takes_text"]:
             self.index.search("a", 1)
 

@@ -222,7 +222,7 @@ def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBat
         lists[name] = column
     ptr = lists["terms"].offsets.to_numpy().astype(np.int64)
     if len(ptr) > 1 and (longest := int(np.diff(ptr).max())) > _LARGEST_ROW:
-        raise DataError(f"a row of {longest:,} terms; rows have up to {_LARGEST_ROW:,}", where)
+        raise DataError(f"a row of {longest:,} terms; at most {_LARGEST_ROW:,} are supported", where)
     if not np.array_equal(np.diff(ptr), np.diff(lists["weights"].offsets.to_numpy())):
         raise DataError("a row has more terms than weights, or fewer", where)
     try:

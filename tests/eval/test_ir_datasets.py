@@ -1,4 +1,4 @@
-"""Datasets of ir-datasets open by their real names; small files replace the real downloads.
+"""Datasets of ir-datasets are opened by their real names; small files replace the real downloads.
 
 ir-datasets verifies downloads but not files in its cache, so the small files are put there. It reads the location of
 its cache on import, so a script in a separate process opens the datasets. That process can't reach any server.
@@ -138,7 +138,7 @@ def test_a_failed_download_is_reported(opened):
     (message,) = opened["beir/fiqa/test"]
     assert message.startswith("beir/fiqa/test: ir-datasets can't read it: no connection to ")
     assert message.endswith(
-        ". Without one, put a folder of this name into the current one; a BEIR folder has corpus.jsonl, queries.jsonl "
+        ". Offline, put a folder of this name into the current folder; a BEIR folder has corpus.jsonl, queries.jsonl "
         "and qrels/test.tsv"
     )
 

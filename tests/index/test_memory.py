@@ -100,5 +100,5 @@ def test_long_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):
     few = [len(batch.vectors) for batch in read_vectors(tmp_path / "rows.parquet")]
     assert (whole, sum(few), max(few)) == ([100], 100, 4)
     monkeypatch.setattr("lsr.io.vectors_parquet._LARGEST_ROW", 49)
-    with pytest.raises(DataError, match="a row of 50 terms; rows have up to 49"):
+    with pytest.raises(DataError, match="a row of 50 terms; at most 49 are supported"):
         list(read_vectors(tmp_path / "rows.parquet"))

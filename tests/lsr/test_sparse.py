@@ -126,7 +126,7 @@ def test_term_ids_must_be_integers(terms):
     "indptr", [[0, 1], [0, 1, 3], [1, 1, 2], [0, 3, 2], [0, 1, 2, 2], []], ids=lambda indptr: str(indptr)
 )
 def test_a_bad_indptr_is_refused(indptr):
-    with pytest.raises(ValueError, match="indptr doesn't describe 2 rows of 2 weights"):
+    with pytest.raises(ValueError, match="indptr doesn't divide 2 weights into 2 rows"):
         SparseMatrix(indptr, [0, 1], [1.0, 1.0], (2, 5))
 
 
@@ -137,9 +137,9 @@ def test_impossible_shapes_are_refused(shape):
 
 
 def test_each_weight_needs_a_term():
-    with pytest.raises(ValueError, match=r"\(2,\) term ids but \(3,\) weights"):
+    with pytest.raises(ValueError, match=r"term ids have shape \(2,\), but weights \(3,\)"):
         SparseMatrix([0, 2], [0, 1], [1.0, 1.0, 1.0], (1, 5))
-    with pytest.raises(ValueError, match=r"^row 0: \(2,\) term ids but \(1,\) weights"):
+    with pytest.raises(ValueError, match=r"^row 0: term ids have shape \(2,\), but weights \(1,\)"):
         SparseMatrix.from_rows([([1, 2], [1.0]), ([3], [1.0, 2.0])], 5)
 
 
@@ -161,7 +161,7 @@ def test_rows_are_indexed_as_in_numpy(dense, data):
 
 
 @pytest.mark.parametrize("key", [slice(2, 1), slice(9, 12), slice(-9, -5), slice(0, 0), []], ids=str)
-def test_an_empty_index_gives_no_rows(key):
+def test_an_empty_selection_gives_no_rows(key):
     assert SparseMatrix.from_dense(np.ones((3, 2)))[key] == SparseMatrix.empty(2)
 
 
