@@ -1,4 +1,4 @@
-# lsr serve in a container. Keys are needed, since it listens beyond the container:
+# lsr serve in a container. Keys are required, because the server can be reached from outside the container:
 #   docker build -t lsr .
 #   docker run -p 127.0.0.1:8000:8000 -v "$PWD/idx:/index:ro" -e LSR_KEYS="reader SECRET" lsr
 FROM python:3.11-slim AS build
@@ -7,7 +7,7 @@ RUN pip install --no-cache-dir --prefix=/install -c /src/constraints.txt "/src[s
 
 FROM python:3.11-slim
 COPY --from=build /install /usr/local
-# Kernels are compiled into Numba's cache now, not at the first query.
+# Kernels are compiled now, so that the first query doesn't wait for it.
 ENV NUMBA_CACHE_DIR=/var/cache/numba PYTHONUNBUFFERED=1
 RUN useradd --uid 1000 --create-home lsr && mkdir -p /var/cache/numba && lsr warmup && chown -R lsr /var/cache/numba
 USER 1000

@@ -1,8 +1,8 @@
-# make demo, make serve, make test: each is complete on a fresh machine. The rest is what CI runs.
+# make demo, make serve and make test work on a fresh machine. CI runs the other targets.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# No bytecode at installation: Python compiles only the modules that it imports, a small part of PyTorch's.
+# Installation doesn't compile bytecode: Python compiles modules when they are imported, only a small part of PyTorch's.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: demo serve test coverage lint types wheel docs clean
@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no
 demo: $(VENV)/installed-demo
 	$(BIN)/lsr demo
 
-# Serves the collection that ships with the package, and prints the address.
+# Serves the collection that is part of the package, and prints the address.
 serve: $(VENV)/installed-serve
 	test -e cranfield.idx || $(BIN)/lsr index lsr/data/cranfield --out cranfield.idx
 	$(BIN)/lsr serve cranfield=cranfield.idx
@@ -21,7 +21,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/lsr warmup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The same tests, with coverage.
+# Runs the tests with coverage.
 coverage: $(VENV)/installed-dev
 	$(BIN)/lsr warmup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
@@ -44,7 +44,7 @@ docs: $(VENV)/installed-dev
 	$(INSTALL) --no-deps --target build/types .
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# A wheel built and installed into an environment of its own must work from an empty folder.
+# Builds a wheel, installs it into a new environment, and checks that it works in an empty folder.
 wheel: $(VENV)/installed-dev
 	rm -rf build
 	LSR_TEST_WHEEL=1 $(BIN)/python -m pytest tests/test_package.py -k wheel

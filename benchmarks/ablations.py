@@ -1,13 +1,13 @@
 """Ablation of the regularizers: FLOPS, IDF-aware FLOPS, and the l0 mask with the double logarithm.
 
-    python examples/shipped_models.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC  # makes the data
+    python examples/shipped_models.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC  # prepares the data
     python benchmarks/ablations.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC [--steps 400]
 
-Each method is trained with several weights of its regularizer, in short runs of the recipe of lsr-tiny with the same
-data, order of examples, steps and learning rates. With the IDF as query weights, IDF-aware FLOPS equals plain FLOPS, so
+Each method is trained with several weights of its regularizer, in short runs of lsr-tiny's recipe with the same data,
+order of examples, steps and learning rates. If query weights are the IDF, IDF-aware FLOPS equals plain FLOPS, so
 compare it with "queries of 1": plain FLOPS with query weights of 1. The other methods learn the query weights, starting
 from the IDF. Methods are compared at equal document lengths: regularizer weights are tried until the runs of a method
-bracket all lengths of the second table, and nDCG@10 is interpolated, linearly in the logarithm of the length. Runs are
+bracket all lengths of the second table, and nDCG@10 is interpolated linearly in the logarithm of the length. Runs are
 kept in WORK/ablations and reused.
 """
 
@@ -37,7 +37,7 @@ LENGTHS = (85, 120, 160)
 _SLOPE = -0.4  # d log(length) / d log(weight), until two runs give a better estimate
 _MOST_RUNS = 5  # runs per method: the first weights are guesses
 _DOUBLE = "model.saturation=log1p_log1p"
-# Settings and first weight of each method: the weights of different methods aren't comparable.
+# Settings and first weight of each method. Weights of different methods aren't comparable.
 VARIANTS: dict[str, tuple[list[str], float]] = {
     "FLOPS": ([], 0.02),
     "FLOPS, double log": ([_DOUBLE], 0.05),
@@ -46,19 +46,19 @@ VARIANTS: dict[str, tuple[list[str], float]] = {
         0.05,
     ),
     "FLOPS, queries of 1": (["queries.kind=tokens"], 0.008),
-    # The mean IDF is about 8, the mean of learned query weights about 1, so documents get smaller weights here.
+    # The mean IDF is about 8 and the mean of learned query weights about 1, so documents get smaller weights here.
     "IDF-aware FLOPS, queries of IDF": (["queries.kind=idf", "documents_regularizer.kind=idf_flops"], 0.4),
 }
 
 
 def train(name: str, weight: float, how: list[str], places: list[str], steps: int, work: Path) -> Path:
-    """Train unless the run exists; returns its encoder, quantized to 8 bits."""
+    """Train unless the run exists, and return its encoder, quantized to 8 bits."""
     folder = work / f"{_stem(name)}-{weight:g}-{steps}"
     made = folder / "8-bit"
     if not made.is_dir():
         note(f"{name}, weight {weight:g}")
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "cache").exists():  # all runs share the backbone's cached states
+        if not (folder / "cache").exists():  # all runs share one cache
             (folder / "cache").symlink_to((work.parent / "cache").resolve())
         short = [
             f"optimizer.steps={steps}",
@@ -73,11 +73,11 @@ def train(name: str, weight: float, how: list[str], places: list[str], steps: in
 
 
 def kept(name: str, steps: int, work: Path) -> list[dict[str, Any]]:
-    """Finished runs of a method."""
+    """Return the finished runs of a method."""
     found = []
     for file in sorted(work.glob(f"{_stem(name)}-*-{steps}/quality.json")):
         weight = file.parent.name.removeprefix(f"{_stem(name)}-").removesuffix(f"-{steps}")
-        with suppress(ValueError):  # the pattern also finds methods whose names start with this one's
+        with suppress(ValueError):  # the pattern also matches methods whose names start with this name
             found.append({"variant": name, "weight": float(weight), **json.loads(file.read_text())})
     return found
 
@@ -87,7 +87,7 @@ def _stem(name: str) -> str:
 
 
 def next_weight(runs: list[dict[str, Any]]) -> float:
-    """The weight to try next, rounded to two digits; 0 once the runs bracket all lengths."""
+    """Return the next weight to try, rounded to two digits; 0 if the runs bracket all lengths."""
     shortest, longest = (pick(runs, key=lambda run: run["terms"]) for pick in (min, max))
     if longest["terms"] < LENGTHS[-1]:
         run, aim = longest, LENGTHS[-1] * 1.1
@@ -102,7 +102,7 @@ def next_weight(runs: list[dict[str, Any]]) -> float:
 
 
 def at_length(runs: list[dict[str, Any]], length: float) -> float | None:
-    """nDCG@10 interpolated at a length; None outside of the runs' lengths."""
+    """Interpolate nDCG@10 at a length; None outside of the runs' lengths."""
     points = sorted((math.log(run["terms"]), run["nDCG@10"]) for run in runs)
     x, y = zip(*points, strict=True)
     return float(np.interp(math.log(length), x, y)) if x[0] <= math.log(length) <= x[-1] else None
@@ -127,7 +127,7 @@ def main() -> None:
     ]
     work = args.work / "ablations"
     for name in args.sets:
-        open_dataset(str(args.data / name))  # fail now, not after hours of training
+        open_dataset(str(args.data / name))  # fail before training
     validate = validator(ValidationSettings(tuple(str(args.data / name) for name in args.sets)))
     rows = []
     for name, (how, weight) in VARIANTS.items():

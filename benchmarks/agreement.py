@@ -4,10 +4,10 @@
     python benchmarks/agreement.py --data FOLDER [--sets scifact cranfield]
 
 FOLDER holds collections in BEIR layout. bm25s (Lucene's variant, k1 0.9, b 0.4; title and text joined, English stop
-words, Snowball stems) searches each. lsr writes the run as a TREC file, reads it back, checks and measures it;
-pytrec_eval and ir-measures measure the same results from memory. The last column is the nDCG@10 published with the
-collection. Ties matter: on mtrag-clapnq-pool, published as 0.311, nDCG@10 is 0.31050 in one order of equal scores and
-0.31048 in trec_eval's.
+words, Snowball stems) searches each collection. lsr writes the run as a TREC file, reads it again, checks it and
+measures it; pytrec_eval and ir-measures measure the same results from memory. The last column is the nDCG@10 published
+with the collection. Ties matter: on mtrag-clapnq-pool, published as 0.311, nDCG@10 is 0.31050 in one order of equal
+scores and 0.31048 in trec_eval's order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MEASURES = {"nDCG@10": "ndcg_cut_10", "AP@100": "map_cut_100", "R@100": "recall_
 
 
 def bm25s_run(dataset: Dataset) -> Run:
-    """The results of bm25s for the judged queries; equal scores are ordered as trec_eval orders them."""
+    """Return the results of bm25s for the judged queries; equal scores are in trec_eval's order."""
     import bm25s
     import Stemmer
 
@@ -68,10 +68,10 @@ def bm25s_run(dataset: Dataset) -> Run:
 
 
 def agreement(dataset: Dataset, work: Path) -> dict[str, float]:
-    """Measure a bm25s run with lsr, from a file, and with the other libraries, from memory.
+    """Measure a bm25s run with lsr (from a file) and with the other libraries (from memory).
 
     Returns:
-        The measures, and "difference", the largest difference of any query between lsr and the others.
+        The measures, and "difference", the largest difference between lsr and the other libraries on any query or mean.
     """
     run = bm25s_run(dataset)
     path = work / "bm25s.trec"

@@ -1,11 +1,11 @@
-"""A batch of queries on two cores and on one, beside the same queries one by one.
+"""Speed of a batch of queries on two cores and on one core, compared with the same queries one by one.
 
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/vectors.py --data COLLECTIONS --out REAL --encoder ENCODER
     NUMBA_NUM_THREADS=1 python benchmarks/batch.py --data FOLDER REAL [--work FOLDER]
 
-Each set is one ordered segment, searched exactly through Index.search and Index.search_batch, which must find the same.
-The three ways take turns for some rounds; a ratio is the median over the rounds. With --work, indexes are kept.
+Each set is one ordered segment, searched exactly with Index.search and Index.search_batch, whose results must be equal.
+The three methods take turns for some rounds; a ratio is the median over the rounds. With --work, indexes are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CORES = 2
 
 
 def compare(index: Index, queries: SparseMatrix, k: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds a query in each way, and how many times as fast a batch is."""
+    """Measure milliseconds per query of each method, and the speed-up over one query at a time."""
     rows = [queries[i] for i in range(len(queries))]
     one = [[(hit.doc, hit.score) for hit in index.search(row, k)] for row in rows[:100]]
     if one != [[(hit.doc, hit.score) for hit in hits] for hits in index.search_batch(queries[:100], k)]:

@@ -6,9 +6,9 @@ FOLDER holds collections in BEIR layout. Three tables:
 
     judged     nDCG@10 on the judged collections, and on docs-open with the questions of questions.tsv, where function
                words such as "not" often matter
-    scripts    how many of 200 random words of a script find a passage that contains them, among the first ten. The
-               texts are translated messages of the programs installed on this machine (/usr/share/locale; read in
-               place, not copied). In scripts without spaces, words are runs of two to five characters.
+    scripts    how many of 200 random words of a script find a passage that contains them among the first ten. Texts
+               are translated messages of the programs installed on this machine (/usr/share/locale). In scripts without
+               spaces, words are runs of two to five characters.
     held out   nDCG@10 on collections that were not used to choose any constant, also with other settings
 """
 
@@ -55,7 +55,7 @@ _WORDS, _PASSAGES, _SHORTEST = 200, 3000, 25
 
 
 def judged(dataset: Dataset, settings: dict[str, Any], work: Path) -> float:
-    """nDCG@10 on a collection."""
+    """Measure nDCG@10 on a collection."""
     index = Index.build(work, dataset.corpus(), encoder=load_encoder("bm25", **settings), store_text=False)
     queries = read_queries(dataset.query_source, index).only(dataset.qrels)
     run = search_run(index, dataset, queries.ids, queries.encoded(index), 10)
@@ -63,7 +63,7 @@ def judged(dataset: Dataset, settings: dict[str, Any], work: Path) -> float:
 
 
 def held_out(data: Path, work: Path) -> list[dict[str, Any]]:
-    """nDCG@10 on the held-out collections, for the defaults and for other settings."""
+    """Measure nDCG@10 on the held-out collections, with the defaults and with other settings."""
     rows = []
     for choice in OTHER_CHOICES:
         said = ", ".join(f"{name}={value}" for name, value in choice.items()) or "default"
@@ -77,7 +77,7 @@ def held_out(data: Path, work: Path) -> list[dict[str, Any]]:
 
 
 def questions(data: Path, work: Path) -> Dataset:
-    """docs-open with the questions of questions.tsv."""
+    """Return docs-open with the questions of questions.tsv."""
     lines = (Path(__file__).parent / "questions.tsv").read_text(encoding="utf-8").splitlines()
     asked = {f"q{i}": line.split("\t") for i, line in enumerate(lines)}
     path = work / "questions.jsonl"
@@ -88,7 +88,7 @@ def questions(data: Path, work: Path) -> Dataset:
 
 
 def messages(language: str) -> list[str]:
-    """Messages of installed programs in a language."""
+    """Return messages of installed programs in a language."""
     found: dict[str, None] = {}
     for path in sorted((LOCALES / language / "LC_MESSAGES").glob("*.mo")):
         if path.name.startswith("iso_"):  # names of countries and languages, not sentences
@@ -101,7 +101,7 @@ def messages(language: str) -> list[str]:
 
 
 def drawn(texts: list[str], language: str) -> list[str]:
-    """Random words of a language, or runs of characters if its script has no spaces."""
+    """Draw random words of a language, or runs of characters if its script has no spaces."""
     chance, words = random.Random(1), set[str]()
     while len(words) < _WORDS:
         text = normalized(chance.choice(texts))
@@ -118,7 +118,7 @@ def drawn(texts: list[str], language: str) -> list[str]:
 
 
 def finds(language: str, settings: dict[str, Any], work: Path) -> tuple[int, int, int]:
-    """Numbers of passages, of words, and of words that find a passage containing them."""
+    """Return the numbers of passages, of words, and of words that find a passage containing them."""
     texts = messages(language)
     rows = [{"_id": str(i), "text": text} for i, text in enumerate(texts)]
     index = Index.build(work, rows, encoder=load_encoder("bm25", **settings))

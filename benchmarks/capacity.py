@@ -2,20 +2,21 @@
 
     NUMBA_NUM_THREADS=1 python benchmarks/capacity.py --peers FOLDER [--documents 8841823] [--shards 8] [--work FOLDER]
 
-The estimates follow from measurements on this machine and from the assumptions that are printed with them. Measured on
-the documents of benchmarks/scale.py (--work may be its work folder, whose index is then reused):
+The estimates are computed from measurements on this machine and from assumptions, which are printed, too. These are
+measured on the documents of benchmarks/scale.py (its work folder can be used as --work, to reuse its index):
 
-* bytes per document and latency, of one index of all documents and of --shards shards. Every query runs on every shard,
-  one at a time on one thread; all rounds are kept, not averaged;
+* bytes per document and latency, with one index of all documents and with --shards shards. Every query runs on every
+  shard, one at a time on one thread; the latencies of all rounds are kept;
 * documents per second of the build (or from benchmarks/results/scale-8841823.json), and of encoding (from
   encoding-cranfield.json);
 * time to merge the results of S shards;
-* postings and blocks scored, with one wave of requests and with two. In the second wave the other shards get the k-th
-  score of the first shard as their threshold.
+* postings and blocks scored, with one wave of requests and with two waves. In the second wave, the other shards get the
+  k-th score of the first shard as their threshold.
 
-Simulated: a query's latency over S shards is the maximum of S draws. "same query" draws from the latencies of one
-query, because an expensive query is expensive on all shards; "independent" draws from those of all queries, which is
-the worse case. A replica is asked after the 95th percentile of a shard's latency. The rate of stragglers is assumed.
+This is simulated: a query's latency over S shards is the maximum of S draws. "same query" draws from the latencies of
+one query, because an expensive query is expensive on all shards; "independent" draws from the latencies of all queries,
+which is the worse case. A replica is asked after the 95th percentile of a shard's latency. The rate of stragglers is an
+assumption.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from lsr.console import table
 from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.results import merge
 from lsr.index.distributed.shard_server import Shard, ShardHits
-from lsr.index.search.settings import SearchSettings
+from lsr.index.search.request import Criteria
 from lsr.index.sharding.manifest import Shards
 
 COLLECTIONS = {"MS MARCO": 8_841_823, "MS MARCO v2": 138_364_198, "a billion": 1_000_000_000}
 # Assumptions, which are printed.
-CORES, MEMORY_GB, KEPT_IN_MEMORY = 16, 64, 0.7  # of a machine, and the share of its memory for mapped indexes
+CORES, MEMORY_GB, KEPT_IN_MEMORY = 16, 64, 0.7  # per machine; the last is the share of memory for mapped indexes
 NETWORK_MS = 0.5  # round trip with serialization
 STRAGGLERS, TIMES = 1e-3, 20  # one request in a thousand takes twenty times as long
 MERGED = 1, 10, 100, 1000
@@ -64,7 +65,7 @@ WAVES = tuple(f"{wave}: {what}" for wave in ("one wave", "two") for what in ("po
 
 
 def latencies(shards: list[Index], queries: SparseMatrix, k: int, rounds: int) -> NDArray[np.float64]:
-    """(n_queries, n_shards * rounds) ms, one query at a time on one thread, after a warm-up round."""
+    """Measure (n_queries, n_shards * rounds) ms, one query at a time on one thread, after a warm-up round."""
     rows, taken = [queries[i] for i in range(len(queries))], np.empty((len(queries), rounds + 1, len(shards)))
     for r in range(rounds + 1):
         for i, row in enumerate(rows):
@@ -76,7 +77,7 @@ def latencies(shards: list[Index], queries: SparseMatrix, k: int, rounds: int) -
 
 
 def merging(answer: ShardHits, k: int, shards: int) -> float:
-    """Median ms to merge the results of some shards."""
+    """Measure the median ms to merge the results of some shards."""
     answers, times = dict.fromkeys(range(shards), answer), []
     for _ in range(21):
         start = time.perf_counter_ns()
@@ -86,7 +87,9 @@ def merging(answer: ShardHits, k: int, shards: int) -> float:
 
 
 def waves(shards: list[Index], queries: SparseMatrix, k: int) -> dict[str, float]:
-    """Per query, with one wave and with two: postings and blocks scored, and postings on the critical path."""
+    """Count postings and blocks scored, and postings on the critical path, per query, with one wave and with two
+    waves.
+    """
     counts = np.zeros((2, 3))
     for i in range(len(queries)):
         terms, weights = queries.row(i)
@@ -94,7 +97,7 @@ def waves(shards: list[Index], queries: SparseMatrix, k: int) -> dict[str, float
         _, scores = shards[first].searcher.search(terms, weights, k)
         floor = float(scores[-1]) if len(scores) == k else 0.0
         one = [shard.searcher.plan(terms, weights, k) for shard in shards]
-        two = [shard.searcher.plan(terms, weights, k, floor=floor) for shard in shards]
+        two = [shard.searcher.plan(terms, weights, k, threshold=floor) for shard in shards]
         two[first] = one[first]
         longest = max(plan.postings_scored for plan in one)
         others = max(plan.postings_scored for n, plan in enumerate(two) if n != first)
@@ -106,13 +109,14 @@ def waves(shards: list[Index], queries: SparseMatrix, k: int) -> dict[str, float
 def simulate(
     measured: NDArray[np.float64], shards: int, *, same_query: bool, hedged: bool, seed: int = 0
 ) -> dict[str, float]:
-    """Latency percentiles of a query over some shards, in ms without network and merging, and requests per shard.
+    """Simulate latency percentiles of a query over some shards, in ms without network and merging, and requests per
+    shard.
 
     Args:
         measured: (n_queries, n) ms of single shards.
         shards: Number of shards.
-        same_query: Draw all of a query's latencies from those of one query, not from those of all queries.
-        hedged: Ask a replica, too, after the 95th percentile.
+        same_query: Draw all latencies of a simulated query from the latencies of one query instead of all queries.
+        hedged: Whether a replica is asked, too, after the 95th percentile.
         seed: Seed of the draws.
     """
     rng, after = np.random.default_rng(seed), float(np.percentile(measured, 95))
@@ -148,7 +152,7 @@ def encoding_rate() -> float:
 def capacity(
     name: str, n_docs: int, shard: dict[str, Any], measured: NDArray[np.float64], merge_ms: dict[int, float]
 ) -> list[str]:
-    """A line of the table: estimates for a collection in shards like the measured one."""
+    """Return a row of the table: estimates for a collection in shards like the measured shard."""
     shards = -(-n_docs // shard["documents"])
     gigabytes = n_docs * shard["bytes_per_document"] / 1e9
     machines = max(-(-shards // CORES), int(np.ceil(gigabytes / (MEMORY_GB * KEPT_IN_MEMORY))))
@@ -164,7 +168,7 @@ def capacity(
 
 
 def prepare(args: argparse.Namespace) -> tuple[list[tuple[str, list[Index]]], dict[str, Any]]:
-    """Make what doesn't exist yet: documents, their index, and its shards. Returns these and the build's rate."""
+    """Make documents, their index and its shards if they don't exist. Return index and shards, and the build's rate."""
     args.work.mkdir(parents=True, exist_ok=True)
     if not (args.work / "indptr.npy").exists():
         if args.peers is None:
@@ -200,7 +204,7 @@ def measure(
     args: argparse.Namespace,
     build: dict[str, Any],
 ) -> dict[str, tuple[dict[str, Any], NDArray[np.float64]]]:
-    """{layout: (figures of a shard, measured latencies)}."""
+    """Return {layout: (figures of a shard, measured latencies)}."""
     found = {}
     for layout, indexes in layouts:
         measured = latencies(indexes, queries, k, args.rounds)
@@ -213,7 +217,7 @@ def measure(
 
 
 def tails(layout: str, measured: NDArray[np.float64]) -> list[list[str]]:
-    """Rows of the table of simulated latencies."""
+    """Return rows of the table of simulated latencies."""
     rows = []
     for shards in (1, 10, 100, 1000):
         for same_query in (True, False):
@@ -241,7 +245,7 @@ def main() -> None:
     for kind, queries in query_sets(args.work, n_docs, args.queries).items():
         for k in (10, 100):
             shard = Shard(str(layouts[1][1][0].path))
-            answer = shard.search("", queries[0], k, SearchSettings(), None)[1][0]
+            answer = shard.search("", queries[0], k, Criteria())[1][0]
             merge_ms = {n: merging(answer, k, n) for n in MERGED}
             counts = waves(layouts[1][1], queries, k)
             counted.append([kind, str(k), *(f"{value:,.0f}" for value in counts.values())])

@@ -4,14 +4,14 @@
 
 Starts a cluster on this machine: a head and three nodes of two cores. A node is lost by killing its processes.
 
-* Building: --rounds rounds of `lsr encode --ray` and `lsr index --ray`. A node is killed when half of the parts, or of
-  the shards, exist. Every file must have the same bytes as with one worker, and as without a cluster.
-* Searching: threads compare each result of a ShardedIndex with that of a single index, for --seconds per condition: all
-  is well; one replica is slow (its process is stopped four fifths of the time), with and without asking another replica
-  after 0.1 s; a node is killed and replaced every ten seconds, with two replicas and with one. A result counts as
-  right, as naming its missing shards (the rest of it must be right), or as wrong.
+* Building: --rounds rounds of `lsr encode --ray` and `lsr index --ray`. A node is killed when half of the parts or
+  shards exist. Every file must have the same bytes as with one worker or without a cluster.
+* Searching: threads compare each result of a ShardedIndex with the result of a single index, for --seconds per
+  condition: no failures; one replica is slow (its process is stopped four fifths of the time), with and without asking
+  another replica after 0.1 s; a node is killed and replaced every ten seconds, with two replicas and with one. A result
+  counts as right, as naming its missing shards (the other hits must be right), or as wrong.
 
-Documents and queries are those of the Cranfield collection. The documents are repeated, so that there are ties.
+Documents and queries are from the Cranfield collection. The documents are repeated, so that there are ties.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ from lsr.index.warmup import compile_kernels
 NODE = {"num_cpus": 2, "memory": 4 << 30, "object_store_memory": 80 << 20, "include_dashboard": False}
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_memory_monitor_refresh_ms": "0",  # else Ray kills workers when other programs fill the memory
+    "RAY_memory_monitor_refresh_ms": "0",  # otherwise Ray kills workers when other programs fill the memory
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_AUTH_MODE": "disabled",  # ignore tokens of this machine
+    "RAY_AUTH_MODE": "disabled",  # ignore this machine's tokens
 }
 K, QUERIES, THREADS = 10, 50, 2
 EVERY = 10.0  # seconds between kills
-PAUSE, BETWEEN = 0.2, 0.05  # seconds for which a slow replica is stopped, and then runs
+PAUSE, BETWEEN = 0.2, 0.05  # seconds for which a slow replica stops, and seconds for which it then runs
 BUILT = ("round", "command", "done at the kill", "workers lost", "files", "same bytes")
 SEARCHED = (
     "while", "replicas", "asks another after", "nodes killed", "answers", "right", "named what is missing", "wrong",
@@ -67,7 +67,7 @@ SEARCHED = (
 
 @contextmanager
 def several_nodes(nodes: int = 3) -> Iterator[Any]:
-    """Ray's test cluster: a head without cores, and nodes of two cores each."""
+    """Start Ray's test cluster: a head without cores, and nodes with two cores each."""
     with patch.dict(os.environ, ENVIRONMENT), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # while Ray is imported and started
         import ray
@@ -93,10 +93,10 @@ def kill_a_node(cluster: Any) -> None:
 
 
 def lsr(*args: Any, kill_in: Any = None, when: int = 0, there: Callable[[], int] = lambda: 0) -> tuple[str, int]:
-    """Run a command, and kill a node of a cluster once there() reaches `when`.
+    """Run a command, and kill a node of a cluster when there() reaches `when`.
 
     Returns:
-        Its stderr, and the value of there() at the kill; 0 if the command ended before.
+        The command's stderr, and the value of there() at the kill; 0 if the command ended before.
     """
     command, at = [sys.executable, "-m", "lsr", *map(str, args)], 0
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -112,7 +112,9 @@ def lsr(*args: Any, kill_in: Any = None, when: int = 0, there: Callable[[], int]
 
 
 def contents(folder: Path) -> list[tuple[str, str]]:
-    """(name, SHA-256) of the parts of a folder of vectors, or of all shards' files without random parts of names."""
+    """Return (name, SHA-256) of the parts of a folder of vectors, or of all shards' files without the names' random
+    parts.
+    """
     if not (folder / SHARDS).exists():
         return [(path.name, digest_file(path)) for path in sorted(folder.glob("part-*"))]
     manifests = read_manifests(Shards.read(folder)).values()
@@ -124,7 +126,7 @@ def contents(folder: Path) -> list[tuple[str, str]]:
 
 
 def build(cluster: Any, work: Path, rounds: int, copies: int, shards: int) -> list[dict[str, Any]]:
-    """Build repeatedly, killing a node half-way. Leaves `one`, a single index, and `shards` in `work`."""
+    """Build repeatedly, killing a node halfway. `one`, a single index, and `shards` stay in `work`."""
     source, vectors, one = work / "docs.jsonl", work / "vectors", work / "one"
     for path in (vectors, one, work / "shards", work / "many", *work.glob("*.partial")):
         shutil.rmtree(path, ignore_errors=True)
@@ -157,10 +159,10 @@ def build(cluster: Any, work: Path, rounds: int, copies: int, shards: int) -> li
 
 
 class Searches:
-    """Threads that search until the `with` ends, and compare each result with that of a single index.
+    """Threads that search until the `with` ends, and compare each result with the result of a single index.
 
     Attributes:
-        right: Number of results that equal those of the single index.
+        right: Number of results that equal the single index's.
         missing: Number of results, or errors, that name missing shards and are otherwise right.
         wrong: Descriptions of all other results and errors.
         milliseconds: Time of each search.
@@ -198,17 +200,17 @@ class Searches:
 
     @property
     def answers(self) -> int:
-        """Number of results so far."""
+        """Number of completed searches so far."""
         return len(self.milliseconds)
 
     def wait_for(self, answers: int) -> None:
-        """Wait for a number of further results, or for a wrong one."""
+        """Wait for a number of further searches, or for a wrong result."""
         enough = self.answers + answers
         while self.answers < enough and not self.wrong:
             time.sleep(0.01)
 
     def expected(self, number: int, missing: Sequence[str] = ()) -> list[tuple[str, float]]:
-        """The expected ids and scores of a query, without some shards."""
+        """Return the expected ids and scores of a query, without some shards."""
         docs, scores = self._rankings[number]
         kept = np.ones(len(docs), bool)
         for path in missing:
@@ -242,7 +244,7 @@ class Searches:
 
 
 def processes(index: ShardedIndex, shard: int) -> list[int]:
-    """Process ids of a shard's replicas."""
+    """Return the process ids of a shard's replicas."""
     import ray
 
     def own(_: object) -> int:
@@ -252,7 +254,7 @@ def processes(index: ShardedIndex, shard: int) -> list[int]:
 
 
 def replace_a_node(cluster: Any) -> None:
-    """Kill a node, and start another one half a period later."""
+    """Kill a node, and start another node half a period later."""
     time.sleep(EVERY / 2)
     kill_a_node(cluster)
     time.sleep(EVERY / 2)
@@ -269,7 +271,7 @@ def slow_down(process: int) -> None:
 
 
 def search(cluster: Any, work: Path, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
-    """Search under each condition; rows of the table, and descriptions of wrong results."""
+    """Search under each condition; return rows of the table, and descriptions of wrong results."""
     one, rows, wrong = Index.open(work / "one"), [], list[str]()
     queries = [one.query_vector(line["text"], "search") for line in cranfield("queries")[:QUERIES]]
     for what, replicas, hedge_after in (
@@ -311,7 +313,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=8)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    compile_kernels()  # once, not in every actor at the same time
+    compile_kernels()  # so that the actors don't compile them at the same time
     with several_nodes() as cluster:
         built = build(cluster, args.work, args.rounds, args.copies, args.shards)
         searched, wrong = search(cluster, args.work, args.seconds)

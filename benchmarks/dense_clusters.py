@@ -1,10 +1,10 @@
-"""Hybrid search that reads a part of the dense vectors, chosen by the sparse results, against one that reads all.
+"""Compare hybrid search over clusters of dense vectors that the sparse results select with a search over all vectors.
 
     NUMBA_NUM_THREADS=1 python benchmarks/dense_clusters.py --data FOLDER --work FOLDER --sparse FOLDER
 
-FOLDER holds scifact and squadshifts in BEIR layout; --sparse is a SPLADE encoder, whose results choose the clusters.
-The dense vectors are those of lsr-mini. Policies are trained on 809 and 1,000 training queries, without judgments, and
-compared on 300 and 500 others. --work keeps vectors and indexes, so an interrupted run resumes.
+FOLDER holds scifact and squadshifts in BEIR layout; --sparse is a SPLADE encoder, whose results select the clusters.
+The dense vectors are those of lsr-mini. Policies are trained without judgments on 809 and 1,000 training queries, and
+compared on 300 and 500 test queries. --work keeps vectors and indexes, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from lsr.io.runs import Run, read_qrels
 SETS = {"scifact": ("test", "train"), "squadshifts": ("dev", "train")}
 SHARES = (0.05, 0.1, 0.2)
 POLICIES = ("centroid", "overlap", "logistic", "lstm")
-RESULTS = (0, 50)  # sparse results whose own vectors are read
+RESULTS = (0, 50)  # numbers of sparse results whose vectors are always read
 _QUERIES, _TESTED, _K = 1000, 500, 10
 
 
 def cached(path: Path, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Vectors that are made once."""
+    """Load vectors from a file; make them if it doesn't exist."""
     if not path.exists():
         np.save(path, make())
     return np.asarray(np.load(path), np.float32)
 
 
 def queries(folder: Path, split: str, dense: Encoder, work: Path) -> tuple[list[str], list[str], NDArray[np.float32]]:
-    """Ids, texts and dense vectors of a split's first queries."""
+    """Return ids, texts and dense vectors of a split's first queries."""
     wanted = {*islice(read_qrels(folder / "qrels" / f"{split}.tsv"), _QUERIES)}
     found = [query for query in open_corpus(str(folder), queries=True) if query.id in wanted]
     texts = [query.content for query in found]
@@ -53,7 +53,7 @@ def queries(folder: Path, split: str, dense: Encoder, work: Path) -> tuple[list[
 
 
 def opened(folder: Path, sparse: str, dense: Encoder, work: Path) -> tuple[Index, DenseVectors]:
-    """The index and the dense vectors of a collection."""
+    """Open the index and the dense vectors of a collection; build them if needed."""
     path, docs = work / folder.name, list(open_corpus(str(folder)))
     index = Index.open(path) if path.exists() else Index.build(path, docs, encoder=sparse, passages=None)
     vectors = cached(work / f"{folder.name}-documents.npy", lambda: dense.encode_dense([doc.content for doc in docs]))
@@ -63,7 +63,7 @@ def opened(folder: Path, sparse: str, dense: Encoder, work: Path) -> tuple[Index
 
 
 def compared(folder: Path, sparse: str, dense: Encoder, work: Path) -> Iterator[dict[str, Any]]:
-    """The figures of a collection, a row for each policy and share."""
+    """Yield the figures of a collection, a row for each policy and share."""
     index, vectors = opened(folder, sparse, dense, work)
     test, train = SETS[folder.name]
     ids, texts, near = (some[:_TESTED] for some in queries(folder, test, dense, work))

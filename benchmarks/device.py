@@ -1,4 +1,4 @@
-"""Compare batches of queries on a GPU with the CPU kernels: equal results, queries per second.
+"""Compare batches of queries on a GPU with the CPU kernels: results must be equal, and queries per second are measured.
 
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/device.py --data FOLDER [--device cuda] [--queries 1000]
@@ -28,7 +28,7 @@ KS, ROUNDS = (10, 100, 1000), 3
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """The median of several rounds, after a warm-up round."""
+    """Measure the median seconds of several rounds, after a warm-up round."""
     times = []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()

@@ -5,13 +5,14 @@
 Three collections (after arXiv 2012.14210 and 2508.21038):
 
     growing    the evidence of 300 claims of climate-fever-evidence, to which its other documents, passages of
-               msmarco-dl19-pool and glosses of wordnet-glosses are added
+               msmarco-dl19-pool, and glosses of wordnet-glosses are added
     random     all of climate-fever-evidence, to which texts of random letters are added
-    pairs      who likes what: 46 documents, and a query for each pair of them; documents that answer no query are added
+    pairs      46 documents that say who likes what, and a query for each pair of them; documents that answer no query
+               are added
 
 --data has the collections in BEIR layout, --sparse is the folder of splade-tiny. Dense vectors are those of lsr-mini,
-cut to their first singular directions; codes are learned from these vectors. --work keeps vectors and figures, so an
-interrupted run resumes.
+projected onto their first singular directions; codes are learned from these vectors. --work keeps vectors and figures,
+so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _QUERIES = 300
 _GLOSSES = 20_000
 _RANDOM = 10_000
 _OTHERS = 954  # documents of "pairs" that answer no query
-Scores = Callable[[int], NDArray[np.floating]]  # n to the scores of the first n documents, (n_queries, n)
+Scores = Callable[[int], NDArray[np.floating]]  # maps n to the scores of the first n documents, (n_queries, n)
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Texts:
     """A collection in the order in which it grows.
 
     Attributes:
-        name: Its name.
+        name: Name of the collection.
         documents: Texts.
         queries: Texts.
         relevant: Numbers of each query's relevant documents.
@@ -118,7 +119,7 @@ def collections(data: Path) -> Iterator[Texts]:
 
 
 def encoded(encoder: Any, texts: list[str], work: Path, *, both: bool) -> tuple[SparseMatrix, NDArray[np.float32]]:
-    """Return sparse and dense vectors of texts, and keep them in `work`; without `both`, dense ones have width 0."""
+    """Return sparse and dense vectors of texts, and keep them in `work`; without `both`, dense vectors have width 0."""
     parts, dense = [], []
     with progress(len(texts), "encode", "documents") as bar:
         for first in range(0, len(texts), _CHUNK):
@@ -164,7 +165,7 @@ def systems(texts: Texts, work: Path, sparse: Path) -> Iterator[tuple[str, Score
 
     @cache
     def fitted(n: int) -> tuple[BM25Encoder, NDArray[np.floating]]:
-        """BM25 of the first n documents, and its scores."""
+        """Return BM25 fitted to the first n documents, and its scores."""
         lexical, some = BM25Encoder(), texts.documents[:n]
         lexical.fit(some)
         return lexical, products(lexical.encode_query(texts.queries), lexical.encode_document(some))(n)
@@ -266,7 +267,7 @@ def drawn(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the study, print and keep its tables, draw the figure."""
+    """Run the study, print and keep its tables, and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)

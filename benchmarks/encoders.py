@@ -1,11 +1,11 @@
-"""Speed of the encoders on the same texts in one run: documents per second, milliseconds per query.
+"""Measure the encoders' speed on the same texts in one run: documents per second, milliseconds per query.
 
     python benchmarks/encoders.py [--data FOLDER] [--encoder lsr-mini --encoder "lsr-mini, both vectors"] [--rounds 3]
 
-FOLDER is a collection in BEIR layout; the default is the Cranfield collection of the package. "NAME, both vectors"
-makes the dense vectors, too; "NAME, query model" also encodes queries with splade-tiny. Each encoder is warmed up on a
-few texts; rounds are interleaved, and the median counts. Documents are encoded on all available cores, queries one by
-one. BM25 is left out: it takes the same time with any model.
+FOLDER is a collection in BEIR layout; the default is the Cranfield collection of the package. "NAME, both vectors" also
+computes the dense vectors; "NAME, query model" also encodes queries with splade-tiny. Each encoder is warmed up on a
+few texts; rounds are interleaved, and the median is reported. Documents are encoded on all available cores, queries one
+by one. BM25 scores are left out, because they take the same time with any model.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _documents(encoder: Encoder, texts: list[str], *, both: bool) -> float:
-    """Encode documents; returns their mean number of terms."""
+    """Encode documents, and return their mean number of terms."""
     vectors = encoder.encode_both(texts)[0] if both else encoder.encode_document(texts)
     return float(vectors.lengths().mean())
 

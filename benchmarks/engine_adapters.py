@@ -1,7 +1,7 @@
 """Adapters of the engines: engines.py copies this file into its copy of the peer harness as adapters.py.
 
-Every engine's virtual environment imports it, so lsr is only imported where it is used. engines.json beside it lists
-the engines to run; harness.py has the harness's own adapters.
+Every engine's virtual environment imports this file, so functions import lsr only when they use it. engines.json in the
+same folder lists the engines to run; harness.py has the harness's own adapters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Lsr(Adapter):
     """lsr, run by the interpreter that runs the benchmark."""
 
     venv = sys.prefix
-    # Without NUMBA_CACHE_DIR, lsr uses a cache folder of its own, in which it notices changed kernels. Numba may not.
+    # Without NUMBA_CACHE_DIR, lsr uses its own cache folder, in which it detects changed kernels; Numba may miss them.
     env: ClassVar[dict[str, str]] = {"NUMBA_CACHE_DIR": ""}
     settings: ClassVar[dict[str, Any]] = {}
 
@@ -56,20 +56,20 @@ class Lsr(Adapter):
             index.searcher.search(*vectors.row(0), 10, SearchSettings(algorithm))
 
     def prepare(self, index: Any, terms: Any, weights: Any, k: int, **settings: Any) -> Any:
-        """The query in the engine's own form: ascending terms, weights and search settings."""
+        """Convert a query to the engine's own form: ascending terms, weights and search settings."""
         from lsr.index.search.settings import SearchSettings
 
         order = np.argsort(terms)
         return terms[order].astype(np.uint32), weights[order].astype(np.float32), SearchSettings(**settings)
 
     def search(self, index: Any, query: Any, k: int, **settings: Any) -> Any:
-        """Documents and scores."""
+        """Return documents and scores."""
         terms, weights, how = query
         return index.searcher.search(terms, weights, k, how)
 
 
 def runnable(engine: dict[str, Any]) -> type[Adapter]:
-    """The adapter of one of engines.py's engines."""
+    """Make the adapter of an engine of engines.py."""
     base = Lsr if engine["adapter"] == "lsr" else ADAPTERS[engine["adapter"]]
 
     class Runnable(base):

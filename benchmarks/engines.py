@@ -5,13 +5,14 @@
     python benchmarks/vectors.py --data COLLECTIONS --out FOLDER --encoder ENCODER    # or real vectors
     python benchmarks/engines.py --vectors DOCS.jsonl.gz QUERIES.jsonl.gz --engines splade_index,lsr
 
-PEERS is the peer harness, which measures; $PEERS_HOME holds a virtual environment for each rival, made by the harness's
-setup_venvs.sh. Each engine runs in its own process, one query at a time on one thread, with rounds interleaved over the
-engines; a query's latency is the median of its rounds. The timed call is the engine's Python entry point with a query
-in the engine's own form (Searcher.search for lsr). All engines get the same 8-bit weights. Recall is the share of the k
-results whose true score reaches the true k-th best, so ties don't matter. BMP rounds query weights to 1..32 before it
-searches exactly; --query-levels 32 rounds them for all engines. Peak memory is that of the building process with
-libraries and vectors. Kernels are compiled before a build is timed.
+PEERS is the folder of the peer harness, which measures the engines; $PEERS_HOME holds a virtual environment for each
+rival, made by the harness's setup_venvs.sh. Each engine runs in its own process, one query at a time on one thread,
+with rounds interleaved over the engines; a query's latency is the median of its rounds. The timed call is the engine's
+Python entry point with a query in the engine's own form (Searcher.search for lsr). All engines get the same 8-bit
+weights. Recall is the share of the k results whose true score is at least the true k-th best score, so ties don't
+matter. BMP rounds query weights to 1..32 before it searches exactly; --query-levels 32 rounds them for all engines.
+Peak memory is that of the building process, including libraries and vectors. Kernels are compiled before a build is
+timed.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ from vectors import save
 from lsr import SparseMatrix, read_vectors
 from lsr.console import note, table
 
-Variants = dict[str, dict[str, Any]]  # name -> keywords of the search
+Variants = dict[str, dict[str, Any]]  # {name: keyword arguments of the search}
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A build of an engine, which is searched with every variant.
+    """A build of an engine, and the variants of search to measure.
 
     Attributes:
         adapter: Name of the harness's class, or "lsr".
         package: Distribution whose version is reported.
         exact: Variants that guarantee the exact ranking.
         approximate: Other variants.
-        build: Keywords of the build; only for lsr.
+        build: Keyword arguments of the build; only for lsr.
         compiles: Whether to compile kernels on a toy index before the build.
     """
 
@@ -97,7 +98,7 @@ def lay_out(vectors: Path, queries: Path, folder: Path) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Run the harness over the engines; returns the content of its result file."""
+    """Run the harness over the engines, and return the content of its result file."""
     with tempfile.TemporaryDirectory(prefix="lsr-engines-") as folder:
         work = Path(folder)
         for name in ("run_peers.py", "worker.py"):
@@ -128,7 +129,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def builds_of(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the builds."""
+    """Return rows of the builds."""
     return [
         {
             "engine": name,
@@ -143,7 +144,7 @@ def builds_of(measured: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def searches_of(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of latency and recall by k, fastest first, with the ratio to the fastest exact rival."""
+    """Return rows of latency and recall by k, fastest first, with the ratio to the fastest exact rival."""
     rows: list[dict[str, Any]] = []
     for result in measured["results"]:
         name = result["peer"]
@@ -164,7 +165,9 @@ def searches_of(measured: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def best_of(searches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The fastest variant of each approximate engine, and of lsr, at each recall; None if none reaches it."""
+    """Return the fastest variant of each approximate engine, and of lsr, at each recall; None if no variant reaches
+    it.
+    """
     best = []
     for k in sorted({row["k"] for row in searches}):
         for recall in RECALLS:
@@ -177,7 +180,7 @@ def best_of(searches: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def title(row: dict[str, Any]) -> str:
-    """Engine and variant."""
+    """Return engine and variant as text."""
     return f"{row['engine']} {row['variant']}".rstrip()
 
 

@@ -1,10 +1,10 @@
-"""Number and weight of the documents of pseudo-relevance feedback: the defaults of `expand_query` and `expand_dense`.
+"""Choose the defaults of `expand_query` and `expand_dense`: number and weight of the documents that give feedback.
 
     NUMBA_NUM_THREADS=1 python benchmarks/feedback.py --data FOLDER
 
-FOLDER holds collections in BEIR layout. Of each, 400 queries of the training split are drawn, and 3,000 documents that
-include all judged ones (of SciFact all documents). The table shows mean differences to searches without feedback. Most
-of these queries have one relevant document.
+FOLDER holds collections in BEIR layout. From each collection, 400 training queries are sampled, and 3,000 documents
+that include all judged documents (from SciFact, all documents). The table shows mean differences from searches without
+feedback. Most of these queries have one relevant document.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Setting = tuple[int, int, float]  # documents, terms, weight
 
 
 def drawn(dataset: Dataset, name: str) -> tuple[list[dict[str, str]], dict[str, dict[str, int]]]:
-    """The sampled queries' judgments, and documents that include the judged ones."""
+    """Return documents, including all judged documents, and the judgments of sampled queries."""
     rng = np.random.default_rng(0)
     chosen = rng.choice(sorted(dataset.qrels), min(QUERIES, len(dataset.qrels)), replace=False)
     qrels = {query: dataset.qrels[query] for query in chosen.tolist()}
@@ -54,7 +54,7 @@ def drawn(dataset: Dataset, name: str) -> tuple[list[dict[str, str]], dict[str, 
 
 
 def sparse(index: Index, queries: SparseMatrix) -> dict[Setting, list[dict[str, float]]]:
-    """{setting: for each query {document: score}}; (0, 0, 0) is without feedback."""
+    """Return {setting: for each query {document: score}}; (0, 0, 0) is without feedback."""
     found: dict[Setting, list[dict[str, float]]] = {}
     plain = index.search_batch(queries, 100)
     found[0, 0, 0.0] = [{hit.id: hit.score for hit in hits} for hits in plain]
@@ -69,7 +69,7 @@ def sparse(index: Index, queries: SparseMatrix) -> dict[Setting, list[dict[str, 
 
 
 def dense(index: Index, texts: list[str]) -> dict[Setting, list[dict[str, float]]]:
-    """The same for dense vectors, whose settings have no terms."""
+    """Like `sparse`, but with dense vectors, whose settings have no terms."""
     queries = index.encoder.encode_dense(texts, queries=True)
     documents = stored_dense(index, range(len(index)))
     ids = [index.documents.id(doc) for doc in range(len(index))]
@@ -88,7 +88,7 @@ def dense(index: Index, texts: list[str]) -> dict[Setting, list[dict[str, float]
 
 
 def main() -> None:
-    """Measure all settings, and print the best by the sum of both measures."""
+    """Measure all settings, and print those with the largest sum of both measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     folder = parser.parse_args().data

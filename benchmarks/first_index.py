@@ -1,10 +1,10 @@
-"""The time that `lsr index FOLDER` takes for a folder of documentation, from files to an index that answers.
+"""Measure the time of `lsr index FOLDER` for a folder of documentation, from files to a searchable index.
 
     pip download --no-deps --dest SDISTS --no-binary NAMES NAMES   # rivals.PAGES and MORE, with commas, then spaces
     python benchmarks/first_index.py --sdists SDISTS [--encoders lsr-mini lsr-tiny] [--hybrid]
 
-Times are those of whole commands, with the start of Python, while nothing else runs. A small index is built first, to
-compile the kernels, which happens once after an installation.
+Times are those of whole commands, including the start of Python; run nothing else at the same time. A small index is
+built first, to compile the kernels, which happens once per installation.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from rivals import PAGES, unpack
 from lsr import Index
 from lsr.console import table
 
-MORE = {"django": "docs"}  # so that there are 13,000 passages
+MORE = {"django": "docs"}  # increases the number of passages to 13,000
 
 
 def built(folder: Path, out: Path, encoder: str, hybrid: bool) -> float:
-    """Seconds that the command takes."""
+    """Run the command, and return its seconds."""
     command = [sys.executable, "-m", "lsr", "index", str(folder), "--out", str(out), "--encoder", encoder]
     start = time.perf_counter()
     subprocess.run([*command, *["--hybrid"] * hybrid], check=True, capture_output=True)

@@ -1,11 +1,12 @@
-"""BM25 on collections in two languages: one language for all documents, known languages, or detected ones.
+"""Compare BM25 on collections in two languages with one language for all documents, known or detected languages.
 
     python benchmarks/languages.py --data FOLDER
 
-FOLDER holds XQuAD's files: xquad.en.json and so on.
+FOLDER holds XQuAD's files, such as xquad.en.json.
 
 XQuAD (Artetxe, Ruder & Yogatama 2020) has the same 240 paragraphs and 1,190 questions in 12 languages, translated by
-people. A collection here is the paragraphs in two languages; the relevant paragraph is that in the question's language.
+people. Each collection here has the paragraphs in two languages; the relevant paragraph is the paragraph in the
+question's language.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Known(MixedAnalyzer):
 
 
 def read(folder, code):
-    """Paragraphs, and [(question, its paragraph)]."""
+    """Return paragraphs, and [(question, number of its paragraph)]."""
     paragraphs, questions = [], []
     for article in json.loads((folder / f"xquad.{code}.json").read_text(encoding="utf-8"))["data"]:
         for one in article["paragraphs"]:
@@ -47,7 +48,7 @@ def read(folder, code):
 
 
 def ndcg(encoder, paragraphs, questions):
-    """(n,) nDCG@10 of each question; paragraphs with equal scores all get their mean rank."""
+    """Return nDCG@10 of each question, (n,); paragraphs with equal scores get their mean rank."""
     encoder.fit(paragraphs)
     documents, asked = encoder.encode_document(paragraphs), encoder.encode_query([text for text, _ in questions])
     dense = np.zeros((len(paragraphs), encoder.n_terms), np.float32)
@@ -64,7 +65,7 @@ def ndcg(encoder, paragraphs, questions):
 
 
 def compared(folder, codes):
-    """{method: nDCG@10 of each question} on the collection in some languages."""
+    """Return {method: nDCG@10 of each question} on the collection in some languages."""
     paragraphs, questions, language_by_text = [], [], {}
     for code in codes:
         texts, asked = read(folder, code)

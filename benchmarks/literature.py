@@ -1,11 +1,11 @@
-"""The systems of `configs/eval/literature.yaml` on judged collections, as one table.
+"""Compare the systems of `configs/eval/literature.yaml` on judged collections, in one table.
 
     NUMBA_NUM_THREADS=1 python benchmarks/literature.py --data FOLDER --work FOLDER
     NUMBA_NUM_THREADS=1 python benchmarks/literature.py --data FOLDER --work FOLDER --imitated
 
-FOLDER holds the collections of SETS in BEIR layout, and wordnet-glosses/, whose synonyms are entities; --sets takes
-other collections. --imitated compares dense vectors that imitate BM25 on the questions of squadshifts (split dev), for
-several weights beside the dense vector. --work keeps the experiment's folder, so that an interrupted run resumes.
+FOLDER holds the collections of SETS in BEIR layout, and wordnet-glosses/, whose synonyms become entities; --sets names
+other collections. --imitated instead tries a dense vector that imitates BM25, on the questions of squadshifts (split
+dev), with several weights beside the dense vector. --work keeps the experiment's folder, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ WEIGHTS = (0.1, 0.3, 0.5, 1.0, 1.43)  # of the imitated vector beside the dense 
 
 
 def write_synonyms(glosses: Path, path: Path) -> None:
-    """Write WordNet's nouns with several names as entities; names of several nouns are left out, being ambiguous."""
+    """Write WordNet's nouns with several names as entities. Names of several nouns are ambiguous, so they are left
+    out.
+    """
     qrels, _ = open_qrels(str(glosses), "train")
     names: dict[str, list[str]] = defaultdict(list)
     for query in open_corpus(str(glosses), queries=True):

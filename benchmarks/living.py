@@ -1,13 +1,13 @@
-"""A living index: adding, visibility, many segments, merging, filters, opening, memory.
+"""Measure a living index: adding, visibility, many segments, merging, filters, opening, memory.
 
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
-    pip install qdrant-client                                  # the rival for filters
+    pip install qdrant-client                                  # compared with lsr's filters
     NUMBA_NUM_THREADS=1 python benchmarks/living.py --data FOLDER --work WORK [--queries 200]
 
-One query at a time on one thread, with interleaved rounds. Documents are given as vectors, so times exclude encoding.
-Filters are conditions on a number "n" that is independent of the vectors and selects a share of the documents. The
-baseline is scipy's CSC product over all documents, then the filter, then the best k. Qdrant's local mode is compared on
-the first 20,000 documents.
+Queries run one at a time on one thread, with interleaved rounds. Documents are given as vectors, so times exclude
+encoding. Filters are conditions on a number "n" that is independent of the vectors and selects a share of the
+documents. The baseline is scipy's CSC product over all documents, followed by the filter and the selection of the best
+k. Qdrant's local mode is compared on the first 20,000 documents.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ RIVAL_DOCUMENTS = 20_000
 
 
 def load(folder: Path, name: str) -> NDArray[Any]:
-    """An array of the harness's data."""
+    """Open an array of the harness's data."""
     array: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r")
     return array
 
 
 def vectors_of(matrix: SparseMatrix, numbers: NDArray[np.int64], first: int = 0) -> Vectors:
-    """Vectors of documents with the number to filter by, read in batches like a file."""
+    """Return vectors of documents with a number to filter by, read in batches like a file."""
 
     def read(_: Vectors) -> Iterator[VectorBatch]:
         for start in range(0, len(matrix), 4096):
@@ -65,14 +65,14 @@ def vectors_of(matrix: SparseMatrix, numbers: NDArray[np.int64], first: int = 0)
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Time of a call."""
+    """Measure the seconds of a call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def additions(index: Index, matrix: SparseMatrix, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Time to add documents to a large index until another reader sees them."""
+    """Measure the time from adding documents to a large index until another reader sees them."""
     reader = Index.open(index.path)
     rows, first = [], len(numbers) - sum(ADDS) * 5
     for count in ADDS:
@@ -95,7 +95,7 @@ def additions(index: Index, matrix: SparseMatrix, numbers: NDArray[np.int64]) ->
 
 
 def segments(work: Path, matrix: SparseMatrix, numbers: NDArray[np.int64], queries: list[SparseMatrix]) -> Any:
-    """Latency of the same documents in one segment, in many, and after merging; all results must be equal."""
+    """Measure latency with the same documents in one segment, in many, and after merging; all results must be equal."""
     indexes: dict[str, Index] = {}
     for number, (name, shares) in enumerate(SEGMENTS.items()):
         ends = (np.cumsum([0, *shares]) / sum(shares) * len(matrix)).astype(int)
@@ -121,7 +121,9 @@ def segments(work: Path, matrix: SparseMatrix, numbers: NDArray[np.int64], queri
 
 
 def filters(index: Index, matrix: SparseMatrix, numbers: NDArray[np.int64], queries: list[SparseMatrix]) -> Any:
-    """Latency by the share of documents that pass a filter, compared with a full scan followed by the filter."""
+    """Measure latency by the share of documents that pass a filter, compared with a full scan followed by the
+    filter.
+    """
     columns = matrix.to_scipy().tocsc()
     rows = []
     for share in SHARES:
@@ -150,14 +152,14 @@ def filters(index: Index, matrix: SparseMatrix, numbers: NDArray[np.int64], quer
 
 
 def rival(work: Path, matrix: SparseMatrix, numbers: NDArray[np.int64], queries: list[SparseMatrix]) -> Any:
-    """The same compared with Qdrant's local mode, on fewer documents; None if it isn't installed."""
+    """Compare filters with Qdrant's local mode, on fewer documents; None if Qdrant isn't installed."""
     try:
         from qdrant_client import QdrantClient, models
     except ImportError:
         return None
     n = min(RIVAL_DOCUMENTS, len(matrix))
     index = Index.build(work / "rival", vectors_of(matrix[:n], numbers), overwrite=True)
-    warnings.simplefilter("ignore")  # it warns that it is for small collections
+    warnings.simplefilter("ignore")  # Qdrant warns that its local mode is for small collections
     client = QdrantClient(":memory:")
     client.create_collection("c", vectors_config={}, sparse_vectors_config={"s": models.SparseVectorParams()})
 
@@ -194,13 +196,13 @@ def rival(work: Path, matrix: SparseMatrix, numbers: NDArray[np.int64], queries:
 
 
 def resident(path: Path, queries: Path) -> dict[str, Any]:
-    """In a new process: time to open, and memory before opening, after it, and after queries."""
+    """Measure in a new process: time to open, and memory before opening, after opening, and after queries."""
     command = [sys.executable, __file__, "--resident", str(path), str(queries)]
     return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
 
 
 def measure_resident(path: Path, queries: Path) -> None:
-    """The part of `resident` that runs in the new process."""
+    """Run the part of `resident` that belongs in the new process."""
     rows = load_matrix(queries)
     toy = Path(str(path) + "-toy")
     Index.build(toy, rows[:50], overwrite=True).search(rows[0])  # so that `before` includes the compiled kernels
@@ -222,7 +224,7 @@ def measure_resident(path: Path, queries: Path) -> None:
 
 
 def held() -> float:
-    """Megabytes of memory of this process, on Linux without pages of mapped files."""
+    """Return megabytes of memory of this process, on Linux without pages of mapped files."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             kinds = dict(line.split(":", 1) for line in file if line.startswith("Rss"))

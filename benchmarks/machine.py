@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def conditions() -> dict[str, str]:
-    """Machine, date and versions."""
+    """Return machine, date and versions."""
     return {
         "machine": machine(),
         "date": date.today().isoformat(),
@@ -34,7 +34,7 @@ def peak_memory() -> float:
 
 
 def keep(name: str, values: dict[str, Any]) -> None:
-    """Write results/NAME.json."""
+    """Write values and conditions to results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**conditions(), **values}, indent=1) + "\n")

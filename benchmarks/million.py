@@ -1,11 +1,13 @@
-"""A million random documents of 120 terms: build rate, peak memory, bytes per posting, open time, latency.
+"""Measure an index of a million random documents of 120 terms: build rate, peak memory, bytes per posting, open time,
+latency.
 
     python benchmarks/million.py [--documents 1000000] [--work FOLDER]
 
-Terms follow a Zipf-Mandelbrot law as in learned sparse vectors, weights are log-normal, and documents are independent:
-the worst case both for skipping and for finding a better order of the documents. Queries have 24 terms. The vectors are
-written to Parquet, and a separate process builds the index, so that its peak memory can be measured. The baseline is
-search without an index: a scipy CSC matrix times the query, then numpy's argpartition. Its results must equal lsr's.
+Terms follow a Zipf-Mandelbrot law, as in learned sparse vectors, and weights are log-normal. Documents are independent,
+which is the worst case for skipping and for finding a better order of the documents. Queries have 24 terms. The vectors
+are written to Parquet, and a separate process builds the index, so that its peak memory can be measured. The baseline
+is search without an index: a scipy CSC matrix times the query, followed by numpy's argpartition. lsr's scores must
+equal brute force.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ QUERY_TERMS = 24
 
 
 def random_rows(rng: np.random.Generator, n: int, terms: int, popularity: np.ndarray) -> SparseMatrix:
-    """n rows of `terms` different terms each."""
+    """Draw n rows of `terms` different terms each."""
     drawn = np.searchsorted(np.cumsum(popularity), rng.random((n, terms * 2)))
     rows = []
     for row in np.minimum(drawn, N_TERMS - 1):
@@ -45,7 +47,7 @@ def random_rows(rng: np.random.Generator, n: int, terms: int, popularity: np.nda
 
 
 def write_vectors(path: Path, n: int, seed: int) -> tuple[np.ndarray, np.random.Generator]:
-    """Write the documents to Parquet; returns popularities for queries, and the generator."""
+    """Write the documents to Parquet; return the popularity of terms, for queries, and the random generator."""
     rng = np.random.default_rng(seed)
     popularity = 1 / (np.arange(N_TERMS) + 10.0) ** 0.75
     popularity = rng.permutation(popularity / popularity.sum())
@@ -60,7 +62,7 @@ def write_vectors(path: Path, n: int, seed: int) -> tuple[np.ndarray, np.random.
 
 def build(vectors: str, out: str, memory: int) -> None:
     """Build in this process and print seconds and peak memory as JSON."""
-    # Compile the kernels on a toy index first: that happens once per machine, not per index.
+    # The kernels are compiled on a toy index first, because this happens only once per machine.
     toy = SparseMatrix.from_dicts([{i % 100: 1.0, i % 99 + 100: 0.5} for i in range(400)], N_TERMS)
     Index.build(out, toy, overwrite=True, order="bisection").search(toy[0])
     before = peak_memory()

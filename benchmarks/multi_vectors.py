@@ -1,9 +1,10 @@
-"""Several dense vectors for each document, of which the nearest to the query counts, against one vector.
+"""Compare several dense vectors per document, of which the nearest to the query counts, with one vector.
 
     NUMBA_NUM_THREADS=1 python benchmarks/multi_vectors.py --data FOLDER --work FOLDER
 
-FOLDER holds cranfield and scifact in BEIR layout; of scifact the judged documents and every fourth other one are used.
-The model is lsr-mini, which was trained for one vector. --work keeps the vectors, so an interrupted run resumes.
+FOLDER holds cranfield and scifact in BEIR layout; of scifact, the judged documents and every fourth of the other
+documents are used. The model is lsr-mini, which was trained for one vector. --work keeps the vectors, so an interrupted
+run resumes.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from lsr.eval.measures import parse_measures, score_run
 from lsr.io.runs import read_qrels
 
 SETS = {"cranfield": 1, "scifact": 4}
-PARTS = (2, 4)  # parts, beside the text as a whole
-FIRST = 8  # token states of ME-BERT, which this model wasn't trained for
+PARTS = (2, 4)  # numbers of parts, in addition to the whole text
+FIRST = 8  # number of token states as in ME-BERT; lsr-mini wasn't trained for this
 
 
 def _first(states: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The states of the first tokens; a short text repeats them."""
+    """Return the states of the first tokens; those of a short text are repeated."""
     return states[np.arange(FIRST) % len(states)]
 
 
 def compared(folder: Path, encoder: Encoder, work: Path, every: int) -> list[dict[str, Any]]:
-    """nDCG@10 and R@100 of each kind of vectors on a collection."""
+    """Measure nDCG@10 and R@100 of each kind of vectors on a collection."""
     qrels = read_qrels(folder / "qrels" / "test.tsv")
     judged = {doc for grades in qrels.values() for doc in grades}
     documents = [doc for i, doc in enumerate(open_corpus(str(folder))) if doc.id in judged or i % every == 0]

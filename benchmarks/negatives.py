@@ -1,12 +1,13 @@
-"""Negatives when judgments were hidden on purpose: all, filtered by a teacher, and weighted against pooling bias.
+"""Training with hidden judgments: all negatives, negatives filtered by a teacher, and weights that correct pooling
+bias.
 
     NUMBA_NUM_THREADS=1 python benchmarks/negatives.py --data FOLDER --work FOLDER
 
 FOLDER holds cranfield and msmarco-dl19-pool in BEIR layout. Only relevant documents among BM25's first 20 stay judged,
-as if BM25 had made the pool. A linear map of lsr-mini's dense query vectors is trained with BM25's first 100 as
-negatives; the teacher is lsr-tiny's learned half. Then the other documents are ranked for the same queries: the hidden
-ones are what a ranking should find. Documents that are neither judged nor among BM25's first 100 of a query are left
-out. --work keeps the vectors.
+as if BM25 had made the pool; the judgments of the others are hidden. A linear map of lsr-mini's dense query vectors is
+trained with BM25's first 100 as negatives; the teacher is lsr-tiny's learned half. Then all documents except the judged
+ones are ranked for the same queries, and a good ranking finds the hidden relevant documents. Documents that are neither
+judged nor among BM25's first 100 for a query are left out. --work keeps the vectors.
 """
 
 from __future__ import annotations
@@ -29,18 +30,20 @@ from lsr.train.losses import info_nce
 from lsr.train.mining import MiningReport, MiningSettings, mine_negatives
 from lsr.train.pooling import pooling_weights
 
-SETS = {"cranfield": 1, "msmarco-dl19-pool": 2}  # least grade of a relevant document
+SETS = {"cranfield": 1, "msmarco-dl19-pool": 2}  # lowest grade of a relevant document
 _POOL, _DEPTH, _EPOCHS, _RATE, _TEMPERATURE = 20, 100, 10, 1e-4, 0.05
 
 
 def run_of(ids: list[str], docs: list[str], scores: NDArray[np.float32], k: int) -> Run:
-    """The k best documents of each query."""
+    """Return the k best documents of each query."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return {query: {docs[i]: float(row[i]) for i in own} for query, own, row in zip(ids, best, scores, strict=True)}
 
 
 def vectors(folder: Path, work: Path) -> tuple[list[str], list[str], dict[str, Any]]:
-    """Ids of queries and documents; dense vectors of both, and all scores of BM25 and the teacher."""
+    """Return ids of queries and documents, and arrays: dense vectors of both, and all scores of BM25 and the
+    teacher.
+    """
     wanted = read_qrels(folder / "qrels" / "test.tsv")
     documents = list(open_corpus(str(folder)))
     asked = [query for query in open_corpus(str(folder), queries=True) if query.id in wanted]
@@ -74,7 +77,7 @@ def trained(
     places: dict[str, int],
     given: dict[str, Any],
 ) -> NDArray[np.float32]:
-    """A map of query vectors, trained on some queries."""
+    """Train a linear map of query vectors; return its difference from the identity."""
     torch.manual_seed(0)
     queries, documents = torch.from_numpy(given["queries"]), torch.from_numpy(given["documents"])
     change = torch.nn.Parameter(torch.zeros(queries.shape[1], queries.shape[1]))
@@ -97,14 +100,14 @@ def trained(
 
 
 def auc(values: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """Chance that a hidden positive has a larger value than another document."""
+    """Return the probability that a hidden positive has a larger value than another document."""
     ranks = np.argsort(np.argsort(values))
     n = int(labels.sum())
     return float((ranks[labels].mean() - (n - 1) / 2) / (len(labels) - n))
 
 
 def compared(folder: Path, work: Path, least: int) -> dict[str, Any]:
-    """The figures of a collection."""
+    """Return the figures of a collection."""
     ids, docs, given = vectors(folder, work)
     judged = read_qrels(folder / "qrels" / "test.tsv")
     truth = {q: {doc for doc, grade in judged[q].items() if grade >= least} for q in ids}

@@ -1,12 +1,12 @@
-"""Effect of storage order and block size: how many blocks a search for the best k documents has to open, and how many
-bytes each file takes for a posting.
+"""Measure the effect of storage order and block size: how many blocks a search for the best k documents has to read,
+and how many bytes per posting each file takes.
 
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/order.py --data FOLDER [--queries 40]
 
 Compares random order, graph bisection alone, "ours" (clusters, then bisection, as lsr orders large segments), and the
 generator's own order (topic, cluster), an oracle that real vectors lack. Counts the blocks whose upper bound reaches
-the k-th best score, and the same for runs of blocks, as superblocks would need it.
+the k-th best score, and also runs of blocks, which could form superblocks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RUNS = (1, 4, 8, 16)  # blocks per run
 
 @kernel
 def bounds_of(files: Any, query: Any, run: int, row: Any, out: Any) -> int:
-    """Write the upper bounds of all runs of `run` blocks to `out`; returns the number of runs."""
+    """Write the upper bounds of all runs of `run` blocks to `out`, and return the number of runs."""
     at = 0
     out[:] = 0
     for w in range(len(files.windows)):
@@ -68,7 +68,7 @@ def bounds_of(files: Any, query: Any, run: int, row: Any, out: Any) -> int:
 
 
 def left(index: Index, queries: SparseMatrix, ks: tuple[int, ...]) -> dict[str, dict[str, float]]:
-    """Numbers of runs of blocks: all, and those to score, as mean and median over the queries."""
+    """Count all runs of blocks, and the runs that must be scored, as mean and median over the queries."""
     searcher = index.searcher
     (group,), every = searcher._groups, np.empty(0, np.uint8)
     counts: dict[tuple[int, int], list[int]] = {}
@@ -117,7 +117,7 @@ def main() -> None:
     oracles = []
     if (args.data / "doc_topic.npy").is_file():
         oracles = [("oracle", documents[np.lexsort((load("doc_cluster"), load("doc_topic")))], "given")]
-    else:  # real vectors, which come collection by collection
+    else:  # real vectors, which are ordered by collection
         documents = documents[np.random.default_rng(0).permutation(n)]
     facts: dict[str, Any] = {"documents": n}
     rows = []

@@ -1,11 +1,11 @@
-"""Check the training data of the shipped encoders for texts of the collections that they are evaluated on.
+"""Check whether the training data of the shipped encoders has texts of the collections used for evaluation.
 
     python benchmarks/overlap.py --data FOLDER --work FOLDER
 
---data has the collections, --work the output of examples/shipped_models.py: documents.jsonl.gz and train/. Texts are
-compared as sequences of lower-case words without punctuation. A query overlaps if it is also a training query. A query
-of four or more words also overlaps if its set of words is nearly that of a training query (Jaccard similarity of at
-least 0.8). A document overlaps if it shares a run of 20 words with a training document. Relevant documents are also
+--data has the collections, and --work the output of examples/shipped_models.py: documents.jsonl.gz and train/. Texts
+are compared as sequences of lower-case words without punctuation. A query overlaps if it is also a training query. A
+query of four or more words also overlaps if its set of words has a Jaccard similarity of at least 0.8 to that of a
+training query. A document overlaps if it shares a run of 20 words with a training document. Relevant documents are also
 counted separately.
 """
 
@@ -31,12 +31,12 @@ _RUN, _SAME, _SHORT = 20, 0.8, 4
 
 
 def words(text: str) -> tuple[str, ...]:
-    """A text's words."""
+    """Return a text's words."""
     return tuple(re.findall(r"\w+", text.lower()))
 
 
 def runs(text: str) -> Iterator[int]:
-    """Hashes of all runs of 20 words of a text; of the whole text if it is shorter."""
+    """Yield hashes of all runs of 20 words of a text; of the whole text if it is shorter."""
     found = words(text)
     for i in range(max(1, len(found) - _RUN + 1)):
         if found:
@@ -44,13 +44,13 @@ def runs(text: str) -> Iterator[int]:
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a compressed JSONL file."""
+    """Yield the objects of a compressed JSONL file."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         yield from map(json.loads, file)
 
 
 def training(work: Path) -> tuple[set[tuple[str, ...]], set[int]]:
-    """The training queries, and the runs of words of the training documents."""
+    """Return the training queries, and hashes of the runs of words of the training documents."""
     queries = {words(row["query"]) for path in sorted((work / "train").glob("*.jsonl.gz")) for row in rows(path)}
     known: set[int] = set()
     with progress(None, "documents of training") as bar:
@@ -61,7 +61,7 @@ def training(work: Path) -> tuple[set[tuple[str, ...]], set[int]]:
 
 
 def nearly_same(query: tuple[str, ...], others: dict[str, list[frozenset[str]]]) -> bool:
-    """Whether a query has nearly the same words as a training query; `others` lists these by word."""
+    """Whether a query has nearly the same words as a training query; `others` lists training queries by word."""
     mine = frozenset(query)
     if len(mine) < _SHORT:
         return False

@@ -1,10 +1,10 @@
-"""Answers within a passage: a trained phrase reader against the sentence that BM25 finds.
+"""Find answers within a passage: compare a trained phrase reader with the sentence that BM25 finds.
 
     NUMBA_NUM_THREADS=1 python benchmarks/phrases.py --answers FOLDER
 
-FOLDER holds the files of SQuADShifts as published (new_wiki_v1.0.json, reddit_v1.0.json, amazon_reviews_v1.0.json). The
-reader is trained on the questions of 150 paragraphs of each file. It is tested on those of 40 others, and gets each
-question with its paragraph.
+FOLDER holds the published files of SQuADShifts (new_wiki_v1.0.json, reddit_v1.0.json, amazon_reviews_v1.0.json). The
+reader is trained on the questions of 150 paragraphs per file, and tested on the questions of 40 other paragraphs. It
+gets each question with its paragraph.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.phrases import Asked, PhraseReader
 
 FILES = ("new_wiki", "reddit", "amazon_reviews")
-_TRAINED, _TESTED = 150, 40  # paragraphs of each file
+_TRAINED, _TESTED = 150, 40  # paragraphs per file
 
 
 def paragraphs(path: Path) -> list[list[tuple[Asked, list[str]]]]:
-    """Questions by paragraph, each with the place of its first answer and the texts of all its answers."""
+    """Return questions by paragraph, each with the position of its first answer and the texts of all its answers."""
     found = []
     for article in json.loads(path.read_text())["data"]:
         for paragraph in article["paragraphs"]:
@@ -44,19 +44,19 @@ def paragraphs(path: Path) -> list[list[tuple[Asked, list[str]]]]:
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """(start, end) of each sentence."""
+    """Return (start, end) of each sentence."""
     ends = [match.end() for match in re.finditer(r"[.!?]+[\s\"')]*", text)]
     starts = [0, *ends]
     return [(start, end) for start, end in zip(starts, [*ends, len(text)], strict=True) if text[start:end].strip()]
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words without articles and punctuation, as SQuAD's measures count them."""
+    """Return lower-case words without articles and punctuation, as SQuAD's measures do."""
     return [word for word in re.findall(r"\w+", text.lower()) if word not in ("a", "an", "the")]
 
 
 def f1(found: str, answer: str) -> float:
-    """Harmonic mean of precision and recall of the words."""
+    """Return the harmonic mean of precision and recall of the words."""
     one, other = Counter(words(found)), Counter(words(answer))
     same = sum((one & other).values())
     return 2 * same / (sum(one.values()) + sum(other.values())) if same else 0.0

@@ -1,11 +1,11 @@
-"""Pruned versions of an encoder: documents a second against nDCG@10.
+"""Compare pruned versions of an encoder: documents per second and nDCG@10.
 
     NUMBA_NUM_THREADS=1 python benchmarks/pruned.py --data FOLDER --work FOLDER
 
 --data has cranfield, scifact and openstax in BEIR layout. The encoders are pruned with the first 200 documents of
-openstax, and evaluated on cranfield and on scifact's judged documents with a quarter of the others. Speed is measured
-on 100 documents of cranfield, on one core; the best of three rounds counts, and in each round all encoders take turns.
---work keeps encoders and figures, so an interrupted run resumes.
+openstax, and evaluated on cranfield and scifact; of scifact, the judged documents and a quarter of the other documents
+are used. Speed is measured on 100 documents of cranfield, on one core; encoders take turns, and the best of three
+rounds is reported. --work keeps encoders and figures, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lsr.io.runs import read_qrels
 SETS = ("cranfield", "scifact")
 SHARES = ((0.25, 0.25), (0.5, 0.5))
 _ROUNDS, _TIMED, _SEEN = 3, 100, 200
-_EVERY = {"cranfield": 1, "scifact": 4}  # of the documents without judgments, every n-th is used
+_EVERY = {"cranfield": 1, "scifact": 4}  # every n-th document without judgments is used
 
 
 def variants(model: str, data: Path, work: Path) -> Iterator[tuple[str, str | Path]]:
@@ -51,7 +51,9 @@ def variants(model: str, data: Path, work: Path) -> Iterator[tuple[str, str | Pa
 
 
 def quality(place: str | Path, folder: Path) -> list[float]:
-    """Return nDCG@10 on a collection: of the learned half alone, with BM25, and of the dense vector."""
+    """Return nDCG@10 on a collection of the learned half alone, of the learned half with BM25, and of the dense
+    vector.
+    """
     encoder = load_encoder(place)
     assert isinstance(encoder, HybridEncoder)
     qrels = read_qrels(folder / "qrels" / "test.tsv")

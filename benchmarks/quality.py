@@ -1,4 +1,4 @@
-"""Quality and latency on judged collections: shipped encoders, BM25 of lsr and of bm25s, real SPLADE-v3 vectors.
+"""Quality and latency on judged collections: shipped encoders, BM25 of lsr and of bm25s, and real SPLADE-v3 vectors.
 
     pip install bm25s                     # to compare with
     NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER [--sets scifact cranfield]
@@ -43,11 +43,11 @@ class Row:
     """A system on a collection.
 
     Attributes:
-        collection: Its name.
+        collection: Name of the collection.
         system: "lsr" and the encoder with its options, or the rival's name.
         means: {measure: mean}.
         values: {query_id: nDCG@10}.
-        latency: Of a search, k = 10, one thread.
+        latency: Latency of a search, k = 10, one thread.
     """
 
     collection: str
@@ -57,7 +57,7 @@ class Row:
     latency: Latency
 
     def to_json(self, baseline: Row | None) -> dict[str, Any]:
-        """With the 95 % bootstrap interval of nDCG@10, and of its difference from the baseline's."""
+        """Return a JSON object, with 95 % bootstrap intervals of nDCG@10 and of its difference from the baseline."""
         found = {
             "collection": self.collection,
             "system": self.system,
@@ -76,9 +76,9 @@ def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
 
     Args:
         dataset: The collection.
-        work: Folder for indexes. Rows that differ only in the search share an index.
-        encoder: Its name or path; ", query model" after it adds `QUERY_MODEL`, ", hybrid" or ", dense" sets the search
-            mode, ", learned half" drops BM25's terms from the query.
+        work: Folder for indexes. Systems that differ only in the search share an index.
+        encoder: Name or path of the encoder, with options: ", query model" adds `QUERY_MODEL`, ", hybrid" or ", dense"
+            sets the search mode, ", learned half" drops BM25's terms from the query.
     """
     name, *hows = encoder.split(", ")
     made = load_encoder(name, query_model=QUERY_MODEL) if "query model" in hows else load_encoder(name)
@@ -97,7 +97,7 @@ def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
 
 
 def theirs(dataset: Dataset) -> tuple[dict[str, float], dict[str, float], Latency] | None:
-    """The same with bm25s; None if it isn't installed."""
+    """Search and evaluate with bm25s; None if it isn't installed."""
     try:
         import bm25s
         import Stemmer
@@ -127,7 +127,7 @@ def theirs(dataset: Dataset) -> tuple[dict[str, float], dict[str, float], Latenc
 
 
 def row_of(collection: str, system: str, found: Evaluation) -> Row:
-    """An evaluation as a row."""
+    """Convert an evaluation to a row."""
     return Row(collection, system, found.measures, found.per_query["nDCG@10"], found.search)
 
 
@@ -138,7 +138,7 @@ def _queries(dataset: Dataset) -> list[tuple[str, str]]:
 
 
 def splade(folder: Path, work: Path) -> list[Row]:
-    """SPLADE-v3 vectors with 8-bit and float32 impacts, compared with scipy's product of the float weights."""
+    """Evaluate SPLADE-v3 vectors with 8-bit and float32 impacts, and with scipy's product of the float weights."""
     rows: list[Row] = []
     source = folder / "corpus.splade-v3.jsonl.gz"
     dataset = Dataset("nfcorpus", "test", str(folder), read_qrels(folder / "qrels" / "test.tsv"))

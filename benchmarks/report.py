@@ -3,7 +3,7 @@
     NUMBA_NUM_THREADS=1 python benchmarks/report.py --data FOLDER --work WORK
 
 FOLDER holds collections in BEIR layout. WORK caches the vectors, so another run takes minutes. The report and its
-figures are copied to benchmarks/results/report/, with the time that it took.
+figures are copied to benchmarks/results/report/, with the time of the run.
 """
 
 from __future__ import annotations

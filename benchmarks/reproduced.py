@@ -23,7 +23,7 @@ from lsr.eval.evaluate import evaluate_run, search_run
 from lsr.index.search.query_file import read_queries
 from lsr.io.open_vectors import read_vectors
 
-# castorini/anserini, docs/regressions-beir-v1.0.0-scifact-flat.md: BM25, k1 0.9, b 0.4, title and text as one.
+# castorini/anserini, docs/regressions-beir-v1.0.0-scifact-flat.md: BM25, k1 0.9, b 0.4, title and text in one field.
 ANSERINI = {"nDCG@10": 0.6789, "R@100": 0.9253, "R@1000": 0.9767}
 # SPLADE-v3 (arXiv 2403.06789), table of BEIR: all 323 queries, of which 161 have published vectors.
 SPLADE_V3 = {"nDCG@10": 0.357}
@@ -31,14 +31,14 @@ WITHIN = 0.002
 
 
 def lucene(dataset: Dataset) -> BM25Encoder:
-    """Anserini's BM25: the pivot is the mean length, which Lucene doesn't round."""
+    """Return Anserini's BM25: the pivot is the mean length, which Lucene doesn't round."""
     encoder = BM25Encoder(language="lucene", pivot="mean")
     encoder.fit(document.content for document in dataset.corpus())
     return encoder
 
 
 def measured(dataset: Dataset, source: Any, encoder: Encoder | None, measures: str) -> dict[str, float]:
-    """Measures of exact search with float32 weights."""
+    """Return measures of exact search with float32 weights."""
     with tempfile.TemporaryDirectory() as work:
         index = Index.build(Path(work) / "idx", source, encoder=encoder, impacts="float32", store_text=False)
         queries = read_queries(dataset.query_source, index).only(dataset.qrels)
@@ -47,7 +47,7 @@ def measured(dataset: Dataset, source: Any, encoder: Encoder | None, measures: s
 
 
 def rows(what: str, published: dict[str, float], found: dict[str, float], why: str = "") -> list[dict[str, Any]]:
-    """A row for each published figure."""
+    """Return a row for each published figure."""
     return [
         {
             "what": what,

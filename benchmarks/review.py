@@ -1,11 +1,12 @@
-"""Reviews of judged collections: how much must be read for a recall of 0.8, and where the stopping rules stop.
+"""Simulate reviews of judged collections: how much must be read for a recall of 0.8, and when the stopping rules stop.
 
     NUMBA_NUM_THREADS=1 python benchmarks/review.py --data FOLDER --work FOLDER
 
---data has cranfield and cacm in BEIR layout. A topic is a query with at least ten relevant documents; the five with the
-most are reviewed in each collection. A review begins with BM25's ten best documents and goes on in rounds of the 20
-most probable ones. Documents without a judgment count as irrelevant, as the collections' makers intended. --work keeps
-each topic's figures, so an interrupted run resumes.
+--data has cranfield and cacm in BEIR layout. A topic is a query with at least ten relevant documents; in each
+collection, the five topics with the most relevant documents are reviewed. A review begins with BM25's ten best
+documents and continues in rounds of the 20 documents that are most probably relevant. Documents without a judgment
+count as irrelevant, as the collections' authors intended. --work keeps each topic's figures, so an interrupted run
+resumes.
 """
 
 from __future__ import annotations

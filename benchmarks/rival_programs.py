@@ -1,7 +1,7 @@
-"""The same task in several libraries, each written as in its own tutorial: index documents, find pages that answer.
+"""The same task in several libraries, each written as in its own tutorial: index documents and find pages that answer.
 
-Each program takes what it indexes, a folder to work in and, where it needs one, a dense model; it returns a function
-that maps a question to pages, best first. `benchmarks/rivals.py` runs them and counts their lines.
+Each program gets the documents, a work folder and, if needed, a dense model. It returns a function that maps a question
+to pages, best first. `benchmarks/rivals.py` runs them and counts their lines.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-PASSAGES = 50  # requested by programs that can't group by page, so that ten pages are left
+PASSAGES = 50  # requested by programs that can't group by page, so that they find ten pages
 
 
 class Passage(NamedTuple):
@@ -24,7 +24,7 @@ Ask = Callable[[str], list[str]]
 
 
 def cut(folder: Path, size: int = 1000) -> list[Passage]:
-    """Cut pages at empty lines into passages of about so many characters at most: none of the rivals reads files."""
+    """Cut pages at empty lines into passages of about `size` characters, because the rivals don't read files."""
     passages = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         page, parts = path.relative_to(folder).as_posix(), [""]
@@ -45,16 +45,16 @@ class Dense:
         self.model = SentenceTransformer(model, device="cpu", model_kwargs={"dtype": "float32"})
 
     def documents(self, texts: Sequence[str]) -> Any:
-        """(n, width) vectors."""
+        """Encode texts as vectors, (n, width)."""
         return self.model.encode(list(texts), normalize_embeddings=True)
 
     def query(self, text: str) -> Any:
-        """(width,) a question's vector."""
+        """Encode a question as a vector, (width,)."""
         return self.model.encode(text, prompt_name="query", normalize_embeddings=True)
 
 
 def lsr(folder: Path, work: Path, encoder: str, mode: Literal["sparse", "hybrid"]) -> Ask:
-    """lsr on a folder of files."""
+    """Run lsr on a folder of files."""
     from lsr import Index, read_documents
 
     index = Index.build(work / "idx", read_documents(folder), encoder=encoder, hybrid=mode == "hybrid")
@@ -66,7 +66,7 @@ def lsr(folder: Path, work: Path, encoder: str, mode: Literal["sparse", "hybrid"
 
 
 def lsr_sparse(idx: Path) -> Ask:
-    """The sparse vectors alone of an index that has dense ones, too."""
+    """Use only the sparse vectors of an index that also has dense vectors."""
     from lsr import Index
 
     index = Index.open(idx)
@@ -74,7 +74,7 @@ def lsr_sparse(idx: Path) -> Ask:
 
 
 def lancedb(passages: list[Passage], work: Path, dense: Dense, mode: Literal["vector", "hybrid"]) -> Ask:
-    """LanceDB."""
+    """Run LanceDB."""
     import lancedb
 
     vectors = dense.documents([text for _, text in passages])
@@ -93,7 +93,7 @@ def lancedb(passages: list[Passage], work: Path, dense: Dense, mode: Literal["ve
 
 
 def chroma(passages: list[Passage], work: Path, dense: Dense) -> Ask:
-    """Chroma."""
+    """Run Chroma."""
     import chromadb
 
     client = chromadb.PersistentClient(path=work / "chroma")
@@ -117,7 +117,7 @@ def chroma(passages: list[Passage], work: Path, dense: Dense) -> Ask:
 
 
 def qdrant(passages: list[Passage], work: Path, dense: Dense) -> Ask:
-    """Qdrant's local mode."""
+    """Run Qdrant's local mode."""
     from qdrant_client import QdrantClient, models
 
     client = QdrantClient(path=str(work / "qdrant"))
@@ -135,7 +135,7 @@ def qdrant(passages: list[Passage], work: Path, dense: Dense) -> Ask:
 
 
 def bm25s(passages: list[Passage], work: Path) -> Ask:
-    """bm25s, with its stop words and a stemmer."""
+    """Run bm25s with its stop words and a stemmer."""
     import bm25s
     import Stemmer
 
@@ -153,7 +153,7 @@ def bm25s(passages: list[Passage], work: Path) -> Ask:
 
 
 def sqlite(passages: list[Passage], work: Path) -> Ask:
-    """SQLite FTS5: words are joined by OR, since all of a question's words rarely stand in one passage."""
+    """Run SQLite FTS5 with words joined by OR, because a passage rarely has all words of a question."""
     import re
     import sqlite3
 

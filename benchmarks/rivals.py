@@ -1,19 +1,19 @@
-"""A folder of documentation, and questions about it: lsr beside LanceDB, Chroma, Qdrant, bm25s and SQLite FTS5.
+"""Answer questions about a folder of documentation with lsr, LanceDB, Chroma, Qdrant, bm25s and SQLite FTS5.
 
-    pip download --no-deps --dest SDISTS --no-binary NAMES NAMES   # PAGES' names: first with commas, then with spaces
+    pip download --no-deps --dest SDISTS --no-binary NAMES NAMES   # names of PAGES: first with commas, then with spaces
     pip install lancedb chromadb qdrant-client bm25s sentence-transformers
     python benchmarks/rivals.py --sdists SDISTS --dense MODEL --work WORK
-    python benchmarks/rivals.py --install        # what installing each takes, in new environments
+    python benchmarks/rivals.py --install        # measure installations in new environments
 
-The documentation is that of eight Python packages, as their source distributions have it, without release notes. The
-questions in rivals.tsv are our own, each with the pages that answer it, those that answer a part, and others; `judged`
-says how they were judged. MODEL is the folder or name of a sentence-transformers model, for the rivals that search by
-dense vectors. Their own default models are downloaded from a hub; here all get the same one.
+The documentation is from the source distributions of eight Python packages, without release notes. The questions in
+rivals.tsv are our own, each with the pages that answer it, pages that answer a part, and other pages; `judged` says how
+the pages were judged. MODEL is the folder or name of a sentence-transformers model, for the rivals that search by dense
+vectors. All of them use this model instead of their default models, which are downloaded from a hub.
 
-The rivals don't read files: they get the passages that lsr cuts, with the headings above each. Their counts of lines
-include `cut` in rival_programs.py, a simple way to cut pages into passages. A page counts by its best passage. Times to
-build are CPU times, since other work may run; texts are embedded once, and that time counts for each system that needs
-vectors. WORK keeps finished parts, so an interrupted run resumes, and new judgments need no new searches.
+The rivals don't read files, so they get lsr's passages with their headings. Their line counts include `cut` in
+rival_programs.py, a simple way to cut pages into passages. A page is ranked by its best passage. Build times are CPU
+times, because other work may run at the same time. Texts are embedded once, and this time is added for each system that
+needs vectors. WORK keeps finished parts, so an interrupted run resumes, and new judgments don't require new searches.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from lsr.encode.passages import split_passages
 from lsr.eval.measures import parse_measures, score_run
 from lsr.eval.significance import compare
 
-# Where each source distribution has its documentation.
+# Folder of the documentation in each source distribution.
 PAGES = {
     "celery": "docs",
     "click": "docs",
@@ -64,7 +64,8 @@ OURS: tuple[tuple[str, Literal["sparse", "hybrid"]], ...] = (
     ("bm25", "sparse"),
 )
 LIBRARIES = ("lancedb", "chromadb", "qdrant-client", "bm25s", "sentence-transformers")
-# A page that answers counts for all measures; a page that answers in part counts half for nDCG, and not for the others.
+# A page that answers counts for all measures; a page that answers in part has half the gain in nDCG, and none
+# elsewhere.
 MEASURES = ("nDCG@10", "RR(rel=2)@10", "Success(rel=2)@1", "Success(rel=2)@5")
 GRADES = (2, 1, 0)  # grades of the pages in each column of rivals.tsv
 # The packages that each library's introduction says to install.
@@ -79,7 +80,7 @@ INSTALLS = {
 
 
 def unpack(sdists: Path, folder: Path, pages: Mapping[str, str] = PAGES) -> list[str]:
-    """Lay the documentation out as NAME/PATH. Returns names and versions."""
+    """Unpack the documentation to NAME/PATH, and return names and versions."""
     found = []
     for name, root in pages.items():
         archive = next(iter(sorted(sdists.glob(f"{name}-*.tar.gz"))), None)
@@ -102,12 +103,12 @@ def unpack(sdists: Path, folder: Path, pages: Mapping[str, str] = PAGES) -> list
 
 
 def judged() -> dict[str, dict[str, int]]:
-    """{question: {page: grade}}, of rivals.tsv.
+    """Return {question: {page: grade}} from rivals.tsv.
 
-    Grade 2 is for pages that answer the question, 1 for those that answer it in part or tell where the answer is, 0 for
-    the rest. The pages are the first ten of every system for each question, and a few that were known to answer. They
-    were shuffled and judged without the names of the systems that found them. One judge read the two parts of a page
-    nearest to the question, by FTS5 and by dense vectors; in case of doubt, also the rest of the page.
+    Grade 2 is for pages that answer the question, 1 for pages that answer it in part or say where the answer is, 0 for
+    other pages. The pages are the first ten of every system for each question, and a few that were known to answer it.
+    They were shuffled and judged without the names of the systems that found them. One judge read the two parts of a
+    page nearest to the question, according to FTS5 and to dense vectors, and in case of doubt the whole page.
     """
     rows = (line.split("\t") for line in QUESTIONS.read_text(encoding="utf-8").splitlines())
     return {
@@ -117,7 +118,7 @@ def judged() -> dict[str, dict[str, int]]:
 
 
 class Shared:
-    """The dense model of all systems: its vectors are kept, and their time counts for each system that needs them."""
+    """The dense model of all systems. Its vectors are kept, and the time to compute them is added for each system."""
 
     def __init__(self, model: str, kept: Path) -> None:
         self._dense, self._kept = Dense(model), kept
@@ -125,7 +126,7 @@ class Shared:
         self.spared = 0.0  # seconds
 
     def documents(self, texts: Sequence[str]) -> Any:
-        """(n, width) vectors."""
+        """Return vectors of texts, (n, width); computed once, then loaded."""
         if self._kept.exists():
             kept = np.load(self._kept)
             self.spared += float(kept["seconds"])
@@ -137,12 +138,12 @@ class Shared:
 
 
 def cpu() -> float:
-    """Seconds of the processor that this process and its children have used."""
+    """Return the CPU seconds of this process and its children."""
     return sum(os.times()[:4])
 
 
 def lines(*parts: Callable[..., Any]) -> int:
-    """Lines of code of some functions, without their first lines, docstrings and empty lines."""
+    """Count lines of code of some functions, without their first lines, docstrings and empty lines."""
     total = 0
     for part in parts:
         source, doc = inspect.getsource(part), inspect.getdoc(part) or ""
@@ -151,13 +152,13 @@ def lines(*parts: Callable[..., Any]) -> int:
 
 
 def passages_of(folder: Path) -> list[Passage]:
-    """The passages of lsr-mini, with the headings above each."""
+    """Return lsr-mini's passages with their headings."""
     cut = split_passages(read_documents(folder), load_encoder("lsr-mini"))
     return [Passage(str(part.metadata["source"]), part.content) for part in cut]
 
 
 def measured(build: Callable[[Path], Ask], place: Path, asked: Iterable[str], shared: Shared) -> dict[str, Any]:
-    """Figures of a system, and the ten best pages for each question."""
+    """Return the figures of a system, and its ten best pages for each question."""
     kept = place.with_suffix(".json")
     if kept.exists():
         return dict(json.loads(kept.read_text()))
@@ -179,7 +180,7 @@ def measured(build: Callable[[Path], Ask], place: Path, asked: Iterable[str], sh
 
 
 def run(folder: Path, work: Path, model: str, only: str) -> dict[str, dict[str, Any]]:
-    """{system: figures and pages} over all questions."""
+    """Run all systems; return {system: figures, and pages for each question}."""
     asked, found = judged(), {}
     missing = {page for pages in asked.values() for page in pages if not (folder / page).is_file()}
     if missing:
@@ -216,7 +217,7 @@ def _on(program: Callable[..., Ask], passages: list[Passage], more: tuple[Any, .
 
 
 def scored(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row of figures for each system, with the p-value of its nDCG@10 against the first system's."""
+    """Return a row of figures for each system, with the p-value of its difference in nDCG@10 to the first system."""
     asked, rows, each = judged(), [], []
     for name, figures in found.items():
         ranked = {q: {page: -float(rank) for rank, page in enumerate(own)} for q, own in figures["pages"].items()}
@@ -230,7 +231,7 @@ def scored(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def install(packages: Sequence[str]) -> dict[str, Any]:
-    """What installing some packages in a new environment takes."""
+    """Install packages in a new environment; return CPU seconds, megabytes, and the number of packages."""
     with tempfile.TemporaryDirectory() as place:
         venv.create(place, with_pip=True)
         python = Path(place) / "bin" / "python"

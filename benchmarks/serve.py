@@ -1,11 +1,11 @@
-"""Load test of a server during writes: latency and throughput, and a check that no commit is visible in part or lost.
+"""Load test of a server during writes: latency, throughput, and a check that no commit is lost or partly visible.
 
     python benchmarks/serve.py --work WORK [--seconds 60] [--connections 64] [--encoder lsr-mini]
 
 `lsr serve` serves the Cranfield collection on loopback. `wrk` (apt install wrk) sends the collection's 225 queries;
-without it Python threads do, and their speed limits the figures. Meanwhile a writer adds a pair of documents with every
-commit and deletes the previous pair. Readers check that every result has both documents of a pair or neither, and that
-it is no older than the last commit before the request. Memory is the server's, without pages of mapped files. The
+without wrk, Python threads send them, and their speed limits the figures. Meanwhile, a writer adds a pair of documents
+with every commit and deletes the previous pair. Readers check that every result has both documents of a pair or
+neither, and includes the last commit before the request. Memory is the server's, without pages of mapped files. The
 baseline is the same queries from Python, without a server.
 """
 
@@ -35,7 +35,7 @@ from lsr.console import table
 from lsr.index.serve.client import Client
 
 K = 10
-PAIR = "slipstream wing experiment"  # text of the pairs' documents, and the query that finds them
+PAIR = "slipstream wing experiment"  # text of the pairs' documents, and query for them
 LUA = """
 local bodies, number = {}, 0
 for line in io.lines(os.getenv("LSR_BODIES")) do bodies[#bodies + 1] = line end
@@ -57,13 +57,13 @@ end
 
 
 def cranfield(name: str) -> list[dict[str, Any]]:
-    """A file of the collection that ships with the package."""
+    """Read a file of the collection that is part of the package."""
     packed = (files("lsr.data") / "cranfield" / f"{name}.jsonl.gz").read_bytes()
     return [json.loads(line) for line in gzip.decompress(packed).decode().splitlines()]
 
 
 def queries() -> list[str]:
-    """The collection's queries."""
+    """Return the collection's queries."""
     return [line["text"] for line in cranfield("queries")]
 
 
@@ -73,7 +73,7 @@ def build(path: Path, encoder: str) -> None:
 
 
 def begin(path: Path) -> None:
-    """Add the first pair; delete those of an earlier run."""
+    """Add the first pair; delete pairs of an earlier run."""
     index = Index.open(path)
     index.delete(where={"pair": {">=": 0}})
     index.add(pair(0))
@@ -81,12 +81,12 @@ def begin(path: Path) -> None:
 
 
 def pair(number: int) -> list[dict[str, Any]]:
-    """The pair of documents of a commit."""
+    """Make the pair of documents of a commit."""
     return [{"_id": f"pair-{number}-{half}", "text": PAIR, "pair": number} for half in ("left", "right")]
 
 
 class Served:
-    """`lsr serve` in a process of its own."""
+    """`lsr serve` in a separate process."""
 
     def __init__(self, path: Path) -> None:
         command = [sys.executable, "-m", "lsr", "serve", f"cranfield={path}", "--port", "0", "--writable"]
@@ -112,7 +112,7 @@ class Served:
         return int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) / 1024
 
     def stop(self) -> int:
-        """Stop it; returns the exit code."""
+        """Stop the server, and return the exit code."""
         self._process.send_signal(signal.SIGTERM)
         code = self._process.wait(60)
         self._reading.join()
@@ -160,7 +160,7 @@ class Traffic:
     def _check(self, client: Client) -> None:
         least = self.committed  # commits before the request must be visible
         hits = client.search(PAIR, K, where={"pair": {">=": 0}})
-        most = self.committed + 1  # the commit in progress may be
+        most = self.committed + 1  # the commit in progress may be visible
         seen: dict[int, set[str]] = {}
         for hit in hits:
             seen.setdefault(hit.metadata["pair"], set()).add(hit.id)
@@ -224,7 +224,7 @@ def threads(url: str, asked: list[str], seconds: float, connections: int) -> dic
 
 
 def own(path: Path, asked: list[str], seconds: float) -> dict[str, float]:
-    """The baseline: the same queries from Python, one at a time, reading the hits' texts as a server does."""
+    """Measure the baseline: the same queries from Python, one at a time, reading the hits' texts as a server does."""
     index, times = Index.open(path), list[float]()
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or not times:
@@ -240,14 +240,14 @@ def own(path: Path, asked: list[str], seconds: float) -> dict[str, float]:
 def load(
     path: Path, seconds: float, connections: int, encoder: str = "lsr-mini", *, use_wrk: bool = False
 ) -> dict[str, Any]:
-    """Run the load test; returns its figures and failures.
+    """Run the load test, and return its figures and failures.
 
     Args:
-        path: The index; built if it doesn't exist.
+        path: The index; it is built if it doesn't exist.
         seconds: Duration.
         connections: Number of connections.
         encoder: Encoder of a new index.
-        use_wrk: Send the queries with wrk.
+        use_wrk: Whether wrk sends the queries.
     """
     if not path.exists():
         build(path, encoder)

@@ -3,11 +3,11 @@
     python benchmarks/soak.py --work WORK [--seconds 3600] [--readers 8]
     python benchmarks/soak.py --work WORK --kills 1000 --readers 1
 
-The writer is a process of its own that adds, updates, deletes, commits and merges. A generation's changes follow from
-its number, which one document of the index stores, so readers know what the index must contain. The writer is killed
-(SIGKILL) at random times and restarted. Each reader is a process with two threads that refresh, list all documents,
-search and filter. No document may be lost, duplicated or from another generation, no commit may be partly visible, and
-no call may fail.
+The writer is a separate process that adds, updates, deletes, commits and merges. Each commit is a generation, whose
+number is stored in a document of the index and determines its changes, so readers know what the index must contain. The
+writer is killed (SIGKILL) at random times and restarted. Each reader is a process with two threads that refresh, list
+all documents, search and filter. No document may be lost, duplicated or from another generation, no commit may be
+partly visible, and no call may fail.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from lsr import Index
 from lsr.console import table
 
 STATE = "generation"  # id of the document that stores the committed generation
-ANCHOR = "anchor"  # a word of all documents
+ANCHOR = "anchor"  # a word that all documents have
 WORDS = [f"w{i}" for i in range(50)]
-BETWEEN = 0.1  # seconds between a reader's checks, so that many readers on few cores leave time for the writer
+BETWEEN = 0.1  # seconds between a reader's checks, which leave CPU time for the writer
 
 
 def text_of(rng: random.Random) -> str:
-    """Random words, and the anchor, which finds every document."""
+    """Return random words, and the anchor, which finds every document."""
     return " ".join([ANCHOR, *rng.choices(WORDS, k=8)])
 
 
 def changes(generation: int, there: dict[str, int]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The documents that a generation adds or replaces, and the ids that it deletes."""
+    """Return the documents that a generation adds or replaces, and the ids that it deletes."""
     rng = random.Random(generation)
     known = sorted(there)
     gone = rng.sample(known, min(len(known), rng.randint(0, 12)))
@@ -72,14 +72,14 @@ class Replay:
 
 
 def generation_of(index: Index) -> int:
-    """The last committed generation."""
+    """Return the last committed generation."""
     doc = index.documents.find(STATE)
     assert doc is not None, "the document that stores the generation is gone"
     return int(index.documents.fields(doc)[2]["g"])
 
 
 def write(path: Path) -> None:
-    """Write generations until killed; prints a line for each."""
+    """Write generations until killed; print a line for each."""
     index, replay = Index.open(path), Replay()
     print("writing", flush=True)
     while True:
@@ -95,7 +95,7 @@ def write(path: Path) -> None:
 
 
 def read(path: Path) -> None:
-    """Check snapshots until stdin ends; prints their number and the failures."""
+    """Check snapshots until stdin ends; print their number and the failures."""
     index, checked, failures = Index.open(path), [0, 0], list[str]()
     over = threading.Event()
 
@@ -144,12 +144,12 @@ def start(*args: str) -> subprocess.Popen[str]:
 
 
 def kills(path: Path, until: float, most: int) -> Iterator[int]:
-    """Kill the writer at random times; yields the generation that the index then has."""
+    """Kill the writer at random times; after each kill, yield the index's generation."""
     rng = random.Random(0)
     while time.time() < until and most:
         with start("--work", str(path), "--write") as writer:
             assert writer.stdout is not None
-            for _ in range(1 + rng.randrange(20)):  # wait for lines, not for seconds: the machine may be busy
+            for _ in range(1 + rng.randrange(20)):  # waits for lines, because the machine may be busy
                 writer.stdout.readline()
             time.sleep(rng.uniform(0, 0.2))
             if writer.poll() is not None:
@@ -160,7 +160,7 @@ def kills(path: Path, until: float, most: int) -> Iterator[int]:
 
 
 def soak(path: Path, seconds: float, readers: int, most_kills: int = -1) -> dict[str, Any]:
-    """Run the soak test; returns its figures and failures.
+    """Run the soak test, and return its figures and failures.
 
     Args:
         path: The index to build.
@@ -172,7 +172,7 @@ def soak(path: Path, seconds: float, readers: int, most_kills: int = -1) -> dict
     until = time.time() + seconds
     running = [start("--work", str(path), "--read") for _ in range(readers)]
     generations = list(kills(path, until, most_kills))
-    outputs = [reader.communicate()[0] for reader in running]  # closes stdin, which ends the readers
+    outputs = [reader.communicate()[0] for reader in running]  # closing stdin ends the readers
     reports = [json.loads(output) if output else {"checked": 0, "failures": ["a reader died"]} for output in outputs]
     failures = [failure for report in reports for failure in report["failures"]]
     if generations != sorted(generations):

@@ -1,13 +1,13 @@
-"""Soups of checkpoints, and group sparsity over the columns of the vocabulary, in short runs that start from
-splade-tiny.
+"""Compare soups of checkpoints, and group sparsity over the columns of the vocabulary, in short runs from splade-tiny.
 
     python benchmarks/soups.py --data FOLDER --work FOLDER --sparse FOLDER
     python benchmarks/soups.py --vectors FOLDER
 
---data has squadshifts and cranfield in BEIR layout, --sparse is splade-tiny. Every run trains on squadshifts' training
-questions with the scores of BM25 as teacher, and is measured on its held-out questions and, as another domain, on
+--data has squadshifts and cranfield in BEIR layout; --sparse is splade-tiny. Every run trains on squadshifts' training
+questions with BM25 as the teacher, and is evaluated on squadshifts' held-out questions and, as another domain, on
 Cranfield. A soup is the mean of the last five of ten checkpoints. "group" has no penalty for the 10,000 most used
-terms. Runs in --work are kept. The second command counts the columns that files of `lsr encode` use.
+terms. Runs are kept in --work. The second command counts the vocabulary's columns that are used in files by `lsr
+encode`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RUNS: dict[str, list[str]] = {
 
 
 def train(name: str, how: list[str], args: argparse.Namespace) -> Path:
-    """Train unless the run is complete; returns its folder."""
+    """Train unless the run is complete, and return its folder."""
     folder: Path = args.work / name.replace(",", "").replace(" ", "-") / str(args.steps)
     if not (folder / "soup").is_dir():
         note(name)
@@ -66,7 +66,7 @@ def train(name: str, how: list[str], args: argparse.Namespace) -> Path:
 
 
 def measured(encoder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Quality of an encoder, terms per document, and columns with a weight; kept beside it."""
+    """Measure quality, terms per document, and columns with a weight; keep the figures in the encoder's folder."""
     path = encoder / "measured.json"
     if not path.is_file():
         sets = (f"{args.data / 'squadshifts'}:dev", str(args.data / "cranfield"))
@@ -80,7 +80,7 @@ def measured(encoder: Path, args: argparse.Namespace) -> dict[str, float]:
 
 
 def used(vectors: SparseMatrix) -> NDArray[np.int64]:
-    """(n_terms,) int64, documents with each term."""
+    """Return the number of documents with each term, (n_terms,) int64."""
     return np.bincount(vectors.indices, minlength=vectors.shape[1])
 
 
@@ -98,7 +98,7 @@ def columns(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Count columns, or train what is missing; print and keep the results."""
+    """Count columns, or train missing runs; print and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path)

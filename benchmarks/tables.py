@@ -46,19 +46,19 @@ QUALITY = "NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER"
 
 
 def result(name: str) -> dict[str, Any]:
-    """A benchmark's results."""
+    """Read a benchmark's results."""
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return found
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def caption(command: str, found: dict[str, Any]) -> str:
-    """Command, machine and date."""
+    """Format command, machine and date."""
     return f"\n`{command}` · {found['machine']} · {found['date']}\n"
 
 
@@ -134,7 +134,7 @@ def bm25_held_out() -> str:
 
 
 def languages() -> str:
-    """Collections in two languages, by how the language of a text is chosen."""
+    """Collections in two languages, with several ways to choose the language of a text."""
     found = result("languages")
     rows = []
     for pair, row in found["pairs"].items():
@@ -153,7 +153,7 @@ def languages() -> str:
 
 
 def encoders() -> str:
-    """Texts per second."""
+    """Texts per second of each encoder."""
     found = result("encoders")
     header, rows = (
         ["encoder", "texts/s"],
@@ -166,7 +166,7 @@ def encoders() -> str:
 
 
 def encoding() -> str:
-    """Compared with sentence-transformers on the same weights."""
+    """Encoding speed compared with sentence-transformers on the same weights."""
     found = result("encoding-cranfield")
     rows = [
         (
@@ -186,7 +186,7 @@ LIVING = "NUMBA_NUM_THREADS=1 python benchmarks/living.py --data FOLDER --work W
 
 
 def segments() -> str:
-    """Latency over segments."""
+    """Latency by number of segments."""
     found = result("living")
     rows = [(row["index"], f"{row['p50']:.3f}", f"{row['mean']:.3f}", f"{row['p99']:.2f}") for row in found["segments"]]
     return table(("index", "p50, ms", "mean", "p99"), rows) + caption(LIVING, found)
@@ -221,7 +221,7 @@ def filters() -> str:
 
 
 def _engine_rows(found: dict[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
-    """{engine: {k: search}} for exact search, or the most exact that an engine has."""
+    """Return {engine and variant: {k: search}} for exact search."""
     rows: dict[str, dict[int, dict[str, Any]]] = {}
     for row in found["searches"]:
         if row["exact"]:
@@ -239,7 +239,7 @@ _EXACT = {
 
 
 def engines() -> str:
-    """Exact search of engines side by side."""
+    """Exact search of all engines."""
     small, large = result("engines-100000-random"), result("engines-1000000-topic")
     both = [_engine_rows(small), _engine_rows(large)]
     builds = {row["engine"]: row for row in large["builds"]}
@@ -295,15 +295,15 @@ def planner() -> str:
     found = result("planner")
     rows = []
     for row in found["rows"]:
-        means = (f"{_digits(row['ms'][way]['mean'])}" for way in ("exhaustive", "blocks", "auto"))
+        means = (f"{_digits(row['ms'][way]['mean'])}" for way in ("exhaustive", "blocks", "known", "auto"))
         what = (row["collection"], f"{row['documents']:,}", row["index"], str(row["k"]))
         rows.append((*what, *means, f"{row['regret']:.2f}", f"{row['beside_scan']:.2f}"))
-    header = ("collection", "documents", "index", "k", "scan, ms", "blocks", "auto", "regret", "auto / scan")
+    header = ("collection", "documents", "index", "k", "scan, ms", "blocks", "known", "auto", "regret", "auto / scan")
     return table(header, rows) + caption("NUMBA_NUM_THREADS=1 python benchmarks/planner.py --data FOLDER", found)
 
 
 def batch() -> str:
-    """A batch beside single queries."""
+    """A batch compared with single queries."""
     found = result("batch")
     ways = list(found["rows"][0]["ms"])
     rows = [
@@ -326,7 +326,7 @@ def scale() -> str:
     for queries in ("SPLADE", "inference-free"):
         for k in (10, 100, 1000):
             ways = found[f"{queries}, k={k}"]
-            scan, exact, alpha = ways["exhaustive"], ways["auto"], ways["alpha 0.8"]
+            scan, exact, alpha, known = (ways[way] for way in ("exhaustive", "auto", "alpha 0.8", "known"))
             rows.append(
                 (
                     queries,
@@ -334,12 +334,13 @@ def scale() -> str:
                     f"{scan['p50']:.2f}",
                     *(f"{exact[p]:.2f}" for p in ("p50", "mean", "p99")),
                     f"{scan['p50'] / exact['p50']:.1f}x",
+                    f"{known['p50']:.2f}",
                     f"{alpha['p50']:.2f}",
                     f"{alpha['recall']:.3f}",
                 )
             )
     header = ("queries", "k", "every posting, p50, ms", "lsr exact, p50", "mean", "p99", "times")
-    return table((*header, "alpha 0.8, p50", "recall"), rows) + caption(
+    return table((*header, "known, p50", "alpha 0.8, p50", "recall"), rows) + caption(
         "python benchmarks/scale.py --peers FOLDER", found
     )
 
@@ -354,7 +355,7 @@ def capacity() -> str:
 
 
 def report() -> str:
-    """All systems of the report, with marks where they differ significantly from the baseline."""
+    """All systems of the report, with marks for significant differences from the baseline."""
     found = result("report/experiment")
     measure, sets = found["measures"][0], [one["name"] for one in found["datasets"]]
     marks = {
@@ -389,7 +390,7 @@ _APPROXIMATE = {"lsr_clusters": "lsr, clusters", "lsr": "lsr, alpha", "seismic":
 
 
 def approximate() -> str:
-    """The fastest setting of each engine that reaches a recall, at a million."""
+    """The fastest setting of each engine that reaches a recall, with a million documents."""
     found = result("engines-1000000-topic")
     rows = []
     for k in (10, 100):
@@ -410,7 +411,7 @@ def approximate() -> str:
 
 
 def reproduced() -> str:
-    """Published figures and lsr's."""
+    """Published figures and lsr's figures."""
     found = result("reproduced")
     rows = [
         (
@@ -546,7 +547,7 @@ def ablations() -> str:
 
 
 def order() -> str:
-    """Blocks that could reach the best 10, by the order of storage."""
+    """Blocks that could contain one of the best 10 documents, by the order of storage."""
     found, real = result("order-1000000"), result("order-176408")
     names = {
         "oracle": "the generator's own, an oracle",
@@ -563,7 +564,7 @@ def order() -> str:
 
 
 def bytes_per_posting() -> str:
-    """What each file takes."""
+    """Bytes per posting of each file."""
     found, real = result("order-1000000"), result("order-176408")
     files = {
         "gaps": "longer lists, as gaps",
@@ -582,7 +583,7 @@ def bytes_per_posting() -> str:
 
 
 def rivals() -> str:
-    """The same job by several libraries."""
+    """The same task with several libraries."""
     found = result("rivals")
     names = {"LanceDB": "lancedb", "Chroma": "chromadb", "Qdrant": "qdrant-client", "bm25s": "bm25s"}
     rows = []
@@ -602,7 +603,7 @@ def rivals() -> str:
 
 
 def first_index() -> str:
-    """Whole builds from files."""
+    """Time to build an index from files."""
     found = result("first-index")
     rows = [
         (row["encoder"], f"{row['passages']:,}", f"{row['seconds']:.0f} s", f"{row['passages'] / row['seconds']:.0f}")
@@ -613,7 +614,7 @@ def first_index() -> str:
 
 
 def rivals_install() -> str:
-    """What installing them takes."""
+    """Time and space of installing the libraries."""
     found = result("rivals-install")
     rows = [
         (row["system"], f"`{row['install']}`", f"{row['cpu_s']} s", f"{row['mb']:,} MB", str(row["packages"]))
@@ -695,7 +696,7 @@ def review() -> str:
 
 
 def pruned() -> str:
-    """Documents a second against nDCG@10."""
+    """Speed and nDCG@10 of pruned encoders."""
     found = result("pruned")
     first = found["rows"][0]["documents_per_cpu_second"]
     rows = [
@@ -733,7 +734,7 @@ def dense_clusters() -> str:
 
 
 def multi_vectors() -> str:
-    """Several dense vectors of a document."""
+    """Several dense vectors per document."""
     found = result("multi_vectors")
     sets = list(dict.fromkeys(row["set"] for row in found["rows"]))
     own = {(row["set"], row["kind"]): row for row in found["rows"]}
@@ -758,7 +759,7 @@ def phrases() -> str:
 
 
 def negatives() -> str:
-    """Negatives when judgments were hidden."""
+    """Training with hidden judgments."""
     found = result("negatives")
     names = found["rows"][0]["values"]
     rows = [(name, *(f"{value:.3f}" for row in found["rows"] for value in row["values"][name])) for name in names]
@@ -819,12 +820,12 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """A page with its tables updated from the results."""
+    """Return a page with its tables updated from the results."""
     return _PLACE.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
 
 
 def main() -> None:
-    """Update all pages, or say which are out of date."""
+    """Update all pages, or report pages that are out of date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check

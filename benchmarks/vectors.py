@@ -1,12 +1,13 @@
-"""Encode the documents and queries of all collections in a folder into one set of vectors, to compare engines on.
+"""Encode the documents and queries of all collections in a folder into one set of vectors, for comparing engines.
 
     lsr publish CHECKPOINT --onnx --out ENCODER
     python benchmarks/vectors.py --data FOLDER --out VECTORS --encoder ENCODER [--queries 200]
     python benchmarks/engines.py --data VECTORS
 
-FOLDER holds collections in BEIR layout. Each collection, with at most --queries of its queries, is encoded into
-VECTORS/NAME.parquet. Existing files are kept, and an interrupted run is resumed. Then all vectors are joined into the
-arrays that `engines.py`, `living.py` and `order.py` read: documents by collection, queries shuffled.
+FOLDER holds collections in BEIR layout. Each collection is encoded into VECTORS/NAME.parquet, and at most --queries of
+its queries into VECTORS/NAME-queries.parquet. Existing files are kept, so an interrupted run resumes. Then all vectors
+are joined into the arrays that `engines.py`, `living.py` and `order.py` read, with documents ordered by collection and
+queries shuffled.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def encode(source: Path, out: Path, encoder: str, *options: str) -> None:
 
 
 def write_queries(folder: Path, path: Path, n: int) -> None:
-    """Draw at most n queries of a collection."""
+    """Write a random sample of at most n queries of a collection."""
     texts = [query.content for query in open_corpus(folder, queries=True)]
     drawn = np.sort(np.random.default_rng(0).permutation(len(texts))[:n]).tolist()
     with gzip.open(path, "wt") as lines:
@@ -47,7 +48,7 @@ def write_queries(folder: Path, path: Path, n: int) -> None:
 
 
 def read(paths: list[Path], n_terms: int | None = None) -> SparseMatrix:
-    """Concatenate the vectors of files, with the given width or that of the widest."""
+    """Concatenate the vectors of files, with the given width or the width of the widest file."""
     parts = [batch.vectors for path in paths for batch in read_vectors(path)]
     width = n_terms or max(part.shape[1] for part in parts)
     return SparseMatrix.vstack([part.within(width) for part in parts])
@@ -87,7 +88,7 @@ def main() -> None:
     asked = read(queries, matrix.shape[1])
     asked = asked[np.random.default_rng(0).permutation(len(asked))]
     asked = asked[np.flatnonzero(asked.lengths())]
-    for path in args.out.glob("truth_*.npy"):  # the harness's cache for earlier arrays
+    for path in args.out.glob("truth_*.npy"):  # the harness's cache, which is out of date
         path.unlink()
     for path in args.out.glob("order_*"):
         shutil.rmtree(path)

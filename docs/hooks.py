@@ -1,4 +1,4 @@
-"""MkDocs hook: the reference of the command line is made of the commands' own help."""
+"""MkDocs hook that builds the reference of the command line from the commands' own help."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WIDTH = 80
 
 
 def commands() -> str:
-    """A section for each command, with what `lsr COMMAND --help` prints."""
+    """Return a section for each command, with the output of `lsr COMMAND --help`."""
     parent = click.Context(cli, info_name="lsr", **cli.context_settings)
     sections = []
     for name, (_, line) in COMMANDS.items():
@@ -25,5 +25,5 @@ def commands() -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the commands in their place."""
+    """Replace the placeholder with the commands."""
     return markdown.replace(_PLACE, commands()) if _PLACE in markdown else markdown

@@ -1,4 +1,4 @@
-"""Measure search settings on one index: latency, recall, and the frontier of both."""
+"""Measure search settings on one index: latency, recall, and the Pareto frontier of both."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from lsr.index.index import Index
 from lsr.index.search.settings import SearchSettings
 from lsr.sparse import SparseMatrix
 
-# Default grid: exact search, then approximate settings of each kind from fast to thorough.
-
 __getattr__ = names_of(__name__)
 
-
+# The default grid has exact search and these approximate settings, from fast to thorough.
 ALPHAS = (0.6, 0.7, 0.8, 0.9)
 CUTS, HEAP_FACTORS = (3, 5, 8, 12), (1.0, 0.9, 0.8)
 
@@ -30,10 +28,11 @@ class Benched:
     Attributes:
         k: Number of documents.
         settings: The values of `SearchSettings` that aren't defaults.
-        recall: Against exact search, see `Index.recall`.
-        latency: One query at a time on one thread, ms.
-        per_second: {threads: queries per second of batch search}
-        on_frontier: Whether no other setting of this k has a lower median latency and at least the same recall.
+        recall: Recall against exact search, see `Index.recall`.
+        latency: Latency of one query at a time on one thread, ms.
+        per_second: {threads: queries per second of batch search}.
+        on_frontier: Whether the setting is Pareto-optimal: no other setting with this k is faster (median) without a
+            lower recall, or has a higher recall without being slower.
     """
 
     k: int
@@ -61,14 +60,15 @@ class Benched:
 
 
 def settings_grid(given: Mapping[str, Sequence[Any]], *, clusters: bool) -> list[dict[str, Any]]:
-    """The settings to try: exact search, and all combinations of the given values, or a default grid.
+    """Return the settings to try: exact search, and all combinations of the given values or a default grid.
 
     Args:
         given: Values of alpha, beta, cut and heap_factor to combine; empty for the default grid.
         clusters: Whether the index has clusters.
 
     Raises:
-        ValueError: Values out of range, or cut or heap_factor for an index without clusters; lists all of them.
+        ValueError: Values are out of range, or cut or heap_factor are given for an index without clusters; lists all
+            problems.
     """
     chosen = {name: tuple(values) for name, values in given.items() if values}
     of_clusters: dict[str, Sequence[Any]] = {name: chosen[name] for name in ("cut", "heap_factor") if name in chosen}
@@ -106,18 +106,18 @@ def bench_index(
     rounds: int = ROUNDS,
     threads: Sequence[int] = (0,),
 ) -> list[Benched]:
-    """Measure settings; settings of the same k take turns.
+    """Measure settings; settings with the same k are timed in turns.
 
     Args:
         index: The index.
         queries: One row for each query.
         ks: Numbers of documents to search for.
         grid: Settings, from `settings_grid`.
-        rounds: A query's latency is the median over them.
-        threads: Threads of batch search; 0 for all cores.
+        rounds: Timed rounds; a query's latency is the median over the rounds.
+        threads: Numbers of threads of batch search to measure; 0 for all cores.
 
     Raises:
-        DataError: No queries.
+        DataError: There are no queries.
     """
     if not len(queries):
         raise DataError("there are no queries")
@@ -139,5 +139,5 @@ def bench_index(
 
 
 def recommended(found: Sequence[Benched], k: int, recall: float) -> Benched:
-    """The fastest setting that reaches a recall; exact search always does."""
+    """Return the fastest setting that reaches a recall; exact search always reaches it."""
     return min((one for one in found if one.k == k and one.recall >= recall), key=lambda one: one.latency.p50)

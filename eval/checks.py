@@ -1,15 +1,13 @@
 """Check judgments, queries, a run and measures before computing means, and report all problems at once.
 
-Errors make a mean meaningless: unreadable lines of a run or of queries, a document twice for a query, unknown measures,
-no judged query with a relevant document, and ids that don't match (none of the run's queries is judged, none of the
-judged queries has a text, none of the judged documents exists).
+Errors make a mean meaningless: unreadable lines of a run or of queries, a document listed twice for a query, unknown
+measures, no judged query with a relevant document, and ids that don't match (none of the run's queries is judged, none
+of the judged queries has a text, none of the judged documents exists).
 
-Warnings are about means that may not be what they seem: judged documents that aren't in the collection (they can't be
-found), judged queries without a text or without results (they count as 0) or without a relevant document (always 0),
-unjudged queries of the run (they don't count), hits left out as the query's own document, equal scores, measures deeper
-than the run, and a run without any judged hit.
-
-Unjudged queries are reported as well, and left out.
+Warnings are about means that may be misleading: judged documents that aren't in the collection (they can't be found),
+judged queries without a text or without results (they count as 0) or without a relevant document (always 0), unjudged
+queries of the run (they don't count), hits left out as the query's own document, equal scores, measures deeper than the
+run, and a run without any judged hit.
 """
 
 from __future__ import annotations
@@ -38,9 +36,9 @@ class Findings:
     Attributes:
         errors: Problems that make a mean meaningless.
         warnings: What a reader of the mean should know.
-        counts: The numbers behind both, and others; missing if they weren't checked.
-        run: The run without its bad lines; None if there was none to check.
-        unjudged: Queries without judgments; each is reported once.
+        counts: The numbers behind errors and warnings, and further numbers; a number that wasn't checked is missing.
+        run: The run without its bad lines; None if no run was checked.
+        unjudged: Queries without judgments that have been reported.
     """
 
     errors: tuple[str, ...]
@@ -92,11 +90,11 @@ def check_run(
 
     Args:
         run: A TREC file, or a run in memory.
-        dataset: Judgments, queries and documents. Local documents are read until all judged ones are found. Those of
-            ir-datasets aren't read, because that may need a download.
+        dataset: Judgments, queries and documents. Local documents are read until all judged documents are found.
+            Documents of ir-datasets aren't read, because that may need a download.
         depth: Depth of the measures; taken from `measures` if given.
         measures: Names, such as "nDCG@10 R@1000".
-        alone: Skip judgments, queries and documents, which `check_dataset` has checked.
+        alone: Check only the run, because `check_dataset` has checked judgments, queries and documents.
         told: Unjudged queries that were reported earlier.
 
     Raises:
@@ -130,7 +128,7 @@ def check_dataset(
 
     Args:
         dataset: The dataset.
-        document_ids: Ids of the documents that will be searched, such as those of an index; by default those of local
+        document_ids: Ids of the documents that will be searched, such as an index's; by default the ids of local
             documents.
         query_ids: Ids of the queries; by default the dataset's queries.
     """
@@ -190,7 +188,7 @@ def _check_queries(notes: _Notes, dataset: Dataset, given: Collection[str] | Non
 
 
 def _query_places(notes: _Notes, dataset: Dataset) -> dict[str, str]:
-    """The ids of the dataset's queries with "file:line", which vectors don't have."""
+    """Map ids of the dataset's queries to "file:line", or to "" if the queries are vectors."""
     source = dataset.query_source
     if holds_vectors(source):
         return {query: "" for batch in read_vectors(source) for query in batch.ids}
@@ -297,7 +295,7 @@ def _judgments(dataset: Dataset) -> str:
 
 
 def _these(names: Collection[str], what: str, one: str = "", several: str = "") -> str:
-    """A count of things with some of their names, and a verb in the matching form."""
+    """Return a count of things with some of their names, and a verb in the singular or plural."""
     verb = one if len(names) == 1 else several
     return f"{counted(len(names), what)} ({_some(names)}){verb and ' ' + verb}"
 
@@ -308,7 +306,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _lines(rows: Callable[[Path], Iterator[Any]], path: Path | None, column: int, names: Collection[str]) -> str:
-    """The "file:line" of the first few of some ids; empty if there is no file."""
+    """Return the "file:line" of the first few ids; empty if there is no file."""
     if path is None:
         return ""
     shown = set(islice(names, _SHOWN))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "sparse", "hybrid", "dense"]),
     default="auto",
     show_default=True,
-    help="How to search; hybrid and dense need an index built with --hybrid, for which auto is hybrid.",
+    help="How to search; hybrid and dense need an index built with --hybrid; for such an index, auto is hybrid.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on a terminal, too.")
 @encoder_options
@@ -61,7 +61,7 @@ def evaluate(
       lsr evaluate --run other.trec --dataset scifact/ --per-query values.jsonl
       lsr evaluate --run other.trec --dataset qrels.txt
     """  # fmt: skip
-    from lsr.console import emit_json, is_terminal, table
+    from lsr.console import counted, emit_json, is_terminal, table
 
     if (index_path is None) == (run_path is None):
         raise click.UsageError("give either INDEX or --run FILE")
@@ -80,7 +80,7 @@ def evaluate(
     if as_json or not is_terminal():
         emit_json({"dataset": dataset, "split": split, **what, **result.to_json()})
         return
-    click.echo(table(result.rows(), (f"{result.n_queries} queries", "value"), "<>"))
+    click.echo(table(result.rows(), (counted(result.n_queries, "query"), "value"), "<>"))
 
 
 def _of_run(path: Path, dataset: str, split: str, measures: str) -> Quality:
@@ -94,7 +94,7 @@ def _of_run(path: Path, dataset: str, split: str, measures: str) -> Quality:
     problems = DataErrors()
     with problems:
         judged = open_dataset(dataset, split)
-    if problems.count:  # the judgments can't be read: also report what can be checked without them
+    if problems.count:  # the judgments can't be read: also report other problems
         with problems:
             parse_measures(measures)
         with problems:
@@ -138,7 +138,7 @@ def _of_index(
 
 
 def _tell(findings: Findings) -> None:
-    """Print notes on stderr, or raise an error."""
+    """Raise the errors, or print the warnings on stderr."""
     from lsr.console import note
 
     findings.raise_errors()
@@ -150,10 +150,10 @@ def _tell(findings: Findings) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html", help="Path of the page.")
 def report(folder: Path, out: Path | None) -> None:
-    """Write an experiment's results as one self-contained HTML page, as Markdown, and every table as LaTeX and CSV.
+    """Write an experiment's results as one self-contained HTML page and as Markdown, and every table as LaTeX and CSV.
 
     The report has quality with significance, quality against time and size, distributions of search times, recall of
-    approximate search, all pairs of systems, values by query, costs and conditions. It replaces an earlier report.
+    approximate search, all pairs of systems, values by query, costs and conditions. An earlier report is replaced.
 
     \b
     Examples:
@@ -171,11 +171,11 @@ def report(folder: Path, out: Path | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Result folder. [default: FOLDER/again]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal, too.")
 def reproduce(folder: Path, out: Path | None, as_json: bool) -> None:
-    """Run an experiment again from its result folder, and report what differs.
+    """Run an experiment again from its result folder, and report differences.
 
-    Nothing is taken from the cache. Relative paths in the recorded settings must still be valid, so run this in the
-    folder in which the experiment was run. Versions, machine, checksums and measures are compared. The exit code is 1
-    if a measure differs.
+    The cache isn't used. Relative paths in the recorded settings must still be valid, so run this in the folder in
+    which the experiment was run. Versions, machine, checksums and measures are compared. The exit code is 1 if a
+    measure differs.
 
     \b
     Examples:
@@ -202,8 +202,12 @@ def reproduce(folder: Path, out: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--encoder", default=DEFAULT_ENCODER, show_default=True, metavar="NAME|PATH", help="Compared with BM25.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("lsr-demo"), show_default=True, help="Folder.")
+@click.option(
+    "--encoder", default=DEFAULT_ENCODER, show_default=True, metavar="NAME|PATH", help="Encoder to compare with BM25."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("lsr-demo"), show_default=True, help="Output folder."
+)
 def demo(encoder: str, out: Path) -> None:
     """Encode, index, search, evaluate and explain a small real collection.
 
@@ -221,10 +225,16 @@ def demo(encoder: str, out: Path) -> None:
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Result folder; existing results are reused."
 )
-@click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="Another collection.")
+@click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="A collection; can be repeated.")
 @click.option("--split", default="test", show_default=True, help="Split of --dataset's judgments.")
 @click.option("--suite", metavar="NAME|FILE", help="A list of collections: beir, nano-beir, dl19, …, or a YAML file.")
-@click.option("--encoder", "encoders", multiple=True, metavar="NAME|PATH", help="Compared with BM25; without CONFIG.")
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="NAME|PATH",
+    help="Encoder to compare with BM25, if there is no CONFIG.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Overrides a key of the file.")
 @list_option("eval")
 def experiment(
@@ -238,9 +248,10 @@ def experiment(
 ) -> None:
     """Compare systems on collections: encode, index, search, measure, time, report.
 
-    CONFIG is a YAML file, or the name of a preset (--list), with systems and collections (unless --dataset or --suite
-    gives those). Without it BM25 is compared with lsr-mini, or with --encoder. Results are cached in OUT/cache: after a
-    kill, or with other settings, the same command does only what is missing.
+    CONFIG is a YAML file or the name of a preset (--list). It names systems and collections; --dataset and --suite can
+    name the collections instead. Without CONFIG, BM25 is compared with lsr-mini or with --encoder. Results are cached
+    in OUT/cache: if the command is repeated after an interruption or with other settings, only missing parts are
+    computed.
 
     \b
     Examples:
@@ -268,7 +279,7 @@ def experiment(
     with problems:
         entries = [*(suite_entries(suite) if suite else ()), *settings.datasets]
         datasets = named(open_datasets([*entries, *(DatasetSettings(name, split) for name in names)]))
-    if problems.count:  # some can't be opened: also report what can be checked without them
+    if problems.count:  # some datasets can't be opened: also report other problems
         check_settings(settings, problems)
         problems.settle()
     record = run_experiment(settings, datasets, out)
@@ -278,7 +289,7 @@ def experiment(
 
 
 def _headline(record: dict[str, Any]) -> str:
-    """Print the first measure of all systems on all datasets."""
+    """Return a table of the first measure, for all systems and datasets."""
     from lsr.console import table
 
     measure = record["measures"][0]
@@ -318,11 +329,11 @@ def compare(
     most: int,
     as_json: bool,
 ) -> None:
-    """Compare systems query by query: differences, confidence, significance, wins and losses.
+    """Compare systems query by query: differences, confidence intervals, significance, wins and losses.
 
     SYSTEM is a TREC run of any engine, a result folder of `lsr experiment` (all of its systems), or FOLDER:SYSTEM. The
-    tests are paired and two-sided; p is corrected for the number of systems by Holm's method. The 95 % interval of the
-    difference, in brackets, is from a bootstrap over the queries.
+    tests are paired and two-sided; p is corrected for the number of systems with Holm's method. The 95 % interval of
+    the difference, from a bootstrap over the queries, is in brackets.
 
     \b
     Examples:
@@ -412,17 +423,18 @@ def bench(
     encoder: str | None,
     **options: Any,
 ) -> None:
-    """Measure latency and recall of an index over settings, and find the fastest one that reaches a recall.
+    """Measure latency and recall of an index for several settings, and find the fastest setting that reaches a recall.
 
-    All combinations of the given values are tried, by default a selection from fast to thorough. Times are in ms, for
-    one query at a time on one thread, with settings in turns. A star marks settings on the frontier of both.
+    All combinations of the given values are tried; by default, a selection from fast to thorough. Times are in ms, for
+    one query at a time on one thread; settings are timed in turns. A star marks settings that are Pareto-optimal in
+    latency and recall.
 
     \b
     Examples:
       lsr bench idx --queries queries.jsonl
       lsr bench idx --queries beir/scifact -k 10,100 --cut 3,5,8 --heap-factor 1,0.9 --recall 0.99
     """  # fmt: skip
-    from lsr.console import emit_json, is_terminal, table
+    from lsr.console import counted, emit_json, is_terminal, table
     from lsr.eval.bench import bench_index as run_bench
     from lsr.eval.bench import recommended, settings_grid
     from lsr.index.search.query_file import read_queries
@@ -451,7 +463,7 @@ def bench(
         )
     speeds = [f"queries/s, {f'{n} threads' if n else 'all cores'}" for n in threads]
     header = ("k", "settings", "", "recall", "p50", "mean", "p95", "p99", *speeds)
-    click.echo(f"{len(vectors)} queries\n")
+    click.echo(f"{counted(len(vectors), 'query')}\n")
     click.echo(table(rows, header, "><<" + ">" * (len(header) - 3)))
     for one in best:
         click.echo(f"\nrecall {recall:g} at k = {one.k}: {one.label}, {one.latency.p50:.3f} ms at {one.recall:.4f}")

@@ -1,6 +1,6 @@
 """`lsr compare`: compare systems query by query.
 
-Systems are TREC runs, which are measured here, or systems of an experiment's result folder, which has their values.
+Systems are TREC runs, which are measured here, or systems in an experiment's result folder, where values are stored.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class Compared:
 
 
 def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, notes: list[str] | None = None) -> Values:
-    """The values of systems by query.
+    """Return the values of systems by query.
 
     Args:
-        names: TREC runs; result folders, for all of their systems; or "FOLDER:SYSTEM" for one of them.
+        names: TREC runs, result folders (all of their systems), or "FOLDER:SYSTEM" (one system of a folder).
         dataset: Dataset with the judgments for runs.
-        measures: Measures of runs; of result folders those among them that they have.
+        measures: Names of measures; result folders contribute those that they have.
         notes: Warnings about runs and judgments are appended.
 
     Raises:
-        DataError: Unknown measures, a missing file, a run without a dataset or with bad lines, or a system that the
-            folder lacks; lists all of them.
+        DataError: A measure is unknown, a file is missing, a run has bad lines or no dataset, or a folder lacks a
+            system; lists all problems.
     """
     problems, told = DataErrors(), [] if notes is None else notes
     parsed: list[Any] = []
@@ -100,7 +100,7 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
 
 
 def _folder_of(name: str) -> tuple[Path | None, str | None]:
-    """The result folder and the system of a name; (None, None) for a run."""
+    """Split a name into result folder and system; (None, None) for a run."""
     if (Path(name) / PER_QUERY).is_file():
         return Path(name), None
     folder, colon, system = name.rpartition(":")
@@ -131,12 +131,12 @@ def compare_values(
 
     Args:
         values: From `read_values`.
-        baseline: Its name; by default the first.
+        baseline: Name of the baseline; by default the first system.
         test: As for `lsr.eval.significance.compare`.
         most: Number of most different queries to return.
 
     Raises:
-        DataError: No such baseline, nothing shared, or other queries.
+        DataError: There is no such baseline, the systems share no dataset and measure, or their queries differ.
     """
     first = next(iter(values)) if baseline is None else baseline
     if first not in values:

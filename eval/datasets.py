@@ -1,4 +1,4 @@
-"""Judged datasets: documents, queries and qrels of a BEIR folder, of an ir-datasets name, or of files of their own.
+"""Judged datasets: documents, queries and qrels from a BEIR folder, from ir-datasets, or from separate files.
 
 A suite is several datasets under one name, or a YAML file that lists them:
 
@@ -21,11 +21,11 @@ from lsr.io.corpus import Corpus, open_corpus
 from lsr.io.ir_datasets import load_ir_dataset
 from lsr.io.runs import Qrels, Run, open_qrels, qrels_file, read_qrels
 
-# In these datasets queries are also documents; BEIR's own evaluation leaves out each query's own document.
+# In these datasets, queries are also documents; BEIR's evaluation leaves out each query's own document.
 _DROP_OWN = ("arguana", "quora")
 
-# The 13 sets of BEIR whose mean is usually published for learned sparse encoders, by ir-datasets name. Left out are the
-# sets that aren't public, CQADupStack, and MS MARCO ("beir/msmarco/dev"), on which such encoders are trained.
+# ir-datasets names of the 13 BEIR sets whose mean is usually published for learned sparse encoders. BEIR also has
+# private sets, CQADupStack, and MS MARCO ("beir/msmarco/dev"), on which such encoders are trained.
 _BEIR = (
     "beir/trec-covid",
     "beir/nfcorpus/test",
@@ -57,7 +57,7 @@ _LOTTE = ("writing", "recreation", "science", "technology", "lifestyle")
 _MIRACL = (
     "ar", "bn", "de", "en", "es", "fa", "fi", "fr", "hi", "id", "ja", "ko", "ru", "sw", "te", "th", "yo", "zh",
 )  # fmt: skip
-# {suite: ir-datasets names of its collections}. Folders of these names in the current one are taken instead.
+# {suite: ir-datasets names of its collections}. Folders of these names in the current folder are used instead.
 SUITES: dict[str, tuple[str, ...]] = {
     "beir": _BEIR,
     "beir-small": ("beir/scifact/test", "beir/nfcorpus/test", "beir/arguana", "beir/scidocs", "beir/fiqa/test"),
@@ -83,11 +83,11 @@ class Dataset:
     """A collection with judgments.
 
     Attributes:
-        name: Path or ir-datasets name, or a name by the user.
+        name: Path or ir-datasets name, or a name chosen by the user.
         split: Split of the judgments.
         source: The documents, for `open_corpus`; "" if there are only judgments.
         qrels: The judgments.
-        queries: The queries, for `open_corpus` and `read_queries`; None for those of `source`.
+        queries: The queries, for `open_corpus` and `read_queries`; None for the queries of `source`.
         qrels_path: The file of the judgments, if there is one.
         drop_own: Leave out a query's own document from its results before measuring.
     """
@@ -108,12 +108,12 @@ class Dataset:
 
     @cached_property
     def most_dropped(self) -> int:
-        """How many documents are left out of a query's results at most."""
+        """Largest number of documents that are left out of a query's results."""
         graded = max((sum(g == _EXCLUDED for g in judged.values()) for judged in self.qrels.values()), default=0)
         return graded + self.drop_own
 
     def kept(self, run: Run) -> Run:
-        """A run without the documents that are left out."""
+        """Return a run without the documents that are left out."""
         if not self.most_dropped:
             return run
         return {query: {d: s for d, s in hits.items() if not self.drops(query, d)} for query, hits in run.items()}
@@ -153,17 +153,17 @@ def open_dataset(
     """Open a dataset: a folder, an ir-datasets name, or files. Judgments alone are enough to measure runs.
 
     Args:
-        name: A BEIR folder, an ir-datasets name with or without "irds:" before it, or a file of judgments, as `qrels`;
-            any name if all parts are given.
-        split: For a folder, the name of the file in qrels/. For an ir-datasets name without judgments, what to add to
-            the name for a dataset that has them: "test" adds "/test".
-        documents: A file, folder or name that replaces the dataset's documents.
-        queries: The same for its queries.
+        name: A BEIR folder, an ir-datasets name with or without the prefix "irds:", or a file of judgments, in a format
+            of `qrels`; any name if all parts are given.
+        split: For a folder, the name of the file in qrels/. If an ir-datasets name has no judgments, the split is
+            appended to the name ("/test").
+        documents: File, folder or name of other documents, which replace the dataset's.
+        queries: File, folder or name of other queries.
         qrels: A file that replaces the dataset's judgments: BEIR's TSV, TREC's four columns, or Parquet.
-        drop_own: Leave out each query's own document; by default for datasets named ArguAna and Quora.
+        drop_own: Whether each query's own document is left out; by default only for datasets named ArguAna or Quora.
 
     Raises:
-        DataError: No such dataset, split, part or judgments.
+        DataError: The dataset, split, part or judgments don't exist.
     """
     problems = DataErrors()
     source, judgments, path = name, Qrels(), None
@@ -193,7 +193,7 @@ def _drops_own(name: str) -> bool:
     path = Path(name)
     if name in OF_SUITES:
         parts = name.split("/")
-    elif path.is_file():  # a file of judgments, maybe within a folder
+    elif path.is_file():  # a file of judgments, possibly in a BEIR folder
         folder = path.resolve().parent
         parts = [path.stem, folder.parent.name if folder.name == "qrels" else ""]
     else:
@@ -213,13 +213,13 @@ class DatasetSettings:
     drop_own: bool | None = None
 
     def open(self) -> Dataset:
-        """See `open_dataset`."""
+        """Open the dataset; see `open_dataset`."""
         return open_dataset(**vars(self))
 
 
 @dataclass(frozen=True)
 class SuiteSettings:
-    """A suite's YAML file: names of datasets, or sections of `DatasetSettings`."""
+    """A suite's YAML file: names of datasets, or sections with the keys of `DatasetSettings`."""
 
     datasets: tuple[str | DatasetSettings, ...]
 
@@ -229,13 +229,13 @@ class SuiteSettings:
 
 
 def suite_entries(name: str) -> tuple[str | DatasetSettings, ...]:
-    """The datasets of a suite, unopened.
+    """Return the datasets of a suite without opening them.
 
     Args:
         name: One of `SUITES`, or a YAML file.
 
     Raises:
-        DataError: No such suite, or wrong keys of the file.
+        DataError: The suite doesn't exist, or its file has wrong keys.
     """
     if name in SUITES:
         return SUITES[name]
@@ -249,7 +249,7 @@ def open_datasets(entries: Iterable[str | DatasetSettings]) -> list[Dataset]:
     """Open several datasets.
 
     Raises:
-        DataError: Some can't be opened; lists all of them.
+        DataError: Some datasets can't be opened; lists all of them.
     """
     opened, problems = [], DataErrors()
     for entry in entries:

@@ -1,4 +1,4 @@
-"""lsr demo: everything on the Cranfield collection, which is part of the package."""
+"""lsr demo: encode, index, search, evaluate and explain the Cranfield collection, which is part of the package."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _MARK = "made-by-lsr-demo"
 
 
 def run_demo(out: Path, encoder: str = DEFAULT_ENCODER) -> None:
-    """Encode, index, search, evaluate and explain, with printed results.
+    """Encode, index, search, evaluate and explain, and print the results.
 
     Args:
-        out: Folder for the indexes; an earlier demo's is replaced.
+        out: Folder for the indexes; a folder of an earlier demo is replaced.
         encoder: The encoder to compare with BM25.
 
     Raises:

@@ -1,9 +1,8 @@
 """How quality depends on the number of dimensions and of documents (arXiv 2012.14210, 2508.21038).
 
-The more documents a collection has, the more of them are near a query by chance, above all in few dimensions. This
-module has what a study of that needs: texts without meaning, a collection in which each pair of documents answers a
-query, vectors cut to fewer dimensions, and the slope of a measure as the collection grows. `benchmarks/dimensions.py`
-is the study.
+The larger a collection, the more documents are near a query by chance, especially in few dimensions. This module has
+the parts of a study of this effect: random texts, a collection in which each pair of documents answers a query, vectors
+cut to fewer dimensions, and the slope of a measure as the collection grows. `benchmarks/dimensions.py` is the study.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ _AT_ONCE = 32  # queries ranked per batch
 
 @dataclass(frozen=True)
 class PairSet:
-    """A collection whose queries each have their own set of answers.
+    """A collection in which each query has a different set of answers.
 
     Attributes:
         documents: Texts; those that answer queries come first.
         queries: Texts.
-        relevant: (n_queries, answers of a query) int64, numbers of documents.
+        relevant: (n_queries, answers per query) int64, numbers of documents.
     """
 
     documents: list[str]
@@ -38,21 +37,22 @@ class PairSet:
 def pair_set(
     attributes: Sequence[str], *, answers: int = 46, of_query: int = 2, others: int = 0, likes: int = 50, seed: int = 0
 ) -> PairSet:
-    """Make a collection after LIMIT (arXiv 2508.21038): documents say what somebody likes, queries ask who likes it.
+    """Make a collection like LIMIT (arXiv 2508.21038): documents say what somebody likes, and queries ask who likes a
+    thing.
 
-    For each set of `of_query` documents among the first `answers` there is a query about a thing that only these like.
-    So the vectors have to separate every such set from all other documents.
+    For each set of `of_query` documents among the first `answers` documents, there is a query about a thing that only
+    these documents name. So the vectors have to separate every such set from all other documents.
 
     Args:
-        attributes: Things that somebody may like; repeated ones count once.
+        attributes: Things that somebody may like; duplicates count once.
         answers: Number of documents that answer queries.
         of_query: Answers per query.
         others: Number of documents that answer no query.
-        likes: Things named in each document, at least.
+        likes: Minimum number of things named in each document.
         seed: Seed for the order and choice of things.
 
     Raises:
-        ValueError: Too few things, or fewer answers than a query has.
+        ValueError: There are too few things, or `answers` is below `of_query`.
     """
     sets = np.array(list(combinations(range(answers), of_query)), np.int64).reshape(-1, of_query)
     if not len(sets):
@@ -142,7 +142,7 @@ def slope(sizes: Sequence[int], values: NDArray[np.float64], *, seed: int = 0) -
     """
     doublings = np.log2(np.asarray(sizes, np.float64))
     apart = doublings - doublings.mean()
-    slopes = apart @ values / (apart @ apart)  # of each query: the slope of a mean is the mean of the slopes
+    slopes = apart @ values / (apart @ apart)  # one slope per query: their mean is the slope of the means
     drawn = np.random.default_rng(seed).integers(len(slopes), size=(_ROUNDS, len(slopes)))
     low, high = np.quantile(slopes[drawn].mean(1), [0.025, 0.975])
     return float(slopes.mean()), float(low), float(high)

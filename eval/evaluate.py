@@ -34,11 +34,11 @@ class Quality:
     """Quality of a run.
 
     Attributes:
-        measures: Means over all judged queries; sums for counts such as NumRet.
+        measures: Means over all judged queries; for counts such as NumRet, sums.
         per_query: Values by measure and query.
         n_queries: Number of judged queries.
         missing: Judged queries that the run lacks; they count as 0.
-        dropped: Hits left out: the query's own document, and those that the judgments exclude.
+        dropped: Number of hits left out: the query's own document, and documents that the judgments exclude.
         run: The results.
     """
 
@@ -108,8 +108,8 @@ class Evaluation(Quality):
 def evaluate_run(run: Run, dataset: Dataset, measures: str) -> Quality:
     """Measure a run of any engine.
 
-    Every judged query counts; those without results count as 0. Hits that the dataset excludes are left out first. Run
-    and judgments aren't checked; see `lsr.eval.checks.check_run`.
+    Every judged query counts; queries without results count as 0. Hits that the dataset excludes are left out first.
+    Run and judgments aren't checked; `lsr.eval.checks.check_run` checks them.
 
     Args:
         run: The results; equal scores keep the order of the run.
@@ -117,7 +117,7 @@ def evaluate_run(run: Run, dataset: Dataset, measures: str) -> Quality:
         measures: Names, such as "nDCG@10 RR@10".
 
     Raises:
-        DataError: Unknown measures.
+        DataError: A measure is unknown.
     """
     kept = dataset.kept(run)
     means, per_query = score_run(dataset.qrels, kept, parse_measures(measures))
@@ -141,7 +141,7 @@ def search_run(
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[BatchOptions],
 ) -> Run:
-    """The k best documents of each query, and enough more to replace those that are left out.
+    """Search for the k best documents of each query, and for further documents to replace those that are left out.
 
     Args:
         index: The index.
@@ -170,12 +170,12 @@ def evaluate_index(
         index: The index.
         dataset: Queries and judgments.
         measures: Names, such as "nDCG@10 RR@10".
-        queries: Queries that replace the dataset's, for example encoded ones.
+        queries: Queries that replace the dataset's, such as encoded queries.
         mode: As for `Index.search`; "hybrid" and "dense" need texts.
 
     Raises:
-        DataError: Unknown measures, no judged query among the queries, or a mode that needs dense vectors for an index
-            without them.
+        DataError: A measure is unknown, none of the queries is judged, or the mode needs dense vectors that the index
+            or the queries lack.
     """
     depth = depth_of(parse_measures(measures))
     judged = (queries or read_queries(dataset.query_source, index)).only(dataset.qrels)

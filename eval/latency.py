@@ -43,7 +43,7 @@ class Latency:
 
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Latency:
-        """Make percentiles from one value for each query."""
+        """Compute percentiles from one value per query."""
         if not len(milliseconds):
             return cls(0.0, 0.0, 0.0, 0.0)
         p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])
@@ -55,7 +55,7 @@ class Latency:
 
 
 def time_together(calls: Sequence[Callable[[int], Any]], n: int, rounds: int = ROUNDS) -> NDArray[np.float64]:
-    """Time several systems on the same queries in turns; each round starts with another system.
+    """Time several systems on the same queries in turns; each round starts with a different system.
 
     Args:
         calls: Functions to call with 0 … n - 1, after a warm-up round.
@@ -84,17 +84,17 @@ def time_each(call: Callable[[int], Any], n: int, rounds: int = ROUNDS) -> Laten
 
 
 class Rate(NamedTuple):
-    """Queries per second, and the energy of a query in joules, None where it can't be measured."""
+    """Queries per second, and energy per query in joules; None where energy can't be measured."""
 
     per_second: float
     joules: float | None
 
 
 class PeakMemory:
-    """Peak memory of this process within a `with`, in bytes, including mapped files that are in memory.
+    """Peak memory of this process within a `with`, in bytes, including resident pages of mapped files.
 
     Attributes:
-        peak: None on systems other than Linux.
+        peak: Bytes; None on systems other than Linux.
     """
 
     _EVERY = 0.02  # seconds
@@ -125,12 +125,12 @@ class PeakMemory:
 
 
 class Energy:
-    """Energy that the processors use within a `with`, in joules, by the counters of RAPL (Linux on Intel and AMD).
+    """Energy that the processors use within a `with`, in joules, from the RAPL counters (Linux on Intel and AMD).
 
-    It includes everything else that runs on the machine.
+    It includes the energy of other processes on the machine.
 
     Attributes:
-        joules: None where there are no counters, or they may not be read (reading them usually needs root).
+        joules: Energy; None if there are no counters or no permission to read them (which usually needs root).
     """
 
     FOLDER = Path("/sys/class/powercap")
@@ -146,12 +146,12 @@ class Energy:
     def __exit__(self, *_: object) -> None:
         now, ranges = self._read("energy_uj"), self._read("max_energy_range_uj")
         if self._start and now.keys() == self._start.keys() == ranges.keys():
-            # A counter that has reached its range begins again.
+            # A counter that exceeds its range starts again from 0.
             used = [(now[one] - start) % (ranges[one] + 1) for one, start in self._start.items()]
             self.joules = sum(used) / 1e6
 
     def _read(self, name: str) -> dict[Path, int]:
-        """A value of each processor package; {} if any can't be read."""
+        """Read a value of each processor package; {} if any value can't be read."""
         try:
             packages = sorted(self.FOLDER.glob("intel-rapl:*"))
             return {one: int((one / name).read_text()) for one in packages if one.name.count(":") == 1}
@@ -167,14 +167,14 @@ def search_latency(
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[FilteredOptions],
 ) -> Latency:
-    """Latency of search by vector, including hits; `dense` and settings are those of `Index.search_batch`."""
+    """Latency of searches by vector, including hits; `dense` and settings are those of `Index.search_batch`."""
     rows = [vectors[i] for i in range(len(vectors))]
     near = [None] * len(rows) if dense is None else list(dense)
     return time_each(lambda i: index.search(rows[i], k, dense=near[i], **settings), len(rows))
 
 
 def encode_latency(index: Index, texts: Sequence[str], mode: Mode = "sparse") -> Latency:
-    """Latency of encoding a query; of both vectors if the mode needs both."""
+    """Latency of encoding a query; with both vectors if the mode needs them."""
 
     def encode(i: int) -> None:
         index.query_vectors([texts[i]])
@@ -193,9 +193,9 @@ def throughput(
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[FilteredOptions],
 ) -> Rate:
-    """How fast batch search on all cores is, or on some threads; settings are those of `Index.search`.
+    """Measure batch search on all cores, or on a number of threads; settings are those of `Index.search`.
 
-    Searches all queries repeatedly for a while and takes the median.
+    Searches all queries repeatedly for at least 0.3 seconds and uses the median time.
     """
     first = None if dense is None else dense[:8]
     index.search_batch(vectors[:8], k, threads=threads, dense=first, **settings)

@@ -1,6 +1,6 @@
-"""Measures of quality through ir-measures: the usual names, nDCG with trec_eval's linear gain.
+"""Measures of quality, computed by ir-measures, with its names. nDCG has trec_eval's linear gain.
 
-Inputs that would crash, hang or mislead one of the programs behind ir-measures are refused first.
+Inputs that would crash, hang or mislead one of the programs behind ir-measures are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lsr.errors import DataError, MissingExtra
 from lsr.io.runs import MAX_GRADE, Qrels, Run, as_float32, grade_problem
 
 DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
-# Separators between names: commas and spaces outside of brackets.
+# Separators between names: commas and spaces outside of parentheses.
 _BETWEEN = re.compile(r"[\s,]+(?![^()]*\))")
 _MOST_GDEVAL = 4  # the highest grade that gdeval.pl supports
 
@@ -24,7 +24,7 @@ def parse_measures(names: str) -> list[Any]:
     """Parse names of measures, separated by spaces or commas.
 
     Raises:
-        DataError: Unknown names, or measures that nothing installed can compute; lists all of them.
+        DataError: A name is unknown, or no installed program can compute the measure; lists all of them.
         MissingExtra: ir-measures is not installed.
     """
     try:
@@ -47,7 +47,7 @@ def parse_measures(names: str) -> list[Any]:
 
 
 def _makes_sense(params: Mapping[str, Any]) -> bool:
-    """Whether a measure's parameters are valid; trec_eval ends the process for some others."""
+    """Whether a measure's parameters are valid; some invalid parameters make trec_eval end the process."""
     gains = params.get("gains", {})
     return (
         1 <= params.get("cutoff", 1) < 2**31
@@ -63,7 +63,7 @@ def cutoff_of(measure: Any) -> int | None:
 
 
 def depth_of(measures: list[Any], default: int = 1000) -> int:
-    """Largest depth of the measures; `default` for those without a cutoff."""
+    """Largest depth of the measures; measures without a cutoff count as `default`."""
     cutoffs = [cutoff_of(measure) or default for measure in measures]
     return max(cutoffs, default=default)
 
@@ -79,13 +79,13 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
     """Compute measures of a run.
 
     Args:
-        qrels: Judgments; all of their queries count, even without results.
-        run: The results; equal scores keep its order.
+        qrels: Judgments; all judged queries count, even without results.
+        run: The results; equal scores keep the order of the run.
         measures: From `parse_measures`.
 
     Returns:
         ({measure: mean, or sum for counts}, {measure: {query_id: value}}). A query is missing if a measure isn't
-        defined for it, like Accuracy if nothing relevant was found.
+        defined for the query, such as Accuracy if nothing relevant was found.
 
     Raises:
         DataError: A measure can't be computed from these judgments or results.
@@ -95,26 +95,27 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
     _require_computable(qrels, measures)
     judged, ranked = {}, {}
     queries = list(qrels)
-    # Use numbers as ids: scripts of some measures misread other ids.
+    # Numbers replace ids, because scripts of some measures misread other ids.
     for number, query in enumerate(map(str, range(len(queries)))):
         names: dict[str, str] = {}
         grades, hits = qrels[queries[number]], run.get(queries[number], {})
         if not all(map(math.isfinite, hits.values())):
             raise DataError(f"query {queries[number]!r} has a score that is not a finite number", "the run")
-        barren = max(grades.values(), default=0) < 0  # trec_eval would write out of bounds, and nothing is relevant
+        barren = max(grades.values(), default=0) < 0  # with negative grades only, trec_eval would write out of bounds
         judged[query] = {names.setdefault(d, str(len(names))): 0 if barren else grade for d, grade in grades.items()}
-        # trec_eval orders equal scores by id; ranks as scores keep the order of the search.
+        # trec_eval orders equal scores by id; scores from ranks keep the order of the search.
         best_first = sorted(hits, key=hits.__getitem__, reverse=True)
         ranked[query] = {names.setdefault(d, str(len(names))): float(len(hits) - i) for i, d in enumerate(best_first)}
     per_query: dict[str, dict[str, float]] = {str(m): {} for m in measures}
     aggregators = {str(m): m.aggregator() for m in measures}
-    # Queries without results are given to counts only: some other measures divide by the number of hits.
+    # Only counts get queries without results: some other measures divide by the number of hits.
     found = {query: hits for query, hits in ranked.items() if hits}
     means = [m for m in measures if is_mean(m)]
+    # Accuracy is computed separately: together with other measures, undefined values would be 0.
     asked = [
         (ranked, [m for m in measures if not is_mean(m)]),
         (found, [m for m in means if m.NAME != "Accuracy"]),
-        (found, [m for m in means if m.NAME == "Accuracy"]),  # with other measures it would be 0 where it is undefined
+        (found, [m for m in means if m.NAME == "Accuracy"]),
     ]
     try:
         for results, some in asked:
@@ -122,7 +123,7 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
                 name = str(value.measure)
                 per_query[name][queries[int(value.query_id)]] = float(value.value)
                 aggregators[name].add(value.value)
-    except Exception as error:  # a dozen programs raise all kinds of errors
+    except Exception as error:  # the programs behind ir-measures raise many kinds of errors
         why = f"{type(error).__name__}: {error}"
         raise DataError(f"ir-measures can't compute {' '.join(per_query)}: {why}") from error
     if undefined := [name for name, values in per_query.items() if not values]:
@@ -131,7 +132,7 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
 
 
 def tied_queries(run: Run, depth: int) -> list[str]:
-    """The queries with two equal float32 scores among their first `depth` hits."""
+    """Return the queries with equal float32 scores among their first `depth` hits."""
     found = []
     for query, hits in run.items():
         top = nlargest(depth, hits.values())
@@ -141,7 +142,7 @@ def tied_queries(run: Run, depth: int) -> list[str]:
 
 
 def ordered_by_id(run: Run) -> Run:
-    """The run in trec_eval's order: float32 scores, equal ones by id, highest id first."""
+    """Return the run in trec_eval's order: by float32 score, then by descending id."""
     read = {query: [(doc, float(as_float32(score))) for doc, score in hits.items()] for query, hits in run.items()}
     return {
         query: dict(sorted(hits, key=lambda hit: (hit[1], hit[0].encode()), reverse=True))

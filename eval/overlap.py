@@ -1,4 +1,4 @@
-"""Similarity of two rankings, without judgments: rank-biased overlap and Kendall's tau."""
+"""Similarity of two rankings: rank-biased overlap and Kendall's tau."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 
     Args:
         first: Ids, best first, without duplicates.
         second: The other ranking; its length may differ.
-        p: Persistence of the reader: with 0.9 the first ten ranks have 86 % of the weight.
+        p: Persistence of the reader; with 0.9, the first ten ranks have 86 % of the weight.
 
     Returns:
-        1 for equal rankings, 0 for disjoint ones.
+        1 for equal rankings, 0 for disjoint rankings.
 
     Raises:
         ValueError: p is not between 0 and 1.
@@ -31,7 +31,7 @@ def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 
     if not short:
         return float(not long)
     seen_short, seen_long = set[str](), set[str]()
-    shared = 0  # ids that are in the first `depth` of both
+    shared = 0  # number of ids among the first `depth` of both
     at_short, total = 0, 0.0
     for depth, document in enumerate(long, start=1):
         seen_long.add(document)
@@ -48,7 +48,7 @@ def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 
 
 
 def kendall_tau(first: Sequence[str], second: Sequence[str]) -> float | None:
-    """Kendall's tau over the documents that both rankings have; None if there are fewer than two.
+    """Kendall's tau over the documents that both rankings have; None if they share fewer than two.
 
     Args:
         first: Ids, best first, without duplicates.

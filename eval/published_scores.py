@@ -1,10 +1,10 @@
-"""Published figures to compare with: nDCG@10 on BEIR's 13 sets, MRR@10 on MS MARCO, with their sources.
+"""Published figures with their sources, for comparison: nDCG@10 on 13 sets of BEIR, MRR@10 and R@1000 on MS MARCO.
 
 Each figure has a mark of its reliability:
 
     repo        read in the named public repository: README, documentation, configuration
     paper-text  read in a copy of the paper's text
-    derived     arithmetic on such figures
+    derived     computed from such figures
     secondary   quoted by another publication; check the paper before you print it
     unmarked    stated by the sources, not checked separately
 
@@ -29,7 +29,7 @@ class Reference:
         measure: The ir-measures name.
         value: Between 0 and 1.
         source: Where it was published.
-        trust: The mark, see above.
+        trust: The mark of reliability, see the top of this file.
         note: A remark.
     """
 
@@ -118,20 +118,20 @@ LACONIC-1B | LACONIC | secondary | nDCG@10 58.7
 Linkup SPARSEUP | SPARSEUP | secondary | nDCG@10 56.4
 ModernBERT-VT | ModernBERT-VT | secondary | nDCG@10 52.4
 """
-# Other names of the sets, in folders and in ir-datasets.
+# Other names of the sets, used by folders or ir-datasets.
 _ALIASES = {"touche-2020": "webis-touche2020", "touche2020": "webis-touche2020", "dbpedia": "dbpedia-entity"}
 _MEASURES = {"mrr@10": "RR@10", "rr@10": "RR@10", "ndcg@10": "nDCG@10", "r@1000": "R@1000", "recall@1000": "R@1000"}
 
 
 def reference(dataset: str, measure: str, split: str | None = None) -> list[Reference]:
-    """The published figures for a dataset, best first; may be empty.
+    """Return the published figures for a dataset, best first; may be empty.
 
     Args:
         dataset: A folder or a name, such as "data/scifact", "beir/scifact", "irds:beir/scifact/test",
             "msmarco-passage/dev/small"; "beir" for the mean over the 13 sets.
-        measure: The ir-measures name; MRR@10 is RR@10.
-        split: Split of the judgments, if it isn't part of the name. Figures are for test splits, and for MS MARCO's
-            6,980 dev queries; there are none for other splits.
+        measure: The ir-measures name; MRR@10 means RR@10.
+        split: Split of the judgments, if not part of the name. There are figures only for test splits and for MS
+            MARCO's 6,980 dev queries.
     """
     name, wanted = _plain(dataset, split), _MEASURES.get(measure.lower())
     found = [r for r in references() if (r.dataset, r.measure) == (name, wanted)]
@@ -139,13 +139,13 @@ def reference(dataset: str, measure: str, split: str | None = None) -> list[Refe
 
 
 def _plain(dataset: str, split: str | None) -> str | None:
-    """A dataset's name in the tables; None for unknown datasets and other splits."""
+    """Return a dataset's name in the tables; None for other splits."""
     folder = Path(dataset).is_dir()
     parts = (Path(dataset).resolve().name if folder else dataset.removeprefix("irds:")).lower().strip("/").split("/")
     if parts == ["msmarco-passage", "dev", "small"]:
         return "msmarco"
     if parts == ["beir", "webis-touche2020"]:
-        return None  # version 1; BEIR's folder of this name has version 2
+        return None  # ir-datasets' version 1; BEIR's folder of this name has version 2
     if parts[-1] in ("test", "dev", "train") and len(parts) > 1:
         split = parts.pop()
     if parts[-1] == "v2" and len(parts) > 1:

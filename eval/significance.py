@@ -1,16 +1,16 @@
-"""Significance of differences: paired tests over {query: value}, intervals, corrections for several systems.
+"""Significance of differences: paired tests over {query: value}, intervals, and corrections for several systems.
 
     compare(values, baseline)    difference of the means, its interval, a p-value, wins and losses
     holm(p_values)               adjusted p-values of several systems against one baseline
-    compare_seeds(a, b)          the same for systems that were trained with several seeds
+    compare_seeds(a, b)          like compare, for systems that were trained with several seeds
     bootstrap_interval(values)   interval of a mean over other samples of queries
-    seeds_interval(values)       the same over queries and seeds
+    seeds_interval(values)       interval of a mean over other samples of queries and seeds
     most_different(a, b)         the queries that differ most
 
-Smucker, Allan and Carterette (CIKM 2007) recommend the randomisation test and the t test for retrieval. The estimate
-(r + 1) / (samples + 1) of Phipson and Smyth (2010) is never 0. The correction is Holm's (1979). With seeds, both
-queries and seeds are samples (Clark 1973): the variance of a mean is the sum of their contributions, and its degrees of
-freedom are Satterthwaite's (1946).
+Smucker, Allan and Carterette (CIKM 2007) recommend the randomisation test and the t test for retrieval. With random
+flips, p is estimated as (r + 1) / (samples + 1), which is never 0 (Phipson and Smyth 2010). The correction is Holm's
+(1979). With seeds, both queries and seeds are samples (Clark 1973): the variance of a mean is the sum of their
+contributions, and its degrees of freedom are Satterthwaite's (1946).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from lsr.errors import DataError, MissingExtra
 
 _AT_ONCE = 1 << 21  # numbers drawn at a time
-_EQUAL = 1e-12  # values this close count as equal: rounding of a sum can be as large
+_EQUAL = 1e-12  # smaller differences count as equal: rounding of a sum can be as large
 
 Values = Mapping[str, float]
 
@@ -36,9 +36,9 @@ class Comparison:
     """A comparison of two systems.
 
     Attributes:
-        difference: Mean of values - baseline.
-        low: Lower end of the difference's 95 % bootstrap interval.
-        high: Its upper end.
+        difference: Mean of the system's values minus the baseline's.
+        low: Lower end of the difference's 95 % interval.
+        high: Upper end of this interval.
         p: Two-sided p-value: the probability of a difference at least as large if the systems are equally good.
         wins: Queries with a higher value than the baseline's.
         ties: Queries with the same value.
@@ -69,14 +69,14 @@ def compare(
     Args:
         values: {query_id: value} of a system.
         baseline: {query_id: value} of the baseline.
-        test: "randomization" flips the signs of the differences: in all ways if there are at most `samples`, else at
-            random; "t" is Student's paired test.
+        test: "randomization" flips the signs of the differences, in all combinations if there are at most `samples`,
+            otherwise at random; "t" is Student's paired test.
         samples: Number of random sign flips.
         seed: Seed of the flips and the bootstrap.
 
     Raises:
         DataError: The queries differ from the baseline's, there are none, or a value is not finite.
-        MissingExtra: A t test without scipy.
+        MissingExtra: scipy, which the t test needs, is not installed.
     """
     differences = np.array([a - b for _, a, b in _paired(values, baseline)])
     differences[np.abs(differences) <= _EQUAL] = 0
@@ -96,14 +96,15 @@ def compare_seeds(values: Sequence[Values], baseline: Sequence[Values]) -> Compa
     """Compare two systems, at least one of them trained with several seeds; two-sided.
 
     A t test of whether the difference generalizes to other queries and other seeds. It counts the interaction of query
-    and seed twice, so it is conservative: it finds too few differences rather than too many.
+    and seed twice, so it is conservative: it may miss differences, but doesn't find too many.
 
     Args:
-        values: {query_id: value} for each seed of a system; one for a system without seeds.
-        baseline: The same for the baseline. Its seeds are independent of the system's, even if they are equal numbers.
+        values: {query_id: value} for each seed of a system; a single mapping in the list for a system without seeds.
+        baseline: {query_id: value} for each seed of the baseline. Seeds of both systems count as independent, even if
+            their numbers are equal.
 
     Returns:
-        Wins, ties and losses compare each query's mean over the seeds; the interval is that of the test.
+        The comparison. Wins, ties and losses compare each query's mean over the seeds; the interval is from the t test.
 
     Raises:
         DataError: The queries differ from the baseline's, there are none, or a value is not finite.
@@ -120,7 +121,7 @@ def compare_seeds(values: Sequence[Values], baseline: Sequence[Values]) -> Compa
 
 
 def seeds_interval(values: Sequence[Values]) -> tuple[float, float]:
-    """95 % interval of a mean over queries and seeds, which are both samples; raises as `compare_seeds`."""
+    """95 % interval of a mean, with both queries and seeds as samples; raises the errors of `compare_seeds`."""
     by_query = _mean_of(values)
     array = np.array([value for _, value, _ in _paired(by_query, by_query)])
     half, _ = _over_seeds(array, [values])
@@ -137,7 +138,9 @@ def _mean_of(seeds: Sequence[Values]) -> dict[str, float]:
 
 
 def _over_seeds(by_query: NDArray[np.float64], systems: Sequence[Sequence[Values]]) -> tuple[float, float]:
-    """Half-width of the 95 % interval of the mean of (n,) values, and its two-sided p-value against 0."""
+    """Return half the width of the 95 % interval of the mean of (n,) values, and the mean's two-sided p-value against
+    0.
+    """
     try:
         from scipy.stats import t
     except ImportError:
@@ -158,10 +161,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust the p-values of several systems against one baseline to control the family-wise error rate (Holm).
 
     Args:
-        p_values: One for each system.
+        p_values: One p-value for each system.
 
     Returns:
-        The adjusted p-values in the same order; at most 0.05 is significant at 5 % over all systems.
+        The adjusted p-values in the same order; values of at most 0.05 are significant at 5 % over all systems.
 
     Examples:
         >>> holm([0.01, 0.04, 0.03])
@@ -179,7 +182,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def bootstrap_interval(
     values: Values, *, level: float = 0.95, samples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean: queries drawn with replacement.
+    """Return the percentile bootstrap interval of the mean, with queries drawn with replacement.
 
     Args:
         values: {query_id: value}.
@@ -188,7 +191,7 @@ def bootstrap_interval(
         seed: Seed of the draws.
 
     Raises:
-        DataError: There are no values, or one is not finite.
+        DataError: There are no values, or a value is not finite.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
@@ -196,15 +199,15 @@ def bootstrap_interval(
         raise DataError("an interval needs at least one query")
     for query, value in values.items():
         _finite(query, value)
-    # Ordered by id, so that the interval doesn't depend on the order of reading.
+    # Queries are ordered by id, so that the interval doesn't depend on the order of reading.
     array = np.array([values[query] for query in sorted(values)], np.float64)
     return _interval(array, level, _positive(samples, "samples"), seed)
 
 
 def most_different(values: Values, baseline: Values, n: int = 10) -> list[tuple[str, float, float]]:
-    """The queries that differ most: (query, value, baseline's value), largest difference first.
+    """Return the queries that differ most as (query, value, baseline's value), largest difference first.
 
-    Excludes queries without a difference; equal differences are ordered by query id.
+    Queries without a difference are left out; queries with equal differences are ordered by id.
 
     Raises:
         DataError: As for `compare`.
@@ -240,8 +243,8 @@ def _positive(number: int, name: str) -> int:
 
 
 def _randomization(differences: NDArray[np.float64], samples: int, seed: int) -> float:
-    """Share of sign flips whose sum is at least as far from 0 as the observed one."""
-    moved = differences[differences != 0]  # flipping a 0 changes nothing
+    """Return the share of sign flips whose sum is at least as far from 0 as the observed sum."""
+    moved = differences[differences != 0]  # flipping the sign of 0 changes nothing
     bound = abs(moved.sum()) - _EQUAL * np.abs(moved).sum()  # sums of the same numbers round differently
     exact = len(moved) < 63 and 2 ** len(moved) <= samples
     count = 2 ** len(moved) if exact else samples
@@ -252,7 +255,7 @@ def _randomization(differences: NDArray[np.float64], samples: int, seed: int) ->
 
 
 def _all_flips(n: int) -> Iterator[NDArray[np.uint8]]:
-    """All (2^n, n) combinations of n signs, in parts."""
+    """Yield all (2^n, n) combinations of n signs, in parts."""
     rows = max(1, _AT_ONCE // max(n, 1))
     for start in range(0, 2**n, rows):
         numbers = np.arange(start, min(start + rows, 2**n), dtype=np.int64)
@@ -260,7 +263,7 @@ def _all_flips(n: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def _random_flips(n: int, samples: int, seed: int) -> Iterator[NDArray[np.uint8]]:
-    """(samples, n) random bits, in parts."""
+    """Yield (samples, n) random bits, in parts."""
     rng = np.random.default_rng(seed)
     for rows in _parts(samples, n):
         packed = rng.integers(0, 256, (rows, (n + 7) // 8), np.uint8)
@@ -268,7 +271,7 @@ def _random_flips(n: int, samples: int, seed: int) -> Iterator[NDArray[np.uint8]
 
 
 def _parts(samples: int, n: int) -> Iterator[int]:
-    """Samples of n numbers each, in parts that fit in memory."""
+    """Divide samples of n numbers each into parts that fit in memory, and yield the parts' sizes."""
     rows = max(1, _AT_ONCE // n)
     for start in range(0, samples, rows):
         yield min(rows, samples - start)
@@ -280,7 +283,7 @@ def _t_test(differences: NDArray[np.float64]) -> float:
     except ImportError:
         raise MissingExtra("scipy", "eval", "a t test") from None
     if not differences.any() or len(differences) < 2:
-        return 1.0  # no difference at all; the formula would be 0 / 0
+        return 1.0  # there is no difference; the formula would be 0 / 0
     if np.ptp(differences) <= _EQUAL * np.abs(differences).max():
         return 0.0  # all differences are equal: t is infinite
     return float(ttest_rel(differences, np.zeros_like(differences)).pvalue)

@@ -11,7 +11,7 @@ from lsr.eval.evaluate import evaluate_run
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.io.corpus import open_corpus
 
-_STEPS = {2: 20, 3: 10}  # {parts: steps}; weights are multiples of 1 / steps, 1 / 4 for more parts
+_STEPS = {2: 20, 3: 10}  # {number of parts: steps}; weights are multiples of 1 / steps; for more parts, of 1 / 4
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Tuned:
 
     Attributes:
         hybrid: The hybrid with the best weights.
-        value: Its measure on these queries; expect a little less on others, because the weights were chosen on these.
-        tried: {weights: measure} of all weights that were tried.
+        value: Its measure on these queries. Expect slightly less on other queries, because the weights were chosen on
+            these.
+        tried: (weights, measure) of all weights that were tried.
     """
 
     hybrid: Hybrid
@@ -30,15 +31,15 @@ class Tuned:
 
 
 def tune(hybrid: Hybrid, dataset: Dataset, measure: str = "nDCG@10") -> Tuned:
-    """Choose the best weights on judged queries. Each part is searched once, then all weights are tried.
+    """Choose the best weights on judged queries. Each part is searched once; then all weights are tried.
 
     Args:
-        hybrid: The hybrid to tune; its method and depth stay.
-        dataset: Queries and judgments: a hundred queries or more, but not those on which you report results.
+        hybrid: The hybrid to tune; its method and depth don't change.
+        dataset: Queries and judgments. Use a hundred queries or more, but not the queries on which you report results.
         measure: The ir-measures name.
 
     Raises:
-        DataError: No judged query, or an unknown measure.
+        DataError: None of the queries is judged, or the measure is unknown.
     """
     queries = {q.id: q.content for q in open_corpus(dataset.query_source, queries=True) if q.id in dataset.qrels}
     if not queries:
@@ -54,7 +55,7 @@ def tune(hybrid: Hybrid, dataset: Dataset, measure: str = "nDCG@10") -> Tuned:
 
 
 def _simplex(parts: tuple[str, ...]) -> Iterator[dict[str, float]]:
-    """Weights that add up to 1, in equal steps."""
+    """Yield weights that add up to 1, in equal steps."""
     steps = _STEPS.get(len(parts), 4)
 
     def rest(n: int, left: int) -> Iterator[tuple[int, ...]]:

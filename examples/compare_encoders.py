@@ -11,7 +11,7 @@ from lsr.eval import evaluate_index, open_dataset
 
 
 def compare(folder, encoders, out, measures="nDCG@10 R@100"):
-    """A row for each encoder: name, measures, terms per document, ms per query."""
+    """Yield a row for each encoder: name, measures, terms per document, ms per query."""
     dataset = open_dataset(str(folder))
     for name in encoders:
         index = Index.build(Path(out) / Path(name).name, str(folder), encoder=name, overwrite=True)

@@ -49,7 +49,7 @@ class Found(BaseModel):
 async def search(
     request: Request, q: str, k: Annotated[int, Query(ge=1, le=100)] = 10, since: int | None = None
 ) -> list[Found]:
-    """The k best documents, optionally only those of a year or later."""
+    """Return the k best documents, optionally only documents since a year."""
     where = None if since is None else {"year": {">=": since}}
     try:
         hits = await request.app.state.index.search(q, k, where=where)
@@ -69,7 +69,7 @@ async def search(
 
 @app.put("/documents")
 async def put(request: Request, documents: list[NewDocument]) -> int:
-    """Add or replace documents; returns the number of documents in the index."""
+    """Add or replace documents, and return the number of documents in the index."""
     index = request.app.state.index
     rows = [{"_id": d.id, **d.model_dump(exclude={"id"}, exclude_none=True)} for d in documents]
     try:

@@ -1,11 +1,11 @@
-"""Run a whole study by one command: three systems, three seeds, significance tests, and a paper in LaTeX.
+"""Run a whole study with one command: three systems, three seeds, significance tests, and a paper in LaTeX.
 
     python examples/paper.py --train scifact --sets scifact cranfield cacm climate-fever --out paper
 
 Sets are BEIR folders or ir-datasets names. A small SPLADE model is fine-tuned on the training queries of --train, once
-for each seed. Then BM25, the original model and the fine-tuned models are compared on every set. The models
-encode as 8-bit graphs, which is several times faster on a CPU. OUT keeps the results and the cache the vectors, so the
-same command only does what is missing. OUT/paper.tex includes the report's tables; compile it with pdflatex.
+for each seed. Then BM25, the original model and the fine-tuned models are compared on every set. The models are
+converted to 8-bit graphs, which encode several times faster on a CPU. OUT keeps finished parts, so an interrupted
+command can be repeated. OUT/paper.tex includes the report's tables; compile it with pdflatex.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def training(checkpoint: str, folder: str, negatives: Path, steps: int, length: 
 def study(
     out: Path, checkpoint: str, train: str, sets: Sequence[str], seeds: Sequence[int], steps: int, length: int = 128
 ) -> Path:
-    """Train, compare and write; returns the paper's path. The model reads `length` tokens of a text."""
+    """Train, compare, write the paper and return its path. The model reads `length` tokens of a text."""
     out.mkdir(parents=True, exist_ok=True)
     how = training(checkpoint, train, bm25_negatives(train, out / "negatives.jsonl"), steps, length)
     for seed in seeds:
@@ -83,7 +83,7 @@ def study(
 
 
 def text(record: dict[str, Any], steps: int) -> str:
-    """Two pages of LaTeX around the report's tables, with all figures from the record."""
+    """Return two pages of LaTeX with the report's tables and figures from the record."""
     measure = record["measures"][0]
     values = {(r["system"], r["dataset"]): r["measures"][measure] for r in record["results"]}
     sets = [dataset["name"] for dataset in record["datasets"]]
@@ -95,7 +95,7 @@ def text(record: dict[str, Any], steps: int) -> str:
     e = escape_latex
 
     def table(name: str, caption: str, kind: str = "table") -> str:
-        """One of the report's tables, across the page if kind is "table*"."""
+        """Include one of the report's tables; kind "table*" spans both columns."""
         resized = rf"\resizebox{{\linewidth}}{{!}}{{\input{{results/report-tables/{file_name(name)}.tex}}}}"
         return rf"\begin{{{kind}}}[t]\centering\caption{{{e(caption)}}}{resized}\end{{{kind}}}"
 
@@ -126,7 +126,7 @@ def text(record: dict[str, Any], steps: int) -> str:
                 + "."
             ),
             table("Recall by depth", "Recall by depth, means over the collections."),
-            table("Rankings beside each other", "Similarity of the rankings."),
+            table("Similarity of rankings", "Similarity of the rankings."),
             table(
                 f"{measure} {'by dataset' if len(sets) > 1 else 'on ' + sets[0]}",
                 f"{measure}; arrows mark significant differences to BM25, ± the standard deviation over seeds.",

@@ -1,4 +1,4 @@
-"""RAG over a folder: index files changed since the last run, and answer a question with citations.
+"""RAG over a folder: index files that have changed since the last run, and answer a question with citations.
 
 python examples/rag.py docs/ "a question"
 
@@ -17,7 +17,9 @@ def llm(prompt):
 
 
 def refresh(folder, path, url=""):
-    """Update the index: encode new and changed files, cut at their headings, and delete files that are gone."""
+    """Update the index: cut new and changed files at their headings, encode them, and remove files that no longer
+    exist.
+    """
     documents = read_documents(folder, url=url)
     if not Path(path).exists():
         Index.build(path, [], encoder="lsr-mini", hybrid=True)
@@ -26,7 +28,7 @@ def refresh(folder, path, url=""):
 
 
 def passages(index, question, k=5):
-    """The best passage of each of the k best files, by hybrid search, with the passages around it."""
+    """Return the best passage of each of the k best files (hybrid search), with the adjacent passages."""
     return [
         {"title": hit.title, "text": around(index, hit), "link": link(hit.metadata)}
         for hit in index.search(question, k=k)
@@ -34,19 +36,19 @@ def passages(index, question, k=5):
 
 
 def around(index, hit):
-    """The text of a passage with those before and after it in its file."""
+    """Return the text of a passage with the previous and the next passage of its file."""
     numbers = index.documents.passages(hit.id) or [hit.doc]
     at = numbers.index(hit.doc)
     return "\n\n".join(index.documents.fields(number)[1] for number in numbers[max(0, at - 1) : at + 2])
 
 
 def link(about):
-    """A link to a passage: its URL, or its file and section."""
+    """Return a link to a passage: its URL, or its file and section."""
     return about.get("url") or about["source"] + about.get("anchor", "")
 
 
 def answer(index, question):
-    """Ask the language model with the best passages in the prompt; returns the answer, then their links."""
+    """Ask the language model with the best passages in the prompt; return the answer, followed by their links."""
     found = passages(index, question)
     context = "\n\n".join(f"[{n}] {one['title']}\n{one['text']}" for n, one in enumerate(found, 1))
     told = llm(

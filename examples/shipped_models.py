@@ -1,11 +1,11 @@
-"""The recipe of the shipped encoders: data, teachers, training, 8-bit quantization, the weight of BM25.
+"""The recipe of the shipped encoders: data, teachers, training, 8-bit quantization, and the weight of BM25.
 
     python examples/shipped_models.py --data FOLDER --work FOLDER --sparse FOLDER --dense FOLDER [--model lsr-tiny]
 
-The model is lsr-tiny, lsr-mini or splade-tiny. The last one isn't trained, only written as a graph of 8-bit integers.
+The model is lsr-tiny, lsr-mini or splade-tiny. splade-tiny isn't trained, only converted to an 8-bit graph.
 
---data is a folder with a BEIR folder for each collection named below. --work gets everything else: documents, queries
-made from them and candidates (`documents.jsonl.gz`, `train/`), caches, training runs and encoders. Finished steps are
+--data is a folder with a BEIR folder for each collection named in this file. All output is in --work: documents,
+queries with candidates (`documents.jsonl.gz`, `train/`), caches, training runs and encoders. Finished steps are
 skipped, so an interrupted command can be repeated.
 
     --sparse    rasyosef/splade-tiny: the initial weights of lsr-tiny, and a teacher
@@ -44,24 +44,24 @@ from lsr.train.settings import TrainSettings
 from lsr.train.teachers import DenseTeacher, SparseTeacher
 
 PRESETS = Path(__file__).parents[1] / "configs" / "train"
-_CANDIDATES = 40  # candidates of a query
+_CANDIDATES = 40  # candidates per query
 _DEPTH = 48  # search depth of each of the three systems that find candidates
-_LENGTH = 160  # tokens of a text that training reads
-_NEAR = 0.002  # differences in nDCG@10 that are noise on the held-out sets
+_LENGTH = 160  # tokens per text in training
+_NEAR = 0.002  # smaller differences in nDCG@10 are noise on the held-out sets
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
 class Collection:
-    """The part of a collection that is used.
+    """The used part of a collection.
 
     Attributes:
-        name: Its folder.
-        title: Whether a document's text includes its title; not if titles or headings are the queries.
-        limit: Number of documents, judged ones first; None for all.
-        sentences: Whether sentences of its documents are also used as queries.
-        share: Relative frequency of its queries in training; lower for collections with many similar queries.
-        split: Split of its judgments.
+        name: Folder of the collection.
+        title: Whether a document's text includes its title; False if queries are titles or headings.
+        limit: Number of documents, judged documents first; None for all.
+        sentences: Whether sentences of the documents are also used as queries.
+        share: Relative frequency of the queries in training; lower for collections with many similar queries.
+        split: Split of the judgments.
     """
 
     name: str
@@ -89,7 +89,7 @@ COLLECTIONS = (
     Collection("world-factbook", limit=1500),
     Collection("wordnet-glosses", limit=4000, sentences=False, share=0.3),
 )
-# Held out from training, to choose the weight of BM25; squadshifts is also trained on, with other queries.
+# Held out from training, to choose the weight of BM25. squadshifts is also in the training data, with other queries.
 HELD_OUT = (
     Collection("stackexchange-small"),
     Collection("covid-qa", title=True),
@@ -97,12 +97,12 @@ HELD_OUT = (
     Collection("squadshifts", title=True, split="dev"),
 )
 SHARES = (0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.5)
-_SENTENCES = 0.4  # the `share` of queries that are sentences of documents
-_JUDGED = 0.85  # largest share of judged documents within a limit
+_SENTENCES = 0.4  # `share` of queries that are sentences of documents
+_JUDGED = 0.85  # if there is a limit: largest share of judged documents
 
 
 def read_collection(folder: Path, collection: Collection) -> tuple[dict[str, str], dict[str, tuple[str, list[str]]]]:
-    """Documents by id, and queries by id with their relevant documents."""
+    """Return documents by id, and queries by id with their relevant documents."""
     prefix = f"{collection.name}/"
     found = open_corpus(folder)
     texts = {d.id: (d.content if collection.title else d.text).strip() for d in found}
@@ -140,7 +140,7 @@ def sentences(documents: dict[str, str], rng: random.Random) -> Iterator[tuple[s
 
 
 def prepare(data: Path, work: Path, dense: DenseTeacher, sparse: SparseTeacher) -> None:
-    """Write documents, and queries with candidates, which BM25 and both teachers find."""
+    """Write documents, and queries with the candidates that BM25 and both teachers find."""
     if (work / "sources.json").is_file():
         return
     documents: dict[str, str] = {}
@@ -210,12 +210,12 @@ def prepare(data: Path, work: Path, dense: DenseTeacher, sparse: SparseTeacher) 
 
 
 def share_of_bm25(encoder: InferenceFreeEncoder, data: Path, limit: int = 3000, n_queries: int = 400) -> float:
-    """Choose BM25's weight: the smallest whose mean nDCG@10 over the held-out collections is nearly the best.
+    """Choose BM25's weight: the smallest weight with nearly the best mean nDCG@10 over the held-out collections.
 
     Args:
         encoder: The learned encoder.
         data: Folder of BEIR folders.
-        limit: Number of documents per collection, judged ones first.
+        limit: Number of documents per collection, judged documents first.
         n_queries: Number of queries per collection.
     """
     found: dict[float, list[float]] = {share: [] for share in (0.0, *SHARES)}
@@ -263,7 +263,7 @@ def main() -> None:
     dense = DenseTeacher(str(given.dense), max_length=_LENGTH, cache=work / "cache", device="cpu", half=True)
     sparse = SparseTeacher(load_encoder(work / "teacher"), cache=work / "cache")
     prepare(given.data, work, dense, sparse)
-    tiny = work / "learned" / "lsr-tiny"  # an encoder is named after its folder
+    tiny = work / "learned" / "lsr-tiny"  # the folder's name becomes the encoder's name
     places = [f"data.sources={(work / 'sources.json').read_text()}"]
     checkpoint, teacher = (given.sparse, work / "teacher") if given.model == "lsr-tiny" else (given.dense, tiny)
     if given.model == "lsr-mini":
@@ -282,10 +282,10 @@ def main() -> None:
     run = work / f"{given.model}-run"
     run.mkdir(exist_ok=True)
     if not (run / "cache").exists():
-        (run / "cache").symlink_to("../cache")  # it has the teachers' scores already
+        (run / "cache").symlink_to("../cache")  # the work folder's cache already has the teachers' scores
     trained = run_training(settings, run)
     (work / "learned").mkdir(exist_ok=True)
-    if given.model == "lsr-mini":  # it shares its lower layers with the dense model, whose other layers are added
+    if given.model == "lsr-mini":  # also adds the upper layers of the dense model, which shares the lower layers
         how = dense.settings
         compress(load_encoder(trained), work / "learned" / given.model, how.model, how.query_prompt)
     else:

@@ -1,4 +1,4 @@
-"""Move an index to OpenSearch: write its bulk file and mapping, and check them by reading them back.
+"""Move an index to OpenSearch: write its bulk file and mapping, and check the file by reading it again.
 
 python examples/to_opensearch.py idx docs.ndjson
 
@@ -19,18 +19,18 @@ from lsr.cli import run_command
 
 
 def query_body(index, text, k=10, field="vector"):
-    """The body of an OpenSearch query, encoded here, that scores documents as this index does."""
+    """Return the body of an OpenSearch query with an encoded text, which scores documents as this index does."""
     return {"size": k, "query": {"neural_sparse": {field: {"query_tokens": encoded(index, text)}}}}
 
 
 def encoded(index, text):
-    """{token: weight} of a query."""
+    """Return {token: weight} of a query."""
     terms, weights = index.query_vectors([text]).row(0)
     return {index.vocabulary[term]: float(weight) for term, weight in zip(terms, weights, strict=True)}
 
 
 def export(index, out):
-    """Write the bulk file and its mapping, and check that reading them gives the same documents and terms."""
+    """Write the bulk file and its mapping, and check that the file has as many documents and postings as the index."""
     run_command("export", [str(index.path), "--out", str(out), "--overwrite"])
     with tempfile.TemporaryDirectory() as folder:
         again = Index.build(Path(folder) / "again", str(out))

@@ -1,10 +1,10 @@
-"""Train a SPLADE model on a small real collection, index with it and search.
+"""Train a SPLADE model on a small real collection, then index and search with it.
 
 python examples/train_splade.py --out runs/small [--checkpoint distilbert/distilbert-base-uncased] [--steps 40]
 
-The collection is Cranfield, which is part of the package; a third of its queries is held out. Without --checkpoint the
-model is a random one-layer BERT, which trains in seconds on a CPU. It shows how the parts fit together; don't expect
-good results.
+The collection is Cranfield, which is part of the package; a third of its queries is held out. Without --checkpoint, the
+model is a randomly initialized one-layer BERT, which trains in seconds on a CPU. The example shows how the parts fit
+together; don't expect good results.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from lsr.train import TrainSettings, run_training
 
 
 def write_collection(folder):
-    """Cranfield as a BEIR folder whose judgments are split into train and dev."""
+    """Write Cranfield as a BEIR folder whose judgments are split into train and dev."""
     source = files("lsr.data") / "cranfield"
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     for name in ("corpus.jsonl", "queries.jsonl"):
@@ -34,7 +34,7 @@ def write_collection(folder):
 
 
 def write_random_bert(folder, texts):
-    """A random BERT of one layer over the word pieces of the texts."""
+    """Write a randomly initialized one-layer BERT, with word pieces from the texts."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import BertConfig, BertForMaskedLM
@@ -71,7 +71,7 @@ def write_random_bert(folder, texts):
 def main(args=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--checkpoint", help="a masked language model; by default a random one")
+    parser.add_argument("--checkpoint", help="masked language model; by default a small random model")
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args(args)
     out = options.out

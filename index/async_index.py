@@ -33,12 +33,12 @@ _AT_ONCE = 256  # documents read per call
 
 
 class AsyncIndex:
-    """The calls of an `Index` that take time, as coroutines with the same arguments, results and errors.
+    """An `Index` whose slow calls are coroutines, with the same arguments, results and errors.
 
-    Changes run one after the other, in the order in which they were awaited.
+    Changes run one at a time, in the order in which they are awaited.
 
     Attributes:
-        index: The underlying index, for everything else.
+        index: The underlying index, for the calls that this class lacks.
     """
 
     def __init__(self, index: Index) -> None:

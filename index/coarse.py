@@ -1,11 +1,11 @@
-"""Search in two steps, after BiDR (arXiv 2201.05409): a small index of the heaviest terms finds candidates, and their
-exact vectors, which stay on disk, rank them.
+"""Search in two steps, after BiDR (arXiv 2201.05409): a small index of each document's heaviest terms finds candidates,
+which are then ranked by their exact vectors.
 
     coarse = CoarseIndex.build("two-step", matrix, ids=ids, terms=32)
     coarse.search(query, k=10, candidates=100)
 
-The index stores weights in 8 bits. The exact vectors, sparse or dense, are memory-mapped, and a search reads only those
-of its candidates.
+The index stores weights in 8 bits. The exact vectors, sparse or dense, are memory-mapped, and a search reads only the
+vectors of its candidates.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from lsr.index.index import Index
 from lsr.sparse import SparseMatrix
 
 _KIND, _COARSE, _EXACT = "exact vectors", "coarse", "exact.arrow"
-_IDS: Layout = {"ids": (1, "uint8"), "id_starts": (1, "int64")}  # UTF-8, and where each id begins
+_IDS: Layout = {"ids": (1, "uint8"), "id_starts": (1, "int64")}  # ids in UTF-8, and where each id begins
 _SPARSE: Layout = {**_IDS, "starts": (1, "int64"), "terms": (1, "uint32"), "weights": (1, "float32")}
 _DENSE: Layout = {**_IDS, "vectors": (2, "float32")}
 
 
 class CoarseIndex:
-    """An index of cut vectors, and the exact vectors of its documents. It can't be changed, only built again.
+    """An index of cut vectors, and the exact vectors of its documents. To change it, build it again.
 
     Attributes:
         path: The folder.
@@ -76,14 +76,14 @@ class CoarseIndex:
             path: The folder.
             vectors: (n_docs, n_terms), the documents' sparse vectors.
             ids: The documents' ids; by default their row numbers.
-            terms: Terms of each document that the coarse index keeps.
-            factors: (n_terms,) query weight of each term, as `Encoder.query_factors` returns it; by default 1. The
-                terms with the largest products of weight and factor are kept.
+            terms: Number of terms of each document that the coarse index keeps: those with the largest products of
+                weight and factor.
+            factors: (n_terms,) query weight of each term, from `Encoder.query_factors`; by default 1.
             dense: (n_docs, width) float32, vectors of a dense model to rank by instead of `vectors`.
             overwrite: Replace an existing index.
 
         Raises:
-            OutputExists: The folder has a coarse index, or something else.
+            OutputExists: The folder contains a coarse index or something else.
             OutputError: The folder can't be written.
             ValueError: `terms` is below 1, or ids or dense vectors don't match the documents.
         """
@@ -96,7 +96,7 @@ class CoarseIndex:
             )
         folder = Path(path).absolute()
         given = np.ones(vectors.shape[1]) if factors is None else np.asarray(factors, np.float64)
-        if overwrite:  # a kill in between must not leave the old vectors beside the new index
+        if overwrite:  # so that a process killed halfway doesn't leave the old vectors beside the new index
             (folder / _EXACT).unlink(missing_ok=True)
         Index.build(folder / _COARSE, cut(vectors, terms, given), overwrite=overwrite)
         encoded = [name.encode() for name in names]
@@ -125,19 +125,19 @@ class CoarseIndex:
     def search(
         self, query: SparseMatrix, k: int = 10, *, candidates: int = 100, dense: ArrayLike | None = None
     ) -> list[tuple[str, float]]:
-        """Rank the coarse index's best documents by their exact vectors.
+        """Find candidates in the coarse index, and rank them by their exact vectors.
 
         Args:
             query: The query's sparse vector, a matrix of one row.
             k: Maximum number of documents.
-            candidates: Documents that the coarse index finds.
-            dense: (width,) the query's dense vector; needed if, and only if, the exact vectors are dense.
+            candidates: Number of documents that the coarse index finds.
+            dense: (width,) the query's dense vector, if the exact vectors are dense; else None.
 
         Returns:
             At most k pairs (id, exact score), by descending score; ties in the order of the coarse search.
 
         Raises:
-            ValueError: A dense vector is missing, not needed, or of another width.
+            ValueError: `dense` is missing, is given for sparse vectors, or has another width.
         """
         vector = None if dense is None else np.asarray(dense, np.float32)
         if (vector is None) != (self.dense_width == 0) or (vector is not None and vector.shape != (self.dense_width,)):
@@ -164,7 +164,7 @@ class CoarseIndex:
 
 
 def cut(vectors: SparseMatrix, terms: int, factors: NDArray[np.float64]) -> SparseMatrix:
-    """Keep the terms of each row with the largest products of weight and factor; their weights stay the same.
+    """Keep the terms of each row that have the largest products of weight and factor, with unchanged weights.
 
     Args:
         vectors: (n_docs, n_terms).
@@ -173,7 +173,7 @@ def cut(vectors: SparseMatrix, terms: int, factors: NDArray[np.float64]) -> Spar
     """
     worth = np.maximum(vectors.data * factors[vectors.indices], 1e-30)
     ranked = SparseMatrix(vectors.indptr, vectors.indices, np.float32(worth), vectors.shape, check=False).top_k(terms)
-    # `top_k` keeps the order within rows, so positions of kept terms are found by (row, term).
+    # `top_k` keeps the order within rows, so a binary search by (row, term) finds the original weights.
     keys = vectors.row_numbers() * vectors.shape[1] + vectors.indices
     kept = np.searchsorted(keys, ranked.row_numbers() * vectors.shape[1] + ranked.indices)
     return SparseMatrix(ranked.indptr, ranked.indices, vectors.data[kept], vectors.shape, check=False)

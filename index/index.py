@@ -7,8 +7,8 @@
     index.delete(["a"])
     index.commit()
 
-An `Index` is a `Reader` (lsr.index.search.reader) of one commit and can move to later ones; `Changes`
-(lsr.index.pending_changes) collects the changes for the next commit.
+An `Index` is a `Reader` (lsr.index.search.reader) of one commit that can move to later commits; `Changes`
+(lsr.index.pending_changes) collects the changes for the next one.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ if TYPE_CHECKING:
 class Index(Reader):
     """A memory-mapped index on disk. Safe to search from many threads; searching releases the GIL.
 
-    Threads may change it, too, one call at a time; their changes form one transaction, which any thread can commit. A
-    forked child can search; uncommitted changes and running merges stay with its parent. Unpickling opens the index
-    again, at its latest commit.
+    Threads may change an index, too, one call at a time; their changes form one transaction, which any thread can
+    commit. A forked child can search; uncommitted changes and running merges stay with its parent. Unpickling opens the
+    index again, at its latest commit.
 
-    An open index is a snapshot: it doesn't change, whatever others commit, until `refresh` or a commit of this object.
-    `Reader` has the calls that search.
+    An open index is a snapshot: commits by others become visible only with `refresh` or a commit of this object.
+    `Reader` defines the calls that search.
 
     Attributes:
         path: The folder.
-        uri: Its location in object storage, of which `path` is a local copy; else None.
+        uri: The location in object storage if `path` is a local copy of it; else None.
 
     Examples:
         >>> docs = [{"_id": "a", "text": "Ice on the wing costs lift."}, {"_id": "b", "text": "Water cools a tube."}]
@@ -119,28 +119,28 @@ class Index(Reader):
 
         Args:
             path: The folder; or a URI, to which the index is uploaded from a temporary folder.
-            source: Documents as mappings, data frame rows or an Arrow table ({"_id", "text", and optionally "title" and
-                metadata}; if all have "vector", {token: weight}, none is encoded); a corpus, vectors, or a matrix; or a
-                path or name of texts or vectors, as for `lsr index`. May be empty.
+            source: Documents as mappings, data frame rows or an Arrow table, with "_id", "text", and optionally "title"
+                and metadata. If all of them have a "vector", {token: weight}, they aren't encoded. Other sources are
+                a corpus, vectors, a matrix, or a path or name of texts or vectors, as for `lsr index`. May be empty.
             encoder: Encodes documents, and later queries; by default `lsr.encode.base.DEFAULT_ENCODER`. For vectors,
                 the encoder that made them. BM25, and lsr-mini's BM25 part, learn new words as documents are added, and
                 weight them by current document frequencies.
             ids: For a matrix, the ids of its rows; by default their numbers.
             impacts: "uint8", or "float32" to store exact weights at three times the size.
-            passages: How to cut long documents into passages; a document's score is that of its best passage. None
-                doesn't cut them, and text beyond the encoder's limit is ignored.
+            passages: How to cut long documents into passages; a document's score is that of its best passage. If None,
+                documents aren't cut, and text beyond the encoder's limit is ignored.
             store_text: Store titles, texts and metadata.
             overwrite: Replace an existing index.
             memory: Approximate memory limit for building, in bytes, not counting the encoder.
             order: "bisection" stores similar documents next to each other, so that search can skip more of them;
-                "given" keeps their order. "auto" is "bisection" from 20,000 documents on, or with clusters. Results are
-                the same.
+                "given" keeps their order. "auto" means "bisection" for 20,000 documents or more, or with clusters.
+                Results are the same.
             clusters: Also write clusters, for approximate search; takes about twice the space, not counting texts.
                 Requires 8-bit impacts.
-            summary_mass: Fraction of the sum of a cluster's largest impacts that its summary keeps, above 0 and at most
-                1.
-            hybrid: Also store the encoder's dense vectors, in 8 bits, for hybrid search; they come from the same
-                forward pass.
+            summary_mass: A cluster's summary keeps the largest impacts of its terms, up to this share of their sum;
+                above 0 and at most 1.
+            hybrid: Also store the encoder's dense vectors, in 8 bits, for hybrid search; the forward pass that makes
+                the sparse vectors makes these, too.
             report: Receives the encoding counts.
             progress: Called with the current step, the number of documents done, and the total if known; replaces the
                 progress bar on a terminal and the line every ten seconds elsewhere.
@@ -156,7 +156,7 @@ class Index(Reader):
             path = Path(path).absolute()
         encoder = as_encoder(encoder)
         settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages, hybrid)
-        # The encoder that encoded the documents, fitted or chosen by default, encodes queries, too.
+        # The fitted or default encoder that encoded the documents also encodes queries.
         with folder_for(path, overwrite=overwrite) as folder, progress_to(progress):
             encoder = build_index(
                 folder,
@@ -182,8 +182,8 @@ class Index(Reader):
 
         Args:
             path: The folder; a sharded folder is opened as one index (lsr.index.sharding.local). Or a URI
-                (s3://bucket/idx), which is copied to a cache (LSR_CACHE).
-            encoder: For queries, instead of the stored encoder; has to be the one that made the index.
+                (s3://bucket/idx), from which the index is copied to a cache (LSR_CACHE).
+            encoder: Encodes queries instead of the stored encoder; must be the encoder that made the index.
             skip_damaged: Read every byte, and leave out segments with missing, truncated or changed files, which
                 `damaged` lists. The remaining documents can be searched, but not changed.
 
@@ -196,15 +196,15 @@ class Index(Reader):
         uri = str(path) if is_remote(path) else None
         if uri and skip_damaged:
             raise StorageError(
-                f"{uri}: skip_damaged is for a folder, as damaged files are never downloaded: copy the index to "
-                "a folder and open that"
+                f"{uri}: skip_damaged is for a folder, because damaged files are never downloaded: copy the index to "
+                "a folder and open the folder"
             )
         path = (download_index(uri) if uri else Path(path)).absolute()  # the process may change its working directory
         encoder = as_encoder(encoder)
         index = cls(path, latest_snapshot(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
-            # The fingerprint doesn't name an encoder, but its tokens may contradict this one.
+            # The fingerprint names no encoder, but the index's tokens may show that another encoder made it.
             if index.fingerprint.tokenizer is None and not encoder.living:
                 require_same_terms(index.vocabulary, encoder, f"the index {path}")
         return index
@@ -270,13 +270,13 @@ class Index(Reader):
     def commit(self, *, merge: bool = True) -> None:
         """Make changes durable, and visible here at once; other readers see them when they open or refresh the index.
 
-        If it fails (on a full disk, say), the index is unchanged and the changes are still pending. If it is
-        interrupted, the commit may or may not have taken effect: `refresh` shows which. Calling it again commits in
+        If the commit fails (on a full disk, say), the index is unchanged and the changes are still pending. An
+        interrupted commit may or may not have taken effect: `refresh` shows which. Calling `commit` again is safe in
         either case; `rollback` doesn't undo a commit.
 
         Args:
             merge: Afterwards merge segments in the background to limit their number (lsr.index.write.merge). If more
-                than 64 are waiting to be merged, the newest are merged before this returns.
+                than 64 segments are waiting to be merged, the newest are merged before `commit` returns.
         """
         self._changes.commit(merge=merge)
 
@@ -296,9 +296,9 @@ class Index(Reader):
 
         Args:
             everything: Merge all segments into one; False merges those that the policy chooses.
-            background: Merge in a thread, while this index and others can make changes. `close` waits for it; a failure
-                is logged as a warning. By default the call returns when the merge is done, and others can't write
-                meanwhile.
+            background: Merge in a thread, while this object and other processes can make changes. `close` waits for
+                the thread; a failure is logged as a warning. By default the call returns when the merge is done, and
+                other processes can't write meanwhile.
 
         Returns:
             Whether there was anything to merge.
@@ -315,8 +315,8 @@ class Index(Reader):
         """Bring the index up to date with a folder of files, and commit.
 
         Files are compared by content. New and changed files are read and encoded; documents of deleted files are
-        deleted. A moved file counts as deleted and new. Commits every 30 seconds; after an interruption, the next call
-        continues from there. Documents that didn't come from files stay.
+        deleted. A moved file counts as deleted and new. `sync` commits every 30 seconds; after an interruption, the
+        next call continues from the last commit. Documents that didn't come from files stay.
 
         Args:
             source: A folder or file, or the result of `lsr.files.documents.read_documents` with the same `url` as
@@ -341,11 +341,11 @@ class Index(Reader):
     def close(self, *, wait: bool = True) -> None:
         """Finish background merges and discard uncommitted changes. The index stays usable.
 
-        Discarding changes warns: call `commit` or `rollback` first, or use a `with` block. At exit, a process also
-        waits for merges.
+        If there are changes to discard, `close` warns: call `commit` or `rollback` first, or use a `with` block. A
+        process that exits also waits for merges.
 
         Args:
-            wait: Wait for merges to finish; False abandons them as soon as possible, until the next commit.
+            wait: Wait for merges to finish; False stops them as soon as possible, and the next commit starts them anew.
 
         Raises:
             OutputError: A background merge failed; committed data is unchanged.
@@ -368,10 +368,10 @@ class Index(Reader):
     # --- refreshing ------------------------------------------------------------------------------------------------
 
     def refresh(self) -> bool:
-        """Move to the latest commit, by any process.
+        """Move to the latest commit of any process.
 
         Returns:
-            Whether there was a new one.
+            Whether there was a new commit.
 
         Raises:
             IndexFormatError: The index is gone, or another one has replaced it.
@@ -387,16 +387,16 @@ class Index(Reader):
 
     @property
     def stale(self) -> bool:
-        """Whether `refresh` may find a new commit; checks only a file's date, and not object storage."""
+        """Whether `refresh` may find a new commit. Checks only the date of a local file; never reads object storage."""
         return self._stamp() != self._seen
 
     def _stamp(self) -> tuple[int, int, int]:
-        try:  # a sharded folder's commit is complete when its own file changes
+        try:  # a commit to a sharded folder is complete when shards.json changes
             found = os.stat(self.path / (SHARDS if is_sharded(self.path) else MANIFEST))
         except OSError:
             return (0, 0, 0)
         return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-if TYPE_CHECKING:  # has the type checker compare the calls
+if TYPE_CHECKING:  # lets the type checker compare this class with the protocol
     _: type[SearchIndex] = Index

@@ -22,9 +22,9 @@ from lsr.index.write.writer import Writer
 
 
 class Changes:
-    """One transaction at a time on an open index, which moves to each commit made here.
+    """Makes changes to an open index, in one transaction at a time; the index moves to each commit.
 
-    Threads make changes one call at a time; any of them can commit.
+    Threads make changes one call at a time; any thread can commit.
 
     Args:
         opened: The index's current commit.
@@ -36,7 +36,7 @@ class Changes:
         self._changing = threading.Condition(threading.RLock())
         self._merging = MergeScheduler(self._changing)
         self._unsaved: weakref.finalize[Any, Changes] | None = None  # warns about uncommitted changes
-        self._left_with: int | None = None  # process that has the uncommitted changes, if this one was forked from it
+        self._left_with: int | None = None  # in a forked child: id of the parent process, if it has uncommitted changes
         in_child(self)
 
     def after_fork(self) -> None:
@@ -53,7 +53,7 @@ class Changes:
 
     @contextmanager
     def writing(self) -> Iterator[Writer | ShardedWriter]:
-        """Provide the writer; it holds the index's lock while there are uncommitted changes."""
+        """Provide the writer, which holds the index's lock while there are uncommitted changes."""
         self._require_changeable()
         with self._changing:
             if not self.pending:
@@ -124,7 +124,7 @@ class Changes:
             raise error
 
     def _take(self, merged: Merged) -> bool:
-        """Commit a merge result; False if there are uncommitted changes or another process is writing."""
+        """Commit a merge result; return False if there are uncommitted changes or another process is writing."""
         if self.pending:
             return False
         with suppress(IndexLocked), self.writing() as writer:
@@ -134,7 +134,7 @@ class Changes:
         return False
 
     def _drop_warning(self) -> None:
-        """Don't warn about uncommitted changes: there are none."""
+        """Cancel the warning about uncommitted changes."""
         if self._unsaved is not None:
             self._unsaved.detach()
         self._unsaved = None
@@ -154,5 +154,5 @@ def _unsaved(path: Path) -> str:
 
 
 def _tell_unsaved(path: Path) -> None:
-    """Warn when an index is collected, or at exit, while changes are pending."""
+    """Warn about pending changes when an index is garbage-collected, or at exit."""
     warnings.warn(_unsaved(path), UncommittedChanges, stacklevel=2)

@@ -4,7 +4,7 @@
         return [hit.id for hit in index.search(question, k=3)]
 
 `Index`, `ShardedIndex` and `Client` implement both; `Index.pinned` returns a `Searchable`. `AsyncIndex` has the same
-calls, to be awaited. docs/reference/calls.md lists the differences and their reasons.
+calls as coroutines. docs/reference/calls.md lists the differences between the classes, and the reasons.
 """
 
 from __future__ import annotations
@@ -173,5 +173,5 @@ class SearchIndex(Searchable, Protocol):
         ...
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close it."""
+        """Close the index."""
         ...

@@ -1,4 +1,7 @@
-"""Compile all kernels by running them on a toy index: half a minute on a new machine, then read from a cache."""
+"""Compile all kernels by running them on a toy index.
+
+This takes half a minute on a new machine; later, the kernels are read from a cache.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""lsr: learned sparse retrieval. Encode text into sparse vectors, index them, search them exactly, measure both.
+"""lsr: learned sparse retrieval. Encode text into sparse vectors, index and search them exactly, and measure the
+results.
 
     from lsr import Index, load_encoder
 
-The names below are filled in on first use, so that `import lsr` is quick and brings in neither torch nor numba.
+The names below are imported on first use, so that `import lsr` is quick and brings in neither torch nor numba.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from lsr import _moved
 from lsr._lazy import lazy_names
 from lsr._version import __version__
 
-# In a source checkout index/ and eval/ stand beside lsr/; an installed lsr contains them.
+# In a source checkout, index/ and eval/ are next to lsr/; an installed lsr contains them.
 _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "index" / "kernels").is_dir() and (_checkout / "pyproject.toml").is_file():
     __path__.append(str(_checkout))

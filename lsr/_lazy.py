@@ -12,7 +12,7 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
     """A package's `__getattr__` and `__dir__`.
 
     Args:
-        package: Its name.
+        package: Name of the package.
         homes: {public name: module that defines it}.
     """
 

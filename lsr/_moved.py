@@ -1,4 +1,4 @@
-"""Import paths of earlier releases. They still work in this one, with a warning that names the new path.
+"""Import paths of earlier releases. They still work in this release, with a warning that names the new path.
 
 A finder at the end of `sys.meta_path` imports modules that no longer exist. Where a package has taken over the name of
 such a module, or a function was renamed, `names_of` finds the old names.

@@ -26,11 +26,11 @@ Layout: TypeAlias = Mapping[str, tuple[int, *tuple[str, ...]]]
 
 
 def write_arrays(path: str | PathLike[str], kind: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays; an existing file is replaced as a whole, so arrays that are mapped from it stay as they are.
+    """Write arrays. An existing file is replaced by a new one, so arrays that are mapped from the old file stay valid.
 
     Args:
         path: The file.
-        kind: What the arrays are; `read_arrays` requires the same.
+        kind: Label of the contents, stored in the file; `read_arrays` checks it.
         arrays: {name: array of numbers of any shape}.
 
     Raises:
@@ -54,15 +54,16 @@ def write_arrays(path: str | PathLike[str], kind: str, arrays: Mapping[str, NDAr
 
 
 def read_arrays(path: str | PathLike[str], kind: str, *layouts: Layout) -> dict[str, NDArray[Any]]:
-    """Map the arrays of a file of `write_arrays`; pages are read from disk when they are used.
+    """Memory-map the arrays of a file written by `write_arrays`.
 
     Args:
         path: The file.
-        kind: What the arrays have to be.
-        layouts: The file has to have exactly the arrays of one of these; without any, the caller checks the arrays.
+        kind: The label that the file must have.
+        layouts: Accepted layouts: the file must have exactly the arrays of one of them. Without layouts, any arrays are
+            accepted.
 
     Returns:
-        {name: read-only array}. Numbers aren't checked.
+        {name: read-only array}. The values aren't checked.
 
     Raises:
         DataError: The file can't be read, is of another kind, is cut off, or has other names, dtypes or shapes.
@@ -88,7 +89,7 @@ def require_starts(path: str | PathLike[str], starts: NDArray[np.int64], n: int,
     """Check that (n + 1,) `starts` divide each array of entries into n parts: part i is `starts[i]:starts[i + 1]`.
 
     Raises:
-        DataError: They don't; the message names the file `path`.
+        DataError: The starts don't fit the arrays; the message names the file `path`.
     """
     whole = len(starts) == n + 1 and starts[0] == 0 and not (starts[1:] < starts[:-1]).any()
     if not whole or any(len(one) != starts[-1] for one in entries):
@@ -99,7 +100,7 @@ def require_finite(path: str | PathLike[str], arrays: Mapping[str, NDArray[Any]]
     """Check that all numbers are finite.
 
     Raises:
-        DataError: They aren't; the message names the file `path`.
+        DataError: A number isn't finite; the message names the file `path`.
     """
     if not all(np.isfinite(one).all() for one in arrays.values()):
         raise DataError("damaged: numbers that aren't finite", str(path))

@@ -32,8 +32,8 @@ COMMANDS = {
     "similar": ("lsr.index.cli.documents", "Find documents similar to one in the index."),
     "duplicates": ("lsr.index.cli.documents", "Find pairs of near-duplicate documents."),
     "get": ("lsr.index.cli.documents", "Print documents of an index as stored."),
-    "explain": ("lsr.index.cli.search", "Show why a document scores as it does for a query."),
-    "review": ("lsr.index.cli.review", "Find nearly all relevant documents of an index, reading few of them."),
+    "explain": ("lsr.index.cli.search", "Explain the score of a document for a query."),
+    "review": ("lsr.index.cli.review", "Find nearly all relevant documents of an index while reading few."),
     "evaluate": ("lsr.eval.cli", "Measure quality and latency of an index on a judged dataset."),
     "experiment": ("lsr.eval.cli", "Compare systems on collections, with a report."),
     "report": ("lsr.eval.cli", "Write an experiment's results as an HTML page and as Markdown."),
@@ -96,7 +96,8 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lsr")
 def cli() -> None:
-    """Learned sparse retrieval: text in, sparse vectors, an index on disk, ranked and explained results.
+    """Learned sparse retrieval: encode texts as sparse vectors, index them on disk, search them, and explain the
+    results.
 
     \b
     Example:
@@ -106,7 +107,7 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 1 after a failure, with 2 after a usage error."""
+    """Run the command line, and exit with 0, with 1 after a failure, or with 2 after a usage error."""
     try:
         sys.exit(cli.main(args, prog_name="lsr", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -116,8 +117,8 @@ def main(args: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of stdout has closed it (`| head`), which is no error. Python would complain when it flushes
-        # stdout.
+        # `| head` closes the pipe early, which isn't an error. Without the redirection, Python would fail to flush
+        # stdout on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
@@ -142,7 +143,7 @@ def _hinted(error: click.ClickException) -> click.ClickException:
 
 
 def _message(error: Exception) -> str | None:
-    """The message for an error that a user can cause; None for a bug of ours, which needs its traceback."""
+    """The message for an error that a user can cause; None for a bug in lsr, which needs its traceback."""
     from lsr.errors import LsrError
 
     if isinstance(error, LsrError):

@@ -68,7 +68,7 @@ def within(
 
 
 def allowed(check: C) -> dict[str, C]:
-    """Metadata of a dataclass field: what `read_config` and `Settings` check its value with."""
+    """Metadata of a dataclass field: the check that `read_config` and `Settings` apply to its value."""
     return {_ALLOWED: check}
 
 
@@ -79,10 +79,10 @@ class Settings:
         """Check all values, then their combinations.
 
         Raises:
-            ValueError: One line for each problem.
+            ValueError: A value or a combination of values is invalid; the message has a line for each problem.
         """
         wrong = []
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every heir is a dataclass
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
             if problem := _problem(field, getattr(self, field.name)):
                 wrong.append(f"{field.name} {problem}")
         if wrong := wrong or self.conflicts():
@@ -111,8 +111,8 @@ def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[
         An instance of `schema`.
 
     Raises:
-        DataError: Unknown or missing keys, values of the wrong type or out of range; lists all of them with their
-            lines.
+        DataError: A key is unknown or missing, or a value has the wrong type or is out of range; lists all problems
+            with their lines.
     """
     try:
         import yaml
@@ -154,12 +154,12 @@ class _Reader:
         self.problems: list[str] = []
 
     def wrong(self, node: Any, problem: str) -> None:
-        """Note a problem with its line."""
+        """Record a problem with its line."""
         where = getattr(node, "override", None) or f"{self.path}:{node.start_mark.line + 1}"
         self.problems.append(f"{where}: {problem}")
 
     def put(self, root: Any, override: str, value: Any) -> None:
-        """Set a value of the tree; sections on the way to it are made if needed."""
+        """Set a value in the tree; missing parent sections are created."""
         where, (names, equals, _) = f"--set {override}", override.partition("=")
         if not equals or value is None:
             self.problems.append(f"{where}: write it as section.key=value")
@@ -192,7 +192,7 @@ class _Reader:
                 self._mark(part, where)
 
     def read(self, node: Any, kind: Any, name: str) -> Any:
-        """A node as a value of a type; notes a problem and returns None if it can't be one."""
+        """Convert a node to a type. If that fails, record a problem and return None."""
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin in (typing.Union, types.UnionType):
             if self._is_null(node) and type(None) in arguments:
@@ -238,7 +238,7 @@ class _Reader:
         return None
 
     def _one_of(self, node: Any, kinds: list[Any], name: str) -> Any:
-        """A node as the first of several types that fits: dataclasses for mappings, plain types for scalars."""
+        """Convert a node to the first type that fits: dataclasses for mappings, plain types for scalars."""
         mapping = isinstance(node, self.yaml.MappingNode)
         fitting = [k for k in kinds if dataclasses.is_dataclass(k) == mapping] or kinds
         for kind in fitting[:-1]:
@@ -281,7 +281,9 @@ class _Reader:
             return None
 
     def _keys(self, node: Any, name: str) -> Iterator[tuple[Any, Any]]:
-        """Keys and values of a mapping; notes keys that are no text, such as those of `{{template}}`."""
+        """Yield keys and values of a mapping; record keys that aren't text, such as those of `{{template}}`, as
+        problems.
+        """
         for key, value in node.value:
             if isinstance(key, self.yaml.ScalarNode):
                 yield key, value

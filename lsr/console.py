@@ -27,8 +27,8 @@ _told: ContextVar[Progress | None] = ContextVar("lsr.progress", default=None)
 
 
 def progress(total: int | None, label: str, unit: str = "docs", *, done: int = 0) -> Any:
-    """Progress with rate and remaining time on stderr: a bar on a terminal, else a line every ten seconds. Threads
-    other than the main one show none. Units `done` by an earlier run count towards the total, but not in the rate.
+    """Progress with rate and remaining time on stderr: a bar on a terminal, else a line every ten seconds. Only the
+    main thread shows progress. Units `done` by an earlier run count towards the total, but not in the rate.
     """
     if (call := _told.get()) is not None:
         return _Calls(total, label, call, done)
@@ -118,7 +118,7 @@ class _Calls:
 
 
 class Number(click.FloatRange):
-    """A finite number, perhaps in a range, as the type of an option; click's own lets NaN through."""
+    """A finite number, optionally in a range, as the type of an option; click's own type accepts NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert a value."""
@@ -140,12 +140,12 @@ def counted(n: int, what: str) -> str:
 
 
 def note(message: str) -> None:
-    """Print a line on stderr, also when piped: skipped or cut documents must be noticed."""
+    """Print a line on stderr, even if stdout is piped, so that users notice skipped or cut documents."""
     click.echo(message, err=True)
 
 
 def warn(message: str | LsrWarning, category: type[LsrWarning]) -> None:
-    """Issue a warning, a message or an instance of `category`, at the line of user code that called lsr."""
+    """Issue a warning that points at the line of user code that called lsr. `message` may be a `category` instance."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "lsr":
         level, frame = level + 1, frame.f_back

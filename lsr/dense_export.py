@@ -1,12 +1,12 @@
-"""A sparse model's vectors as dense ones, for programs that only store dense vectors.
+"""Convert sparse vectors to dense ones, for programs that only store dense vectors.
 
     export = DenseExport.fit(documents, 768)               # sparse vectors of some documents
     export.documents(documents), export.queries(queries)   # (n, 768) float32; inner products approximate the scores
 
 The projection is a truncated singular value decomposition of the documents' vectors, as in latent semantic indexing.
-Before it, each term is scaled by the square root of its query weight, so that rare terms count. The inner product of
-concatenated vectors is the sum of the parts' inner products, so a hybrid is one vector, too (SPAR, arXiv 2110.06918):
-see `beside`.
+Before the decomposition, each term is scaled by the square root of its query weight, so that rare terms matter more.
+The inner product of concatenated vectors is the sum of the parts' inner products, so one vector can also hold a hybrid
+of several models (SPAR, arXiv 2110.06918): see `beside`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lsr.errors import DataError
 from lsr.sparse import SparseMatrix
 
 _ROWS = 512  # documents multiplied per batch
-_MORE = 32  # additional directions for accuracy
+_MORE = 32  # extra directions (oversampling), for accuracy
 _ROUNDS = 2  # power iterations
 _FEWEST = 2  # documents in which a term must occur
 _KIND = "a dense export"
@@ -35,8 +35,8 @@ class DenseExport:
 
     Attributes:
         directions: (n_terms, width) float32.
-        scale: (n_terms,) float32. Document weights are multiplied by it, and query weights divided; 0 for terms that
-            are left out.
+        scale: (n_terms,) float32. Document weights are multiplied by it, and query weights divided by it; 0 for terms
+            that are left out.
     """
 
     def __init__(self, directions: NDArray[np.float32], scale: NDArray[np.float32]) -> None:
@@ -58,7 +58,7 @@ class DenseExport:
             seed: Seed of the random start.
 
         Raises:
-            ValueError: No documents, or a width below 1.
+            ValueError: There are no documents, or the width is below 1.
         """
         if width < 1 or not documents.nnz:
             raise ValueError(f"a width of at least 1 and documents with terms are needed: {width}, {documents}")
@@ -98,7 +98,7 @@ class DenseExport:
         return _times(_scaled(self._known(vectors), inverse), self.directions)
 
     def embed(self, encode: Callable[[list[str]], SparseMatrix], *, queries: bool = False) -> Any:
-        """Returns a function from texts to dense vectors, as `build_dense` and vector databases take it.
+        """Return a function from texts to dense vectors, for `build_dense` and vector databases.
 
         Args:
             encode: `encoder.encode_document`, or `encoder.encode_query`.
@@ -115,7 +115,7 @@ class DenseExport:
         """Write one Arrow file.
 
         Raises:
-            OutputError: It can't be written.
+            OutputError: The file can't be written.
         """
         write_arrays(path, _KIND, {"directions": self.directions, "scale": self.scale})
 
@@ -124,7 +124,7 @@ class DenseExport:
         """Open a file written by `save`; it is memory-mapped.
 
         Raises:
-            DataError: It can't be read, is damaged, or is another kind of file.
+            DataError: The file can't be read, is damaged, or is another kind of file.
         """
         arrays = read_arrays(path, _KIND, _LAYOUT)
         if not all(np.isfinite(array).all() for array in arrays.values()):
@@ -136,7 +136,7 @@ class DenseExport:
 
 
 def beside(*parts: NDArray[np.float32], weights: ArrayLike | None = None) -> NDArray[np.float32]:
-    """(n, sum of widths) float32, the concatenated vectors of the same texts, whose inner products add up.
+    """Concatenate several dense vectors of the same texts to (n, sum of widths) float32; their inner products add up.
 
     Args:
         parts: (n, width) each.

@@ -5,8 +5,8 @@ place within the slice. The score is the gated inner product,
 
     sum over slices m of  value_m(q) value_m(d) [place_m(q) = place_m(d)]
 
-Terms in one slice displace each other, so `Slices.coloured` puts terms together that are seldom heavy in the same
-document. The gated inner product is the inner product of the sparse vectors that `Slices.keep` leaves.
+A vector keeps one term per slice, so `Slices.coloured` groups terms that are seldom heavy in the same document. The
+gated inner product equals the inner product of the sparse vectors that `Slices.keep` returns.
 
     slices = Slices.coloured(documents, 768)
     densified = DensifiedVectors.of(documents, slices, dense=embeddings)
@@ -79,7 +79,7 @@ class Slices:
         seconds.
 
         Args:
-            documents: Documents of the collection; if there are more than 4,000, a sample of these.
+            documents: Documents of the collection; if there are more than 4,000, a sample of them is used.
             count: Number of slices.
         """
         rows = np.arange(len(documents))
@@ -108,7 +108,7 @@ class Slices:
         return cls(of_term, count)
 
     def keep(self, vectors: SparseMatrix) -> SparseMatrix:
-        """Keep only the heaviest term of each slice; of equally heavy ones the first."""
+        """Keep only the heaviest term of each slice; among equally heavy terms, the first."""
         if vectors.shape[1] > len(self.of_term):
             vectors = vectors.within(len(self.of_term))
         rows, slices = vectors.row_numbers(), self.of_term[vectors.indices]
@@ -212,7 +212,7 @@ class DensifiedVectors:
 
         Args:
             queries: Queries as sparse vectors.
-            k: How many at most.
+            k: Largest number of documents.
             threshold: Query terms of at most this weight are left out at first; then the best candidates are scored
                 with all terms. 0 is exact.
             candidates: Number of documents scored with all terms.
@@ -246,7 +246,7 @@ class DensifiedVectors:
         threshold: float,
         docs: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
-        """(n,) float32 gated inner products of a query, one term a slice, with some documents."""
+        """(n,) float32, gated inner products of some documents with a query that has at most one term per slice."""
         scores = np.zeros(len(self) if docs is None else len(docs), np.float32)
         for term, weight in zip(terms.tolist(), weights.tolist(), strict=True):
             if weight > threshold:
@@ -271,7 +271,7 @@ class DensifiedVectors:
         """Write one Arrow file.
 
         Raises:
-            OutputError: It can't be written.
+            OutputError: The file can't be written.
         """
         arrays: dict[str, NDArray[Any]] = {"of_term": self.slices.of_term, "values": self.values, "which": self.which}
         write_arrays(path, _KIND, arrays if self.dense is None else {**arrays, "dense": self.dense})
@@ -281,7 +281,7 @@ class DensifiedVectors:
         """Open a file written by `save`; it is memory-mapped.
 
         Raises:
-            DataError: It can't be read, is damaged, or is another kind of file.
+            DataError: The file can't be read, is damaged, or is another kind of file.
         """
         arrays = read_arrays(path, _KIND, _LAYOUT, _WITH_DENSE)
         try:

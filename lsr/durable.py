@@ -13,7 +13,7 @@ def sync(path: Path) -> None:
     """fsync a file, or the entries of a folder.
 
     Raises:
-        OutputError: The disk refuses it.
+        OutputError: The file system reports an error.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -29,7 +29,7 @@ def sync_tree(path: Path) -> None:
     """fsync a file, or a folder with everything in it.
 
     Raises:
-        OutputError: The disk refuses it.
+        OutputError: The file system reports an error.
     """
     for inside in path.iterdir() if path.is_dir() else ():
         sync_tree(inside)
@@ -40,11 +40,11 @@ def take_name(partial: Path, path: Path) -> None:
     """Rename a file or folder that was written under a temporary name.
 
     Args:
-        partial: Its temporary name, in the same file system.
-        path: Its final name; a file of that name is replaced.
+        partial: The temporary name, in the same file system.
+        path: The final name; a file of that name is replaced.
 
     Raises:
-        OutputError: The disk refuses it.
+        OutputError: The file system reports an error.
     """
     sync_tree(partial)
     os.replace(partial, path)
@@ -52,10 +52,10 @@ def take_name(partial: Path, path: Path) -> None:
 
 
 def replace_folder(new: Path, old: Path) -> None:
-    """Replace a folder by another; `restore_folder` repairs the damage of a kill in between.
+    """Replace a folder with another. If the process is killed halfway, `restore_folder` repairs the damage.
 
     Raises:
-        OutputError: The disk refuses it.
+        OutputError: The file system reports an error.
     """
     aside = old.with_name(old.name + ".old")
     shutil.rmtree(aside, ignore_errors=True)

@@ -4,12 +4,12 @@
     ├── DataError            a document, query, vector or file with a bad value: says file, line, value
     │   └── DoubledId        a document id that occurs twice
     ├── EncoderError         an encoder that can't be found, opened or used as asked
-    │   └── MissingExtra     a package of one of lsr-search's extras is not installed
+    │   └── MissingExtra     a package that belongs to an extra of lsr-search isn't installed
     ├── EncoderMismatch      query and index come from different encoders
     ├── OutputExists         the output exists and `overwrite` was not given
     ├── OutputError          the output can't be written: full disk, no permission
     │   └── IndexLocked      another process, or another object in this one, is writing this index
-    ├── StorageError         a place in object storage that can't be reached, read or written, or a damaged file there
+    ├── StorageError         object storage that can't be reached, read or written, or a damaged file there
     ├── TrainingError        training can't start or continue
     ├── ClusterError         a cluster that doesn't answer, lacks resources, or has lost a part of an index
     ├── RerankerError        a re-ranker that fails, or whose scores can't be used
@@ -19,7 +19,7 @@
 
 Wrong arguments of a call, such as a negative k, are plain ValueError and TypeError.
 
-Something that changes results without being an error is a warning; the command line prints it as a line:
+A condition that changes results without being an error is a warning; the command line prints it as one line:
 
     LsrWarning               base, a UserWarning
     ├── CutTexts             texts are longer than the encoder reads, and are cut
@@ -43,7 +43,7 @@ class DataError(LsrError, ValueError):
 
     Args:
         problem: What is wrong, with the value.
-        where: File and line, or the like ("corpus.jsonl:17"); the message begins with it.
+        where: The place of the error, such as file and line ("corpus.jsonl:17"); the message begins with it.
     """
 
     def __init__(self, problem: str, where: str = "") -> None:
@@ -57,7 +57,7 @@ class DoubledId(DataError):
 
 
 class DataErrors:
-    """Collects DataErrors and raises them as one: the first 20 in full, the others counted.
+    """Collects several DataErrors and raises them as one: the first 20 in full, and the number of the others.
 
         problems = DataErrors()
         with problems:
@@ -65,7 +65,7 @@ class DataErrors:
         problems.settle()
 
     Attributes:
-        count: How many there were.
+        count: Number of collected errors.
     """
 
     _LISTED = 20
@@ -98,11 +98,11 @@ class DataErrors:
         """Raise the collected errors, if there are any.
 
         Args:
-            where: What all of them are about, such as a file.
-            what: What to call them ("bad lines").
+            where: The place that all errors share, such as a file.
+            what: Noun for the errors in the message ("bad lines").
 
         Raises:
-            DataError: The only one, or all as one.
+            DataError: The only error, or all errors as one.
         """
         if self.count == 1:
             raise self._first[0]
@@ -120,7 +120,7 @@ def install_hint(extra: str) -> str:
 
 
 class MissingExtra(EncoderError, ImportError):
-    """A package of one of the extras is missing."""
+    """A package that belongs to an extra isn't installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package}, which is not installed: {install_hint(extra)}")
@@ -163,7 +163,7 @@ class ServerError(LsrError):
 
 
 class IndexFormatError(LsrError):
-    """A folder isn't an index, or is one of a format that this version doesn't read."""
+    """A folder isn't an index, or has a format that this version doesn't read."""
 
 
 class CorruptIndex(IndexFormatError):
@@ -182,7 +182,7 @@ class LeftOut(LsrWarning):
     """Files of a folder can't be read, and are left out.
 
     Attributes:
-        bad: A message about each, "FILE: REASON", or "FILE:LINE: REASON" for rows of tables.
+        bad: A message about each file, "FILE: REASON", or "FILE:LINE: REASON" for rows of tables.
     """
 
     def __init__(self, message: str, bad: Sequence[str] = ()) -> None:

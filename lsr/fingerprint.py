@@ -1,4 +1,4 @@
-"""Fingerprint: identifies the encoder of some vectors, so that queries of another encoder are refused."""
+"""Fingerprint: identifies the encoder that made some vectors, so that queries of other encoders are refused."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Fingerprint:
     """Properties that must agree for two vectors to be comparable; None for unknown.
 
     Attributes:
-        model: Name of the encoder or checkpoint, for messages; only the digests decide.
+        model: Name of the encoder or checkpoint, for messages; it isn't compared.
         weights: Digest of the model's weights, or of the statistics that the encoder was fitted to.
         tokenizer: Digest of the tokenizer.
         vocabulary_size: Number of terms.
-        pooling: "max", "sum", or the like.
-        saturation: "log1p", "log1p_log1p", or the like.
-        max_length: Tokens of a document that are read; longer documents are cut.
-        max_weight: Upper bound of a document's weights. With it all segments of an index have one scale.
+        pooling: Pooling, such as "max" or "sum".
+        saturation: Saturation, such as "log1p" or "log1p_log1p".
+        max_length: Number of tokens that are read of a document; longer documents are cut.
+        max_weight: Upper bound of a document's weights, which lets all segments of an index share one scale.
     """
 
     model: str | None = None
@@ -40,7 +40,7 @@ class Fingerprint:
     max_weight: float | None = None
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """Known properties that differ, as "pooling max / sum"; the model's name doesn't count."""
+        """Known properties that differ, as "pooling max / sum"; the model's name is ignored."""
         return [
             f"{name} {mine} / {theirs}"
             for name, mine, theirs in ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
@@ -48,15 +48,15 @@ class Fingerprint:
         ]
 
     def require_same(self, other: Fingerprint, mine: str, theirs: str) -> None:
-        """Refuse another encoder.
+        """Check that another fingerprint belongs to the same encoder.
 
         Args:
             other: The fingerprint to compare with.
             mine: What carries this fingerprint, for the message ("the index idx").
-            theirs: What carries the other ("the query").
+            theirs: What carries the other fingerprint ("the query").
 
         Raises:
-            EncoderMismatch: They differ; the message names both and the differences.
+            EncoderMismatch: The fingerprints differ; the message names both and the differences.
         """
         if found := self.differences(other):
             differ = f"they differ in {', '.join(found)}"
@@ -73,7 +73,7 @@ class Fingerprint:
         return self.model or "an unknown encoder"
 
     def to_json(self) -> str:
-        """As one line of JSON."""
+        """Serialize to one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -81,7 +81,7 @@ class Fingerprint:
         """Read the output of `to_json`; unknown keys of later versions are ignored.
 
         Raises:
-            DataError: Not a JSON object, or a value of the wrong type.
+            DataError: The text isn't a JSON object, or a value has the wrong type.
         """
         try:
             values = json.loads(text)

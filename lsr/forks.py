@@ -1,4 +1,4 @@
-"""Reset objects in a forked child, where the parent's threads don't exist and a lock may be held forever.
+"""Reset objects in a forked child process, where the parent's threads don't exist and a lock may be held forever.
 
 class Snapshot:
     def __init__(self) -> None:
@@ -37,7 +37,9 @@ def in_child(thing: Forked) -> None:
 
 
 def here_only(function: Callable[..., None]) -> Callable[..., None]:
-    """A function that does nothing in forked children: for clean-up of what belongs to this process."""
+    """Wrap a function so that it does nothing in forked children: for clean-up of things that belong to this
+    process.
+    """
     owner = os.getpid()
 
     def call(*args: Any, **kwargs: Any) -> None:
@@ -48,7 +50,7 @@ def here_only(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class cached_property(functools.cached_property[T]):
-    """Like functools.cached_property, whose lock (until Python 3.12) is renewed in a forked child."""
+    """Like functools.cached_property, but its lock (which it has before Python 3.12) is renewed in a forked child."""
 
     def __set_name__(self, owner: type[Any], name: str) -> None:
         super().__set_name__(owner, name)

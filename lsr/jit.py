@@ -1,8 +1,9 @@
 """Compile kernels with Numba: options in one place, and a cache that is never stale.
 
 Numba's own cache watches only the file of the decorated function, writes into the installed package, and fails at
-import if it can't. Here compiled kernels go into a folder that is named by a digest of the kernels' sources, in the
-user's cache directory, else in the temporary directory, else nowhere. NUMBA_CACHE_DIR is respected.
+import if it can't. Here, compiled kernels go into a folder named by a digest of the kernels' sources. It is in the
+user's cache directory, or else in the temporary directory; if neither is writable, kernels aren't cached.
+NUMBA_CACHE_DIR overrides this.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from lsr.console import note
 
-if hasattr(os, "register_at_fork"):  # a child forked during a compilation could never compile again
+if hasattr(os, "register_at_fork"):  # otherwise, a child forked during a compilation could never compile
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,
@@ -32,17 +33,17 @@ if hasattr(os, "register_at_fork"):  # a child forked during a compilation could
 
 
 class _Note(event.Listener):  # type: ignore[misc]
-    """Says on a terminal why the first `lsr` command takes long."""
+    """Explains on a terminal why the first `lsr` command takes long."""
 
     def on_start(self, event: Any) -> None:
-        """A kernel that isn't in the cache is compiled."""
+        """Called when the compilation of a kernel begins."""
         command = click.get_current_context(silent=True)
         if command and command.find_root().info_name == "lsr" and sys.stderr.isatty() and not _noted:
             _noted.append(True)
             note("compiling kernels, once on this machine: this can take half a minute (lsr warmup)")
 
     def on_end(self, event: Any) -> None:
-        """It is compiled."""
+        """Called when the compilation ends."""
 
 
 _noted: list[bool] = []
@@ -56,14 +57,14 @@ class Compiler:
         sources: The files; a change to any of them recompiles all kernels.
 
     Attributes:
-        cache_folder: Where compiled kernels are kept; None for nowhere.
+        cache_folder: Folder of compiled kernels; None if they aren't cached.
     """
 
     def __init__(self, sources: Iterable[Path]) -> None:
         self.cache_folder = os.environ.get("NUMBA_CACHE_DIR") or _cache_folder(sources)
 
     def kernel(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compile a kernel on first use: without the GIL, IEEE arithmetic, C division, cached."""
+        """Compile a kernel on first use: cached, without the GIL, with IEEE arithmetic and C division."""
         return self._compile(function, "never")
 
     def inlined(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,7 +86,7 @@ class Compiler:
 
 
 def _if_it_can(save: Callable[..., None]) -> Callable[..., None]:
-    """Cache a compiled kernel unless the disk is full; it works without the cache, too."""
+    """Ignore errors, such as a full disk, when a kernel is cached: it also works uncached."""
 
     def saved(*args: Any) -> None:
         with suppress(OSError):

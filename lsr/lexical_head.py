@@ -46,14 +46,13 @@ class HeadSettings:
     """How a head is trained.
 
     Attributes:
-        width: Dimensions of its vectors, at most those of a state.
+        width: Dimensions of the vectors; at most those of a state.
         texts: Number of texts used in training, at most.
         steps: Updates.
-        batch: Queries per update, each with two documents of its own; each query is compared with the documents of all
-            queries.
+        batch: Queries per update. Each query brings two documents and is compared with the documents of all queries.
         rate: Learning rate of Adam.
-        sharpness: Scores of the teacher are scaled to this standard deviation per query before the softmax.
-        seed: Of all random choices.
+        sharpness: Standard deviation to which the teacher's scores for a query are scaled before the softmax.
+        seed: Seed of all random choices.
     """
 
     width: int = 384
@@ -77,8 +76,8 @@ class LexicalHead:
     Args:
         model: An encoder with dense vectors, or a function from a list of texts to the (n_tokens, n_dims) token
             states of each.
-        arrays: Its parameters, as `fit` or `load` give them.
-        queries: The function for queries, if it differs.
+        arrays: The head's parameters; `fit` and `load` set them.
+        queries: The function for queries, if it differs from that for documents.
     """
 
     def __init__(self, model: Encoder | States, arrays: dict[str, NDArray[np.float32]], queries: Any = None) -> None:
@@ -107,7 +106,7 @@ class LexicalHead:
             queries: As for the class.
 
         Raises:
-            EncoderError: A model without token states, fewer than two texts, or a loss that isn't finite.
+            EncoderError: The model has no token states, there are fewer than two texts, or the loss isn't finite.
             MissingExtra: torch isn't installed.
         """
         try:
@@ -187,7 +186,7 @@ class LexicalHead:
             queries: As for the class.
 
         Raises:
-            DataError: It can't be read, or is another kind of file.
+            DataError: The file can't be read, or is of another kind.
         """
         arrays = read_arrays(path, _KIND, _LAYOUT)
         require_finite(path, arrays)
@@ -223,13 +222,13 @@ class _Store:
         self._states = np.concatenate(parts)
 
     def mean(self) -> NDArray[np.float32]:
-        """The mean state; raises EncoderError if there is none, or if half precision can't hold the states."""
+        """The mean state; raises EncoderError if there are no states, or if half precision can't hold them."""
         if not len(self._states) or not np.isfinite(self._states).all():
             raise EncoderError("no text has token states, or they are too large for half precision")
         return np.asarray(self._states[:: max(1, len(self._states) // _MEASURED)].astype(np.float32).mean(0))
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The states of some texts, (n, states) float32, and how many each has."""
+        """The states of some texts, (n, width) float32, and the number of states of each text."""
         parts = [self._states[self._starts[row] : self._starts[row + 1]] for row in rows.tolist()]
         return np.concatenate(parts).astype(np.float32), np.array([len(part) for part in parts])
 

@@ -7,8 +7,8 @@ A comparison gives the probability that document i belongs before document j. A 
     preferences = compared(50, pairs, [compare(query, texts[i], texts[j]) for i, j in pairs])
     order = np.argsort(-greedy(preferences), kind="stable")
 
-Preferences are an (n, n) float64 matrix: at [i, j] the probability that i belongs before j, or NaN if they weren't
-compared. Where comparisons don't decide, the first ranking does.
+Preferences are an (n, n) float64 matrix. Entry [i, j] is the probability that i belongs before j, or NaN if the two
+weren't compared. Ties are broken by the first ranking.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PENALTY = 0.2  # squared penalty on the strengths of Bradley-Terry
 _TIE = 0.05  # probabilities this close to 0.5 are ties
 _NEWTON_STEPS = 50
 
-# --- samplers: n documents by rank to pairs ---------------------------------------------------------------------------
+# --- samplers: from the number of documents to pairs of ranks ---------------------------------------------------------
 
 
 def all_pairs(n: int) -> Pairs:
@@ -43,7 +43,7 @@ def random_pairs(n: int, share: float, seed: int = 0) -> Pairs:
 
 
 def windows(n: int, width: int, skip: int = 1) -> Pairs:
-    """Each document against those 1, 1 + skip, 1 + 2 skip, … ranks after it, `width` in all, wrapping around."""
+    """Compare each document with `width` others: those 1, 1 + skip, 1 + 2 skip, … ranks after it, wrapping around."""
     if width < 0 or skip < 1:
         raise ValueError(f"width must be at least 0 and skip at least 1, got {width} and {skip}")
     found: dict[tuple[int, int], None] = {}
@@ -66,7 +66,7 @@ def near_pairs(n: int, share: float, seed: int = 0) -> Pairs:
 
 
 def groups(n: int, count: int) -> Pairs:
-    """All pairs within groups; rank i belongs to group i modulo count."""
+    """All pairs within groups; rank i belongs to group i modulo `count`."""
     if count < 1:
         raise ValueError(f"at least one group is needed, got {count}")
     return [(i, j) for i, j in all_pairs(n) if i % count == j % count]
@@ -81,7 +81,7 @@ def compared(n: int, pairs: Pairs, probabilities: ArrayLike) -> Preferences:
         probabilities: (len(pairs),) float, the probability that the first of a pair belongs before the second.
 
     Raises:
-        ValueError: Other than one probability from 0 to 1 for each pair.
+        ValueError: There isn't exactly one probability from 0 to 1 for each pair.
     """
     values = np.asarray(probabilities, np.float64)
     if values.shape != (len(pairs),) or not ((values >= 0) & (values <= 1)).all():
@@ -102,7 +102,7 @@ def additive(preferences: Preferences) -> NDArray[np.float64]:
 
 
 def mean(preferences: Preferences) -> NDArray[np.float64]:
-    """(n,) float64: `additive` divided by the number of comparisons, 0 to 1; a half without any."""
+    """(n,) float64, 0 to 1: `additive` divided by the document's number of comparisons; 0.5 without comparisons."""
     counts = (~np.isnan(preferences)).sum(1) + (~np.isnan(preferences)).sum(0)
     return np.where(counts > 0, additive(preferences) / np.maximum(counts, 1), 0.5)
 
@@ -110,7 +110,7 @@ def mean(preferences: Preferences) -> NDArray[np.float64]:
 def greedy(preferences: Preferences) -> NDArray[np.float64]:
     """(n,) float64, n for the first, 1 for the last, by greedy ordering (Cohen, Schapire & Singer 1999).
 
-    It repeatedly takes the document with the largest sum of p_ij - p_ji over the remaining documents.
+    The next document is always the one with the largest sum of p_ij - p_ji over the remaining documents.
     """
     net = _net(preferences)
     potential, left = net.sum(1), np.ones(len(net), bool)
@@ -146,7 +146,7 @@ def bradley_terry(preferences: Preferences) -> NDArray[np.float64]:
 
 
 def pagerank(preferences: Preferences) -> NDArray[np.float64]:
-    """(n,) float64: PageRank, where a document passes its rank to others in proportion to the probability that they
+    """(n,) float64: PageRank. A document passes its rank to other documents in proportion to the probability that these
     belong before it.
     """
     n = len(preferences)
@@ -166,7 +166,7 @@ def pagerank(preferences: Preferences) -> NDArray[np.float64]:
 def kwiksort(preferences: Preferences, seed: int = 0) -> NDArray[np.float64]:
     """(n,) float64, n for the first, 1 for the last: quicksort with random pivots (Ailon, Charikar & Newman 2008).
 
-    Documents that weren't compared with the pivot stay on the side where the first ranking has them.
+    Documents that weren't compared with the pivot stay on its side in the first ranking.
     """
     net, rng = _net(preferences), np.random.default_rng(seed)
 
@@ -185,7 +185,7 @@ def kwiksort(preferences: Preferences, seed: int = 0) -> NDArray[np.float64]:
 
 
 def _net(preferences: Preferences) -> Preferences:
-    """(n, n) float64: how much i is preferred to j; 0 if they weren't compared."""
+    """(n, n) float64: how much i is preferred to j; 0 if the two weren't compared."""
     known = np.nan_to_num(preferences - 0.5)
     return np.asarray(known - known.T)
 

@@ -6,18 +6,18 @@ A package names them in its pyproject.toml:
     my-head = "my_package.heads:MyHead"
 
 - `lsr.heads`: a subclass of `lsr.encode.heads.Head` with `__init__(tensors, n_terms)` and a class method `start(hidden,
-  n_terms, absent)`, which returns the initial tensors. Queries and documents both use it. A run names it in
-  `model.head`.
-- `lsr.losses`: a function `loss(scores, batch, taught)`. A run gives it a weight in `losses.plugins`.
-- `lsr.regularizers`: a function `penalty(weights)`. A run names it in the `kind` of a regularizer.
+  n_terms, absent)`, which returns the initial tensors. Both queries and documents use this head. A training run selects
+  it in `model.head`.
+- `lsr.losses`: a function `loss(scores, batch, taught)`. A run sets its weight in `losses.plugins`.
+- `lsr.regularizers`: a function `penalty(weights)`. A run selects it as the `kind` of a regularizer.
 
 A loss gets the scores of all pairs of the batch, (n_queries, n_documents); the `lsr.train.batches.Batch`; and the
 teachers' scores of each query's own documents, (n_teachers, n_queries, n_candidates) with NaN for missing scores, or
-None without teachers. A penalty gets the weights of the queries or of the documents, (n_texts, n_terms), or those of a
-sample of the terms if `sample_terms` is set. Both return a tensor of one number with a gradient.
+None without teachers. A penalty gets the weights of the queries or of the documents, (n_texts, n_terms); with
+`sample_terms`, only for a sample of the terms. Losses and penalties return a tensor of one number with a gradient.
 
-Only installed packages have entry points, so a name in a file can't run any other code. Packages can't replace lsr's
-own names.
+Only installed packages have entry points, so a name in a file of settings can't run other code. Packages can't replace
+lsr's own heads, losses or regularizers.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def load(group: str, name: str, error: type[LsrError]) -> Any:
         error: The class of the error to raise.
 
     Raises:
-        LsrError: No package, or more than one, has this name, or it can't be imported.
+        LsrError: No package or several packages have this entry point, or it can't be imported.
     """
     points = {point.value: point for point in entry_points(group=group, name=name)}
     if not points:

@@ -1,4 +1,4 @@
-"""Presets: the YAML files of configs/, which are part of the package and have names on the command line."""
+"""Presets: the YAML files of configs/, which are part of the package and can be given by name on the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ConfigFile(click.ParamType[Path]):
         self._kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The file."""
+        """Find the file of a value."""
         path = Path(value)
         if path.is_file():
             return path

@@ -6,8 +6,8 @@
             review.judge(doc, somebody_reads(doc))
 
 In each round, a logistic regression over the documents' sparse vectors is fitted to the judgments, and the documents
-that are most probably relevant are read next. Each kind of vectors has its own regression, and their probabilities are
-averaged. A stopping rule says when the target recall has probably been reached.
+with the highest probability of relevance are read next. With several kinds of vectors, each has its own regression, and
+the probabilities are averaged. A stopping rule says when the target recall has probably been reached.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from lsr.sparse import SparseMatrix
 Rule = Literal["hypergeometric", "quantile", "knee", "budget"]
 Strategy = Literal["relevance", "uncertainty"]
 FORMAT = 1
-_PRESUMED = 100  # unread documents that count as irrelevant while nothing irrelevant has been read
-_STEPS = 300  # of the regression's optimizer
-_STRENGTH = 10.0  # inverse of the penalty
+_PRESUMED = 100  # unread documents taken as irrelevant until an irrelevant document has been read
+_STEPS = 300  # steps of the regression's optimizer
+_STRENGTH = 10.0  # inverse weight of the penalty
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,18 @@ class ReviewSettings:
     Attributes:
         target: Recall to reach.
         batch: Documents per round.
-        strategy: "relevance" reads the most probable documents, "uncertainty" those nearest to one half.
-        rule: "hypergeometric": the documents read lately hold so few relevant ones that a recall below the target is
-            improbable (Callaghan & Müller-Hansen 2020). "quantile": the recall that the probabilities imply, less two
-            standard deviations, reaches the target (Yang, Lewis & Frieder 2021). "knee": the gain curve has flattened
-            (Cormack & Grossman 2016). "budget": after `budget` documents.
-        risk: For "hypergeometric": probability of stopping too early if documents were read at random.
+        strategy: "relevance" reads the documents with the highest probabilities, "uncertainty" those with probabilities
+            nearest to 0.5.
+        rule: When to stop. "hypergeometric": recently read documents include so few relevant ones that a recall below
+            the target is improbable (Callaghan & Müller-Hansen 2020). "quantile": the recall estimated from the
+            probabilities, minus two standard deviations, reaches the target (Yang, Lewis & Frieder 2021). "knee": the
+            gain curve has flattened (Cormack & Grossman 2016). "budget": `budget` documents have been read.
+        risk: For "hypergeometric": the probability of stopping too early, if documents were read in random order.
         budget: Documents to read at most; 0 for no limit.
         seed: Seed of all random choices.
 
     Raises:
-        ValueError: A value out of range, an unknown rule or strategy, or the rule "budget" without a budget.
+        ValueError: A value is out of range, the rule or strategy is unknown, or the rule is "budget" without a budget.
     """
 
     target: float = 0.8
@@ -82,12 +83,13 @@ class Review:
         ids: The documents' ids.
         vectors: One or more kinds of vectors, (n_docs, n_terms) each; they are scaled to length 1.
         settings: The settings.
-        first: Numbers of documents to read first, such as the results of a search; random ones without any.
+        first: Numbers of documents to read first, such as the results of a search; without them, reading starts with
+            random documents.
         judged: {number: whether it is relevant}, in the order of reading.
-        rounds: How many documents had been read when each round began.
+        rounds: For each round, the number of documents read before it began.
 
     Raises:
-        ValueError: No vectors, or not as many as ids.
+        ValueError: There are no vectors, or their number differs from that of the ids.
     """
 
     ids: Sequence[str]
@@ -131,7 +133,7 @@ class Review:
         return [int(number) for number in left[np.argsort(-worth, kind="stable")[:size]]]
 
     def judge(self, number: int, relevant: bool) -> None:
-        """Record a judgment; it replaces an earlier one of the same document.
+        """Record a judgment; an earlier judgment of the same document is replaced.
 
         Raises:
             ValueError: There is no such document.
@@ -162,7 +164,7 @@ class Review:
 
     @property
     def found(self) -> int:
-        """How many relevant documents have been found."""
+        """Number of relevant documents found so far."""
         return sum(self.judged.values())
 
     def stops(self) -> bool:
@@ -234,7 +236,7 @@ class Review:
 def logistic_regression(rows: SparseMatrix, labels: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """Fit a logistic regression with a squared penalty, by accelerated gradient descent.
 
-    Minimises sum of log(1 + e^(-y (w x + b))) + |w|^2 / (2 * 10), y = -1 or 1.
+    It minimises sum of log(1 + e^(-y (w x + b))) + |w|^2 / (2 * 10), where y is -1 or 1.
 
     Args:
         rows: (n, n_terms), of length 1.
@@ -258,31 +260,32 @@ def logistic_regression(rows: SparseMatrix, labels: NDArray[np.float64]) -> tupl
 
 
 def chance_of_less(labels: NDArray[np.int64], n_docs: int, target: float, starts: Sequence[int]) -> float:
-    """Return the probability of so few recent finds if recall were below the target.
+    """Return the probability of finding as few relevant documents recently as was the case, if recall were below the
+    target.
 
-    Everything read since the start of a round is taken as a random sample of what was unread then; the smallest
-    probability over all rounds counts. The rule is cautious, because reading the most probable documents finds more
-    than a random sample.
+    For each round, the documents read since its start are taken as a random sample of the documents unread at that
+    time; the result is the smallest probability over all rounds. The rule is cautious, because the most probable
+    documents, which were read, include more relevant ones than a random sample.
 
     Args:
         labels: (n,) 0 or 1, in the order of reading.
         n_docs: Number of documents in the collection.
-        target: The recall.
-        starts: How many documents had been read when each round began.
+        target: The target recall.
+        starts: For each round, the number of documents read before it began.
     """
     found, least = int(labels.sum()), 1.0
     for start in starts:
         drawn, late = len(labels) - start, int(labels[start:].sum())
         if not drawn:
             continue
-        # The fewest relevant documents among the unread ones with which the recall is below the target.
+        # The smallest number of relevant documents among the unread ones for which recall is below the target.
         missing = math.floor(found / target - (found - late)) + 1
         least = min(least, _hypergeometric(late, n_docs - start, missing, drawn))
     return least
 
 
 def _hypergeometric(k: int, total: int, good: int, drawn: int) -> float:
-    """P(at most k good ones among `drawn` out of `total`, of which `good` are good)."""
+    """P(at most k good items in a sample of `drawn` from `total` items, of which `good` are good)."""
     if good > total:
         return 0.0
     low = max(0, drawn - (total - good))
@@ -298,12 +301,12 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def recall_bound(p: NDArray[np.float64], labels: NDArray[np.int64], read: Sequence[int]) -> float:
-    """Return the recall that the probabilities of unread documents imply, less two standard deviations.
+    """Return the recall estimated from the probabilities of unread documents, minus two standard deviations.
 
     Args:
         p: (n_docs,) float64, probability of relevance.
         labels: (n,) 0 or 1, judgments of the documents that were read.
-        read: The numbers of these.
+        read: The numbers of the documents that were read.
     """
     unread = np.delete(p, np.array(read, np.int64))
     found, missing = float(labels.sum()), float(unread.sum())

@@ -1,7 +1,8 @@
 """SparseMatrix: rows of (term, weight), the output of encoders and the input of indexes.
 
-CSR with fixed types. Every matrix is canonical: the terms of a row ascend without repeats, and weights are finite and
-above zero. The constructor checks this, so that other code can rely on it. lsr.io reads and writes files of matrices.
+It is a CSR matrix with fixed dtypes. Every matrix is canonical: the terms of a row ascend without repeats, and weights
+are finite and above zero. The constructor checks this, so other code can rely on it. lsr.io reads and writes files of
+matrices.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 MAX_TERMS = 2**31
 _SHOWN_ROWS, _SHOWN_TERMS = 5, 8  # in a notebook
 MOST_SHIFT = 60  # weights of a matrix may differ by a factor of up to 2^60
-# One document in _LOUD may exceed the scale if that makes the scale finer by more than the factor _WORTH.
+# One document in _LOUD may exceed the quantization scale if that makes the scale finer by more than the factor _WORTH.
 _LOUD, _WORTH = 64, 4.0
-_DENSE_TERMS = 1 << 22  # up to this vocabulary size `dot` uses a dense row, above it binary search
+_DENSE_TERMS = 1 << 22  # up to this vocabulary size, `dot` uses a dense row; above it, binary search
 
 
 class SparseMatrix:
@@ -41,10 +42,10 @@ class SparseMatrix:
         indices: Term ids; unsorted rows are sorted.
         data: Weights; zeros are dropped.
         shape: (n_rows, n_terms), n_terms at most 2^31.
-        check: False skips all checks, for canonical arrays.
+        check: False skips all checks; only for arrays that are canonical already.
 
     Raises:
-        ValueError: Invalid boundaries, a term outside the vocabulary or twice in a row, or a weight that is negative,
+        ValueError: Boundaries are invalid, a term is outside the vocabulary or twice in a row, or a weight is negative,
             infinite or not a number. The message names the first bad row.
     """
 
@@ -93,7 +94,7 @@ class SparseMatrix:
         pairs = [(np.atleast_1d(terms), np.atleast_1d(weights)) for terms, weights in rows]
         for i, (terms, weights) in enumerate(pairs):
             if terms.shape != weights.shape:
-                raise ValueError(f"row {i}: {terms.shape} term ids but {weights.shape} weights")
+                raise ValueError(f"row {i}: term ids have shape {terms.shape}, but weights {weights.shape}")
         indptr = np.cumsum([0] + [len(terms) for terms, _ in pairs])
         filled = [pair for pair in pairs if len(pair[0])]  # numpy makes an empty list a float array
         indices: ArrayLike = np.concatenate([terms for terms, _ in filled]) if filled else []
@@ -125,7 +126,7 @@ class SparseMatrix:
         """Concatenate the rows of matrices; the result has the largest vocabulary.
 
         Raises:
-            ValueError: No matrix given.
+            ValueError: There is no matrix.
         """
         if not matrices:
             raise ValueError("vstack needs at least one matrix")
@@ -176,7 +177,7 @@ class SparseMatrix:
         return np.diff(self.indptr)
 
     def largest(self) -> NDArray[np.float32]:
-        """(n_rows,) float32, the largest weight of each row, 0 for those without terms."""
+        """(n_rows,) float32, the largest weight of each row; 0 for rows without terms."""
         filled, largest = self.lengths() > 0, np.zeros(len(self), np.float32)
         if self.nnz:
             largest[filled] = np.maximum.reduceat(self.data, self.indptr[:-1][filled])
@@ -263,7 +264,7 @@ class SparseMatrix:
         return self._masked(self.data >= np.float32(max_ratio) * self.largest()[self.row_numbers()])
 
     def within(self, n_terms: int) -> SparseMatrix:
-        """Drop weights of terms from `n_terms` on, and set the vocabulary size to it."""
+        """Drop weights of terms from `n_terms` on, and set the vocabulary size to `n_terms`."""
         kept = self._masked(self.indices < n_terms)
         return SparseMatrix(kept.indptr, kept.indices, kept.data, (len(self), n_terms), check=False)
 
@@ -274,7 +275,7 @@ class SparseMatrix:
     def dot(self, other: SparseMatrix) -> NDArray[np.float64]:
         """Inner products of all rows with all rows of `other`, (n_rows, n_other) float64.
 
-        Sums in float64, over terms in ascending order. This is the reference for search.
+        Products are summed in float64, over terms in ascending order. This method is the reference for search.
         """
         rows = self.row_numbers()
         n_terms = max(self.shape[1], other.shape[1])
@@ -294,8 +295,8 @@ class SparseMatrix:
     def expected_overlap(self, other: SparseMatrix) -> float:
         """The mean number of terms that a row of this matrix and one of `other` share: sum_j p_j p'_j.
 
-        p_j is the share of rows in which term j is active. Between queries and documents this is the "FLOPS" that
-        papers report of a learned sparse model (arXiv 2004.05665); 0 where either matrix has no rows.
+        p_j is the share of rows in which term j is active. Between queries and documents, this is the "FLOPS" that
+        papers report for learned sparse models (arXiv 2004.05665). It is 0 if either matrix has no rows.
         """
         if not (len(self) and len(other)):
             return 0.0
@@ -306,7 +307,7 @@ class SparseMatrix:
         return float(shared / (len(self) * len(other)))
 
     def _occurrences(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The terms that occur, ascending, and how many rows have each."""
+        """The terms that occur, ascending, and the number of rows with each of them."""
         if self.shape[1] > _DENSE_TERMS:
             terms, counts = np.unique(self.indices, return_counts=True)
             return terms.astype(np.int64), counts.astype(np.int64)
@@ -332,12 +333,11 @@ class SparseMatrix:
 
 
 def usual_largest(largest: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> float:
-    """The largest weight for which a quantization scale needs room, without a few documents that are far above the
-    others.
+    """The largest weight that a quantization scale must cover, leaving out a few documents with far larger weights.
 
     Args:
-        largest: (n,) the largest weight of each document, 0 for those without terms.
-        rows: (n,) how many documents each entry stands for; 1 by default.
+        largest: (n,) the largest weight of each document; 0 for documents without terms.
+        rows: (n,) the number of documents that each entry stands for; 1 by default.
     """
     order = np.argsort(largest)[::-1]
     order = order[largest[order] > 0]
@@ -366,9 +366,9 @@ def _canonical(
     if terms.dtype.kind not in "iu":
         raise ValueError(f"term ids must be integers, got {terms.dtype}")
     if ptr.shape != (n_rows + 1,) or ptr[0] != 0 or ptr[-1] != len(terms) or (np.diff(ptr) < 0).any():
-        raise ValueError(f"indptr doesn't describe {n_rows} rows of {len(terms)} weights")
+        raise ValueError(f"indptr doesn't divide {len(terms)} weights into {n_rows} rows")
     if weights.shape != terms.shape or terms.ndim != 1:
-        raise ValueError(f"{terms.shape} term ids but {weights.shape} weights")
+        raise ValueError(f"term ids have shape {terms.shape}, but weights {weights.shape}")
 
     def first_bad(bad: NDArray[np.bool_]) -> tuple[int, int]:
         at = int(np.argmax(bad))

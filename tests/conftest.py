@@ -33,12 +33,12 @@ LONGEST = ("test_writer", "test_workers", "test_storage", "test_ray", "test_shar
 
 
 def pytest_collection_modifyitems(items):
-    """Run the longest test files first: a worker runs whole files, so a long one started last would delay the end."""
+    """Run the longest test files first: each worker runs whole files, so a late long file would delay the end."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def pytest_collection_finish():
-    """Freeze the collected modules and tests: without this, each later garbage collection takes a second."""
+    """Exempt the collected modules and tests from garbage collection, which otherwise takes a second each time."""
     gc.collect()
     gc.freeze()
 
@@ -67,7 +67,7 @@ class Ran(NamedTuple):
 def pdflatex():
     """Returns a function that compiles a .tex file in its folder and returns the log."""
     if not shutil.which("pdflatex"):
-        pytest.skip("there is no pdflatex: install texlive-latex-base")
+        pytest.skip("pdflatex is not installed: install texlive-latex-base")
 
     def compile_tex(path):
         style = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False).stdout
@@ -120,7 +120,7 @@ def forked():
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
             answer = pipe.read()
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child failed, or hung (-14)"
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child failed, or hung (exit code -14)"
         return json.loads(answer)
 
     if not hasattr(os, "fork"):
@@ -130,9 +130,9 @@ def forked():
 
 @pytest.fixture(scope="session")
 def s3_server():
-    """The address of an S3 server that runs in this process; skips the test without moto."""
+    """The address of an S3 server that runs in this process. Skips the test if moto is not installed."""
     server = pytest.importorskip("moto.server", reason="needs the package moto[server], an S3 server")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # werkzeug logs every request
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
@@ -170,12 +170,12 @@ def bucket(s3_server, own_cache, monkeypatch):
 
 @pytest.fixture
 def real_data():
-    """Returns a function that returns the folder of a real collection, or skips the test without it."""
+    """Returns a function that finds the folder of a real collection and skips the test if the folder is missing."""
     root = Path(os.environ.get("LSR_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
     def folder(name):
         if not (root / name).is_dir():
-            pytest.skip(f"the collection {name} is not here; LSR_SHARED_DATA names the folder it lies in")
+            pytest.skip(f"collection {name} not found: set LSR_SHARED_DATA to the folder that contains the collections")
         return root / name
 
     return folder
@@ -190,7 +190,7 @@ def benchmark_module(monkeypatch):
 
 @pytest.fixture(scope="module")
 def training_environment(tmp_path_factory):
-    """A separate cache, and one torch thread: with small models, several threads mostly wait for each other."""
+    """A separate cache and a single torch thread: small models run slower with several threads."""
     import torch
 
     threads, cache = torch.get_num_threads(), tmp_path_factory.mktemp("cache")
@@ -211,7 +211,7 @@ def cluster_benchmark():
 
 @pytest.fixture(scope="module")
 def ray_nodes():
-    """How many nodes `ray_cluster` starts. A module that needs fewer overrides this, because each takes time."""
+    """The number of nodes that `ray_cluster` starts. Modules that need fewer override this fixture to save time."""
     return 3
 
 
@@ -219,7 +219,7 @@ def ray_nodes():
 def ray_cluster(cluster_benchmark, ray_nodes):
     """A Ray cluster on this machine: a head node without cores, and `ray_nodes` nodes with two cores each.
 
-    Skips the test without Ray. Checks at the end that no process of the cluster still runs.
+    Skips the test if Ray is not installed. Checks at the end that no process of the cluster still runs.
     """
     pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
     psutil = pytest.importorskip("psutil", reason="needs psutil, to find leftover processes")

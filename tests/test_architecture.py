@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHECKOUT = (ROOT / "pyproject.toml").is_file() and (ROOT / "index").is_dir()
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="needs the source checkout")
 
-# From the lowest layer to the highest; a file or folder may import its own layer and lower ones.
+# From the lowest layer to the highest; a file or folder may import from its own layer and from lower layers.
 LAYERS = (
     "lsr",
     "lsr/io",
@@ -39,7 +39,7 @@ LAYERS = (
     "eval/compare.py",
     "eval/cli.py",
 )
-# These import names of higher layers lazily, when a name is first used.
+# These packages also export names of higher layers, which they import on first use.
 FACES = ("lsr/__init__.py", "index/__init__.py", "eval/__init__.py", "lsr/encode/__init__.py", "lsr/train/__init__.py")
 
 
@@ -124,7 +124,7 @@ def test_every_folder_is_a_layer():
     assert folders - {"lsr/data"} <= set(LAYERS)
 
 
-def test_wrong_imports_would_be_found():
+def test_the_checks_find_a_cycle_and_an_upward_import():
     modules = sources()
     edges = graph(modules)
     edges["lsr.sparse"] = {"lsr.io.vectors": 1}
@@ -145,13 +145,13 @@ def test_private_names_are_not_imported_from_other_folders():
         if one.startswith("_")
         and not one.startswith("__")
         and Path(modules[other]).parent != Path(path).parent
-        and not other.startswith("lsr._")  # modules like lsr._moved are private to the whole project
+        and not other.startswith("lsr._")  # modules such as lsr._moved may be imported anywhere in the project
     ]
     assert wrong == []
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "shards.json", "lsr.index."])
-def test_lsr_knows_nothing_of_the_index_files(file):
+def test_no_module_of_lsr_mentions_index_files_or_modules(file):
     above = ("lsr/__init__.py", "lsr/_moved.py", "lsr/cli.py")
     told = [
         f"{path}:{node.lineno}"

@@ -1,4 +1,4 @@
-"""The public face: what `lsr`, `lsr.encode`, `lsr.index`, `lsr.train` and `lsr.eval` export."""
+"""The public API: the names that `lsr`, `lsr.encode`, `lsr.index`, `lsr.train` and `lsr.eval` export."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def signatures(face):
         if inspect.isclass(value):
             made = not getattr(value, "_is_protocol", False)  # protocols aren't instantiated
             for method, function in vars(value).items():
-                if method == "__init__" and is_protocol(value):  # Python generates this one
+                if method == "__init__" and is_protocol(value):  # Python generates the constructor of a protocol
                     continue
                 function = getattr(function, "__func__", function)
                 if inspect.isfunction(function) and (not method.startswith("_") or (made and method == "__init__")):
@@ -83,7 +83,7 @@ def signatures(face):
 
 @pytest.mark.parametrize("face", FACES)
 def test_no_public_signature_takes_arbitrary_keywords(face):
-    """With named keywords, editors complete them and type checkers find wrong ones."""
+    """Editors can complete named keywords, and type checkers can find misspelled ones."""
     free = [
         f"{name}: {parameter}"
         for name, signature in signatures(face)
@@ -94,8 +94,8 @@ def test_no_public_signature_takes_arbitrary_keywords(face):
     assert free == []
 
 
-def test_declared_options_equal_the_accepted_ones():
-    """Options that are passed on as **keywords are declared in a TypedDict, which must match the function called."""
+def test_declared_options_equal_the_accepted_options():
+    """TypedDicts declare the options that are passed on as **keywords; they must match the signature that is called."""
     from lsr.encode.bm25 import BM25Encoder
     from lsr.encode.load import _BM25_SETTINGS, _CODE_SETTINGS, _MODEL_SETTINGS, EncoderOptions
     from lsr.encode.splade import SpladeEncoder
@@ -119,12 +119,12 @@ def test_declared_options_equal_the_accepted_ones():
     assert {*_BM25_SETTINGS} == {*inspect.signature(BM25Encoder).parameters}
 
 
-def test_public_packages_import_nothing_heavy():
+def test_importing_public_packages_loads_no_heavy_library():
     code = f"import json, sys\nfor name in {FACES!r}: __import__(name)\nprint(json.dumps(sorted(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numba", "numpy", "pyarrow", "transformers", "click"} & {*json.loads(ran.stdout)}
 
 
-def test_a_missing_name_is_an_attribute_error():
+def test_importing_an_unknown_name_raises_import_error():
     with pytest.raises(ImportError, match="cannot import name 'Indexx'"):
         from lsr import Indexx  # noqa: F401

@@ -33,7 +33,7 @@ def is_package(old):
         ("lsr.eval.evaluate", "evaluate", "lsr.eval.evaluate_index"),
     ],
 )
-def test_an_old_path_gives_the_same_object_and_names_the_new_one(old, name, new):
+def test_an_old_path_gives_the_same_object_and_a_warning_with_the_new_path(old, name, new):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         scope = {}
@@ -47,7 +47,7 @@ def test_an_old_path_gives_the_same_object_and_names_the_new_one(old, name, new)
         assert warning.filename == "<string>"  # the warning points to the user's import, not to a file of the project
 
 
-def test_every_old_path_is_found_and_every_new_one_exists():
+def test_all_old_paths_resolve_to_existing_modules():
     for old, homes in MOVED.items():
         assert is_package(old) or not importlib.import_module(old).__spec__.origin, f"{old} is a module again"
         for home in homes.split():
@@ -58,7 +58,7 @@ def test_every_old_path_is_found_and_every_new_one_exists():
             assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_a_module_that_never_existed_is_missing():
+def test_unknown_modules_and_names_raise_import_errors():
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'lsr\.nothing'"):
         importlib.import_module("lsr.nothing")
     for module in ("lsr.index.hybrid", "lsr.index.plan", "lsr.eval.evaluate"):
@@ -74,7 +74,7 @@ def test_submodules_of_former_modules_are_found_without_a_warning():
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_a_matrix_still_saves_and_loads_itself(tmp_path):
+def test_the_old_save_and_load_methods_of_a_matrix_still_work(tmp_path):
     matrix = SparseMatrix.from_dicts([{1: 0.5}], 3)
     with pytest.warns(DeprecationWarning, match=r"SparseMatrix\.save has moved: import lsr\.save_matrix"):
         matrix.save(tmp_path / "m.parquet")

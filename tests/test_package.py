@@ -80,7 +80,7 @@ def test_all_data_files_are_in_the_wheel():
     assert {p for g in data["lsr.configs"] for p in (ROOT / "configs").glob(g)} == {*(ROOT / "configs").rglob("*.yaml")}
 
 
-def test_no_module_has_two_names():
+def test_no_module_is_imported_under_two_names():
     names = [*modules("index"), *modules("eval")]
     names = [name for name in names if ".integrations." not in name]  # slow to import, and some need extras
     loaded = python(f"import importlib, sys\nfor m in {names!r}: importlib.import_module(m)\nprint(*sys.modules)")
@@ -88,18 +88,18 @@ def test_no_module_has_two_names():
     assert not {"index", "eval"} & {name.split(".")[0] for name in loaded}
 
 
-def test_importing_the_package_imports_nothing_heavy():
+def test_importing_the_package_loads_no_heavy_library():
     heavy = {"torch", "numba", "numpy", "pyarrow", "transformers", "click"}
     assert not heavy & set(python("import sys, lsr\nprint(*sys.modules)"))
 
 
-def test_listing_the_commands_imports_nothing_heavy():
+def test_listing_the_commands_loads_no_heavy_library():
     code = "import sys\nfrom lsr.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
     assert not {"torch", "numba", "numpy", "pyarrow"} & set(python(code))
 
 
 def imports(path):
-    """(line, absolute name) of every import of a file, also in functions; in FACES, without TYPE_CHECKING blocks."""
+    """(line, absolute name) of every import in a file, also in functions. Skips TYPE_CHECKING blocks in FACES."""
     package = package_name(path.parent)
     tree = ast.parse(path.read_text())
     if path.relative_to(ROOT).as_posix() in FACES:
@@ -147,7 +147,7 @@ def test_packages_depend_in_one_direction(wing):
         ("import evaluate_something", False),
     ],
 )
-def test_wrong_imports_would_be_found(tmp_path, monkeypatch, text, refused):
+def test_the_check_finds_wrong_imports(tmp_path, monkeypatch, text, refused):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "module.py").write_text(text)

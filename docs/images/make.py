@@ -1,9 +1,9 @@
-"""Makes the pictures of README.md and docs/: the page on a desk and on a phone, and the terminal.
+"""Make the pictures of README.md and docs/: the search page on a computer and on a phone, and the terminal.
 
     python docs/images/make.py
 
-What is searched is this documentation, each page with the part of it that it belongs to. Needs chromium, playwright,
-pillow, rich and the extras serve and files.
+The searched documents are the pages of this documentation, each with its part of the documentation as metadata. The
+script needs chromium, playwright, pillow, rich and the extras serve and files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lsr.io.document import Document
 HERE = Path(__file__).parent
 DESK, PHONE = (1100, 760), (390, 760)
 QUERY = "add documents while others search"
-# name, size, colours, the search as the page's address has it, what is clicked
+# name, size, colour scheme, the search as in the page's address, the element to click
 PICTURES: list[tuple[str, tuple[int, int], str, str, str]] = [
     ("page", DESK, "light", f"q={QUERY}", ""),
     ("page-details", DESK, "light", f"q={QUERY}&details=1", ""),
@@ -45,7 +45,7 @@ PICTURES: list[tuple[str, tuple[int, int], str, str, str]] = [
 
 
 def documents() -> Iterator[Document]:
-    """The pages of the documentation."""
+    """Yield the pages of the documentation."""
     for page in read_documents(HERE.parent, url="https://lsr.example/docs/{stem}/"):
         folder = Path(page.id).parent.name or "start"
         if page.id.endswith(".md"):
@@ -53,7 +53,7 @@ def documents() -> Iterator[Document]:
 
 
 def pages(index: Index) -> None:
-    """Pictures of the page."""
+    """Save pictures of the search page."""
     with Server({"docs": index}, ServeSettings(port=0)) as server, sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=shutil.which("chromium"))
         for name, (width, height), scheme, fragment, clicked in PICTURES:
@@ -70,7 +70,7 @@ def pages(index: Index) -> None:
 
 
 def _settle(page: Page) -> None:
-    """Wait until nothing more comes."""
+    """Wait until the page has settled."""
     page.wait_for_timeout(500)
     for _ in range(600):
         if not page.locator("[aria-busy]").count() and all(page.locator(".total").all_text_contents()):
@@ -80,13 +80,13 @@ def _settle(page: Page) -> None:
 
 
 def _save(name: str, picture: bytes) -> None:
-    """With as many colours as the eye tells apart in a page of text: a third of the size."""
+    """Save a picture with 128 colours: a page of text looks the same and takes a third of the size."""
     image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     image.save(HERE / f"{name}.png", optimize=True)
 
 
 def terminal(index: Index) -> None:
-    """A picture of what `lsr explain` prints."""
+    """Save a picture of the output of `lsr explain`."""
     hit = index.search(QUERY, k=1)[0]
     lines = str(hit.explain()).splitlines()
     console = Console(record=True, width=84, file=io.StringIO())
@@ -98,7 +98,7 @@ def terminal(index: Index) -> None:
 
 
 def _svg() -> str:
-    """Rich's form of SVG without its web font: nothing is loaded from elsewhere."""
+    """Rich's SVG template without its web font, so that nothing is loaded from other servers."""
     return re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 

@@ -1,7 +1,8 @@
-"""Cache of an experiment's artifacts by the settings that decide them: a second run makes only what has changed.
+"""Cache of an experiment's artifacts. The key of an artifact has the settings that determine its content, so a second
+run makes only artifacts whose settings have changed.
 
 CACHE/index-3f…/         the artifact, a file or a folder
-CACHE/index-3f….json     its key, size and measurements; written last, so an artifact that has it is complete
+CACHE/index-3f….json     its key, size and measurements; written last, so an artifact with this file is complete
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ class Artifacts:
         """Get an artifact; make it if it isn't in the cache.
 
         Args:
-            kind: Beginning of its name.
-            key: Everything that decides its content, as a JSON object.
-            make: Writes it to a path and returns measurements. The path may have the remains of an interrupted attempt.
-            suffix: End of its name.
+            kind: Beginning of the artifact's name.
+            key: Everything that determines the content, as a JSON object.
+            make: Function that writes the artifact to a path and returns measurements. The path may have the remains of
+                an interrupted attempt.
+            suffix: End of the artifact's name.
 
         Returns:
-            Its path, the measurements, and the digest of its key.
+            The artifact's path, the measurements, and the digest of the key.
         """
         text = json.dumps(key, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -79,7 +81,7 @@ def remove(path: Path) -> None:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the files of a folder and their names."""
+    """SHA-256 of a file, or of a folder's files with their names."""
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         with file.open("rb") as opened:

@@ -1,4 +1,4 @@
-"""Compare the systems of an experiment on a dataset: their values, and their rankings."""
+"""Compare the values and the rankings of an experiment's systems on a dataset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ALIKE_DEPTH = 100  # ranks that are compared
 def with_baseline(
     settings: ExperimentSettings, name: str, per_query: Mapping[str, Sequence[Scores]]
 ) -> list[dict[str, Any]]:
-    """Compare every system with the baseline; p-values are corrected over the systems."""
+    """Compare every system with the baseline; p-values are corrected for the number of systems."""
     baseline = settings.baseline or settings.systems[0].name
     others = [system.name for system in settings.systems if system.name != baseline]
     rows = []
@@ -41,7 +41,7 @@ def with_baseline(
 def _compare(
     values: list[dict[str, float]], baseline: list[dict[str, float]], settings: ExperimentSettings
 ) -> Comparison | None:
-    """Compare on the queries for which every seed of both systems has a value; None if there are none."""
+    """Compare on the queries for which every seed of both systems has a value; None if there are no such queries."""
     both = shared(*values, *baseline)
     if not both[0]:
         return None
@@ -52,7 +52,7 @@ def _compare(
 
 
 def shared(*values: Mapping[str, float]) -> list[dict[str, float]]:
-    """The values, without queries that one of them lacks."""
+    """Return the values for the queries that all mappings have."""
     both = [query for query in values[0] if all(query in others for others in values)]
     return [{query: one[query] for query in both} for one in values]
 
@@ -60,12 +60,12 @@ def shared(*values: Mapping[str, float]) -> list[dict[str, float]]:
 def of_pairs(
     settings: ExperimentSettings, per_query: Mapping[str, Mapping[str, Sequence[Scores]]], measure: str
 ) -> list[dict[str, Any]]:
-    """Compare every pair of systems by one measure; p-values are corrected over all pairs and datasets.
+    """Compare every pair of systems by one measure; p-values are corrected for the number of pairs and datasets.
 
     Args:
         settings: The systems.
         per_query: {dataset: {system: the scores of each seed}}.
-        measure: Its name.
+        measure: Name of the measure.
     """
     names = [system.name for system in settings.systems]
     rows: list[dict[str, Any]] = []
@@ -84,7 +84,7 @@ def alike(dataset: str, runs: Mapping[str, Sequence[Run]]) -> list[dict[str, Any
     """Similarity of the rankings of each pair of systems: means over queries and seeds.
 
     Args:
-        dataset: Its name.
+        dataset: Name of the dataset.
         runs: {system: the run of each seed}.
 
     Returns:

@@ -1,7 +1,7 @@
 """An experiment: datasets x systems, encoded, indexed, searched, measured and timed, with a cache of all artifacts.
 
     OUT/experiment.json     settings, conditions, a result for each dataset and system, comparisons with the baseline
-    OUT/per-query.parquet   dataset, system, query, measure, value; means over the seeds of systems with several
+    OUT/per-query.parquet   dataset, system, query, measure, value; for systems with several seeds, means over the seeds
     OUT/per-seed.parquet    dataset, system, seed, query, measure, value; only systems with several seeds
     OUT/latencies.parquet   dataset, system, query, search_ms
     OUT/queries.parquet     dataset, query, text
@@ -59,16 +59,16 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
     """Run the parts of an experiment that aren't in the cache, and write the result folder.
 
     Args:
-        settings: Systems, measures, and how to compare them; their datasets are ignored.
+        settings: Systems, measures, and how to compare them; the datasets in the settings are ignored.
         datasets: Opened datasets.
-        out: The result folder; may be that of an earlier run.
+        out: The result folder; may have the results of an earlier run.
 
     Returns:
         The content of experiment.json.
 
     Raises:
-        DataError: Unknown measures or references; vectors, runs or queries that are missing or don't fit.
-        OutputExists: The folder has something else, or another process is writing there.
+        DataError: A measure or reference is unknown; or vectors, runs or queries are missing or don't fit.
+        OutputExists: The folder has something other than an experiment, or another process is writing there.
     """
     problems, notes = DataErrors(), list[str]()
     parsed = check_settings(settings, problems)
@@ -90,12 +90,12 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
 def _of_each_seed(settings: ExperimentSettings) -> tuple[ExperimentSettings, dict[str, list[str]]]:
     try:
         return one_of_each_seed(settings)
-    except ValueError as error:  # names that clash
+    except ValueError as error:  # two systems have the same name
         raise DataError(f"with a system for each seed: {error}") from None
 
 
 def check_settings(settings: ExperimentSettings, problems: DataErrors) -> list[Any]:
-    """Parse the measures; unknown measures and references are added to `problems`."""
+    """Parse the measures; add unknown measures and references to `problems`."""
     parsed: list[Any] = []
     with problems:
         parsed = parse_measures(settings.measures)
@@ -185,7 +185,7 @@ def _run(
 
 
 def short_name(dataset: Dataset) -> str:
-    """A dataset's name in tables: a folder's name, or an ir-datasets name without "beir/" and the split."""
+    """Return a dataset's name in tables: a folder's name, or an ir-datasets name without "beir/" and the split."""
     path = Path(dataset.name)
     if path.exists() and dataset.name not in OF_SUITES:
         return path.resolve().stem if path.is_file() else path.resolve().name
@@ -196,10 +196,10 @@ def short_name(dataset: Dataset) -> str:
 
 
 def named(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
-    """Datasets by their short names.
+    """Return datasets by their short names.
 
     Raises:
-        DataError: Two have the same name, or there are none.
+        DataError: Two datasets have the same name, or there is no dataset.
     """
     found: dict[str, Dataset] = {}
     of_file: dict[str, Dataset] = {}
@@ -232,10 +232,10 @@ def conditions() -> dict[str, Any]:
 def _check_datasets(
     datasets: Mapping[str, Dataset], notes: list[str], problems: DataErrors
 ) -> dict[str, frozenset[str]]:
-    """Check the judgments; warnings are added to the notes, errors to `problems`.
+    """Check the judgments; add warnings to the notes and errors to `problems`.
 
     Returns:
-        {dataset: queries without judgments}
+        {dataset: queries without judgments}.
     """
     unjudged = {}
     for name, dataset in datasets.items():
@@ -253,9 +253,9 @@ def _check_datasets(
 def _scored(
     system: System, dataset: Dataset, parsed: Sequence[Any], *, by_id: bool = False
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Like `score_run`, but each measure of an approximate system uses a search as deep as the measure.
+    """Score a run as `score_run` does, but for approximate systems use a search with the depth of each measure.
 
-    With `by_id` equal scores are in trec_eval's order instead of the search's.
+    With `by_id`, equal scores are in trec_eval's order instead of the search's.
     """
     groups: dict[int | None, list[Any]] = {}
     for measure in parsed:
@@ -275,7 +275,9 @@ def _scored(
 def _ties(
     system: System, dataset: Dataset, parsed: Sequence[Any], means: Mapping[str, float], k: int
 ) -> dict[str, Any]:
-    """The share of queries with equal scores among the first k + 1 hits, and the measures with ties ordered by id."""
+    """Return the share of queries with equal scores among the first k + 1 hits, and the measures with ties ordered by
+    id.
+    """
     judged = {query: hits for query, hits in system.run.items() if query in dataset.qrels}
     tied = tied_queries(judged, k + 1)
     deeper = tied or tied_queries(judged, sys.maxsize)
@@ -292,7 +294,7 @@ def _result(
     dataset: Dataset,
     k: int,
 ) -> dict[str, Any]:
-    """The result of a system on a dataset; a mean if it has several seeds."""
+    """Return the result of a system on a dataset; a mean if the system has several seeds."""
     names = (
         "encode_ms", "recall", "index_bytes", "index_parts", "build_seconds", "encode_seconds", "peak_bytes",
         "encode_joules", "build_joules", "document_terms", "query_terms", "flops", "lengths",
@@ -344,7 +346,7 @@ def _describe(name: str, dataset: Dataset) -> dict[str, Any]:
 
 
 def _texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
-    """Ids and texts of the judged queries; nothing if the queries are vectors."""
+    """Yield ids and texts of the judged queries; nothing if the queries are vectors."""
     if not holds_vectors(dataset.query_source):
         for query in open_corpus(dataset.query_source, queries=True):
             if query.id in dataset.qrels:
@@ -352,7 +354,7 @@ def _texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
 
 
 def _recall_at(runs: Sequence[System], dataset: Dataset) -> dict[str, float]:
-    """Recall at several depths, as far down as the runs go; a mean if there are several seeds."""
+    """Return recall at several depths, up to the depth of the runs; a mean if there are several seeds."""
     longest = max((len(hits) for run in runs for hits in run.run.values()), default=0)
     depths = [k for k in _DEPTHS if k <= longest]
     if not depths:
@@ -363,7 +365,7 @@ def _recall_at(runs: Sequence[System], dataset: Dataset) -> dict[str, float]:
 
 
 def _checksums_of(dataset: Dataset) -> dict[str, str]:
-    """SHA-256 of a dataset's files and judgments; ir-datasets checks its own downloads."""
+    """Return SHA-256 of a dataset's files and judgments; ir-datasets checks its downloads itself."""
     identity = identity_of(dataset)
     paths = {"documents": Path(dataset.source), "queries": Path(dataset.query_source)}
     judged = sorted((query, *pair) for query, docs in dataset.qrels.items() for pair in docs.items())
@@ -372,7 +374,7 @@ def _checksums_of(dataset: Dataset) -> dict[str, str]:
 
 
 def _as_given(dataset: Dataset) -> DatasetSettings:
-    """The settings of a dataset, as in a YAML file, so that it can be opened again."""
+    """Return settings as in a YAML file, with which the dataset can be opened again."""
     folder = Path(dataset.name).is_dir()
     qrels = None if folder or dataset.qrels_path is None else str(dataset.qrels_path)
     parts = (dataset.source, dataset.query_source)
@@ -415,7 +417,7 @@ def _append(columns: dict[str, list[Any]], *row: Any) -> None:
 
 
 def _write_run(path: Path, system: System) -> str:
-    """Write a run; returns the SHA-256 of its lines."""
+    """Write a run, and return the SHA-256 of its lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tag, digest = file_name(system.settings.name), hashlib.sha256()
     with new_text(path) as file:
@@ -427,7 +429,7 @@ def _write_run(path: Path, system: System) -> str:
 
 
 def _checksums(runs: Sequence[System], sums: Sequence[str], seeds: Sequence[int]) -> dict[str, str]:
-    """SHA-256 of a system's runs and of their inputs, for each seed if there are several."""
+    """Return SHA-256 of a system's runs and of their inputs, for each seed if there are several."""
     found: dict[str, str] = {}
     for i, (run, digest) in enumerate(zip(runs, sums, strict=True)):
         of_seed = f", seed {seeds[i]}" if len(runs) > 1 else ""

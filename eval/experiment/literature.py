@@ -58,7 +58,7 @@ def with_feedback(
         index: The index to search.
         queries: (n, n_terms).
         dense: (n, width) float32, or None.
-        best: For each query the ids of the feedback documents; None to take those of a first search.
+        best: For each query, the ids of the feedback documents; None to take the documents of a first search.
         how: Settings of the feedback.
         search: Settings of the first search.
     """
@@ -78,7 +78,7 @@ def with_feedback(
 def densified_search(
     how: DensifySettings, index: Index, queries: SparseMatrix, dense: NDArray[np.float32] | None, k: int
 ) -> Iterator[list[tuple[str, float]]]:
-    """(id, score) of the best documents of each query."""
+    """Yield (id, score) of the best documents of each query."""
     docs = list(range(len(index)))
     documents = index.document_vectors(docs)
     n_terms = max(documents.shape[1], queries.shape[1])
@@ -106,7 +106,7 @@ def densified_search(
 def verified_search(
     how: VerifySettings, index: Index, queries: SparseMatrix, dense: NDArray[np.float32] | None, k: int
 ) -> Iterator[list[tuple[str, float]]]:
-    """(id, score) of the best documents of each query; the coarse index is built in a temporary folder."""
+    """Yield (id, score) of the best documents of each query; the coarse index is built in a temporary folder."""
     docs = list(range(len(index)))
     documents = index.document_vectors(docs)
     factors = index.query_factors(np.arange(documents.shape[1]))
@@ -125,7 +125,7 @@ def verified_search(
 def visited_search(
     how: VisitSettings, index: Index, queries: SparseMatrix, dense: NDArray[np.float32], k: int
 ) -> Iterator[list[tuple[str, float]]]:
-    """(id, score) of the best documents of each query; the clusters are stored in a temporary folder."""
+    """Yield (id, score) of the best documents of each query; the clusters are stored in a temporary folder."""
     docs = list(range(len(index)))
     ids = [index.documents.id(doc) for doc in docs]
     stored = iter(stored_dense(index, docs))
@@ -152,13 +152,13 @@ def imitated_search(
     artifacts: Artifacts,
     k: int,
 ) -> Iterator[list[tuple[str, float]]]:
-    """(id, score) of the best documents of each query by a head that imitates an encoder.
+    """Yield (id, score) of each query's best documents according to a head that imitates an encoder.
 
     Args:
         how: Settings.
         teacher: The encoder.
         dataset: The collection.
-        identity: Digests of its texts.
+        identity: Digests of the collection's texts.
         queries: Ids of the queries.
         artifacts: The cache, for the vectors.
         k: Number of documents.
@@ -199,15 +199,15 @@ def imitated_search(
 def late_run(
     how: LateSettings, first: Run, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts, depth: int
 ) -> Run:
-    """Re-rank the first documents of a run by late interaction; the others follow in their order.
+    """Re-rank the first documents of a run by late interaction; the other documents follow in their order.
 
     Args:
         how: Settings.
         first: The run.
         dataset: The collection.
-        identity: Digests of its texts.
+        identity: Digests of the collection's texts.
         artifacts: The cache, for the token vectors of all documents.
-        depth: Documents of a run.
+        depth: Number of documents in the new run.
 
     Raises:
         EncoderError: The encoder has no token vectors.
@@ -251,7 +251,7 @@ def _nearest(
     weight: float,
     k: int,
 ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Numbers and scores of each query's best documents."""
+    """Return numbers and scores of each query's best documents."""
     if beside is not None and dense is not None:
         scores = scores + np.float32(weight) * (dense @ beside.T)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -259,7 +259,7 @@ def _nearest(
 
 
 def compared_run(how: ComparisonSettings, first: Run, judge: Run, depth: int) -> Run:
-    """Re-rank the first documents of a run by comparisons; the others follow in their order."""
+    """Re-rank the first documents of a run by comparisons; the other documents follow in their order."""
     found: Run = {}
     for query, hits in first.items():
         ids, scores = list(hits)[:depth], judge.get(query, {})

@@ -1,4 +1,4 @@
-"""Run an experiment again from the record in its result folder, and report what differs."""
+"""Run an experiment again from the record in its result folder, and report differences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lsr.eval.datasets import open_datasets
 from lsr.eval.experiment.experiment import RECORD, named, run_experiment
 from lsr.eval.experiment.settings import ExperimentSettings
 
-_EQUAL = 1e-9  # measures this close count as equal: rounding of a sum depends on its order
+_EQUAL = 1e-9  # smaller differences of measures are ignored: rounding of a sum depends on its order
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Difference:
         what: What differs, such as "machine" or "scifact, BM25, nDCG@10".
         then: The recorded value.
         now: The new value; "" if there is none.
-        measured: Whether it is a measure. The other differences are possible causes.
+        measured: Whether a measure differs. Other differences are possible causes.
     """
 
     what: str
@@ -38,7 +38,7 @@ class Difference:
 def reproduce(folder: Path, out: Path) -> list[Difference]:
     """Run an experiment again from its recorded settings, without its cache.
 
-    Relative paths in the settings must still be valid: call this in the folder in which the experiment was run.
+    Relative paths in the settings must still be valid, so call this in the folder in which the experiment was run.
 
     Args:
         folder: The experiment's result folder.
@@ -72,13 +72,13 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _settings(record: Mapping[str, Any], where: Path) -> ExperimentSettings:
-    """The settings of a record; in older records the datasets are listed outside of the settings."""
+    """Read the settings of a record; older records list the datasets outside of the settings."""
     given = dict(record["settings"])
     if not given.get("datasets"):
         given["datasets"] = [{"name": d["source"], "split": d["split"]} for d in record.get("datasets", ())]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / where.name
-        path.write_text(json.dumps(given), encoding="utf-8")  # JSON is YAML
+        path.write_text(json.dumps(given), encoding="utf-8")  # JSON is valid YAML
         try:
             return read_config(path, ExperimentSettings)
         except DataError as error:
@@ -104,7 +104,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Dif
 
 
 def _pairs(then: Mapping[str, Any], now: Mapping[str, Any], part: str, *keys: str) -> Iterator[tuple[str, Any, Any]]:
-    """(name, old, new) for the entries that both records have."""
+    """Yield (name, old, new) for the entries that both records have."""
     new = {tuple(one[key] for key in keys): one for one in now[part]}
     for one in then[part]:
         name = tuple(one[key] for key in keys)

@@ -1,4 +1,4 @@
-"""Systems with several seeds: each seed runs as a system of its own, and the tables show means over them."""
+"""Systems with several seeds: each seed runs as a separate system, and the tables show means over the seeds."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def one_of_each_seed(settings: ExperimentSettings) -> tuple[ExperimentSettings, 
     """Replace each system that has several seeds by one system per seed.
 
     Returns:
-        The new settings, and {system: the names of the systems that replace it, one per seed}.
+        The new settings, and {system: names of the systems that replace it, one per seed}.
 
     Raises:
-        ValueError: A new name is already that of another system.
+        ValueError: A new name is already the name of another system.
     """
     systems: list[SystemSettings] = []
     members: dict[str, list[str]] = {}
@@ -42,7 +42,7 @@ def one_of_each_seed(settings: ExperimentSettings) -> tuple[ExperimentSettings, 
 
 
 def mean_scores(seeds: Sequence[Scores]) -> Scores:
-    """Means over the seeds, for the queries for which every seed has a value."""
+    """Return means over the seeds, for the queries for which every seed has a value."""
     found: Scores = {}
     for measure in seeds[0]:
         of_each = [one[measure] for one in seeds]
@@ -52,7 +52,7 @@ def mean_scores(seeds: Sequence[Scores]) -> Scores:
 
 
 def mean_times(seeds: Sequence[Timed | None]) -> Timed | None:
-    """Means over the seeds, query by query."""
+    """Return means over the seeds for each query."""
     known = [one for one in seeds if one is not None]
     if not known or len(known) == 1:
         return known[0] if known else None
@@ -64,7 +64,7 @@ def mean_times(seeds: Sequence[Timed | None]) -> Timed | None:
 
 
 def mean_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Measurements averaged over the seeds, also within sections; of other values the first seed's."""
+    """Average measurements over the seeds, also within sections; other values are those of the first seed."""
     if len(facts) == 1:
         return dict(facts[0])
     found: dict[str, Any] = {}

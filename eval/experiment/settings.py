@@ -19,7 +19,7 @@ from lsr.index.segment.postings_writer import Order
 
 
 def file_name(name: str) -> str:
-    """A name of a dataset or system as a file name."""
+    """Convert the name of a dataset or system to a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
 
 
@@ -31,8 +31,8 @@ class IndexSettings(Settings):
         impacts: "uint8" or "float32".
         order: "auto", "given" or "bisection".
         clusters: Whether there are clusters for approximate search.
-        summary_mass: Mass of the clusters' summaries.
-        passages: Tokens of a passage; 0 for whole documents.
+        summary_mass: Share of the impacts' sum that the clusters' summaries keep.
+        passages: Tokens per passage; 0 for whole documents.
         overlap: Tokens by which passages overlap.
     """
 
@@ -44,7 +44,7 @@ class IndexSettings(Settings):
     overlap: int = field(default=0, metadata=within(at_least=0))
 
     def conflicts(self) -> list[str]:
-        """Passages are longer than their overlap."""
+        """Check that passages are longer than their overlap."""
         if self.overlap < max(self.passages, 1):
             return []
         return [f"overlap {self.overlap} must be below passages {self.passages}"]
@@ -55,12 +55,13 @@ class FeedbackSettings(Settings):
     """Pseudo-relevance feedback; see `expand_query` and `expand_dense`.
 
     Attributes:
-        documents: Documents that give feedback.
-        terms: Terms kept of the documents' mean.
+        documents: Number of documents that give feedback.
+        terms: Number of terms kept of the documents' mean vector.
         weight: Weight of the documents relative to the query.
-        dense_weight: The same for the dense vectors.
-        source: Name of an earlier system whose first documents give feedback; by default this system's own. If that is
-            a fusion, interpolation comes before feedback; a fusion of systems with feedback interpolates after it.
+        dense_weight: Weight of the documents relative to the query, for dense vectors.
+        source: Name of an earlier system whose first documents give feedback; by default this system. If the source is
+            a fusion, interpolation comes before feedback. A fusion of systems with feedback interpolates after
+            feedback.
     """
 
     documents: int = field(default=DOCUMENTS, metadata=within(at_least=1))
@@ -75,9 +76,9 @@ class DensifySettings(Settings):
     """Search of densified vectors instead of an index; see `lsr.densified` and `lsr.dense_export`.
 
     Attributes:
-        width: Number of slices, or of a projection's dimensions.
+        width: Number of slices, or of dimensions of the projection.
         by: "coloured", "random" or "striped" slices, or "projection".
-        threshold: With slices, query terms of at most this weight are left out at first; 0 is exact.
+        threshold: With slices, a first pass leaves out query terms of at most this weight; 0 is exact.
         dense_weight: Weight of the encoder's dense vectors; 0 to leave them out.
     """
 
@@ -89,15 +90,16 @@ class DensifySettings(Settings):
 
 @dataclass(frozen=True)
 class ComparisonSettings(Settings):
-    """An earlier system's first documents, re-ranked by pairwise comparisons; see `lsr.pairwise`.
+    """Re-rank an earlier system's first documents by pairwise comparisons; see `lsr.pairwise`.
 
-    The probability that one document belongs before another is the logistic function of 10 times the difference of
-    their scores in a second system. Scores are scaled to 0 to 1 per query; a document not found scores 0.
+    The probability that one document ranks before another is the logistic function of 10 times the difference of their
+    scores in a second system. For each query, scores are scaled to 0 to 1; a document that this system didn't find
+    scores 0.
 
     Attributes:
         of: Name of the system that is re-ranked.
         judge: Name of the system whose scores decide.
-        depth: Documents that are compared.
+        depth: Number of documents that are compared.
         sampler: Which pairs are compared.
         share: Share of all pairs that are compared.
         aggregator: How comparisons become scores.
@@ -113,12 +115,12 @@ class ComparisonSettings(Settings):
 
 @dataclass(frozen=True)
 class VerifySettings(Settings):
-    """A coarse index of cut vectors, verified by exact ones; see `lsr.index.coarse`.
+    """A coarse index of truncated vectors, whose candidates are verified with exact vectors; see `lsr.index.coarse`.
 
     Attributes:
-        terms: Terms kept of a document in the coarse index.
-        candidates: Documents that are verified.
-        dense: Whether the encoder's dense vectors verify, instead of the sparse ones.
+        terms: Number of terms per document in the coarse index.
+        candidates: Number of documents that are verified.
+        dense: Whether candidates are verified with the encoder's dense vectors instead of the sparse vectors.
     """
 
     terms: int = field(default=32, metadata=within(at_least=1))
@@ -128,12 +130,13 @@ class VerifySettings(Settings):
 
 @dataclass(frozen=True)
 class VisitSettings(Settings):
-    """Sparse results and a part of the encoder's dense vectors, interpolated; see `lsr.index.hybrid.visits`.
+    """Interpolate sparse results with a part of the encoder's dense vectors; see `lsr.index.hybrid.visits`.
 
     Attributes:
         share: Share of the dense vectors that are read.
-        policy: Which clusters are read: those of the sparse results, or those of the nearest centroids.
-        results: Sparse results whose own vectors are read, too.
+        policy: Which clusters are read: "overlap", those of the sparse results; "centroid", those with the nearest
+            centroids.
+        results: Number of sparse results whose vectors are always read.
     """
 
     share: float = field(default=0.1, metadata=within(above=0, at_most=1))
@@ -143,13 +146,13 @@ class VisitSettings(Settings):
 
 @dataclass(frozen=True)
 class LateSettings(Settings):
-    """An earlier system's first documents, re-ranked by late interaction; see `lsr.encode.late`.
+    """Re-rank an earlier system's first documents by late interaction; see `lsr.encode.late`.
 
     Attributes:
         of: Name of the system that is re-ranked.
         encoder: An encoder of token vectors: "late:" and a model.
         top_k: Terms kept per token.
-        depth: Documents that are scored.
+        depth: Number of documents that are scored.
     """
 
     of: str
@@ -163,9 +166,10 @@ class ImitateSettings(Settings):
     """Search of dense vectors that imitate the system's encoder; see `lsr.lexical_head`.
 
     Attributes:
-        model: The model whose token states the head reads; it is trained on the documents.
-        width: Dimensions of the vectors, at most those of the model's states.
-        own: Weight of the model's own vector beside the head's, in one concatenated vector; 0 for the head's alone.
+        model: The model whose token states are the input of the head. The head is trained on the documents.
+        width: Dimensions of the vectors, at most the dimensions of the model's states.
+        own: Weight of the model's dense vector, which is concatenated with the head's vector; 0 for the head's vector
+            alone.
     """
 
     model: str = "lsr-mini"
@@ -175,45 +179,46 @@ class ImitateSettings(Settings):
 
 @dataclass(frozen=True)
 class SystemSettings(Settings):
-    """A system: one line of the tables. It has exactly one of encoder, documents, run, fuse, compare and
-    late.
+    """A system, which is a row of the tables. It has exactly one of encoder, documents, run, fuse, compare and late.
 
-    {dataset} in paths stands for the dataset's name. A system with {seed} in its encoder, documents, queries or run
-    becomes one system for each seed of the experiment, and so does a fusion of such systems.
+    In paths, {dataset} stands for the dataset's name. A system with {seed} in its encoder, documents, queries or run
+    becomes one system for each seed of the experiment. A fusion of such systems also becomes one system per seed.
 
     Attributes:
-        name: Its name in tables.
-        encoder: Encoder of documents and queries: a name or path as for --encoder.
-        lexical: Weight of BM25's score beside the encoder's; 0 for none.
-        max_length: Tokens of a text that are read.
+        name: Name in tables.
+        encoder: Encoder of documents and queries: a name or path, as for --encoder.
+        lexical: Weight of BM25's score, which is added to the encoder's; 0 for none.
+        max_length: Number of tokens of a text that are read.
         top_k: Number of terms of a document to keep.
-        max_ratio: Drop weights below this share of a document's largest.
+        max_ratio: Drop weights below this share of a document's largest weight.
         k1: BM25's k1.
         b: BM25's b.
         language: BM25's language.
         stop_words: BM25's stop words.
-        pivot: BM25's pivot: the document length that is neither rewarded nor penalized; "mean" for each collection's.
-        latents: Number of latents of an encoder of codes.
-        entities: A file of entities that are terms, too; see `EntityEncoder`.
-        documents: Vectors of documents by any engine, in a format of `lsr encode`; needs `queries`.
+        pivot: BM25's pivot, the document length that is neither rewarded nor penalized; "mean" for each collection's
+            mean length.
+        latents: Number of latents, for encoders of sparse codes.
+        entities: A file of entities that become additional terms; see `EntityEncoder`.
+        documents: Document vectors from any engine, in a format of `lsr encode`; needs `queries`.
         queries: Vectors of the queries.
         index: How the vectors are indexed.
-        search: How they are searched; exact by default.
-        mode: "sparse"; "hybrid" or "dense" also use the dense vectors that the encoder gives in the same pass.
-        run: A TREC run by any engine; only its quality is measured.
-        fuse: Names of earlier systems whose runs are fused. Its latency is that of their searches, as deep as the
-            runs, and of fusing; its size is that of their indexes.
+        search: How the vectors are searched; exact by default.
+        mode: "sparse"; "hybrid" adds the dense vectors that the encoder computes in the same pass; "dense" ranks by
+            them alone.
+        run: A TREC run from any engine; only quality is measured.
+        fuse: Names of earlier systems whose runs are fused. The latency includes their searches, with the depth of the
+            runs, and the fusion; the size is the sum of their indexes.
         method: "rrf", or "interpolation" of the scores.
         normalization: Normalization of interpolated scores.
-        weights: One for each fused system; by default all 1.
+        weights: One weight for each fused system; by default all 1.
         rrf_k: Smoothing constant of "rrf".
-        feedback: Pseudo-relevance feedback; its latency is that of the second search.
-        densify: Densified vectors are searched; no latency is measured.
-        compare: A system re-ranked by comparisons.
-        verify: A coarse index is searched and verified; no latency is measured.
-        visit: Clusters of dense vectors are searched; no latency is measured.
-        late: A system re-ranked by late interaction.
-        imitate: Dense vectors that imitate the encoder are searched; no latency is measured.
+        feedback: Pseudo-relevance feedback; only the second search is timed.
+        densify: Search densified vectors; no latency is measured.
+        compare: Re-rank another system by comparisons.
+        verify: Search a coarse index and verify its candidates; no latency is measured.
+        visit: Search clusters of dense vectors; no latency is measured.
+        late: Re-rank another system by late interaction.
+        imitate: Search dense vectors that imitate the encoder; no latency is measured.
     """
 
     name: str
@@ -249,7 +254,7 @@ class SystemSettings(Settings):
     imitate: ImitateSettings | None = None
 
     def conflicts(self) -> list[str]:
-        """Exactly one kind of system, and settings that fit it."""
+        """Check that there is exactly one kind of system, and that the settings fit it."""
         found = []
         given = [name for name in ("encoder", "documents", "run", "fuse", "compare", "late") if getattr(self, name)]
         if len(given) != 1:
@@ -294,30 +299,30 @@ class SystemSettings(Settings):
 
     @property
     def encoder_settings(self) -> dict[str, float | str]:
-        """The given settings of the encoder."""
+        """The encoder's settings, without those that weren't given."""
         of_bm25 = ("k1", "b", "language", "stop_words", "pivot")
         names = ("lexical", "max_length", "top_k", "max_ratio", *of_bm25, "latents", "entities")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def seeded(self) -> bool:
-        """Whether {seed} is in its own settings, rather than in those of systems that it fuses."""
+        """Whether {seed} is in the system's own settings, not only in those of systems that it fuses."""
         return any("{seed}" in (path or "") for path in (self.encoder, self.documents, self.queries, self.run))
 
     def of_seed(self, seed: int) -> SystemSettings:
-        """A copy with a seed in place of {seed}."""
+        """Return a copy in which {seed} is replaced by a seed."""
         paths = {name: getattr(self, name) for name in ("encoder", "documents", "queries", "run")}
         filled = {name: path and path.replace("{seed}", str(seed)) for name, path in paths.items()}
         return replace(self, name=f"{self.name}, seed {seed}", **filled)
 
     @property
     def kind(self) -> str:
-        """Its kind: "index", "run" or "fusion"."""
+        """The kind of system: "index", "run" or "fusion"."""
         return "fusion" if self.fuse or self.compare or self.late else "run" if self.run else "index"
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of earlier systems that it takes the runs of."""
+        """Names of earlier systems whose runs this system uses."""
         source = self.feedback.source if self.feedback else None
         return (
             *self.fuse,
@@ -333,8 +338,9 @@ class LatencySettings(Settings):
 
     Attributes:
         k: Number of documents to search for; also for the recall of approximate systems.
-        queries: Largest number of queries, evenly from all; 0 measures no latency.
-        rounds: A query's latency is the median over them; the systems of a dataset take turns.
+        queries: Largest number of queries, sampled evenly from all queries; 0 measures no latency.
+        rounds: Timed rounds, in which the systems of a dataset take turns; a query's latency is the median over the
+            rounds.
     """
 
     k: int = field(default=10, metadata=within(at_least=1))
@@ -349,13 +355,13 @@ class ExperimentSettings(Settings):
     Attributes:
         systems: The systems to compare.
         title: Title of the report.
-        datasets: Collections, by path or name, or with more settings.
+        datasets: Collections: paths, names, or sections with more settings.
         suite: More collections: a name in `lsr.eval.datasets.SUITES`, or a YAML file.
         measures: Names of ir-measures; the first is used in headlines.
-        depth: Documents to search for, and to fuse; raised to the depth of the measures.
+        depth: Number of documents to search for and to fuse; raised to the depth of the measures.
         seeds: Seeds of trained systems, see `SystemSettings`; tables show mean and standard deviation over them.
-        baseline: The system with which the others are compared; by default the first.
-        test: "randomization" or "t"; paired, two-sided, corrected by Holm over the systems of a dataset. Systems with
+        baseline: The system with which the other systems are compared; by default the first.
+        test: "randomization" or "t"; paired, two-sided, with Holm's correction for the number of systems. Systems with
             several seeds are tested over queries and seeds, see `lsr.eval.significance.compare_seeds`.
         latency: How searches are timed.
         references: Published systems whose figures are added (`lsr.eval.published_scores`).
@@ -374,7 +380,7 @@ class ExperimentSettings(Settings):
     references: tuple[str, ...] = ()
 
     def conflicts(self) -> list[str]:
-        """Names that clash, or refer to no system."""
+        """Find names that clash or refer to no system."""
         names = [system.name for system in self.systems]
         wrong = [f"two systems have the name {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1]
         of_file: dict[str, str] = {}

@@ -46,7 +46,7 @@ from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 _BINS = 40  # bins of the histogram of documents' lengths
-_BATCH = 1024  # queries that are searched together
+_BATCH = 1024  # queries per batch
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class System:
     """A system on a dataset.
 
     Attributes:
-        settings: Its settings.
-        run: Its results.
+        settings: The system's settings.
+        run: The system's results.
         facts: Measurements.
-        searched: The index and the queries, if it is an index.
+        searched: The index and the queries, if the system searches an index.
         shallow: {number of documents searched for: results} of approximate search. A search for fewer documents skips
-            more: the first ten of a thousand are better than the results of a search for ten.
-        inputs: {what it is: SHA-256} of its inputs: the encoder, files of vectors, a run.
+            more, so a search for ten documents has worse results than the first ten of a search for a thousand.
+        inputs: {name of an input: SHA-256}; inputs are the encoder, files of vectors, or a run.
     """
 
     settings: SystemSettings
@@ -95,11 +95,11 @@ def check_inputs(
 
     Args:
         settings: The systems.
-        datasets: {name in tables: dataset}
+        datasets: {name in tables: dataset}.
         depth: Depth of the measures.
         notes: Warnings about given runs are appended.
-        problems: Collects files that are missing, unreadable or don't fit.
-        told: {dataset: unjudged queries that were reported}; those of runs are added.
+        problems: Errors about files that are missing, unreadable or don't fit are added.
+        told: {dataset: unjudged queries that were reported}; unjudged queries of runs are added.
     """
     from lsr.index.cli.encode import open_encoder
 
@@ -130,18 +130,18 @@ def run_systems(
     depth: int,
     cutoffs: Collection[int],
 ) -> list[System]:
-    """The runs of all systems on a dataset.
+    """Return the runs of all systems on a dataset.
 
     Args:
         settings: The systems.
         name: The dataset's name in tables.
         dataset: The dataset.
         artifacts: The cache.
-        depth: Documents of a run.
-        cutoffs: Depths of the measures; approximate systems are also searched with each of them.
+        depth: Number of documents per query in a run.
+        cutoffs: Depths of the measures; approximate systems are also searched with each of these depths.
 
     Raises:
-        DataError: Vectors, runs or queries that are missing or don't fit.
+        DataError: Vectors, runs or queries are missing or don't fit.
     """
     identity = identity_of(dataset)
     done: dict[str, System] = {}
@@ -169,7 +169,7 @@ def run_systems(
 
 
 def _their_vectors(system: SystemSettings, name: str) -> tuple[Path, Path]:
-    """Paths of given vectors: of documents, of queries."""
+    """Return the paths of the given vectors of documents and of queries."""
     assert system.documents is not None
     assert system.queries is not None
     paths = Path(_filled(system.documents, name)), Path(_filled(system.queries, name))
@@ -180,7 +180,7 @@ def _their_vectors(system: SystemSettings, name: str) -> tuple[Path, Path]:
 
 
 def identity_of(dataset: Dataset) -> dict[str, str]:
-    """Identifies a dataset's texts: a digest of their files, or their ir-datasets name."""
+    """Identify a dataset's texts by a digest of the files or by the ir-datasets name."""
     found = {}
     for part, kind, source in (("documents", "corpus", dataset.source), ("queries", "queries", dataset.query_source)):
         path = Path(source)
@@ -203,7 +203,9 @@ def _fused(system: SystemSettings, runs: list[Run], depth: int) -> Run:
 
 
 def _index_sizes(system: SystemSettings, done: Mapping[str, System]) -> dict[str, int] | None:
-    """{folder of an index: bytes} of all indexes that a fusion searches; None if one of its systems has none."""
+    """Return {folder of an index: bytes} for all indexes that a fusion searches; None if one of its systems has no
+    index.
+    """
     found: dict[str, int] = {}
     for name in system.fuse:
         part = done[name]
@@ -290,7 +292,7 @@ def _search_system(
 def _index(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Path, Facts, str, dict[str, str]]:
-    """A system's index: built from cached vectors, or from texts if it needs dense vectors, too."""
+    """Return a system's index, built from cached vectors, or from texts if dense vectors are needed, too."""
     if system.mode == "sparse":
         vectors, encoded, vectors_key, inputs = _vectors(system, name, dataset, identity, artifacts)
         key = {"format": FORMAT, "vectors": vectors_key, "index": asdict(system.index)}
@@ -312,7 +314,7 @@ def _index(
 
 
 def _dense_queries(index: Index, queries: QuerySet, key: Facts, artifacts: Artifacts) -> NDArray[np.float32]:
-    """(n_queries, width) dense vectors of the queries."""
+    """Return dense vectors of the queries, (n_queries, width) float32."""
 
     def encode(path: Path) -> Facts:
         remove(path)
@@ -334,7 +336,7 @@ def _expanded(
     source: Run | None,
     artifacts: Artifacts,
 ) -> tuple[SparseMatrix, NDArray[np.float32] | None, str]:
-    """Queries with feedback, their dense vectors, and the digest of both."""
+    """Return queries expanded by feedback, their dense vectors, and the digest of both."""
     feedback = system.feedback
     assert feedback is not None
     how, first = asdict(feedback), asdict(system.search) | ({"mode": system.mode} if dense is not None else {})
@@ -367,7 +369,9 @@ def _other_search(
     key: Facts,
     artifacts: Artifacts,
 ) -> Run:
-    """The run of densified vectors, a coarse index, clusters of dense vectors, or vectors that imitate the encoder."""
+    """Return the run of a search of densified vectors, a coarse index, clusters of dense vectors, or imitating
+    vectors.
+    """
     wanted = depth + dataset.most_dropped
 
     def search(path: Path) -> Facts:
@@ -396,7 +400,9 @@ def _other_search(
 def _vectors(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Vectors, Facts, str, dict[str, str]]:
-    """A system's document vectors, given or encoded here; measurements; their digest; digests of their inputs."""
+    """Return a system's document vectors (given or encoded here), measurements, their digest, and digests of the
+    inputs.
+    """
     if system.documents:
         path, _ = _their_vectors(system, name)
         digest = content_digest(path)
@@ -416,7 +422,7 @@ def _vectors(
                 with_text=False,
                 overwrite=True,
             )
-        # The totals are unknown if the work was resumed after a kill.
+        # The totals are unknown if the encoding was interrupted and resumed.
         seconds = time.perf_counter() - started
         return {"encode_seconds": seconds, "encode_joules": energy.joules} if fresh else {"encode_seconds": None}
 
@@ -429,25 +435,25 @@ def _passages(system: SystemSettings) -> Passages | None:
 
 
 def _encoder(system: SystemSettings, identity: Mapping[str, str]) -> tuple[Encoder, dict[str, Any], dict[str, str]]:
-    """A system's encoder, the key of its document vectors in the cache, and its digest."""
+    """Return a system's encoder, the cache key of its document vectors, and the encoder's digest."""
     from lsr.index.cli.encode import open_encoder
 
     encoder = open_encoder(system.encoder, system.encoder_settings)
     passages = _passages(system)
     key = {
         "documents": identity["documents"],
-        "encoder": encoder.fingerprint.to_json(),  # before fitting, if it needs that
+        "encoder": encoder.fingerprint.to_json(),  # before fitting, for encoders that are fitted
         "settings": system.encoder_settings,
         "passages": asdict(passages) if passages else None,
     }
-    # The files of vectors carry the encoder that later encodes the queries.
+    # Files of vectors include the encoder of the queries, so its model is part of the key.
     if (queries := encoder.query_fingerprint) is not None:
         key["query model"] = queries.to_json()
     return encoder, key, {"encoder": encoder_digest(encoder, system.encoder_settings)}
 
 
 def encoder_digest(encoder: Encoder, settings: Mapping[str, Any]) -> str:
-    """SHA-256 of an encoder before fitting and of the settings that were given for it; its name doesn't count."""
+    """SHA-256 of an encoder before fitting and of its given settings, without its name."""
     content = [replace(encoder.fingerprint, model=None).to_json(), dict(settings)]
     if (queries := encoder.query_fingerprint) is not None:
         content.append(replace(queries, model=None).to_json())
@@ -488,8 +494,8 @@ def _sizes(index: Index) -> Facts:
 
 
 def _edges(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) edges of a histogram, even up to the 99th percentile, so that a few very long documents don't hide the
-    rest.
+    """Return edges of a histogram, (n,) int64, evenly spaced up to the 99th percentile, so that a few very long
+    documents don't compress the rest.
     """
     longest, most = int(lengths.max(initial=0)), int(np.quantile(lengths, 0.99, method="higher")) if len(lengths) else 0
     even = np.linspace(0, most + 1, min(_BINS, most + 1) + 1).round().astype(np.int64)
@@ -497,7 +503,7 @@ def _edges(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _term_facts(index: Index, queries: SparseMatrix) -> Facts:
-    """Mean length of a query, and FLOPS: the mean number of terms that a query and a document share."""
+    """Return the mean length of a query, and FLOPS, the mean number of terms that a query and a document share."""
     shared = index.document_frequencies(queries.indices).sum(dtype=np.float64)
     pairs = len(queries) * len(index)
     return {"query_terms": float(queries.lengths().mean()), "flops": float(shared / pairs) if pairs else 0.0}
@@ -508,7 +514,9 @@ def _term_facts(index: Index, queries: SparseMatrix) -> Facts:
 
 @dataclass(frozen=True)
 class Timed:
-    """(n,) milliseconds of each query of a system, queries per second on all cores, and the joules of one there."""
+    """(n,) milliseconds of a system's queries; for batch search on all cores, queries per second and joules per
+    query.
+    """
 
     queries: list[str]
     times: NDArray[np.float64]
@@ -519,17 +527,17 @@ class Timed:
 def time_systems(
     settings: ExperimentSettings, systems: Sequence[System], artifacts: Artifacts, depth: int
 ) -> dict[str, Timed]:
-    """Time all indexes of a dataset together, so that machine noise affects all equally, and fusions of them.
+    """Time all indexes of a dataset and their fusions in turns, so that machine noise affects all equally.
 
     Args:
         settings: How to time.
         systems: The systems.
         artifacts: The cache.
-        depth: How many documents a fusion takes of each of its systems.
+        depth: Number of documents that a fusion uses of each of its systems.
 
     Returns:
-        {system: its times}, without systems that have no index. A fusion is timed as its searches, one after the other,
-        and fusing.
+        {system: its times}, without systems that have no index. The time of a fusion includes its searches, one after
+        the other.
     """
     how = settings.latency
     found = {s.settings.name: s.searched for s in systems if s.searched is not None}
@@ -580,7 +588,7 @@ def time_systems(
     path, _, _ = artifacts.get("latency", key, measure, ".npz")
     with np.load(path) as kept:
         times, per_second = kept["times"], kept["per_second"]
-        joules = kept.get("joules", np.full(len(found), np.nan))  # earlier versions measured none
+        joules = kept.get("joules", np.full(len(found), np.nan))  # earlier versions didn't measure joules
 
     def known(value: np.float64) -> float | None:
         return None if np.isnan(value) else float(value)

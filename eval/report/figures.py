@@ -1,4 +1,4 @@
-"""Figures of a report: choose and prepare the data; `plots` draws it."""
+"""Figures of a report: choose and prepare the data, which `plots` draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lsr.eval.report.results import Lengths, Results
 from lsr.eval.report.tables import SIGNIFICANT
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
-_GRID = 50  # queries' values are rounded to 1/50, so that a picture's size is bounded
+_GRID = 50  # values are rounded to 1/50, which bounds the size of the picture
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Figure:
     """An SVG picture and its heading.
 
     Attributes:
-        heading: Its heading.
+        heading: The heading.
         svg: The picture.
-        swatch: The mark of its system, as SVG.
-        wide: A wide version for large screens, if that is better.
+        swatch: The mark of the system, as SVG.
+        wide: A wide version for large screens; "" if there is none.
     """
 
     heading: str
@@ -41,12 +41,12 @@ def _look(results: Results, system: str) -> Look:
 
 
 def key(results: Results, names: list[str]) -> tuple[tuple[str, str], ...]:
-    """Systems with their marks, because a picture has room for only some names."""
+    """Return systems with their marks: a picture has room for only some names."""
     return tuple((name, _look(results, name).swatch()) for name in names)
 
 
 def against_latency(results: Results) -> Figure | None:
-    """Quality against the median search time, with the frontier."""
+    """Draw quality against the median search time, with the Pareto frontier."""
     measure = results.experiment.measures[0]
     some = _points(results, {name: results.mean_p50(name) for name in results.systems})
     labels = (f"median search time, ms, k = {results.experiment.k}", measure)
@@ -55,7 +55,7 @@ def against_latency(results: Results) -> Figure | None:
 
 
 def against_size(results: Results) -> Figure | None:
-    """Quality against the size of the index, with the frontier."""
+    """Draw quality against the size of the index, with the Pareto frontier."""
     measure = results.experiment.measures[0]
     sizes = {name: results.mean_bytes(name) for name in results.systems}
     some = _points(results, {name: size / 1e6 if size else None for name, size in sizes.items()})
@@ -78,7 +78,7 @@ def _points(results: Results, across: dict[str, float | None]) -> list[Point]:
 
 
 def recall(results: Results) -> Figure | None:
-    """Recall of approximate systems against search time, with lines from their exact counterparts."""
+    """Draw recall of approximate systems against search time, with lines from their exact counterparts."""
     some = []
     for system in results.experiment.systems:
         pairs = [
@@ -96,7 +96,7 @@ def recall(results: Results) -> Figure | None:
 
 
 def recall_at(results: Results) -> Figure | None:
-    """Recall against the depth of the runs."""
+    """Draw recall against the depth of the runs."""
     found = {name: results.recall_at(name) for name in results.systems}
     some = [
         Curve(tuple(sorted((float(k), v) for k, v in values.items())), _look(results, name))
@@ -111,7 +111,7 @@ def recall_at(results: Results) -> Figure | None:
 
 
 def latency(results: Results) -> Figure | None:
-    """The distribution of search times by system."""
+    """Draw the distribution of search times by system."""
     some = []
     for system in results.systems:
         times = results.times(system)
@@ -139,7 +139,7 @@ def _mean(times: list[Latency], name: str) -> float:
 
 
 def differences(results: Results) -> list[Figure]:
-    """Each system's differences to the baseline, by dataset."""
+    """Draw each system's differences from the baseline, by dataset."""
     measure, baseline = results.experiment.measures[0], results.experiment.baseline
     found = {
         system: [
@@ -168,7 +168,7 @@ def differences(results: Results) -> list[Figure]:
 
 
 def per_query(results: Results, other: str) -> Figure | None:
-    """A system's values against the baseline's, by query."""
+    """Draw a system's values against the baseline's, by query."""
     measure, baseline = results.experiment.measures[0], results.experiment.baseline
     before, after = results.query_values(baseline, measure), results.query_values(other, measure)
     counts = Counter(
@@ -184,7 +184,9 @@ def per_query(results: Results, other: str) -> Figure | None:
 
 
 def lengths(results: Results) -> tuple[list[Figure], dict[str, Look]]:
-    """Histograms of documents' numbers of terms by encoder, for each dataset, and the encoders' marks."""
+    """Draw histograms of the number of terms per document by encoder, for each dataset; also return the encoders'
+    marks.
+    """
     encoders: dict[str, Look] = {}
     figures = []
     for dataset in results.datasets:
@@ -202,7 +204,7 @@ def lengths(results: Results) -> tuple[list[Figure], dict[str, Look]]:
 
 
 def _outline(lengths: Lengths, look: Look) -> Outline:
-    """Densities, so that bins of different widths can be compared."""
+    """Convert counts to densities, so that bins of different widths can be compared."""
     counts = np.asarray(lengths.counts, np.float64)
     densities = counts / counts.sum() / np.diff(lengths.edges)
     return Outline(lengths.edges, tuple(map(float, densities)), look)

@@ -18,11 +18,11 @@ class Cell:
 
     Attributes:
         text: The text.
-        value: Sort key of a number; texts are sorted as texts, and empty cells come last.
-        best: Whether it is the best of its column.
+        value: Sort key of a number; None for text, which is sorted alphabetically. Empty cells come last.
+        best: Whether the value is the best of its column.
         mark: ▲ or ▼.
         mark_means: Meaning of the mark.
-        aside: Smaller text after it, such as an interval.
+        aside: Smaller text after the text, such as an interval.
         swatch: SVG before the text.
     """
 
@@ -39,7 +39,7 @@ class Cell:
 class Table:
     """A table. The first `heads` columns name the row; `numeric` columns are aligned to the right.
 
-    `published` are rows that weren't measured here; they stay below the others when those are sorted.
+    `published` has rows that weren't measured here; when the table is sorted, they stay below the other rows.
     """
 
     caption: str
@@ -52,7 +52,7 @@ class Table:
 
 
 def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], heads: int = 1, **more: Any) -> Table:
-    """A table whose numeric columns are those that have a number in any row."""
+    """Make a table; columns with a number in any row are numeric."""
     numeric = tuple(any(row[i].value is not None for row in rows) for i in range(len(columns)))
     return Table(caption, tuple(columns), tuple(map(tuple, rows)), numeric, heads, **more)
 
@@ -63,7 +63,7 @@ def score(value: float | None) -> Cell:
 
 
 def part(value: float | None) -> Cell:
-    """A share; prints 1 only if it is exactly 1."""
+    """A share; the text is "1" only if the share is exactly 1."""
     if value is None:
         return Cell()
     return Cell("1" if value == 1 else f"{min(value, 0.9999):.4f}", value)
@@ -81,7 +81,7 @@ def p_value(value: float) -> Cell:
 
 
 def number(value: float | None) -> Cell:
-    """A count, or another number with three significant digits, or all digits before the point."""
+    """A count, or another number with three significant digits, or more before the point."""
     if value is None:
         return Cell()
     whole = isinstance(value, int) or value >= 100
@@ -116,7 +116,7 @@ def bytes_cell(value: float | None) -> Cell:
 
 
 def _three(value: float) -> str:
-    """Three significant digits, or all digits before the point."""
+    """Format with three significant digits, or more before the point."""
     if value == 0:
         return "0"
     if abs(value) < 0.001:
@@ -126,7 +126,7 @@ def _three(value: float) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A table in GitHub's Markdown."""
+    """Write a table in GitHub's Markdown."""
     lines = [f"**{escape_markdown(table.caption)}**", "", _line(map(escape_markdown, table.columns))]
     lines.append(_line("---:" if right else "---" for right in table.numeric))
     for row in (*table.rows, *table.published):
@@ -150,7 +150,7 @@ def escape_markdown(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """A table as CSV: numbers with all digits, marks and intervals in columns of their own."""
+    """Write a table as CSV: numbers with all digits, marks and intervals in separate columns."""
     rows = (*table.rows, *table.published)
     beside = [any(row[i].mark or row[i].aside for row in rows) for i in range(len(table.columns))]
     file = io.StringIO()
@@ -173,7 +173,7 @@ def _twice(column: str, beside: bool) -> list[str]:
 _TEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    "[": "{[}", "*": "{*}",  # at the start of a row they would be an option of the row before
+    "[": "{[}", "*": "{*}",  # at the start of a row, LaTeX would read them as an option of the previous row
     "\N{MINUS SIGN}": "$-$", "±": r"$\pm$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "≠": r"$\neq$",
     "≈": r"$\approx$", "∞": r"$\infty$", "→": r"$\rightarrow$", "←": r"$\leftarrow$", "·": r"$\cdot$",
     "°": r"$^{\circ}$", "▲": r"$^{\uparrow}$", "▼": r"$^{\downarrow}$", "µ": r"$\mu$", "ς": r"$\varsigma$",
@@ -191,11 +191,11 @@ _GREEK = (
     "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 )
 _TEX |= {a: f"$\\{name}$" for a, name in zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ", _GREEK.split(), strict=True)}
-_TEX |= dict(zip("οΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "oABEZHIKMNOPTYX", strict=True))  # LaTeX has no commands for these
+_TEX |= dict(zip("οΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "oABEZHIKMNOPTYX", strict=True))  # LaTeX has no commands for these letters
 
 
 def to_latex(table: Table) -> str:
-    """A table as LaTeX with the rules of booktabs, for \\input within your own `table` environment."""
+    """Write a table as LaTeX with the rules of booktabs, for \\input within your own `table` environment."""
     lines = [
         f"% {' '.join(table.caption.split())}; needs \\usepackage{{booktabs}}",
         rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in table.numeric)}}}",
@@ -219,9 +219,10 @@ def _tex_cell(cell: Cell) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Escape text for LaTeX, in ASCII, so that it needs no package.
+    """Escape text for LaTeX, in ASCII, so that no package is needed.
 
-    Letters that pdflatex's own fonts lack, such as Chinese ones, become question marks; Markdown and CSV have them.
+    Letters that pdflatex's default fonts lack, such as Chinese characters, become question marks; Markdown and CSV keep
+    them.
     """
     return "".join(map(_tex_letter, unicodedata.normalize("NFC", " ".join(text.split()))))
 

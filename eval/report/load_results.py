@@ -71,7 +71,7 @@ def _read_experiment(path: Path) -> Experiment:
 
 
 def _typed(value: Any, kind: Any, name: str, problems: list[str]) -> Any:
-    """Convert a JSON value to a type; notes a problem and returns None if it doesn't fit."""
+    """Convert a JSON value to a type; if the value doesn't fit, record a problem and return None."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
@@ -109,7 +109,7 @@ def _typed(value: Any, kind: Any, name: str, problems: list[str]) -> Any:
 
 
 def _contradictions(experiment: Experiment) -> Iterator[str]:
-    """Values of the right type that are impossible."""
+    """Yield problems of values that have the right type but are impossible."""
     systems = Counter(system.name for system in experiment.systems)
     datasets = Counter(dataset.name for dataset in experiment.datasets)
     known: dict[str, Any] = {"dataset": datasets, "system": systems, "measure": set(experiment.measures)}
@@ -157,7 +157,7 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
 
 
 def _named_in_pairs(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
-    """Names that pairs of systems refer to: where, what kind of thing, and the name."""
+    """Yield the names that pairs of systems refer to: where, what kind of thing, and the name."""
     for i, test in enumerate(experiment.pairs):
         yield from ((f"pairs[{i}].{key}", key, getattr(test, key)) for key in ("dataset", "system", "measure"))
         yield f"pairs[{i}].baseline", "system", test.baseline
@@ -169,16 +169,17 @@ def _named_in_pairs(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
 def read_table(
     path: Path, strings: tuple[str, ...], number: str | None, experiment: Experiment | None = None
 ) -> pa.Table:
-    """Read text columns, and perhaps a number column, of a Parquet file.
+    """Read text columns, and optionally a number column, of a Parquet file.
 
     Args:
         path: The file.
         strings: The text columns.
-        number: The number column; None for none.
-        experiment: If given, it must have every dataset, system and measure of the file.
+        number: The number column; None if there is none.
+        experiment: An experiment that must have every dataset, system and measure of the file; None to skip this check.
 
     Raises:
-        DataError: The file is missing or damaged, lacks a column, or has other values.
+        DataError: The file is missing or damaged, lacks a column, has empty or infinite values, or doesn't fit the
+            experiment.
     """
     if not path.is_file():
         raise DataError("no such file: is this the result folder of an experiment?", str(path))

@@ -1,4 +1,4 @@
-"""Draw pictures as small SVG, with fonts and dark or light colours from the page around it.
+"""Draw pictures as small SVG files that use the fonts and the dark or light colours of the page.
 
 `figures` prepares the data. Colours are Okabe and Ito's (jfly.uni-koeln.de/color, 2008); every system also has a shape
 and a dash, so that colours aren't the only difference.
@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Placeholders for colours of the page: text and lines, grid, background.
+# Placeholders for the page's colours of text and lines, grid, and background.
 _INK, _GRID, _PAPER = "#010203", "#040506", "#070809"
 _PAGE = {_INK: "currentColor", _GRID: "var(--grid)", _PAPER: "var(--paper)"}
 _COLOURS = (_INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # eight markers and seven colours: 56 different pairs
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
 _TEXT = 10.5
-_NAME_COLUMNS = 28, 48  # longer names beside a point are cut: in a narrow picture, in a wide one
-_WIDTHS = 5.8, 10.6  # inches of a narrow picture (phones) and a wide one
-_BAR_COLUMNS = 26  # longer names beside a bar are cut
-_UNIT = 72  # SVG units for an inch
+_NAME_COLUMNS = 28, 48  # maximum length of names next to points, in narrow and in wide pictures
+_WIDTHS = 5.8, 10.6  # inches of narrow pictures (for phones) and wide pictures
+_BAR_COLUMNS = 26  # maximum length of names next to bars
+_UNIT = 72  # SVG units per inch
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": _TEXT,
-    "text.parse_math": False,  # a name with dollar signs isn't a formula
+    "text.parse_math": False,  # dollar signs in names don't mark formulas
     "svg.fonttype": "none",
     "svg.hashsalt": "lsr",
     "text.color": _INK,
@@ -88,7 +88,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Point:
-    """A named point; `start` is the start of a line to it."""
+    """A named point; `start` is the start of a line to the point."""
 
     name: str
     x: float
@@ -99,7 +99,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Spread:
-    """Percentiles of a distribution, {50: value, ...}; `aside` is a text at the right."""
+    """Percentiles of a distribution, {50: value, ...}; `aside` is a text on the right."""
 
     name: str
     aside: str
@@ -135,14 +135,14 @@ def points(
     front: bool = True,
     wide: bool = False,
 ) -> str:
-    """Points over a logarithmic axis, with names where there is room, and not across a line.
+    """Draw points over a logarithmic axis, with names where there is room.
 
     Args:
         title: Alternative text of the picture.
         some: The points; larger y and smaller x are better.
         labels: Labels of the x axis and the y axis.
-        top: End of the y axis, if not at the points.
-        front: Draw a line through the points of the frontier.
+        top: Upper end of the y axis; None to fit the points.
+        front: Draw a line through the Pareto-optimal points.
         wide: Draw the wide version.
     """
 
@@ -177,14 +177,14 @@ def points(
 
 @dataclass(frozen=True)
 class Curve:
-    """A line through (x, y) of rising x."""
+    """A line through (x, y) points with increasing x."""
 
     values: tuple[tuple[float, float], ...]
     look: Look
 
 
 def curves(title: str, some: Sequence[Curve], labels: tuple[str, str], wide: bool = False) -> str:
-    """Lines over a logarithmic axis, with the marks of the page's key."""
+    """Draw lines over a logarithmic axis, with the marks of the page's legend."""
 
     def draw(axes: Axes) -> None:
         _log_axis(axes, [x for one in some for x, _ in one.values])
@@ -203,9 +203,10 @@ def _beats(q: Point, p: Point) -> bool:
 
 
 def spreads(title: str, some: Sequence[Spread], label: str, wide: bool = False) -> str:
-    """Boxes from the 25th to the 75th percentile, whiskers from the 5th to the 95th, marks at the median and the 99th.
+    """Draw boxes from the 25th to the 75th percentile, whiskers from the 5th to the 95th, marks at the median and the
+    99th.
 
-    Names are above the boxes, so that long ones fit on a phone. Unknown percentiles aren't drawn.
+    Names are above the boxes, so that long names fit on a phone. Unknown percentiles aren't drawn.
     """
 
     def draw(axes: Axes) -> None:
@@ -232,7 +233,7 @@ def spreads(title: str, some: Sequence[Spread], label: str, wide: bool = False) 
 
 
 def bars(title: str, some: Sequence[Bar], limits: tuple[float, float], look: Look) -> str:
-    """Differences by row with intervals; hollow bars aren't significant."""
+    """Draw a difference with its interval in each row; hollow bars aren't significant."""
 
     def draw(axes: Axes) -> None:
         for row, bar in enumerate(some):
@@ -254,7 +255,9 @@ def bars(title: str, some: Sequence[Bar], limits: tuple[float, float], look: Loo
 
 
 def bubbles(title: str, counts: dict[tuple[float, float], int], labels: tuple[str, str]) -> str:
-    """Two systems' values for the same queries; areas are numbers of queries, the diagonal is a tie."""
+    """Draw two systems' values for the same queries; areas are numbers of queries, and queries on the diagonal are
+    ties.
+    """
 
     def draw(axes: Axes) -> None:
         top = max(1.0, *(max(at) for at in counts))
@@ -276,7 +279,7 @@ def bubbles(title: str, counts: dict[tuple[float, float], int], labels: tuple[st
 
 
 def outlines(title: str, some: Sequence[Outline], label: str) -> str:
-    """Overlaid histograms, each with its own dash."""
+    """Draw overlaid histograms, each with its own dash."""
 
     def draw(axes: Axes) -> None:
         for one in some:
@@ -288,7 +291,7 @@ def outlines(title: str, some: Sequence[Outline], label: str) -> str:
 
 
 def _most(one: Outline) -> float:
-    """The 99th percentile of a histogram; a few very long documents would squeeze the rest."""
+    """Return the 99th percentile of a histogram, because a few very long documents would compress the rest."""
     share = 0.0
     for start, end, density in zip(one.edges, one.edges[1:], one.densities, strict=False):
         share += density * (end - start)
@@ -305,7 +308,7 @@ def _svg(title: str, width: float, height: float, draw: Callable[[Axes], None], 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
-        # Keep text as text: the reader's fonts may have letters that ours lack.
+        # Text stays text in the SVG, so glyphs that matplotlib's font lacks don't matter.
         warnings.filterwarnings("ignore", message="(?s).*Glyph|.*Matplotlib currently does not support")
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((left / width, bottom / height, 1 - (left + 0.15) / width, 1 - (bottom + 0.12) / height))
@@ -316,7 +319,9 @@ def _svg(title: str, width: float, height: float, draw: Callable[[Axes], None], 
 
 
 def _for_page(svg: str, title: str) -> str:
-    """An SVG file as a part of a page: without head, with a title, the page's font and colours, and unique names."""
+    """Convert an SVG file to a part of a page: without head, with a title, the page's font and colours, and unique
+    names.
+    """
     svg = svg[svg.index("<svg") :]
     for colour, name in _PAGE.items():
         svg = svg.replace(colour, name)
@@ -326,13 +331,13 @@ def _for_page(svg: str, title: str) -> str:
     svg = re.sub(r"""font: ([\d.]+)px [^;"]+""", r"font-size: \1px", svg)
     svg = re.sub(r"\n *<g id=\"[a-z]+\w*_\d+\">", "\n<g>", svg)
     svg = re.sub(r'(id="|url\(#|href="#)(\w)', rf"\g<1>{name}-\2", svg)
-    # Limit the width, so that letters aren't much larger than those around the picture.
+    # Limit the width, so that letters aren't much larger than the page's text.
     head = f'<svg {box[0]} style="max-width: {1.35 * float(box[1]):.0f}px" role="img" aria-labelledby="{name}" xmlns:xlink="http://www.w3.org/1999/xlink">'
     return re.sub(r"^<svg[^>]*>", f'{head}<title id="{name}">{escape(title)}</title>'.replace("\\", r"\\"), svg)
 
 
 def _log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic x axis around the values, wide enough that small differences look small."""
+    """Set a logarithmic x axis around the values, wide enough that small differences look small."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     low, high = min(values), max(values)
@@ -359,9 +364,9 @@ _Box = tuple[float, float, float, float]  # left, bottom, right, top
 def _name_points(
     axes: Axes, some: Sequence[Point], lines: Sequence[Sequence[tuple[float, float]]], columns: int
 ) -> None:
-    """Write names beside points without overlapping names, points or lines.
+    """Write names next to points without overlapping names, points or lines.
 
-    A name without room, or that can't be told from others when it is cut, is left out; the page has a key.
+    A name is left out if there is no room, or if its cut form is that of another name; the page has a legend.
     """
     names = Counter(_cut(p.name, columns) for p in some)
     scale = axes.figure.dpi / _UNIT
@@ -402,7 +407,7 @@ def _overlap(a: _Box, b: _Box) -> bool:
 
 
 def _offsets(scale: float) -> Iterator[tuple[float, float, str]]:
-    """Positions for a name around a point, nearest first."""
+    """Yield positions for a name around a point, nearest first."""
     for away in (9, 14, 20, 28, 38):
         for x, y, align in (
             (1, 0, "left"), (-1, 0, "right"), (0, 1.3, "center"), (0, -1.3, "center"),
@@ -412,7 +417,7 @@ def _offsets(scale: float) -> Iterator[tuple[float, float, str]]:
 
 
 def columns_of(text: str) -> int:
-    """Width of a text in columns."""
+    """Width of a text in terminal columns; wide East Asian letters take two."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 

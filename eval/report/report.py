@@ -20,7 +20,7 @@ from lsr.eval.report.results import Results
 from lsr.eval.report.tables import SIGNIFICANT
 from lsr.io.text_files import new_text
 
-_UPRIGHT_COLUMNS = 9  # columns of a table that fits on upright paper
+_UPRIGHT_COLUMNS = 9  # largest number of columns that fits on paper in portrait format
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Section:
     """A section of the report.
 
     Attributes:
-        heading: Its title.
-        text: Paragraphs in both formats.
+        heading: The title.
+        text: Paragraphs of the page and of the Markdown.
         figures: Pictures.
-        legend: Explanation of the pictures, only with them.
+        legend: Explanation of the pictures; Markdown has neither.
         key: Names and their marks in the pictures, as SVG.
         tables: Tables.
         facts: Names and values, one on each line.
@@ -47,7 +47,7 @@ class Section:
 
     @property
     def wide(self) -> bool:
-        """Whether it is printed in landscape format."""
+        """Whether the section is printed in landscape format."""
         return any(len(table.columns) > _UPRIGHT_COLUMNS for table in self.tables)
 
 
@@ -56,14 +56,14 @@ def write_report(folder: Path, out: Path | None = None) -> tuple[Path, Path]:
 
     Args:
         folder: The result folder; see `load_results`.
-        out: The page; by default `report.html` in the folder. The Markdown is beside it, and so is the folder
-            `report-tables` with the tables. All of them are replaced.
+        out: The page; by default `report.html` in the folder. The Markdown and the folder of tables, `report-tables`,
+            are written next to the page. Existing files are replaced.
 
     Returns:
         Paths of the page and of the Markdown.
 
     Raises:
-        DataError: The folder lacks a file, or one is damaged.
+        DataError: A file of the folder is missing or damaged.
         MissingExtra: Jinja2 or matplotlib is not installed.
     """
     for package in ("jinja2", "matplotlib"):
@@ -71,7 +71,7 @@ def write_report(folder: Path, out: Path | None = None) -> tuple[Path, Path]:
             raise MissingExtra(package, "eval", "a report")
     page = folder / "report.html" if out is None else out
     if page.suffix == ".md":
-        raise DataError("the page can't end in .md, which is the Markdown beside it; use .html", str(page))
+        raise DataError("the page can't end in .md, the suffix of the Markdown report; use .html", str(page))
     results = read_results(folder)
     sections = list(_sections(results))
     html, markdown = render_html(results, sections), render_markdown(results, sections)
@@ -84,7 +84,7 @@ def write_report(folder: Path, out: Path | None = None) -> tuple[Path, Path]:
 
 
 def _write_tables(sections: list[Section], folder: Path) -> None:
-    """Write each table under the name of its caption; older ones are deleted."""
+    """Write each table to files named after its caption; files of an older report are deleted."""
     folder.mkdir(exist_ok=True)
     for path in [*folder.glob("*.tex"), *folder.glob("*.csv")]:
         path.unlink()
@@ -95,7 +95,7 @@ def _write_tables(sections: list[Section], folder: Path) -> None:
 
 
 def render_html(results: Results, sections: list[Section]) -> str:
-    """The page. Its policy forbids scripts other than its own and anything from other sites."""
+    """Render the page. Its Content-Security-Policy forbids other scripts, and anything from other sites."""
     from jinja2 import Environment, StrictUndefined
 
     template, style, script = (_file(f"report.{suffix}") for suffix in ("html.j2", "css", "js"))
@@ -111,7 +111,7 @@ def _file(name: str) -> str:
 
 
 def render_markdown(results: Results, sections: list[Section]) -> str:
-    """The same text and tables in Markdown, without pictures."""
+    """Render the same text and tables in Markdown, without pictures."""
     blocks = [f"# {escape_markdown(results.experiment.title)}"]
     for section in sections:
         if not (section.text or section.tables or section.facts):
@@ -163,8 +163,8 @@ def _quality(results: Results) -> Section:
     if experiment.seeds:
         text.append(
             f"Systems that were trained with several seeds ({', '.join(map(str, experiment.seeds))}): mean ± standard "
-            "deviation over the seeds. They are compared by a t-test over queries and seeds, which asks whether the "
-            "difference would be seen with other queries and other seeds; their intervals are those of this test."
+            "deviation over the seeds. They are compared with a t-test over queries and seeds, which tests whether the "
+            "difference generalizes to other queries and other seeds; the intervals are from the same test."
         )
     if len(results.datasets) > 1 and any(results.mean(name, measure) is None for name in results.systems):
         text.append("A system that lacks a dataset has no mean.")
@@ -175,15 +175,15 @@ def _quality(results: Results) -> Section:
     if any(system.encoder == "bm25" for system in experiment.systems):
         text.append(
             "The BM25 of lsr removes stop words and stems with Snowball: on most collections it is a stronger baseline "
-            "than the BM25 of Anserini and Lucene that papers compare with; a system with language: lucene and pivot: "
-            "mean is theirs."
+            "than the BM25 of Anserini and Lucene, which papers compare with. For the BM25 of Lucene, set language: "
+            "lucene and pivot: mean."
         )
     found = (tables.quality(results, measure), tables.wins(results))
     return Section("Quality", tuple(text), tables=tuple(table for table in found if table))
 
 
 def _ties(results: Results, measure: str) -> list[str]:
-    """A note about equal scores, if there are any."""
+    """Return a note about equal scores, if there are any."""
     changes = [
         (abs(by_id - kept), result)
         for result in results.experiment.results
@@ -211,7 +211,7 @@ def _mean_note(results: Results) -> str:
 def _costs_of_quality(results: Results) -> Iterator[Section]:
     found = [f for f in (figures.against_latency(results), figures.against_size(results)) if f]
     if found:
-        legend = "Up and to the left is better; no system beats those on the grey line in both." + _mean_note(results)
+        legend = "Up and to the left is better; the grey line connects Pareto-optimal systems." + _mean_note(results)
         measure = results.experiment.measures[0]
         shown = [s for s in results.systems if results.mean_p50(s) and results.mean(s, measure) is not None]
         if missing := [name for name in results.systems if name not in shown]:
@@ -248,9 +248,9 @@ def _approximate(results: Results) -> Iterator[Section]:
 def _baseline(results: Results) -> Iterator[Section]:
     if found := figures.differences(results):
         experiment = results.experiment
-        legend = f"{experiment.measures[0]} minus that of {experiment.baseline}. Full bars are significant, hollow ones"
-        legend += " are not; lines are 95 % intervals."
-        yield Section(f"Difference to {experiment.baseline}", figures=tuple(found), legend=legend)
+        legend = f"{experiment.measures[0]} minus {experiment.baseline}'s. Full bars are significant, hollow bars"
+        legend += " aren't; lines are 95 % intervals."
+        yield Section(f"Difference from {experiment.baseline}", figures=tuple(found), legend=legend)
 
 
 def _recall_at(results: Results) -> Iterator[Section]:
@@ -287,8 +287,8 @@ def _each_other(results: Results) -> Iterator[Section]:
 def _per_query(results: Results) -> Iterator[Section]:
     other = results.best_other
     if other and (figure := figures.per_query(results, other)):
-        legend = "▲ above the line the query gains, ▼ below it loses, ● on it nothing changes. "
-        legend += "Larger marks are more queries."
+        legend = "▲ above the line: queries with a higher value; ▼ below: with a lower value; ● on it: no change. "
+        legend += "Larger marks stand for more queries."
         table = tables.queries(results, other)
         heading = f"Query by query: {other} and {results.experiment.baseline}"
         yield Section(heading, figures=(figure,), legend=legend, tables=(table,) if table else ())

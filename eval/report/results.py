@@ -45,7 +45,7 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class SystemFacts:
-    """A system; `exact_name` is the exact counterpart of an approximate one."""
+    """A system; `exact_name` is the exact counterpart of an approximate system."""
 
     name: str
     kind: str
@@ -57,8 +57,8 @@ class SystemFacts:
 
 @dataclass(frozen=True)
 class Ties:
-    """Equal scores: the share of queries with some among their first k + 1 hits, and the measures if these are ordered
-    by id, as in trec_eval.
+    """Equal scores: the share of queries that have them among their first k + 1 hits, and the measures with equal
+    scores ordered by id, as in trec_eval.
     """
 
     queries: float
@@ -67,9 +67,9 @@ class Ties:
 
 @dataclass(frozen=True)
 class Result:
-    """A system on a dataset: sizes in bytes, times in seconds unless their names say ms.
+    """The result of a system on a dataset. Sizes are in bytes; times are in seconds, or in ms if the name says so.
 
-    With several seeds all values are means over them, and `seeds` has each measure's value for every seed.
+    With several seeds, values are means over the seeds, and `seeds` has each measure's value for every seed.
     """
 
     dataset: str
@@ -100,7 +100,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Tested(Comparison):
-    """A system compared with a baseline, its p-value corrected over the systems."""
+    """A system compared with a baseline; `p_corrected` is corrected for the number of systems."""
 
     dataset: str
     system: str
@@ -153,9 +153,9 @@ class Results:
     """An experiment with its values per query.
 
     Attributes:
-        experiment: What experiment.json says.
+        experiment: Content of experiment.json.
         per_query: Columns dataset, system, query, measure, value.
-        latencies: Columns dataset, system, query, search_ms; None if there are none.
+        latencies: Columns dataset, system, query, search_ms; None if there is no such file.
         texts: Texts of queries, by dataset and id; may be empty.
     """
 
@@ -184,7 +184,7 @@ class Results:
         return {(c.dataset, c.system, c.measure): c for c in against}
 
     def result(self, dataset: str, system: str) -> Result | None:
-        """The result of a system on a dataset."""
+        """The result of a system on a dataset; None if there is none."""
         return self._results.get((dataset, system))
 
     def of_system(self, system: str) -> list[Result]:
@@ -192,22 +192,24 @@ class Results:
         return [found for dataset in self.datasets if (found := self.result(dataset, system))]
 
     def beside_exact(self, system: SystemFacts) -> list[tuple[Result, Result]]:
-        """Results of an approximate system with known recall, each with that of its exact counterpart."""
+        """Results of an approximate system with known recall, each paired with the result of its exact counterpart."""
         if system.exact_name is None:
             return []
         pairs = [(found, self.result(found.dataset, system.exact_name)) for found in self.of_system(system.name)]
         return [(found, exact) for found, exact in pairs if exact and found.recall is not None]
 
     def comparison(self, dataset: str, system: str, measure: str) -> Tested | None:
-        """The test of a system against the experiment's baseline."""
+        """The test of a system against the experiment's baseline; None if there is none."""
         return self._comparisons.get((dataset, system, measure))
 
     def mean(self, system: str, measure: str) -> float | None:
-        """Mean over all datasets; None if the system lacks one, because such means aren't comparable."""
+        """Mean over all datasets; None if the system lacks a dataset, because its mean would not be comparable."""
         return self._over_datasets(system, [r.measures.get(measure) for r in self.of_system(system)])
 
     def spread(self, system: str, measure: str, dataset: str | None = None) -> float | None:
-        """Standard deviation over the seeds of a dataset's value, or of the mean over all; None without seeds."""
+        """Standard deviation over the seeds: of a dataset's value, or of the mean over all datasets. None without
+        seeds.
+        """
         some = [self.result(dataset, system)] if dataset else [self.result(name, system) for name in self.datasets]
         values = [found.seeds[measure] for found in some if found and found.seeds and measure in found.seeds]
         if not values or len(values) < len(some):
@@ -215,15 +217,15 @@ class Results:
         return float(np.std(np.mean(values, axis=0), ddof=1))
 
     def mean_p50(self, system: str) -> float | None:
-        """Mean over all datasets of the median search time, milliseconds; None if one is missing."""
+        """Mean over all datasets of the median search time, milliseconds; None if a dataset's is missing."""
         return self._over_datasets(system, [r.search_ms.p50 if r.search_ms else None for r in self.of_system(system)])
 
     def mean_bytes(self, system: str) -> float | None:
-        """Mean over all datasets of the index's size; None if one is missing."""
+        """Mean over all datasets of the index's size, bytes; None if a dataset's is missing."""
         return self._over_datasets(system, [r.index_bytes for r in self.of_system(system)])
 
     def recall_at(self, system: str) -> dict[int, float]:
-        """Means over all datasets of the recall at depths that the runs on all of them have."""
+        """Means over all datasets of the recall at the depths that all runs have."""
         found = [r.recall_at or {} for r in self.of_system(system)]
         if len(found) < len(self.datasets):
             return {}
@@ -236,7 +238,7 @@ class Results:
 
     @cached_property
     def best_other(self) -> str | None:
-        """The system with the best mean of the first measure, except the baseline; the first of equal ones."""
+        """The system with the best mean of the first measure, except the baseline; if several are equal, the first."""
         measure = self.experiment.measures[0]
         others = [s for s in self.systems if s != self.experiment.baseline]
         means = {s: m for s in others if (m := self.mean(s, measure)) is not None}

@@ -30,7 +30,9 @@ _SHOWN_TEXT = 160  # characters of a query
 
 
 def quality(results: Results, measure: str) -> Table:
-    """Systems by datasets, with marks against the baseline and published values below."""
+    """Table of systems by datasets; marks show significant differences from the baseline, and published values come
+    last.
+    """
     experiment = results.experiment
     several = len(results.datasets) > 1
     rows = []
@@ -89,7 +91,9 @@ def _marked(cell: Cell, test: Tested | None) -> Cell:
 
 
 def wins(results: Results) -> Table | None:
-    """Datasets and queries on which systems are better, equal and worse than the baseline."""
+    """Table of the numbers of datasets and queries on which systems are better than, equal to and worse than the
+    baseline.
+    """
     measure, rows = results.experiment.measures[0], []
     for name in results.systems:
         tests = [t for dataset in results.datasets if (t := results.comparison(dataset, name, measure))]
@@ -107,7 +111,7 @@ def wins(results: Results) -> Table | None:
 
 
 def comparisons(results: Results) -> Table | None:
-    """Every paired test."""
+    """Table of all paired tests."""
     tests = results.experiment.comparisons
     against = len({test.baseline for test in tests}) > 1
     rows = [
@@ -131,7 +135,7 @@ def comparisons(results: Results) -> Table | None:
 
 
 def pairs(results: Results) -> Table | None:
-    """Comparisons of all pairs of systems, by dataset."""
+    """Table of the comparisons of all pairs of systems, by dataset."""
     tests = {(t.baseline, t.system, t.dataset): t for t in results.experiment.pairs}
     rows = []
     for other, name in dict.fromkeys((t.baseline, t.system) for t in results.experiment.pairs):
@@ -145,7 +149,7 @@ def pairs(results: Results) -> Table | None:
 
 
 def alike(results: Results) -> Table | None:
-    """Similarity of the systems' rankings, means over the datasets."""
+    """Table of the similarity of the systems' rankings; means over the datasets."""
     found: dict[tuple[str, str], list[tuple[float, float | None]]] = {}
     for one in results.experiment.alike:
         found.setdefault((one.other, one.system), []).append((one.rbo, one.tau))
@@ -154,11 +158,11 @@ def alike(results: Results) -> Table | None:
         taus = [tau for _, tau in values if tau is not None]
         rbo = score(sum(rbo for rbo, _ in values) / len(values))
         rows.append([system_cell(results, name), Cell(other), rbo, score(sum(taus) / len(taus) if taus else None)])
-    return table("Rankings beside each other", ["system", "and", "RBO", "Kendall's τ"], rows, heads=2) if rows else None
+    return table("Similarity of rankings", ["system", "and", "RBO", "Kendall's τ"], rows, heads=2) if rows else None
 
 
 def recall_at(results: Results) -> Table | None:
-    """Recall as far down as the runs go, means over the datasets."""
+    """Table of recall at depths up to those of the runs; means over the datasets."""
     found = {name: results.recall_at(name) for name in results.systems}
     depths = sorted({k for values in found.values() for k in values})
     rows = [[system_cell(results, name), *(score(found[name].get(k)) for k in depths)] for name in results.systems]
@@ -166,7 +170,7 @@ def recall_at(results: Results) -> Table | None:
 
 
 def approximate(results: Results) -> Table | None:
-    """Approximate systems and their exact counterparts, as means over the datasets that both have."""
+    """Table of approximate systems and their exact counterparts; means over the datasets that both have."""
     measure, rows = results.experiment.measures[0], []
     for system in results.experiment.systems:
         if pairs := results.beside_exact(system):
@@ -198,11 +202,11 @@ def approximate(results: Results) -> Table | None:
             )
     columns = ["system", "exact system", "datasets", f"recall at {results.experiment.k}", "lowest"]
     columns += [f"{measure} difference", "p50, ms", "exact p50, ms", "times as fast"]
-    return table("Approximate beside exact", columns, rows, heads=2) if rows else None
+    return table("Approximate and exact systems", columns, rows, heads=2) if rows else None
 
 
 def queries(results: Results, other: str) -> Table | None:
-    """The queries that gain and lose most from the baseline to another system."""
+    """Table of the queries with the largest gains and losses of a system over the baseline."""
     measure = results.experiment.measures[0]
     before = results.query_values(results.experiment.baseline, measure)
     after = results.query_values(other, measure)
@@ -222,7 +226,7 @@ def queries(results: Results, other: str) -> Table | None:
 
 
 def everything(results: Results) -> Table:
-    """Every measure with its interval, and the times."""
+    """Table of all measures with their intervals, and the times."""
     measures = results.experiment.measures
 
     def row(result: Result) -> list[Cell]:
@@ -241,7 +245,7 @@ def everything(results: Results) -> Table:
 
 
 def ties(results: Results) -> Table | None:
-    """Queries with equal scores, and the change of the measures if these are ordered by id."""
+    """Table of queries with equal scores, and the change of the measures if equal scores are ordered by id."""
     measures = results.experiment.measures
 
     def row(result: Result) -> list[Cell]:
@@ -257,7 +261,7 @@ def ties(results: Results) -> Table | None:
 
 
 def costs(results: Results) -> Table:
-    """Time, space and energy for building an index."""
+    """Table of time, space and energy for building an index and for searching."""
     documents = {dataset.name: dataset.documents for dataset in results.experiment.datasets}
 
     def row(result: Result) -> list[Cell]:
@@ -282,7 +286,7 @@ def costs(results: Results) -> Table:
 
 
 def parts(results: Results) -> Table | None:
-    """Index size by part."""
+    """Table of index sizes by part."""
     names = list(dict.fromkeys(part for r in results.experiment.results for part in r.index_parts or {}))
 
     def row(result: Result) -> list[Cell]:
@@ -292,7 +296,7 @@ def parts(results: Results) -> Table | None:
 
 
 def _by_result(caption: str, columns: Sequence[str], results: Results, row: Callable[[Result], list[Cell]]) -> Table:
-    """A table with a row for each result, without empty columns."""
+    """Make a table with a row for each result, without empty rows and columns."""
     found = [r for name in results.datasets for s in results.systems if (r := results.result(name, s))]
     cells_of = [(result, row(result)) for result in found]
     found = [result for result, cells in cells_of if any(cell.text for cell in cells)]
@@ -308,7 +312,7 @@ def _by_result(caption: str, columns: Sequence[str], results: Results, row: Call
 
 
 def datasets(results: Results) -> Table:
-    """The judged collections."""
+    """Table of the judged collections."""
     rows = [
         [
             Cell(d.name),
@@ -324,7 +328,7 @@ def datasets(results: Results) -> Table:
 
 
 def systems(results: Results) -> Table:
-    """The systems with all their settings."""
+    """Table of the systems with all their settings."""
 
     def row(system: SystemFacts) -> list[Cell]:
         exact = (
@@ -338,7 +342,7 @@ def systems(results: Results) -> Table:
 
 
 def checksums(results: Results) -> Table | None:
-    """Checksums of collections, of given vectors and runs, and of the runs measured."""
+    """Table of checksums: of collections, of given vectors and runs, and of the measured runs."""
     experiment = results.experiment
     of_datasets = ((d.name, "", d.checksums) for d in experiment.datasets)
     of_results = ((r.dataset, r.system, r.checksums) for r in experiment.results)
@@ -355,5 +359,5 @@ def _plain(value: Any) -> str:
 
 
 def system_cell(results: Results, name: str) -> Cell:
-    """A system's name with its mark."""
+    """Make a cell of a system's name with its mark."""
     return Cell(name, swatch=Look.of(results.systems.index(name)).swatch())

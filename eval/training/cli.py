@@ -1,4 +1,4 @@
-"""lsr train: the trainer of `lsr.train` with validation by search, mining, and a picture of the run."""
+"""lsr train: run the trainer of `lsr.train` with validation by search, mining, and a picture of the run."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ _MINED_DEPTH = 200  # search depth for negatives (arXiv 2007.00808)
     "loggers",
     multiple=True,
     metavar="LOGGER",
-    help="Log to tensorboard, wandb or mlflow, too, or to module:function.",
+    help="Also log to tensorboard, wandb, mlflow or module:function.",
 )
 @list_option("train")
 def train(config: Path, out: Path, overrides: tuple[str, ...], watch: bool, loggers: tuple[str, ...]) -> None:
-    """Train an encoder from a YAML file; after a kill the same command resumes.
+    """Train an encoder from a YAML file; after an interruption, run the same command again to resume.
 
-    CONFIG is a YAML file or the name of a preset (--list). The folder gets `log.jsonl`, checkpoints, the encoder
-    that was best in validation (`best`) and the last one (`last`), both ready for --encoder. `--set data=FOLDER` trains
-    on a BEIR folder or an ir-datasets name instead, with negatives from BM25. Start it with torchrun to use several
-    GPUs.
+    CONFIG is a YAML file or the name of a preset (--list). The run's folder gets `log.jsonl`, checkpoints, the best
+    encoder in validation (`best`) and the last encoder (`last`), both ready for --encoder. `--set data=FOLDER` trains
+    on a BEIR folder or an ir-datasets name instead of the preset's data, with negatives from BM25. To use several GPUs,
+    start the command with torchrun.
 
     \b
     Examples:
@@ -80,26 +80,26 @@ def train(config: Path, out: Path, overrides: tuple[str, ...], watch: bool, logg
     try:
         if (picture := plot_run(out)) is not None:
             note(f"losses and validation: {picture}")
-    except MissingExtra as error:  # the encoder is finished anyway
+    except MissingExtra as error:  # only the picture is missing
         note(str(error))
     note(f"{encoder}: try it with lsr encode or lsr index, --encoder {encoder}")
 
 
 def _joined() -> bool:
-    """Join the processes that torchrun started; False if there is only this one."""
+    """Join the processes that torchrun started; return False if this is the only process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return False
     import torch
 
     if not torch.distributed.is_initialized():
-        # The others wait while the first process mines negatives or validates.
+        # The other processes wait while the first one mines negatives or validates.
         torch.distributed.init_process_group(timeout=timedelta(hours=12))
     return True
 
 
 @contextmanager
 def _first_process_first() -> Iterator[None]:
-    """The first process runs the block; then the others do, and find what it wrote."""
+    """The first process runs the block before the other processes, which then find the files that it wrote."""
     if not _joined():
         yield
         return
@@ -116,13 +116,13 @@ def _first_process_first() -> Iterator[None]:
 def run_training(
     settings: TrainSettings, out: Path, *, watch: bool = False, loggers: Sequence[str | Watcher] = ()
 ) -> Path:
-    """Train; returns the folder of the best encoder.
+    """Train, and return the folder of the best encoder.
 
     Args:
         settings: Settings of the run.
         out: The run's folder.
-        watch: Keep a page of curves, `watch.html`, in the run's folder.
-        loggers: What gets the lines of the log during the run: functions, or names of loggers in `lsr.train.watch`.
+        watch: Keep a page of curves, `watch.html`, in the run's folder while training runs.
+        loggers: Functions that receive the lines of the log during the run, or names of loggers in `lsr.train.watch`.
     """
     from lsr.errors import MissingExtra
 
@@ -167,7 +167,7 @@ def _watchers(settings: TrainSettings, out: Path, watch: bool, loggers: Sequence
 
 
 def _bm25(settings: TrainSettings, data: TrainingData) -> Teacher | None:
-    """BM25 fitted to the training documents, if anything needs it."""
+    """Return BM25 fitted to the training documents; None if the settings don't need BM25."""
     from lsr.encode.bm25 import BM25Encoder
     from lsr.train.teachers import SparseTeacher
 
@@ -212,11 +212,12 @@ def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Te
 def validator(settings: ValidationSettings) -> Callable[[Path], Mapping[str, float]]:
     """Make a function that searches the held-out sets with an encoder and returns measures.
 
-    The measure of the settings is the mean over the sets; "terms" is the mean number of terms of a document. With
-    several sets each also has its own values, "nDCG@10 SET", named after the folder, or by its path if two are equal.
+    The value of the settings' measure is the mean over the sets; "terms" is the mean number of terms per document. With
+    several sets, each set also has a value, "nDCG@10 SET", where SET is the folder's name, or its path if two names are
+    equal.
 
     Raises:
-        DataError: No such set, or an unknown measure.
+        DataError: A set doesn't exist, or the measure is unknown.
     """
     from lsr.eval.measures import parse_measures
 
@@ -247,7 +248,7 @@ def validator(settings: ValidationSettings) -> Callable[[Path], Mapping[str, flo
 
 
 def _documents(dataset: Dataset, at_most: int) -> list[Document]:
-    """The judged documents, and others up to a number, evenly from the whole set."""
+    """Return the judged documents, and further documents up to a number, sampled evenly from the whole set."""
     judged = {doc for row in dataset.qrels.values() for doc in row}
     everything = list(dataset.corpus())
     if not at_most or len(everything) <= at_most:
@@ -260,7 +261,7 @@ def _documents(dataset: Dataset, at_most: int) -> list[Document]:
 
 
 def _search(encoder: Encoder, dataset: Dataset, documents: list[Document], measure: str) -> tuple[float, float]:
-    """The measure, and the mean number of terms of a document."""
+    """Return the measure, and the mean number of terms per document."""
     from lsr import Index, SparseMatrix
     from lsr.eval.evaluate import evaluate_run, search_run
     from lsr.eval.measures import depth_of, parse_measures
@@ -285,7 +286,7 @@ def miner(settings: DataSettings) -> Callable[[Path, TrainingData, Path], None]:
     """Make a function that searches the training collections for negatives; see `lsr.train.refresh.Mine`.
 
     Args:
-        settings: How many negatives are kept, and which are left out.
+        settings: How many negatives are kept, and which negatives are left out.
     """
 
     def mine(folder: Path, data: TrainingData, out: Path) -> None:
@@ -302,7 +303,7 @@ def miner(settings: DataSettings) -> Callable[[Path, TrainingData, Path], None]:
 
 
 def _mine_source(encoder: Encoder, data: TrainingData, number: int, settings: DataSettings, path: Path) -> MiningReport:
-    """Search the documents of a source with its queries, and write the negatives, if there are any."""
+    """Search the documents of a source with its queries, and write the negatives if there are any."""
     from lsr import Index
     from lsr.train.mining import MiningReport, MiningSettings, mine_negatives, mined_line
 
@@ -334,7 +335,7 @@ def _mine_source(encoder: Encoder, data: TrainingData, number: int, settings: Da
 
 
 def plot_run(out: Path) -> Path | None:
-    """Draw quality against the length of documents over a run's validations, and its losses over the steps.
+    """Draw a run's losses over the steps, and quality against the length of documents in its validations.
 
     Args:
         out: The run's folder, with `log.jsonl`.
@@ -358,7 +359,7 @@ def plot_run(out: Path) -> Path | None:
         return None
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    kept = out / "settings.json"  # names the losses of other packages
+    kept = out / "settings.json"  # has the names of losses from other packages
     of_others = json.loads(kept.read_text())["losses"].get("plugins", {}) if kept.is_file() else {}
     for name in ("masked_lm", "info_nce", "kl", "margin_mse", "term_recall", "vectors", "bank", *of_others):
         if some := [line for line in steps if name in line]:
@@ -382,6 +383,6 @@ def plot_run(out: Path) -> Path | None:
 
 
 def _smooth(x: list[Any], y: list[float]) -> tuple[list[Any], list[float]]:
-    """Means of consecutive values, at most a hundred."""
+    """Smooth a curve to about a hundred means of consecutive values."""
     size = max(1, len(y) // 100)
     return x[::size], [sum(y[i : i + size]) / len(y[i : i + size]) for i in range(0, len(y), size)]

@@ -20,7 +20,7 @@ _DEPTH = 100  # BM25 hits per query from which negatives are drawn
 
 
 def of_folder(overrides: Sequence[str]) -> tuple[list[str], str | None]:
-    """Split overrides into those other than data=FOLDER, and the folder; None if there is no data=FOLDER.
+    """Separate data=FOLDER from the other overrides; return these, and the folder or None.
 
     Raises:
         DataError: data=FOLDER is given twice.
@@ -32,17 +32,17 @@ def of_folder(overrides: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def as_overrides(folder: str, out: Path, *, negatives: bool, validates: bool) -> list[str]:
-    """Overrides that replace a preset's data by a collection.
+    """Return overrides that replace a preset's data with a collection.
 
     Args:
         folder: A BEIR folder with `train` judgments, or an ir-datasets name.
         out: The run's folder. `negatives.jsonl` is written there if it doesn't exist.
         negatives: Whether the preset needs negatives.
-        validates: Whether the preset validates. If so, the collection's dev queries are used; without dev judgments
-            validation is turned off.
+        validates: Whether the preset validates. If so, validation uses the collection's dev queries; without dev
+            judgments, validation is turned off.
 
     Returns:
-        Overrides as `lsr.config.read_config` takes them.
+        Overrides for `lsr.config.read_config`.
     """
     source: dict[str, object] = {"path": folder}
     if negatives:
@@ -58,7 +58,7 @@ def as_overrides(folder: str, out: Path, *, negatives: bool, validates: bool) ->
 
 
 def bm25_negatives(folder: str, path: Path) -> Path:
-    """Mine negatives: for each training query the best BM25 hits, without positives and near-positives.
+    """Mine negatives: for each training query, the best BM25 hits without positives and near-positives.
 
     Args:
         folder: A BEIR folder with `train` judgments, or an ir-datasets name.

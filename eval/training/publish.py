@@ -1,4 +1,4 @@
-"""lsr publish: an encoder for others to use, with a model card that has an experiment's figures."""
+"""lsr publish: write or push an encoder with a model card, which can have an experiment's figures."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def publish(
 ) -> None:
     """Write an encoder for others to use, with a model card.
 
-    Masked language models open in sentence-transformers with the same results; inference-free models also get
-    OpenSearch's idf.json. What `lsr train` writes already has this form. --results adds the measures of this encoder
-    and of the experiment's baseline to the card. Log in to the hub first: `hf auth login`.
+    sentence-transformers can also open masked language models, with the same results. Inference-free models also get
+    OpenSearch's idf.json. Encoders by `lsr train` already have this form. --results adds the measures of this encoder
+    and of the experiment's baseline to the card. Before --push, log in to the hub with `hf auth login`.
 
     \b
     Examples:
@@ -65,11 +65,11 @@ def publish(
             from lsr.encode.onnx_export import compress
 
             compress(opened, folder)
-            if own.is_file():  # figures of the model before rounding aren't those of the graph
+            if own.is_file():  # without the figures, which are those of the unrounded model
                 _append(folder / portable.CARD, _section(own.read_text(encoding="utf-8"), "Training"))
         else:
             opened.save(folder)
-            if own.is_file():  # written by its author or by training
+            if own.is_file():  # the card by the model's author or by `lsr train`
                 shutil.copyfile(own, folder / portable.CARD)
         if results is not None:
             tell_results(folder / portable.CARD, load_encoder(folder), results)
@@ -84,15 +84,15 @@ def publish(
 
 
 def tell_results(card: Path, encoder: Encoder, name: str) -> None:
-    """Write an experiment's figures of an encoder on its model card, in place of earlier ones.
+    """Write an experiment's figures of an encoder on its model card, replacing earlier figures.
 
     Args:
         card: The card.
-        encoder: The encoder, as it is published.
-        name: "FOLDER", or "FOLDER:SYSTEM" if several of its systems have this encoder.
+        encoder: The published encoder.
+        name: "FOLDER", the experiment's result folder, or "FOLDER:SYSTEM" if several of its systems have this encoder.
 
     Raises:
-        DataError: No results, or none of this encoder.
+        DataError: There are no results, or none of this encoder.
     """
     from lsr.eval.report.load_results import read_results
 
@@ -107,20 +107,20 @@ def tell_results(card: Path, encoder: Encoder, name: str) -> None:
 
 
 def _section(text: str, heading: str) -> str:
-    """The section of a card with this heading; "" if it has none."""
+    """Return the section of a card with this heading; "" if the card has no such section."""
     found = re.search(rf"^## {heading}\n.*?(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE)
     return found[0] if found else ""
 
 
 def _append(card: Path, section: str) -> None:
-    """Add a section at the end of a card."""
+    """Append a section to a card."""
     text = card.read_text(encoding="utf-8").rstrip("\n")
     if section:
         card.write_text("\n".join([*([text, ""] if text else []), section.rstrip("\n"), ""]), encoding="utf-8")
 
 
 def _find(results: Results, encoder: Encoder, wanted: str, folder: str) -> tuple[str, int | None]:
-    """The name of the system that is this encoder, and the seed with which it was trained."""
+    """Return the name of the system that is this encoder, and its training seed."""
     from lsr.errors import DataError
     from lsr.eval.experiment.systems import encoder_digest
 
@@ -146,7 +146,7 @@ def _find(results: Results, encoder: Encoder, wanted: str, folder: str) -> tuple
 
 
 def _figures(results: Results, system: str, seed: int | None) -> list[str]:
-    """The lines below the heading: what was done, and a table of the measures beside the baseline's."""
+    """Return the lines below the heading: what was done, and a table of the measures, compared with the baseline."""
     from lsr.eval.report.formatting import Cell, difference, escape_markdown, p_value, score, table, to_markdown
 
     experiment = results.experiment
@@ -168,12 +168,12 @@ def _figures(results: Results, system: str, seed: int | None) -> list[str]:
                 row += [difference(test.difference), p_value(test.p_corrected)] if test else [Cell(), Cell()]
             rows.append(row)
     columns = ["collection", "measure", "value", "95 % interval"]
-    name = Path(system).name if Path(system).is_absolute() else system  # a card has no local paths
+    name = Path(system).name if Path(system).is_absolute() else system  # no local paths on a card
     how = f"The system {escape_markdown(name)}, measured by lsr experiment {experiment.lsr} on {experiment.date[:10]}"
     if seed is not None:
         columns[2:3] = [f"seed {seed}", "mean"]
         seeds = ", ".join(map(str, experiment.seeds))
-        how += f"; this model was trained with seed {seed}, means and intervals are of the seeds {seeds}"
+        how += f"; this model was trained with seed {seed}, means and intervals are over the seeds {seeds}"
     if system != baseline:
         columns += [baseline, "difference", "p, corrected"]
     return [f"{how}.", "", *to_markdown(table("Measures", columns, rows)).splitlines()[2:]]

@@ -49,21 +49,21 @@ from lsr.index.cli.search import size_of
     default="auto",
     show_default=True,
     help="bisection stores similar documents next to each other: slower to build, faster to search, same results. "
-    "auto does so from 20,000 documents on.",
+    "auto chooses bisection for 20,000 documents or more.",
 )
 @click.option("--clusters", is_flag=True, help="Also write clusters, for search with --algorithm clusters.")
 @click.option(
     "--summary-mass",
     type=float,
-    help="Share of the sum of a cluster's largest impacts that its summary keeps: higher is slower and finds more. "
-    "[default: 0.6]",
+    help="A cluster's summary keeps the largest impacts of its terms, up to this share of their sum. A larger share is "
+    "slower and finds more. [default: 0.6]",
 )
 @click.option(
     "--hybrid",
     is_flag=True,
     help="Also store the encoder's dense vectors, in 8 bits, for hybrid search.",
 )
-@click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Make N shards that are searched as one index.")
+@click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Split the index into N shards.")
 @url_option
 @worker_options
 @encoder_options
@@ -87,9 +87,10 @@ def index(
     """Build an index from vectors, or from texts and an encoder.
 
     SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder
-    of documents (Markdown, HTML, PDF and more) or one of them, a folder of vectors, "-" for JSONL on standard input, or
-    an ir-datasets name; files and folders may be URIs. With --ray, the machines of a cluster encode the documents and
-    build the shards; OUT has to be on a disk that all of them share, or a URI. After a kill, the same command resumes.
+    of documents (Markdown, HTML, PDF and more) or one such document, a folder of vectors, "-" for JSONL on standard
+    input, or an ir-datasets name; files and folders may be URIs. With --ray, the machines of a cluster encode the
+    documents and build the shards; OUT must then be on a disk that all machines share, or a URI. If the command is
+    killed, run it again to resume.
 
     \b
     Examples:
@@ -162,7 +163,7 @@ def index(
     if clusters:
         note(
             f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} against exact search, with documents cut to "
-            "their heaviest terms as queries; a larger --cut or a lower --heap-factor raises it"
+            "their heaviest terms as queries; a larger --cut or a lower --heap-factor raises the recall"
         )
 
 

@@ -29,8 +29,8 @@ def encoder_options(command: F) -> F:
         click.option(
             "--encoder",
             metavar="NAME|PATH",
-            help="lsr-mini, bm25, a checkpoint's folder or hub name, or an index or file of vectors, to use its "
-            "encoder. "
+            help="lsr-mini, bm25, a checkpoint's folder or hub name, or an index or file of vectors whose encoder to "
+            "use. "
             f"[default: {DEFAULT_ENCODER}; for an existing index, its own]",
         ),
         click.option("--pooling", type=click.Choice(["max", "sum"]), help="For masked-LM checkpoints."),
@@ -38,27 +38,30 @@ def encoder_options(command: F) -> F:
         click.option("--max-length", type=click.IntRange(min=2), help="Maximum number of tokens read from a text."),
         click.option("--top-k", type=click.IntRange(min=1), help="Keep the k heaviest terms of a document."),
         click.option("--max-ratio", type=Number(0, 1), help="Drop weights below this share of the largest."),
-        click.option("--lexical", type=Number(min=0), metavar="W", help="Add W times BM25's score to a model's."),
+        click.option("--lexical", type=Number(min=0), metavar="W", help="Add W times the BM25 score to the model's."),
         click.option("--k1", type=Number(min=0), help="For bm25: term frequency saturation. [default: 0.9]"),
         click.option("--b", type=Number(0, 1), help="For bm25: length normalization. [default: 0.4]"),
         click.option(
             "--language",
             metavar="NAME",
-            help="For bm25: a language (english, de, ja, …), several (de,en) or auto to detect each document's, "
-            "none, or lucene. [default: english]",
+            help="For bm25: one language (english, de, ja, …) or several (de,en); auto to detect the language of each "
+            "document; none; or lucene. [default: english]",
         ),
         click.option(
             "--stop-words",
             type=click.Choice(STOP_WORDS),
-            help="For bm25: stop words weigh little in queries, are dropped, or count as words. [default: light]",
+            help="For bm25: light gives stop words little weight in queries, drop and lucene leave them out, keep "
+            "treats them like other words. [default: light]",
         ),
         click.option(
             "--query-model",
             metavar="NAME|PATH",
-            help="Another checkpoint for queries, such as splade-tiny, which adds words to the queries of lsr-mini.",
+            help="A separate checkpoint for queries. For lsr-mini, splade-tiny adds words to queries.",
         ),
         click.option(
-            "--entities", metavar="FILE", help="Add a term for each entity: JSON lines of a name and aliases."
+            "--entities",
+            metavar="FILE",
+            help="Add a term for each entity in this file, whose JSON lines have a name and aliases.",
         ),
         click.option("--device", help="Device of the model: cpu, cuda, cuda:1. [default: cuda if available]"),
     ]
@@ -74,9 +77,14 @@ def text_options(command: F) -> F:
             "--passages",
             type=click.IntRange(min=1),
             metavar="N",
-            help="Cut documents into N-token passages. [default: only long ones, and those from files]",
+            help="Cut documents into N-token passages. [default: cut only long documents, and documents from files]",
         ),
-        click.option("--overlap", type=click.IntRange(min=0), default=0, help="Number of tokens that passages share."),
+        click.option(
+            "--overlap",
+            type=click.IntRange(min=0),
+            default=0,
+            help="Number of tokens that neighbouring passages share.",
+        ),
         click.option("--whole", is_flag=True, help="Don't cut documents: text beyond the encoder's limit is ignored."),
         click.option("--no-text", is_flag=True, help="Don't store texts, titles and metadata."),
         click.option("--skip-bad", is_flag=True, help="Skip bad documents and count them."),
@@ -92,7 +100,7 @@ url_option = click.option(
     "--url",
     default="",
     metavar="URL",
-    help="URL of the folder of documents: a prefix of the paths, or a pattern with {path} or {stem}.",
+    help="URL of the folder of documents: a prefix for the paths, or a pattern with {path} or {stem}.",
 )
 
 
@@ -140,12 +148,15 @@ def listing_left_out(path: Path | None, read: Any) -> Iterator[None]:
 
 
 class PathOrURI(click.ParamType[Any]):
-    """A local path, converted to a Path, or a URI, unchanged."""
+    """A parameter that is a path or a URI: local paths become a Path, URIs stay strings."""
 
     name = "path"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Convert paths; a Path would lose one of a URI's slashes. An empty text would be the current folder."""
+        """Convert local paths, and refuse an empty string, which Path would take for the current folder.
+
+        URIs stay strings, because Path would merge the two slashes in s3://.
+        """
         from lsr.io.object_store import is_remote
 
         if not value:
@@ -239,7 +250,7 @@ def passages_of(size: int | None, overlap: int, whole: bool) -> Any:
     type=PathOrURI(),
     help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz); a folder may be a URI.",
 )
-@click.option("--queries", is_flag=True, help="Encode queries; of a BEIR folder or dataset, read its queries.")
+@click.option("--queries", is_flag=True, help="Encode queries. From a BEIR folder or a dataset, read its queries.")
 @click.option("--anserini", is_flag=True, help="Write Anserini's JSONL.")
 @worker_options
 @encoder_options
@@ -256,10 +267,11 @@ def encode(
 ) -> None:
     """Encode texts as sparse vectors, or convert a SOURCE of vectors.
 
-    SOURCE is a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder of documents or one of them,
+    SOURCE is a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder of documents or one such document,
     "-" for JSONL on standard input, or an ir-datasets name. Files and folders may be URIs (s3://bucket/docs.jsonl).
-    After a kill, the same command resumes. With --ray, the machines of a cluster encode the documents in parts; OUT is
-    a folder that all of them share, or a URI. The result doesn't depend on the number of machines.
+    If the command is killed, run it again to resume. With --ray, the machines of a cluster encode the documents in
+    parts; OUT must then be a folder that all machines share, or a URI. The result doesn't depend on the number of
+    machines.
 
     \b
     Examples:
@@ -284,7 +296,7 @@ def encode(
         if unused := [name for name in ("encoder", "passages", "whole", "no_text", *_SETTINGS) if given[name]]:
             raise click.UsageError(f"--{unused[0].replace('_', '-')}: {source} holds vectors, which are only converted")
         if ray or isinstance(out, str):
-            raise click.UsageError(f"{source} holds vectors, which can only be converted here, to a file")
+            raise click.UsageError(f"{source} holds vectors: convert them without --ray, and to a local file")
         form = Form("anserini" if anserini else None)
         check_out(out, options["overwrite"], form)
         vectors = read_vectors(source, skip_bad=options["skip_bad"])

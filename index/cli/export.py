@@ -41,7 +41,10 @@ def index_vectors(index: Index) -> Vectors:
 
 
 def _encoder_files(index: Index) -> dict[str, bytes]:
-    """Return the files of the query encoder, with the current vocabulary and counts if they grow with the index."""
+    """Return the files of the query encoder.
+
+    For an encoder that grows with the index, they have the current vocabulary and counts.
+    """
     files = index.shared.encoder_files
     if not files or not index.encoder.living:
         return files
@@ -63,7 +66,7 @@ def _read(snapshot: Snapshot, n_terms: int) -> Iterator[VectorBatch]:
 @click.argument("source", type=PathOrURI())
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The file; its extension sets the format.")
 @click.option(
-    "--format", "format_name", type=click.Choice(list(FORMATS)), help="Format, where the extension doesn't say enough."
+    "--format", "format_name", type=click.Choice(list(FORMATS)), help="Format, if the extension stands for several."
 )
 @click.option(
     "--levels",
@@ -91,8 +94,8 @@ def export(
     \b
     .parquet                everything: ids, texts, weights, tokens, the query encoder
     .jsonl(.gz)             {"_id", "vector"}, or Anserini's with --format anserini
-    .ndjson(.gz)            OpenSearch's bulk requests, with NAME.mapping.json to create the index: a field of
-                            rank_features, or with --format opensearch-ann of sparse_vector, whose keys are term ids
+    .ndjson(.gz)            OpenSearch's bulk requests, and NAME.mapping.json to create the index. The field's type is
+                            rank_features; with --format opensearch-ann, it is sparse_vector, and the keys are term ids
     .ciff(.gz)              Common Index File Format, for PISA, BMP, JASS, Terrier and others
 
     `lsr index` and `lsr encode` read all of these. Temporary files take up to 36 bytes per weight (in TMPDIR).

@@ -23,7 +23,7 @@ from lsr.index.cli.search import open_index, size_of, where_option
 
 @contextmanager
 def committed(index: Any) -> Iterator[None]:
-    """Commit the changes made in the block, or roll them back."""
+    """Commit the changes made in the block; if it fails, roll them back."""
     try:
         yield
         index.commit(merge=False)
@@ -56,8 +56,8 @@ def add(
 ) -> None:
     """Add documents to an index: all of them, or none if one is bad.
 
-    SOURCE is as for `lsr index`. Texts are encoded by the index's own encoder, and cut and stored like its documents.
-    Open readers keep their snapshot.
+    SOURCE is as for `lsr index`. Texts are encoded by the index's own encoder, and cut into passages and stored like
+    the documents already in the index. Open readers keep their snapshot.
 
     \b
     Examples:
@@ -72,7 +72,7 @@ def add(
         change = index.update(source, skip_bad=skip_bad) if update else index.add(source, skip_bad=skip_bad)
     write_left_out(left_out, change.bad)
     bad = change.bad[len(change.report.bad) :] if change.report.bad_told else change.bad
-    change.report.bad = []  # reported by a warning, or below, together with existing ids
+    change.report.bad = []  # these are reported by a warning, or below together with existing ids
     change.report.tell()
     for message in bad[:10]:
         note(f"left out: {message}")
@@ -99,10 +99,10 @@ def sync(
     encoder: str | None,
     **options: Any,
 ) -> None:
-    """Bring an index up to date with a folder of documents, by file content; creates the index if there is none.
+    """Bring an index up to date with a folder of documents, or create the index if there is none.
 
-    New and changed files are read and encoded; documents of deleted files are deleted. Documents that didn't come from
-    files stay. After a kill, the next run resumes from the latest commit.
+    Files are compared by content. New and changed files are read and encoded; documents of deleted files are deleted.
+    Documents that didn't come from files stay. If the command is killed, the next run resumes from the latest commit.
 
     \b
     Examples:
@@ -171,10 +171,9 @@ def delete(index_path: Path | str, doc_ids: tuple[str, ...], ids: IO[str] | None
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 def merge(index_path: Path | str) -> None:
-    """Merge all segments of an index into one, which frees the space of deleted documents and speeds search up a
-    little.
+    """Merge all segments of an index into one. This frees the space of deleted documents and speeds up search a little.
 
-    `lsr add` and `lsr delete` merge enough to keep the number of segments small.
+    It is rarely needed: `lsr add` and `lsr delete` already merge enough to keep the number of segments small.
 
     \b
     Example:
@@ -194,10 +193,9 @@ def merge(index_path: Path | str) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The new sharded folder.")
 @click.option("--shards", "n_shards", required=True, type=click.IntRange(min=1), help="Number of shards.")
 def reshard(index_path: Path, out: Path, n_shards: int) -> None:
-    """Write the documents of an index as shards of equal size: to split it, to balance shards, or to change their
-    number.
+    """Split an index into shards of equal size, or change the number of shards.
 
-    INDEX is an index or a sharded folder and stays unchanged. Searches return the same results, in one process
+    INDEX is an index or a sharded folder, and stays unchanged. Searches return the same results, in one process
     (lsr search) or many (lsr search --ray ADDRESS).
 
     \b
@@ -216,13 +214,14 @@ def reshard(index_path: Path, out: Path, n_shards: int) -> None:
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 def verify(index_path: Path | str) -> None:
-    """Check an index, or a folder of dense vectors, against its checksums; names each damaged file.
+    """Check an index, or a folder of dense vectors, against its checksums, and name each damaged file.
 
     \b
     Example:
       lsr verify idx
       lsr verify vectors
     """
+    from lsr.console import counted
     from lsr.errors import CorruptIndex
     from lsr.index.hybrid.dense_files import RECORD, damaged_files, read_record
     from lsr.index.sharding.manifest import Shards, is_sharded
@@ -234,11 +233,11 @@ def verify(index_path: Path | str) -> None:
         record = read_record(path)
         if damaged := damaged_files(path, record, every_byte=True):
             raise CorruptIndex("\n".join(damaged))
-        click.echo(f"{path}: {len(record['files'])} files, all intact")
+        click.echo(f"{path}: {counted(len(record['files']), 'file')}, all intact")
         return
     manifests = read_manifests(Shards.read(path)) if is_sharded(path) else {str(path): read_manifest(path)}
     wrong = [check_files(folder_of(where), manifest, every_byte=True).values() for where, manifest in manifests.items()]
     if messages := list(chain.from_iterable(wrong)):
         raise CorruptIndex("\n".join(messages))
     n_files = sum(len(manifest["files"]) for manifest in manifests.values())
-    click.echo(f"{index_path}: {n_files} files, all intact")
+    click.echo(f"{index_path}: {counted(n_files, 'file')}, all intact")

@@ -1,4 +1,4 @@
-"""The options of `lsr search` and `lsr similar` for `lsr.index.search.options`."""
+"""Command-line options of `lsr search` and `lsr similar` for the fields of `lsr.index.search.options.Options`."""
 
 from __future__ import annotations
 
@@ -32,33 +32,35 @@ rerank_option = click.option("--rerank", metavar="MODEL", help="Re-rank with a C
 
 
 def reranker_of(model: str | None) -> dict[str, Any]:
-    """Return the re-ranker of `rerank_option` as an argument, or nothing."""
+    """Return {"rerank": the re-ranker that --rerank names}, or {} if it isn't given."""
     from lsr.index.search.rerank import CrossEncoderReranker
 
     return {} if model is None else {"rerank": CrossEncoderReranker(model)}
 
 
 def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options by name; those not given are None or empty."""
+    """Add the options to a command; those that aren't given are None, False or empty."""
     for option in reversed(
         [
             click.option("--offset", type=click.IntRange(min=0), help="Number of best documents to skip. [default: 0]"),
             click.option("--min-score", type=Number(min=0), help="Leave out documents that score less."),
-            click.option("--group-by", metavar="COLUMN", help="Find K groups of documents with the same value."),
+            click.option(
+                "--group-by", metavar="COLUMN", help="Find K groups of documents, one for each value of the column."
+            ),
             click.option("--per-group", type=click.IntRange(min=1), help="Documents per group. [default: 1]"),
             click.option(
                 "--sort",
                 multiple=True,
                 metavar="COLUMN",
-                help='Sort by a column, "-year" descending. Repeat for further keys.',
+                help='Sort by a column; "-year" sorts descending. Repeat for further keys.',
             ),
             click.option(
                 "--boost",
                 multiple=True,
                 metavar="COLUMN=WEIGHT[,HALF_LIFE[,ORIGIN]]",
-                help="Multiply scores by 1 + WEIGHT * value; with a half-life by 1 + WEIGHT * 0.5 ** (distance / "
-                "HALF_LIFE). The distance is measured from ORIGIN; for dates and times in days, by default from now. "
-                "title=2 counts query words twice if they occur in the title.",
+                help="Multiply scores by 1 + WEIGHT * value; with a half-life, by 1 + WEIGHT * 0.5 ** (distance / "
+                "HALF_LIFE), where distance is |value - ORIGIN|. For dates and times, the distance is in days, and "
+                "ORIGIN is by default the current time. title=2 counts query words twice if they occur in the title.",
             ),
             click.option(
                 "--facet",
@@ -71,13 +73,14 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--diversity",
                 type=Number(0, 1),
-                help="Prefer documents unlike those before them. [default: 0]",
+                help="Prefer documents that differ from those ranked above them. [default: 0]",
             ),
             rerank_option,
             click.option(
                 "--rerank-unit",
                 metavar="UNIT",
-                help="What to score: text, or sentence (the best sentence counts). [default: text]",
+                help="What the re-ranker scores: the whole text, or each sentence; then the best sentence counts. "
+                "[default: text]",
             ),
             click.option(
                 "--depth", type=click.IntRange(min=1), help="Documents to re-rank or diversify. [default: 100]"
@@ -85,13 +88,13 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--passages",
                 is_flag=True,
-                help="Find passages, not their documents; --group-by _id groups them.",
+                help="Return passages instead of their documents; --group-by _id groups passages by document.",
             ),
             click.option(
                 "--fields",
                 multiple=True,
                 metavar="FIELD",
-                help="Field of hits to print: title, text, metadata or a column of it. Repeat for more.",
+                help="Field of hits to print: title, text, metadata or one metadata column. Repeat for more.",
             ),
         ]
     ):
@@ -100,7 +103,7 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def given_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the options that were given out of a command's options, as arguments of `Index.search`.
+    """Remove the result options from a command's options; return those given as arguments of `Index.search`.
 
     Raises:
         UsageError: Invalid values.
@@ -113,7 +116,7 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     if "boost" in given:
         given["boost"] = dict(map(_boost, given["boost"]))
     try:
-        # Reports errors before the model is loaded.
+        # Report invalid values before the model is loaded.
         Options(**given | ({"rerank": len} if "rerank" in given else {}))
     except ValueError as error:
         raise click.UsageError(as_options(str(error), _NAMES)) from None
@@ -121,7 +124,7 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_options(message: str, names: Iterable[str]) -> str:
-    """Write the names of arguments in a message as those of options."""
+    """Replace the names of arguments in a message by those of the options, such as min_score by --min-score."""
     return re.sub(rf"\b({'|'.join(names)})\b", lambda name: "--" + name[0].replace("_", "-"), message)
 
 

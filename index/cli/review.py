@@ -25,11 +25,11 @@ _ANSWERS = {"y": True, "n": False, "q": None}
     "--state",
     required=True,
     type=click.Path(path_type=Path),
-    help="File for the judgments; if it exists, its review is continued.",
+    help="File for the judgments; if it exists, the review continues from it.",
 )
 @click.option("--query", help="Begin with the results of this search instead of random documents.")
-@click.option("--target", type=Number(0, 1, min_open=True, max_open=True), help="Recall. [default: 0.8]")
-@click.option("--batch", type=click.IntRange(min=1), help="Documents read before the model learns again. [default: 20]")
+@click.option("--target", type=Number(0, 1, min_open=True, max_open=True), help="Recall to reach. [default: 0.8]")
+@click.option("--batch", type=click.IntRange(min=1), help="Documents read between two trainings. [default: 20]")
 @click.option("--rule", type=click.Choice(["hypergeometric", "quantile", "knee", "budget"]), help="When to stop. "
               "[default: hypergeometric]")  # fmt: skip
 @click.option(
@@ -37,12 +37,13 @@ _ANSWERS = {"y": True, "n": False, "q": None}
     type=click.Choice(["relevance", "uncertainty"]),
     help="Which documents to read next. [default: relevance]",
 )
-@click.option("--budget", type=click.IntRange(min=1), help="Documents to read at most.")
+@click.option("--budget", type=click.IntRange(min=1), help="Maximum number of documents to read.")
 @click.option(
     "--judgments",
     metavar="FILE",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Read answers from lines of an id, a tab and 1 or 0 instead of asking; other documents are irrelevant.",
+    help="Take the answers from a file instead of asking: a line has an id, a tab, and 1 or 0. Documents that it "
+    "doesn't list are irrelevant.",
 )
 @click.option("--page", metavar="PORT", type=click.IntRange(0, 65535), help="Ask in the browser, on a page "
               "served at this port, instead of in the terminal; 0 for any free port.")  # fmt: skip
@@ -56,12 +57,12 @@ def review(
     out: Path | None,
     **options: float | str | None,
 ) -> None:
-    """Find nearly all relevant documents of an index, reading few of them.
+    """Find nearly all relevant documents of an index by reading only a part of the documents.
 
-    Shows one document after the other and asks whether it is relevant. A model learns from the answers which documents
-    to show next, and the review stops when the target recall is probably reached. Answer q to pause; the command with
-    the same index and --state continues. Settings can only be given at the start. All vectors of the index are held in
-    memory.
+    The command shows one document after the other and asks whether it is relevant. A model learns from the answers
+    which documents to show next, and the review stops when the target recall is probably reached. Answer q to pause;
+    run the command with the same index and --state to continue. Settings can only be given at the start. All vectors
+    of the index are held in memory.
 
     \b
     Examples:
@@ -69,7 +70,7 @@ def review(
       lsr review idx --state wings.json --page 8000
       lsr review idx --state wings.json --out relevant.txt
     """
-    from lsr.console import note
+    from lsr.console import counted, note
     from lsr.index.index import Index
     from lsr.review import Review, ReviewSettings
 
@@ -102,7 +103,7 @@ def review(
     else:
         complete = _read(going, state, _from_file(judgments) if judgments else _asking(index))
     read, found = len(going.judged), going.found
-    note(f"{found} relevant documents among {read} read, of {len(ids)}")
+    note(f"{counted(found, 'relevant document')} among {read:,} read, of {len(ids):,}")
     if complete:
         note(_why(going))
     else:
@@ -137,7 +138,7 @@ def _why(going: Review) -> str:
     if how.budget and read >= how.budget:
         return f"the budget of {how.budget} documents is used up; unread documents may be relevant, too"
     if how.rule == "knee":
-        return "few relevant documents are found now; the rule 'knee' says nothing about recall"
+        return "new relevant documents have become rare; the rule 'knee' doesn't estimate the recall"
     return f"the rule {how.rule!r} says to stop: recall is probably at least {how.target:g}"
 
 
@@ -185,7 +186,7 @@ def _from_file(path: Path) -> Callable[[str], bool | None]:
     for number, line in enumerate(lines, start=1):
         doc_id, _, value = line.rpartition("\t")
         if value not in ("0", "1") or not doc_id:
-            raise DataError("not an id, a tab and 1 or 0", f"{path}:{number}")
+            raise DataError("a line must have an id, a tab, and 1 or 0", f"{path}:{number}")
         known[doc_id] = value == "1"
     return lambda doc_id: known.get(doc_id, False)
 

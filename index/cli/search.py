@@ -27,7 +27,7 @@ where_option = click.option(
 
 
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the settings of a search, by the names of `SearchSettings`; those not given are None."""
+    """Add an option for each field of `SearchSettings`; those that aren't given are None."""
     for option in reversed(
         [
             click.option(
@@ -37,15 +37,17 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--dense-weight", type=float, help="Weight of the dense score in hybrid mode. [default: 1]"),
             click.option("--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore or clusters. [auto]"),
-            click.option("--alpha", type=float, help="Below 1: skip more, perhaps miss some. [default: 1, exact]"),
+            click.option(
+                "--alpha", type=float, help="Below 1, search is faster but may miss hits. [default: 1, exact]"
+            ),
             click.option("--beta", type=float, help="Share of the query's terms to use. [default: 1]"),
-            click.option("--guaranteed", type=int, help="Best blocks to score regardless of alpha. [default: 0]"),
-            click.option("--cut", type=int, help="Heaviest terms that choose clusters. [default: 8]"),
-            click.option("--heap-factor", type=float, help="Lower: search more clusters. [default: 1]"),
+            click.option("--guaranteed", type=int, help="Number of best blocks that are always scored. [default: 0]"),
+            click.option("--cut", type=int, help="Number of heaviest terms used to choose clusters. [default: 8]"),
+            click.option("--heap-factor", type=float, help="A lower value searches more clusters. [default: 1]"),
             click.option(
                 "--best-passages",
                 type=int,
-                help="Number of best passages whose mean is a document's score. [default: 1]",
+                help="Score a document by the mean of this many of its best passages. [default: 1]",
             ),
         ]
     ):
@@ -54,7 +56,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def given_search_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of `search_options` that were given out of a command's options."""
+    """Remove the options of `search_options` from a command's options; return those that were given."""
     from lsr.index.search.settings import SearchSettings
 
     names = tuple(field.name for field in fields(SearchSettings))
@@ -74,7 +76,7 @@ damaged_option = click.option(
 
 
 def size_of(index: Any) -> str:
-    """The number of documents of an index, or of passages if they were cut."""
+    """Return the number of an index's documents as text, or of its passages if documents were cut."""
     from lsr.console import counted
 
     return counted(len(index), "passage" if index.has_passages else "document")
@@ -143,7 +145,7 @@ def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> st
     "--highlight",
     type=click.IntRange(min=1),
     metavar="N",
-    help='Number of characters of text to show: the best match; in JSON under "highlights", if given. '
+    help="Show the N characters of text that match best. JSON has them, as highlights, only with this option. "
     f"[default: {_PREVIEW}]",
 )
 @click.option("--plan", is_flag=True, help="Print what the search reads and skips instead of its results.")
@@ -155,7 +157,7 @@ def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> st
 @click.option(
     "--cpus",
     type=Number(min=0, min_open=True),
-    help="Cores of each shard on a Ray cluster; below 1, shards share one. [default: 1]",
+    help="Cores of each shard on a Ray cluster; below 1, several shards share a core. [default: 1]",
 )
 @where_option
 @click.option("--operators", is_flag=True, help='Parse "exact phrase", +must and -not in the query.')
@@ -288,7 +290,7 @@ def _search_file(
     if read.bad:
         note(f"skipped {counted(len(read.bad), 'bad query')}, the first: {read.bad[0]}")
     if read.unknown:
-        note(f"{read.unknown} query weights are for tokens that no document has")
+        note(f"{counted(read.unknown, 'query weight')} left out: no document has the token")
     of_texts = bool({"syntax", "rerank"} & settings.keys())
     if of_texts and read.texts is None:
         raise click.UsageError("--operators and --rerank take queries that are texts")
@@ -315,7 +317,7 @@ def _search_file(
 
 
 def _tell_filter(index: Any, where: Any) -> bool:
-    """Report on stderr if no document matches a filter, and return whether it did; remote shards aren't checked."""
+    """If no document matches the filter, say so on stderr and return True. Shards on a cluster aren't checked."""
     from lsr.console import note
     from lsr.index.search.reader import Reader
 

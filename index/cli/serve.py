@@ -22,7 +22,7 @@ from lsr.io.object_store import is_remote
     "--keys",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File with a key per line: reader KEY, or writer KEY. [default: the variable LSR_KEYS, if set]",
+    help='File with a key per line, as "reader KEY" or "writer KEY". [default: the variable LSR_KEYS, if set]',
 )
 @click.option("--without-keys", is_flag=True, help="Allow access from other machines without keys.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Search threads. [default: one per core]")
@@ -97,7 +97,7 @@ def serve(
 @click.option(
     "--http",
     metavar="[HOST:]PORT",
-    help="Serve HTTP there instead of using stdin and stdout; port 0 is any free one.",
+    help="Serve over HTTP at this address instead of over stdin and stdout; port 0 is any free port.",
 )
 @click.option(
     "--keys",
@@ -121,8 +121,8 @@ def mcp(
 ) -> None:
     """Serve an index to agents, as tools of the Model Context Protocol: search, get_document, explain, list_columns.
 
-    An agent starts this command and talks to it over stdin and stdout; with --http, it connects to /mcp. Nothing can be
-    changed without --writable. Texts of documents are marked as quotations.
+    An agent starts this command and talks to the server over stdin and stdout; with --http, agents connect to /mcp.
+    Without --writable, agents can't change the index. Texts of documents are marked as quotations.
 
     \b
     Examples:
@@ -164,7 +164,10 @@ def mcp(
 
 
 def _named(index: str) -> tuple[str, Path | str]:
-    """Split an argument into name and folder or URI; a folder may contain = in its name, a URI in its options."""
+    """Split NAME=FOLDER into name and path; without NAME, the name is the last part of the path.
+
+    A "=" in the path of an existing folder, or in the options of a URI, doesn't end a name.
+    """
     name, equals, path = index.partition("=")
     if not (equals and name) or is_remote(index) or Path(index).exists():
         name, path = "", index

@@ -1,10 +1,10 @@
 """Build a sharded index: encode a collection in parts, then build an index from each range of its vectors.
 
 Ranges depend only on the numbers of vectors and shards, and the impacts of all shards share one scale, from
-`lsr.sparse.usual_largest`. So the shards are the same whichever workers build them, and together they find what one
-index finds. Each shard is built in place, under a name derived from its input, and shards.json, written last, names
-them. So the same call continues after a kill, and an index that is being replaced stays usable until shards.json is
-written.
+`lsr.sparse.usual_largest`. So the shards don't depend on the workers that build them, and searching them returns the
+results of a single index. Each shard is built in place, under a name derived from its input; shards.json is written
+last and names all shards. So a killed build continues when the call is repeated, and an index that is being replaced
+stays usable until shards.json is written.
 """
 
 from __future__ import annotations
@@ -56,13 +56,14 @@ def build_shards(
     """Build a sharded index, on many machines if workers are given.
 
     Args:
-        out: The folder, on a disk that all workers share, or a URI. Vectors are kept in OUT.partial meanwhile.
-        source: Documents; or vectors: a Parquet file or a folder of them that all workers can read, or a URI.
+        out: The folder, on a disk that all workers share, or a URI. During the build, OUT.partial holds the vectors.
+        source: Documents; or vectors, in a Parquet file or a folder of such files that all workers can read, or at a
+            URI.
         shards: Number of shards.
         encoder: Encodes documents; not used if `source` is vectors.
-        settings: How indexes are written.
-        identity: What the vectors depend on besides the documents, as text; unfinished work continues only with the
-            same identity.
+        settings: How to write each shard's index.
+        identity: A text that identifies what the vectors depend on besides the documents, such as the encoder's
+            settings. Unfinished work continues only if its identity is the same.
         device: Device of the workers' models.
         workers: The workers; by default this process.
         memory: Approximate memory limit for building a shard, in bytes.

@@ -23,8 +23,8 @@ class ShardTask:
 
     Attributes:
         out: The sharded folder, a path or a URI.
-        stretches: All vectors, in order; the first file has the tokens.
-        settings: How indexes are written.
+        stretches: The files of all vectors, in order; the first one contains the tokens.
+        settings: How to write each shard's index.
         memory: Approximate memory limit in bytes.
         quantizer: The quantizer for all weights.
     """
@@ -41,7 +41,7 @@ def build_shard(task: ShardTask, job: tuple[str, int, int]) -> str:
 
     Args:
         task: How shards are built.
-        job: The shard's name, the number of its first vector, and the end (exclusive).
+        job: The shard's name, the number of its first vector, and the end of its vectors (exclusive).
 
     Returns:
         The shard's name.
@@ -58,7 +58,7 @@ def build_shard(task: ShardTask, job: tuple[str, int, int]) -> str:
             encoder_files=head.encoder_files,
             count=end - first,
         )
-        # Leftovers of a killed worker have no manifest, so overwriting replaces nothing that counts.
+        # A killed worker leaves files without a manifest, which may be overwritten.
         with folder_for(with_suffix(task.out, f"/{name}"), overwrite=True) as folder:
             build_index(
                 folder,

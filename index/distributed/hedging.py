@@ -1,8 +1,9 @@
-"""Ask replicas of shards: the first answer counts; slow replicas are hedged, failed ones replaced.
+"""Ask replicas of shards: the first answer counts. Slow replicas are hedged, and failed replicas are replaced.
 
-A request goes to one replica of each shard. If it fails, the next one is asked immediately; if it is slow, another one
-is asked as well (a hedged request: Dean & Barroso, "The Tail at Scale", 2013), until there is an answer, no replica is
-left, or time is up. A request that a replica refuses as invalid isn't retried, as all would refuse it.
+A request goes to one replica of each shard. If that replica fails, the next one is asked immediately; if it is slow,
+another one is asked as well (a hedged request: Dean & Barroso, "The Tail at Scale", 2013). This goes on until there is
+an answer, no replica is left, or time is up. A request that a replica refuses as invalid isn't retried, because all
+replicas would refuse it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 from lsr.errors import CorruptIndex, EncoderError, IndexFormatError
 
-_AVOIDED = 10.0  # seconds for which a replica is asked last after it failed or another one was faster
+_AVOIDED = 10.0  # a replica that fails or is overtaken by another one is asked last for this many seconds
 _REFUSALS = (EncoderError, IndexFormatError, ValueError, TypeError)  # a DataError is a ValueError
 
 
@@ -76,7 +77,7 @@ class Outcome:
 
 
 class ReplicaSet:
-    """The replicas of one shard, with the time until which each is avoided.
+    """The replicas of one shard, and the times until which they are avoided.
 
     Args:
         replicas: At least one.
@@ -101,7 +102,7 @@ class ReplicaSet:
 
 @dataclass
 class _Asked:
-    """A shard without an answer: replicas still to ask, those asked, when to ask another, and the last failure."""
+    """A shard without an answer: the replicas still to ask, those asked, when to ask the next, and the last failure."""
 
     order: list[int]
     waiting: list[int] = field(default_factory=list)

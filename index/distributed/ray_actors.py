@@ -1,8 +1,8 @@
 """Replicas of shards as actors of a Ray cluster: where they run and how they are asked.
 
-Each actor has a soft affinity to a machine: the replicas of a shard are spread over different machines as far as
-possible, and when a machine is lost, its actors are restarted wherever there is room. Ray's own retries are off, as a
-failed request is better sent to another replica.
+Each actor has a soft affinity to a machine. The replicas of a shard are spread over different machines as far as
+possible, and when a machine is lost, its actors are restarted wherever there is room. Ray's own retries are off: a
+failed request goes to another replica instead.
 """
 
 from __future__ import annotations
@@ -97,12 +97,12 @@ def place(shards: int, replicas: int, nodes: dict[str, float]) -> list[list[str]
 
     Args:
         shards: Number of shards.
-        replicas: Number of replicas of each.
+        replicas: Number of replicas of each shard.
         nodes: {machine: its cores}.
 
     Returns:
-        For each shard the machines of its replicas: different ones as far as possible, with each machine used in
-        proportion to its cores.
+        For each shard, the machines of its replicas. These are different machines as far as possible, and each machine
+        gets replicas in proportion to its cores.
     """
     load = dict.fromkeys(nodes, 0)
     placed = []

@@ -1,7 +1,7 @@
 """Reshard: write the documents of an index, or of a sharded folder, as a given number of equal shards.
 
-Documents keep their order and impacts their values, so results don't change. Resharding reads the latest commit and
-writes a new folder. The old folder stays usable meanwhile, but later changes to it aren't in the new one.
+Documents keep their order, and impacts keep their values, so results don't change. Resharding reads the latest commit
+and writes a new folder. The old folder stays usable meanwhile, but later changes to it don't reach the new folder.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def reshard_index(source: str | Path, out: str | Path, n_shards: int, *, memory:
     snapshot, out = Index.open(source).snapshot, Path(out).absolute()
     require_name(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        left = "" if is_sharded(out) else f" (without {SHARDS}: if an interrupted run left it, remove it)"
+        left = "" if is_sharded(out) else f" but has no {SHARDS} (if an interrupted run left this folder, remove it)"
         raise OutputExists(f"{out}: exists already{left}; name a new folder")
     n_docs = sum(int(part.entry["n_alive"]) for part in snapshot.parts)
     if n_docs < n_shards:
@@ -60,7 +60,7 @@ def reshard_index(source: str | Path, out: str | Path, n_shards: int, *, memory:
             rows, names = _Rows(snapshot, Path(scratch)), list[str]()
             for number in range(n_shards):
                 end = (number + 1) * n_docs // n_shards
-                if end > rows.at:  # the passages of one document may have filled this shard, too
+                if end > rows.at:  # the passages of the last document may already fill this shard
                     names.append(shard_name(len(names)))
                     _write_shard(out / names[-1], snapshot, rows, end, settings, memory)
                 bar.update(rows.at - bar.n)
@@ -74,7 +74,7 @@ def _write_shard(folder: Path, snapshot: Snapshot, rows: _Rows, end: int, settin
     with Transaction(folder) as transaction:
         shared, segments = known.write(transaction), []
         while (scale := rows.scale_until(end)) is not None:
-            # The stored weights are impacts, in units of their scale.
+            # The stored weights already are impacts, in units of their scale.
             segment = write_segment(
                 transaction, rows.until(end), settings, memory, quantizer=lambda *_: Quantizer(1.0, True)
             )
@@ -86,7 +86,7 @@ def _write_shard(folder: Path, snapshot: Snapshot, rows: _Rows, end: int, settin
 
 
 class _Rows:
-    """The documents of a snapshot as a stream that can be cut between documents, but not within one.
+    """A stream of a snapshot's documents. It is cut only between documents, never between passages of a document.
 
     Attributes:
         at: Number of documents taken so far.
@@ -96,7 +96,7 @@ class _Rows:
         self.at = 0
         self._stream = self._read(snapshot, scratch)
         self._next = next(self._stream, None)
-        self._parent: str | None = None  # of the last document taken
+        self._parent: str | None = None  # the column `parent` of the last row taken
 
     @staticmethod
     def _read(snapshot: Snapshot, scratch: Path) -> Iterator[tuple[float, VectorBatch]]:
@@ -125,7 +125,7 @@ class _Rows:
                 yield rows_of(batch, first)
 
     def _room(self, batch: VectorBatch, end: int) -> int:
-        """Return how many documents of a batch lie before the end, including all passages of the last one."""
+        """Return how many rows of a batch lie before the end, including all passages of the last document."""
         n, size = max(min(end - self.at, len(batch.vectors)), 0), len(batch.vectors)
         parents = batch.documents.column("parent")
         if parents.null_count == size:

@@ -65,7 +65,7 @@ class FoundDocuments:
         self._fetching = threading.Lock()
 
     def only(self, docs: Sequence[int], shown: Sequence[str] | None = None) -> FoundDocuments:
-        """Return a subset, whose texts are fetched without those of the others."""
+        """Return a subset of the documents; only its texts are fetched."""
         return FoundDocuments(self.versions, {doc: self.places[doc] for doc in docs}, self._ask, self._error, shown)
 
     def id(self, doc: int) -> str:
@@ -85,8 +85,8 @@ class FoundDocuments:
         """Return a document's title, text and metadata.
 
         Raises:
-            ClusterError: Its shard was lost.
-            IndexFormatError: Its shard has changed since the search.
+            ClusterError: The document's shard was lost.
+            IndexFormatError: The document's shard has changed since the search.
         """
         with self._fetching:
             if doc not in self._fetched:
@@ -143,8 +143,8 @@ class Ranked(NamedTuple):
 
     Attributes:
         documents: Reads the documents.
-        docs: Their numbers over all shards, best first.
-        scores: Their scores.
+        docs: The documents' numbers over all shards, best first.
+        scores: The documents' scores.
         vector: The query.
         missing: {shard: why it is missing}.
         fusion: How a hybrid or dense search made the scores.
@@ -186,7 +186,7 @@ class ShardRanking:
         return self.ranked.docs, self.ranked.scores
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        """Return the documents' values of a column. `DOCUMENT` holds ids; a passage has the id of its document."""
         if column == DOCUMENT:
             places = self.ranked.documents.places
             return [places[doc].parent or places[doc].id for doc in docs]
@@ -205,7 +205,7 @@ class ShardRanking:
         return self._compared(SparseMatrix.from_rows([row.row(0) for row in rows], n_terms))
 
     def _of_each(self, method: str, docs: Sequence[int], *args: Any) -> list[Any]:
-        """Ask shards about each of some documents; returns the answers in their order."""
+        """Ask the shards about each document; return the answers in the order of `docs`."""
         places, versions = self.ranked.documents.places, self.ranked.documents.versions
         of_shard: dict[int, list[int]] = {}
         for doc in docs:
@@ -218,7 +218,7 @@ class ShardRanking:
 
 
 class ShardWords:
-    """The documents of all shards as a `WordSource`, whose methods are passed in; `titles` asks all shards."""
+    """The documents of all shards as a `WordSource`, made of functions that ask the shards."""
 
     def __init__(
         self,
@@ -232,5 +232,5 @@ class ShardWords:
         self._titles = titles
 
     def titles(self, typed: str, limit: int) -> Titles:
-        """Return the titles of all shards, in their order."""
+        """Return the titles of all shards, shard by shard, without duplicates."""
         return merged_titles(self._titles(typed, limit).values())

@@ -10,7 +10,7 @@ from lsr.index.sharding.manifest import n_grown, require_one_line
 
 
 class ShardEncoder:
-    """Fetches the encoder of a group's shards once, and tokens again when commits have appended some.
+    """Fetches the encoder of a group's shards once, and the tokens again whenever commits have appended new ones.
 
     Args:
         group: The shards.

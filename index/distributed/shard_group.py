@@ -59,7 +59,7 @@ class ShardGroup:
         close_all(self.sets.values())
 
     def refresh(self) -> bool:
-        """Move to the latest commits; returns whether anything changed.
+        """Move to the latest commits; return whether anything changed.
 
         Raises:
             IndexFormatError: Shards are missing, damaged, or of another format; names all of them.
@@ -76,15 +76,16 @@ class ShardGroup:
         before = {n: state.version for n, state in self.states.items()}
         changed = before != {n: state.version for n, state in states.items()}
         if changed:
-            self._counted, self.states = {}, states  # a shard that is lost now is asked for its latest commit later
+            # Lost shards have no state; requests to them ask for the latest commit.
+            self._counted, self.states = {}, states
         return changed
 
     def version(self, n: int) -> str:
-        """Return the version to search of a shard; "" (its latest) if it hasn't answered yet."""
+        """Return the version of a shard to search; "" means the latest, if the shard hasn't answered yet."""
         return self.states[n].version if n in self.states else ""
 
     def kept(self, name: str, make: Callable[[], T]) -> T:
-        """Return a value, computed only once until a refresh changes the versions that are searched."""
+        """Return a value that is computed only once, until a refresh changes the searched versions."""
         now, (states, made) = self.states, self._made
         if states is not now:
             made = {}
@@ -116,7 +117,7 @@ class ShardGroup:
         return dict(sorted(outcome.answers.items()))
 
     def every(self, method: str, *args: Any) -> dict[int, Any]:
-        """Ask every shard about the version of it that is searched, and return the answers; errors as for `answers`."""
+        """Call a method of every shard, on its searched version, and return the answers; errors as for `answers`."""
         return self.answers(method, {n: (self.version(n), *args) for n in self.sets})
 
     def one(self, n: int, method: str, *args: Any) -> Any:
@@ -131,7 +132,7 @@ class ShardGroup:
         return outcome.answers[n]
 
     def any(self, method: str) -> Any:
-        """Return the answer of the first shard that has one, for what is the same in all shards."""
+        """Return the answer of the first shard that responds; use it for what is the same in all shards."""
         lost: dict[int, str] = {}
         for n in sorted(self.states):
             outcome = self.ask(method, {n: ()})
@@ -173,7 +174,8 @@ class ShardGroup:
                 [
                     f"{self.shards.folder}: {len(lost)} of {len(entries)} shards can't be asked:",
                     *said,
-                    "check their machines; replicas=2 keeps others ready, allow_missing=True searches the other shards",
+                    "check their machines; replicas=2 keeps a spare of each shard, and allow_missing=True searches the "
+                    "other shards",
                 ]
             )
         )
@@ -182,9 +184,9 @@ class ShardGroup:
 
     @property
     def counts(self) -> Counts:
-        """Returns, for (n,) terms, (n,) int64: how many documents of all shards contain each.
+        """A function that maps (n,) terms to (n,) int64: how many documents of all shards contain each term.
 
-        Counts are of the current versions; lost shards don't count.
+        It counts the documents of the current versions, without lost shards.
         """
         return partial(self._frequencies, self._counted)
 
@@ -202,7 +204,7 @@ class ShardGroup:
 
     @property
     def columns(self) -> list[ColumnKinds] | None:
-        """The columns of all shards; None if a shard is lost, as it may have others."""
+        """The columns of all shards; None if a shard is lost, because it may have other columns."""
         if len(self.states) < len(self.sets):
             return None
         return [columns for state in self.states.values() for columns in state.columns]
@@ -217,10 +219,10 @@ class ShardGroup:
             where.require_known(columns)
 
     def require_possible(self, options: Options, criteria: Criteria) -> None:
-        """Refuse options on columns that no shard has, and operators where no texts are stored.
+        """Refuse options on columns that no shard has, and operators if no texts are stored.
 
         Raises:
-            DataError: There are such options.
+            DataError: An option or an operator isn't possible.
         """
         if (columns := self.columns) is not None:
             require_columns(options, columns)

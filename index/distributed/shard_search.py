@@ -29,11 +29,12 @@ from lsr.sparse import SparseMatrix
 _BATCH = 256  # queries sent at a time
 _TRIES = 3  # searches before giving up on documents that keep changing
 
-Encode = Callable[[], SparseMatrix]  # returns query vectors; called again after a change, as weights depend on counts
+# Returns query vectors; called again after a commit, which changes the weights.
+Encode = Callable[[], SparseMatrix]
 
 
 class _Answered(NamedTuple):
-    """Answers of shards: the query vectors, what was searched, {shard: answer}, and {lost shard: reason}."""
+    """Answers of shards: the query vectors, the searched states, {shard: answer}, and {lost shard: reason}."""
 
     vectors: SparseMatrix
     states: Mapping[int, ShardState]
@@ -76,11 +77,11 @@ class ShardSearch:
         """Search for one query.
 
         Args:
-            encode: Returns its vector.
+            encode: Returns the query's vector.
             given: The query as the caller gave it, for a re-ranker.
             request: k and the options that apply to the ranking as a whole.
             criteria: The conditions that each document has to meet.
-            dense: (width,) its dense vector, for the modes hybrid and dense.
+            dense: (width,) the query's dense vector, for the modes hybrid and dense.
         """
         options, group = request.options, self._group
 
@@ -112,9 +113,9 @@ class ShardSearch:
         """Search for many queries, in batches.
 
         Args:
-            encode: Returns their vectors.
+            encode: Returns the queries' vectors.
             given: The queries as the caller gave them.
-            k: Number of documents for each.
+            k: Number of documents for each query.
             criteria: The conditions that each document has to meet.
             threads: Number of threads on each replica; 0 for one per core.
         """
@@ -152,7 +153,7 @@ class ShardSearch:
             method: A method of `Shard` that returns the version that it searched, and a result.
             encode: Returns the query vectors.
             criteria: The conditions that each document has to meet.
-            asked: Returns the method's arguments after the version, for the vectors.
+            asked: Maps the query vectors to the arguments that follow the version.
         """
         group = self._group
         for _ in range(_TRIES):
@@ -163,7 +164,7 @@ class ShardSearch:
             lost = group.missing(outcome)
             if all(n in states and states[n].version == version for n, (version, _) in outcome.answers.items()):
                 break
-            self._refresh()  # after a commit elsewhere, the version that was to be searched is gone
+            self._refresh()  # another process has committed, so the requested version is gone
         else:
             raise ClusterError(f"{group.shards.folder}: its documents change faster than they are searched")
         missing = {group.shards.entries[n].path: why for n, why in sorted(lost.items())}
@@ -238,7 +239,7 @@ class ShardSearch:
         dense: NDArray[np.float32] | None = None,
         **also: Any,
     ) -> Hits:
-        """Wrap a ranking, or a selection of it, as hits of a query and its dense vector."""
+        """Make hits from a ranking, or from a selection of its documents; `dense` is the query's dense vector."""
         selected = selected or Selected(ranked.docs, ranked.scores)
         documents = ranked.documents.only(selected.docs, options.shown)
         explain = partial(self._explain, documents, EncodedQuery(given, ranked.vector, dense, ranked.fusion))
@@ -276,7 +277,7 @@ class ShardSearch:
         raise DataError(f"{group.shards.folder}: no document has the id {doc_id!r}")
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """Return, for each term, title and text of the n documents in which it weighs most."""
+        """Return, for each term, title and text of the n documents with the largest weights of the term."""
         if not terms:
             return []
         found = [self.hits(None, ranked) for ranked in self.rank(lambda: term_queries(terms), n, Criteria())]

@@ -1,6 +1,6 @@
-"""A shard in the process that searches it; takes and returns plain values, so that any transport will do.
+"""A shard in the process that searches it. Arguments and results are plain values, so that any transport works.
 
-The index is opened on the first request, so errors reach the caller, and a restarted process needs no set-up.
+The index is opened on the first request. So errors reach the caller, and a restarted process needs no set-up.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class ShardState:
     """What a shard holds.
 
     Attributes:
-        version: Id of its snapshot.
-        manifest: Its index's manifest.
+        version: Id of the shard's snapshot.
+        manifest: Manifest of the shard's index.
         documents: Number of live documents.
         n_docs: Number of documents, including deleted ones.
-        columns: The columns of its segments.
-        dense_width: Width of its dense vectors; 0 if it has no documents yet, None if it stores no dense vectors.
+        columns: The columns of the segments.
+        dense_width: Width of the dense vectors; 0 without documents; None if the index stores no dense vectors.
     """
 
     version: str
@@ -76,8 +76,8 @@ class ShardHits:
     Attributes:
         docs: (n,) int64, their numbers within the shard.
         scores: (n,) float64, descending, ties by number.
-        ids: Their ids; for passages, those of the passages.
-        parents: The ids of the documents that passages were cut from, else None.
+        ids: Ids of documents or passages.
+        parents: For passages, the ids of their documents; else None.
         keys: For each column to sort by, the documents' values.
     """
 
@@ -126,7 +126,7 @@ class Shard:
         self._opening = threading.Lock()
 
     def _latest(self, *, refresh: bool = False) -> tuple[str, Snapshot]:
-        """Return the latest open snapshot and its version; opens it if there is none, or again with `refresh`."""
+        """Return the version and snapshot opened last; with `refresh`, or if none is open, open the latest commit."""
         with self._opening:
             if refresh or not self._kept:
                 before = next(reversed(self._kept.values()), None)
@@ -193,7 +193,7 @@ class Shard:
             version: The version to search; the latest commit if it is gone.
             queries: A row for each query.
             k: Number of documents.
-            criteria: What documents have to meet; its columns were checked over all shards.
+            criteria: The conditions that documents have to meet, already checked against the columns of all shards.
             threads: Number of threads for several queries; 0 for one per core of the shard.
 
         Returns:
@@ -249,7 +249,7 @@ class Shard:
     def fields(
         self, version: str, docs: Sequence[int], shown: Sequence[str] | None = None
     ) -> list[tuple[str, str, dict[str, Any]]]:
-        """Title, text and metadata of some documents; empty if they aren't shown.
+        """Return (title, text, metadata) of each document; fields that aren't in `shown` are empty.
 
         Raises:
             IndexFormatError: The version is gone.
@@ -276,7 +276,7 @@ class Shard:
         ).facets(names)
 
     def count_values(self, version: str, names: Sequence[str], docs: Sequence[int]) -> dict[str, Counter[Any]]:
-        """Count, for each column, the documents among some that have each value.
+        """For each column, count how many of the given documents have each value.
 
         Raises:
             IndexFormatError: The version is gone.
@@ -284,7 +284,7 @@ class Shard:
         return count_values(self._version(version), names, np.array(docs, np.int64))
 
     def values(self, version: str, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the values of a column in documents.
+        """Return the documents' values of a column.
 
         Raises:
             IndexFormatError: The version is gone.
@@ -300,22 +300,23 @@ class Shard:
         return self._version(version).vectors(docs)
 
     def like(self, version: str, doc_id: str) -> Like | None:
-        """Return what a search for similar documents needs, as `Snapshot.like`; None if the id isn't in this shard."""
+        """See `Snapshot.like`; None if the id isn't in this shard."""
         return self._version(version).like(doc_id)
 
     def get_many(self, version: str, ids: Sequence[str]) -> list[Document | None]:
-        """Return the documents with given ids, as `Index.get_many`; None for ids that aren't in this shard."""
+        """See `Index.get_many`; None for ids that aren't in this shard."""
         snapshot = self._version(version)
         return snapshot.documents.get_many(ids, passages=snapshot.has_passages)
 
     def count(self, version: str, where: Filter | None) -> int:
-        """Count the documents that match a filter, whose columns were checked over all shards."""
+        """Count the documents that match a filter, already checked against the columns of all shards."""
         return self._version(version).count(where, known=True)
 
     def stored(self, version: str, first: int, most: int, where: Filter | None) -> tuple[list[Document], int | None]:
-        """Return up to `most` live documents that match a filter, from number `first` on, and where to continue.
+        """Return up to `most` live documents that match a filter, from number `first` on.
 
-        The latter is None at the end. The filter's columns were checked over all shards.
+        The second result is the number to continue from, or None at the end. The filter was already checked against
+        the columns of all shards.
         """
         snapshot = self._version(version)
         numbers = list(islice(snapshot.numbers(where, first, known=True), most + 1))
@@ -327,7 +328,7 @@ class Shard:
         return matching_titles(self._version(version), typed, limit)
 
     def plan(self, version: str, query: SparseMatrix, k: int, criteria: Criteria) -> Plan:
-        """Report what a search of this shard does; the filter's columns were checked over all shards."""
+        """Report what a search of this shard does; the filter was already checked against the columns of all shards."""
         return self._version(version).plan(_writable(query), k, criteria.settings, criteria.where, known=True)
 
     def place_of(self, version: str, query: EncodedQuery, doc_id: str) -> int | None:
@@ -350,5 +351,5 @@ class Shard:
 
 
 def _writable(queries: SparseMatrix) -> SparseMatrix:
-    """Copy read-only arrays from another process, because kernels are compiled for writable ones."""
+    """Copy arrays, which are read-only if they came from another process; kernels are compiled for writable arrays."""
     return SparseMatrix(queries.indptr.copy(), queries.indices.copy(), queries.data.copy(), queries.shape, check=False)

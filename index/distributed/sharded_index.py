@@ -5,10 +5,10 @@
         print(hit.id, hit.score, hit.text)
 
 A query is encoded once, in this process; BM25 terms are weighted by counts over all shards, which are fetched once.
-Each shard returns its k best documents, and the k best of these are the result. Shards have one encoder and one scale
-of impacts, so scores compare exactly; ties are ordered by shard and number, as in one index.
-lsr.index.distributed.hedging chooses the replica that answers for a shard. A shard without an answer is an error, or is
-named in the result if `allow_missing` is set.
+Each shard returns its k best documents, and the k best of these are the result. All shards have the same encoder and
+the same scale of impacts, so their scores can be compared exactly; ties are ordered by shard and number, as in one
+index. lsr.index.distributed.hedging chooses the replica that answers for a shard. A shard without an answer raises an
+error; with `allow_missing`, the result names it instead.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ class ShardedIndex(QueryEncoding):
                 each replica; None for threads of this process.
             replicas: Number of replicas of each shard, on different machines as far as possible.
             cpus: Cores of each actor.
-            encoder: Encodes queries instead of the stored encoder; has to be the one that made the vectors.
-            hedge_after: Seconds after which another replica is asked, too. For a batch, both times are multiplied by
-                the number of queries.
+            encoder: Encodes queries instead of the stored encoder; must be the encoder that made the vectors.
+            hedge_after: Seconds after which another replica is asked, too. For a batch, this and `time_limit` are
+                multiplied by the number of queries.
             time_limit: Seconds after which a shard counts as lost.
             allow_missing: Return results without lost shards, which `Hits.missing` names; by default, a lost shard is
                 an error.
@@ -187,7 +187,7 @@ class ShardedIndex(QueryEncoding):
     # --- snapshots and encoder --------------------------------------------------------------------------------------
 
     def refresh(self) -> bool:
-        """Move to the latest commits, by any process.
+        """Move to the latest commits of any process.
 
         Returns:
             Whether anything changed.
@@ -249,7 +249,7 @@ class ShardedIndex(QueryEncoding):
     ) -> list[Hits]:
         """Search for many queries; arguments, order and errors as for `Index.search_batch`.
 
-        `threads` applies to each replica; by default it uses all its cores.
+        `threads` is the number of threads of each replica; by default a replica uses all its cores.
         """
         request = SearchRequest.of(k, where, settings)
         if not isinstance(queries, SparseMatrix):
@@ -429,7 +429,10 @@ class ShardedIndex(QueryEncoding):
 
     @property
     def changes(self) -> Index:
-        """The folder, opened in this process to make changes; call `refresh` after committing to it directly."""
+        """The shards as an `Index` of this process, which makes the changes.
+
+        After a commit on this `Index`, call `ShardedIndex.refresh`.
+        """
         if self._changes is None:
             self._changes = Index.open(self.path, encoder=self._given_encoder)
         return self._changes
@@ -467,5 +470,5 @@ class ShardedIndex(QueryEncoding):
         return merged
 
 
-if TYPE_CHECKING:  # has the type checker compare the calls
+if TYPE_CHECKING:  # lets the type checker compare this class with the protocol
     _: type[SearchIndex] = ShardedIndex

@@ -33,7 +33,7 @@ class Stretch:
     Attributes:
         path: A path that all workers can read, or a URI.
         rows: Number of vectors.
-        wanted: For a file at a URI, the {"bytes", "sha256"} that it must have.
+        wanted: For a file at a URI, its {"bytes", "sha256"}, which every download must match.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Stretch:
 
         Raises:
             DataError: The file doesn't exist.
-            StorageError: It can't be read.
+            StorageError: The URI can't be read.
         """
         if not is_remote(self.path):
             if not Path(self.path).is_file():
@@ -71,7 +71,7 @@ class Scanned:
         largest: The largest weight that impacts have to represent, from `lsr.sparse.usual_largest`.
         whole: Whether all weights are whole numbers.
         identity: A text that changes when the vectors do.
-        fingerprint: Of the encoder that made them.
+        fingerprint: The fingerprint of the encoder that made the vectors.
     """
 
     stretches: Sequence[Stretch]
@@ -115,7 +115,8 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
     ordered = np.sort(np.concatenate(hashes))
     if len(again := ordered[1:][ordered[1:] == ordered[:-1]]):
         _refuse_doubled(files, vectors, again)
-    # Copies get a new path each time; for a local file, the modification time shows changes.
+    # A downloaded copy has another path each time, so its hash identifies it; a local file's modification time shows
+    # changes.
     states = [str(s.wanted) if s.wanted else file_identity(Path(s.path)) for s in stretches]
     return Scanned(
         stretches, usual_largest(np.concatenate(largest)), whole, f"{source} {states}", vectors.fingerprint
@@ -160,7 +161,7 @@ def rows_between(
             begins, parent = _begins(batch.documents.column("parent"), at, begin, parent)
             at, begin = at + len(begins), int(begins[-1])
             kept = np.flatnonzero((begins >= first) & (begins < end))
-            if len(kept):  # a consecutive run
+            if len(kept):  # always a consecutive run
                 low, high = int(kept[0]), int(kept[-1]) + 1
                 yield VectorBatch(batch.documents.slice(low, high - low), batch.vectors[low:high])
             if begin >= end:
@@ -176,7 +177,7 @@ def _begins(parents: Any, at: int, begin: int, before: str | None) -> tuple[NDAr
         parents: (n,) Arrow array, for each row the id of the document that it was cut from.
         at: Number of the first row.
         begin: Where the document of the preceding row begins.
-        before: The parent of that row.
+        before: The parent of the preceding row.
 
     Returns:
         (n,) int64, the number of the first row of each row's document; and the parent of the last row.

@@ -1,7 +1,7 @@
 """Dense vectors for the documents of an index, from any function that embeds texts; searched exactly or with usearch.
 
-`DenseVectors.build` embeds the documents of an index, and on later calls only those that changed. See
-lsr.index.hybrid.dense_files for the files.
+The first call of `DenseVectors.build` embeds all documents of an index; later calls embed only documents that changed.
+lsr.index.hybrid.dense_files describes the files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from lsr.index.search.query_encoder import as_queries, checked_k
 from lsr.index.segment.doc_store import Documents, hashes_of
 
 Embed = Callable[[list[str]], ArrayLike]
-# Returns, for k, the rows of the k nearest vectors and their similarities.
+# Maps k to the rows of the k nearest vectors, and their similarities.
 Nearest = Callable[[int], tuple[NDArray[np.int64], NDArray[np.float32]]]
 _AT_ONCE = 256  # texts embedded together
 _ROWS = 1 << 16  # vectors compared with a query at a time
@@ -67,7 +67,7 @@ class DenseVectors:
         embed: Embeds queries, and documents in `build`.
         per_document: Number of vectors per document; the most similar one counts.
         segments: Names of the index's segments whose documents have exactly the texts that were embedded.
-        clusters: The clusters of the vectors; None without.
+        clusters: The clusters of the vectors, or None if they were built without clusters.
 
     Args:
         path: The folder.
@@ -118,14 +118,14 @@ class DenseVectors:
 
         Args:
             path: The folder; created if needed.
-            documents: (id, text) of all documents; vectors of others are dropped.
+            documents: (id, text) of all documents; vectors of other documents are dropped.
             embed: Maps n texts to (n, dimensions) numbers.
-            embed_documents: Embeds documents, if not as queries: n texts to (n, dimensions) numbers, or to (n, m,
-                dimensions) for m vectors each, as `lsr.encode.multi_vectors` gives.
+            embed_documents: Embeds documents, if they need another function than queries. Maps n texts to (n,
+                dimensions) numbers; or to (n, m, dimensions) for m vectors of each, as `lsr.encode.multi_vectors` does.
             similarity: "cosine", or "dot" for vectors with meaningful lengths.
             graph: Also write a usearch graph, for approximate search of large collections.
-            clusters: Store the vectors by k-means clusters, so that `Hybrid(visit=…)` can read a part of them. Ties
-                of exact search are then in the order of the clusters.
+            clusters: Store the vectors by k-means clusters, so that `Hybrid(visit=…)` can read a part of them. Exact
+                search then orders ties by cluster.
             segments: Names of the index's segments that together contain exactly these documents.
 
         Raises:
@@ -237,7 +237,7 @@ class DenseVectors:
         return _scaled(_checked(given, len(given)), self.similarity)
 
     def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Return (n, dimensions) float32: the vectors of some rows; for a document with several, their mean."""
+        """Return (n, dimensions) float32: the vectors of some rows, averaged if a document has several."""
         found = np.asarray(self._vectors[np.array(rows, np.int64)], np.float32)
         return found.mean(1) if found.ndim == 3 else found
 
@@ -247,7 +247,7 @@ class DenseVectors:
         return ids
 
     def rows_of(self, documents: Documents) -> NDArray[np.int64]:
-        """Return (n_docs,) int64: the vector of each document of a segment, found by id; -1 if there is none."""
+        """Return (n_docs,) int64: the row of each document of a segment, found by id; -1 if it has no vector."""
         if documents in self._rows:
             return self._rows[documents]
         found = np.full(len(documents), -1, np.int64)
@@ -262,7 +262,7 @@ class DenseVectors:
         same = pc.equal(documents.ids().take(pa.array(docs)), self._ids.take(pa.array(rows)))
         same = same.to_numpy(zero_copy_only=False).astype(bool) if len(docs) else np.zeros(0, bool)
         found[docs[same]] = rows[same]
-        for row in order[1:][mine[1:] == mine[:-1]].tolist():  # ids with equal hashes, except for the first of each
+        for row in order[1:][mine[1:] == mine[:-1]].tolist():  # all but the first of the ids with the same hash
             if (doc := documents.find(self._ids[row].as_py())) is not None:
                 found[doc] = row
         self._rows[documents] = found
@@ -274,7 +274,7 @@ class DenseVectors:
 
     @cached_property
     def _hashes(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """The hashes of the ids, ascending, and their rows."""
+        """The hashes of the ids, ascending, and the row of each."""
         hashes = hashes_of(self._ids)
         order = np.argsort(hashes, kind="stable")
         return hashes[order], order
@@ -328,15 +328,17 @@ def _digest(text: str) -> bytes:
 
 
 def _checked(vectors: ArrayLike, n: int, most: int = 2) -> NDArray[np.float32]:
-    """Return (n, dimensions) float32, or with `most` 3 possibly (n, m, dimensions)."""
+    """Validate vectors and return them as (n, dimensions) float32; if `most` is 3, (n, m, dimensions) is valid, too."""
     try:
         array = np.asarray(vectors, np.float32)
     except (TypeError, ValueError):
         raise DataError(
-            f"embedding {n} texts gave no array of numbers; it has to give a row for each, all of the same length"
+            f"embedding {n} texts gave no array of numbers; the result needs one row for each text, all of equal length"
         ) from None
     if not 2 <= array.ndim <= most or len(array) != n or not array[:1].size:
-        raise DataError(f"embedding {n} texts gave an array of shape {array.shape}; it needs one row for each text")
+        raise DataError(
+            f"embedding {n} texts gave an array of shape {array.shape}; the result needs one row for each text"
+        )
     if not np.isfinite(array).all():
         raise DataError("embedding gave numbers that are not finite")
     return array[:, 0] if array.ndim == 3 and array.shape[1] == 1 else array

@@ -1,4 +1,4 @@
-"""Clusters of dense vectors: k-means, and the vectors of a cluster stored side by side."""
+"""k-means clusters of dense vectors; the vectors of a cluster are stored side by side."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class DenseClusters:
         return np.searchsorted(self.starts, rows, side="right") - 1
 
     def rows(self, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return (n,) int64, ascending: the rows of some clusters."""
+        """Return (n,) int64, ascending: the rows of the given clusters."""
         spans = [np.arange(self.starts[c], self.starts[c + 1]) for c in np.sort(clusters)]
         return np.concatenate([np.empty(0, np.int64), *spans])
 
     def write(self, path: Path) -> None:
-        """Write one file."""
+        """Write the clusters to one file."""
         width = self.centroids.shape[1]
         centroids = pa.FixedSizeListArray.from_arrays(pa.array(self.centroids.reshape(-1)), width)
         write_arrow(path, {"centroid": centroids, "end": pa.array(self.starts[1:])})
@@ -81,7 +81,7 @@ class DenseClusters:
             mend: How to repair damage, for messages.
 
         Raises:
-            CorruptIndex: It is damaged, or belongs to other vectors.
+            CorruptIndex: The file is damaged, or belongs to other vectors.
         """
         schema = pa.schema([("centroid", pa.list_(pa.float32(), width)), ("end", pa.int64())])
         batch = ArrowFile(path, schema, mend).batch(0)
@@ -105,7 +105,7 @@ def _nearest(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> ND
 def _means(
     vectors: NDArray[np.float32], nearest: NDArray[np.int64], before: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the mean of each cluster's vectors; a cluster without vectors stays where it was."""
+    """Return the mean of each cluster's vectors; a cluster without vectors keeps its row of `before`."""
     order = np.argsort(nearest, kind="stable")
     used, starts = np.unique(nearest[order], return_index=True)
     found = before.copy()

@@ -4,7 +4,7 @@ FOLDER/
   dense.json        number and length of the vectors, how they are compared, size and SHA-256 of the files
   dense-….arrow     id, digest of the text, vector; one record batch, mapped
   dense-….usearch   the graph, if there is one
-  dense-….clusters  the clusters, if there are any; the vectors are in their order
+  dense-….clusters  the clusters, if there are any; the vectors are then stored by cluster
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lsr.index.storage.manifest import CHECKED_AT_OPEN, digest_file, output_erro
 
 Similarity = Literal["cosine", "dot"]
 RECORD = "dense.json"
-_FORMATS = (1, 2)  # 2: several vectors of a document
+_FORMATS = (1, 2)  # format 2 has several vectors per document
 _NAME = re.compile(r"dense-[0-9a-f]{16}")
 _DIGEST = pa.binary(16)
 MEND = "embed the documents again"
@@ -50,12 +50,12 @@ def write_dense(
     Args:
         folder: The folder; created if needed.
         ids: The documents' ids.
-        digests: (n,) digests of their texts, 16 bytes each.
+        digests: (n,) digests of the documents' texts, 16 bytes each.
         matrix: (n, dimensions) vectors, or (n, m, dimensions).
         similarity: How vectors are compared.
         graph: Whether to write a graph, too.
         segments: Names of the index's segments that contain the documents.
-        clusters: The clusters of the vectors, which are in their order.
+        clusters: The clusters of the vectors. `matrix` must be sorted by cluster.
 
     Raises:
         OutputError: The folder can't be written; its content is unchanged.
@@ -109,8 +109,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Read and validate dense.json.
 
     Raises:
-        IndexFormatError: There is none, or it has another format.
-        CorruptIndex: It has invalid values, or a file is missing, truncated or changed.
+        IndexFormatError: The folder has no dense.json, or one of another format.
+        CorruptIndex: dense.json has invalid values, or a file is missing, truncated or changed.
     """
     path = folder / RECORD
     try:
@@ -122,12 +122,12 @@ def read_record(folder: Path) -> dict[str, Any]:
             and record["similarity"] in get_args(Similarity)
             and isinstance(record["dimensions"], int)
             and 0 < record["dimensions"] < 1 << 31
-            and type(record.setdefault("per_document", 1)) is int  # in records of earlier versions it is missing
+            and type(record.setdefault("per_document", 1)) is int  # earlier versions didn't write it
             and 0 < record["per_document"] < 1 << 31
             and record["per_document"] * record["dimensions"] < 1 << 31
             and isinstance(record["vectors"], int)
             and type(record["graph"]) is bool
-            and type(record.setdefault("clusters", False)) is bool  # as above
+            and type(record.setdefault("clusters", False)) is bool  # earlier versions didn't write it
             and set(_files(record)) <= set(record["files"])
             and all(type(file["bytes"]) is int for file in record["files"].values())
             and all(_NAME.fullmatch(Path(name).stem) and Path(name).name == name for name in record["files"])
@@ -177,7 +177,7 @@ def _write_graph(path: Path, matrix: NDArray[np.float32]) -> None:
     graph.add(np.arange(len(matrix)), matrix)
     try:
         graph.save(str(path))
-    except RuntimeError as error:  # the only sign of a full disk
+    except RuntimeError as error:  # usearch reports a full disk like this
         raise OutputError(f"{path}: can't be written: {error}; is there room on the disk?") from None
 
 
@@ -189,7 +189,7 @@ def open_vectors(path: Path, record: dict[str, Any]) -> pa.RecordBatch:
         record: The content of dense.json.
 
     Raises:
-        CorruptIndex: They are invalid; the numbers in vectors aren't checked.
+        CorruptIndex: The file is invalid. The numbers of the vectors aren't checked.
     """
     vector = pa.list_(pa.float32(), record["per_document"] * record["dimensions"])
     schema = pa.schema([("id", pa.string()), ("digest", _DIGEST), ("vector", vector)])
@@ -201,14 +201,14 @@ def open_vectors(path: Path, record: dict[str, Any]) -> pa.RecordBatch:
 
 
 def open_graph(path: Path, record: dict[str, Any]) -> Any:
-    """Map the graph. All of it is hashed first, because usearch follows its links unchecked.
+    """Map the graph. The whole file is hashed first, because usearch doesn't check the links that it follows.
 
     Args:
         path: The file.
         record: The content of dense.json.
 
     Raises:
-        CorruptIndex: It has changed since it was written, or belongs to other vectors.
+        CorruptIndex: The file has changed since it was written, or belongs to other vectors.
     """
     whole = digest_file(path) == record["files"][path.name]["sha256"]
     graph = _usearch().Index.restore(str(path), view=True) if whole else None

@@ -18,7 +18,7 @@ def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = RRF_K, weights: Sequ
 
     Args:
         runs: Each {query: {document: score}}; ties are ranked in the order in which they are listed.
-        k: Smoothing constant; the larger, the less the top ranks stand out.
+        k: Smoothing constant; a larger k reduces the advantage of the top ranks.
         weights: One for each run; by default all 1.
 
     Returns:
@@ -26,7 +26,8 @@ def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = RRF_K, weights: Sequ
         the runs.
 
     Raises:
-        ValueError: No runs, k below 0, not one weight for each run, or scores or weights that aren't finite.
+        ValueError: There are no runs, k is below 0, the numbers of runs and weights differ, or a score or weight isn't
+            finite.
 
     Examples:
         >>> learned = {"q": {"a": 9.1, "b": 3.0}}
@@ -47,10 +48,10 @@ def interpolate(runs: Sequence[Run], *, weights: Sequence[float] = (), normaliza
     """Fuse runs by score: the weighted sum of their scores.
 
     Args:
-        runs: Each {query: {document: score}}. A document missing from a run gets the lowest score in it.
+        runs: Each {query: {document: score}}. A document missing from a run gets the run's lowest score.
         weights: One for each run; by default all 1.
-        normalization: "min-max" scales the scores of each query and run to 0..1; "none" leaves them unchanged (a
-            missing document still gets the run's lowest score).
+        normalization: "min-max" scales the scores of each query and run to 0..1. "none" leaves them unchanged; a
+            missing document still gets the run's lowest score.
 
     Returns:
         As for `reciprocal_rank_fusion`.
@@ -62,7 +63,7 @@ def interpolate(runs: Sequence[Run], *, weights: Sequence[float] = (), normaliza
         raise ValueError(f"normalization must be min-max or none, got {normalization!r}")
 
     def scores(hits: _Hits) -> dict[str, float]:
-        # A document that isn't listed scored at most as much as the last one that is, so the scale starts there.
+        # The scale starts at the lowest score, since missing documents scored at most as much.
         low, high = min(hits.values(), default=0.0), max(hits.values(), default=0.0)
         scale = (high - low) if normalization == "min-max" else 1.0
         return {doc: (score - low) / scale if scale else 1.0 for doc, score in hits.items()}

@@ -4,8 +4,8 @@
     hybrid = Hybrid(index, dense=build_dense(index, "vectors", embed), method="interpolation", weights={"dense": 0.5})
     hits = hybrid.search("a question", k=10, where={"lang": "en"})
 
-If the index's encoder is a `HybridEncoder`, its learned terms and its BM25 terms are searched separately. Their sum,
-with the weight that the index was built with, is what `Index.search` computes exactly in one pass.
+If the index's encoder is a `HybridEncoder`, its learned terms and its BM25 terms are searched separately. In contrast,
+`Index.search` adds the two scores exactly, in one pass, with the weight that the index was built with.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def build_dense(
         index: The index with the texts.
         path: Folder for the vectors.
         embed: Maps n texts to (n, dimensions) numbers.
-        embed_documents: The same for documents, if that differs; see `DenseVectors.build`.
+        embed_documents: Embeds documents, if they need another function; see `DenseVectors.build`.
         similarity: "cosine", or "dot" for vectors with meaningful lengths.
         graph: Also write a usearch graph, for approximate search of large collections.
         clusters: Store the vectors by clusters, for `Hybrid(visit=…)`.
@@ -85,7 +85,7 @@ def build_dense(
 
 @dataclass(frozen=True)
 class _Searched:
-    """A query as it was searched: its text, if any, and for each sparse part the query vector, {part: row}."""
+    """A query as it was searched: its text, if any, and {sparse part: query vector}."""
 
     text: Any
     rows: Mapping[str, SparseMatrix]
@@ -106,26 +106,27 @@ class Hybrid:
     """Fuses rankings of an index's documents.
 
     Attributes:
-        parts: Names of the rankings: "learned" and "lexical", or "sparse"; and "dense".
-        weights: One for each part.
+        parts: Names of the rankings: "learned" and "lexical" with a hybrid encoder, else "sparse"; and "dense" with
+            dense vectors.
+        weights: {part: weight}.
 
     Args:
         index: The index.
         dense: Dense vectors of the same documents.
-        method: "rrf" fuses ranks, "interpolation" scores.
-        weights: {part: weight}; 1 for parts that aren't named.
+        method: "rrf" fuses ranks, "interpolation" fuses scores.
+        weights: {part: weight}; missing parts have the weight 1.
         depth: Number of documents of each ranking to fuse; never below k.
-        normalization: Of scores, for "interpolation".
+        normalization: How "interpolation" normalizes scores.
         rrf_k: The smoothing constant of "rrf".
         feedback: Pseudo-relevance feedback (arXiv 2205.00235), with the defaults of `expand_query` and `expand_dense`.
             "after": each ranking's first documents expand its own query, and the new rankings are fused. "both": the
-            fused ranking's first documents expand all queries, and the new rankings are fused. "before": the same, but
-            the result is the last part's new ranking alone.
-        visit: Read only the dense vectors that the sparse results point to (arXiv 2502.10639). They must be built with
-            `clusters=True`. By default all vectors are compared.
+            fused ranking's first documents expand all queries, and the new rankings are fused. "before": queries are
+            expanded as for "both", but the result is the new ranking of the last part alone.
+        visit: Compare only the dense vectors that the sparse results point to (arXiv 2502.10639). Requires dense
+            vectors built with `clusters=True`. By default all vectors are compared.
 
     Raises:
-        ValueError: An unknown part, method or feedback, a negative weight, only one ranking, or clusters are missing.
+        ValueError: An unknown part, method or feedback, a negative weight, only one ranking, or missing clusters.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class Hybrid:
         return self._copy(weights, self._visit)
 
     def with_visit(self, visit: Visits | None) -> Hybrid:
-        """Return a copy that chooses clusters in another way; None compares all vectors."""
+        """Return a copy with another choice of clusters; None compares all vectors."""
         return self._copy(self.weights, visit)
 
     def _copy(self, weights: Mapping[str, float], visit: Visits | None) -> Hybrid:
@@ -185,13 +186,13 @@ class Hybrid:
     ) -> Hits:
         """Return the k best documents, with fused scores.
 
-        Explanations split a score by ranking, and what a sparse ranking adds by term.
+        The hits' explanations split a score by ranking, and the part of each sparse ranking by term.
 
         Args:
             query: As for `Index.search`. With dense vectors, a query that isn't a text needs `dense`.
             k: Maximum number of hits.
             dense: (dimensions,) the query's dense vector; by default its text is embedded.
-            settings: Of `Index.search`, for the sparse rankings; `where` applies to all.
+            settings: Of `Index.search`, for the sparse rankings; `where` applies to the dense one, too.
         """
         if isinstance(query, SparseMatrix) and len(query) != 1:
             raise ValueError(f"search takes one query, got {len(query)}; search_batch takes many")
@@ -254,7 +255,7 @@ class Hybrid:
     def rankings(
         self, queries: Mapping[str, str], depth: int | None = None, **settings: Unpack[BatchOptions]
     ) -> dict[str, Run]:
-        """Return the run of each part, with feedback if there is any.
+        """Return the run of each part, after feedback if there is any.
 
         Args:
             queries: {query id: text}.
@@ -268,7 +269,7 @@ class Hybrid:
     def _dense_queries(
         self, queries: list[Any] | SparseMatrix, dense: Sequence[ArrayLike] | None
     ) -> Sequence[str | ArrayLike]:
-        """Return what to search the dense vectors with: texts, or their vectors."""
+        """Return the queries for the dense vectors: the given vectors, or else the texts."""
         if self._dense is None:
             if dense is not None:
                 raise ValueError("this hybrid has no dense vectors to compare `dense` with")
@@ -291,10 +292,10 @@ class Hybrid:
         depth: int,
         settings: BatchOptions,
     ) -> tuple[dict[str, Run], dict[str, SparseMatrix]]:
-        """Return the run of each part, and the vectors with which each sparse part was searched last."""
+        """Return the run of each part, and the query vectors of the last search of each sparse part."""
         parts = dict(_sparse(index, vectors))
         if self._feedback != "none" and self._dense is not None:
-            near = list(self._dense.vectors_of_queries(near))  # embedded once
+            near = list(self._dense.vectors_of_queries(near))  # embed once for both searches
         found = self._searched(index, ids, parts, near, depth, settings)
         if self._feedback == "none":
             return found, parts
@@ -312,7 +313,7 @@ class Hybrid:
         return self._searched(index, ids, wider, near, depth, settings), wider
 
     def _documents(self, index: Reader, name: str, vector: SparseMatrix, best: list[str]) -> SparseMatrix:
-        """Return the documents' vectors, restricted to the terms of one part."""
+        """Return the vectors of the best documents, restricted to the terms of one part."""
         docs = best_documents(index, vector, DOCUMENTS, best, {})
         return dict(_sparse(index, index.document_vectors(docs)))[name]
 
@@ -366,7 +367,7 @@ class Hybrid:
     def _pointed(
         self, snapshot: Snapshot, found: Mapping[str, Run], numbers: Mapping[str, Mapping[str, int]]
     ) -> Iterator[Pointed]:
-        """Yield, for each query, the row of each sparse result, -1 for none, and the results' scores."""
+        """Yield, for each query, the row of each sparse result (-1 if it has no vector) and the results' scores."""
         assert self._dense is not None
         every = [np.empty(0, np.int64), *(self._dense.rows_of(part.documents) for part in snapshot.parts)]
         rows = np.concatenate(every)
@@ -383,14 +384,14 @@ class Hybrid:
         results: int = 50,
         dense: Sequence[ArrayLike] | None = None,
     ) -> Visits:
-        """Train a policy that chooses clusters, by the ten nearest vectors of some queries; judgments aren't needed.
+        """Train a policy that chooses clusters. It learns to find each query's ten nearest vectors, without judgments.
 
         Args:
-            queries: Texts, such as a log of queries; a few hundred or more.
-            policy: "lstm" needs the extra `torch` to train, not to search.
-            share: `Visits.share` of the policy.
-            results: Its `Visits.results`.
-            dense: Their dense vectors; by default the texts are embedded.
+            queries: A few hundred texts or more, such as a log of queries.
+            policy: "lstm" needs the extra `torch` for training, but not for searching.
+            share: The policy's `Visits.share`.
+            results: The policy's `Visits.results`.
+            dense: The queries' dense vectors; by default the texts are embedded.
 
         Raises:
             ValueError: There are no queries, or no clusters.
@@ -437,7 +438,7 @@ def _sparse_runs(
 
 
 def _among(dense: DenseVectors, snapshot: Snapshot, where: Where | Filter | None) -> NDArray[np.int64] | None:
-    """Return (n,) ascending: the vectors of documents that match a filter; None for all."""
+    """Return (n,) int64, ascending: the rows of documents that match a filter; None for all rows."""
     if where is None:
         return None
     allowed, first = snapshot.documents.allowed(as_filter(where)), 0
@@ -451,8 +452,10 @@ def _among(dense: DenseVectors, snapshot: Snapshot, where: Where | Filter | None
 
 
 def _near(dense: DenseVectors, snapshot: Snapshot, nearest: Nearest, depth: int) -> dict[str, float]:
-    """Return the documents of the `depth` nearest vectors, without those deleted or changed since they were
-    embedded."""
+    """Return {document: similarity} of the `depth` nearest vectors.
+
+    Documents that were deleted or changed after they were embedded are left out.
+    """
     documents, wanted = snapshot.documents, depth
     while True:
         rows, scores = nearest(wanted)
@@ -479,7 +482,7 @@ def _is_current(dense: DenseVectors, snapshot: Snapshot, row: int, doc: int) -> 
 
 
 def _hybrid_encoder(index: Reader) -> HybridEncoder | None:
-    """Return the encoder if it is a hybrid one; an index of vectors may have none."""
+    """Return the index's encoder if it is a `HybridEncoder`, else None."""
     with suppress(EncoderError):
         if isinstance(encoder := index.encoder, HybridEncoder):
             return encoder

@@ -1,14 +1,14 @@
-"""Which dense vectors a query reads, chosen by its sparse results, after CluSD (arXiv 2502.10639).
+"""Choose the dense vectors that a query reads by its sparse results, after CluSD (arXiv 2502.10639).
 
     dense = build_dense(index, "vectors", embed, clusters=True)
     hybrid = Hybrid(index, dense, method="interpolation", visit=Visits(share=0.1))
     trained = hybrid.with_visit(hybrid.fit_visits(queries, "lstm"))
 
-Clusters are ordered by how many of the first 10 sparse results they hold; ties by the first 25, and so on. A trained
-policy computes features of the first clusters in that order, and reorders these by the probability that they hold one
-of the ten nearest vectors. Clusters are visited until a given share of all vectors is read. The vectors of the first
-sparse results are always read and count towards that share; in the paper, they are read only if their cluster is
-visited.
+Clusters are ordered by how many of the first 10 sparse results they hold; ties are broken by the first 25 results, and
+so on. A trained policy computes features of the first clusters in that order, and reorders these clusters by the
+probability that they hold one of the ten nearest vectors. Clusters are visited until a given share of all vectors is
+read. The vectors of the first sparse results are always read and count towards that share; in the paper, they are read
+only if their cluster is visited.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _KIND = "visiting policy"
 _BINS = np.array([10, 25, 50, 100, 200, 500, 1000])  # ranks of sparse results
 LABELLED = 10  # nearest vectors whose clusters a policy is trained to find
 _READ = 64  # clusters that a trained policy reorders
-_PARTS = 4  # groups of clusters, in order, whose nearness is a feature
+_PARTS = 4  # groups of consecutive clusters; the mean similarity with each group is a feature
 N_FEATURES = 3 + 2 * len(_BINS) + _PARTS
 _HIDDEN = 32
 _EPOCHS, _BATCH, _RATE, _RIDGE = 20, 32, 5e-3, 1e-3
 _GATES = 4 * _HIDDEN
-_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {  # of each trained policy's arrays, float32
+_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {  # shapes of each trained policy's arrays, float32
     "logistic": {"mean": (N_FEATURES,), "scale": (N_FEATURES,), "weights": (N_FEATURES + 1,)},
     "lstm": {
         "mean": (N_FEATURES,),
@@ -53,14 +53,14 @@ class Visits:
     """Which vectors a query reads.
 
     Attributes:
-        share: Share of all vectors that are read: those of the first sparse results, and whole clusters that fit.
-        policy: The order of the clusters: "centroid" by the similarity of their centroids with the query, "overlap"
-            with the sparse results, or "logistic" or "lstm", which `Hybrid.fit_visits` returns.
-        results: Sparse results whose own vectors are read; 0 for the paper's search.
+        share: Share of all vectors to read: those of the first sparse results, then whole clusters while they fit.
+        policy: How clusters are ordered: "centroid" by the similarity of their centroids with the query, "overlap" by
+            the sparse results that they hold; `Hybrid.fit_visits` trains "logistic" and "lstm".
+        results: Number of sparse results whose vectors are always read; with 0, search works as in the paper.
         weights: A trained policy's arrays.
 
     Raises:
-        ValueError: A share that isn't above 0 and at most 1, or a trained policy without weights.
+        ValueError: A value is out of range, or a trained policy has no weights.
     """
 
     share: float = 0.1
@@ -76,7 +76,9 @@ class Visits:
         if self.policy not in get_args(Policy):
             raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}")
         if (self.policy in _SHAPES) != bool(self.weights):
-            raise ValueError(f"the policies {', '.join(_SHAPES)} come from fit_visits, with weights; others take none")
+            raise ValueError(
+                f"the policies {', '.join(_SHAPES)} come from fit_visits, with weights; other policies take no weights"
+            )
 
     def rows(
         self,
@@ -91,13 +93,13 @@ class Visits:
             clusters: The clusters.
             query: (width,) the query's dense vector.
             results: (n,) the row of each sparse result, best first; -1 for a document without a vector.
-            scores: (n,) their scores.
+            scores: (n,) the results' scores.
         """
         own = np.unique(results[: self.results][results[: self.results] >= 0])
         order = self._order(clusters, query, _clusters_of(clusters, results), scores)
-        order = order[np.diff(clusters.starts)[order] > 0]  # identical vectors leave clusters empty
+        order = order[np.diff(clusters.starts)[order] > 0]  # with identical vectors, clusters may be empty
         sizes = np.diff(clusters.starts)[order]
-        # Without this margin, rounding could make 20 % of the vectors one vector less.
+        # The margin keeps rounding errors from leaving out a vector.
         room = self.share * clusters.starts[-1] + 1e-6 - (len(own) if self.share < 1 else 0)
         n = int(np.searchsorted(np.cumsum(sizes), room, side="right"))
         return np.union1d(clusters.rows(order[: n if len(own) else max(n, 1)]), own)
@@ -158,7 +160,7 @@ def by_overlap(n: int, near: NDArray[np.float32], results: NDArray[np.int64]) ->
 
     Args:
         n: Number of clusters.
-        near: (n,) similarity of each centroid with the query, which decides between equals.
+        near: (n,) similarity of each centroid with the query, which breaks ties.
         results: (n,) the cluster of each sparse result, best first; -1 for a document without a vector.
     """
     counts = [np.bincount(some[some >= 0], minlength=n) for some in (results[:end] for end in _BINS)]
@@ -175,9 +177,9 @@ def features(
 ) -> NDArray[np.float32]:
     """Return (n, N_FEATURES) float32, the features of n clusters in the order of their overlap.
 
-    A cluster's features are its similarity with the query, the same minus the highest of all clusters, and 1 / its
-    place in the order; for each bin of ranks the share of results in the cluster, and their mean score; and its mean
-    similarity with each of several groups of clusters.
+    A cluster's features are its similarity with the query, this similarity minus the highest one of all clusters, and
+    1 / its place in the order; for each bin of ranks, the share of results in the cluster, and their mean score; and
+    its mean similarity with each of several groups of clusters.
 
     Args:
         clusters: All clusters.
@@ -216,15 +218,15 @@ def example(
     scores: NDArray[np.float64],
     n_read: int,
 ) -> Example:
-    """Make an example of a query.
+    """Make a training example from a query.
 
     Args:
         clusters: The clusters.
-        query: (width,) its dense vector.
-        nearest: (n,) its nearest rows.
+        query: (width,) the query's dense vector.
+        nearest: (n,) the rows nearest to the query.
         results: As for `Visits.rows`.
         scores: As for `Visits.rows`.
-        n_read: As `Visits.results`: the vectors of this many results are read anyway, whatever their clusters.
+        n_read: `Visits.results`. The vectors of this many results are always read, so a policy needn't find them.
     """
     near, pointed = clusters.centroids @ query, _clusters_of(clusters, results)
     order = by_overlap(len(clusters), near, pointed)[:_READ]
@@ -251,7 +253,7 @@ def _logistic(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.floa
 
 
 def _lstm(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return (n,) logits of the sequence of clusters."""
+    """Run the LSTM over a sequence of n clusters; return (n,) logits."""
     given = values @ weights["inputs"].T + weights["bias"]
     state, cell = np.zeros(_HIDDEN, np.float32), np.zeros(_HIDDEN, np.float32)
     states = np.empty((len(values), _HIDDEN), np.float32)
@@ -264,7 +266,7 @@ def _lstm(values: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]
 
 
 def _fit_logistic(examples: list[Example]) -> dict[str, NDArray[np.float32]]:
-    """Newton's method with a small ridge."""
+    """Fit by Newton's method, with a small ridge penalty."""
     values = np.concatenate([values for values, _ in examples]).astype(np.float64)
     values = np.hstack([values, np.ones((len(values), 1))])
     labels = np.concatenate([labels for _, labels in examples]).astype(np.float64)

@@ -31,11 +31,11 @@ _EXISTING: dict[DuplicatePolicy, Existing] = {DuplicatePolicy.OVERWRITE: "replac
 class LsrDocumentStore:
     """Stores Haystack documents in an index: id, content and meta; embeddings and blobs aren't stored.
 
-    Copies, pickled or not, open the index again.
+    Copies and unpickled stores open the index again.
 
     Args:
         path: The folder of the index; a relative path is resolved now.
-        encoder: Encoder for a new index, which is created if none exists; without it, the index has to exist.
+        encoder: If there is no index, one is created with this encoder. Without an encoder, the index must exist.
     """
 
     def __init__(self, path: str, encoder: str | None = None) -> None:
@@ -55,11 +55,11 @@ class LsrDocumentStore:
         return current(self._index)
 
     def count_documents(self) -> int:
-        """Number of documents."""
+        """Return the number of documents."""
         return len(self.index)
 
     def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
-        """Return all documents that match Haystack filters; reads every document."""
+        """Return all documents that match Haystack filters. Every document is read."""
         documents = (_document(*fields) for fields in stored(self.index))
         return [document for document in documents if _matches(filters, document)]
 
@@ -111,7 +111,7 @@ class LsrDocumentStore:
         index = self.index
         if index.has_passages:
             raise ValueError(
-                "documents that are cut into passages can't be updated in place: add them again, with the new"
+                "documents that are cut into passages can't be updated in place: add them again, with the new meta"
             )
         ids = [document.id for document in self.filter_documents(filters)]
         stored = [document for document in index.get_many(ids) if document is not None]
@@ -224,7 +224,7 @@ def _matches(filters: dict[str, Any] | None, document: Document) -> bool:
     return not filters or bool(document_matches_filter(filters, document))
 
 
-# Haystack operators whose counterpart here matches at least the same documents.
+# Haystack's operators, and the index operators that match at least the same documents.
 _OPERATORS = {"==": "==", "in": "in", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
 _EXACT = 2**53  # whole numbers up to here are exact in a column of floats
 
@@ -232,7 +232,7 @@ _EXACT = 2**53  # whole numbers up to here are exact in a column of floats
 def _where(filters: Any, index: Index) -> dict[str, Any] | None:
     """Return an index filter that keeps at least the documents that Haystack's filters keep; None if there is none.
 
-    Haystack filters read documents one by one, so a filter on columns reduces how many they have to read.
+    Haystack filters read documents one by one. The index filter reduces how many they have to read.
     """
     if not isinstance(filters, dict):
         return None
@@ -252,13 +252,16 @@ def _where(filters: Any, index: Index) -> dict[str, Any] | None:
     where = {field.removeprefix("meta."): {_OPERATORS[operator]: values if operator == "in" else value}}
     try:
         as_filter(where).require_known(index.documents.columns)
-    except DataError:  # unknown column or another kind: leave it to Haystack
+    except DataError:  # an unknown column, or one of another kind: leave the filter to Haystack
         return None
     return where
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether Haystack compares a value as the index does; Haystack's dates are equal in any notation."""
+    """Whether Haystack and the index compare a value in the same way.
+
+    Text that begins with a digit may be a date. Haystack compares dates by time, in any notation.
+    """
     if isinstance(value, str):
         return not value[:1].isdigit()
     return isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < _EXACT)

@@ -30,7 +30,7 @@ try:
 except ImportError:
     raise MissingExtra("langchain-core", "langchain", "a retriever for LangChain") from None
 
-# Fields of a retriever: options that change which documents are found or their order, but not counts.
+# A retriever has a field for each search option, except for counts and for the choice of fields.
 _LEFT_OUT = ("facets", "total", "fields")
 _SETTINGS = tuple(
     field.name for one in (SearchSettings, Options) for field in fields(one) if field.name not in _LEFT_OUT
@@ -40,18 +40,18 @@ _SETTINGS = tuple(
 class LsrRetriever(BaseRetriever):
     """Retrieves documents from an index; `ainvoke`, `batch` and `stream` are LangChain's own.
 
-    A document's metadata are its own plus the hit's `score` and, unless it has keys of that name, `id`, `title` and
-    `passage`. Each search sees the latest commit, as for `current`.
+    A returned document has its stored metadata plus the hit's `score`. `id`, `title` and `passage` are added, too,
+    unless the metadata has keys of these names. Each search sees the latest commit, as described at `current`.
 
     Attributes:
         index: An index or its folder.
         k: Maximum number of documents.
         where: A filter on metadata, as for `Index.search`.
-        algorithm: This and the following fields are those of `SearchSettings` and `Options`; arguments of `invoke`
-            override them.
+        algorithm: This and the following are fields of `SearchSettings` and `Options`; arguments of `invoke` override
+            them.
     """
 
-    # LangChain copies retrievers from their declared fields, so an undeclared one would be lost and is refused.
+    # Extra fields are refused, because LangChain copies only the declared fields of a retriever.
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", validate_assignment=True)
 
     index: Index
@@ -117,7 +117,7 @@ class LsrRetriever(BaseRetriever):
         k: int = 10,
         **build: Unpack[BuildOptions],
     ) -> LsrRetriever:
-        """Build an index from texts; otherwise as `from_documents`."""
+        """Build an index from texts; other arguments are those of `from_documents`."""
         return cls.from_documents(_documents(texts, metadatas, ids), path, k=k, **build)
 
     def add_documents(self, documents: Iterable[Document]) -> list[str]:
@@ -132,7 +132,7 @@ class LsrRetriever(BaseRetriever):
         metadatas: Iterable[Mapping[str, Any]] | None = None,
         ids: Iterable[str] | None = None,
     ) -> list[str]:
-        """Add texts and commit; otherwise as `add_documents`."""
+        """Add texts and commit; see `add_documents`."""
         return self.add_documents(_documents(texts, metadatas, ids))
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -152,8 +152,8 @@ class LsrVectorStore(VectorStore):
     """An index as a vector store: documents are added as texts, which the index encodes.
 
     Documents come back as they were added; a title becomes metadata. Sparse vectors find only documents that share a
-    term with the query, so there may be fewer than k. Scores have no upper bound: use `min_score` instead of a
-    relevance threshold, which requires mode="dense" (where the score is the cosine).
+    term with the query, so a search may return fewer than k. Relevance thresholds work only with mode="dense", where
+    the score is the cosine. Other scores have no upper bound: use `min_score`.
 
     Args:
         index: An index or its folder.
@@ -179,7 +179,7 @@ class LsrVectorStore(VectorStore):
 
         Args:
             texts: The texts.
-            embedding: None, as the index has its own encoder.
+            embedding: Must be None, because the index has its own encoder.
             metadatas: One for each text.
             ids: One for each text; None for random ids.
             path: The folder of the index.
@@ -209,15 +209,15 @@ class LsrVectorStore(VectorStore):
         """Delete documents and commit; unknown ids are ignored.
 
         Raises:
-            ValueError: No ids, which LangChain takes to mean all documents.
+            ValueError: `ids` is None, which means all documents in LangChain.
         """
         if ids is None:
-            raise ValueError("delete takes ids")
+            raise ValueError("delete needs ids; it never deletes all documents")
         remove(self.index, ids)
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """Return the documents with given ids, without unknown ones."""
+        """Return the documents with given ids; unknown ids are left out."""
         stored = current(self.index).get_many(ids)
         return [_plain(one.id, one.title, one.text, one.metadata or {}) for one in stored if one is not None]
 
@@ -265,7 +265,7 @@ class LsrTranslator(Visitor):
     }
 
     def visit_operation(self, operation: Operation) -> dict[str, Any]:
-        """Translate and, or, not."""
+        """Translate the operators and, or, not."""
         self._validate_func(operation.operator)
         parts = [part.accept(self) for part in operation.arguments]
         return {"not": {"or": parts}} if operation.operator == Operator.NOT else {operation.operator.value: parts}

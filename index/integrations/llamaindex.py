@@ -62,7 +62,7 @@ class LsrRetriever(BaseRetriever):
     def from_nodes(
         cls, nodes: Iterable[BaseNode], path: str | PathLike[str], *, k: int = 10, **build: Unpack[BuildOptions]
     ) -> LsrRetriever:
-        """Build an index from nodes: their texts are encoded without metadata; relationships and all else are stored.
+        """Build an index from nodes. Their texts are encoded, without metadata; everything else is stored.
 
         Args:
             nodes: Nodes from LlamaIndex readers and parsers.
@@ -96,10 +96,10 @@ _PLAIN = {
     FilterOperator.LTE: "<=",
     FilterOperator.IN: "in",
     FilterOperator.ANY: "in",
-    FilterOperator.CONTAINS: "==",  # for a list, matches any of its items
+    FilterOperator.CONTAINS: "==",  # on a column of lists, == matches any item
     FilterOperator.TEXT_MATCH: "contains",
 }
-_NEGATED = {FilterOperator.NE: "==", FilterOperator.NIN: "in"}  # these also match nodes without the key
+_NEGATED = {FilterOperator.NE: "==", FilterOperator.NIN: "in"}  # negated, these also match nodes without the key
 
 
 def where_of(filters: MetadataFilters) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _condition(one: MetadataFilter) -> dict[str, Any]:
         return {"and": [{one.key: {"==": value}} for value in one.value]}
     if one.operator not in _PLAIN:
         known = ", ".join(sorted(operator.value for operator in (*_PLAIN, *_NEGATED)))
-        raise DataError(f"{one.key}: an index has no operator {one.operator.value!r}; there are {known}", "filters")
+        raise DataError(f"{one.key}: an index has no operator {one.operator.value!r}; it has {known}", "filters")
     return {one.key: {_PLAIN[one.operator]: one.value}}
 
 

@@ -2,7 +2,7 @@
 
     mteb.evaluate(LsrModel("naver/splade-v3"), mteb.get_task("SciFact"))
 
-Needs the extra `mteb`. Corpora are indexed, so a task takes about as long as encoding its texts.
+Needs the extra `mteb`. Searching an index is fast, so a task takes about as long as encoding its texts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ except ImportError:
 
 
 class LsrModel:
-    """A model by MTEB's `SearchProtocol`.
+    """An encoder with an index that implements MTEB's `SearchProtocol`.
 
     Args:
         encoder: An encoder, or its name or folder.
@@ -50,7 +50,7 @@ class LsrModel:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What MTEB stores of the model with results."""
+        """The description of the model that MTEB stores with results."""
         found, queries = self.encoder.fingerprint, self.encoder.query_fingerprint
         revision = str(found.weights) if queries is None else digest([f"{found.weights} {queries.weights}".encode()])
         given = {"name": self._name, "revision": revision[:12], "similarity_fn_name": "dot"}
@@ -83,8 +83,8 @@ class LsrModel:
 
         Args:
             queries: Rows with id, text and maybe an instruction.
-            top_k: How many documents a query gets.
-            top_ranked: {query: documents}, the only ones to rank for it; those that share no term with it score 0.
+            top_k: Maximum number of documents per query.
+            top_ranked: {query: documents to rank}; None ranks all. Those that share no term with the query score 0.
 
         Returns:
             {query: {document: score}}

@@ -35,9 +35,9 @@ _QUERIES = 64  # queries scored together
 
 
 class LsrRetriever(pt.Transformer):
-    """Retrieves documents for topics: takes a frame of `qid` and `query`, adds `docno`, `score`, `rank` and `text`.
+    """Retrieves documents for topics: a frame of `qid` and `query` gets `docno`, `score`, `rank` and `text`.
 
-    Topics with a column `query_toks` ({token: weight}, from PyTerrier's learned sparse encoders) are searched with that
+    If topics have a column `query_toks` ({token: weight}, from PyTerrier's learned sparse encoders), it is searched
     instead of `query`.
 
     Args:

@@ -40,8 +40,8 @@ def semantic_search_lsr(
         corpus_embeddings: (n_texts, n_terms), from `encode_document`; not needed with an index.
         corpus_index: An index or its folder.
         top_k: Maximum number of documents per query.
-        output_index: Whether to return the index, too; one made here is in a temporary folder and exists as long as it
-            is used.
+        output_index: Whether to return the index, too. The folder of an index that is built here is temporary; it is
+            deleted with the `Index` object.
         index_kwargs: For `Index.build`.
         search_kwargs: For `Index.search_batch`: alpha, algorithm, threads and so on.
 
@@ -50,7 +50,7 @@ def semantic_search_lsr(
         and the index if `output_index` is set.
 
     Raises:
-        ValueError: Neither embeddings nor an index.
+        ValueError: Neither `corpus_embeddings` nor `corpus_index` is given.
     """
     if corpus_index is None:
         if corpus_embeddings is None:

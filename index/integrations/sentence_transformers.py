@@ -3,8 +3,8 @@
     encoder = SentenceTransformersEncoder(SparseEncoder("naver/splade-v3"))
     index = Index.build("idx", documents, encoder=encoder)  # and Index.open("idx", encoder=encoder)
 
-Needs the extra `sentence-transformers`. `load_encoder` reads SPLADE models itself, and faster; use this for models that
-it refuses. The two have different fingerprints, so an index needs the one that made it.
+Needs the extra `sentence-transformers`. For SPLADE models, `load_encoder` is faster; use this class for models that
+`load_encoder` refuses. The two have different fingerprints, so search an index with the class that made it.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def matrix(embeddings: torch.Tensor) -> SparseMatrix:
 class SentenceTransformersEncoder(Encoder):
     """Wraps a SparseEncoder as an encoder.
 
-    An index doesn't store it, so pass it whenever you open one.
+    An index doesn't store this encoder, so pass it to `Index.open`.
 
     Args:
         model: The loaded model.
         batch_size: Texts per batch.
 
     Raises:
-        EncoderError: Its tokenizer isn't from the tokenizers library.
+        EncoderError: The model's tokenizer isn't from the tokenizers library.
     """
 
     type = "sentence-transformers"
@@ -79,7 +79,7 @@ class SentenceTransformersEncoder(Encoder):
         in_child(self)
 
     def after_fork(self) -> None:
-        """Handle a fork like any PyTorch model; see `lsr.forks`."""
+        """Use one thread in a forked child, like other PyTorch models; see `lsr.forks`."""
         torch.set_num_threads(1)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
@@ -115,14 +115,14 @@ class SentenceTransformersEncoder(Encoder):
         limit = self.model.max_seq_length
         if not limit or math.isinf(limit):
             return None
-        names = ("query",) if queries else ("document", "passage", "corpus")  # the first that exists, as in the model
+        names = ("query",) if queries else ("document", "passage", "corpus")  # the model uses the first that exists
         prompt = next((self.model.prompts[name] for name in names if name in self.model.prompts), None) or ""
         ids = self._tokenizer.ids([prompt + text for text in texts], None, special=True)
         return [int(limit) - len(row) for row in ids]
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """Made of hashes of parameters, prompts and tokenizer, which don't change with the library's version."""
+        """Hashes of parameters, prompts and tokenizer, which don't change with the library's version."""
         values = {digest([p.detach().cpu().flatten().view(torch.uint8).numpy()]) for p in self.model.parameters()}
         how = json.dumps([sorted(values), self.model.prompts, self.model.max_active_dims], sort_keys=True)
         length = self.model.max_seq_length
@@ -138,7 +138,7 @@ class SentenceTransformersEncoder(Encoder):
         )
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Refuse to save, as lsr can't load the model's files.
+        """Refuse to save, because lsr can't load the model's files.
 
         Raises:
             EncoderError: Always.

@@ -1,7 +1,7 @@
 """Functions that the adapters share: open an index by path; list, write and delete its documents.
 
 Every change is committed before the function returns, or rolled back if it fails. Adapters search the latest commit
-(`current`); an index object that was passed in is refreshed, too.
+(`current`); for this, they also refresh an index object that was passed in.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def opened_or_created(path: str | PathLike[str], encoder: str) -> Index:
         return Index.open(path)
     try:
         return Index.build(path, [], encoder=encoder)
-    except OutputExists:  # another process created it, or it isn't an index, which opening reports
+    except OutputExists:  # another process has created the index; or the folder is something else: `open` reports it
         return Index.open(path)
 
 
 def current(index: Index) -> Index:
-    """Return the index, refreshed to the latest commit by any process; checks only a file's date.
+    """Return the index, refreshed to the latest commit of any process. Only a file's date is checked.
 
     An index in object storage isn't refreshed; call `Index.refresh`.
     """
@@ -87,7 +87,7 @@ def put(
             this one.
 
     Raises:
-        DoubledId: An id exists, and `existing` says to refuse.
+        DoubledId: An id exists, and `existing` is "refuse".
         DataError: A bad document.
     """
     with _committed(index):
@@ -118,7 +118,7 @@ def stored(index: Index) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
 
 @contextmanager
 def _committed(index: Index) -> Iterator[None]:
-    """Commit on exit; on failure roll back, unless earlier changes are pending, too."""
+    """Commit on exit. On failure, roll back, unless changes were pending before the block."""
     had = index.pending
     try:
         yield

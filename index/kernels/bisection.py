@@ -1,17 +1,17 @@
 """Reorder documents so that similar ones are near each other: clustering, then bisection.
 
-Clustering is spherical k-means with short sparse vectors for documents and centres; a document finds its centre through
-lists of centres by term. A document's terms are sorted by weight, and the r-th weighs DECAY^r, which approximates
-learned sparse vectors, so no weights are stored.
+Clustering is spherical k-means with short sparse vectors for documents and centres; an inverted index of the centres
+finds the centre of a document. Weights aren't stored: a document's terms are sorted by weight, and the r-th gets the
+weight DECAY^r, which approximates learned sparse vectors.
 
 Recursive graph bisection halves a run of documents and moves documents that fit the other half better, so that few
-terms are spread over both; then it halves each half. In a half of n documents, a term that d of them contain costs
-d * log2(n / (d + 1)): the bits of its gaps.
+terms are spread over both halves; then it halves each half. In a half of n documents, a term that d of them contain
+costs d * log2(n / (d + 1)): the bits of its gaps.
 
-Sources: Dhulipala et al. 2016 (arXiv 1602.08820); Mackenzie, Petri, Moffat 2021 for fast bisection. They sort both
-    halves by gain and swap pairs whose gains add up to more than zero. The result is the same as splitting all
-    documents at the median of one key: how much more a document costs on the right side than on the left. So a
-    selection replaces the sort.
+Sources: Dhulipala et al. 2016 (arXiv 1602.08820); Mackenzie, Petri, Moffat 2021 for fast bisection. These papers sort
+    each half by gain and swap pairs whose gains add up to more than zero. Here, all documents are split at the median
+    of one key: how much more a document costs on the right side than on the left. The result is the same, and a
+    selection is faster than a sort.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SETTLED = 200  # stop when fewer than one in this many documents of a run chang
 
 @kernel
 def reduce_rows(indptr, terms, weights, number, keep, out_indptr, out_terms):
-    """Keep the heaviest terms of each row, among those with a number.
+    """Keep the heaviest terms of each row, among the terms that have a new number.
 
     Args:
         indptr: (n_docs + 1,) int64.
@@ -35,7 +35,7 @@ def reduce_rows(indptr, terms, weights, number, keep, out_indptr, out_terms):
         weights: (nnz,) float32.
         number: (n_terms,) int32, the new number of each term, -1 to leave it out.
         keep: Largest number of terms to keep.
-        out_indptr: (n_docs + 1,) int64, written except the first.
+        out_indptr: (n_docs + 1,) int64, written except for the first entry, which is given.
         out_terms: (enough,) uint16 or uint32, written from out_indptr[0] on.
     """
     places, values = np.empty(keep + 1, np.int64), np.empty(keep + 1, np.float32)
@@ -59,15 +59,15 @@ def reduce_rows(indptr, terms, weights, number, keep, out_indptr, out_terms):
 
 @kernel
 def order_run(indptr, terms, places, begin, end, align, iterations, sides, degrees, prices, touched, keys, logs):
-    """Order a run of documents, down to runs of `align` documents.
+    """Order a run of documents by bisection, down to runs of `align` documents.
 
     Args:
         indptr: (n_docs + 1,) int64.
         terms: (nnz,) uint16 or uint32, the documents' terms.
-        places: (n_docs,) int64, documents in their order; the run's are changed.
+        places: (n_docs,) int64, the documents in their current order; those of the run are reordered.
         begin: The run's first place.
         end: The run's end, exclusive.
-        align: Runs of this length stay unchanged; halves begin at multiples of it.
+        align: Runs of this length aren't split; halves begin at multiples of this length.
         iterations: Largest number of rounds in which documents change sides.
         sides: (n_docs,) uint8, scratch for the run's documents.
         degrees: (2, n_terms) int32, zero before and after.
@@ -158,7 +158,7 @@ def nearest(indptr, terms, docs, ends, centres, values, size, depth, out):
         docs: (n,) int64, the documents, each with at least one term.
         ends: (n_terms,) int64, end of each term's list of centres.
         centres: (n_entries,) int32, centres by term.
-        values: (n_entries,) float32, the weight of the term in each.
+        values: (n_entries,) float32, the weight of the term in each of these centres.
         size: Number of centres.
         depth: Number of a document's terms to use.
         out: (n,) int32, written: the centres, ties by number; 0 if none shares a term.

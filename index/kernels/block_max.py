@@ -1,7 +1,7 @@
 """Exact block-max search: compute upper bounds for all blocks, then score only blocks that can reach the top k.
 
 Longer lists store the largest impact of each block of 128 documents, so the bounds of all blocks are sums of byte rows.
-Shorter lists store none, as reading their postings costs no more. Then:
+Shorter lists store no maxima, because reading their postings costs no more. A search has two steps:
 
 1. the blocks with the highest bounds ("seeds") are scored, which yields a threshold close to the final one;
 2. every other block whose bound reaches the threshold is a candidate. Each window is processed in the cheapest of three
@@ -16,7 +16,7 @@ Shorter lists store none, as reading their postings costs no more. Then:
 Bounds and scores are sums of the same int32 products, so a bound is never rounded below a score. A block is dropped
 only if its bound is strictly below the k-th best score, so ties are broken as in the exhaustive kernel.
 
-Most of the time goes into cache misses (about 0.2 µs each). So lists are looked up for many blocks at a time and
+Most of the time goes into cache misses (about 0.2 µs each). So postings are looked up for many blocks at a time and
 prefetched well before they are read.
 
 Sources: Block-Max Pruning (Mallia, Suel, Tonellotto 2024, arXiv 2405.01117) for block bounds over learned impacts and
@@ -70,11 +70,11 @@ FOLD = 128  # the number of blocks is rounded up to a multiple of this, so that 
 _CHUNK = 64  # blocks scored together: their accumulators just fit the L1 cache
 _AHEAD = 4  # rows of maxima between the one being prefetched and the one being read
 _GROUP = 16  # windows whose bounds are computed together: their data fits the L2 cache
-# Costs in postings: looking up a term in a block (for candidates, for seeds), and clearing a window's accumulator; and
-# the divisor for the candidates that are expected to be left after scanning lists.
+# The first three are costs in postings: looking up a term in a candidate block, looking it up in a seed, and clearing a
+# window's accumulator. After lists are scanned, one of _LEFT_OVER candidates is expected to be left.
 _LOOKUP, _SEED_LOOKUP, _SCAN, _LEFT_OVER = 60, 250, 8192, 4
 # Rows of the scratch space: the bound of each block; then, for each chosen block, its number within the window, the
-# window, the bound of its remaining terms, and its best score so far; and which of the blocks in process are alive.
+# window, the bound of the remaining terms, and the best score so far; and which blocks of the current chunk are alive.
 _BOUND, _BLOCK, _WINDOW, _REST, _BEST, _ALIVE = range(6)
 
 
@@ -88,7 +88,7 @@ def search_blocks(files, query, space, k, alpha, seeds, threshold):
         space: `Space`; docs and scores receive the results by descending score, ties by ascending number.
         k: Number of documents.
         alpha: Blocks are dropped if alpha times their bound is below the threshold; below 1, search is approximate.
-        seeds: Number of blocks with the highest bounds that are scored regardless of alpha, at least 1.
+        seeds: Number of blocks that are always scored, those with the highest bounds; at least 1.
         threshold: Initial threshold, int32, at least 1; lower scores are left out.
 
     Returns:
@@ -155,7 +155,7 @@ def search_blocks(files, query, space, k, alpha, seeds, threshold):
             elif as_whole < as_blocks:
                 found, threshold = score_window(files, query, space, every, w, k, found, threshold)
                 waiting = before
-        # Score the candidates of several windows together, and check the leftover ones against the new threshold.
+        # Score the candidates of several windows together, and check the remaining ones against the new threshold.
         done = 0
         while waiting - done >= _CHUNK or (x == n_windows - 1 and done < waiting):
             n = min(_CHUNK, waiting - done)
@@ -237,7 +237,7 @@ def add_list(files, query, i, w, bounds):
 
 @kernel
 def highest(bounds, m, scratch):
-    """Return a bound that at least m blocks reach, at least 1: the m-th largest of the maxima of groups of 8.
+    """Return a bound that at least m blocks reach, or 1: the m-th largest of the maxima of groups of 8 blocks.
 
     Args:
         bounds: (n_blocks,) int32; the number of blocks is a multiple of FOLD.
@@ -274,7 +274,7 @@ def most_promising(windows, m, scratch):
 
 @kernel
 def choose_highest(windows, m, scratch):
-    """Choose the m blocks with the highest bounds, or up to _CHUNK more; returns their number.
+    """Choose the m blocks with the highest bounds, or up to _CHUNK more; return their number.
 
     Blocks with a bound of zero aren't chosen. The bounds of chosen blocks are set to -1 to mark them as scored.
     """
@@ -282,7 +282,7 @@ def choose_highest(windows, m, scratch):
     required, most = highest(bounds, m, scratch), min(m + _CHUNK, len(bounds))
     for w in range(len(windows)):
         chosen = choose(windows, w, required, chosen, len(bounds), scratch)
-    if chosen > most:  # take those above the m-th bound, then those equal to it while there is room
+    if chosen > most:  # take bounds above the m-th bound, then bounds equal to it while there is room
         for c in range(chosen):
             scratch[_ALIVE, c], scratch[_BEST, c] = c, scratch[_REST, c]
         select(scratch[_ALIVE], scratch[_BEST], chosen, m)
@@ -468,12 +468,14 @@ def score_window(files, query, space, terms, w, k, found, threshold):
 
 @kernel
 def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold):
-    """Add some terms to the scores of some blocks, dropping blocks that fall short; append documents.
+    """Look up some terms in some blocks, and add their contributions to the scores.
+
+    Blocks that can no longer reach the threshold are dropped. Documents that reach it are appended to the results.
 
     Args:
         files: `Files`.
         query: `Query`.
-        space: `Space`; holds the blocks at..at + n, the terms' bound in each, and its best score so far.
+        space: `Space`; for each block in at..at + n, it holds the bound of these terms and the best score so far.
         terms: (n_terms,) int64, positions in the query.
         slots: (n,) int64, where each block's scores are in the accumulator, in units of blocks.
         at: The first of the blocks.
@@ -586,10 +588,11 @@ def ask(dense, gaps, skips, windows, lists, i, w, block):
 
 @inlined
 def find(maxima, skips, windows, lists, i, w, block):
-    """Locate the postings of term i in a block of window w; empty if there are none or the list is a dense row.
+    """Locate the postings of term i in a block of window w.
 
     Returns:
-        Begin and end of a range that contains them, within the window's postings or gaps, even if the file is damaged.
+        Start and end of a range that contains the postings; empty if there are none, or if the list is a dense row. The
+        range is within the window's postings or gaps even if the file is damaged.
     """
     begin, end, row = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]), np.int64(lists[i, w, ROW])
     if row < 0 or begin == end:
@@ -606,14 +609,14 @@ def find(maxima, skips, windows, lists, i, w, block):
 
 @inlined
 def add_postings(docs, docs_at, impacts, impacts_at, begin, end, first, weight, scores, base):
-    """Add a block's postings, out of a range of postings, to its scores.
+    """Find a block's postings within a range of postings, and add them to the block's scores.
 
     Args:
         docs: (file,) uint16.
         docs_at: Where the window's postings begin in `docs`.
         impacts: (file,) uint8.
         impacts_at: Where the window's postings begin in `impacts`.
-        begin: The range's first posting, within the window's.
+        begin: The range's first posting, counted from the window's first.
         end: The range's end, exclusive.
         first: The block's first document.
         weight: The term's weight.
@@ -667,9 +670,9 @@ def summarize(docs, impacts, begins, ends, n_docs, maxima, skips):
     Args:
         docs: (n,) uint16, the window's postings.
         impacts: (n,) uint8.
-        begins: (n_rows,) int64, begin of each list.
+        begins: (n_rows,) int64, start of each list.
         ends: (n_rows,) int64, end of each list.
-        n_docs: The window's documents.
+        n_docs: Number of documents in the window.
         maxima: (n_rows, at least the number of blocks) uint8, all zero, written.
         skips: (n_rows, at least the number of skips) uint16, written.
     """

@@ -1,18 +1,19 @@
 """Approximate search by clusters: runs of similar documents with a summary each, and a forward index by cluster.
 
-A summary has the largest impact of each term in a cluster; only the largest of these are kept, up to a given share of
-their sum. So it estimates the scores of the cluster's documents but is no upper bound. Summaries are stored as lists by
-term, and are added up over all clusters for the heaviest terms of a query. The clusters with the highest sums are
-scored first, which gives a threshold; then all clusters whose sums reach `heap_factor` times the threshold.
+A summary holds the largest impact of each term in a cluster. Only the largest of these maxima are kept, up to a given
+share of their sum, so a summary estimates the scores of the cluster's documents without being an upper bound. Summaries
+are stored as lists by term. For the heaviest terms of a query, these lists are added up. The clusters with the highest
+sums are scored first, which gives a threshold; then all clusters whose sums reach `heap_factor` times the threshold are
+scored.
 
 A cluster is scored exactly, with the whole query, in the same integers as in other algorithms: the query's terms are
-looked up among the cluster's, and their postings are added up over its documents. The cost is cache misses. Therefore
-terms are stored in groups that fill a cache line, and several clusters are scored together, step by step, with
-prefetches one step ahead.
+looked up among the cluster's terms, and their postings are added to the scores of its documents. Most of the cost is
+cache misses. Therefore terms are stored in groups that fill a cache line, and several clusters are scored together,
+step by step, with prefetches one step ahead.
 
 Sources: Seismic (Bruch, Nardini, Rulli, Venturini 2024, arXiv 2404.18812) for summaries, their pruning, `cut` and
 `heap_factor`; Block-Max Pruning (arXiv 2405.01117) for the forward index by runs of documents. Seismic clusters each
-list separately; if similar documents are stored side by side, the same few summaries serve all lists.
+list separately. Here, similar documents are stored side by side, so the same few summaries serve all lists.
 """
 
 from __future__ import annotations
@@ -26,30 +27,30 @@ from lsr.index.kernels.exhaustive import thin_out
 from lsr.index.kernels.jit import kernel, prefetch
 from lsr.index.kernels.layout import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_SCORED, run_of
 
-CLUSTER = 64  # documents of a cluster; at most 256, because a document within its cluster is a byte
-GROUP = 16  # entries of a group, which fills a cache line: the begin of its postings, and 15 terms
-_FURTHEST = (1 << 16) - 2  # largest distance of a term from its group's first; the next value marks an unused entry
+CLUSTER = 64  # documents of a cluster; at most 256, because a document's number within its cluster is a byte
+GROUP = 16  # entries of a group: the start of its postings, and 15 terms; a group fills a cache line
+_FURTHEST = (1 << 16) - 2  # largest distance of a term from its group's first term; this plus 1 marks an unused entry
 _BATCH = 8  # clusters scored together
-_SUM, _CHOSEN, _REACHED = range(3)  # rows of the scratch space; `highest` uses others
+_SUM, _CHOSEN, _REACHED = range(3)  # rows of the scratch space; `highest` uses other rows
 
 
 class Clusters(NamedTuple):
-    """The files of clusters as arrays. Positions in them are checked before use.
+    """The files of clusters as arrays. The kernels check positions in the files before they use them.
 
     Attributes:
         doc_ends: (n_clusters,) uint64, end of each cluster's documents, in the order of storage.
-        group_ends: (n_clusters,) uint64, end of its groups of terms.
-        posting_ends: (n_clusters,) uint64, end of its postings.
-        firsts: (n_groups,) uint32, the first term of each group, as a rank among the terms of the index. Ascending
+        group_ends: (n_clusters,) uint64, end of each cluster's groups of terms.
+        posting_ends: (n_clusters,) uint64, end of each cluster's postings.
+        firsts: (n_groups,) uint32, the first term of each group, as a rank among the terms of the segment. Ascending
             within a cluster.
-        groups: (n_groups * GROUP,) uint32, for each group the begin of its postings among those of the cluster; then
-            its terms, ascending: distance from the first term times 65536, plus the end of the term's postings among
-            those of the group.
+        groups: (n_groups * GROUP,) uint32. A group begins with the position of its first posting within the cluster's
+            postings. Its terms follow, ascending. Each is 65536 times its distance from the group's first term, plus
+            the end of its postings, counted from the group's first posting.
         postings: (n_postings,) uint16, by cluster, term and document: impact times 256 plus document within the
             cluster.
-        summary_ends: (n_used,) uint64, end of the summaries' entries of each term.
+        summary_ends: (n_used,) uint64, end of each term's entries in the summaries.
         summary_clusters: (n_entries,) uint32, the cluster of each entry.
-        summary_maxima: (n_entries,) uint8, the largest impact there.
+        summary_maxima: (n_entries,) uint8, the term's largest impact in this cluster.
     """
 
     doc_ends: Any
@@ -75,14 +76,14 @@ def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, 
     Args:
         ranks: (n,) int64, the window's terms, ascending.
         lists: (n, 4) int64, their lists.
-        docs: (n_postings,) uint16, the window's.
+        docs: (n_postings,) uint16, the window's postings.
         impacts: (n_postings,) uint8.
         dense: (n_dense * n_docs,) uint8.
-        n_docs: The window's documents.
-        group_ends: (n_clusters,) int64: begin of each cluster's groups, changed to their end. When counting, zeros that
-            become counts.
-        posting_ends: (n_clusters,) int64: the same for its postings.
-        firsts: (n_groups,) uint32, written, like the following.
+        n_docs: Number of documents in the window.
+        group_ends: (n_clusters,) int64, start of each cluster's groups, changed to their end. In the counting
+            call, zeros, changed to counts.
+        posting_ends: (n_clusters,) int64, the same for each cluster's postings.
+        firsts: (n_groups,) uint32, written; so are the following arrays.
         groups: (n_groups * GROUP,) uint32.
         maxima: (n_groups * GROUP,) uint8, the largest impact of each term in its cluster, 0 at unused places.
         postings: (n_postings,) uint16.
@@ -121,7 +122,7 @@ def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, 
 
 @kernel
 def summarize(group_ends, maxima, mass, kept):
-    """Choose the largest maxima of each cluster up to a share of their sum, and all that equal the smallest chosen one.
+    """Choose each cluster's largest maxima, up to a share of the sum of all; equal maxima are chosen together.
 
     Args:
         group_ends: (n_clusters,) int64.
@@ -151,10 +152,10 @@ class Docs(NamedTuple):
     """The documents of a segment with clusters.
 
     Attributes:
-        order: (n_docs,) uint32, their numbers within the segment by place, or empty if these are equal.
+        order: (n_docs,) uint32, the number of the document at each place; empty if places and numbers are the same.
         n_docs: Number of documents.
         base: Number of the first document.
-        allowed: (n_docs,) uint8 by place, 0 for documents to exclude; empty if there are none.
+        allowed: (n_docs,) uint8 by place, 0 for documents to exclude; empty to exclude none.
     """
 
     order: Any
@@ -172,8 +173,8 @@ def search_clusters(clusters, query, heaviest, docs, scratch, space, k, heap_fac
         query: (ranks, weights): (n,) int64, the query's terms, ascending, and (n,) int32.
         heaviest: (at most cut,) int64, positions in the query of the terms whose summaries are added up.
         docs: `Docs`.
-        scratch: (6, n_clusters rounded up to a multiple of FOLD, or more) int32, the first row zero, and again
-            afterwards.
+        scratch: (6, n_clusters rounded up to a multiple of FOLD, or more) int32; its first row is all zero before and
+            after.
         space: `Space`; docs and scores are the results so far.
         k: Number of documents.
         heap_factor: Clusters with sums below this times the k-th best score are skipped.
@@ -242,7 +243,7 @@ def add_summaries(clusters, query, heaviest, sums):
 
 @kernel
 def choose(sums, required, scratch):
-    """List the clusters whose sums reach `required`, and set these sums to zero; returns their number."""
+    """List the clusters whose sums reach `required`, and set these sums to zero; return the number of clusters."""
     chosen, threshold = 0, np.int32(min(np.ceil(required), 2.0**31 - 1))
     for run in range(0, len(sums), FOLD):
         s, reached = sums[run : run + FOLD], np.int32(0)
@@ -290,7 +291,7 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
         begin, end = run_of(clusters.group_ends, 0, c, n_groups)
         for g in range(begin, end, 16):
             prefetch(firsts, g)
-    for x in range(len(chosen)):  # the group that may contain a term: the last one that begins at or before it
+    for x in range(len(chosen)):  # find the group that may contain each term: the last that begins at or before it
         begin, end = run_of(clusters.group_ends, 0, chosen[x], n_groups)
         for i in range(len(ranks)):
             g, n = begin, end - begin

@@ -9,14 +9,14 @@ from lsr.index.kernels.jit import kernel
 
 @kernel
 def edit_distances(codes, offsets, word, most, found):
-    """The distances of many words from one word (optimal string alignment).
+    """Compute the distances of many words from one word (optimal string alignment).
 
     Args:
         codes: (size,) int32, the code points of all words.
-        offsets: (n + 1,) int64, begin of each word, and the end of the last.
+        offsets: (n + 1,) int64, start of each word, then the end of the last word.
         word: (m,) int32, the code points of the one word.
         most: Largest distance of interest, at most 254.
-        found: (n,) uint8, written; most + 1 for larger distances.
+        found: (n,) uint8, receives the distances; most + 1 stands for larger ones.
     """
     m = len(word)
     rows = np.empty((3, m + 1), np.int64)

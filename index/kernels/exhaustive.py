@@ -1,10 +1,12 @@
-"""The exhaustive kernel: scans every posting of the query's terms, window by window; the reference for all others.
+"""The exhaustive kernel: scans every posting of the query's terms, window by window.
+
+Other exact kernels must return the same results.
 
 Scores are exact: with 8-bit impacts, sums of int32 products that can't overflow (lsr.index.segment.quantize scales the
 query accordingly); with float weights, float64 sums in ascending term order.
 
-Results carry document numbers, not the places where documents are stored. Documents that may not be found (deleted, or
-filtered out) get a score of 0 before results are collected.
+Kernels see documents by place, in storage order; results hold document numbers. Documents that may not be found
+(deleted, or filtered out) get a score of 0 before results are collected.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ _RUN = 32  # entries that `reaching` compares at once
 _STRIP = 4096  # documents whose scores are added up together from dense rows
 _ASKED = 512  # postings prefetched at the beginning of a list
 _SAMPLE = 256  # scores sampled to guess the first threshold
-_SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8  # guess it for k >= 128, in windows of at least 8 * k documents
+_SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8  # guess for k >= 128, in windows of at least 8 * k documents
 
 
 @kernel
@@ -88,7 +90,7 @@ def scatter(files, query, terms, w, accumulator):
         if lists[i, w, DENSE] >= 0:
             places[n_dense] = i
             n_dense += 1
-    # Dense rows strip by strip, so that a strip's scores stay in the L1 cache, and two rows at a time.
+    # Add dense rows strip by strip, so that a strip's scores stay in the L1 cache, and two rows at a time.
     for first in range(0, n if n_dense else 0, _STRIP):
         scores = accumulator[first : min(first + _STRIP, n)]
         for j in range(0, n_dense, 2):
@@ -143,8 +145,8 @@ def ask(docs, impacts, gaps, windows, lists, i, w):
 def seed(space, n, k, threshold):
     """Return a starting score that at least k documents of the window reach, or `threshold`.
 
-    The score is guessed from a sample and checked by counting. Without it, a large k spends most of its time on
-    documents that are soon dropped again.
+    The score is guessed from a sample and checked by counting. Without it, a search for a large k spends most of its
+    time on documents that are soon dropped again.
 
     Args:
         space: `Space`; docs and scores are overwritten.
@@ -176,9 +178,9 @@ def seed(space, n, k, threshold):
 def collect(space, accumulator, order, windows, w, first, n, k, found, threshold):
     """Append the documents whose scores reach `threshold` to the results, and clear the accumulator.
 
-    The loops are written to be vectorized: 128 scores are folded into 16 maxima, which are compared at once. When room
-    runs out, only the k best results are kept, and the k-th score becomes the threshold; a document with an equal score
-    can still win the tie by its number.
+    The loops are written to be vectorized: 128 scores are folded into 16 maxima, which are compared at once. When the
+    room for results runs out, only the k best are kept, and the k-th score becomes the threshold. A document with an
+    equal score is still collected, as it may win the tie by its number.
 
     Args:
         space: `Space`; docs and scores hold the results.
@@ -222,7 +224,7 @@ def collect(space, accumulator, order, windows, w, first, n, k, found, threshold
 
 @kernel
 def thin_out(space, k, found, threshold):
-    """Keep the k best results out of at least k; returns k and the new threshold."""
+    """Keep the k best of at least k results; return k and the new threshold."""
     select(space.docs, space.scores, found, k)
     return k, max(threshold, space.scores[k - 1])
 

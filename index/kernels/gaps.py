@@ -1,9 +1,9 @@
 """Lists as gaps: two bytes a posting instead of three.
 
-A posting is stored as two bytes: the distance from the document before, and the impact. If documents are more than 255
-apart, postings with an impact of 0 lie between them. A list is preceded by a byte for each of its skips: the distance
-from the document before the skip's first posting to the document that the skip is for. With it, a look-up can begin at
-the skip.
+A posting is stored as two bytes: the distance from the previous document, and the impact. If two documents are more
+than 255 apart, postings with an impact of 0 are stored between them. A list is preceded by one byte for each of its
+skips, so that a look-up can begin at the skip: the distance from the document before the skip's first posting to the
+document that the skip is for.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _FURTHEST = 255
 
 @kernel
 def count_gaps(docs, begins, ends, sizes):
-    """Count the postings of lists as gaps.
+    """Count the postings of lists stored as gaps, including those with an impact of 0.
 
     Args:
         docs: (n,) uint16, a window's postings.
-        begins: (n_lists,) int64, where each list begins.
-        ends: (n_lists,) int64, where it ends.
+        begins: (n_lists,) int64, start of each list.
+        ends: (n_lists,) int64, end of each list.
         sizes: (n_lists,) int64, written.
     """
     for i in range(len(begins)):
@@ -41,11 +41,11 @@ def write_gaps(docs, impacts, begins, ends, rows, n_skips, at, gaps, gap_impacts
     Args:
         docs: (n,) uint16, a window's postings.
         impacts: (n,) uint8.
-        begins: (n_lists,) int64, where each list begins.
-        ends: (n_lists,) int64, where it ends.
-        rows: (n_lists,) int32, the row of skips of each.
-        n_skips: How many skips a list has.
-        at: (n_lists,) int64, where its gaps begin, with room for n_skips before.
+        begins: (n_lists,) int64, start of each list.
+        ends: (n_lists,) int64, end of each list.
+        rows: (n_lists,) int32, each list's row of skips.
+        n_skips: Number of skips of a list.
+        at: (n_lists,) int64, start of each list's gaps, with room for n_skips bytes before it.
         gaps: (size,) uint8, written.
         gap_impacts: (size,) uint8, all zero, written.
         skips: (n_rows, n_skips or more) uint16, written.
@@ -71,7 +71,7 @@ def write_gaps(docs, impacts, begins, ends, rows, n_skips, at, gaps, gap_impacts
 
 @inlined
 def _skipped(doc, before, skip, to, at, row, n_skips, gaps, skips):
-    """Write the skips up to a document; returns the next one."""
+    """Write the skips up to a document; return the next skip."""
     while skip <= doc // SKIP:
         skips[row, skip] = to - at
         gaps[at - n_skips + skip] = skip * SKIP - before
@@ -84,13 +84,13 @@ def read_gaps(begins, ends, gaps, impacts, out_docs, out_impacts, out_ends):
     """Turn lists of gaps into postings.
 
     Args:
-        begins: (n_lists,) int64, where each list begins.
-        ends: (n_lists,) int64, where it ends.
-        gaps: (n,) uint8, a window's.
+        begins: (n_lists,) int64, start of each list.
+        ends: (n_lists,) int64, end of each list.
+        gaps: (n,) uint8, a window's gaps.
         impacts: (n,) uint8.
         out_docs: (sum of the lists' sizes,) uint16, written.
-        out_impacts: (the same,) uint8, written.
-        out_ends: (n_lists,) int64, written: where the postings of each end.
+        out_impacts: (sum of the lists' sizes,) uint8, written.
+        out_ends: (n_lists,) int64, written: the end of each list's postings.
     """
     to = 0
     for i in range(len(begins)):
@@ -108,12 +108,12 @@ def find_in_gaps(lists, gaps, impacts, skips, n_skips, doc, out):
 
     Args:
         lists: (n, 4) int64, the lists.
-        gaps: (n_gaps,) uint8, the window's.
+        gaps: (n_gaps,) uint8, the window's gaps.
         impacts: (n_gaps,) uint8.
-        skips: uint16, the segment's.
-        n_skips: How many skips a list has.
+        skips: uint16, the segment's skips.
+        n_skips: Number of skips of a list.
         doc: The document, within the window.
-        out: (n,) float32, written; 0 for terms that it lacks.
+        out: (n,) float32, written; 0 for terms that the document lacks.
     """
     skip = doc // SKIP
     for i in range(len(lists)):
@@ -135,9 +135,9 @@ def scan_gaps(gaps, impacts, weight, scores):
     """Add a list to the scores of a window.
 
     Args:
-        gaps: (n,) uint8, of the list.
+        gaps: (n,) uint8, the list's gaps.
         impacts: (n,) uint8.
-        weight: Of the term.
+        weight: The term's weight.
         scores: (WINDOW,), changed.
     """
     doc = np.uint64(0)
@@ -148,22 +148,22 @@ def scan_gaps(gaps, impacts, weight, scores):
 
 @inlined
 def add_gaps(gaps, gaps_at, impacts_at, begin, end, before, first, weight, scores, base):
-    """Add a block's postings, out of a range of postings, to its scores.
+    """Find a block's postings within a range of postings, and add them to the block's scores.
 
     Args:
         gaps: (file,) uint8.
         gaps_at: Where the window's gaps begin.
-        impacts_at: Where their impacts begin.
-        begin: The range's first posting, within the window's.
+        impacts_at: Where the impacts of these gaps begin.
+        begin: The range's first posting, counted from the window's first.
         end: The range's end, exclusive.
         before: The document before the range's first posting.
         first: The block's first document.
-        weight: Of the term.
+        weight: The term's weight.
         scores: int32, changed.
         base: Where the block's scores begin in `scores`.
 
     Returns:
-        The best of the scores changed, the largest impact, and how many postings there were.
+        The best score that changed, the largest impact, and the number of postings.
     """
     best, largest, doc = np.int32(0), np.int32(0), before - first
     while begin < end:

@@ -9,11 +9,11 @@ from lsr.index.kernels.jit import kernel
 
 @kernel
 def hash_strings(offsets, content, hashes):
-    """64-bit FNV-1a hashes, with the upper half folded in once.
+    """Compute 64-bit FNV-1a hashes, and XOR the upper half of each into its lower half.
 
     Args:
-        offsets: (n + 1,) int32 or int64, begin of each string, and the end of the last.
-        content: (size,) uint8, their bytes.
+        offsets: (n + 1,) int32 or int64, start of each string, then the end of the last string.
+        content: (size,) uint8, the strings' bytes.
         hashes: (n,) uint64, written.
     """
     for i in range(len(hashes)):

@@ -25,7 +25,7 @@ def gather(places, indptr, terms, weights, out_terms, out_weights):
         terms: (nnz,) uint32.
         weights: (nnz,) float32.
         out_terms: (sum of the rows' lengths,) uint32, written.
-        out_weights: (the same,) float32, written.
+        out_weights: (sum of the rows' lengths,) float32, written.
     """
     at = 0
     for place in places:
@@ -42,7 +42,7 @@ def invert(indptr, terms, weights, cursor, out_doc, out_weight):
         indptr: (n_docs + 1,) int64.
         terms: (nnz,) rows of `cursor`.
         weights: (nnz,) uint8 or float32.
-        cursor: (n_terms,) int64, begin of each term's list; changed in place to its end.
+        cursor: (n_terms,) int64, start of each term's list; changed in place to its end.
         out_doc: (nnz,) uint16, written.
         out_weight: (nnz,) of the weights' type, written.
     """
@@ -61,11 +61,11 @@ def count_rows(ranks, lists, docs, impacts, dense, n_docs, counts):
 
     Args:
         ranks: (n,) int64, the window's terms, ascending.
-        lists: (n, 4) int64, their lists.
+        lists: (n, 4) int64, the terms' lists.
         docs: (n_postings,) uint16.
         impacts: (n_postings,) uint8 or float32.
         dense: (n_dense * n_docs,) uint8.
-        n_docs: The window's documents.
+        n_docs: Number of documents in the window.
         counts: (n_docs,) int64, changed.
     """
     for i in range(len(ranks)):
@@ -89,9 +89,9 @@ def transpose(ranks, lists, docs, impacts, dense, n_docs, terms, cursor, out_ter
         docs: (n_postings,) uint16.
         impacts: (n_postings,) uint8 or float32.
         dense: (n_dense * n_docs,) uint8.
-        n_docs: The window's documents.
+        n_docs: Number of documents in the window.
         terms: (n_used,) uint32, the terms of the ranks.
-        cursor: (n_docs,) int64, begin of each document's row, -1 to leave it out; changed to its end.
+        cursor: (n_docs,) int64, start of each document's row, -1 to leave it out; changed to its end.
         out_terms: (nnz,) uint32, written.
         out_weights: (nnz,) float32, written.
     """
@@ -121,9 +121,9 @@ def find_row(ranks, lists, docs, impacts, dense, n_docs, doc, out):
         docs: (n_postings,) uint16.
         impacts: (n_postings,) uint8 or float32.
         dense: (n_dense * n_docs,) uint8.
-        n_docs: The window's documents.
+        n_docs: Number of documents in the window.
         doc: The document, within the window.
-        out: (n,) float32, written; 0 for terms that it lacks.
+        out: (n,) float32, written; 0 for terms that the document lacks.
     """
     for i in range(len(ranks)):
         out[i] = 0

@@ -1,4 +1,4 @@
-"""Decorators of the index's kernels, and instructions that Numba has no name for."""
+"""Decorators for the index's kernels, and processor instructions that Numba doesn't offer."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def prefetch(_: Any, array: Any, place: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def reaching(_: Any, array: Any, place: Any, least: Any) -> Any:
-    """Compare the 32 numbers from array[place] on (one-dimensional) with a number of their type. Returns an int64 with
-    a bit for each number, the lowest for the first, that is set if the number is at least as large. Bounds aren't
-    checked.
+    """Compare the 32 numbers array[place:place + 32] (one-dimensional) with `least`, a number of the same type.
+
+    Returns an int64, whose bit i (from the lowest) is set if array[place + i] >= least. Bounds aren't checked.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -61,7 +61,7 @@ def reaching(_: Any, array: Any, place: Any, least: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def lowest_bit(_: Any, bits: Any) -> Any:
-    """The place of the lowest bit of an int64 that isn't 0."""
+    """Return the position of the lowest set bit of an int64, which must not be 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.IntType(1)(1))

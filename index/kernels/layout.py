@@ -15,14 +15,14 @@ from lsr.index.kernels.jit import inlined, kernel, prefetch
 
 # A window is a run of at most this many documents: document numbers fit 16 bits, and the accumulator fits the cache.
 WINDOW = 1 << 16
-# A block is a run of this many documents of a window, with an upper bound.
+# A block is a run of this many documents of a window that share an upper bound.
 BLOCK = 128
 SKIP = 1024  # documents between two skips of a list
 ROW_UNIT = 64  # rows of maxima begin at multiples of this: a cache line
 SKIP_UNIT = ROW_UNIT * BLOCK // SKIP
-# Columns of the table of windows. The …_AT columns are offsets in entries of the arrays. FIRST_DOC is the place of a
-# window's first document among those of all segments; BASE is the number of its segment's first document; ORDER_AT is
-# -1 if documents are stored in the order in which they were added.
+# Columns of the table of windows. The …_AT columns are positions in the arrays, in entries. FIRST_DOC is the place of a
+# window's first document among the documents of all segments; BASE is the number of its segment's first document;
+# ORDER_AT is -1 if documents are stored in the order in which they were added.
 DOCS_AT, IMPACTS_AT, SIZE, DENSE_AT, N_DENSE, FIRST_DOC, N_DOCS, FIRST_BLOCK = range(8)
 MAXIMA_AT, SKIPS_AT, ORDER_AT, BASE, GAPS_AT, GAP_IMPACTS_AT, N_GAPS = range(8, 15)
 WINDOW_COLUMNS = 15
@@ -31,9 +31,10 @@ TERMS_AT, N_TERMS, TABLE_AT, TABLE_SIZE, MAX_IMPACTS_AT, ENDS_AT = range(6)
 ENTRY_WINDOW_AT, ENTRY_BEGIN_AT, ENTRY_SIZE_AT, ENTRY_ROW_AT, ENTRY_DENSE_AT = range(6, 11)
 N_ENTRIES, FIRST_WINDOW, N_WINDOWS, N_ROWS = range(11, 15)
 SEGMENT_COLUMNS = 15
-# A list within a window, (…, 4) int32: its postings are BEGIN..END of the window's. If DENSE is GAPS, they are
-# BEGIN..END of the window's gaps; if it isn't negative, the list is the window's dense row of that number. Its block
-# maxima begin at MAXIMA_AT + ROW * ROW_UNIT, and its skips at SKIPS_AT + ROW * SKIP_UNIT; ROW is -1 if it has neither.
+# A list within a window, (…, 4) int32. If DENSE is POSTINGS_LIST, the list is BEGIN..END of the window's postings; if
+# DENSE is GAPS, it is BEGIN..END of the window's gaps; otherwise DENSE is the number of the window's dense row. The
+# list's block maxima begin at MAXIMA_AT + ROW * ROW_UNIT, and its skips at SKIPS_AT + ROW * SKIP_UNIT; ROW is -1 if it
+# has neither.
 BEGIN, END, ROW, DENSE = range(4)
 POSTINGS_LIST, GAPS = -1, -2
 LAST_DOC = np.uint64(WINDOW - 1)
@@ -48,14 +49,14 @@ class Files(NamedTuple):
 
     Attributes:
         docs: uint16, the files of postings; window w's documents begin at windows[w, DOCS_AT].
-        impacts: uint8 or float32, the same files; window w's impacts begin at windows[w, IMPACTS_AT].
+        impacts: uint8 or float32, the files of postings again; window w's impacts begin at windows[w, IMPACTS_AT].
         dense: uint8, the files of dense rows: an impact for each document of the window, 0 if it lacks the term.
-        gaps: uint8, the files of gaps (`lsr.index.kernels.gaps`); window w's begin at windows[w, GAPS_AT], their
-            impacts at windows[w, GAP_IMPACTS_AT].
+        gaps: uint8, the files of gaps (`lsr.index.kernels.gaps`); window w's gaps begin at windows[w, GAPS_AT], and
+            their impacts at windows[w, GAP_IMPACTS_AT].
         maxima: uint8, block maxima, row by row, rows by term.
         skips: uint16, for each 1024th document of a window, how many postings of the list precede it.
         windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows.
-        order: uint32, document numbers by place, for segments that store documents in another order.
+        order: uint32, document numbers by place, for segments that don't store documents in the order of addition.
     """
 
     docs: Any
@@ -74,12 +75,12 @@ class Lexicon(NamedTuple):
     Attributes:
         segments: (n_segments, SEGMENT_COLUMNS) int64, the table of segments.
         terms: uint32, the terms that occur, ascending within a segment.
-        table: int32, the rank of each term among those of its segment, -1 for terms that don't occur; for segments
-            with a TABLE_SIZE above 0. In other segments, terms are found by binary search.
+        table: int32, the rank of each term among the segment's terms, -1 for terms that don't occur. Only segments
+            with a TABLE_SIZE above 0 have one; in other segments, terms are found by binary search.
         max_impacts: float32, the largest impact of each term.
         ends: uint64, end of each term's entries.
-        entries: Five arrays with an entry for each list, by term and window: window, begin and size (uint32), row and
-            dense (int32).
+        entries: Five arrays with an entry for each list, ordered by term and window: window, begin and size (uint32),
+            row and dense (int32).
     """
 
     segments: Any
@@ -97,7 +98,7 @@ class Query(NamedTuple):
         lists: (n, n_windows, 4) int32, the terms' lists.
         weights: (n,) int32, or float64 if impacts are float32.
         upper_bounds: (n,) of the same type, the largest contribution of each term to a score.
-        allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all may be.
+        allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all documents are allowed.
         live: (n_blocks,) uint8, 0 for blocks without an allowed document; empty if all documents are allowed.
     """
 
@@ -113,11 +114,11 @@ class Space(NamedTuple):
 
     Attributes:
         accumulator: (65536,) int32, or float64 if impacts are float32; all zero before and after a search.
-        blocks: (6, n_blocks rounded up) int32, of any content.
-        docs: (more than k,) int64, the documents found. The longer it is, the more rarely results are pruned to k; 2k
-            is a good length.
-        scores: (len(docs),) of the accumulator's type, their scores.
-        counts: (6,) int64, sums over searches: blocks scored, windows scanned, postings scored, postings of a full
+        blocks: (6, n_blocks rounded up) int32, with any content.
+        docs: (more than k,) int64, the documents found. A longer buffer is pruned to k results less often; 2k is a
+            good length.
+        scores: (len(docs),) of the accumulator's type, the documents' scores.
+        counts: (6,) int64, sums over searches of: blocks scored, windows scanned, postings scored, postings of a full
             scan, look-ups of a term in a block, and bounds of a term in a block that were added up.
     """
 
@@ -135,7 +136,7 @@ def find_terms(lexicon, terms, ranks, max_impacts):
     Args:
         lexicon: `Lexicon`.
         terms: (n,) uint32.
-        ranks: (n_segments, n) int64, written: the rank of each term among the segment's terms, -1 if it lacks the term.
+        ranks: (n_segments, n) int64, written: the rank of each term among the segment's terms, -1 if it doesn't occur.
         max_impacts: (n,) float64, written: the largest impact of each term in any segment, 0 for unknown terms.
 
     Returns:
@@ -221,13 +222,13 @@ def find_lists(lexicon, windows, ranks, chosen, lists):
 
 @kernel
 def run_of(ends, at, number, size):
-    """Return begin and end of a run, both within 0..size even if the file is damaged.
+    """Return start and end of a run, both within 0..size even if the file is damaged.
 
     Args:
         ends: uint64, ends of runs.
         at: Position in `ends` of the first run.
         number: The run.
-        size: Number of entries that the runs divide up.
+        size: Total number of entries in all runs.
     """
     begin = min(max(np.int64(ends[at + number - 1]), 0), size) if number else 0
     return begin, min(max(np.int64(ends[at + number]), begin), size)
@@ -285,7 +286,7 @@ def number_of(order, windows, w, doc):
 
 @kernel
 def cost(query, windows, i, w):
-    """Return the cost of scanning a list, in postings; 0 if the window has none."""
+    """Return the cost of scanning a list, in postings; 0 if the window has no list of the term."""
     if query.lists[i, w, DENSE] >= 0:
         return windows[w, N_DOCS] // _DENSE_COST + 1
     return np.int64(query.lists[i, w, END]) - query.lists[i, w, BEGIN]
@@ -299,5 +300,5 @@ def count_blocks(windows, w):
 
 @inlined
 def count_skips(windows, w):
-    """Skips of a list of a window."""
+    """Return the number of skips of a list in a window."""
     return (windows[w, N_DOCS] + SKIP - 1) // SKIP

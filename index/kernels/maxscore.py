@@ -2,8 +2,8 @@
 
 Query terms are split by their upper bounds, the largest contributions that they can make to a score. Terms whose bounds
 add up to less than the k-th best score so far can't lift a document into the top k by themselves. So only the lists of
-the other, essential terms are scanned; the rest are looked up in the documents found there, as long as these can still
-reach the threshold.
+the other, essential terms are scanned. The non-essential terms are then looked up in the documents found, as long as
+these can still reach the threshold.
 
 Like Lucene's bulk scorer, this adds up the essential lists of a window in the accumulator, one after the other, and
 then looks up the other terms, one by one, in the remaining documents.
@@ -43,7 +43,7 @@ from lsr.index.kernels.layout import (
     number_of,
 )
 
-# Terms are non-essential while their bounds add up to less than this fraction of the threshold. Lucene uses the whole
+# Terms are non-essential while their bounds add up to less than 1 / _ASIDE of the threshold. Lucene uses the whole
 # threshold; but then nearly every document in the essential lists can still reach it, and look-ups cost more than
 # scans.
 _ASIDE = 4
@@ -110,13 +110,13 @@ def reaching(accumulator, n_docs, required, docs, scores):
 
     Args:
         accumulator: (WINDOW,) int32, the window's scores.
-        n_docs: Documents of the window.
-        required: Smallest score, above zero.
+        n_docs: Number of documents in the window.
+        required: The score to reach, above zero.
         docs: (WINDOW,) int64, written: the documents, within the window, ascending.
         scores: (WINDOW,) int32, written.
 
     Returns:
-        Their number.
+        The number of documents collected.
     """
     n = 0
     for first in range(0, n_docs, BLOCK):  # vectorized, like `collect`
@@ -141,19 +141,19 @@ def reaching(accumulator, n_docs, required, docs, scores):
 
 @kernel
 def complete(files, query, terms, rest, w, threshold, docs, scores, n, counts):
-    """Look up terms in documents, which ascend; drop documents whose scores fall short of the threshold.
+    """Look up terms in documents, and drop documents that can no longer reach the threshold.
 
     Args:
         files: `Files`.
         query: `Query`.
         terms: (n_terms,) int64, positions in the query, highest upper bound first.
-        rest: The sum of their upper bounds.
+        rest: The sum of the terms' upper bounds.
         w: The window.
         threshold: Smallest score of a result.
-        docs: (WINDOW,) int64, documents within the window; changed to the remaining ones.
+        docs: (WINDOW,) int64, documents within the window, ascending; changed to the remaining ones.
         scores: (WINDOW,) int32, their scores without these terms; changed.
         n: Number of documents.
-        counts: `Space`'s, changed.
+        counts: `Space.counts`, changed.
 
     Returns:
         The number of remaining documents; their scores are complete.
@@ -238,7 +238,7 @@ def append(space, order, windows, w, docs, scores, n, k, found, threshold):
 
 @inlined
 def seek(docs, at, end, doc):
-    """Return the index of the first document in docs[at:end] (ascending) that is at least `doc`, else `end`.
+    """Return the position of the first document in docs[at:end] (ascending) that is at least `doc`, or `end`.
 
     Uses galloping search.
     """

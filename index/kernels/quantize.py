@@ -11,7 +11,7 @@ from lsr.index.kernels.jit import kernel
 
 @kernel
 def to_integers(weights, largest_sum, out):
-    """Weights as integers of at least 1 whose sum is at most `largest_sum`; see lsr.index.segment.quantize.
+    """Convert weights to integers of at least 1 whose sum is at most `largest_sum`; see lsr.index.segment.quantize.
 
     Args:
         weights: (n,) float64 above zero, n below largest_sum.
@@ -19,13 +19,13 @@ def to_integers(weights, largest_sum, out):
         out: (n,) int32, written.
 
     Returns:
-        Their factor, a power of two.
+        The factor that the weights were multiplied by, a power of two.
     """
     total = 0.0
     for weight in weights:
         total += weight
     _, exponent = math.frexp((largest_sum - len(weights)) / total)
-    factor = 2.0 ** (exponent - 1)  # the largest power of two that is not above the quotient
+    factor = 2.0 ** (exponent - 1)  # the largest power of two up to the quotient
     for i in range(len(weights)):
         out[i] = max(1, np.int64(np.rint(weights[i] * factor)))
     return factor

@@ -1,7 +1,7 @@
 """Search with a batch of queries in one call: look up the terms of each query, then run an algorithm.
 
-A call from Python takes microseconds and holds the GIL for most of them. So threads run in parallel only if each call
-searches with many queries.
+A call from Python takes microseconds, and holds the GIL for most of this time. So threads run in parallel only if each
+call searches with many queries.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Batch(NamedTuple):
     """Queries, and the documents that may be found.
 
     Attributes:
-        terms: uint32, the terms of one query after the other, ascending in each.
-        weights: int32, their weights; or float64 if impacts are float32.
+        terms: uint32, the terms of all queries, one query after another; ascending within each query.
+        weights: The terms' weights: int32, or float64 if impacts are float32.
         ends: (n,) int64, where each query's terms end.
         thresholds: (n,) of the weights' type, above zero: documents that score less may be left out.
-        allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all may be.
+        allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all documents are allowed.
         live: (n_blocks,) uint8, 0 for blocks without an allowed document; empty if all documents are allowed.
     """
 
@@ -44,8 +44,8 @@ class Found(NamedTuple):
     Attributes:
         docs: (n, k) int64, document numbers, best first.
         scores: (n, k) of the weights' type.
-        sizes: (n,) int64, how many documents were found.
-        known: (n,) int64, how many of a query's terms occur.
+        sizes: (n,) int64, the number of documents found for each query.
+        known: (n,) int64, the number of each query's terms that occur in the index.
     """
 
     docs: Any

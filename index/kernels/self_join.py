@@ -1,8 +1,8 @@
 """All pairs of rows of a matrix whose products reach a threshold.
 
 Each row is compared with the rows before it through an inverted index that grows row by row. The index leaves out the
-beginning of each row: as many of its most frequent terms as can't reach the threshold by themselves with any row. So
-two rows that share no indexed term can't reach it.
+most frequent terms of each row, as long as these alone can't reach the threshold with any row. So two rows that share
+no indexed term can't reach the threshold.
 
 Source: All-Pairs (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search").
 """
@@ -21,23 +21,24 @@ def similar_pairs(indptr, terms, weights, counts, threshold):
     """Find all pairs of rows whose products reach the threshold.
 
     Args:
-        indptr: (n + 1,) int64, begin of each row.
+        indptr: (n + 1,) int64, start of each row.
         terms: (nnz,) int64, ascending in each row; smaller terms are in more rows.
-        weights: (nnz,) float64 above zero; rows of length 1.
+        weights: (nnz,) float64 above zero; each row has the Euclidean length 1.
         counts: (n_terms,) int64, number of rows with each term.
         threshold: Above 0.
 
     Returns:
-        (pairs, 2) int64 rows, the larger first, and (pairs,) float64 products of at least threshold - 1e-9.
+        (pairs, 2) int64: the numbers of two rows, the larger number first; and (pairs,) float64: their products, at
+        least threshold - 1e-9.
     """
     n, n_terms = len(indptr) - 1, len(counts)
     largest = np.zeros(n_terms)
     for p in range(len(terms)):
         largest[terms[p]] = max(largest[terms[p]], weights[p])
-    ends = np.cumsum(counts) - counts  # end of each term's list, which grows
+    ends = np.cumsum(counts) - counts  # current end of each term's list; the lists grow
     starts = ends.copy()
     rows, stored = np.empty(len(terms), np.int32), np.empty(len(terms))
-    left_out = np.zeros(n, np.int64)  # begin of the indexed part of each row
+    left_out = np.zeros(n, np.int64)  # start of the indexed part of each row
     sums, row = np.zeros(n), np.zeros(n_terms)
     touched = np.empty(n, np.int64)
     pairs, products, found = np.empty((64, 2), np.int64), np.empty(64), 0

@@ -30,7 +30,7 @@ def _order(docs, scores, a, b):
 
 @inlined
 def _median(docs, scores, a, b, c):
-    """Put these three entries in order, so the median is at b."""
+    """Put these three entries in order, so that the median is at b."""
     _order(docs, scores, a, b)
     _order(docs, scores, b, c)
     _order(docs, scores, a, b)
@@ -40,11 +40,11 @@ def _median(docs, scores, a, b, c):
 def _partition(docs, scores, low, high):
     """Partition low..high around a pivot, and return the pivot's position.
 
-    The pivot is the median of three entries, and in long runs the median of three such medians: a median of three takes
-    quadratic time if scores rise and then fall.
+    The pivot is the median of three entries, and in long runs the median of three such medians: with a simple median of
+    three, scores that rise and then fall take quadratic time.
 
-    Every entry is swapped to the boundary, and the boundary moves or doesn't: this avoids a branch that the processor
-    would mispredict half of the time.
+    Every entry is swapped to the boundary, and the boundary moves past it only if the entry belongs before the pivot.
+    This avoids a branch that the processor would mispredict half of the time.
     """
     middle = (low + high) >> 1
     if high - low < _MANY:
@@ -89,7 +89,7 @@ def select(docs, scores, n, k):
 
 @kernel
 def sort(docs, scores, n):
-    """Sort the first n entries: quicksort with insertion sort for short runs; the stack stays logarithmic."""
+    """Sort the first n entries by quicksort, with insertion sort for short runs; the stack's depth is logarithmic."""
     lows, highs = np.empty(64, np.int64), np.empty(64, np.int64)
     lows[0], highs[0] = 0, n - 1
     depth = 1

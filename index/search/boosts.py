@@ -22,12 +22,12 @@ _READ = 64  # titles read at a time
 class Boosts:
     """The factors of one search.
 
-    A document's factor is the product of those of the boosted columns and that of its title. A query term that occurs
-    in the title counts `Conditions.title` times, so the title's factor is
+    A document's factor is the product of a factor for each boosted column and a factor for the title. A query term that
+    occurs in the title counts `Conditions.title` times, so the factor for the title is
 
         1 + (title - 1) * (share of the document's score that comes from terms in its title)
 
-    which is at most `title`. Only titles of documents that may be among the best are read.
+    which is at most `title`. Titles are read only if their documents may be among the best.
 
     Attributes:
         most: The largest factor that a document may have.
@@ -36,7 +36,7 @@ class Boosts:
         snapshot: The documents.
         vector: The query, one row.
         conditions: The boosts.
-        encoder: A function that returns the encoder, which finds terms in titles; called only if titles are boosted.
+        encoder: Returns the encoder, which finds terms in titles; called only if titles are boosted.
 
     Raises:
         EncoderError: Titles are boosted, and the index has no encoder.
@@ -123,7 +123,7 @@ def _column_factors(snapshot: Snapshot, boosts: Iterable[Boost]) -> NDArray[np.f
         else:
             distance = np.abs(values - boost.origin) / (boost.half_life * (DAY if boost.of_times else 1))
             added = 0.5**distance
-        with np.errstate(over="ignore"):  # keep scores finite, as JSON has no infinity
+        with np.errstate(over="ignore"):  # `minimum` keeps scores finite, since JSON has no infinity
             factors = np.minimum(factors * (1 + boost.weight * np.where(np.isnan(added), 0.0, added)), _MOST)
     return factors
 

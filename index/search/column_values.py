@@ -18,7 +18,7 @@ from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.columns import Columns, Kinds, kinds_of
 from lsr.io.metadata import parse_time
 
-_LISTED = 50  # column names that a message lists at most
+_LISTED = 50  # maximum number of column names in a message
 
 
 def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
@@ -41,9 +41,9 @@ def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
             wrong[f"fields: {unknown_column(name, kinds, {})}; or title, text, metadata"] = None
     for sort in options.sorts:
         if kinds.get(sort.column, "").startswith("list of "):
-            wrong[f"{sort.column} is a {kinds[sort.column]}, which can't be sorted by"] = None
+            wrong[f"{sort.column} is a {kinds[sort.column]}, and hits can't be sorted by lists"] = None
     if options.group_by and kinds.get(options.group_by, "").startswith("list of "):
-        wrong[f"{options.group_by} is a {kinds[options.group_by]}, which can't be grouped by"] = None
+        wrong[f"{options.group_by} is a {kinds[options.group_by]}, and hits can't be grouped by lists"] = None
     for boost in options.conditions().boosts:
         kind = kinds.get(boost.column, "number")
         if kind != "number" and not (kind == "text" and boost.of_times):
@@ -128,7 +128,7 @@ def sorted_order(
     """Return (n,) int64: the positions of documents in sorted order; ties by score, then by position.
 
     Args:
-        keys: For each of `sorts`, the values of all documents; ignored where the sort is by score.
+        keys: For each of `sorts`, the values of all documents; ignored for a sort by score.
         sorts: The sort keys. Documents without a value come last in both directions.
         scores: (n,) the scores.
     """
@@ -144,7 +144,7 @@ def sorted_order(
 
 
 def _sort_key(value: Any) -> tuple[int, Any]:
-    """Sort key that puts dates and times, in order, before other strings."""
+    """Return a sort key that orders dates and times by time, and puts them before other strings."""
     if not isinstance(value, str):
         return (0, value)
     time = parse_time(value)

@@ -1,7 +1,7 @@
-"""Exact search on a GPU: postings stay in its memory, and PyTorch scores queries in batches.
+"""Exact search on a GPU: the postings stay in GPU memory, and PyTorch scores queries in batches.
 
-Scores are sums of integers, so the order of additions doesn't matter: documents, scores and ties equal those of the
-CPU kernels. In device memory, a posting takes 5 bytes, and a batch takes 4 bytes per document and query.
+Scores are sums of integers, so the order of additions doesn't matter: documents, scores and ties are the same as those
+of the CPU kernels. In GPU memory, a posting takes 5 bytes, and a batch takes 4 bytes per document and query.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.segment.quantize import query_numbers
 from lsr.sparse import SparseMatrix
 
-_SCORES = 1 << 28  # bytes of scores in a batch at most
+_SCORES = 1 << 28  # maximum size of a batch's scores in bytes
 
 
 class DeviceSearcher:
@@ -30,7 +30,7 @@ class DeviceSearcher:
 
     Raises:
         MissingExtra: PyTorch isn't installed.
-        IndexFormatError: Weights are stored as float32, whose sums depend on the order of additions.
+        IndexFormatError: Weights are stored as float32; sums of these depend on the order of additions.
         CorruptIndex: The postings are damaged.
         ValueError: PyTorch can't use the device.
     """
@@ -128,13 +128,13 @@ class DeviceSearcher:
 def _window(
     postings: tuple[Any, ...], numbers: NDArray[np.int64], terms: NDArray[np.uint32], at: int
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], int]:
-    """Return the postings of a window, those of its dense rows last.
+    """Return the postings of a window; the postings of dense rows come last.
 
     Args:
         postings: From `Segment.postings_of`.
         numbers: Document numbers by place, starting at the window's first place.
         terms: The segment's terms.
-        at: How many postings precede this window.
+        at: Number of postings before this window.
 
     Returns:
         (n,) document number and (n,) impact of each posting; (n_lists, 3) int64 with the term, start and length of each

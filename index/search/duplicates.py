@@ -21,8 +21,8 @@ class Duplicate:
     """Two near-duplicate documents, or passages of two documents.
 
     Attributes:
-        id: The one that was added later.
-        of: The one that was added earlier.
+        id: Id of the document (or passage) that was added later.
+        of: Id of the document (or passage) that was added earlier.
         similarity: The cosine of their vectors, at most 1.
     """
 
@@ -43,10 +43,10 @@ def duplicates(
         snapshot: The snapshot; all its vectors are loaded into memory.
         threshold: The minimum cosine, above 0 and at most 1; rounding may miss it by 1e-9.
         compared: Weights vectors so that the dot product of two is their similarity.
-        allowed: (n_docs,) bool, which documents are compared; None for all.
+        allowed: (n_docs,) bool, true for documents to compare; None for all.
 
     Returns:
-        The most similar pairs first; ties in the order in which documents were added.
+        Pairs by descending similarity; ties in the order in which documents were added.
 
     Raises:
         ValueError: The threshold is out of range.
@@ -72,7 +72,7 @@ def duplicates(
 
 
 def _vectors(snapshot: Snapshot, allowed: NDArray[np.bool_] | None) -> tuple[NDArray[np.int64], SparseMatrix]:
-    """Return the numbers of the live documents, ascending, and their vectors."""
+    """Return the numbers of the live and allowed documents, ascending, and their vectors."""
     n_terms = max((part.n_terms for part in snapshot.parts), default=1)
     matrices, numbers = [SparseMatrix.empty(n_terms)], np.fromiter(snapshot.documents.numbers(), np.int64)
     with tempfile.TemporaryDirectory(prefix="lsr-duplicates-") as folder:
@@ -89,7 +89,7 @@ def _vectors(snapshot: Snapshot, allowed: NDArray[np.bool_] | None) -> tuple[NDA
 
 
 def _normalized(matrix: SparseMatrix, labels: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-    """Scale rows to length 1 and order their terms by label; returns indptr, labels and weights."""
+    """Scale rows to length 1 and order their terms by label; return indptr, labels and weights."""
     terms, weights = labels[matrix.indices], matrix.data.astype(np.float64)
     rows = np.repeat(np.arange(len(matrix)), matrix.lengths())
     there = weights > 0

@@ -28,9 +28,10 @@ from lsr.io.document import Document
 from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
-_LONGEST = 100  # characters before a span that are searched for the start of its word
-_LITTLE = 20  # highlights skip terms that weigh less than 1/20 of the query's heaviest
-_KINDS = ("match", "expansion", "", "unweighted", "missing")  # a word has the first kind that any of its terms has
+_LONGEST = 100  # the start of a word is searched for in at most this many characters before a span
+_LITTLE = 20  # highlights skip terms that weigh less than 1/20 of the query's heaviest term
+# If the terms of a word differ in kind, the word has the first of these kinds.
+_KINDS = ("match", "expansion", "", "unweighted", "missing")
 # Scripts written without spaces, where each term is a word of its own.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _LETTERS = re.compile(rf"(?:(?![{_UNSPACED}])[\w\u0300-\u036f])*")
@@ -42,21 +43,21 @@ class Contribution:
 
     Attributes:
         term: The term's id.
-        token: Its token, or "term 123" if tokens aren't known.
-        query_weight: Its weight in the query.
-        impact: Its stored weight in the document; 0 if the document lacks it.
-        score: query_weight * impact, except that a search rounds weights (by about 1e-7).
-        share: Its fraction of the document's score, 0 to 1 (or more, if the dense part is below 0).
-        kind: "match" if the term occurs in the document's text; "expansion" if the encoder added it; "missing" if the
-            document lacks it; "unweighted" if it occurs in the text but has no weight there (the encoder gave it none,
-            pruned it, or truncated the text before it); "" if unknown because no text or encoder is stored.
-        spans: Where it occurs: (start, end) in characters of the document's content (title, a space, text).
-        origin: For an expansion, the (start, end) of the word that it comes from, from `Encoder.origins`; None if
-            unknown.
-        marked: Whether highlights mark it. Stop words and terms with little weight in the query are left unmarked if
-            other terms are marked.
-        word: The whole word that the term (perhaps a stem or a word piece) belongs to: from the query if its text is
-            known, else from the document; if it occurs in neither, the readable form of the token.
+        token: The term's token, or "term 123" if tokens aren't known.
+        query_weight: The term's weight in the query.
+        impact: The term's stored weight in the document; 0 if the document lacks it.
+        score: query_weight * impact, computed with the rounded weights of a search (an error of about 1e-7).
+        share: Fraction of the document's score, 0 to 1 (or more, if the dense part is below 0).
+        kind: "match" if the term occurs in the document's text; "expansion" if the encoder added the term; "missing" if
+            the document lacks the term; "unweighted" if the term occurs in the text but has no weight (the encoder gave
+            it none, pruned it, or truncated the text before it); "" if unknown, because no text or encoder is stored.
+        spans: Where the term occurs: (start, end) in characters of the document's content (title, a space, text).
+        origin: For an expansion, the (start, end) of the word that the expansion comes from (`Encoder.origins`); None
+            if unknown.
+        marked: Whether highlights mark the term. Stop words and terms with little weight in the query are left unmarked
+            if other terms are marked.
+        word: The whole word that the term (perhaps a stem or a word piece) belongs to: a word of the query if its text
+            is known, else of the document; if there is none, the readable form of the token.
     """
 
     term: int
@@ -81,14 +82,14 @@ class DensePart:
     """What the dense vectors add to the score of a hybrid or dense search.
 
     Attributes:
-        cosine: Cosine of the query's and the document's dense vectors; of a document that is cut, its nearest
-            passage's. For a `Hybrid` whose vectors are compared by dot product, that product.
+        cosine: Cosine of the query's and the document's dense vectors. If the document is cut, the cosine of its
+            nearest passage; for a `Hybrid` with similarity "dot", the dot product.
         z: How many standard deviations the cosine lies above the mean over all documents; None in mode "dense" and for
             a `Hybrid`.
         weight: The search's `dense_weight`, or the weight in a `Hybrid`; 1 in mode "dense".
-        score: What it adds to the score, possibly below 0: weight * sign(z) * |z|^2.5 / 52; in mode "dense" the cosine;
-            for a `Hybrid` what its dense ranking adds.
-        share: Its fraction of the document's score.
+        score: What the dense vectors add to the score, possibly below 0: weight * sign(z) * |z|^2.5 / 52; in mode
+            "dense", the cosine; for a `Hybrid`, what its dense ranking adds.
+        share: Fraction of the document's score.
     """
 
     cosine: float
@@ -107,14 +108,13 @@ class Explanation:
 
     Attributes:
         id: The document's id.
-        score: The score of an exact search, which is the sum of the contributions, and of the dense part if there is
-            one. (In mode "dense", it is the dense part alone; contributions are those of a sparse search, with share
-            0.)
-        contributions: Highest score first; query terms that the document lacks come last.
+        score: The score of an exact search: the sum of the contributions and of the dense part, if there is one. In
+            mode "dense", the score is the dense part alone; contributions are those of a sparse search, with share 0.
+        contributions: One for each query term, highest score first; terms that the document lacks come last.
         content: The text that spans refer to; empty if it isn't stored.
         title_length: Length of the title, in characters, at the start of `content`; a space follows it.
         boost: The factor by which the search's boosts multiplied the score; 1 without boosts.
-        moved: How a re-ranker moved the document; None without one.
+        moved: How a re-ranker moved the document; None without a re-ranker.
         dense: What the dense vectors add, in a hybrid or dense search; else None.
     """
 
@@ -139,7 +139,7 @@ class Explanation:
         return f"Explanation(id={self.id!r}, score={self.score:.4f}, {self.words(3)})"
 
     def _repr_html_(self) -> str:
-        """The text with the important words marked, and a table of words."""
+        """Return the text with matching words marked, and a table of words, as HTML."""
         header, *rows = self._rows()
         text = f"<p>{self.highlight(html=True)}</p>" if self.content else ""
         return text + html_table([header, *rows], self._headline())
@@ -157,7 +157,7 @@ class Explanation:
         return replace(self, contributions=tuple(named))
 
     def with_tokens(self, tokens: Sequence[str]) -> Explanation:
-        """Return a copy with the tokens of terms that were unknown where it was made, as a shard knows only its own."""
+        """Return a copy with tokens for terms that had none: a shard doesn't know the tokens of other shards."""
         unknown = [c for c in self.contributions if c.token == _nameless(c.term) and c.term < len(tokens)]
         named = {c.term: replace(c, token=tokens[c.term], word=readable(tokens[c.term])) for c in unknown}
         return replace(self, contributions=tuple(named.get(c.term, c) for c in self.contributions))
@@ -176,8 +176,8 @@ class Explanation:
     def words(self, limit: int = 5) -> str:
         """Return the top words in one line, such as "wing 42%, flutter*(wing) 30%".
 
-        A star marks an expansion; the word that it comes from follows in parentheses, if known. In a hybrid search, the
-        dense part is listed like a word; it is negative if the document's cosine is below the mean.
+        A star marks an expansion; the word that the expansion comes from follows in parentheses, if known. In a hybrid
+        search, the dense part is listed like a word; its share is negative if the document's cosine is below the mean.
         """
         parts = [(self.dense.share, "dense vector")] if self.dense else []
         for c in self.by_word()[:limit]:
@@ -192,9 +192,9 @@ class Explanation:
         """Return a copy that explains the score of a fusion of rankings.
 
         Args:
-            rankings: The terms of each sparse ranking, and what it adds to the score; its terms share that in
-                proportion to their scores.
-            dense: What a dense ranking adds; its `share` is computed here.
+            rankings: The terms of each sparse ranking, and what the ranking adds to the score. The added score is
+                divided among the terms in proportion to their scores.
+            dense: What a dense ranking adds; this call computes its `share`.
         """
         total = sum(added for _, added in rankings) + (dense.score if dense else 0.0)
         factors: dict[int, float] = {}
@@ -269,7 +269,7 @@ class Explanation:
         return highlight(self.content, self, matched, expanded, length, html, instead)
 
     def best_part(self, length: int) -> tuple[int, int]:
-        """Return (start, end) in characters of the text, without the title, of the part with the largest share.
+        """Return (start, end) of the part with the largest share, in characters of the text without the title.
 
         Args:
             length: Maximum length in characters.
@@ -385,7 +385,7 @@ def _nameless(term: int) -> str:
 
 
 def _origins(encoder: Encoder | None, content: str, terms: list[int]) -> dict[int, tuple[int, int]]:
-    """Find the word that each expansion comes from; empty if the document encoder isn't available or can't run."""
+    """Find the word that each expansion comes from; {} if the document encoder isn't available or can't run."""
     try:
         return encoder.origins(content, terms) if encoder is not None and terms else {}
     except (EncoderError, EncoderMismatch):

@@ -4,7 +4,7 @@
     near = expand_dense(index, "ice on the wing")                    # dense, for an index with dense vectors
     hits = index.search(vector, dense=near)
 
-Pass `source` to take the documents from another ranking, such as a fused one (feedback after interpolation).
+With `source`, the documents come from another ranking, such as a fused one (feedback after interpolation).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lsr.index.search.settings import FilteredOptions
 from lsr.sparse import SparseMatrix
 
 # Chosen on the training queries of five collections (benchmarks/feedback.py): averaging more documents finds a few more
-# relevant ones, but ranks them worse.
+# relevant documents, but ranks them worse.
 DOCUMENTS, TERMS, WEIGHT, DENSE_WEIGHT = 1, 30, 0.2, 0.2
 Source = Iterable[str | Hit]  # best first
 
@@ -43,14 +43,14 @@ def expand_query(
     """Expand a query by Rocchio's method on sparse vectors: q + weight * |q| / |m| * m.
 
     m is the mean vector of the best documents, cut to its heaviest terms, and |.| the Euclidean norm (Rocchio, 1971,
-    without the term for non-relevant documents). This helps where many documents are relevant and hurts where the
-    first results are wrong.
+    without the term for non-relevant documents). This helps if many documents are relevant, and hurts if the first
+    results are wrong.
 
     Args:
         index: The index to search.
         query: As for `Index.search`.
         documents: Number of best documents to average.
-        terms: Number of heaviest terms to keep of the mean.
+        terms: How many of the mean's heaviest terms to keep.
         weight: Weight of the mean relative to the query; 0 leaves the query unchanged.
         source: Hits, or ids of documents or passages, best first, to use instead of a first search.
         settings: Options of the first search, including `where`.
@@ -77,7 +77,7 @@ def rocchio(
         index: The index of the documents.
         vector: The query, one row.
         found: (n, n_terms), the documents.
-        terms: Number of heaviest terms to keep of the mean.
+        terms: How many of the mean's heaviest terms to keep.
         weight: Weight of the mean relative to the query.
     """
     if not found.nnz or not vector.nnz or not weight:
@@ -104,8 +104,8 @@ def expand_dense(
 ) -> NDArray[np.float32]:
     """Move a query's dense vector towards those of the best documents: q / |q| + weight * m / |m|, scaled to length 1.
 
-    m is the mean vector of the documents. A weight of 3 corresponds roughly to averaging the query with three documents
-    in arXiv 2205.00235, 1.5 to its Rocchio method.
+    m is the mean vector of the documents. Compared with arXiv 2205.00235, a weight of 3 gives roughly the same as its
+    average of the query and three documents, and a weight of 1.5 roughly the same as its Rocchio method.
 
     Args:
         index: An index with dense vectors (`hybrid=True`).
@@ -136,7 +136,7 @@ def expand_dense(
 
 
 def mixed(query: NDArray[np.float32], documents: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
-    """Move a query towards the mean of (n, width) documents; returns (width,) float32 of length 1."""
+    """Move a query towards the mean of (n, width) documents; return (width,) float32 of length 1."""
     found = _unit(query) + weight * _unit(documents.mean(0)) if len(documents) and weight else query
     return _unit(found)
 
@@ -148,7 +148,7 @@ def stored_dense(index: Reader, docs: Iterable[int]) -> NDArray[np.float32]:
     for doc in docs:
         number, within = snapshot.searcher.locate(doc)
         embeddings = snapshot.parts[number].embeddings
-        assert embeddings is not None  # else there is no dense width
+        assert embeddings is not None  # `require_dense` has checked this
         one = embeddings.rows(within, within + 1)
         rows.append(one.rows * one.scales[:, None])
     return np.concatenate(rows)

@@ -65,8 +65,10 @@ def find(
 
 
 def searched(snapshot: Snapshot, query: EncodedQuery, criteria: Criteria) -> EncodedQuery:
-    """Return a query with the fusion of its search, which explanations need; without a dense vector, it stays
-    unchanged."""
+    """Search with a query that has a dense vector, and return the query with the `fusion` that explanations need.
+
+    A query without a dense vector is returned unchanged.
+    """
     query = _beside(snapshot, query)
     if query.dense is None:
         return query
@@ -76,7 +78,7 @@ def searched(snapshot: Snapshot, query: EncodedQuery, criteria: Criteria) -> Enc
 
 def _beside(snapshot: Snapshot, query: EncodedQuery) -> EncodedQuery:
     if query.dense is None:
-        return query  # without opening the stored encoder, which may need packages that are missing
+        return query  # doesn't open the stored encoder, which may need packages that aren't installed
     stored = snapshot.shared.encoder if snapshot.shared.encoder_files else None
     return query._replace(vector=beside_dense(stored, query.vector))
 
@@ -101,7 +103,7 @@ def hits_of(
 
 
 def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, float], explain: Explain) -> Hits:
-    """Wrap {id: score} as hits of a query of one row, in the same order; unknown ids are skipped."""
+    """Wrap {id: score} as hits, in the same order; unknown ids are skipped. `vector` is the query, one row."""
     found = []
     for doc_id, score in scores.items():
         if (doc := place_of(snapshot, EncodedQuery(None, vector), doc_id)) is not None:
@@ -111,12 +113,17 @@ def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, fl
 
 
 def place_of(snapshot: Snapshot, query: EncodedQuery, doc_id: str) -> int | None:
-    """Return the number of a document or passage; for a document that is cut, that of the passage that a search finds.
+    """Return the number of a document or passage.
+
+    For a document that was cut into passages, this is the number of the passage that a search finds: its best one.
 
     Args:
         snapshot: The snapshot.
         query: The query.
-        doc_id: The id. None is returned if it is unknown.
+        doc_id: The id.
+
+    Returns:
+        The number, or None if the id is unknown.
     """
     doc = snapshot.documents.find(doc_id)
     if doc is not None or not snapshot.has_passages:
@@ -146,20 +153,21 @@ def with_dense(
     Args:
         request: The request; its mode may be "auto".
         queries: The queries.
-        vectors: Returns their sparse vectors, called only if the mode was "auto" and becomes "hybrid".
-        given: Their dense vectors; None to encode the texts.
+        vectors: Returns the queries' sparse vectors; called only if the mode was "auto" and becomes "hybrid".
+        given: The queries' dense vectors; None to encode the texts.
         width: Width of the index's dense vectors, 0 if it has no documents yet; None if it stores no dense vectors.
         path: The index, for messages.
         encoder: Returns the encoder, called only if texts have to be encoded.
 
     Returns:
-        The request with another mode than "auto", and for each query (width,) float32, or None for a sparse search.
+        The request, whose mode is no longer "auto"; and for each query (width,) float32, or None for a sparse search.
         With "auto", a text without any known word gets a sparse search, which finds nothing; a dense search would
         return arbitrary documents.
 
     Raises:
         ValueError: Dense vectors for a sparse search.
-        DataError: Queries that aren't texts come without vectors, vectors have another width, or the index has none.
+        DataError: A query has no dense vector and isn't a text, a dense vector has another width, or the index has no
+            dense vectors.
         EncoderError: The encoder's model can't be run.
     """
     request = request.with_mode(queries, given, has_dense=width is not None)

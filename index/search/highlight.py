@@ -79,12 +79,15 @@ def highlight(
 
 
 def _own_marks(content: str, kinds: bytearray, *marks: tuple[int, str, str]) -> set[int]:
-    """Find the characters of marks that already surround matches and origins; each mark is (kind, before, after)."""
+    """Find the characters of marks that the text itself has around matches and origins.
+
+    Each mark is given as (kind, before, after).
+    """
     own: set[int] = set()
     for kind, before, after in marks:
         if not (before and after):
             continue
-        # "_" also occurs within words; as a mark it stands at their ends.
+        # "_" also occurs within words. It is a mark only at the ends of words.
         left, right = (r"(?<!\w)" if before[0] == "_" else ""), (r"(?!\w)" if after[-1] == "_" else "")
         pair = rf"{left}({re.escape(before)})(?=\S)([^\n]+?)(?<=\S)({re.escape(after)}){right}"
         for found in re.finditer(pair, content):
@@ -116,7 +119,7 @@ def _with_marks(content: str, start: int, end: int) -> tuple[int, int]:
 
 
 def best_part(content: str, contributions: Iterable[Highlighted], length: int) -> tuple[int, int]:
-    """Return (start, end) of the run of whole words, of at most `length` characters, with the largest total share."""
+    """Return (start, end) of the best run of whole words: at most `length` characters, with the largest total share."""
     words = [m.span() for m in re.finditer(rf"\S{{1,{length}}}", content)]  # longer words are cut
     if not words:
         return 0, length
@@ -124,7 +127,7 @@ def best_part(content: str, contributions: Iterable[Highlighted], length: int) -
     places = sorted((*span, c.term, c.share) for c in contributions for span in (*c.spans, *filter(None, [c.origin])))
 
     def last_of(first: int) -> int:
-        """Return the last word that fits if the part starts with this one."""
+        """Return the last word that fits if the part starts with word `first`."""
         return max(first, bisect_right(words, starts[first] + length, key=itemgetter(1)) - 1)
 
     first = inner = 0

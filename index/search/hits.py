@@ -1,4 +1,4 @@
-"""Hit: a search result whose text is read on access. Hits: the results of a search."""
+"""Hit: one search result, whose text is read on access. Hits: all results of a search."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Described(Protocol):
 
 
 class ShownDocuments:
-    """Documents with some of their fields.
+    """Documents of which only some fields are shown.
 
     Args:
         documents: The documents.
@@ -47,14 +47,14 @@ class ShownDocuments:
         self.id, self.parent, self.ids_of = documents.id, documents.parent, documents.ids_of
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
-        """Return title, text and metadata, empty if they aren't shown."""
+        """Return title, text and metadata; fields that aren't shown are empty."""
         return shown_fields(self._documents.fields(doc), self._shown)
 
 
 def shown_fields(
     fields: tuple[str, str, dict[str, Any]], shown: Sequence[str] | None
 ) -> tuple[str, str, dict[str, Any]]:
-    """Return title, text and metadata without the fields that aren't shown; None shows all."""
+    """Return title, text and metadata; fields that aren't in `shown` are empty. None shows all fields."""
     if shown is None:
         return fields
     title, text, metadata = fields
@@ -80,7 +80,7 @@ class Hit:
     Attributes:
         score: The document's score.
         doc: The document's number in the snapshot that was searched.
-        moved: How a re-ranker moved it; None without one.
+        moved: How a re-ranker moved the document; None without a re-ranker.
     """
 
     __slots__ = ("_documents", "_explain", "doc", "moved", "score")
@@ -101,12 +101,12 @@ class Hit:
 
     @property
     def id(self) -> str:
-        """The document's id; for a passage, the id of the document that it belongs to."""
+        """The document's id. For a passage, the id of the document that it was cut from."""
         return self._documents.parent(self.doc) or self.passage
 
     @property
     def passage(self) -> str:
-        """The id of what matched: the document itself, or its best passage."""
+        """The id of the best passage, or of the document if documents aren't cut."""
         return self._documents.id(self.doc)
 
     @property
@@ -152,7 +152,7 @@ class Hit:
         return getitem, (Hits(self._documents, [self.doc], [self.score], self._explain, moved=moved), 0)
 
     def __eq__(self, other: object) -> bool:
-        """Equal if the document (or passage) and the score are equal; the index doesn't matter."""
+        """Compare the ids of document and passage, and the score; the index doesn't matter."""
         if not isinstance(other, Hit):
             return NotImplemented
         return (self.id, self.passage, self.score) == (other.id, other.passage, other.score)
@@ -176,7 +176,7 @@ class Hit:
         return f"Hit(id={self.id!r}, score={self.score:.4f})"
 
     def _repr_html_(self) -> str:
-        """The title, and the best part of the text with matching words marked."""
+        """Return the title, and the best part of the text with matching words marked, as HTML."""
         title, text, _ = self._documents.fields(self.doc)
         shown = escape(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "")
         with suppress(LsrError):  # without an encoder, show the beginning of the text
@@ -187,15 +187,15 @@ class Hit:
 class Hits(Sequence[Hit]):
     """The hits of a search, best first, with counts if they were requested; immutable.
 
-    Each `Hit` is made on access. Pickled hits include their texts, but can't be explained.
+    Each `Hit` is made on access. Pickled hits contain their texts, but can't be explained.
 
     Attributes:
         docs: (n,) int64, the documents' numbers in the snapshot that was searched.
-        scores: (n,) float64, their scores.
+        scores: (n,) float64, the documents' scores.
         facets: {column: {value: number of matching documents}}, most frequent values first; empty unless requested.
         total: Number of matching documents; None unless `total` or `facets` was requested.
         missing: For a search over shards, {shard: why it is missing}; empty if all shards answered.
-        moved: {document number: how a re-ranker moved it}; empty without one.
+        moved: {document number: how a re-ranker moved the document}; empty without a re-ranker.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -229,7 +229,7 @@ class Hits(Sequence[Hit]):
 
     @property
     def passages(self) -> list[str]:
-        """The ids of what matched; see `Hit.passage`."""
+        """The ids of the best passages or documents; see `Hit.passage`."""
         return self._documents.ids_of(self.docs.tolist())
 
     def __len__(self) -> int:
@@ -254,7 +254,7 @@ class Hits(Sequence[Hit]):
             yield Hit(self._documents, doc, score, self._explain, self.moved.get(doc))
 
     def __eq__(self, other: object) -> bool:
-        """Equal if the hits and their order are equal; also compares with a list."""
+        """Compare with other `Hits`, or with a list of hits; the order counts."""
         if isinstance(other, Hits):
             same = len(self) == len(other) and bool((self.scores == other.scores).all())
             return same and (self.ids, self.passages) == (other.ids, other.passages)

@@ -1,17 +1,18 @@
 """Hybrid search: rank documents by sparse and dense vectors together.
 
-The best documents of either search are candidates, and each candidate gets the exact score of both:
+The best documents of either search are candidates, and each candidate gets its exact sparse score s and its cosine:
 
     score = s / max(s) + dense_weight * sign(z) * |z|^2.5 / 52
 
-s is the sparse score. z is the cosine as a z-score: how many standard deviations it lies above the mean over the whole
-collection. So the dense side weighs more if its best documents stand out clearly. BM25 terms count twice in a hybrid
-search, because the dense vector covers much of what the learned terms cover. Several powers and constants make hybrid
-search at least as good as either side alone on each of ten collections; of these, the ones here did best on the four
-that the documentation doesn't report. A document that is cut into passages is scored by its best passage on each side.
+z is the cosine as a z-score: how many standard deviations the cosine lies above the mean over the whole collection. So
+the dense side weighs more if its best documents stand out clearly. BM25 terms count twice in a hybrid search, because
+the dense vector covers much of what the learned terms cover. With several choices of the power and the constant, hybrid
+search is at least as good as either side alone on each of ten collections. Of these choices, the one here did best on
+the four collections that the documentation doesn't report. If a document is cut into passages, its best passage on each
+side counts.
 
-Each shard of many returns its candidates with both scores, and the mean and variance of all its cosines; `fuse` merges
-them into the ranking that one index would have.
+In a search over many shards, each shard returns its candidates with both scores, and the mean and variance of all its
+cosines. `fuse` merges the candidates into the ranking that one index would have.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.sparse import SparseMatrix
 
-_CANDIDATES = 100  # from each search, at least
+_CANDIDATES = 100  # minimum number of candidates from each search
 _LEXICAL = 2.0  # factor for the weights of BM25 terms
 _POWER = 2.5  # of z
-_CLEAR = 52.0  # |z| to this power that counts as much as the best sparse score: 4.9 standard deviations
-_BOOSTED = 4  # boosts apply to this many times k best documents
+_CLEAR = 52.0  # |z|^2.5 that adds as much as the best sparse score: 4.9 standard deviations
+_BOOSTED = 4  # boosts apply to the 4 * k best documents
 _DEEPER = 4  # factor by which the depth grows when too few documents meet the conditions
-_DIGITS = 6  # round mean and deviation, so that they don't depend on the order in which documents are stored
+_DIGITS = 6  # mean and deviation are rounded, so that they don't depend on the order in which documents are stored
 
 
 def dense_width(snapshot: Snapshot) -> int | None:
-    """Return the width of the index's dense vectors; 0 if it has no documents yet, None if it stores none."""
+    """Return the width of the index's dense vectors; 0 without documents; None if the index isn't hybrid."""
     if not snapshot.manifest["settings"].get("hybrid"):
         return None
     widths = {0 if part.embeddings is None else part.embeddings.width for part in snapshot.parts}
@@ -68,7 +69,7 @@ def require_dense(width: int | None, path: str | PathLike[str]) -> int:
 
 @dataclass(frozen=True)
 class Cosines:
-    """Moments of the cosines of n documents: their mean, and the sum of squared distances from it."""
+    """Moments of the cosines of n documents: the mean, and the sum of squared distances from the mean."""
 
     n: int
     mean: float
@@ -95,7 +96,8 @@ class Candidates:
     """The candidates of a hybrid or dense search; plain values that can be sent to other processes.
 
     Attributes:
-        docs: (n,) int64 document numbers: the best of the sparse search, best first, then the nearest, nearest first.
+        docs: (n,) int64 document numbers: first the results of the sparse search, best first; then the nearest
+            documents, nearest first.
         n_sparse: Number of documents from the sparse search.
         whole: (n,) int64, equal for passages of the same document.
         sparse: (n,) float64, exact sparse scores.
@@ -113,15 +115,15 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Fusion:
-    """How one search makes scores of sparse scores and cosines; plain values that can be sent to other processes.
+    """How one search combines sparse scores and cosines; plain values that can be sent to other processes.
 
     Attributes:
         mode: "hybrid", or "dense" for cosines alone.
         weight: `SearchSettings.dense_weight`.
-        largest: The best sparse score, which counts 1.
+        largest: The best sparse score. Sparse scores are divided by it.
         mean: Mean of the cosines of all documents.
-        deviation: Their standard deviation.
-        passages: Whether passages are found, not the documents that they were cut from.
+        deviation: Standard deviation of the cosines of all documents.
+        passages: Whether the search finds passages instead of documents.
     """
 
     mode: str
@@ -152,7 +154,7 @@ class Fused(NamedTuple):
 
     Attributes:
         parts: (n,) int64, the part of each document.
-        places: (n,) int64, its place in that part.
+        places: (n,) int64, the place of each document in its part.
         scores: (n,) float64, descending.
         fusion: How the scores were made.
     """
@@ -164,7 +166,7 @@ class Fused(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """The best documents by both vectors: (n,) int64 numbers, (n,) float64 scores, and how these were made."""
+    """The best documents by both vectors: (n,) int64 numbers, (n,) float64 scores, and how the scores were made."""
 
     docs: NDArray[np.int64]
     scores: NDArray[np.float64]
@@ -190,12 +192,12 @@ def candidates(
 
     Args:
         snapshot: The snapshot to search.
-        vector: The query, one row, weighted by `beside_dense`.
-        dense: (width,) float32, its dense vector.
+        vector: The query's sparse vector, one row, weighted by `beside_dense`.
+        dense: (width,) float32, the query's dense vector.
         k: Maximum number of documents.
         settings: How to search; the mode is "hybrid" or "dense".
         mask: Which documents may be found.
-        passages: Find passages, not their documents.
+        passages: Find passages instead of documents.
     """
     similarities = np.concatenate(
         [np.empty(0, np.float32), *(p.embeddings.similarities(dense) for p in snapshot.parts if p.embeddings)]
@@ -230,10 +232,10 @@ def fuse(parts: Sequence[Candidates], k: int, settings: SearchSettings, *, passa
         parts: The candidates of each shard, in order; at least one.
         k: Maximum number of documents.
         settings: How to search; the mode is "hybrid" or "dense".
-        passages: Whether the candidates are passages, not documents.
+        passages: Whether the candidates are passages instead of documents.
 
     Returns:
-        The k best, descending; ties in the order of addition.
+        The k best candidates, by descending score; ties in the order of addition.
     """
     part = np.repeat(np.arange(len(parts)), [len(one.docs) for one in parts])
     place = np.concatenate([np.arange(len(one.docs)) for one in parts])
@@ -284,15 +286,15 @@ def hybrid_top(
     Args:
         snapshot: The snapshot to search.
         vector: The query's sparse vector, one row, weighted by `beside_dense`.
-        dense: (width,) float32, its dense vector.
+        dense: (width,) float32, the query's dense vector.
         k: Maximum number of documents.
-        settings: How to search; mode "hybrid" or "dense".
+        settings: How to search; the mode is "hybrid" or "dense".
         mask: Which documents may be found.
-        passages: Find passages, not their documents.
+        passages: Find passages instead of documents.
 
     Returns:
-        The documents (their best passages, where documents are cut), descending; ties in the order in which they were
-        added.
+        The documents, or the best passage of each if documents are cut, by descending score; ties in the order in
+        which they were added.
     """
     found = candidates(snapshot, vector, dense, k, settings, mask, passages=passages)
     fused = fuse([found], k, settings, passages=passages)
@@ -300,13 +302,15 @@ def hybrid_top(
 
 
 def cosine_of(snapshot: Snapshot, dense: NDArray[np.float32], doc: int, *, passages: bool = False) -> float:
-    """Return the cosine of a document's dense vector with a query's; of a document that is cut, its nearest passage's.
+    """Return the cosine of a document's and a query's dense vectors.
+
+    A document that is cut into passages has the cosine of its nearest passage.
 
     Args:
         snapshot: The snapshot that holds the document.
         dense: (width,) float32, the query.
         doc: The document's number, or a passage's.
-        passages: Take the passage itself.
+        passages: Use the passage itself, even if another passage of the document is nearer.
     """
     own = _passages(snapshot, doc) if snapshot.has_passages and not passages else [doc]
     found = []
@@ -320,9 +324,9 @@ def cosine_of(snapshot: Snapshot, dense: NDArray[np.float32], doc: int, *, passa
 def _scores(
     snapshot: Snapshot, vector: SparseMatrix, wholes: list[list[int]], settings: SearchSettings
 ) -> NDArray[np.float64]:
-    """Return (n,) float64, the exact sparse scores of n documents by one search restricted to them.
+    """Return (n,) float64, the exact sparse scores of n documents, by one search restricted to these documents.
 
-    Each document is given by its passages; its score is the mean of its best ones.
+    Each document is given as the list of its passages; its score is the mean of its best passages.
     """
     if not wholes:
         return np.empty(0)
@@ -336,7 +340,7 @@ def _scores(
 def _nearest(
     snapshot: Snapshot, similarities: NDArray[np.float32], k: int, mask: Mask | None, rolled_up: bool
 ) -> NDArray[np.int64]:
-    """Return the k nearest documents that may be found, nearest first; if rolled up, each by its best passage."""
+    """Return the k nearest documents that may be found, nearest first; if `rolled_up`, the best passage of each."""
     allowed = snapshot.searcher.by_number(mask)
     found = np.arange(len(similarities)) if allowed is None else np.flatnonzero(allowed)
     wanted = snapshot.depth(k) if rolled_up else k
@@ -372,7 +376,7 @@ def beside_dense(encoder: Encoder | None, vector: SparseMatrix) -> SparseMatrix:
     """Raise the weights of a hybrid encoder's BM25 terms for a search that also uses the dense vector.
 
     Args:
-        encoder: The index's encoder; None if it carries none.
+        encoder: The index's encoder; None if the index stores none.
         vector: The query, one row.
     """
     if not isinstance(encoder, HybridEncoder):
@@ -403,7 +407,7 @@ def meeting(
     """Return the k best documents of a ranking by dense vectors that meet the conditions, and their scores.
 
     Args:
-        look: Takes n and returns the n best documents.
+        look: Maps n to the n best documents.
         k: Maximum number of documents.
         n_docs: Number of documents in the index.
         boosted: Whether scores are boosted; boosts apply to the best max(_BOOSTED * k, 100) documents.

@@ -24,7 +24,7 @@ class IndexEncoder:
     """The encoder and vocabulary that all segments of an index share.
 
     Attributes:
-        fingerprint: Of the encoder that made the vectors.
+        fingerprint: The fingerprint of the encoder that made the vectors.
         encoder_files: The encoder's files, {name: content}; empty if the index doesn't store them.
         damaged: Whether the files were skipped because they are damaged.
 
@@ -34,7 +34,7 @@ class IndexEncoder:
         encoder_files: As above.
         tokens: Reads the tokens; None if they aren't known.
         damaged: As above.
-        base: The IndexEncoder that this one extends by tokens, and whose encoder it uses.
+        base: The IndexEncoder without the tokens that later commits appended; this one uses its encoder.
     """
 
     def __init__(
@@ -51,11 +51,19 @@ class IndexEncoder:
         self.damaged = damaged
         self.base = base or self
         self._vocabulary: list[str] | None = None
-        self._before: tuple[list[str], dict[str, int]] | None = None  # a prefix of these tokens, already read
+        # Tokens and {token: term} of an earlier commit; the vocabulary begins with these tokens.
+        self._before: tuple[list[str], dict[str, int]] | None = None
 
     @classmethod
     def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> IndexEncoder:
-        """Open what a manifest names; the encoder only if `whole`, the tokens only if `tokens_whole`."""
+        """Open the encoder and tokens that a manifest names, without those whose files are damaged.
+
+        Args:
+            path: The index.
+            manifest: Names the files.
+            whole: Whether all of these files are undamaged; if not, the encoder is skipped.
+            tokens_whole: Whether the files with tokens are undamaged; if not, the tokens are skipped.
+        """
         folder = path / str(manifest["shared"])
         # Map or read everything now, so that an open index stays usable after it is replaced.
         has_vocabulary, has_encoder = tokens_whole and manifest["has_vocabulary"], whole and manifest["has_encoder"]
@@ -103,7 +111,7 @@ class IndexEncoder:
     @property
     def vocabulary(self) -> list[str] | None:
         """The token of each term; None if the tokens aren't known."""
-        # Not a cached_property: all instances share its lock, and reading one may have to wait for another.
+        # Not a cached_property, whose lock all instances share: one instance would wait for another.
         if self._vocabulary is None and self._tokens is not None:
             self._vocabulary = self._tokens()
         return self._vocabulary
@@ -126,7 +134,7 @@ def _tokens_of(file: ArrowFile, wanted: str) -> list[str]:
 
 
 def _more_tokens(base: IndexEncoder, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
-    """Return the base's tokens and those of (file, checksum) pairs; a known prefix isn't read again."""
+    """Return the base's tokens, then those of (file, checksum) pairs; `known` is a prefix that isn't read again."""
     tokens = list(known if known is not None else base.vocabulary or ())
     at = len(base.vocabulary or ())
     for file, wanted in files:

@@ -1,4 +1,4 @@
-"""Exact search by late interaction (see `lsr.encode.late`): the first search goes as deep as its bound requires."""
+"""Exact search by late interaction (see `lsr.encode.late`): re-ranks as many documents as exactness requires."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _DEEPER = 2  # factor by which the depth grows
 def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranker, depth: int = 100) -> Hits:
     """Return the k documents with the highest late scores in the index.
 
-    A document's late score is never above its score in the index. So the search is done when the documents that
-    weren't scored can't reach the k-th late score. This is exact for an index with `impacts="float32"`; 8-bit weights
-    are rounded, so the bound may be slightly too low.
+    A document's late score is never above its score in the index. So the search can stop when no other document can
+    reach the k-th late score. This is exact for an index with `impacts="float32"`; 8-bit weights are rounded, so the
+    bound may be slightly too low.
 
     Args:
         index: An index whose encoder is the reranker's.

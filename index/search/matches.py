@@ -51,16 +51,16 @@ class Matcher:
     Args:
         snapshot: The snapshot to search.
         query: The query; with a dense vector, weighted by `beside_dense`.
-        criteria: What documents have to meet.
+        criteria: The conditions that documents have to meet.
         encoder: Returns the encoder; called if titles are boosted.
-        known: Skip the checks of columns and stored texts, which were made already.
+        known: Skip the checks of columns and stored texts, because the caller has made them.
 
     Attributes:
-        fusion: How a hybrid or dense search made its scores; None before the first one.
+        fusion: How the latest hybrid or dense search made its scores; None before the first search.
 
     Raises:
-        DataError: Operators or titles need stored texts and there are none; or `sort` in a dense search, where every
-            document matches.
+        DataError: Operators or boosts of titles need stored texts, and there are none; or `sort` is used in a dense
+            search, where every document matches.
     """
 
     fusion: Fusion | None = None
@@ -90,7 +90,7 @@ class Matcher:
             self._boosts = Boosts(snapshot, query.vector, conditions, encoder)
 
     def top(self, k: int) -> Matches:
-        """Return the k best documents, or all matching ones if they are fewer."""
+        """Return the k best matching documents, or fewer if fewer match."""
         if self._dense is not None:
             return self._by_both(k, self._dense)
         if self._conditions.sort:
@@ -127,7 +127,10 @@ class Matcher:
         return Matches(*meeting(look, k, n_docs, boosted=boosted, min_score=conditions.min_score))
 
     def looked_at(self, docs: NDArray[np.int64]) -> tuple[NDArray[np.bool_] | None, NDArray[np.float64] | None]:
-        """Return (n,) whether the texts meet the conditions, and (n,) the factors of the boosts; None without any."""
+        """Return (n,) bool, whether each text meets the conditions, and (n,) float64, the boosts' factors.
+
+        Either is None if there are no such conditions or no boosts.
+        """
         accepted = None if self._accept is None else self._accept(docs)
         return accepted, None if self._boosts is None else self._boosts.factors(docs)
 
@@ -147,7 +150,7 @@ class Matcher:
             least = float(boosted[-1]) if len(best) == k else 0.0
             if len(docs) < depth or depth >= n_docs or (least and least > float(scores[-1]) * most):
                 return self._least(best, boosted)
-            # A document below least / most can't reach the top k, whatever its boost.
+            # Even with the largest boost, a document below least / most can't reach the top k.
             threshold, depth = max(threshold, least / most), depth * _DEEPER
 
     def _sorted(self, k: int) -> Matches:
@@ -160,7 +163,7 @@ class Matcher:
         )
 
     def every(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return all documents that match by sparse vectors, ascending, and their scores."""
+        """Return all documents that match by sparse vectors, in ascending order, and their scores."""
         threshold = 0.0 if self._boosts is not None else self._conditions.min_score
         docs, scores = self._found(max(1, self.snapshot.searcher.n_docs), threshold)
         if self._boosts is not None and (self._conditions.sort or self._conditions.min_score):
@@ -230,7 +233,7 @@ class SnapshotRanking:
         return found.docs.tolist(), found.scores.tolist()
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        """Return the documents' values of a column. `DOCUMENT` holds ids; a passage has the id of its document."""
         documents = self._matcher.snapshot.documents
         if column == DOCUMENT:
             return [documents.parent(doc) or documents.id(doc) for doc in docs]

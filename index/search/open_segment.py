@@ -29,11 +29,11 @@ class OpenSegment(NamedTuple):
 
     Attributes:
         entry: The segment's entry in the manifest.
-        segment: Its postings.
-        documents: Its documents.
+        segment: The postings.
+        documents: The documents.
         alive: (n_docs,) bool, False for deleted documents; None if none are deleted.
-        files: The manifest's entries for the index's files.
-        embeddings: Its dense vectors, if it has any.
+        files: The manifest's entries for the files of the whole index.
+        embeddings: The dense vectors; None if there are none.
     """
 
     entry: Mapping[str, Any]
@@ -88,7 +88,7 @@ class OpenSegment(NamedTuple):
 def open_segment(
     path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: OpenSegment | None
 ) -> OpenSegment:
-    """Open a segment, reusing `opened` if it is already open."""
+    """Open a segment, or reuse it if it is already open as `opened`."""
     folder, n_docs = path / entry["name"], entry["n_docs"]
     if opened is None:
         has_clusters = f"{entry['name']}/{CLUSTERS}" in manifest["files"]

@@ -26,7 +26,7 @@ class Opened:
         in_child(self)
 
     def after_fork(self) -> None:
-        """Renew the lock; see `lsr.forks`."""
+        """Replace the lock; see `lsr.forks`."""
         self._moving = threading.Lock()
 
     def move(self, snapshot: Snapshot, before: Snapshot | None = None) -> None:
@@ -34,8 +34,8 @@ class Opened:
 
         Args:
             snapshot: The snapshot.
-            before: The snapshot from which it was opened. Nothing changes if another has replaced that since, because
-                the other may be newer. None to show it in any case.
+            before: The snapshot that the new one was opened from. If it is no longer shown, nothing changes, because a
+                newer snapshot may have replaced it. None to show the new snapshot in any case.
         """
         with self._moving:
             if before is not None and self.snapshot is not before:

@@ -32,7 +32,7 @@ _SEPARATOR = "\x00"
 
 @dataclass(frozen=True)
 class TextQuery:
-    """Required and excluded phrases. A phrase is a tuple of words; a single word is a phrase of one.
+    """Required and excluded phrases. A phrase is a tuple of words, also for a single word.
 
     Attributes:
         must: Phrases that have to occur.
@@ -43,7 +43,7 @@ class TextQuery:
     never: tuple[tuple[str, ...], ...] = ()
 
     def matches(self, *texts: str) -> bool:
-        """Whether a document's texts meet the conditions; a phrase has to lie within one text."""
+        """Whether a document's texts meet the conditions. A phrase must occur within one of the texts."""
         runs = ["".join(f"{_SEPARATOR}{word}" for word in words(text)) + _SEPARATOR for text in texts]
 
         def occurs(phrase: tuple[str, ...]) -> bool:

@@ -1,7 +1,7 @@
 """Search options: conditions, order, grouping, counts and re-ranking.
 
 `Conditions` (minimum score, operators, boosts, sort keys) apply to each document on its own, so each shard checks its
-own documents. Grouping, diversity and re-ranking need several documents and run where results are merged.
+own documents. Grouping, diversity and re-ranking compare documents, so they run on the merged results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lsr.io.metadata import parse_time
 SCORE = "_score"  # name of the score among the columns to sort by
 DOCUMENT = "_id"  # name of the document among the columns to group by
 TITLE = "title"  # name of the title among the columns to boost by
-STORED = ("title", "text", "metadata")  # what a document has besides its columns
+STORED = ("title", "text", "metadata")  # fields of a document besides the columns of its metadata
 DAY = 86_400_000_000  # microseconds
 _MOST_TITLE = 1000.0
 _SYNTAXES = ("plain", "operators")
@@ -44,7 +44,7 @@ class Boost:
         column: A column of numbers; with a half-life, also of dates and times.
         weight: At least 0. Values below 0 count as 0; documents without a value keep their score.
         half_life: Distance from `origin` at which the boost is halved; in days for times. None for no decay.
-        origin: Where the boost is largest; for times, in microseconds since 1970.
+        origin: The value with the largest boost; for times, in microseconds since 1970.
         of_times: Whether the column holds dates and times.
     """
 
@@ -102,25 +102,26 @@ class Options:
         sort: Columns to sort by, with "-" in front for descending ("-year"); "_score" is the score. Documents without
             a value come last; ties by score.
         boost: {column: weight} multiplies scores by 1 + weight * value. {column: {"weight": 0.5, "half_life": 30}}
-            multiplies them by 1 + 0.5 * 0.5 ** (distance / 30); the distance is measured from "origin", for dates and
-            times in days and by default from now. {"title": 2} counts query words twice if they occur in the title.
+            multiplies them by 1 + 0.5 * 0.5 ** (distance / 30), where distance is |value - origin|. For dates and
+            times, the distance is in days, and "origin" is by default the current time. {"title": 2} counts query words
+            twice if they occur in the title.
         facets: Columns whose values are counted over all matching documents; sets `Hits.total`, too.
         total: Count the matching documents.
         diversity: Above 0 and at most 1: pick documents among the `depth` best that differ from those picked before
             (maximal marginal relevance). At 1, only difference counts.
         syntax: "operators" parses "exact phrase", +must and -not; "plain" treats them as text.
         rerank: Rescores the `depth` best documents: a `Reranker`, a CrossEncoder of sentence-transformers, or a
-            function of the query and a list of texts. True, for a `Client`: the server's own re-ranker.
+            function of the query and a list of texts. For a `Client`, True uses the server's re-ranker.
         rerank_unit: "text" scores title and text of each document or passage; "sentence" scores each sentence, and a
-            document gets the score of its best one.
+            document gets the score of its best sentence.
         depth: Number of documents that are re-ranked or diversified; never below the number requested.
         passages: If documents are cut into passages, find k passages, each by its own score; several may be of one
             document. With group_by="_id" and `per_group`, find the best passages of k documents.
-        fields: What hits contain: "title", "text", "metadata", or columns of it; by default everything. The rest is
-            empty.
+        fields: The fields that hits contain: "title", "text", "metadata", or columns of the metadata; by default all.
+            Other fields are empty.
 
     Raises:
-        ValueError: Values are out of range or don't go together; lists every problem.
+        ValueError: Values are out of range or can't be combined; lists every problem.
         TypeError: `rerank` isn't a re-ranker.
     """
 
@@ -214,7 +215,7 @@ class Options:
 
     @property
     def reranks_here(self) -> bool:
-        """Whether there is a re-ranker, not only a request for the server's."""
+        """Whether this process has a re-ranker; False if the server's re-ranker is requested."""
         return self.rerank is not None and self.rerank is not True
 
     @property
@@ -223,7 +224,7 @@ class Options:
         return (self.fields,) if isinstance(self.fields, str) else None if self.fields is None else tuple(self.fields)
 
     def split(self, query: Any) -> tuple[Any, TextQuery | None]:
-        """Split a query into the text to encode and its operators; None for no operators.
+        """Split a query into the text to encode and the operators, or None if there are none.
 
         Raises:
             DataError: The operators are malformed, or the query isn't a text.
@@ -231,7 +232,7 @@ class Options:
         return parse_operators(query) if self.syntax == "operators" else (query, None)
 
     def conditions(self, text: TextQuery | None = None, without: Sequence[str] = ()) -> Conditions:
-        """Return the conditions on each document; "now" in boosts is the time of this call."""
+        """Return the conditions on each document. Boosts without an origin use the time of this call."""
         boosts, title = tuple(_boosts(self.boost, [])), _title_boost(self.boost, [])
         return Conditions(float(self.min_score), text, boosts, title, self.sorts, tuple(without), self.passages)
 
@@ -292,10 +293,10 @@ def _boosts(given: Any, wrong: list[str]) -> list[Boost]:
 
 
 def _title_boost(given: Any, wrong: list[str]) -> float:
-    """Parse the boost of titles; 1 without one. Problems are appended to `wrong`."""
+    """Parse the boost of titles, by default 1; problems are appended to `wrong`."""
     factor = given.get(TITLE, 1.0) if isinstance(given, Mapping) else 1.0
     if not _is_number(factor) or not 1 <= factor <= _MOST_TITLE:
-        wrong.append(f"boost of title: how many times its words count, a number from 1 to 1,000, got {factor!r}")
+        wrong.append(f"boost of title: it must be a number from 1 to 1,000, got {factor!r}")
         return 1.0
     return float(factor)
 

@@ -1,4 +1,4 @@
-"""QueryEncoding: turns queries of any form into vectors; the base of indexes on one machine and on many."""
+"""QueryEncoding: turns queries of any form into vectors; the base class of `Reader` and `ShardedIndex`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class QueryEncoding:
 
     @property
     def _given_encoder(self) -> Encoder | None:
-        """The encoder that was given; None for the one that the index stores."""
+        """The encoder that the caller gave; None to use the stored encoder."""
         raise NotImplementedError
 
     @property
@@ -55,10 +55,10 @@ class QueryEncoding:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder for queries and documents: the one given, else the one that the index stores.
+        """The encoder for queries and documents: the one that the caller gave, else the one that the index stores.
 
         Raises:
-            EncoderError: There is none, or it is damaged.
+            EncoderError: There is no encoder, or it is damaged.
         """
         if self._given_encoder is not None:
             if self._given_encoder.living and self.shared.damaged and self.vocabulary is None:
@@ -70,12 +70,12 @@ class QueryEncoding:
         if self.shared.damaged:
             raise EncoderError(
                 f"{self.path}: the encoder that this index carries is damaged: name the one that made it, "
-                f"{self.fingerprint} (--encoder, Index.open(..., encoder=...))"
+                f"{self.fingerprint} (--encoder or Index.open(..., encoder=...))"
             )
         if not self.shared.encoder_files:
             raise EncoderError(
                 f"{self.path}: this index was built from vectors without their encoder ({self.fingerprint}): "
-                "search it with vectors, or name the encoder (--encoder, Index.open(..., encoder=...))"
+                "search it with vectors, or name the encoder (--encoder or Index.open(..., encoder=...))"
             )
         return self._over(None)
 
@@ -89,7 +89,7 @@ class QueryEncoding:
         return self.shared.vocabulary
 
     def query_vectors(self, queries: Iterable[str | Mapping[str, Any]] | SparseMatrix) -> SparseMatrix:
-        """Convert queries of any form to a matrix, without tokens that the vocabulary lacks: no document has them.
+        """Convert queries of any form to a matrix. Tokens outside the vocabulary are dropped: no document has them.
 
         Raises:
             DataError: A weight is negative, infinite or not a number.
@@ -139,7 +139,7 @@ class QueryEncoding:
             call: Name of the calling method, for the message.
 
         Raises:
-            ValueError: A matrix with more or fewer than one row.
+            ValueError: A matrix without exactly one row.
             DataError: As for `query_vectors`.
         """
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
@@ -148,9 +148,9 @@ class QueryEncoding:
         return vector
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """Return (n,) float64: factors that turn a document's weights of (n,) terms into query weights.
+        """Return (n,) float64: the factors that turn a document's weights of (n,) terms into query weights.
 
-        The factor is IDF for encoders that put it into their queries, else 1.
+        The factor is the IDF for encoders whose query weights include it, else 1.
         """
         if self._given_encoder is None and not self.shared.encoder_files:
             return np.ones(len(terms))
@@ -166,7 +166,7 @@ class QueryEncoding:
     def compared(self, documents: SparseMatrix) -> SparseMatrix:
         """Weight document vectors so that the dot product of two is their similarity.
 
-        Where query weights include the IDF, each of the two vectors gets its square root.
+        If query weights include the IDF, both vectors are multiplied by its square root.
         """
         terms, places = np.unique(documents.indices, return_inverse=True)
         weights = documents.data * np.sqrt(self.query_factors(terms)).astype(np.float32)[places]
@@ -177,7 +177,7 @@ def as_queries(queries: Any) -> list[Any]:
     """Convert queries to a list; a mapping with a "text", as in query files, becomes that text.
 
     Raises:
-        TypeError: Not an ordered iterable of queries; a single text is a query, not a sequence of letters.
+        TypeError: Not an ordered iterable of queries; a single query is refused, too.
     """
     if isinstance(queries, str | Mapping):
         raise TypeError(f"queries are a list or a matrix, got a single query; pass [{str(queries)[:50]!r}]")

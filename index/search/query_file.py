@@ -71,7 +71,7 @@ def read_queries(source: str | Path, index: QueryEncoding, *, skip_bad: bool = F
     vectors = read_vectors(path, vocabulary=tokens, skip_bad=skip_bad)
     index.fingerprint.require_same(vectors.fingerprint, f"the index {index.path}", f"the queries {path}")
     if tokens is None and vectors.vocabulary == []:
-        raise DataError(f"these queries have tokens, but those of the index {index.path} aren't known", str(path))
+        raise DataError(f"these queries have tokens, but the index {index.path} doesn't know its tokens", str(path))
     ids, matrices = [], []
     for batch in vectors:
         ids.extend(batch.ids)
@@ -80,7 +80,7 @@ def read_queries(source: str | Path, index: QueryEncoding, *, skip_bad: bool = F
     unknown = 0
     theirs = vectors.vocabulary
     if tokens is not None and theirs is not None and theirs[: len(tokens)] != tokens[: len(theirs)]:
-        # The same encoder, fitted on other words.
+        # The same encoder, fitted on another collection: terms are matched by token.
         term_of, first_free = index.shared.term_of, max(len(tokens), 1)
         there = np.array([term_of.get(token, first_free) for token in theirs], np.int64)
         known = there[matrix.indices] < first_free

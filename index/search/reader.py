@@ -1,4 +1,4 @@
-"""Reader: searches, looks up and explains the documents of one commit; the base of `Index`."""
+"""Reader: searches, looks up and explains the documents of one commit; the base class of `Index`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from lsr.sparse import SparseMatrix
 
 
 class Reader(StoredDocuments, QueryEncoding):
-    """Searches the documents of one commit; `StoredDocuments` has the calls that look documents up.
+    """Searches the documents of one commit; `StoredDocuments` defines the calls that look up documents.
 
     Attributes:
         path: The index's folder.
@@ -60,8 +60,8 @@ class Reader(StoredDocuments, QueryEncoding):
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"{self.path}: a pinned reader can't be sent to another process: send the index itself, which is reopened "
-            "there, or its path"
+            f"{self.path}: a pinned reader can't be sent to another process: send the index, which the other process "
+            "reopens, or its path"
         )
 
     def __repr__(self) -> str:
@@ -144,7 +144,7 @@ class Reader(StoredDocuments, QueryEncoding):
         dense: ArrayLike | None = None,
         **settings: Unpack[SearchOptions],
     ) -> Callable[[], Hits]:
-        """Encode a query; the returned function searches. Arguments and errors as for `search`."""
+        """Encode a query, and return a function that runs the search; arguments and errors as for `search`."""
         request, reader = SearchRequest.of(k, where, settings), self.pinned()
         query, text = request.options.split(query)
         vector = reader.query_vector(query, "search")
@@ -166,17 +166,17 @@ class Reader(StoredDocuments, QueryEncoding):
         """Search for many queries, on all cores or on a GPU.
 
         Args:
-            queries: Texts, {token: weight} mappings, or a matrix with a row for each.
+            queries: Texts, {token: weight} mappings, or a matrix with a row for each query.
             k: Maximum number of hits for each query.
             threads: Number of threads; 0 for one per core.
             where: As for `search`.
-            dense: As for `search`, a vector for each query.
+            dense: As for `search`, with a vector for each query.
             device: PyTorch device that scores the postings, such as "cuda"; None for the CPU kernels. For exact sparse
                 searches only, with the same results. The first search copies the postings into the device's memory.
             settings: As for `search`.
 
         Returns:
-            For each query its hits.
+            The hits of each query.
 
         Raises:
             ValueError: As for `search`; or the device doesn't fit the search or can't be used.
@@ -214,9 +214,10 @@ class Reader(StoredDocuments, QueryEncoding):
         where: Where | Filter | None = None,
         **settings: Unpack[SearchOptions],
     ) -> Hits:
-        """Return the k documents most similar to a given one, by stored vectors, without that document.
+        """Return the k documents most similar to a given document, by stored vectors, without the document itself.
 
-        The modes hybrid and dense use its dense vector; "auto" is "hybrid" in an index built with hybrid=True.
+        The modes hybrid and dense use the document's dense vector; "auto" is "hybrid" in an index built with
+        hybrid=True.
 
         Args:
             doc_id: Id of the document, or of a passage. For a document cut into passages, all passages are used.
@@ -301,9 +302,9 @@ class Reader(StoredDocuments, QueryEncoding):
         """Measure the recall of approximate settings against exact search, to choose alpha, or cut and heap_factor.
 
         Args:
-            queries: As for `search_batch`. By default `sample()`, which is good for comparing settings, less so for
-                predicting the recall of real queries.
-            k: Number of documents; of passages, if documents are cut.
+            queries: As for `search_batch`. By default `sample()`, which is good for comparing settings, but predicts
+                the recall of real queries less well.
+            k: Number of documents, or of passages if documents are cut.
             settings: Fields of `SearchSettings`.
 
         Returns:
@@ -327,10 +328,10 @@ class Reader(StoredDocuments, QueryEncoding):
         return sample_queries(self.searcher, self.query_factors)
 
     def hits(self, query: SparseMatrix, scores: Mapping[str, float]) -> Hits:
-        """Wrap documents found elsewhere as hits of a query; unknown ids are skipped.
+        """Make hits from documents that another search found; unknown ids are skipped.
 
         Args:
-            query: One row, for explanations.
+            query: The query for explanations, one row.
             scores: {document id: score}, best first.
         """
         reader = self.pinned()
@@ -344,7 +345,7 @@ class Reader(StoredDocuments, QueryEncoding):
             limit: Maximum number of corrections for each word.
 
         Returns:
-            {unknown word: similar words of the documents, best first}; the list may be empty.
+            {unknown word: similar words of the documents, best first}. Lists may be empty.
 
         Raises:
             EncoderError: The index has no encoder.
@@ -352,7 +353,7 @@ class Reader(StoredDocuments, QueryEncoding):
         return self._words.corrections(text, limit)
 
     def did_you_mean(self, text: str) -> str | None:
-        """Return the query with unknown words corrected; None if there is nothing to correct."""
+        """Return the query with its unknown words corrected, or None if there is nothing to correct."""
         return self._words.corrected(text)
 
     def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
@@ -383,7 +384,7 @@ class Reader(StoredDocuments, QueryEncoding):
             where: Compare only documents that match this filter.
 
         Returns:
-            The most similar pairs first.
+            Pairs by descending similarity.
 
         Raises:
             ValueError: The threshold is out of range.
@@ -407,10 +408,11 @@ class Reader(StoredDocuments, QueryEncoding):
 
         Args:
             query: A text, a {token: weight} mapping, or a matrix of one row.
-            doc_id: The document's id; a whole number is converted to a string, as when adding documents. Of a document
-                that is cut into passages, its best passage is explained; a passage's id names another one.
+            doc_id: The document's id; a whole number is converted to a string, as when adding documents. If a document
+                is cut into passages, its best passage is explained. To explain another passage, pass its id.
             origins: Find the words that expansions come from; this runs the document encoder, if available.
-            where: The filter of a hybrid search, whose scores are relative to the best sparse score.
+            where: The filter of the search. It affects hybrid scores, because these are relative to the best sparse
+                score of the documents that match the filter.
             dense: As for `search`.
             settings: Fields of `SearchSettings`, for the modes "hybrid" and "dense".
 

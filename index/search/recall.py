@@ -14,14 +14,14 @@ from lsr.index.search.searcher import Searcher
 from lsr.index.search.settings import SearchSettings
 from lsr.sparse import SparseMatrix
 
-_SAMPLE = (200, 24)  # number of documents used as queries, and of terms in each
+_SAMPLE = (200, 24)  # number of documents used as queries, and of terms in each query
 
 
 def recall(searcher: Searcher, queries: SparseMatrix, k: int, settings: SearchSettings) -> float:
     """Return the recall over all queries; 1.0 if exact search finds nothing.
 
-    It is the number of returned documents whose scores reach the k-th best score, divided by the number of documents
-    that exact search returns.
+    The recall is the number of returned documents whose scores reach the k-th best score, divided by the number of
+    documents that exact search returns.
     """
 
     def count(i: int) -> tuple[int, int]:

@@ -29,9 +29,9 @@ class EncodedQuery(NamedTuple):
 
     Attributes:
         given: The query as the caller gave it; re-rankers and explanations read it.
-        vector: Its sparse vector, one row.
-        dense: (width,) float32, its dense vector; None for a sparse search.
-        fusion: How scores were made; set by a search with this query.
+        vector: The sparse vector, one row.
+        dense: (width,) float32, the dense vector; None for a sparse search.
+        fusion: How a search with this query made its scores; None before the search.
     """
 
     given: Any
@@ -90,7 +90,7 @@ class SearchRequest:
 
     @property
     def plainly_sparse(self) -> bool:
-        """Whether this is an exact sparse search without options; "auto" counts, as it can become "sparse"."""
+        """Whether this is an exact sparse search without options; "auto" counts, because it can become "sparse"."""
         return self.options.plain and self.settings.exact and self.settings.mode in ("auto", "sparse")
 
     def with_mode(self, queries: Sequence[Any] | SparseMatrix, dense: Any, *, has_dense: bool) -> SearchRequest:
@@ -98,7 +98,7 @@ class SearchRequest:
 
         Args:
             queries: The queries.
-            dense: Their dense vectors, if given.
+            dense: The queries' dense vectors, if given.
             has_dense: Whether the index has dense vectors.
         """
         if self.settings.mode != "auto":

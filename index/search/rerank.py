@@ -23,7 +23,7 @@ from lsr.pairwise import AGGREGATORS, SAMPLERS, all_pairs, compared
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Scores texts for a query, each by itself or compared with the others."""
+    """Scores texts for a query, either each text alone or by comparing texts."""
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
         """Return one finite number for each text; higher is better.
@@ -45,11 +45,11 @@ class Moved:
     """How a re-ranker moved a document.
 
     Attributes:
-        first_rank: Its rank before, from 1.
-        first_score: Its score before.
-        rank: Its rank after.
+        first_rank: The document's rank before re-ranking, from 1.
+        first_score: The document's score before re-ranking.
+        rank: The document's rank after re-ranking.
         score: The re-ranker's score.
-        sentence: The sentence that has this score, if sentences were scored; else empty.
+        sentence: If sentences were scored, the sentence with this score; else empty.
     """
 
     first_rank: int
@@ -87,7 +87,7 @@ class CrossEncoderReranker:
                     "sentence-transformers", "sentence-transformers", f"re-ranking with {model}"
                 ) from None
             if Path(model).is_dir() and (kind := without_scores(Path(model))) is not None:
-                raise RerankerError(f"the re-ranker {model} is no cross-encoder but a {kind}, without scores")
+                raise RerankerError(f"the re-ranker {model} is a {kind}, not a cross-encoder, so it gives no scores")
             try:
                 model = CrossEncoder(model)
             except Exception as error:
@@ -109,19 +109,19 @@ class PairwiseReranker:
     """Compares pairs of texts (duoT5; Pradeep, Nogueira, Lin 2021).
 
     By default, a text's score is the mean probability, 0 to 1, that it is better than another text. Each pair is
-    compared in both orders, because models prefer one position. So n texts take n * (n - 1) comparisons: keep `depth`
-    small, or compare only a `share` of the pairs (arXiv 2207.04470); a third is nearly as good.
+    compared in both orders, because models tend to prefer one position. So n texts take n * (n - 1) comparisons: keep
+    `depth` small, or compare only a `share` of the pairs (arXiv 2207.04470); a third is nearly as good.
 
     Args:
-        prefers: A function of the query and a list of pairs of texts; gives for each pair how likely the first text is
-            the better one, 0 to 1.
-        share: Share of the pairs that are compared.
-        sampler: Which pairs those are, one of `lsr.pairwise.SAMPLERS`.
-        aggregator: How answers become scores, one of `lsr.pairwise.AGGREGATORS`; "mean" is the default, and "greedy" or
-            "bradley-terry" are better where few pairs are compared.
+        prefers: A function of the query and a list of pairs of texts. For each pair, it returns the probability, 0 to
+            1, that the first text is better.
+        share: Share of the pairs to compare.
+        sampler: How to choose the pairs, one of `lsr.pairwise.SAMPLERS`.
+        aggregator: How comparisons become scores, one of `lsr.pairwise.AGGREGATORS`. "greedy" and "bradley-terry" are
+            better than the default "mean" if few pairs are compared.
 
     Raises:
-        ValueError: A share that isn't above 0 and at most 1, an unknown sampler or aggregator.
+        ValueError: `share` isn't above 0 and at most 1, or the sampler or aggregator is unknown.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class PairwiseReranker:
         self._prefers, self._share, self._sampler, self._aggregator = prefers, share, sampler, aggregator
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """The scores; 1 for a single text."""
+        """Return a score for each text; a single text scores 1."""
         n = len(texts)
         pairs = all_pairs(n) if self._share == 1 else SAMPLERS[self._sampler](n, self._share)
         if not pairs:
@@ -159,13 +159,14 @@ class PairwiseReranker:
 
 
 class ListwiseReranker:
-    """Orders lists of texts, for instance by a language model.
+    """Orders lists of texts, for instance with a language model.
 
-    Lists longer than a window are ordered from the end: the window moves toward the beginning, so that a good text can
-    rise from the end to the top (RankGPT; Sun et al. 2023).
+    Longer lists are ordered window by window, from the end to the beginning, so that a good text can rise from the end
+    to the top (RankGPT; Sun et al. 2023).
 
     Args:
-        order: A function of the query and a list of texts. It returns their positions from 0, best first: [2, 0, 1].
+        order: A function of the query and a list of texts. It returns the texts' positions from 0, best first, such as
+            [2, 0, 1].
         window: Maximum number of texts in a call.
         step: Number of places that the window moves.
 
@@ -210,7 +211,7 @@ def as_reranker(given: Any) -> Reranker:
     """Wrap a re-ranker in any supported form.
 
     Raises:
-        TypeError: It isn't a re-ranker.
+        TypeError: `given` isn't a re-ranker.
     """
     if isinstance(given, Reranker):
         return given
@@ -246,17 +247,17 @@ def _name(function: Any) -> str:
 def rerank(
     given: AnyReranker, query: Any, texts: Sequence[tuple[str, str]], unit: Unit = "text"
 ) -> tuple[list[float], list[str]]:
-    """Return a re-ranker's scores of documents, validated.
+    """Score documents with a re-ranker, and validate the scores.
 
     Args:
         given: The re-ranker.
         query: The query.
         texts: Title and text of each document.
-        unit: "text" scores title and text; "sentence" scores each sentence below the title, and a document has the
-            score of its best one.
+        unit: "text" scores title and text; "sentence" scores the title with each sentence, and a document gets the
+            score of its best sentence.
 
     Returns:
-        For each document its score, and the sentence with that score; "" for whole texts.
+        The score of each document; and with "sentence", the sentence with this score, else an empty list.
 
     Raises:
         RerankerError: The re-ranker fails, or doesn't return a finite number for each text.

@@ -1,9 +1,9 @@
 """Searcher: searches several segments as one, without deleted and filtered documents.
 
-Windows of the same scale go through the kernels together in one call, so ten segments cost little more than one and
-share the score threshold. A query's weights are quantized to integers once, independent of the segments, and a window's
-scale is the index's scale times a power of two. So scores of different segments compare exactly, and the results over
-many segments equal those over one.
+Windows of the same scale are searched in one kernel call, so ten segments cost little more than one and share the score
+threshold. A query's weights are quantized to integers once, independently of the segments, and a window's scale is the
+index's scale times a power of two. So scores of different segments can be compared exactly, and many segments give the
+same results as one.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lsr.index.kernels.layout import (
     POSTINGS,
     POSTINGS_SCORED,
     WINDOW,
+    WINDOWS_SCANNED,
     Space,
     find_live,
 )
@@ -41,14 +42,15 @@ from lsr.index.segment.postings import Run, Segment
 from lsr.index.segment.quantize import query_numbers
 from lsr.sparse import SparseMatrix
 
-_SPARE = 64  # room for results beyond 2k, so that a small k is rarely pruned
-# Cost of a block search, in units of one posting added by a scan: looking a term up in a block, and reading a block's
-# bound for a term. Fitted to timings on real and synthetic vectors.
-_LOOKUP, _BOUND = 400, 0.3
-_TOGETHER, _RESULTS = 16, 1 << 18  # limits of one kernel call: number of queries, and of results
+_SPARE = 64  # room for results beyond 2k, so that results are rarely pruned for a small k
+# Costs of adding up a posting in a block search, looking up a term in a block, reading a block's bound for a term, and
+# clearing and checking a document's score in a scanned window. The unit is the cost of adding one posting in a scan.
+# Fitted to timings of 176,408 real documents and of a million and 8.8 million synthetic ones, for k from 10 to 1,000.
+_SCORED, _LOOKUP, _BOUND, _DOCUMENT = 1.8, 350, 0.8, 0.2
+_TOGETHER, _RESULTS = 16, 1 << 18  # maximum number of queries, and of results, in one kernel call
 _TINY = float(np.finfo(np.float64).tiny)
 EXACT = SearchSettings()
-_EVERY = np.frombuffer(b"", np.uint8)  # the mask of all documents; read-only, like all input of kernels
+_EVERY = np.frombuffer(b"", np.uint8)  # the mask of all documents; read-only, as kernels expect
 
 QueryVector = tuple[NDArray[np.uint32], NDArray[np.float32]]
 Ranking = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -63,9 +65,22 @@ class Work(NamedTuple):
     n_known: int
 
 
+def estimate_costs(counts: NDArray[np.int64], n_docs: int, n_windows: int) -> tuple[float, float]:
+    """Estimate what a block search cost and what a scan would have cost. The unit is adding one posting in a scan.
+
+    Args:
+        counts: (6,), what the block search did (`lsr.index.kernels.layout.Space.counts`).
+        n_docs: Number of documents that a scan would score, added up over the queries.
+        n_windows: Number of windows in the index.
+    """
+    docs_scanned = counts[WINDOWS_SCANNED] * n_docs / max(n_windows, 1)
+    of_blocks = _SCORED * counts[POSTINGS_SCORED] + _LOOKUP * counts[LOOKUPS] + _BOUND * counts[BOUNDS]
+    return float(of_blocks + _DOCUMENT * docs_scanned), float(counts[POSTINGS] + _DOCUMENT * n_docs)
+
+
 @dataclass(frozen=True)
 class Mask:
-    """Which documents may be found; made by `Searcher.mask` and reusable for any number of queries.
+    """Which documents may be found. Made by `Searcher.mask`; usable for any number of queries.
 
     Attributes:
         allowed: (n_docs,) uint8, by place; empty if all documents may be found.
@@ -83,14 +98,15 @@ class Searcher:
 
     Attributes:
         segments: The segments, in document order.
-        bases: (n_segments + 1,) int64: the number of each segment's first document, then the total.
+        bases: (n_segments + 1,) int64: the number of each segment's first document, then the number of documents.
         n_docs: Number of documents, including deleted ones.
         n_windows: Number of windows.
         n_blocks: Number of blocks.
 
     Args:
         segments: The segments.
-        alive: For each segment None or (n_docs,) bool, by document number: False for deleted documents.
+        alive: For each segment, (n_docs,) bool, by document number, False for deleted documents; None if none are
+            deleted.
     """
 
     def __init__(self, segments: Sequence[Segment], alive: Sequence[NDArray[np.bool_] | None] = ()) -> None:
@@ -124,8 +140,8 @@ class Searcher:
             weights: (n,) weights above zero.
             k: Number of documents.
             settings: How to search.
-            mask: Which documents may be found; by default all live ones.
-            threshold: Documents that score less may be left out; for instance the k-th best score of another shard.
+            mask: Which documents may be found; by default all live documents.
+            threshold: Documents that score less may be left out.
 
         Returns:
             (found,) int64 document numbers and (found,) float64 scores, descending; ties by document number.
@@ -144,10 +160,10 @@ class Searcher:
         """Search with each of many queries, as `search` does.
 
         Args:
-            queries: (n,) ascending term ids and (n,) weights of each.
+            queries: For each query, (n,) ascending term ids and (n,) weights.
             k: Number of documents for each query.
             settings: How to search.
-            mask: Which documents may be found; by default all live ones.
+            mask: Which documents may be found; by default all live documents.
             threads: Number of threads; 0 for one per core.
         """
         threads = threads or os.cpu_count() or 1
@@ -231,8 +247,7 @@ class Searcher:
             ])  # fmt: skip
         counts = space.counts.copy()
         if algorithm == "blocks" and not len(mask.allowed):
-            spent = counts[POSTINGS_SCORED] + _LOOKUP * counts[LOOKUPS] + _BOUND * counts[BOUNDS]
-            self._experience.learn(k, float(spent / max(counts[POSTINGS], 1)))
+            self._experience.learn(k, *estimate_costs(counts, len(queries) * self.n_docs, self.n_windows))
         best = rankings[0] if len(rankings) == 1 else [_best([own[q] for own in rankings], k) for q in range(len(ends))]
         if any(len(docs) and docs.max() >= self.n_docs for docs, _ in best):
             raise CorruptIndex(f"{self.segments[0].folder.parent}: places.arrow is damaged; run lsr verify for details")
@@ -247,7 +262,7 @@ class Searcher:
             allowed: (n_docs,) bool, by document number.
         """
         if allowed.shape != (self.n_docs,):
-            raise ValueError(f"a mask over {self.n_docs} documents, got shape {allowed.shape}")
+            raise ValueError(f"a mask needs a value for each of {self.n_docs} documents, got shape {allowed.shape}")
         return self._masked([allowed[first:end] for first, end in zip(self.bases[:-1], self.bases[1:], strict=True)])
 
     @cached_property
@@ -274,7 +289,11 @@ class Searcher:
         return Mask(places, tuple(live), float(places.mean()) if len(places) else 1.0)
 
     def by_number(self, mask: Mask | None) -> NDArray[np.bool_] | None:
-        """Convert a mask (None: all live documents) to (n_docs,) bool by document number; None if it allows all."""
+        """Convert a mask to (n_docs,) bool by document number; None if it allows all documents.
+
+        Args:
+            mask: The mask; None for all live documents.
+        """
         mask = mask or self._all_alive
         if not len(mask.allowed):
             return None
@@ -295,7 +314,7 @@ class Searcher:
         return number, doc - int(self.bases[number])
 
     def impacts_of(self, doc: int, terms: NDArray[np.uint32]) -> NDArray[np.float64]:
-        """Return (n,) float64: the stored weight of each term in a document; 0 where it doesn't occur."""
+        """Return (n,) float64: the stored weight of each term in a document; 0 for terms that the document lacks."""
         number, within = self.locate(doc)
         try:
             return self.segments[number].impacts_of(within, terms)
@@ -309,7 +328,7 @@ class Searcher:
         """Return a document's score as a search computes it, with weights rounded to integers.
 
         Returns:
-            (n,) stored weight of each term, (n,) its part of the score, and the score.
+            (n,) float64, the stored weight of each term; (n,) float64, each term's part of the score; and the score.
         """
         number, _ = self.locate(doc)
         impacts, scale = self.impacts_of(doc, terms), self.segments[number].scale
@@ -349,9 +368,9 @@ class Searcher:
     def _require_clusters(self) -> None:
         for segment in self.segments:
             if segment.clusters is None:
-                how = "build it again with --clusters, Index.build(..., clusters=True)"
+                how = "build it again with --clusters or Index.build(..., clusters=True)"
                 if segment.impacts == "float32":
-                    how = f"weights stored as float32 can't have them; {how} and 8-bit impacts"
+                    how = f"weights stored as float32 can't have them; {how}, and with 8-bit impacts"
                 raise IndexFormatError(f"{segment.folder.parent}: this index has no clusters: {how}")
 
     # --- buffers ----------------------------------------------------------------------------------------------------
@@ -362,7 +381,7 @@ class Searcher:
         return 2 * sum(len(segment.order) for segment in self.segments) > self.n_docs
 
     def _space(self, k: int, dtype: Any) -> Space:
-        """Return this thread's buffers, reused by all its searches except for the results."""
+        """Return this thread's buffers. Except for the results, all searches of the thread share them."""
         if getattr(self._local, "space", None) is None:
             n_blocks = _folded(max((group.n_blocks for group in self._groups), default=0))
             self._local.space = np.empty((6, n_blocks), np.int32), np.zeros(N_COUNTS, np.int64)
@@ -393,7 +412,7 @@ def _best(results: list[tuple[NDArray[np.int64], NDArray[np.float64]]], k: int) 
 
 
 def _heaviest(terms: NDArray[np.uint32], weights: NDArray[np.float32], share: float) -> QueryVector:
-    """Keep a share of a query's terms, the heaviest, but at least one."""
+    """Keep the heaviest terms of a query: a share of all terms, but at least one."""
     kept = np.sort(np.argsort(-weights, kind="stable")[: math.ceil(share * len(terms))])
     return terms[kept], weights[kept]
 

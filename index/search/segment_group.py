@@ -1,4 +1,4 @@
-"""Group: all windows of one scale, searched in one kernel call; kernels see each kind of file as one array."""
+"""Group: all windows of one scale, searched in one kernel call. To kernels, each kind of file is a single array."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Group:
     def search_clusters(
         self, batch: Batch, k: int, settings: SearchSettings, space: Space, scratch: NDArray[np.int32]
     ) -> Found:
-        """Search the clusters of one segment after another; the score threshold carries over.
+        """Search the clusters of one segment after another, each starting with the threshold reached so far.
 
         Args:
             batch: One query.
@@ -142,19 +142,19 @@ class Group:
 
 
 def _entries(run: Run) -> tuple[NDArray[Any], ...]:
-    """Return the entries of a segment's lists, with windows counted from the run's first one.
+    """Return the entries of a segment's lists, with windows counted from the first window of the run.
 
-    Entries of windows outside the run get numbers beyond its end.
+    Windows outside the run get numbers beyond the run's end.
     """
     window, *rest = run.segment.entries
     if run.first:
-        window = window - np.uint32(run.first)  # smaller numbers wrap around to very large ones
+        window = window - np.uint32(run.first)  # windows before the run wrap around to very large numbers
         window.flags.writeable = False
     return window, *rest
 
 
 def _within(run: Run, allowed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Restrict a segment's mask to the windows of a run; empty if all its documents may be found."""
+    """Restrict a segment's mask to the windows of a run; empty if all documents of the run may be found."""
     segment = run.segment
     if (run.first, run.end) == (0, segment.n_windows):
         return allowed
@@ -177,12 +177,12 @@ def _side_by_side(columns: Sequence[tuple[NDArray[Any], ...]]) -> Any:
 
 
 def _span(arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return one read-only array that spans from the first of some arrays in memory to the end of the last.
+    """Return one read-only array that covers the memory from the start of the first array to the end of the last.
 
-    Only the parts inside the given arrays may be read. The result keeps them alive.
+    Only the parts inside the given arrays may be read. The result keeps the given arrays alive.
 
     Returns:
-        The array, and the offset of each given array in it; 0 for empty ones.
+        The array, and the offset of each given array in it; 0 for empty arrays.
     """
     dtype, offsets = arrays[0].dtype, np.zeros(len(arrays), np.int64)
     places = [array.__array_interface__["data"][0] for array in arrays]

@@ -1,4 +1,4 @@
-"""Select hits from a ranking: paging, grouping, re-ranking, diversity; for one index and for shards."""
+"""Select hits from the ranking of an index or of shards: paging, grouping, re-ranking, diversity."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Ranking(Protocol):
     """The documents that match a query, best first, with access to their contents."""
 
     def top(self, n: int) -> tuple[list[int], list[float]]:
-        """Return the n best documents and their scores; fewer if no others match."""
+        """Return the n best documents and their scores, or fewer if fewer match."""
         ...
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        """Return the documents' values of a column. `DOCUMENT` holds ids; a passage has the id of its document."""
         ...
 
     def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
@@ -45,7 +45,7 @@ class Selected:
 
     Attributes:
         docs: The documents.
-        scores: Their scores, or the re-ranker's.
+        scores: The documents' scores, or the re-ranker's.
         moved: {document: how a re-ranker moved it}.
     """
 
@@ -54,10 +54,10 @@ class Selected:
     moved: dict[int, Moved] = field(default_factory=dict)
 
     def hits(self, documents: Described, explain: Callable[..., Explanation], *, boosted: bool, **also: Any) -> Hits:
-        """Wrap the documents as hits.
+        """Make hits from the documents.
 
         Args:
-            documents: Looks up their ids and texts.
+            documents: Looks up ids and texts.
             explain: Explains a document by its number.
             boosted: Whether scores are boosted.
             also: For `Hits`: facets, total, missing.
@@ -133,7 +133,7 @@ def _explained(explain: Callable[..., Explanation], found: Selected, *, boosted:
 def _grouped(
     ranking: Ranking, top: Callable[[int], tuple[list[int], list[float]]], end: int, options: Options
 ) -> tuple[list[int], list[float]]:
-    """Return groups `options.offset` to `end`, ordered by their best documents, with the best documents of each."""
+    """Return the best documents of groups `options.offset` to `end`; groups are ordered by their best document."""
     column, per_group = options.group_by or "", options.per_group
     depth = end * per_group
     while True:

@@ -11,8 +11,8 @@ from lsr.index.segment.filters import Filter, Where
 
 Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "clusters"]
 Mode = Literal["auto", "sparse", "hybrid", "dense"]
-# Blocks per requested document below which a scan is faster, as a search would have to open too many of them. First:
-# similar documents are stored next to each other; second: documents are stored in the order of addition.
+# With fewer blocks than this per requested document, a scan is faster, because a block search would score too many of
+# the blocks. The first number is for similar documents stored side by side, the second for the order of addition.
 _BLOCKS_PER_HIT = 75, 600
 _FEW_LIVE = 32  # if at most 1/32 of the blocks hold an allowed document, searching those blocks is faster
 
@@ -23,29 +23,29 @@ class SearchSettings:
 
     Attributes:
         algorithm: "exhaustive" scans all postings of the query's terms. "blocks" skips blocks of documents whose upper
-            bounds are too low. "maxscore" looks light terms up only in documents that heavier terms could lift into
-            the top k, window by window. "clusters" searches clusters of documents and is approximate; the index has
-            to be built with clusters. "auto" picks the faster of the first two for each query. Weights stored as
-            float32 have no bounds, so any exact algorithm scans them.
+            bounds are too low. "maxscore" looks up light terms only in documents that heavier terms could lift into
+            the top k, window by window. "clusters" searches clusters of documents and is approximate; the index must
+            be built with clusters. "auto" chooses "exhaustive" or "blocks" for each query, whichever is faster. Weights
+            stored as float32 have no bounds, so every exact algorithm scans them.
         alpha: For "blocks": a block is skipped if alpha times its upper bound is below the k-th best score so far. 1
             is exact; lower values are faster and may miss documents. Found documents have their exact scores.
         beta: Fraction of the query's terms to use, heaviest first; at least one term. 1 uses all. Lower values are
             harmless for the long queries of a SPLADE encoder, but ruin the short ones of inference-free encoders.
         guaranteed: For "blocks" and "clusters": number of blocks with the highest bounds, or clusters with the
             highest summaries, that are always scored.
-        cut: For "clusters": number of the query's heaviest terms that select clusters. Documents in them are scored
-            with all terms.
+        cut: For "clusters": number of the query's heaviest terms that select clusters. The documents in these clusters
+            are scored with all terms.
         heap_factor: For "clusters": a cluster is skipped if its summary score is below heap_factor times the k-th best
             score so far. Lower values find more and are slower; 0 skips only clusters without any of the terms.
-        mode: "sparse" searches sparse vectors, "dense" the dense vectors of an index built with hybrid=True, "hybrid"
-            both (`lsr.index.search.hybrid_search`); the other settings apply to the sparse side. Dense search is
-            exact: it compares all vectors. "auto" is "hybrid" for queries that come with dense vectors, and for
-            texts with a known word in an index built with hybrid=True, unless hits are sorted by a column; else it is
-            "sparse".
-        dense_weight: For "hybrid": weight of the dense score relative to the sparse one. At 1, the best documents of
-            collections of thousands get about equal scores from both.
+        mode: "sparse" searches sparse vectors, "dense" searches the dense vectors of an index built with hybrid=True,
+            and "hybrid" searches both (`lsr.index.search.hybrid_search`). The other settings apply to the sparse side;
+            dense search is exact and compares all vectors. "auto" means "hybrid" for queries with dense vectors, and
+            for texts with a known word in an index built with hybrid=True, unless hits are sorted by a column. In all
+            other cases, it means "sparse".
+        dense_weight: For "hybrid": weight of the dense score relative to the sparse score. At 1, the best documents of
+            a collection of thousands get about equal scores from both sides.
         best_passages: If documents are cut into passages, a document's score is the mean of this many of its best
-            passages, or of all if it has fewer.
+            passages, or of all its passages if it has fewer.
 
     Raises:
         ValueError: An unknown algorithm or a value out of range; lists every problem.
@@ -85,7 +85,7 @@ class SearchSettings:
 
     @property
     def exact(self) -> bool:
-        """Whether the search can't miss any document."""
+        """Whether the search finds all of the best documents."""
         return self.alpha == 1 and self.beta == 1 and self.algorithm != "clusters"
 
 
@@ -141,12 +141,12 @@ class Plan:
 
     Attributes:
         algorithm: The algorithm that ran, never "auto".
-        reason: Why it was chosen.
+        reason: Why the algorithm was chosen.
         terms: Query terms that were used and occur in documents.
         documents: Documents in the index.
         postings: Postings of these terms.
-        postings_scored: Postings that were added to scores or looked up. A dense row that was added as a whole counts
-            as an eighth of its length.
+        postings_scored: Postings that were added to scores or looked up. A scanned dense row counts as an eighth of its
+            length.
         blocks: Blocks of documents, or clusters.
         blocks_scored: Blocks (or clusters) that were scored.
         windows: Windows of documents.
@@ -187,32 +187,41 @@ class Plan:
 
 
 class Experience:
-    """Running estimate of the cost of block search relative to a scan, by magnitude of k.
+    """Running means of the costs of block search and of a scan, by magnitude of k.
 
-    Some collections leave little to skip. Threads share this without a lock; a lost update only delays learning.
+    Block search doesn't pay for collections in which it can skip little. Threads share this object without a lock; a
+    lost update only delays learning.
     """
 
-    # Initial estimate, weight of the newest observation, the largest observation, and how often block search is retried
-    # (once in some number of queries) while it doesn't pay.
+    # The initial ratio of the costs; the weight of the newest observation; its largest ratio; and, while block search
+    # doesn't pay, the number of queries after which it is tried again.
     _FIRST, _WEIGHT, _MOST, _AGAIN = 0.9, 1 / 16, 1.5, 32
 
     def __init__(self) -> None:
-        self._shares: dict[int, float] = {}
+        self._costs: dict[int, tuple[float, float]] = {}  # of block search, of a scan
         self._scans: dict[int, int] = {}
 
     def pays(self, k: int) -> bool:
         """Whether to use block search."""
         size = k.bit_length()
-        if self._shares.get(size, self._FIRST) < 1:
+        blocks, scan = self._costs.get(size, (self._FIRST, 1.0))
+        if blocks < scan:
             return True
         self._scans[size] = self._scans.get(size, 0) + 1
         return self._scans[size] % self._AGAIN == 0
 
-    def learn(self, k: int, share: float) -> None:
-        """Record the cost of a block search as a fraction of a scan's."""
+    def learn(self, k: int, blocks: float, scan: float) -> None:
+        """Record the cost of a block search, and that of a scan for the same query.
+
+        The means of both are kept, not the mean of their ratios, which would weigh short queries as much as long ones.
+        """
         size = k.bit_length()
-        before = self._shares.get(size, self._FIRST)
-        self._shares[size] = before + self._WEIGHT * (min(share, self._MOST) - before)
+        before = self._costs.get(size, (self._FIRST * scan, scan))
+        now = min(blocks, self._MOST * scan), scan
+        self._costs[size] = (
+            before[0] + self._WEIGHT * (now[0] - before[0]),
+            before[1] + self._WEIGHT * (scan - before[1]),
+        )
 
 
 def choose(
@@ -236,7 +245,7 @@ def choose(
         has_bounds: Whether blocks have upper bounds.
         ordered: Whether similar documents are stored next to each other.
         n_live: Number of blocks with a document that may be found.
-        share: Fraction of documents that may be found; the lower, the lower the k-th best score.
+        share: Fraction of documents that may be found. With fewer of them, the k-th best score is lower.
 
     Returns:
         The algorithm and the reason.
@@ -251,5 +260,5 @@ def choose(
         some = f" and {share:.2%} of the documents" if share < 1 else ""
         return "exhaustive", f"only {n_blocks:,} blocks for k = {k}{some}"
     if not experience.pays(k):
-        return "exhaustive", "too little could be skipped lately"
+        return "exhaustive", "earlier block searches could skip too little"
     return "blocks", f"{n_blocks:,} blocks for k = {k}"

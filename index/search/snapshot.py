@@ -33,19 +33,20 @@ from lsr.index.storage.manifest import check_files, read_manifest, require_same_
 from lsr.sparse import MAX_TERMS, SparseMatrix
 
 T = TypeVar("T")
-_MASKS = 16  # number of filter masks to cache, each of a byte per document
-_PASSAGES = 4  # over-fetch factor where documents are cut into passages
-_REST = " (--skip-damaged, Index.open(..., skip_damaged=True) searches what is left)"
+_MASKS = 16  # number of filter masks to cache; a mask takes a byte per document
+_PASSAGES = 4  # passages to fetch per requested document
+_REST = " (--skip-damaged or Index.open(..., skip_damaged=True) searches what is left)"
 
 
 class Like(NamedTuple):
-    """What a search for similar documents needs of a document.
+    """What a search for similar documents needs to know about a document.
 
     Attributes:
-        vectors: The document's vector, or those of all its passages.
-        id: The id of the (whole) document.
-        content: Its title and text, or those of its first passage.
-        dense: (width,) float32, its dense vector, for passages their mean; None if the index has none.
+        vectors: The document's vector, or the vectors of all its passages.
+        id: The id of the document, also if a passage was named.
+        content: Title and text of the document, or of its first passage.
+        dense: (width,) float32, the document's dense vector, or the mean of its passages; None if the index has no
+            dense vectors.
     """
 
     vectors: SparseMatrix
@@ -62,14 +63,14 @@ class Snapshot:
         parts: The segments, in document order.
         documents: Ids and texts.
         searcher: The searcher over the postings.
-        frequencies: Returns, for (n,) terms, (n,) int64: the number of live documents that contain each.
+        frequencies: Maps (n,) terms to (n,) int64: the number of live documents that contain each term.
         shared: Encoder and vocabulary.
-        damaged: Messages about damaged files, whose segments (or encoder or tokens) are left out.
+        damaged: Messages about damaged files; their segments (or the encoder, or the tokens) are left out.
 
     Args:
         path: The index's folder.
         manifest: The manifest to open.
-        before: An earlier snapshot of the same index; files that it has open are shared.
+        before: An earlier snapshot of the same index; its open files are reused.
         skip_damaged: Leave out damaged segments; reads every byte to find them.
 
     Raises:
@@ -85,7 +86,7 @@ class Snapshot:
         skip_damaged: bool = False,
     ) -> None:
         self.manifest = manifest
-        # skip_damaged verifies every byte; otherwise, only the sizes of large files are checked.
+        # With skip_damaged, every byte is verified; otherwise, large files are only checked for their size.
         known = before.manifest["files"] if before else None
         wrong = check_files(path, manifest, every_byte=skip_damaged, known=known)
         if wrong and not skip_damaged:
@@ -131,7 +132,7 @@ class Snapshot:
         self._bound: tuple[Encoder, Encoder] | None = None
 
     def after_fork(self) -> None:
-        """Replace the lock, which another thread may have held; see `lsr.forks`."""
+        """Replace the lock; see `lsr.forks`."""
         self._masking = threading.Lock()
 
     @classmethod
@@ -144,8 +145,8 @@ class Snapshot:
             path: The index's folder.
             before: An open snapshot; returned if it is still the latest.
             skip_damaged: As above.
-            same: Require the index that `before` belongs to. False for a copy of an index in object storage, which
-                others may replace.
+            same: Refuse to open another index than that of `before`. False for a copy of an index in object storage,
+                which others may replace.
 
         Raises:
             IndexFormatError: Not an index, an unknown format, or another index.
@@ -166,7 +167,7 @@ class Snapshot:
                 now = read_manifest(path)
                 if now == manifest:
                     raise
-            manifest = now  # another commit replaced it meanwhile
+            manifest = now  # another commit has replaced the manifest
 
     @property
     def manifests(self) -> Sequence[Mapping[str, Any]]:
@@ -178,7 +179,7 @@ class Snapshot:
         return [(path, self)]
 
     def require_changeable(self, path: Path) -> None:
-        """Raise if the index is read-only, which a single index never is."""
+        """Raise if the index is read-only; a single index never is."""
 
     @cached_property
     def id(self) -> str:
@@ -221,7 +222,7 @@ class Snapshot:
         return any(part.entry["has_parents"] for part in self.parts)
 
     def depth(self, k: int) -> int:
-        """Return how many vectors to fetch first in order to find k documents."""
+        """Return how many vectors the first search for k documents fetches."""
         return _PASSAGES * k if self.has_passages else k
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
@@ -238,7 +239,7 @@ class Snapshot:
         return SparseMatrix.from_rows(rows, max(n_terms, self.shared.fingerprint.vocabulary_size or 0))
 
     def like(self, doc_id: str) -> Like | None:
-        """Return what a search for similar documents needs; None if the id is unknown."""
+        """Return what a search for similar documents needs, or None if the id is unknown."""
         doc = self.documents.find(doc_id)
         docs = self.documents.passages(doc_id) if doc is None else [doc]
         if not docs:
@@ -277,7 +278,7 @@ class Snapshot:
 
         Args:
             where: The filter.
-            known: Skip the check of its columns; the caller has checked them over all shards.
+            known: Skip the check of the filter's columns, because the caller has made it over all shards.
 
         Raises:
             DataError: `where` isn't a filter, or it doesn't fit the documents' columns.
@@ -308,7 +309,7 @@ class Snapshot:
         first: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None,
         passages: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the k best documents and their scores; a document that is cut scores by its passages.
+        """Return the k best documents and their scores; a document that is cut is scored by its passages.
 
         Args:
             vector: The query, one row.
@@ -316,9 +317,9 @@ class Snapshot:
             settings: How to search.
             mask: Which documents may be found.
             threshold: Documents that score less may be left out.
-            accept: A filter that is too slow to run on all documents: takes (n,) document (or passage) numbers and
-                returns (n,) bool. It runs on as many as it takes to find k.
-            first: The result of a search for `depth(k)` vectors, if there is one already.
+            accept: A filter that is too slow to run on all documents. It maps (n,) document (or passage) numbers to
+                (n,) bool, and is run only until k documents are found.
+            first: The result of a search for `depth(k)` vectors, if the caller has run one.
             passages: Find passages instead of documents.
 
         Returns:
@@ -378,15 +379,15 @@ class Snapshot:
         *,
         last: bool,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-        """Return the k documents with the highest means of their best passages; None if others could beat them.
+        """Return the k documents whose best passages have the highest means; None if other documents could beat them.
 
         Args:
             vector: The query.
-            ids: Document ids.
-            docs: (n,) the best passage of each.
-            least: The lowest passage score that was found.
+            ids: Ids of the n documents found.
+            docs: (n,) int64, the best passage of each document.
+            least: The lowest passage score found.
             k: Number of documents.
-            settings: Says how many passages count.
+            settings: How to search; `best_passages` says how many passages count.
             last: Whether no other passage matches the query.
         """
         terms, weights = vector.row(0)
@@ -395,7 +396,7 @@ class Snapshot:
             mine = [float(self.searcher.impacts_of(p, terms) @ weights) for p in self.documents.passages(doc_id)]
             means[i] = np.mean(sorted(mine, reverse=True)[: settings.best_passages])
         order = np.lexsort((docs, -means))[:k]
-        # A mean can't exceed the best passage, so documents that weren't found have means of at most `least`.
+        # A mean can't exceed the best passage's score, so the means of other documents are at most `least`.
         if last or (len(order) == k and means[order[-1]] > least):
             return docs[order], means[order]
         return None

@@ -64,7 +64,7 @@ class StoredDocuments:
 
     @property
     def n_postings(self) -> int:
-        """Number of stored weights, including those of deleted documents that aren't merged away yet."""
+        """Number of stored weights, including those of deleted documents until a merge removes them."""
         return sum(int(part.entry["n_postings"]) for part in self._snapshot.parts)
 
     @property
@@ -74,7 +74,7 @@ class StoredDocuments:
 
     @property
     def damaged(self) -> list[str]:
-        """Messages about damaged files, whose segments `skip_damaged` left out."""
+        """Messages about damaged files; `skip_damaged` left out their segments."""
         return list(self._snapshot.damaged)
 
     def document_frequencies(self, terms: NDArray[Any]) -> NDArray[np.int64]:
@@ -93,8 +93,8 @@ class StoredDocuments:
     def get(self, doc_id: str | int) -> Document | None:
         """Return a stored document; None if the id is unknown.
 
-        A document that is cut into passages has the title and metadata of its first passage and the texts of all,
-        separated by blank lines; text that passages share is repeated.
+        If a document is cut into passages, it has the title and metadata of its first passage, and the texts of all
+        passages, separated by blank lines. Text that passages share is repeated.
 
         Args:
             doc_id: Id of a document or passage; a whole number is converted to a string, as when adding documents.
@@ -136,7 +136,7 @@ class StoredDocuments:
         return self._snapshot.count(where)
 
     def filter_hints(self, where: Where | Filter) -> list[str]:
-        """Explain why a filter may match nothing: values that no document has, with similar ones that occur.
+        """Explain why a filter may match nothing: name values that no document has, and similar values that occur.
 
         Raises:
             DataError: As for `count`.

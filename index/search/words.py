@@ -57,8 +57,8 @@ class Terms:
     """The vocabulary's terms that are words or stems of words.
 
     Attributes:
-        keys: Their texts, ascending.
-        numbers: (n,) int64, their term ids.
+        keys: The terms' texts, ascending.
+        numbers: (n,) int64, the term ids of the keys.
         codes: (size,) int32, the code points of all keys.
         offsets: (n + 1,) int64, where each key begins in `codes`.
     """
@@ -70,7 +70,7 @@ class Terms:
 
     @classmethod
     def of(cls, tokens: Sequence[str], encoder: Encoder) -> Terms:
-        """Select the terms among an encoder's tokens: BM25's terms if it has any, else whole words."""
+        """Select the terms among an encoder's tokens: those of its BM25 part, if it has one, else whole words."""
         found: list[tuple[str, int]] = []
         for number, token in enumerate(tokens):
             if isinstance(encoder, HybridEncoder):
@@ -86,7 +86,8 @@ class Terms:
         return cls(keys, np.array([number for _, number in found], np.int64), codes, offsets)
 
 
-Titles = tuple[list[Suggestion], list[Suggestion]]  # starting with a text; with a later word that does
+# Titles that start with a text, and titles in which a later word starts with it.
+Titles = tuple[list[Suggestion], list[Suggestion]]
 
 
 class WordSource(Protocol):
@@ -106,7 +107,7 @@ class WordSource(Protocol):
         ...
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """Return, for each term, title and text of the n documents in which it weighs most."""
+        """Return, for each term, title and text of the n documents with the largest weights of the term."""
         ...
 
     def titles(self, typed: str, limit: int) -> Titles:
@@ -122,7 +123,7 @@ class SnapshotWords:
         self.vocabulary, self.kept, self.frequencies = snapshot.shared.vocabulary, snapshot.kept, snapshot.frequencies
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """Return, for each term, title and text of the n documents in which it weighs most."""
+        """Return, for each term, title and text of the n documents with the largest weights of the term."""
         found = []
         for row in range(len(queries := term_queries(terms))):
             docs, _ = self._snapshot.top(queries[row], n, SearchSettings())
@@ -171,7 +172,7 @@ class Words:
 
     @property
     def _spelled_well(self) -> frozenset[str]:
-        """The whole words in a model's vocabulary: a query may use them, even if no document does."""
+        """The whole words in a model's vocabulary. They are spelled correctly, even if no document contains them."""
         model = self._whole.learned if isinstance(self._whole, HybridEncoder) else None
 
         def words() -> frozenset[str]:
@@ -227,7 +228,7 @@ class Words:
         return word.casefold()
 
     def _forms(self, places: Sequence[int]) -> list[Counter[str]]:
-        """Count, for each term, the words that it stands for in a few of its documents.
+        """Count, for each term, the word forms that it stands for in a few documents.
 
         Args:
             places: Positions of the terms among the keys.
@@ -257,14 +258,14 @@ class Words:
         return [*self._completed(text, limit), *[*begins, *within][:limit]]
 
     def _completed(self, text: str, limit: int) -> list[Suggestion]:
-        """Complete the last word; most frequent first."""
+        """Complete the last word; the most frequent words come first."""
         last = re.search(r"[\w'’]+\Z", text)
         if last is None:
             return []
         typed, terms = last.group().casefold(), self._terms
         first = bisect_left(terms.keys, typed)
         places = list(range(first, bisect_left(terms.keys, typed + "\U0010ffff")))
-        for length in range(max(1, len(typed) - _ENDING), len(typed)):  # terms that may be stems of the word
+        for length in range(max(1, len(typed) - _ENDING), len(typed)):  # shorter terms may be stems of the word
             at = bisect_left(terms.keys, typed[:length])
             if at < len(terms.keys) and terms.keys[at] == typed[:length]:
                 places.append(at)
@@ -289,7 +290,7 @@ def term_queries(terms: Sequence[int]) -> SparseMatrix:
 
 
 def matching_titles(snapshot: Snapshot, typed: str, limit: int) -> Titles:
-    """Find titles that start with the typed text, and titles with a later word that does.
+    """Find titles that start with the typed text, and titles in which a later word starts with it.
 
     At most `limit` of each, in document order.
     """

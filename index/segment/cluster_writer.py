@@ -20,13 +20,13 @@ from lsr.index.storage.arrow_file import ArrowFile, write_arrow
 
 
 def write_clusters(segment: Segment, folder: Path, scratch: Path, mass: float) -> None:
-    """Write the clusters of a segment; memory holds a window for each core, and the summaries.
+    """Write the clusters of a segment. Memory holds one window per core, and the summaries.
 
     Args:
         segment: The segment, with 8-bit impacts.
         folder: Folder of the files.
         scratch: Folder of temporary files.
-        mass: Fraction of the sum of a cluster's largest impacts that its summary keeps.
+        mass: A cluster's summary keeps the largest impacts of its terms, up to this share of their sum.
     """
     columns = {"forward_terms": np.uint32, "forward_groups": np.uint32, "forward": np.uint16}
     counts = np.zeros(3, np.int64)
@@ -65,9 +65,9 @@ def write_clusters(segment: Segment, folder: Path, scratch: Path, mass: float) -
 
 
 def _unused(path: Path) -> int:
-    """Return the number of unused entries that align groups to cache lines.
+    """Return the number of unused entries that align the groups to cache lines.
 
-    The offset of a column in an Arrow file depends only on the schema, so it is read from a small file.
+    The offset of a column in an Arrow file depends only on the schema, so a small file shows it.
     """
     write_arrow(path, {"entry": np.zeros(1, np.uint32)})
     file = ArrowFile(path, SCHEMAS[path.name])

@@ -1,12 +1,13 @@
 """Clusters of a segment: optional files beside its postings, for approximate search (lsr.index.kernels.clustered).
 
-    clusters.arrow         for each cluster the end of its documents, groups of terms and postings, uint64
+    clusters.arrow         for each cluster, where its documents, its groups of terms, and its postings end, uint64
     forward_terms.arrow    the first term of each group of 15, by cluster, uint32
-    forward_groups.arrow   the terms of each group, and begin and end of their postings, 16 entries, uint32; fewer than
-                           16 unused entries before the first group
+    forward_groups.arrow   16 entries for each group: the start of its postings, then its terms with the ends of their
+                           postings, uint32; fewer than 16 unused entries precede the first group
     forward.arrow          the postings by cluster, term and document: impact times 256 plus document, uint16
-    summaries.arrow        by term, the clusters with it in their summary, uint32, and its largest impact there, uint8
-    summary_ends.arrow     end of the summaries' entries of each term, uint64
+    summaries.arrow        for each term, the clusters whose summaries contain it, uint32, and its largest impact in
+                           each of them, uint8
+    summary_ends.arrow     end of each term's entries in the summaries, uint64
 
 Terms are ranks among the terms of the segment. A cluster is a run of at most 64 documents of one window, so clusters
 work best if similar documents are stored side by side.
@@ -24,7 +25,7 @@ from lsr.errors import CorruptIndex
 from lsr.index.kernels.clustered import GROUP, Clusters
 from lsr.index.storage.arrow_file import ArrowFile
 
-CLUSTERS = "clusters.arrow"  # present if the index has clusters
+CLUSTERS = "clusters.arrow"  # exists if the index has clusters
 SUMMARY_MASS = 0.6
 LINE = 64  # bytes of a cache line
 SCHEMAS = {
@@ -72,7 +73,7 @@ def document_of(clusters: Clusters, place: int) -> tuple[NDArray[np.int64], NDAr
     )
     groups = clusters.groups[first_group * GROUP : int(clusters.group_ends[c]) * GROUP].reshape(-1, GROUP)
     ranks = clusters.firsts[first_group : int(clusters.group_ends[c]), None].astype(np.int64) + (groups[:, 1:] >> 16)
-    # An unused entry has no end, so it gets the end of the entry before: no postings.
+    # Unused entries have no postings: they get the end of the entry before.
     ends = groups[:, :1].astype(np.int64) + np.maximum.accumulate(groups[:, 1:] & 0xFFFF, axis=1)
     postings = clusters.postings[first_posting : int(clusters.posting_ends[c])]
     at = np.flatnonzero((postings & 0xFF) == place - first_doc)

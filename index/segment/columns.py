@@ -26,7 +26,7 @@ from lsr.io.metadata import parse_time
 
 COLUMNS_FILE = "columns.arrow"
 MOST_COLUMNS = 1000  # with more keys, values are probably used as keys
-_MOST_MIXED = 2 * MOST_COLUMNS  # keys without a column to remember; further ones are ignored
+_MOST_MIXED = 2 * MOST_COLUMNS  # maximum number of keys without a column to remember; further keys are ignored
 _DEEPEST = 30  # deeper objects are ignored
 _MIXED = b"lsr.mixed"
 _KIND = b"lsr.kind"
@@ -49,7 +49,7 @@ class ColumnsWriter:
         """Append documents.
 
         Args:
-            metadata: A JSON object or null for each.
+            metadata: (n,) Arrow strings, a JSON object or null for each document.
         """
         if metadata.null_count == len(metadata):
             self._n_docs += len(metadata)
@@ -88,7 +88,7 @@ class ColumnsWriter:
         self._n_docs += len(rows)
 
     def close(self, folder: Path) -> bool:
-        """Write COLUMNS_FILE if there are any columns; returns whether there are."""
+        """Write COLUMNS_FILE if there are any columns; return whether it was written."""
         if not self._parts and not self._mixed:
             return False
         columns, fields = [], []
@@ -156,7 +156,7 @@ class Columns:
     def times(self, name: str) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Return which texts of a column are times, and the times; see `parse_time`.
 
-        Has an entry for each value; for lists, for each item; for dictionaries, for each of their texts.
+        The arrays have an entry for each value; in a column of lists, for each item; in a dictionary, for each text.
         """
         if name not in self._times:  # cached, as parsing costs more than the rest of a filter
             texts = self.column(name)
@@ -179,7 +179,7 @@ class Columns:
 
 
 def joined(kinds: Iterable[str]) -> tuple[str, str]:
-    """Return the kind of a column whose parts have these kinds; else "" and the reason why it is no column."""
+    """Merge the kinds of a column's parts: return (kind, ""), or ("", reason) if these can't form a column."""
     found = set(kinds)
     if any(kind.startswith("list of ") for kind in found):
         found.discard("empty list")
@@ -218,6 +218,7 @@ def kind_of(field: pa.Field) -> str:
 
 
 def flat_items(values: Mapping[str, Any], prefix: str = "", depth: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) for all values that aren't None; keys within objects are joined by dots."""
     for key, value in values.items():
         if isinstance(value, dict) and depth:
             yield from flat_items(value, f"{prefix}{key}.", depth - 1)
@@ -242,7 +243,7 @@ def _kind(value: Any) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text has no unpaired surrogates, which JSON can escape but UTF-8 can't store."""
+    """Whether UTF-8 can store a text. It can't store unpaired surrogates, which JSON can escape."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -325,7 +326,7 @@ def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def numbers_of(values: pa.Array) -> NDArray[Any]:
-    """Return (n,) the numbers of a column, 0 for missing ones; as a numpy type, or as Python objects.
+    """Return (n,) numbers of a column, as a numpy type or as Python objects; missing values are 0.
 
     Args:
         values: Values of the column, or items of its lists; for numbers stored as texts, the dictionary.

@@ -1,7 +1,7 @@
 """Documents of a segment: ids, parents, and, optionally, titles, texts and metadata.
 
 ids.arrow      id, parent           mapped, in batches of 65,536
-texts.arrow    title, text, metadata   compressed, in batches of 64: a hit decompresses only its own
+texts.arrow    title, text, metadata   compressed, in batches of 64: a hit decompresses only its own batch
 keys.arrow     hash, doc            hashes of ids and of parents, ascending, to find documents by either
 columns.arrow  metadata again, as typed columns for filters, if there is any (lsr.index.segment.columns)
 """
@@ -106,7 +106,7 @@ class DocumentsWriter:
 
 
 def hashes_of(strings: pa.Array) -> NDArray[np.uint64]:
-    """(n,) uint64, the hashes of an Arrow array of strings without nulls."""
+    """Return (n,) uint64: the hashes of an Arrow array of n strings without nulls."""
     hashes = np.empty(len(strings), np.uint64)
     if len(strings):
         _, offsets, content = strings.buffers()
@@ -149,7 +149,7 @@ class Documents:
 
     Attributes:
         columns: Metadata for filters; None if no document has any.
-        sources: The primary files, from which `rows` reads and the others are derived.
+        sources: The primary files. `rows` reads these; the other files are derived from them.
     """
 
     def __init__(self, folder: Path, n_docs: int, has_text: bool, has_columns: bool | None = None) -> None:
@@ -217,7 +217,7 @@ class Documents:
         return next((doc for _, doc in self.matches([doc_id]) if self.id(doc) == doc_id), None)
 
     def matches(self, keys: Sequence[str]) -> Iterator[tuple[int, int]]:
-        """Yield the documents with given ids, and their passages: position in `keys`, and number."""
+        """Yield (position in `keys`, document number) for the documents with these ids, and for their passages."""
         if not self._n_docs or not keys:
             return
         hashes, docs = self.keys()
@@ -265,11 +265,11 @@ def _rows_of(file: ArrowFile, size: int, first: int, end: int) -> pa.RecordBatch
 
 
 class AllDocuments:
-    """The documents of several segments, by number; deleted ones can't be found by id.
+    """The documents of several segments, by number; deleted documents can't be found by id.
 
     Args:
         parts: The documents of each segment.
-        alive: For each segment None or (n_docs,) bool, False for deleted documents.
+        alive: For each segment, (n_docs,) bool, False for deleted documents; None if none are deleted.
     """
 
     def __init__(self, parts: Sequence[Documents], alive: Sequence[NDArray[np.bool_] | None]) -> None:
@@ -362,11 +362,11 @@ class AllDocuments:
         return [part.columns for part in self._parts if part.columns is not None]
 
     def allowed(self, where: Filter, *, known: bool = False) -> NDArray[np.bool_]:
-        """Return (n,) bool: which documents match a filter, including deleted ones.
+        """Return (n,) bool: which documents match a filter; deleted documents may match, too.
 
         Args:
             where: The filter.
-            known: Skip the check of its columns, which was made already.
+            known: Skip the check of the filter's columns, because the caller has made it.
 
         Raises:
             DataError: A column doesn't exist, or its values have another kind.

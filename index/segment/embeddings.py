@@ -31,7 +31,7 @@ class EmbeddingsWriter:
     """Writes dense vectors in document order.
 
     Args:
-        folder: The segment's.
+        folder: The segment's folder.
         width: Dimensions of a vector.
     """
 
@@ -75,8 +75,8 @@ class Embeddings:
         source: The file, which a merge hashes before reading.
 
     Args:
-        folder: The segment's.
-        n_docs: Documents of the segment.
+        folder: The segment's folder.
+        n_docs: Number of documents in the segment.
         width: As above.
 
     Raises:
@@ -111,20 +111,20 @@ class Embeddings:
         return np.concatenate(found)
 
     def similarity(self, doc: int, query: NDArray[np.float32]) -> float:
-        """Return the product of one document's vector with a query, as in `similarities`."""
+        """Return the dot product of one document's vector with a query, exactly as in `similarities`."""
         integers, scale = _as_integers(query)
         one = self.rows(doc, doc + 1)
         return float(np.float32(int(one.rows[0].astype(np.int64) @ integers) * (float(one.scales[0]) * scale)))
 
     def rows(self, first: int, end: int) -> DenseRows:
-        """Return the vectors of documents first..end, at least one."""
+        """Return the vectors of documents first..end (at least one document)."""
         numbers = range(first // _BATCH, -(-end // _BATCH))
         together = DenseRows.concat([self._parts[i] for i in numbers])
         return together[first % _BATCH :][: end - first]
 
 
 def _as_integers(query: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
-    """Convert a query to the largest integers whose products with 8-bit values fit 32 bits; returns their unit, too."""
+    """Convert a query to the largest integers whose products with 8-bit values fit 32 bits; return their unit, too."""
     most = min(2**15 - 1, (2**31 - 1) // (LEVELS + 1) // max(len(query), 1))
     largest = float(np.abs(query).max(initial=0)) or 1.0
     return np.rint(query * (most / largest)).astype(np.int16), largest / most

@@ -2,15 +2,15 @@
 
     {"year": {">=": 2020, "<": 2024}, "lang": ["en", "de"], "draft": False}
 
-Keys are columns, and all conditions must hold. A plain value means "==", a list "in". Operators are == != < <= > >=,
-in, not in, prefix and contains (for texts, case-sensitive), and exists (true or false). "and" and "or" take lists of
-filters, "not" takes one. For a column of lists a condition holds if it holds for any item; != and not in hold if == and
-in hold for no item. A document without the column matches only {"exists": false}, and conditions within "not". Numbers
-compare exactly, including integers of any size.
+Keys are columns, and all conditions must hold. A plain value means "==", a list means "in". Operators are == != < <= >
+>=, in, not in, prefix and contains (for texts, case-sensitive), and exists (true or false). "and" and "or" take lists
+of filters, "not" takes one filter. In a column of lists, a condition holds if it holds for any item; "!=" and "not in"
+hold if no item meets "==" or "in". A document without the column matches only {"exists": false}, and conditions within
+"not". Numbers are compared exactly, including integers of any size.
 
 Dates and times are texts in ISO 8601 ("2024-05-17", "2024-05-17T09:30:00+02:00"). A condition with such a text, a
-`datetime` or a `date` compares times, to the microsecond, across time zones; without a time zone they are UTC, and a
-date means its first moment. Texts that aren't times don't match.
+`datetime` or a `date` compares times, to the microsecond and across time zones. Times without a time zone are UTC, and
+a date means its first moment. Texts that aren't times don't match.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ ORDER: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 _ORDER_OF_TEXTS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
-_COMPARED = 20_000  # texts compared to find similar ones
-_LISTED, _TOLD = 50, 20  # columns, and problems, in a message
+_COMPARED = 20_000  # maximum number of texts that are compared to find similar texts
+_LISTED, _TOLD = 50, 20  # maximum number of columns, and of problems, in a message
 _PARTS_OF_TEXTS = {"prefix": pc.starts_with, "contains": pc.match_substring}
 OPERATORS = ("==", "!=", *ORDER, "in", "not in", *_PARTS_OF_TEXTS, "exists")
 
@@ -102,7 +102,7 @@ class Condition:
         return there & (~met if self.operator in ("!=", "not in") else met)
 
     def _of(self, array: pa.Array, kind: str, columns: Columns) -> Mask:
-        """Return which of some values match, ignoring the negation in != and not in."""
+        """Return (n,) bool: which of n values match; != and not in are treated like == and in."""
         if not len(array):
             return np.zeros(0, bool)
         if pa.types.is_dictionary(array.type):  # compare each distinct text once
@@ -123,7 +123,7 @@ class Condition:
     def _of_texts(self, array: pa.Array, values: list[Any], columns: Columns) -> Mask:
         """Return which texts match.
 
-        Arrow compares UTF-8, which sorts like Python's strings. Times are compared only with texts that are times.
+        Arrow compares UTF-8, which sorts like Python's strings. Times are compared only with other times.
         """
         if part_of := _PARTS_OF_TEXTS.get(self.operator):
             if not is_unicode(values[0]):
@@ -196,7 +196,7 @@ class Filter:
             raise DataError("; ".join([*told[:_TOLD], *(["and more"] if len(told) > _TOLD else [])]), "where")
 
     def hints(self, segments: Sequence[Columns]) -> list[str]:
-        """Return hints for texts in conditions with == or "in" that no document has, with similar texts that exist.
+        """Return a hint for each text of a == or "in" condition that no document has; it names similar texts.
 
         Args:
             segments: The columns of all segments, including deleted documents.
@@ -218,7 +218,7 @@ class Filter:
         return list(said)[:_TOLD]
 
     def conditions(self) -> Iterable[Condition]:
-        """All conditions."""
+        """Iterate over all conditions, including those of inner filters."""
         for part in self.parts:
             yield from part.conditions() if isinstance(part, Filter) else (part,)
 
@@ -242,7 +242,7 @@ class Filter:
 
 
 def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
-    """Return (n,) bool: compare numbers of any type with one exactly; numpy would convert integers to floats."""
+    """Compare (n,) numbers with a value exactly and return (n,) bool; numpy would convert integers to floats."""
     if value != value:  # NaN
         return np.zeros(len(numbers), bool)
     compare: Callable[[Any, Any], Any] = ORDER.get(name, operator.eq)
@@ -258,7 +258,7 @@ def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
 
 
 def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Return the nearest numbers of a type at or below a value, and at or above it; None if there is none."""
+    """Return the nearest number of a type at or below a value, and at or above it; None if there is no such number."""
     if dtype.kind == "f":
         try:
             near = float(value)
@@ -282,7 +282,7 @@ def _as_mask(met: pa.Array) -> Mask:
 
 
 def _nearest(text: str, known: list[str]) -> list[str]:
-    """Return up to three similar texts, ignoring case; among many, only those with the same beginning."""
+    """Return up to three similar texts, ignoring case. Of many texts, only those with the same first letter count."""
     if len(known) > _COMPARED:
         known = [one for one in known if one[:1].casefold() == text[:1].casefold()][:_COMPARED]
     folded: dict[str, str] = {}

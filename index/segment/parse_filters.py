@@ -29,7 +29,7 @@ def parse_where(where: Where) -> Filter:
     """Parse a filter.
 
     Raises:
-        DataError: It isn't a filter; lists every problem.
+        DataError: `where` isn't a filter; lists every problem.
     """
     wrong: list[str] = []
     parsed = _parsed(where, wrong)
@@ -39,7 +39,7 @@ def parse_where(where: Where) -> Filter:
 
 
 def as_filter(where: Where | Filter) -> Filter:
-    """Return a filter, parsed if it isn't yet."""
+    """Parse a filter, unless it is already parsed."""
     return where if isinstance(where, Filter) else parse_where(where)
 
 
@@ -106,7 +106,7 @@ def parse_where_text(texts: Sequence[str]) -> Filter | None:
     A value in double quotes may contain commas: author="Smith, John". A quote inside it is doubled.
 
     Returns:
-        A filter that requires all of them; None if there are none.
+        A filter that requires all conditions; None if there are none.
 
     Raises:
         DataError: As for `parse_where`.

@@ -2,23 +2,23 @@
 
     postings.arrow   one record batch per window: doc uint16 (within the window), impact uint8 | float32, both by
                      term and, within a term, by document
-    dense.arrow      one record batch per window, uint8: rows for the terms that most documents contain, with an impact
-                     for each document, 0 if it lacks the term; their lists aren't in postings.arrow
-    gaps.arrow       one record batch per window: lists that are neither short nor dense rows, as the distance to the
-                     document before and the impact, uint8 (lsr.index.kernels.gaps); these aren't in postings.arrow
+    dense.arrow      one record batch per window, uint8: rows for the most frequent terms, with an impact for each
+                     document, 0 if it lacks the term; these terms have no list in postings.arrow
+    gaps.arrow       one record batch per window: longer lists without a dense row, as distances to the previous
+                     document and impacts, uint8 (lsr.index.kernels.gaps); these lists aren't in postings.arrow
     maxima.arrow     for the longer lists, by term and window, the largest impact in each block of documents, uint8;
                      each row begins at a multiple of 64
-    skips.arrow      for the same lists, how many postings precede each 1024th document, uint16; each row begins at an
-                     eighth of the offset of its maxima
-    places.arrow     if documents are stored in another order than they were added: the document at each place and the
-                     place of each document, uint32; else no rows. All other files here go by place.
+    skips.arrow      for the same lists, the number of postings before each 1024th document, uint16; each row begins at
+                     an eighth of the offset of its maxima
+    places.arrow     if documents aren't stored in the order of addition: the document at each place, and the place of
+                     each document, uint32; else no rows. All other files here are ordered by place.
     windows.arrow    first_doc int64, n_docs int64 of each window; and, if weights of some documents are too large for
                      the segment's scale, shift uint8, ascending: a window's scale is the segment's times 2^shift
-    terms.arrow      the terms that occur, ascending, uint32; their document frequencies, df uint32; and where the
-                     entries of each in lists.arrow end, uint64
-    lists.arrow      the lists, by term and window: window, begin and size among its postings or gaps, uint32; and,
-                     int32, the begin of its maxima in units of 64, -1 if it has none, and its row in dense.arrow, -1
-                     if it is in postings.arrow, -2 if it is in gaps.arrow
+    terms.arrow      the terms that occur, ascending, uint32; their document frequencies, df uint32; and where each
+                     term's entries in lists.arrow end, uint64
+    lists.arrow      an entry for each list, by term and window. uint32: the window, and the list's start and size
+                     among the window's postings or gaps. int32: where its maxima begin, in units of 64, -1 if it has
+                     none; and its row in dense.arrow, or -1 for postings.arrow, -2 for gaps.arrow
 
 A window holds at most 65,536 documents, or fewer if long documents would exceed the writer's memory.
 """
@@ -67,7 +67,7 @@ from lsr.index.storage.arrow_file import ArrowFile
 from lsr.sparse import SparseMatrix
 
 ImpactType = Literal["uint8", "float32"]
-# Terms up to this id are looked up in a table, if at least one in this many of them occurs.
+# A segment has a table of terms if all its term ids are below _TABLED, and at least 1 in _TABLED_SHARE of them occurs.
 _TABLED, _TABLED_SHARE = 1 << 20, 8
 
 DENSE_SCHEMA = pa.schema([("impact", pa.uint8())])
@@ -115,18 +115,18 @@ class Segment:
         terms: (n_used,) uint32, the terms that occur, ascending.
         df: (n_used,) uint32, their document frequencies.
         max_impacts: (n_used,) float32, their largest impacts.
-        ends: (n_used,) uint64, where the entries of each end.
+        ends: (n_used,) uint64, where the entries of each term end.
         entries: The columns of lists.arrow.
         table: (n,) int32, the rank of each term in `terms`, -1 for terms that don't occur; or empty.
         windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows of this segment alone.
         files: The files that windows point into, as arrays: docs, impacts, dense, gaps, maxima, skips.
-        order: (n_docs,) uint32, the document number at each place; empty if they are equal.
-        places: (n_docs,) uint32, the place of each document; empty if they are equal.
+        order: (n_docs,) uint32, the document number at each place; empty if numbers and places are the same.
+        places: (n_docs,) uint32, the place of each document; empty if numbers and places are the same.
         n_docs: Number of documents.
         n_blocks: Number of blocks.
         n_rows: Size of the maxima, in units of ROW_UNIT.
         clusters: The mapped files of clusters; None if there are none.
-        sources: The primary files, from which `rows` reads and the others are derived.
+        sources: The primary files. `rows` reads these; the other files are derived from them.
 
     Args:
         folder: The segment's folder.
@@ -136,7 +136,7 @@ class Segment:
         gaps: Whether there is a file of gaps, as from format 4 on.
 
     Raises:
-        CorruptIndex: A file is damaged in a way that would make searches read outside it.
+        CorruptIndex: A file is so damaged that searches would read outside its bounds.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Segment:
         self.sources = postings, dense, *([gap_file] if gap_file else []), places, windows, terms, lists
         self.terms: NDArray[np.uint32] = terms.column("term")
         self.df: NDArray[np.uint32] = terms.column("df")
-        # Look terms up in a table, if it is small: one cache miss instead of a binary search.
+        # With a small table of terms, a look-up costs one cache miss instead of a binary search.
         size = int(self.terms.max(initial=0)) + 1
         tabled = len(self.terms) > 0 and size <= min(_TABLED, _TABLED_SHARE * len(self.terms))
         self.table = np.full(size if tabled else 0, -1, np.int32)
@@ -227,8 +227,8 @@ class Segment:
         """Return the postings of a window.
 
         Returns:
-            (n,) int64, its terms as ranks in `terms`, ascending; (n, 4) int64, their lists; its documents, impacts and
-            dense rows; and its number of documents.
+            (n,) int64, the window's terms as ranks in `terms`, ascending; (n, 4) int64, the terms' lists; the documents
+            and impacts of the postings; the dense rows; and the number of documents.
         """
         ranks, lists, docs, impacts, dense, n_docs = self._stored(w)
         in_gaps = np.flatnonzero(lists[:, DENSE] == GAPS)
@@ -245,17 +245,17 @@ class Segment:
         return ranks, lists, docs, impacts, dense, n_docs
 
     def _gaps(self, w: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """A window's gaps and their impacts."""
+        """Return a window's gaps and their impacts."""
         window, gaps = self.windows[w], self.files[3]
         return gaps[window[GAPS_AT] :][: window[N_GAPS]], gaps[window[GAP_IMPACTS_AT] :][: window[N_GAPS]]
 
     def _stored(self, w: int) -> tuple[Any, ...]:
-        """Like `postings_of`, but lists of gaps aren't turned into postings."""
+        """Return the same as `postings_of`, but without turning gaps into postings."""
         window, (docs, impacts, dense, *_) = self.windows[w], self.files
         number, begin, size, row, dense_row = self.entries
         at = np.flatnonzero(number == w)
         ranks = np.searchsorted(self.ends, at.astype(np.uint64), side="right")
-        # A damaged file may have entries of no term.
+        # In a damaged file, entries may belong to no term.
         at, ranks = at[ranks < len(self.terms)], ranks[ranks < len(self.terms)]
         lists = np.stack((begin[at], begin[at].astype(np.int64) + size[at], row[at], dense_row[at]), axis=1)
         return (
@@ -268,7 +268,7 @@ class Segment:
         )
 
     def impacts_of(self, doc: int, terms: NDArray[np.uint32]) -> NDArray[np.float64]:
-        """Return (n,) float64: the stored weight of each term in a document; 0 where it doesn't occur."""
+        """Return (n,) float64: the stored weight of each term in a document; 0 for terms that the document lacks."""
         found = np.zeros(len(terms))
         ranks = np.searchsorted(self.terms, terms)
         place = int(self.places[doc]) if len(self.places) else doc
@@ -302,7 +302,8 @@ class Segment:
 
         Args:
             terms: (n,) term ids.
-            alive: (n_docs,) bool, by document: count only these, which reads whole lists; None for all documents.
+            alive: (n_docs,) bool, by document number: the documents to count, which requires reading whole lists. None
+                counts all documents.
 
         Raises:
             CorruptIndex: A list that is read lies outside its window.
@@ -327,7 +328,7 @@ class Segment:
         return counts
 
     def _count(self, entry: tuple[int, ...], alive: NDArray[np.bool_]) -> int:
-        """Count a list's live documents, given by place; IndexError if the list lies outside its window."""
+        """Count a list's live documents; `alive` is by place. IndexError if the list lies outside its window."""
         (number, begin, size, _, row), (docs, _, dense, *_) = entry, self.files
         window = self.windows[number].tolist()
         left = alive[window[FIRST_DOC] :][: window[N_DOCS]]
@@ -366,13 +367,13 @@ class Segment:
         """Give access to the documents' vectors in document order, transposed into a temporary file.
 
         Args:
-            scratch: Folder for that file of 8 bytes per weight; removed at the end.
-            kept: (n_docs,) bool, documents to read; the rows of others are empty.
+            scratch: Folder for the temporary file, which has 8 bytes per weight and is removed at the end.
+            kept: (n_docs,) bool, documents to read; the rows of other documents are empty.
             n_terms: Size of the vocabulary.
 
         Yields:
             A function that returns rows first..end as a SparseMatrix of impacts, not yet multiplied by the segment's
-            scale. In windows with a shift, impacts are multiplied by its power of two and may exceed 255.
+            scale. In windows with a shift, impacts are multiplied by 2^shift and may exceed 255.
 
         Raises:
             CorruptIndex: The stored order isn't a permutation of the documents.
@@ -422,5 +423,5 @@ def mapped(path: Path, dtype: Any) -> NDArray[Any]:
 
 
 def _view(whole: NDArray[np.uint8], dtype: Any) -> NDArray[Any]:
-    """View a mapped file as another type, without an incomplete last entry."""
+    """View a mapped file as another type; an incomplete last entry is left out."""
     return whole[: len(whole) // np.dtype(dtype).itemsize * np.dtype(dtype).itemsize].view(dtype)

@@ -36,21 +36,21 @@ from lsr.sparse import SparseMatrix, usual_largest
 
 Order = Literal["auto", "given", "bisection"]
 DEFAULT_MEMORY = 1 << 30  # approximate limit for the writer, in bytes
-# A list that contains at least 1/400 of its window's documents has block maxima. One that contains at least 1/5 of them
-# is stored as a dense row of impacts, which takes hardly more space and is faster to add up and to look up.
+# A list with at least 1/400 of its window's documents has block maxima. A list with at least 1/5 of them is stored as a
+# dense row of impacts, which takes hardly more space and is faster to add up and to look up.
 _SUMMARIZED, _DENSE = 400, 5
-# Other lists with block maxima are stored as gaps, two bytes each, unless they need more than this many gaps per
-# posting. Postings take three bytes.
+# Other lists with block maxima are stored as gaps, unless they need more than this many gaps per posting. A gap takes
+# two bytes, a posting three.
 _MOST_GAPS = 1.25
-_BYTES_PER_POSTING = 24  # held while a window is gathered and inverted
-_ORDERED_FROM = 20_000  # number of documents from which "auto" orders them
+_BYTES_PER_POSTING = 24  # memory while a window is gathered and inverted
+_ORDERED_FROM = 20_000  # minimum number of documents that "auto" orders
 _UNITS = 1 << 18  # units of rows that are reordered at a time
-_DENSE_VOCABULARY = 1 << 22  # vocabulary size up to which terms are counted in an array
+_DENSE_VOCABULARY = 1 << 22  # for vocabularies up to this size, terms are counted in an array
 
 
 @dataclass(frozen=True)
 class _Window:
-    """A window ready to write: its postings by term, its lists, and the maxima and skips of the longer ones."""
+    """A window ready to write: its postings by term, its lists, and the maxima and skips of its longer lists."""
 
     n_docs: int
     docs: NDArray[np.uint16]
@@ -77,7 +77,7 @@ class SegmentWriter:
         impacts: How weights are stored.
         memory: Approximate memory limit in bytes.
         order: "bisection" stores similar documents next to each other, so that search can skip more; results don't
-            change. "given" keeps the order. "auto" is "bisection" from 20,000 documents on.
+            change. "given" keeps the order. "auto" means "bisection" for 20,000 documents or more, else "given".
         quantizer: Builds the quantizer for 8-bit impacts from the largest weight and whether all weights are whole.
     """
 
@@ -103,7 +103,7 @@ class SegmentWriter:
         self._largest: list[NDArray[np.float32]] = []  # largest weight of each document
         self._whole = True
         self._counts = np.zeros(0, np.int64)  # document frequency by term, for small vocabularies
-        self._terms = np.empty(0, np.int64)  # for large ones: the terms that occur,
+        self._terms = np.empty(0, np.int64)  # for large vocabularies: the terms that occur,
         self._df = np.empty(0, np.int64)  # and their document frequencies
         self.n_docs = 0
         self.n_postings = 0
@@ -135,7 +135,7 @@ class SegmentWriter:
         self._df = np.bincount(places, weights=both, minlength=len(self._terms)).astype(np.int64)
 
     def finish(self) -> Quantizer | None:
-        """Write the files; returns the quantizer, None for float weights."""
+        """Write the files; return the quantizer, or None for float weights."""
         used = np.flatnonzero(self._counts)
         self._count(used, self._counts[used])
         quantizer, shifts = self._quantized()
@@ -200,9 +200,9 @@ class SegmentWriter:
         weights: NDArray[np.float32],
         shifts: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
-        """Return (n_docs,) the documents in storage order, by shift first; writes places.arrow."""
+        """Write places.arrow; return (n_docs,) int64, the documents in storage order, which is by shift first."""
         ordered = self._order == "bisection" or (self._order == "auto" and self.n_docs >= _ORDERED_FROM)
-        # Only 8-bit impacts have block bounds to benefit from.
+        # Float weights have no block bounds, so they don't benefit from the order.
         ordered = ordered and self._impacts == "uint8" and self.n_postings > 0
         places = np.arange(self.n_docs)
         if ordered:
@@ -217,7 +217,10 @@ class SegmentWriter:
     def _window_bounds(
         self, indptr: NDArray[np.int64], places: NDArray[np.int64], shifts: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
-        """Return where windows begin, and the end; a window holds documents of one shift and fits the memory."""
+        """Return where each window starts, and where the last one ends.
+
+        A window has documents of one shift and fits the memory.
+        """
         ends = np.cumsum(np.diff(indptr)[places])
         of_shift = np.cumsum(np.bincount(shifts, minlength=1))
         bounds = [0]
@@ -345,7 +348,7 @@ def _invert(
     invert(rows, by, values, cursor, docs, impacts)
     ends = np.cumsum(counts)
     begins = ends - counts
-    # Only 8-bit impacts have bounds; search over float weights is exhaustive.
+    # Only 8-bit impacts have bounds; float weights are searched exhaustively.
     longer = np.flatnonzero(counts * _SUMMARIZED >= len(places)) if quantizer else np.empty(0, np.int64)
     numbers = np.full(len(used), -1, np.int32)
     numbers[longer] = np.arange(len(longer), dtype=np.int32)
@@ -386,20 +389,20 @@ def _gaps(
     rows: NDArray[np.int32],
     skips: NDArray[np.uint16],
 ) -> tuple[NDArray[Any], ...]:
-    """The lists of a window that are stored as gaps. Writes their skips.
+    """Choose the lists of a window that are stored as gaps; make their gaps, and write their skips.
 
     Args:
-        docs: (n,) the window's postings.
-        impacts: (n,) of each.
-        begins: (n_lists,) where each list begins.
-        ends: (n_lists,) where it ends.
+        docs: (n,) uint16, the window's postings.
+        impacts: (n,) uint8, the impact of each posting.
+        begins: (n_lists,) int64, start of each list.
+        ends: (n_lists,) int64, end of each list.
         among: Which lists may be stored as gaps.
-        n_docs: The window's documents.
-        rows: (n_lists,) the row of skips of each.
-        skips: (n_rows, …) the skips.
+        n_docs: Number of documents in the window.
+        rows: (n_lists,) int32, each list's row of skips.
+        skips: (n_rows, …) uint16, the skips.
 
     Returns:
-        Which lists are stored as gaps; their gaps and impacts; and where each list begins among these, and its size.
+        Which lists are stored as gaps; the gaps and impacts; and each list's start and size among these.
     """
     if not len(among):
         return among, np.empty(0, np.uint8), np.empty(0, np.uint8), among, among

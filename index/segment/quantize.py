@@ -1,12 +1,13 @@
 """Quantize weights to 8-bit impacts, and query weights to integers, so that scores are exact.
 
 Document weights become impacts 1..255 with a scale per segment: weight ~ impact * scale. All segments of an index have
-the first segment's scale times a power of two, so their scores compare exactly. Impacts are rounded to the nearest, but
-never to 0, so no document loses a term. The error is at most half a scale, or less than a scale for weights below half
-a scale. Whole weights up to 255 are exact.
+the first segment's scale times a power of two, so scores of different segments can be compared exactly. Impacts are
+rounded to the nearest integer, but never to 0, so no document loses a term. The error is at most half a scale, or less
+than a scale for weights below half a scale. Whole weights up to 255 are exact.
 
-A document with a weight too large for the scale gets its own scale, the segment's times a power of two (its shift). So
-only this document loses precision. Merging doesn't change a document's impacts times its scale.
+A document with a weight too large for the segment's scale gets its own scale: the segment's times two to the power of
+the document's shift. So only this document loses precision. Merging doesn't change the product of a document's impacts
+and scale.
 
 Query weights become integers large enough that scores have the precision of float32, and small enough that no sum
 overflows int32: sum of weights * 255 < 2^31. If weights differ so much that the smallest would be rounded up too far,
@@ -49,7 +50,7 @@ class Quantizer:
         Args:
             largest: The largest weight.
             whole: Whether all weights are whole numbers.
-            step: A number that all weights are multiples of, if there is one.
+            step: A number that all weights are multiples of; None if unknown.
         """
         if whole and largest <= LEVELS:
             return cls(1.0, True)

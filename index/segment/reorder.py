@@ -26,14 +26,14 @@ from lsr.index.kernels.layout import BLOCK
 # fewer than _RARE documents, don't help to place a document.
 _KEEP, _KEEP_OF_CLUSTER = 32, 48
 _COMMON, _RARE = 50, 4
-_PER_CLUSTER, _MOST_CLUSTERS = 64, 1 << 15  # average documents per cluster, and the largest number of clusters
+_PER_CLUSTER, _MOST_CLUSTERS = 64, 1 << 15  # average number of documents per cluster; maximum number of clusters
 _CLUSTERED_FROM = 1 << 18  # segments with at least so many documents are clustered first
 _SAMPLED = 16  # documents sampled per cluster to learn the centres
 _DEPTHS = (16, 24, 24)  # terms per document used in each round; the last round assigns all documents
 _RUN = 32  # blocks that bisection refines together
 _ITERATIONS = 10
 _PART = 1 << 14  # documents per thread at a time
-_DENSE_VOCABULARY = 1 << 22  # smaller vocabularies get an array with an entry for each term
+_DENSE_VOCABULARY = 1 << 22  # for a smaller vocabulary, an array has an entry for each term
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,14 @@ def document_order(documents: Reduced, *, align: int = BLOCK, threads: int = 0) 
         threads: Number of threads; 0 for one per core.
 
     Returns:
-        (n_docs,) int64, documents in their new order, with those without terms at the end.
+        (n_docs,) int64, documents in their new order; documents without terms are at the end.
     """
     filled = np.diff(documents.indptr) > 0
     docs, empty = np.flatnonzero(filled), np.flatnonzero(~filled)
     n_clusters = min(len(docs) // _PER_CLUSTER, _MOST_CLUSTERS) if len(docs) >= _CLUSTERED_FROM else 0
     clustered = n_clusters > 1
-    # Steps of the progress bar: a document assigned to a cluster (sampled ones several times), a document ordered.
+    # The progress bar has a step for each document assigned to a cluster (several for sampled documents), and one for
+    # each document ordered.
     steps = len(docs) * (1 + clustered) + clustered * (len(_DEPTHS) - 1) * _n_sampled(docs, n_clusters)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool, progress(steps, "ordering", "steps") as bar:
         if clustered:
@@ -150,7 +151,7 @@ def _nearest(
     pool: ThreadPoolExecutor,
     done: Callable[[int], Any],
 ) -> NDArray[np.int32]:
-    """Return (n,) int32: the nearest cluster of each document; `done` counts them."""
+    """Return (n,) int32: the nearest cluster of each document. `done` is called with numbers of documents done."""
     centres, values = clusters
     size = len(centres.indptr) - 1
     by_term = np.argsort(centres.terms, kind="stable")
@@ -192,12 +193,12 @@ def _bisect(
     pool: ThreadPoolExecutor,
     done: Callable[[int], Any],
 ) -> None:
-    """Order each run of documents by bisection, in place; `done` counts them."""
+    """Order each run of documents by bisection, in place. `done` is called with numbers of documents done."""
     n = len(documents.indptr) - 1
     logs = np.log2(np.maximum(np.arange(n + 3), 1)).astype(np.float32)
     sides, keys = np.empty(n, np.uint8), np.empty(n, np.float32)
     local = threading.local()
-    # Runs up to this size are ordered by one thread; longer ones are halved first.
+    # A run of up to this size is ordered by one thread; a longer run is halved first.
     small = max(len(places) // 16, align)
 
     def order(begin: int, end: int) -> list[tuple[int, int]]:

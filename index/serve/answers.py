@@ -19,8 +19,8 @@ class Term(Given):
     term: int
     token: str
     word: str = Field(
-        description="The whole word that the term belongs to: from the query, else from the document, else the token "
-        "without tokenizer marks."
+        description="The whole word that the term belongs to, in the query or else in the document; if it occurs in "
+        "neither, the token without tokenizer marks."
     )
     query_weight: float
     impact: float = Field(description="The stored weight; 0 if the document lacks the term.")
@@ -28,10 +28,15 @@ class Term(Given):
     share: float
     kind: str = Field(description='match, expansion, missing, unweighted, or "" if unknown.')
     spans: list[tuple[int, int]] = Field(
-        description="Where it occurs: characters of title, a space, text (of the text alone if there is no title)."
+        description="Where the term occurs: (start, end) in characters of title, a space, text (or of the text alone "
+        "if there is no title)."
     )
-    origin: tuple[int, int] | None = Field(description="For an expansion, the span of the word that it comes from.")
-    marked: bool = Field(description="Whether highlights mark it; stop words and terms of little weight aren't marked.")
+    origin: tuple[int, int] | None = Field(
+        description="For an expansion, the span of the word that the expansion comes from."
+    )
+    marked: bool = Field(
+        description="Whether highlights mark the term; stop words and terms of little weight aren't marked."
+    )
 
 
 class Moved(Given):
@@ -50,23 +55,23 @@ class DensePart(Given):
     cosine: float
     z: float | None = Field(description="Standard deviations above the mean over all documents; null in mode dense.")
     weight: float
-    score: float = Field(description="weight * sign(z) * |z|^2.5 / 52; in mode dense the cosine.")
+    score: float = Field(description="weight * sign(z) * |z|^2.5 / 52; in mode dense, the cosine.")
     share: float
 
 
 class Explanation(Given):
-    """A score as a sum over terms, and a dense part in modes hybrid and dense."""
+    """A score as a sum over terms, plus a dense part in modes hybrid and dense."""
 
     id: str = Field(alias="_id", description="Id of the document or passage.")
     score: float
     terms: list[Term]
     dense: DensePart | None = Field(None, description="What the dense vectors add, in modes hybrid and dense.")
     boost: float | None = Field(None, description="The factor of the boosts, if there are any.")
-    moved: Moved | None = Field(None, description="How the re-ranker moved it, if there was one.")
+    moved: Moved | None = Field(None, description="How the re-ranker moved the document, if there is a re-ranker.")
 
 
 class Explained(Explanation):
-    """An explanation with the text that it refers to."""
+    """An explanation with the text that its spans refer to."""
 
     index: str
     content: str
@@ -83,7 +88,7 @@ class Hit(Given):
     title: str | None = None
     text: str | None = None
     metadata: dict[str, Any] | None = None
-    moved: Moved | None = Field(None, description="What a re-ranker changed, if there is one.")
+    moved: Moved | None = Field(None, description="How the re-ranker moved the document, if there is a re-ranker.")
     explanation: Explanation | None = None
 
 
@@ -103,9 +108,9 @@ class AskedFor(Given):
 
 
 class Took(Given):
-    """Milliseconds."""
+    """How long a search took, in milliseconds."""
 
-    encode_ms: float = Field(description="Making the query's vectors; in modes hybrid and dense, also the dense one.")
+    encode_ms: float = Field(description="Encoding the query; in modes hybrid and dense, also as a dense vector.")
     search_ms: float
 
 
@@ -158,7 +163,7 @@ class Stored(Given):
     title: str
     text: str
     metadata: dict[str, Any]
-    passages: list[str] | None = Field(None, description="Ids of its passages, if it is cut into passages.")
+    passages: list[str] | None = Field(None, description="Ids of the document's passages, if it is cut.")
 
 
 class Suggested(Given):
@@ -247,7 +252,7 @@ class Column(Given):
     """A metadata column to filter by."""
 
     kind: str = Field(description='number, text, truth, a "list of" these, or "empty list".')
-    documents: int = Field(description="Number of documents (or passages) that have it.")
+    documents: int = Field(description="Number of documents (or passages) that have a value.")
     distinct: int = Field(description="Number of distinct values.")
     values: list[Any] | None = Field(None, description="For texts and truths, the 50 most frequent values.")
     min: float | None = None
@@ -258,15 +263,15 @@ class Facts(Given):
     """An index."""
 
     name: str
-    documents: int = Field(description="Number of documents, or of passages.")
-    whole_documents: int = Field(description="Number of documents, counting all passages of one as one.")
+    documents: int = Field(description="Number of documents, or of passages if documents are cut.")
+    whole_documents: int = Field(description="Number of documents; all passages of a document count once.")
     segments: int
     bytes: int
     encoder: str
     takes_text: bool
     has_passages: bool
     has_clusters: bool
-    has_dense: bool = Field(description="Whether it has dense vectors, for modes hybrid and dense.")
+    has_dense: bool = Field(description="Whether the index has dense vectors, for modes hybrid and dense.")
     has_reranker: bool = Field(description="Whether the server has a re-ranker that searches may use.")
     has_hybrid: bool = Field(description="Whether learned and BM25 terms can be ranked separately and fused.")
     writable: bool
@@ -297,7 +302,7 @@ class Stats(Given):
 
 
 class Health(Given):
-    """Whether the server is up, or ready."""
+    """Whether the server is up, or ready for requests."""
 
     status: str
 

@@ -1,6 +1,6 @@
-"""App: the server as a Starlette application: access control, parsing, errors; routes.py has the handlers.
+"""App: the server as a Starlette application, with access control, parsing and errors; routes.py has the handlers.
 
-All resources are listed in tables; no path, header or body ever becomes a file name.
+All resources are listed in tables. No path, header or body of a request ever becomes a file name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lsr.index.serve.state import Serving
 
 logger = logging.getLogger("lsr.serve")
 
-_BODIES = 16  # memory limit for request bodies, in bodies of the maximum size
+_BODIES = 16  # request bodies in memory may add up to this many bodies of the maximum size
 SECURITY_HEADERS = [
     (
         "content-security-policy",
@@ -161,7 +161,7 @@ class App(Starlette):
 
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[None]:
-        def load() -> None:  # only explanations need the origins
+        def load() -> None:  # in the background, because only explanations need the origins
             for served in self.serving.indexes.values():
                 served.load_origins()
 
@@ -194,7 +194,7 @@ class App(Starlette):
                 if not served.stale:
                     continue
                 try:
-                    # In the index's writer thread, so that a commit made here isn't replaced by an older one.
+                    # Use the index's writer thread, so that a refresh can't replace a newer commit by an older one.
                     if await self.serving.writes[name].run(served.refresh):
                         logger.info("%s: %s documents now", name, len(served.index))
                     served.trouble = ""
@@ -210,7 +210,7 @@ class App(Starlette):
 def require_own_page(request: Request, settings: ServeSettings) -> None:
     """Block cross-site requests: a web page must not reach a server on this machine through the user's browser."""
     if settings.keys is not None:
-        return  # such a page doesn't know the key
+        return  # another site's page doesn't know the key
     host = request.headers.get("host", "")
     if settings.on_loopback and host:  # against DNS rebinding
         name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
@@ -226,7 +226,7 @@ def require_own_page(request: Request, settings: ServeSettings) -> None:
 
 
 def _nothing_there(request: Request, error: Exception) -> Response:
-    """Answer an unknown path, or an unknown method of one."""
+    """Answer a request with an unknown path, or with a method that the path doesn't take."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))

@@ -116,10 +116,10 @@ class Client:
             hybrid: Settings of `Hybrid`, for an index with a hybrid encoder: method, weights, depth, normalization,
                 rrf_k.
             settings: As for `Index.search`. A re-ranker runs in this process, on texts sent by the server; rerank=True
-                runs the server's own (`lsr serve --rerank`).
+                uses the server's re-ranker (`lsr serve --rerank`).
 
         Returns:
-            Hits; their `doc` is the position in this list, and `explain` asks the server.
+            The hits. `Hit.doc` is the position among them, and `Hit.explain` asks the server.
         """
         options, chosen = split_options(settings)
         asked = query_body(query) | search_body(where, hybrid, options, chosen)
@@ -209,11 +209,11 @@ class Client:
     def _reranked(self, path: str, query: AnyQuery, k: int, options: Options, asked: dict[str, Any]) -> Hits:
         """Return one page of the re-ranked results."""
         if options.diversity:
-            raise ValueError("diversity: a client that re-ranks has no document vectors; leave one of them out")
+            raise ValueError("diversity needs document vectors, which a client that re-ranks lacks: leave one out")
         asked = asked | {"offset": 0}
         for name in ("group_by", "per_group", "depth"):
             asked.pop(name, None)
-        if options.shown is not None:  # the server checks the columns, but a re-ranker needs every field
+        if options.shown is not None:  # the server has to check the columns, but a re-ranker needs every field
             asked["fields"] = [*STORED, *options.shown]
         ranking = AnsweredRanking(lambda n: self._post(path, asked | {"k": n}))
         found = select(ranking, query, k, options)
@@ -236,9 +236,9 @@ class Client:
         return self._explain(query, require_id(doc_id), how, origins=origins)
 
     def _explain(self, query: AnyQuery, doc_id: str, how: Mapping[str, Any], *, origins: bool) -> Explanation:
-        """Explain a hit of a search; `how` has the filter, the settings and the dense vector of the search."""
+        """Explain a hit of a search; `how` contains the search's filter, settings and dense vector."""
         asked = query_body(query) | {"id": doc_id, "origins": origins}
-        if how.get("settings", {}).get("mode", "sparse") != "sparse":  # older servers don't take them
+        if how.get("settings", {}).get("mode", "sparse") != "sparse":  # older servers don't know these fields
             asked |= {name: how[name] for name in ("where", "settings", "dense") if name in how}
         found = self._post("/v1/explain", asked)
         terms = []
@@ -350,7 +350,7 @@ class Client:
         """Add documents in one request; see `Index.add`.
 
         Args:
-            source: Documents, vectors of the index's encoder, or a local path or a name of either.
+            source: Documents, vectors of the index's encoder, or the local path or the name of either.
             skip_bad: Skip bad documents and existing ids; `Change.bad` lists them.
             commit: Commit at once.
         """
@@ -379,7 +379,7 @@ class Client:
             asked |= {"documents": list(vector_rows(opened)), "fingerprint": asdict(opened.fingerprint)}
         else:
             if how["update"]:
-                opened = opened.with_doubled()  # the server keeps the last one
+                opened = opened.with_doubled()  # the server keeps the last document with an id
             asked["documents"] = list(map(document_body, opened))
         change = change_of(self._post("/v1/documents", asked) if asked["documents"] else {})
         change.bad = opened.bad + change.bad
@@ -393,7 +393,7 @@ class Client:
         return change_of(self._connections.call("DELETE", "/v1/documents", self._of_index(asked)))
 
     def commit(self, *, merge: bool = True) -> None:
-        """Make changes durable and visible; then segments are merged in the background."""
+        """Make changes durable and visible; with `merge`, the server then merges segments in the background."""
         self._post("/v1/commit", {"merge": merge})
 
     def rollback(self) -> None:
@@ -417,5 +417,5 @@ class Client:
         return asked | ({"index": self._index} if self._index else {})
 
 
-if TYPE_CHECKING:  # has the type checker compare the calls
+if TYPE_CHECKING:  # lets the type checker compare this class with the protocol
     _: type[SearchIndex] = Client

@@ -27,7 +27,7 @@ from lsr.sparse import SparseMatrix
 
 
 class AnsweredDocuments:
-    """Documents of a response, as hits read them; a document's number is its position, from 0."""
+    """The documents of a response, as hits read them. A document's number is its position in the response, from 0."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._rows = rows
@@ -80,7 +80,7 @@ def dense_body(vector: ArrayLike) -> list[Any]:
 def search_body(
     where: Where | Filter | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
 ) -> dict[str, Any]:
-    """Convert search options to JSON; a re-ranker is sent only if it is the server's own."""
+    """Convert search options to JSON; `rerank` is sent only if it asks for the server's re-ranker."""
     asked: dict[str, Any] = {"where": where_body(where), "settings": vars(settings)} | (
         {} if hybrid is None else {"hybrid": dict(hybrid)}
     )
@@ -118,7 +118,7 @@ class AnsweredRanking:
         return list(range(len(rows))), [row["score"] for row in rows]
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column; for `DOCUMENT` the ids of their documents."""
+        """Return the documents' values of a column. `DOCUMENT` holds ids; a passage has the id of its document."""
         if column == DOCUMENT:
             return [self.answer["hits"][doc]["id"] for doc in docs]
         metadata = [self.answer["hits"][doc]["metadata"] for doc in docs]
@@ -130,7 +130,7 @@ class AnsweredRanking:
         return [(row["title"], row["text"]) for row in rows]
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """Not available from a server."""
+        """Raise NotImplementedError: a server doesn't return document vectors."""
         raise NotImplementedError
 
 
@@ -142,7 +142,7 @@ def document_of(row: Mapping[str, Any]) -> Document:
 def vector_rows(source: Vectors) -> Iterator[dict[str, Any]]:
     """Convert vectors and their documents to JSON."""
     for batch in source:
-        tokens = source.vocabulary  # for some files, it grows while they are read
+        tokens = source.vocabulary  # for some files, the vocabulary grows while they are read
         if tokens is None:
             raise DataError("these vectors have no tokens, and a server can't map term numbers to tokens", source.name)
         for number, row in enumerate(batch.documents.to_pylist()):

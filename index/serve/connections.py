@@ -25,7 +25,7 @@ class Connections:
     """Sends requests to a server, from many threads.
 
     Attributes:
-        idle: Idle connections, each with the time since which it is idle.
+        idle: Idle connections, each with the time when it became idle.
 
     Args:
         url: The server's URL.
@@ -58,8 +58,8 @@ class Connections:
 
         Raises:
             DataError: The request can't be represented as JSON.
-            ServerError: There is no answer, or it doesn't come from an index server. Refusals raise the exceptions that
-                `Index` raises.
+            ServerError: There is no answer, or the answer doesn't come from an index server.
+            LsrError, ValueError: The server refused the request; the same exceptions as from `Index`.
         """
         try:
             body = None if asked is None else json.dumps(asked, allow_nan=False, default=_plain).encode()
@@ -67,7 +67,7 @@ class Connections:
             raise DataError("numbers must be finite: JSON has no NaN and no infinity") from None
         connection, used = self._connection()
         try:
-            # If the server refuses a request while it is sent, its answer says why.
+            # A server may refuse a request before all of it is sent; then its answer says why.
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, self._at.path.rstrip("/") + path, body, self._headers)
             response = connection.getresponse()
@@ -75,7 +75,7 @@ class Connections:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if used and path not in _CHANGES:
-                return self.call(method, path, asked)  # the server closed it meanwhile, or restarted
+                return self.call(method, path, asked)  # the server has closed the idle connection, or was restarted
             raise ServerError(f"{self._url}: no answer: {error or type(error).__name__}") from None
         except BaseException:
             connection.close()
@@ -96,7 +96,7 @@ class Connections:
         while self.idle:
             try:
                 connection, since = self.idle.pop()
-            except IndexError:  # another thread took it
+            except IndexError:  # another thread took the last connection
                 break
             if time.monotonic() - since < _IDLE and connection.sock is not None:
                 return connection, True

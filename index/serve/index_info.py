@@ -18,7 +18,7 @@ from lsr.index.search.reader import Reader
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.columns import kinds_of, numbers_of
 
-_VALUES = 50  # most frequent values listed per column
+_VALUES = 50  # number of most frequent values listed per column
 _COLUMNS = 200
 _EXAMPLES, _EXAMPLE = 6, 60  # number of example queries, and their maximum length in characters
 _LOOKED_AT = 60  # documents that are searched for examples
@@ -29,7 +29,7 @@ def facts_of(name: str, reader: Reader, *, writable: bool, reranks: bool) -> dic
     """Return what the search page shows about an index."""
     snapshot = reader.snapshot
     encoder: Any = None
-    with suppress(LsrError):  # without an encoder, it can still be searched with vectors
+    with suppress(LsrError):  # an index without an encoder can still be searched with vectors
         encoder = reader.encoder
     return {
         "name": name,
@@ -51,8 +51,8 @@ def facts_of(name: str, reader: Reader, *, writable: bool, reranks: bool) -> dic
 
 
 def _whole(part: OpenSegment) -> int:
-    """Count the documents of a segment, counting all passages of one as one."""
-    hashes, docs = part.documents.keys()  # for each document the hash of its id; for passages, also of the parent
+    """Count the documents of a segment; all passages of a document count once."""
+    hashes, docs = part.documents.keys()  # the hash of each document's id, and for passages also of the parent's id
     alive = len(part.documents)
     if part.alive is not None:
         hashes, alive = hashes[part.alive[docs]], int(part.alive.sum())

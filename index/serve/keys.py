@@ -33,7 +33,7 @@ class Keys:
         self._roles = [(digest(key.encode()), role) for key, role in roles.items()]
 
     def role(self, key: bytes) -> Role | None:
-        """Return a key's role, None for unknown keys, in constant time."""
+        """Return a key's role, or None for an unknown key, in constant time."""
         mine, found = digest(key), None
         for known, role in self._roles:
             if hmac.compare_digest(known, mine):
@@ -55,7 +55,7 @@ class Keys:
             where: Name of the source, for messages.
 
         Raises:
-            DataError: There are no keys, a line is malformed, or a key is too short; messages don't show keys.
+            DataError: There are no keys, a line is malformed, or a key is too short. Messages never show keys.
         """
         roles: dict[str, Role] = {}
         wrong = []
@@ -96,5 +96,5 @@ def find_keys(path: Path | None) -> Keys | None:
 
 
 def digest(key: bytes) -> bytes:
-    """Return the hash of a key, which is all that is kept of it."""
+    """Return the hash of a key; keys themselves aren't kept."""
     return hashlib.sha256(key).digest()

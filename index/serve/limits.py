@@ -1,4 +1,4 @@
-"""Limits on what a request may ask for. Models use these types, so that violations are reported with other errors.
+"""Limits on what a request may ask for, as types for models. So violations are reported together with other errors.
 
 The context of a validation is the server's `ServeSettings`.
 """
@@ -55,7 +55,7 @@ Where = Annotated[dict[str, Any], AfterValidator(_where)]
 
 
 def k_of_all(queries: Any, info: ValidationInfo) -> Any:
-    """Validate queries that each ask for k documents; checks the total before parsing them."""
+    """Limit the total number of documents that queries ask for, k each, before the queries are parsed."""
     k, most = info.data.get("k", 1), info.context.max_hits
     if isinstance(queries, list) and k * len(queries) > most:
         raise ValueError(f"{len(queries):,} queries of {k:,} documents: at most {most:,} in all")
@@ -63,7 +63,7 @@ def k_of_all(queries: Any, info: ValidationInfo) -> Any:
 
 
 def k_explained(explain: bool, info: ValidationInfo) -> bool:
-    """Validate whether to explain the k documents (or groups)."""
+    """Limit the number of documents to explain."""
     k, most = info.data.get("k", 0) * info.data.get("per_group", 1), info.context.max_explained
     if explain and k > most:
         raise ValueError(f"at most {most} documents are explained at once, got k = {k:,}")
@@ -71,7 +71,7 @@ def k_explained(explain: bool, info: ValidationInfo) -> bool:
 
 
 def either(query: str | None, info: ValidationInfo) -> str | None:
-    """Validate a query: required if there is no vector."""
+    """Require a query or a vector, but not both."""
     if "vector" in info.data and (query is None) == (info.data["vector"] is None):
         raise ValueError("give either a query or a vector")
     return query

@@ -43,9 +43,9 @@ class Metrics:
         """Count a request.
 
         Args:
-            path: Path in the table of routes, never one that a client made up.
+            path: A path of the route table. (The paths that clients send could create any number of metrics.)
             status: Status of the response.
-            seconds: Time that it took.
+            seconds: Duration of the request.
         """
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)

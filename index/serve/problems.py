@@ -28,7 +28,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (ValueError, 422),
     (MemoryError, 503),
 )
-# The exception's name is the problem's type, from which the client raises it again.
+# A problem's type is the name of the exception, so that the client can raise the same exception.
 _RAISED: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (*vars(errors).values(), ValueError)
@@ -78,7 +78,7 @@ class Problem(Exception):
 
 
 def wrong_values(wrong: Sequence[tuple[str, str]], count: int | None = None) -> Problem:
-    """Make the problem for invalid values; `count` is their total number if not all are passed."""
+    """Make the problem for invalid values; `count` is the number of all invalid values if only some are passed."""
     shown = [f"{where}: {message}" if where else message for where, message in wrong[:_LISTED]]
     count = len(wrong) if count is None else count
     more = [f"and {count - _LISTED:,} more"] if count > _LISTED else []
@@ -86,7 +86,7 @@ def wrong_values(wrong: Sequence[tuple[str, str]], count: int | None = None) -> 
 
 
 def problem_of(error: Exception, names: Mapping[str, str]) -> Problem | None:
-    """Convert an exception to a problem; None for an internal error.
+    """Convert an exception to a problem, or return None for an internal error.
 
     Args:
         error: The exception.
@@ -125,7 +125,7 @@ def _too_many_files(error: BaseException | None) -> bool:
 
 
 def without_paths(text: str, names: Mapping[str, str]) -> str:
-    """Replace index folders in a message by names, as clients shouldn't see the machine's paths.
+    """Replace index folders in a message by names, because clients shouldn't see the machine's paths.
 
     Args:
         text: The message.
@@ -137,7 +137,7 @@ def without_paths(text: str, names: Mapping[str, str]) -> str:
 
 
 def client_error(kind: str, detail: str) -> Exception | None:
-    """Return the exception that a problem's type stands for; None if it doesn't name one."""
+    """Return the exception that a problem's type names, or None if it names none."""
     raised = _RAISED.get(kind.removeprefix(_NAMESPACE))
     return raised(detail) if raised is not None and kind.startswith(_NAMESPACE) else None
 
@@ -158,7 +158,7 @@ def invalid(found: Sequence[Mapping[str, Any]], model: Any) -> Problem:
 
 
 def _told(one: Mapping[str, Any], model: Any) -> tuple[str, str]:
-    """Return (where, message) for an error, abbreviated: a body of 8 MB may be a single name or value."""
+    """Return (where, message) for an error, abbreviated because a single name or value may fill a body of 8 MB."""
     place = [part if isinstance(part, int) else _short(part) for part in one["loc"]]
     where = ".".join(map(str, place))
     if one["type"] in ("extra_forbidden", "unexpected_keyword_argument"):

@@ -18,9 +18,9 @@ from lsr.index.serve.settings import ServeSettings
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 
-LARGE = 1 << 16  # bytes from which a body is parsed in a thread, so that the event loop isn't blocked
-_ERRORS = 20_000  # invalid values in a body up to which they are listed
-_DRAINED = 2.0  # seconds to read the rest of an oversized body, so that its sender reads the answer
+LARGE = 1 << 16  # bodies with more bytes are parsed in a thread, so that they don't block the event loop
+_ERRORS = 20_000  # invalid values aren't listed if a body has more of them
+_DRAINED = 2.0  # seconds to read the rest of an oversized body, so that the client gets to read the answer
 
 
 class Answer(Response):
@@ -76,14 +76,14 @@ async def read(request: Request, model: type[M], settings: ServeSettings) -> M:
         settings: Limits on size, time and content.
 
     Raises:
-        Problem: It doesn't fit the model, is too long, or doesn't arrive.
+        Problem: The body doesn't fit the model, is too long, or doesn't arrive.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         got = kind[:80] or "none"
         raise Problem(415, f"the body has to be JSON, with the content type application/json, got {got}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem(415, "compressed bodies aren't accepted; send it uncompressed")
+        raise Problem(415, "compressed bodies aren't accepted; send the body uncompressed")
     body = await _body(request, settings.max_body, settings.patience)
     if len(body) > LARGE:
         return await asyncio.to_thread(_parsed, model, body, settings)
@@ -93,7 +93,7 @@ async def read(request: Request, model: type[M], settings: ServeSettings) -> M:
 async def _body(request: Request, most: int, patience: float) -> bytes:
     declared = length(request, 0)
     too_long = Problem(413, f"the body is larger than {most:,} bytes: send less at once", close=True)
-    if declared > most and "expect" in request.headers:  # the client waits for our answer before sending
+    if declared > most and "expect" in request.headers:  # the client waits for permission to send the body
         raise too_long
     chunks: list[bytes] = []
     size, over = 0, False

@@ -1,8 +1,8 @@
 """ReviewApp: a page to accept and reject the documents of a review, for `lsr review --page`.
 
-GET  /v1/review         the document to read next, and how far the review is
-POST /v1/review         {"id": "d7", "relevant": true}: an answer, for this or an earlier document; then as for GET
-POST /v1/review/back    {"id": "d7"}: the document that was answered before this one
+GET  /v1/review         returns the document to read next, and the progress of the review
+POST /v1/review         {"id": "d7", "relevant": true} records a new or changed answer; returns the same as GET
+POST /v1/review/back    {"id": "d7"} returns the document that was answered before this one
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ _SHARED = ("page.css", "api.js", "dom.js")  # files of the search page
 
 
 class Judgment(Asked):
-    """An answer."""
+    """An answer: whether a document is relevant."""
 
     id: str
     relevant: bool
 
 
 class Place(Asked):
-    """A document from which to go back; None from the end."""
+    """The document to go back from; None to go back from the end of the review."""
 
     id: str | None
 
 
 class ReviewApp(Starlette):
-    """Serves a review; every answer is written to its file before the next document is shown.
+    """Serves a review. Every answer is written to the review's file before the next document is shown.
 
     Args:
         going: The review.
-        state: Its file.
-        document: The document of an id, None if it isn't stored.
+        state: The review's file.
+        document: Returns the document with an id; None if it isn't stored.
         why: Says why the review is complete.
-        settings: The address, which must be this machine's own, and limits.
+        settings: Limits, and an address that other machines can't reach.
 
     Raises:
-        ValueError: Other machines could answer.
+        ValueError: Other machines could reach the address.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ReviewApp(Starlette):
         self.going, self._state, self._document, self._why = going, state, document, why
         self._settings, self._lock = settings, threading.Lock()
         self._numbers = {doc_id: number for number, doc_id in enumerate(going.ids)}
-        self._batch: list[int] = []  # what is left of the present batch
+        self._batch: list[int] = []  # documents of the current batch without an answer
         shared = page_files("page")
         self._files = page_files("review_page") | {name: shared[name] for name in _SHARED}
         super().__init__(
@@ -115,13 +115,13 @@ class ReviewApp(Starlette):
         return Answer(await asyncio.to_thread(locked))
 
     def next(self) -> dict[str, Any]:
-        """The document to read next, if the review isn't complete."""
+        """Return the document to read next, if the review isn't complete."""
         if not self._batch and not self.going.stops():
             self._batch = self.going.batch()
         return self._shown(self._batch[0] if self._batch else None)
 
     def judge(self, doc_id: str, relevant: bool) -> dict[str, Any]:
-        """Keep an answer, and return what comes next.
+        """Record an answer, and return the document to read next.
 
         Raises:
             Problem: The document is neither the next one nor an earlier one.
@@ -138,10 +138,10 @@ class ReviewApp(Starlette):
         return self.next()
 
     def back(self, doc_id: str | None) -> dict[str, Any]:
-        """The document that was answered before another one.
+        """Return the document that was answered before a given one.
 
         Raises:
-            Problem: There is none.
+            Problem: The given document was answered first.
         """
         answered = list(self.going.judged)
         number = self._numbers.get(doc_id) if doc_id is not None else None

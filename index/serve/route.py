@@ -22,7 +22,7 @@ class Route:
     Attributes:
         handler: Handles the request.
         role: The role that a key needs; None if no key is needed.
-        asked: Model of the body; None without one.
+        asked: Model of the body; None if there is no body.
         given: Model of the response.
         summary: One-line description.
     """

@@ -201,12 +201,14 @@ ROUTES: dict[str, dict[str, Route]] = {
         "POST": Route(rollback, "writer", schemas.OfIndex, answers.Done, "Discard the changes since the last commit.")
     },
     "/v1/merge": {"POST": Route(merge, "writer", schemas.Merge, answers.Done, "Commit, then merge segments.")},
-    "/v1/indexes": {"GET": Route(indexes, "reader", None, answers.Indexes, "The indexes, and columns to filter by.")},
+    "/v1/indexes": {
+        "GET": Route(indexes, "reader", None, answers.Indexes, "List the indexes, and columns to filter by.")
+    },
     "/v1/stats": {"GET": Route(stats, "reader", None, answers.Stats, "Statistics of an index.")},
     "/metrics": {"GET": Route(metrics, "reader", None, None, "Metrics for Prometheus.")},
     "/health": {"GET": Route(health, None, None, answers.Health, "Whether the server is up.")},
     "/ready": {"GET": Route(ready, None, None, answers.Health, "Whether the server is ready for requests.")},
     "/openapi.json": {"GET": Route(openapi, None, None, None, "This description.")},
-    "/": {"GET": Route(page, None, None, None, "The page.")},
-    "/page/{file}": {"GET": Route(page, None, None, None, "The files of the page.")},
+    "/": {"GET": Route(page, None, None, None, "The search page.")},
+    "/page/{file}": {"GET": Route(page, None, None, None, "The files of the search page.")},
 }

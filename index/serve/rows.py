@@ -29,7 +29,7 @@ class _Room:
         """Count a title and a text.
 
         Raises:
-            Problem: The limit is exceeded; names the field `where` and says what to do.
+            Problem: The limit is exceeded. The problem names the field `where`, and says what to do (`mend`).
         """
         self._left -= len(title) + len(text)
         if self._left < 0:
@@ -42,9 +42,9 @@ def hit_rows(
     """Convert the hits of queries.
 
     Args:
-        found: For each query its hits.
+        found: The hits of each query.
         deadline: Checked between queries.
-        offset: Number of hits that were skipped, for the ranks.
+        offset: Number of hits that were skipped; ranks start after it.
         fields: Whether to include titles, texts and metadata.
         max_answer: Maximum number of characters of text.
 

@@ -78,7 +78,8 @@ class HowToSearch(OfIndex):
     hybrid: Fusion | None = None
     fields: bool | Columns = Field(
         True,
-        description='Which of "title", "text", "metadata", or its columns, to return; true for all, false for none.',
+        description='Fields to return: "title", "text", "metadata" or columns of the metadata; true for all fields, '
+        "false for none.",
     )
     offset: int = Field(0, ge=0, le=100_000, description="Number of best documents, or groups, to skip.")
     min_score: float = Field(0.0, ge=0, description="Documents that score less aren't found.")
@@ -91,17 +92,17 @@ class HowToSearch(OfIndex):
     boost: dict[str, Any] = Field(
         {},
         max_length=20,
-        description="{column: weight} multiplies scores by 1 + weight * value, {column: {weight, half_life, origin}} "
-        "by 1 + weight * 0.5 ** (distance / half_life); half-lives of dates and times are days. "
-        '{"title": 2} counts query words twice if they occur in the title.',
+        description="{column: weight} multiplies scores by 1 + weight * value. {column: {weight, half_life, origin}} "
+        "multiplies them by 1 + weight * 0.5 ** (distance / half_life), where distance is |value - origin|, in days "
+        'for dates and times. {"title": 2} counts query words twice if they occur in the title.',
     )
     facets: Columns = Field([], description="Columns whose values are counted over all matching documents.")
     total: bool = Field(False, description="Count the matching documents; implied by facets.")
-    diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents unlike those before them.")
+    diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents that differ from those above.")
     rerank: bool = Field(False, description="Re-rank the best documents with the server's re-ranker.")
-    rerank_unit: Unit = Field("text", description='What it scores: "text", or each "sentence".')
+    rerank_unit: Unit = Field("text", description='What the re-ranker scores: "text", or each "sentence".')
     depth: int = Field(100, ge=1, description="Number of documents to re-rank or diversify.")
-    passages: bool = Field(False, description="Find passages; several may be of one document.")
+    passages: bool = Field(False, description="Find passages instead of documents.")
     syntax: Literal["plain", "operators"] = Field(
         "plain", description='"operators" parses "exact phrase", +must and -not in a text.'
     )
@@ -202,7 +203,7 @@ class SearchBatch(HowToSearch):
 class Explain(OneQuery):
     """Explain a document's score for a query."""
 
-    id: str = Field(description="A document or passage; of a document that is cut, its best passage is explained.")
+    id: str = Field(description="Id of a document or passage. If a document is cut, its best passage is explained.")
     origins: bool = Field(True, description="Find the words that expansions come from.")
     settings: SearchSettings = Field(SearchSettings(), description="For the modes hybrid and dense.")
     where: Where | None = Field(None, description="The filter of a hybrid search.")
@@ -231,7 +232,7 @@ class Add(OfIndex):
 
     documents: Annotated[list[NewDocument], FailFast()] = Field(min_length=1)
     fingerprint: Fingerprint | None = Field(
-        None, description="The encoder that made the vectors; vectors of another encoder than the index's are refused."
+        None, description="The encoder that made the vectors; if it isn't the index's encoder, they are refused."
     )
     update: bool = Field(False, description="Replace documents with the same ids instead of refusing them.")
     skip_bad: bool = Field(False, description="Skip bad documents and list them.")
@@ -253,7 +254,7 @@ class Delete(OfIndex):
 class Commit(OfIndex):
     """Make changes visible."""
 
-    merge: bool = Field(True, description="Then merge segments in the background as needed.")
+    merge: bool = Field(True, description="After the commit, merge segments in the background as needed.")
 
 
 class Merge(OfIndex):

@@ -35,9 +35,9 @@ from lsr.index.serve.settings import ServeSettings
 from lsr.index.serve.thread_pool import SHARE
 from lsr.index.warmup import compile_kernels
 
-_SELDOM = 60.0  # seconds between log lines of one kind, as anyone may send junk
+_SELDOM = 60.0  # seconds between warnings of one kind, because anyone may send junk
 _KEEP_ALIVE = 5  # seconds for which a connection may be idle between requests
-_MOST_HEAD = 1 << 16  # bytes of a request's first line and headers
+_MOST_HEAD = 1 << 16  # maximum size of a request's first line and headers, in bytes
 
 
 class Listener:
@@ -134,7 +134,7 @@ def _why(error: OSError) -> str:
 
 
 class _Seldom(logging.Filter):
-    """Limits warnings of each kind to one per interval, and counts those in between."""
+    """Logs one warning of each kind per interval, and counts the warnings in between."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ logging.getLogger("uvicorn.error").addFilter(_Seldom())
 
 
 class _Uvicorn(uvicorn.Server):
-    """Doesn't raise a stop signal again after the server has stopped cleanly."""
+    """A uvicorn server that doesn't raise a stop signal again after a clean stop."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -179,7 +179,7 @@ def _network(client: tuple[str, int] | None) -> str:
 
 @lru_cache(maxsize=4096)
 def network_of(host: str) -> str:
-    """Return the network that an address belongs to; an IPv6 customer has 2^64 addresses."""
+    """Return the network of an address, to count connections by. An IPv6 customer has a network of 2^64 addresses."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -191,7 +191,7 @@ def network_of(host: str) -> str:
 
 
 class _Patient(HttpToolsProtocol):
-    """A connection that is closed if its client is slow to send headers, sends endless ones, or doesn't read."""
+    """A connection that is closed if its client sends headers too slowly, sends too many, or doesn't read."""
 
     settings: ServeSettings
 
@@ -280,5 +280,5 @@ class _Patient(HttpToolsProtocol):
 
 
 def _patient(settings: ServeSettings) -> type[asyncio.Protocol]:
-    """Return a connection class with these settings, as uvicorn creates the instances."""
+    """Return a connection class with these settings, because uvicorn creates the instances."""
     return type("Patient", (_Patient,), {"settings": settings})

@@ -37,7 +37,7 @@ class Served:
     """A served index. The methods return JSON-serializable responses.
 
     Attributes:
-        name: Its name in requests.
+        name: The index's name in requests.
         index: The index.
         trouble: Why another process's commit can't be opened; empty if there is no problem.
     """
@@ -206,7 +206,7 @@ class Served:
         asked: schemas.HowToSearch,
         dense: list[float] | None,
     ) -> Callable[[], Hits]:
-        """Encode what is left to encode of a query, and return the search."""
+        """Encode whatever the search needs besides `vector`, and return a function that runs the search."""
         settings = vars(asked.settings)
         if asked.rerank and not isinstance(query, str):
             raise wrong_values([("rerank", "a re-ranker reads texts: give a query, not a vector")])
@@ -259,7 +259,7 @@ class Served:
         def read(_: Vectors) -> Iterator[VectorBatch]:
             yield VectorBatch(document_batch(documents), SparseMatrix.from_dicts(rows, max(len(tokens), 1)))
 
-        # Without a fingerprint, tokens are taken to be those of the index, as for JSONL files.
+        # Without a fingerprint, the tokens are assumed to be those of the index, as for JSONL files.
         fingerprint = asked.fingerprint or Fingerprint()
         return Vectors("documents", read, fingerprint=fingerprint, vocabulary=list(tokens))
 
@@ -271,7 +271,7 @@ class Served:
         return self._settled(self.index.delete(asked.ids, where=asked.where), asked.commit, had)
 
     def _settled(self, change: Change, commit: bool, had: bool) -> dict[str, Any]:
-        """Commit if requested; if that fails, roll back, unless earlier changes are pending, too."""
+        """Commit if requested. If the commit fails, roll back, unless changes were pending before this call (`had`)."""
         if commit:
             try:
                 self.index.commit()
@@ -306,16 +306,16 @@ class Served:
 
     @property
     def stale(self) -> bool:
-        """Whether a refresh may find a new commit: a file's date has changed, or the last refresh failed.
+        """Whether to refresh: a file's date has changed, or the last refresh failed.
 
-        For an index in object storage, whether it is time to check.
+        An index in object storage is refreshed at fixed intervals.
         """
         if self.index.uri:
             return time.monotonic() - self._looked >= _ASK_STORAGE
         return bool(self.trouble) or self.index.stale
 
     def refresh(self) -> bool:
-        """Move to the latest commit; returns whether there was a new one."""
+        """Move to the latest commit; return whether there was a new one."""
         self._looked = time.monotonic()
         return self.index.refresh()
 
@@ -345,12 +345,12 @@ class Served:
         }
 
     def warm_up(self) -> None:
-        """Load what the first search would have to wait for."""
+        """Run a search, which loads what the first request would otherwise have to wait for."""
         if self.facts()["takes_text"]:
             self.index.search("a", 1)
 
     def load_origins(self) -> None:
-        """Load the document encoder for explanations, if there is one and it is available locally."""
+        """Load the document encoder, which explanations use, if it is available locally."""
         with suppress(LsrError):  # explanations work without it
             self.index.pinned().encoder.origins("a", [0])
 

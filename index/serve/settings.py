@@ -17,19 +17,19 @@ class ServeSettings:
 
     Attributes:
         host: The address to listen on. An address that other machines can reach requires keys, or `without_keys`.
-        port: The port; 0 for any free one.
+        port: The port; 0 for any free port.
         writable: Allow adding, updating and deleting documents.
-        keys: Keys for readers and writers; None gives everyone who reaches the server access.
+        keys: Keys for readers and writers; None lets in everyone who can reach the server.
         without_keys: Allow access from other machines without keys.
         max_k: Maximum number of documents per query.
         max_query: Maximum length of a query: characters of a text, or terms or dimensions of a vector.
         max_where: Maximum number of values in a filter.
         max_hits: Maximum number of hits of all queries in a request.
-        max_explained: Maximum number of documents to explain at once, as a model may have to read each of them.
+        max_explained: Maximum number of documents to explain at once, because a model may have to read each of them.
         max_body: Maximum size of a request body, in bytes.
         max_answer: Maximum size of the texts in a response, in bytes.
         threads: Number of search threads; 0 for one per core.
-        waiting: Maximum number of searches waiting for a thread; others are refused with a request to retry.
+        waiting: Maximum number of searches waiting for a thread; further searches are refused, to be retried later.
         seconds: Time limit of a search, including waiting.
         patience: Seconds that a client may take to send a request, or may pause while reading a response.
         connections: Maximum number of connections; one address may have three quarters of them.

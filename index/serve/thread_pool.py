@@ -1,6 +1,6 @@
 """ThreadPool: runs slow calls in threads, with a bounded queue and time limits.
 
-No caller gets all places in the queue, so that others' requests still get through if one floods the server.
+No caller gets all places in the queue: if one caller floods the server, the requests of others still get through.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ThreadPool:
     Args:
         threads: Number of threads.
         waiting: Maximum number of waiting calls.
-        name: Its name in messages.
+        name: Name of the threads in messages.
     """
 
     def __init__(self, threads: int, waiting: int, name: str) -> None:
@@ -70,12 +70,13 @@ class ThreadPool:
 
         Args:
             call: The function.
-            args: Its arguments.
-            seconds: How long to wait for it; a call that is already running then keeps its place until it ends.
+            args: The function's arguments.
+            seconds: How long to wait for the result. If the call is running when the time is up, it keeps its place
+                until it ends.
             caller: Whose share of the queue the call uses; None to use no share.
 
         Raises:
-            Problem: The queue is full, the caller has used up its share, or it took too long.
+            Problem: The queue is full, the caller has used up its share, or the call took too long.
         """
         with self._lock:
             busy, own = self._taken.total(), self._taken[caller]

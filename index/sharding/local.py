@@ -1,10 +1,10 @@
 """A sharded folder, searched and changed as one index by one process; what `Index.open` returns for such a folder.
 
-Kernels see the segments of all shards as those of one index, in one call that shares the score threshold. New documents
-go to the last shard, the end of the whole; a document is deleted where it is. So the order of documents, and with it
-every result, is the same as in one index. A change is committed shard by shard, starting with the last one, which has
-the new documents. A kill between two of these commits may leave the old version of a document next to the new one, and
-deleted documents in place; repeating the change repairs both.
+Kernels search the segments of all shards like those of one index, in one call that shares the score threshold. New
+documents go to the last shard, so they come after all others; documents are deleted in their own shard. So the order of
+documents, and with it every result, is the same as in one index. A change is committed shard by shard, starting with
+the last shard, which has the new documents. If the process is killed between two of these commits, the old version of a
+document may remain next to the new one, and deleted documents may remain; repeating the change repairs both.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ShardedSnapshot(Snapshot):
             files |= {f"{entry.path}/{name}": file for name, file in snapshot.manifest["files"].items()}
         self.manifest: Mapping[str, Any] = {**snapshots[-1].manifest, "files": files}
         self.damaged = [message for snapshot in snapshots for message in snapshot.damaged]
-        # Shards share the encoder but may lack tokens that others appended, so take the one with the most tokens.
+        # Shards share the encoder, but a shard may lack tokens that others appended: use the one with the most tokens.
         whole = [s for s in snapshots if not s.shared.damaged] or list(snapshots)
         self.shared = max(whole, key=lambda s: n_grown(s.manifest)).shared
         grown = {s.shared for s in whole if n_grown(s.manifest)} - {self.shared}
@@ -183,7 +183,7 @@ class ShardedWriter:
         self._adopt()
 
     def merge(self, *, everything: bool) -> bool:
-        """Merge the segments of each shard; returns whether there was anything to merge."""
+        """Merge the segments of each shard; return whether there was anything to merge."""
         merged = [writer.merge(everything=everything) for writer in self._writers]
         self._adopt()
         return any(merged)

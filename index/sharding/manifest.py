@@ -1,13 +1,13 @@
-"""A sharded folder: several indexes, and shards.json, which describes them as one.
+"""A sharded folder: several indexes, and shards.json, which describes them as one index.
 
     FOLDER/
-      shards.json        format, encoder, scale of impacts, shards in document order, and its own SHA-256
+      shards.json        format, encoder, scale of impacts, shards in document order, and the SHA-256 of this content
       shard-00000/       an index, usable on its own
       shard-00001/
 
 Documents are numbered by shard, in the order of the list, and within a shard as in its index: shards are ranges of one
-collection. With one encoder and one scale of impacts, a query has the same integer weights in all shards, so scores
-compare exactly and the results equal those of one index, ties included.
+collection. Shards share one encoder and one scale of impacts, so a query has the same integer weights in all of them.
+So scores can be compared exactly, and the results equal those of one index, ties included.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class ShardEntry:
     """A shard's entry in shards.json.
 
     Attributes:
-        path: Its folder's name within the sharded folder, or a URI.
-        documents: Number of documents when this was written; for planning and messages.
-        bytes: Size of its files when this was written.
+        path: Name of the shard's folder within the sharded folder, or a URI.
+        documents: Number of documents when shards.json was written; for planning and messages.
+        bytes: Size of the shard's files when shards.json was written.
     """
 
     path: str
@@ -68,9 +68,9 @@ class Shards:
 
     Attributes:
         folder: The sharded folder, a path or a URI.
-        fingerprint: Of the encoder that made all vectors.
+        fingerprint: The fingerprint of the encoder that made all vectors.
         impacts: How weights are stored.
-        scale: Scale of the impacts; each segment has it, or a power of two times it. 0 for float32.
+        scale: Scale of the impacts; the scale of each segment is this times a power of two. 0 for float32.
         shared: {file: SHA-256} of the encoder files, which are the same in each shard.
         entries: The shards, in document order.
     """
@@ -91,7 +91,7 @@ class Shards:
 
     @property
     def documents(self) -> int:
-        """Number of documents when this was written."""
+        """Number of documents when shards.json was written."""
         return sum(entry.documents for entry in self.entries)
 
     @classmethod
@@ -103,7 +103,7 @@ class Shards:
             folder: The sharded folder.
 
         Raises:
-            IndexFormatError: There is no shard, a shard has no documents, or impacts differ in kind or scale.
+            IndexFormatError: There are no shards, a shard has no documents, or impacts differ in kind or scale.
             EncoderMismatch: A shard's encoder differs from the first one's.
         """
         if not manifests:
@@ -131,7 +131,7 @@ class Shards:
         return made
 
     def require_fit(self, manifests: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse shards that don't belong together; names all of them.
+        """Refuse shards that don't fit shards.json. Messages name all of them.
 
         Args:
             manifests: {name of a shard for messages: its manifest}.
@@ -145,9 +145,9 @@ class Shards:
             theirs = Fingerprint.from_json(manifest["fingerprint"], name)
             if theirs != self.fingerprint or _shared(manifest) != self.shared:
                 what = ", ".join(self.fingerprint.differences(theirs)) or "the files that encode queries, or the tokens"
-                strangers.append(f"{name}: {theirs}, where {self.fingerprint} made the others; they differ in {what}")
+                strangers.append(f"{name}: made by {theirs}, other shards by {self.fingerprint}; they differ in {what}")
             if manifest["impacts"] != self.impacts:
-                misfits.append(f"{name}: impacts are {manifest['impacts']}, those of the others {self.impacts}")
+                misfits.append(f"{name}: impacts are {manifest['impacts']}, in other shards {self.impacts}")
             elif self.impacts == "uint8":
                 scales = {segment["scale"] for segment in manifest["segments"]}
                 wrong = [scale for scale in scales if math.frexp(scale / self.scale)[0] != 0.5]
@@ -179,7 +179,7 @@ class Shards:
 
         Raises:
             IndexFormatError: Another format version.
-            CorruptIndex: It was changed or truncated, or has invalid values.
+            CorruptIndex: The content was changed or truncated, or has invalid values.
         """
         where = f"{folder}: {SHARDS}"
         try:
@@ -225,7 +225,7 @@ class Shards:
         """Read the shards.json of a folder or URI.
 
         Raises:
-            IndexFormatError: There is none, or it has another format version.
+            IndexFormatError: There is no shards.json, or it has another format version.
             CorruptIndex: As for `parse`.
             StorageError: The URI can't be read.
         """
@@ -245,7 +245,7 @@ class Shards:
 
 
 def n_grown(manifest: Mapping[str, Any]) -> int:
-    """Return how many tokens commits have appended since the index was built."""
+    """Return the number of tokens that commits have appended since the index was built."""
     return sum(piece["n_terms"] for piece in manifest.get("grown", ()))
 
 

@@ -1,8 +1,8 @@
 """Indexes in object storage: opened as local, cached copies, and uploaded with the manifest last.
 
-They have the files of any index (lsr.index.storage.manifest): data files that never change, and a manifest that lists
-them with their checksums. So a copy downloads only files that it lacks, and a reader that opens an index while a new
-version is uploaded gets either version completely.
+An index in object storage has the usual files (lsr.index.storage.manifest): data files that never change, and a
+manifest that lists these with their checksums. So a copy downloads only files that it lacks. A reader that opens an
+index while a new version is uploaded gets either the old or the new version, never a mixture.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _TRIES = 3
 
 
 def download_index(uri: str) -> Path:
-    """Download an index, or a sharded folder, to the cache (`lsr.io.object_store.cache_folder`); returns its folder.
+    """Download an index, or a sharded folder, to the cache (`lsr.io.object_store.cache_folder`); return its folder.
 
-    Files that are missing or changed are downloaded and kept only if their checksums match the manifest. Files that it
-    no longer lists are removed.
+    Files that are missing or changed are downloaded, and kept only if their checksums match the manifest. Files that
+    the manifest no longer lists are removed.
 
     Raises:
         IndexFormatError: There is no index, or it has another format version.
-        CorruptIndex: Its manifest is damaged.
-        StorageError: It can't be read, or a file was changed or truncated.
+        CorruptIndex: The index's manifest is damaged.
+        StorageError: The index can't be read, or a file was changed or truncated.
         OutputError: The cache can't be written.
     """
     place, folder = Place(uri), _copy_of(uri)
@@ -67,21 +67,21 @@ def download_index(uri: str) -> Path:
             except (StorageError, IndexFormatError):
                 if place.read(name) == content:
                     raise
-                continue  # it was replaced meanwhile, and its files are gone
+                continue  # the index was replaced meanwhile, and its files are gone
             replace_file(folder / name, content)
             if name == MANIFEST:
                 sweep(folder, manifest)
             return folder
-    raise StorageError(f"{uri}: replaced again and again while it was read; try again when nothing writes it")
+    raise StorageError(f"{uri}: replaced again and again while it was read; try again when no other process writes it")
 
 
 def folder_of(location: str) -> Path:
-    """Return the local folder of a shard; for a URI, that of its copy, which is downloaded."""
+    """Return the local folder of a shard; a shard at a URI is downloaded first."""
     return download_index(location) if is_remote(location) else Path(location)
 
 
 def read_manifests(shards: Shards) -> dict[str, dict[str, Any]]:
-    """Read {path or URI: manifest} of all shards; an error names every problem with any of them.
+    """Read the manifests of all shards, {path or URI: manifest}; an error lists the problems of all shards.
 
     Raises:
         IndexFormatError: Shards are missing, damaged, unreachable, or of another format or scale.
@@ -100,7 +100,7 @@ def read_manifests(shards: Shards) -> dict[str, dict[str, Any]]:
 
 
 def _copy_of(uri: str) -> Path:
-    """Return the folder for the copy of an index; copies of shards lie within that of their folder."""
+    """Return the folder for the copy of an index; the copy of a shard is within that of its sharded folder."""
     base, mark, options = uri.partition("?")
     parent, _, name = base.rstrip("/").rpartition("/")
     is_shard = SHARD_NAME.fullmatch(name) is not None
@@ -118,7 +118,7 @@ def _head(place: Place) -> tuple[str, bytes]:
 
 
 def _complete_shards(folder: Path, shards: Shards) -> None:
-    """Give a copy all shards, and remove others."""
+    """Complete the copy of a sharded folder: download missing shards, and remove shards that it no longer has."""
     for entry in shards.entries:
         download_index(shards.location(entry))
     named = {entry.path for entry in shards.entries}
@@ -128,8 +128,8 @@ def _complete_shards(folder: Path, shards: Shards) -> None:
 
 
 def _complete(folder: Path, place: Place, manifest: Mapping[str, Any]) -> None:
-    """Give a copy all files of a manifest."""
-    for left in folder.rglob(".fetched-*"):  # left by a killed process
+    """Complete a copy: download the files of a manifest that are missing or changed."""
+    for left in folder.rglob(".fetched-*"):  # a killed process left these files
         left.unlink(missing_ok=True)
     known = _checked(folder)
     files = manifest["files"]
@@ -170,7 +170,8 @@ def _checked(folder: Path) -> dict[str, Any]:
 def upload_index(folder: str | PathLike[str], uri: str, *, overwrite: bool = False) -> None:
     """Upload an index to object storage: missing files first, then the manifest.
 
-    Then files that the manifest no longer lists are removed there. Nothing else may write either index meanwhile.
+    Finally, files that the manifest doesn't list are removed from the destination. No other process may change either
+    index meanwhile.
 
     Args:
         folder: The index's folder.
@@ -178,7 +179,7 @@ def upload_index(folder: str | PathLike[str], uri: str, *, overwrite: bool = Fal
         overwrite: Replace an existing index.
 
     Raises:
-        OutputExists: An index, or something else, exists there.
+        OutputExists: An index, or something else, exists at the destination.
         StorageError: The destination can't be written.
     """
     folder, place = Path(folder), Place(uri)
@@ -235,7 +236,7 @@ def _files_of(content: bytes | None) -> Mapping[str, Any]:
 
 
 def _all(copy: Callable[[str], None], names: Iterable[str]) -> None:
-    """Copy files in parallel; stops at the first failure."""
+    """Copy files in parallel; stop at the first failure."""
     with ThreadPoolExecutor(_THREADS) as pool:
         running = [pool.submit(copy, name) for name in names]
         try:

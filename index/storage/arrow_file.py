@@ -25,12 +25,12 @@ _LACK = (errno.ENOMEM, errno.EAGAIN)  # not enough memory, for data or for a thr
 def damage(path: Path | str, problem: str, mend: str = RESTORE) -> Iterator[None]:
     """Turn errors from reading a damaged file into CorruptIndex.
 
-    Lack of memory, file descriptors or permission isn't damage; those errors pass unchanged.
+    Lack of file descriptors or permission isn't damage: such errors pass unchanged. Lack of memory is a MemoryError.
 
     Args:
         path: The file.
-        problem: The problem; the library's message is appended.
-        mend: What to do.
+        problem: The problem, for the message; the library's message is appended.
+        mend: How to repair the damage, for the message.
     """
     try:
         yield
@@ -50,19 +50,19 @@ class ArrowFile:
     """A memory-mapped Arrow IPC file.
 
     Attributes:
-        path: Its path.
-        names: Its columns.
+        path: The file's path.
+        names: The names of the columns.
         bytes: The whole file as (size,) uint8, mapped.
         n_batches: Number of record batches.
 
     Args:
-        path: Its path.
+        path: The file's path.
         schema: The expected columns.
-        mend: What to do about damage, for messages.
+        mend: How to repair damage, for messages.
         others: Other accepted schemas.
 
     Raises:
-        CorruptIndex: Not a complete Arrow file, or other columns.
+        CorruptIndex: The file isn't a complete Arrow file, or has other columns.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, mend: str = RESTORE, *, others: Sequence[pa.Schema] = ()) -> None:
@@ -79,10 +79,10 @@ class ArrowFile:
         self.n_batches = int(self._reader.num_record_batches)
 
     def batch(self, number: int) -> pa.RecordBatch:
-        """One record batch, mapped unless it is compressed.
+        """Return a record batch, mapped unless it is compressed.
 
         Raises:
-            CorruptIndex: It points outside the file or has invalid text; numbers aren't checked.
+            CorruptIndex: The batch points outside the file or has invalid text. Numbers aren't checked.
         """
         with damage(self.path, f"batch {number} can't be read", self._mend):
             batch = self._reader.get_batch(number)
@@ -90,7 +90,7 @@ class ArrowFile:
             return batch
 
     def column(self, name: str) -> Any:
-        """A column of the only batch as a numpy array, mapped.
+        """Return a column of the only batch as a numpy array, mapped.
 
         Raises:
             CorruptIndex: As for `batch`, or a number is null.
@@ -103,7 +103,7 @@ class ArrowFile:
         """Return the offset in bytes of a numeric column's values in the file.
 
         Raises:
-            CorruptIndex: They lie outside the file.
+            CorruptIndex: The values lie outside the file.
         """
         buffer = column.buffers()[1]
         start = int(buffer.address - self._buffer.address) if len(column) else 0

@@ -1,19 +1,20 @@
 """An index folder: a manifest, which is replaced atomically, and the files it lists, which never change.
 
     INDEX/
-      manifest.json       format, a random id that the index keeps, fingerprint, segments in document order, size and
-                          SHA-256 of every file, and the SHA-256 of the manifest itself
+      manifest.json       format, a random id of the index, fingerprint, segments in document order, size and SHA-256
+                          of every file, and the SHA-256 of the manifest itself
       shared-1f3a…/       shared by all segments: vocabulary.arrow, and encoder/ for queries and documents
       shared-20c7…/       tokens appended by later commits, if any: vocabulary.arrow
       segment-77c0…/      postings and documents
-      alive-90be….arrow   for a segment with deletions, a bit for each document: whether it is alive
+      alive-90be….arrow   for a segment with deletions, a bit for each document: whether the document is live
       merging-5d02…/      a segment that a background merge is writing
       .lock, .writer      the writer's lock, and who holds it
       .merging            the background merger's lock
 
-All files of a manifest are complete before it is written. So a kill at any moment leaves either the old manifest with
-its files or the new one; the next writer removes files that no manifest lists. Opening checks the manifest, the size of
-every file and the content of small ones; `verify` checks every byte. lsr.index.storage.transaction changes the folder.
+All files of a manifest are complete before it is written. So a process killed at any moment leaves either the old or
+the new manifest, with all of its files; the next writer removes files that no manifest lists. Opening an index checks
+the manifest, the size of every file and the content of small files; `verify` checks every byte.
+lsr.index.storage.transaction changes the folder.
 """
 
 from __future__ import annotations
@@ -40,30 +41,30 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Opening hashes files of up to 4 MB, the smallest first, and stops at 32 MB in total.
 CHECKED_AT_OPEN, _CHECKED_IN_ALL = 1 << 22, 1 << 25
-# Names are long enough not to match a user's dated folders; earlier formats used data-….
+# The digits are too many to match a user's dated folders. Earlier formats used data-….
 _FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
 _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
 OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
 ASIDE = re.compile(r"merging-[0-9a-f]{16}")
 _WIDEST = 1 << 16  # largest dimension of a dense vector
-_SCALES = 2.0**-300, 2.0**128  # bounds; the scales of float32 weights are well within them
+_SCALES = 2.0**-300, 2.0**128  # bounds of valid scales; those of float32 weights are well within
 _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
 FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
 MOVED = "the index was moved or deleted while it was changed: move it back and try again, or roll back"
-# Files that each segment has.
+# The .arrow files that each segment has.
 _ALWAYS = ("postings", "dense", "maxima", "skips", "places", "windows", "terms", "lists", "ids", "keys")
 CHANGED = f"damaged: the content doesn't match its checksum; {RESTORE}"
 LOCK, HOLDER, MERGING = ".lock", ".writer", ".merging"
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def with_checksum(manifest: Mapping[str, Any]) -> bytes:
-    """Serialize a manifest, with the SHA-256 of the rest as its last value."""
+    """Serialize a manifest; its last value is the SHA-256 of the other values."""
     body = json.dumps(manifest, indent=1).encode()
     return json.dumps({**manifest, "sha256": hashlib.sha256(body).hexdigest()}, indent=1).encode() + b"\n"
 
@@ -130,7 +131,7 @@ def parse_manifest(content: bytes, index: Path | str) -> dict[str, Any]:
 
 
 def require_same_index(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse another index that has replaced the opened one; indexes of earlier versions have no id to compare.
+    """Refuse another index that has replaced the opened one. Indexes of earlier versions can't be told apart.
 
     Args:
         path: The folder.
@@ -138,7 +139,7 @@ def require_same_index(path: Path, before: Mapping[str, Any], now: Mapping[str, 
         now: The folder's current manifest.
 
     Raises:
-        IndexFormatError: They belong to different indexes.
+        IndexFormatError: The manifests belong to different indexes.
     """
     known, found = before.get("index_id"), now.get("index_id")
     if None not in (known, found) and known != found:
@@ -146,7 +147,7 @@ def require_same_index(path: Path, before: Mapping[str, Any], now: Mapping[str, 
 
 
 def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
-    """Refuse a manifest with a correct checksum and invalid values, which lsr can't have written."""
+    """Refuse a manifest whose values are invalid although its checksum is correct: lsr can't have written it."""
     try:
         settings, shared = manifest["settings"], manifest["shared"]
         named = [segment["name"] for segment in manifest["segments"]]
@@ -218,7 +219,7 @@ def check_files(
         folder: The index.
         manifest: Its manifest.
         every_byte: Hash all files, not only the small ones.
-        known: Files that an earlier manifest had; they are skipped.
+        known: Files of an earlier manifest; unchanged entries aren't checked again.
 
     Returns:
         {name of a damaged file: message}
@@ -250,7 +251,7 @@ def output_errors(index: Path, *, every: bool = False) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not isinstance(error, LsrError) and not index.exists():
             raise OutputError(f"{index}: {MOVED}") from error
-        # Other errors may come from reading; callers handle those.
+        # Other errors may come from reading files; callers handle these.
         ours = error.errno in _NO_ROOM or (error.errno in _REFUSED and str(index) in str(error))
         if isinstance(error, LsrError) or not (every or ours):
             raise
@@ -261,7 +262,7 @@ def make_folder(folder: Path) -> None:
     """Make a folder for an index or shards, if there is none.
 
     Raises:
-        OutputError: It can't be made.
+        OutputError: The folder can't be made.
     """
     if folder.is_dir():
         return
@@ -277,10 +278,10 @@ def check_output_empty(index: Path, *, overwrite: bool) -> None:
 
     Args:
         index: The folder; it need not exist.
-        overwrite: Whether it may contain an index.
+        overwrite: Whether the folder may contain an index.
 
     Raises:
-        OutputExists: It contains an index or something else.
+        OutputExists: The folder contains an index that may not be replaced, or something else.
         IndexFormatError: As for `require_name`.
     """
     require_name(index)
@@ -324,6 +325,6 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a name in an index's folder is one that an index uses."""
+    """Whether a file or folder with this name, in an index's folder, belongs to the index."""
     fixed = (LOCK, HOLDER, MERGING, MANIFEST + ".tmp")
     return name in fixed or bool(OURS.fullmatch(name) or ASIDE.fullmatch(name))

@@ -1,7 +1,7 @@
 """Transaction: the lock of an index folder, its new files, and the commit that adds them to the manifest.
 
-Only the holder of the lock commits, and removes files of dead processes. A background merge writes to a folder of its
-own under another lock (`MergeWorkspace`) while others commit; a transaction then takes over its result.
+Only the holder of the lock commits, and removes files that dead processes left. A background merge writes to a folder
+of its own under another lock (`MergeWorkspace`) while others commit; a transaction then takes over the merged segment.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from lsr.index.storage.manifest import (
     with_checksum,
 )
 
-_PATIENCE = 1.0  # seconds to wait for the lock, enough for a commit
+_PATIENCE = 1.0  # seconds to wait for the lock; enough for another writer's commit
 
 
 class StagedFiles:
     """New files of an index, not yet in a manifest.
 
     Attributes:
-        root: Their folder.
+        root: Folder of the new files.
         scratch: Folder of temporary files.
     """
 
@@ -85,7 +85,7 @@ class StagedFiles:
 
 
 class Transaction(StagedFiles):
-    """The lock of an index, and new files, which `commit` adds to it; `close` removes uncommitted ones.
+    """The lock of an index, and new files: `commit` adds these to the index, `close` removes uncommitted ones.
 
     Attributes:
         manifest: The committed manifest; None if there is none or it can't be read.
@@ -131,7 +131,7 @@ class Transaction(StagedFiles):
         return super().folder(kind)
 
     def alive_file(self) -> Path:
-        """Path of a new file of alive bits."""
+        """Return the path for a new file of alive bits."""
         self._require_here()
         path = self.root / f"alive-{secrets.token_hex(8)}.arrow"
         self._new.append(path)
@@ -142,10 +142,10 @@ class Transaction(StagedFiles):
 
         Args:
             folder: The folder.
-            files: Its entries from `describe`.
+            files: The folder's entries from `describe`.
 
         Returns:
-            Its new path.
+            The folder's new path.
         """
         here = self.root / folder.name
         self._new.append(here)
@@ -163,8 +163,8 @@ class Transaction(StagedFiles):
             The complete manifest.
 
         Raises:
-            OutputError: It can't be written; the index was moved or deleted; or this is a forked child, which can't
-                commit its parent's changes.
+            OutputError: The manifest can't be written; the index was moved or deleted; or this is a forked child,
+                which can't commit its parent's changes.
         """
         if not self.is_ours:
             raise OutputError(f"{self.root}: process {self._owner} is writing this; a forked child can't commit it")
@@ -200,14 +200,14 @@ class Transaction(StagedFiles):
                     _remove(path)
                 _remove(self.root / HOLDER)
                 if self._made and not (self.root / MANIFEST).exists():
-                    with suppress(OSError):  # under the lock, so that no other writer's file is removed
+                    with suppress(OSError):  # while holding the lock, so that no other writer's file is removed
                         (self.root / LOCK).unlink(missing_ok=True)
                         self.root.rmdir()
         finally:
             self._lock.release(force=True)
 
     def _take(self, whole: dict[str, Any]) -> None:
-        """Record that a manifest was committed, so its files are no longer new."""
+        """Record that a manifest was committed: its files are no longer new."""
         named = {name.split("/")[0] for name in whole["files"]}
         self.manifest, self._new = whole, [path for path in self._new if path.name not in named]
         self._tried = None
@@ -259,7 +259,7 @@ class MergeWorkspace(StagedFiles):
 
 
 def describe(new: Path) -> dict[str, Any]:
-    """Sync a new file or folder to disk; returns the manifest entries of its files."""
+    """Sync a new file or folder to disk; return the manifest entries of its files."""
     files = {}
     inside = sorted(new.rglob("*")) if new.is_dir() else [new]
     for path in (path for path in inside if path.is_file()):
@@ -271,7 +271,7 @@ def describe(new: Path) -> dict[str, Any]:
 
 
 def _lock(path: Path, patience: float = 0.0) -> filelock.BaseFileLock:
-    # Not thread-local: one thread may acquire it and another release it, as asyncio calls run in any thread.
+    # Not thread-local: calls of asyncio run in any thread, so another thread may release the lock.
     return filelock.FileLock(path, timeout=patience, poll_interval=0.01, thread_local=False)
 
 
@@ -289,7 +289,7 @@ def _note_holder(index: Path) -> None:
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file or folder; None if it doesn't exist."""
+    """Return device and inode of a file or folder; None if it doesn't exist."""
     try:
         found = path.stat()
     except OSError:
@@ -320,7 +320,7 @@ def _remove(path: Path) -> None:
 
 
 def sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path] = ()) -> None:
-    """Remove our folders and temporary files that no manifest lists; the caller has to hold the lock."""
+    """Remove an index's files and folders that the manifest doesn't list. The caller must hold the lock."""
     named = {name.split("/")[0] for name in manifest["files"]} if manifest else set()
     aside = []
     for path in index.iterdir():
@@ -329,7 +329,7 @@ def sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path
             _remove(path)
         if ASIDE.fullmatch(path.name):
             aside.append(path)
-    if aside:  # if their lock is free, the merging process is dead
+    if aside:  # if the lock for merging is free, the process that made these folders is dead
         with suppress(filelock.Timeout), _lock(index / MERGING):
             for path in aside:
                 _remove(path)

@@ -26,21 +26,21 @@ _RETRY = 0.1  # seconds between attempts to get a lock that another writer holds
 class Merger:
     """Merges in a thread until the policy has nothing left to merge; each merge starts from the latest commit.
 
-    Mergers that share a `turn` merge one at a time, as each takes the memory of a build and all cores.
+    Mergers that share a `turn` merge one at a time, because a merge takes the memory of a build and all cores.
 
     Attributes:
         stop: Set to abandon the current merge.
         closing: Set to finish without waiting for other writers.
         error: The exception that ended the thread; None if it succeeded.
         at_work: Names of the segments being merged.
-        turn: As below.
+        turn: Lock that is held while merging.
 
     Args:
         path: The index's folder.
         snapshot: The latest open snapshot.
-        put: Commits a merge result; waits until no other writer holds the lock.
-        turn: Lock held while merging.
-        everything: Merge all segments into one first.
+        put: Commits a merge result, after waiting until no other writer holds the lock.
+        turn: Lock that is held while merging.
+        everything: First merge all segments into one.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Merger:
         _running.discard(self)
 
     def ask(self, *, everything: bool) -> bool:
-        """Request another round; False if the thread has already ended."""
+        """Request another round; return False if the thread has already ended."""
         with self._lock:
             self._wanted, self._everything = True, self._everything or everything
             return self.is_alive
@@ -89,13 +89,13 @@ class Merger:
     def _run(self) -> None:
         try:
             while self._is_wanted():
-                # IndexLocked: another process is merging this folder already.
+                # IndexLocked means that another process is already merging this folder.
                 with output_errors(self._path), suppress(IndexLocked), MergeWorkspace(self._path) as aside:
                     while self._merge(aside):
                         pass
         except Abandoned:
             pass
-        except Exception as error:  # reported by `end`; committed data stays unchanged
+        except Exception as error:  # `end` reports the error; committed data stays unchanged
             self.error = error
             _log.warning("%s: merging in the background failed: %s", self._path, error)
         finally:
@@ -109,7 +109,7 @@ class Merger:
             return wanted
 
     def _merge(self, aside: MergeWorkspace) -> bool:
-        """Run the next merge; False if there is nothing to merge."""
+        """Run the next merge; return False if there is nothing left to merge, or if the merger is stopped."""
         self._snapshot = Snapshot.latest(self._path, self._snapshot)
         parts, everything = self._snapshot.parts, self._everything
         self._everything = False
@@ -126,7 +126,7 @@ class Merger:
         finally:
             self.turn.release()
         self._put(merged, self)
-        aside.drop(merged.folder)  # a no-op if it was committed
+        aside.drop(merged.folder)  # does nothing if the segment was committed
         return not self.stop.is_set()
 
 
@@ -150,11 +150,11 @@ class MergeScheduler:
     def start(
         self, folders: Sequence[tuple[Path, Snapshot]], take: Callable[[Merged], bool], *, everything: bool
     ) -> bool:
-        """Start merging in the background; returns whether there is anything to merge.
+        """Start merging in the background; return whether there is anything to merge.
 
         Args:
             folders: The folders with their latest snapshots.
-            take: Commits a merge result; False if another writer holds the lock.
+            take: Commits a merge result; returns False if another writer holds the lock.
             everything: Merge all segments of a folder into one.
         """
         found, put = False, partial(self._put, take)
@@ -175,7 +175,7 @@ class MergeScheduler:
             self._changing.wait(1.0)
 
     def end(self, *, wait: bool = True) -> Exception | None:
-        """Wait until no merge is running; returns the exception if one failed."""
+        """Wait until no merge is running; return the exception of a merge that failed, else None."""
         mergers, self._mergers = list(self._mergers.values()), {}
         for merger in mergers:
             merger.end(wait=wait)
@@ -206,7 +206,7 @@ _running: set[Merger] = set()
 
 
 def _finish() -> None:
-    """At exit, wait for all mergers; on an interrupt, until they have abandoned their merges."""
+    """At exit, wait for all mergers. On an interrupt, abandon their merges."""
     for merger in list(_running):
         try:
             merger.end()
@@ -214,6 +214,6 @@ def _finish() -> None:
             merger.end(wait=False)
 
 
-# Merging needs executors, which shut down before atexit handlers run. If this hook, which executors use themselves, is
-# missing, unfinished merges are abandoned.
+# Merging needs executors, which shut down before atexit handlers run. So this uses the same private hook as executors,
+# which runs earlier. If Python lacks the hook, unfinished merges are abandoned.
 getattr(threading, "_register_atexit", atexit.register)(_finish)

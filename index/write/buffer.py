@@ -40,7 +40,7 @@ class PendingSegment:
         self._alive[row] = alive
 
     def write(self, transaction: Transaction) -> dict[str, Any]:
-        """Write the alive bits if they have changed; returns the manifest entry."""
+        """Write the alive bits if they have changed; return the manifest entry."""
         if not self.changed or self._alive is None:
             return self.entry
         path = transaction.alive_file()
@@ -91,7 +91,7 @@ class Buffer:
         self.n_bytes += other.n_bytes
 
     def batches(self, kept: Sequence[bool]) -> Iterator[VectorBatch]:
-        """Yield the live documents."""
+        """Yield the documents whose flag in `kept` is true."""
         first = 0
         for batch in self._batches:
             here = np.array(kept[first : first + len(batch.vectors)], bool)
@@ -103,6 +103,6 @@ Unit = PendingSegment | Buffer
 
 
 def rows_of(batch: VectorBatch, kept: NDArray[np.bool_]) -> VectorBatch:
-    """Select rows of a batch by (n,) bool."""
+    """Return the rows of a batch whose flag in `kept`, (n,) bool, is true."""
     dense = None if batch.dense is None else batch.dense[kept]
     return VectorBatch(batch.documents.filter(pa.array(kept)), batch.vectors[kept], dense)

@@ -43,7 +43,7 @@ Source = Opened | str | PathLike[str]
 
 
 class BuildOptions(TypedDict, total=False):
-    """Keyword arguments of `Index.build`; see there."""
+    """Keyword arguments of `Index.build`, which describes them."""
 
     encoder: Encoder | str | None
     impacts: ImpactType
@@ -88,20 +88,20 @@ class BuildSettings:
         if not isinstance(self.passages, Passages | None):
             raise TypeError(f"passages must be Passages(size, overlap), got {self.passages!r}")
         if self.summary_mass is not None and self.impacts != "uint8":
-            raise ValueError("clusters need 8-bit impacts: a search of float32 weights always reads everything")
+            raise ValueError("clusters need 8-bit impacts: float32 weights are always searched exhaustively")
         if self.summary_mass is not None and not 0 < self.summary_mass <= 1:
             raise ValueError(f"summary_mass must be above 0 and at most 1, got {self.summary_mass!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's entry, without impacts, which have their own."""
+        """Return the manifest's entry for these settings; impacts have an entry of their own."""
         passages = None if self.passages is None else [self.passages.size, self.passages.overlap]
         kept = {"store_text": self.store_text, "order": self.order, "summary_mass": self.summary_mass}
-        # Only if true, so that earlier versions open indexes without dense vectors.
+        # "hybrid" is written only if true, so that earlier versions open indexes without dense vectors.
         return kept | {"passages": passages} | ({"hybrid": True} if self.hybrid else {})
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> BuildSettings:
-        """The settings of an index."""
+        """Return the settings of an index."""
         kept = dict(manifest["settings"])
         passages = kept.pop("passages")
         return cls(manifest["impacts"], passages=None if passages is None else Passages(*passages), **kept)
@@ -116,7 +116,7 @@ class EncoderMetadata:
         self.encoder_files: dict[str, bytes] = {}
 
     def take(self, encoder: Encoder | None) -> None:
-        """Store an encoder, given or loaded from the vectors' source."""
+        """Store the encoder of the documents or vectors; None changes nothing."""
         if encoder is None:
             return
         self.fingerprint.require_same(encoder.fingerprint, "the vectors", "the encoder given")
@@ -126,7 +126,7 @@ class EncoderMetadata:
         self.encoder_files = encoder.query_files()
 
     def write(self, transaction: Transaction) -> dict[str, Any]:
-        """Write the files that segments share; returns the manifest's entry."""
+        """Write the files that segments share; return the manifest's entries."""
         folder = None
         if self.vocabulary is not None or self.encoder_files:
             folder = transaction.folder("shared")
@@ -144,9 +144,9 @@ class EncoderMetadata:
         }
 
     def write_grown(self, transaction: Transaction, grown: Sequence[Mapping[str, Any]], n_known: int) -> dict[str, Any]:
-        """Write appended tokens; returns the manifest's entry.
+        """Write appended tokens; return the manifest's entry.
 
-        Pieces are joined so that each is at least twice as large as the next, which keeps their number small.
+        Pieces are joined so that each one is at least twice as large as the next, which keeps their number small.
 
         Args:
             transaction: The commit.
@@ -169,16 +169,21 @@ def growing(encoder: Encoder, tokens: Sequence[str] | None = None) -> Encoder:
 
 
 def quantizer_of(fingerprint: Fingerprint, scale: float = 0.0) -> Callable[[float, bool], Quantizer] | None:
-    """Return a function that builds quantizers with a given scale, or for the encoder's largest weight if known.
+    """Return a function that builds quantizers for a given scale, or else for the encoder's largest weight.
 
-    None if neither is known.
+    Returns None if neither is known.
     """
     scale = scale or (fingerprint.max_weight or 0.0) / LEVELS
     return partial(Quantizer.beside, scale) if scale else None
 
 
 def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what: str) -> None:
-    """Refuse an encoder whose term ids differ from those of some vectors with known tokens.
+    """Refuse an encoder whose term ids differ from those of given vectors.
+
+    Args:
+        vocabulary: The tokens of the vectors; None if unknown.
+        encoder: The encoder.
+        what: What the vectors belong to, for messages.
 
     Raises:
         EncoderMismatch: A term has another token, or the encoder lacks it.
@@ -194,9 +199,9 @@ def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what:
 
 
 def open_source(source: Source, encoder: Encoder | None = None, *, skip_bad: bool = False) -> Opened:
-    """Open a path or name as vectors or texts, and documents with vectors as vectors; returns anything else unchanged.
+    """Open a path or name as vectors or texts, and documents with vectors as vectors; return anything else unchanged.
 
-    Vectors in JSONL get the encoder's term ids, if there is one.
+    If an encoder is given, vectors in JSONL get its term ids.
     """
     if isinstance(source, Corpus | Vectors | SparseMatrix):
         return source
@@ -243,7 +248,7 @@ def build_index(
         batches = read_batches(opened, encoder, ids, settings, report)
         segment = write_segment(transaction, batches, settings, memory, quantizer)
         if isinstance(opened, Vectors):
-            known.vocabulary = opened.vocabulary  # that of a JSONL file is complete only after reading
+            known.vocabulary = opened.vocabulary  # the vocabulary of a JSONL file is complete only after reading
         if encoder is not None and not encoder.living and known.fingerprint.tokenizer is None:
             require_same_terms(known.vocabulary, encoder, "the vectors")
         known.take(encoder)
@@ -255,12 +260,12 @@ def build_index(
 def manifest_of(
     shared: Mapping[str, Any], settings: BuildSettings, scale: float, segments: Iterable[Mapping[str, Any] | None]
 ) -> dict[str, Any]:
-    """A manifest without its files.
+    """Return a manifest without the entries of its files.
 
     Args:
-        shared: The entry from `EncoderMetadata.write`.
+        shared: The entries from `EncoderMetadata.write`.
         settings: How the index is written.
-        scale: Scale of its largest segment, 0 if there was none yet.
+        scale: Scale of the largest segment; 0 if there is no segment yet.
         segments: The entries from `write_segment`, in document order.
     """
     return {
@@ -287,11 +292,11 @@ def read_batches(
 
     Args:
         source: An opened source of `Index.build`.
-        encoder: For texts.
+        encoder: Encodes texts.
         ids: For a matrix, the ids of its rows.
         settings: How the index is written.
-        report: Updated meanwhile.
-        skip_bad: Skip and report bad documents of a program; a corpus or a file has its own setting.
+        report: Updated while documents are read.
+        skip_bad: Skip and report bad documents that are passed as objects; a corpus or a file has its own setting.
         doubled: Yield texts with repeated ids, too, instead of refusing them.
     """
     if settings.hybrid and isinstance(source, SparseMatrix | Vectors):
@@ -314,7 +319,7 @@ def read_batches(
         if not isinstance(corpus, Corpus):
             corpus = documents_corpus(corpus, replay=encoder.needs_fit, skip_bad=skip_bad)
         corpus = corpus.with_doubled() if doubled else corpus
-        # Without documents there is nothing to fit; the first documents added later will do.
+        # Without documents, there is nothing to fit to; the encoder is fitted to the first documents added later.
         if encoder.needs_fit and next(iter(corpus), None) is not None:
             fit(encoder, corpus)
         if settings.hybrid and not encoder.dense_width:
@@ -340,11 +345,11 @@ def write_segment(
         quantizer: Builds the quantizer from the largest weight and whether all weights are whole numbers.
 
     Returns:
-        The manifest's entry; None if there was no document and nothing was written.
+        The manifest's entry; None if there were no documents, so that nothing was written.
     """
     folder = files.folder("segment")
     clusters = settings.summary_mass is not None
-    # Clusters of unrelated documents are useless, so they imply ordering.
+    # Clusters of unrelated documents are useless, so with clusters, "auto" means "bisection".
     order = "bisection" if clusters and settings.order == "auto" else settings.order
     try:
         documents = DocumentsWriter(folder)

@@ -20,7 +20,7 @@ from lsr.sparse import SparseMatrix
 
 
 class EncoderState:
-    """The encoder of an index: what is committed, and what uncommitted documents have added to it.
+    """The encoder and vocabulary of an index, as committed and as uncommitted documents have changed them.
 
     Documents may append tokens to the vocabulary, and the first documents of an empty index may fit the encoder.
 
@@ -30,7 +30,7 @@ class EncoderState:
     Args:
         path: The index's folder.
         snapshot: The committed state.
-        tokens: The tokens of the sharded index, if it has more than this shard.
+        tokens: All tokens of the sharded index, which may be more than this shard has; None for a single index.
     """
 
     def __init__(self, path: Path, snapshot: Snapshot, tokens: Sequence[str] | None = None) -> None:
@@ -87,7 +87,7 @@ class EncoderState:
             yield from read(model.over(self._growing))
             return
         unlearned = model.needs_fit  # the index is still empty
-        if unlearned:  # fit a copy to these documents; dropped if the call fails
+        if unlearned:  # fit a copy to these documents, which is dropped if the call fails
             model = load_encoder_files(known.encoder_files)
         yield from read(model)
         if model.fingerprint != known.fingerprint:
@@ -106,7 +106,7 @@ class EncoderState:
         """Yield given vectors in the index's terms."""
         known = self._known
         if empty and not (known.encoder_files or known.vocabulary or known.fingerprint.vocabulary_size):
-            known = EncoderMetadata()  # not set yet: the first documents decide
+            known = EncoderMetadata()  # the first documents decide which encoder the index has
         mapper = TermMapper(str(self._path), source, known, fresh=known is not self._known)
         if known is not self._known:
             self._known, self.learned = known, True
@@ -125,7 +125,7 @@ class EncoderState:
             self._growing.cut(n_tokens)
 
     def write(self, transaction: Transaction) -> dict[str, Any]:
-        """Write what changed to new files; returns the manifest's entries about encoder and vocabulary."""
+        """Write what changed to new files; return the manifest's entries about encoder and vocabulary."""
         names, grown = ("fingerprint", "shared", "has_encoder", "has_vocabulary"), self._manifest.get("grown")
         entries = {name: self._manifest[name] for name in names}
         if self.learned:

@@ -1,9 +1,9 @@
 """Merging: combine adjacent segments into one, without deleted documents and in a new storage order.
 
 Only neighbours are merged, so documents keep their order. The policy is that of Lucene's LogMergePolicy: segments have
-levels by size, each level a multiple of the one below, and enough segments of one level become one of the next. So each
-document is rewritten once per level, and the number of segments grows with the logarithm of the number of documents. A
-segment that has lost more than a third of its documents is rewritten by itself.
+levels by size, and 8 segments of one level are merged into a segment of the next level. So each document is rewritten
+once per level, and the number of segments grows with the logarithm of the number of documents. A segment that has lost
+more than a third of its documents is rewritten by itself.
 
 A writer merges within its transaction, or a `Merger` does it in a background thread while others commit. Documents
 deleted meanwhile are also deleted in the merged segment when it replaces its sources. If segments accumulate faster
@@ -30,14 +30,14 @@ from lsr.index.write.builder import BuildSettings, write_segment
 from lsr.io.vectors import VectorBatch
 from lsr.sparse import MOST_SHIFT
 
-MOST = 64  # number of segments beyond which commits merge the newest ones themselves
+MOST = 64  # with more segments, commits merge the newest ones themselves
 _FACTOR = 8  # number of segments of a level that are merged, and the size ratio between levels
 _FLOOR = 128  # segments of up to _FACTOR times this many documents are on the lowest level
-_DEAD = 1 / 3
+_DEAD = 1 / 3  # segments with a larger share of deleted documents are rewritten
 
 
 class Abandoned(Exception):
-    """A merge was stopped on request."""
+    """Raised to stop a merge on request."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Merged:
         parts: The source segments, as they were when the merge started.
         entry: The merged segment's manifest entry; None if no document was live.
         folder: The merged segment's folder.
-        files: Its files, from `describe`.
+        files: The folder's files, from `describe`.
     """
 
     parts: tuple[OpenSegment, ...]
@@ -57,7 +57,7 @@ class Merged:
     files: Mapping[str, Any]
 
     def alive(self, now: Sequence[OpenSegment]) -> NDArray[np.bool_]:
-        """Return (n_docs,) bool: which documents haven't been deleted since.
+        """Return (n_docs,) bool: which documents haven't been deleted since the merge started.
 
         Args:
             now: The source segments as they are now.
@@ -76,8 +76,9 @@ def plan_merges(
 
     Args:
         entries: The segments' manifest entries.
-        everything: Merge all, until one segment is left, of the latest format and without deleted documents.
-        newest: Choose the last run of the lowest level rather than the first, and never a single segment.
+        everything: Merge all segments into one of the latest format, without deleted documents.
+        newest: Within the lowest level with enough segments, choose the last run instead of the first. A segment with
+            many deleted documents isn't rewritten by itself.
 
     Returns:
         Start and end (exclusive); None if there is nothing to merge. Call again after merging.
@@ -91,7 +92,7 @@ def plan_merges(
             return i, i + 1
     levels = [int(math.log(max(entry["n_alive"] / _FLOOR, 1), _FACTOR)) for entry in entries]
     for level in sorted(set(levels)):
-        mine: list[int] = []  # segments of the level with no larger one between them
+        mine: list[int] = []  # segments of the level, without a larger segment between them
         runs: list[tuple[int, int]] = []
         for i, other in enumerate(levels):
             mine = [] if other > level else [*mine, i] if other == level else mine
@@ -124,7 +125,7 @@ def merge_parts(
         Abandoned: `stop` was set.
     """
     scale, coarsest = min(part.entry["scale"] for part in parts), max(float(part.segment.scales[-1]) for part in parts)
-    while coarsest > scale * 2.0**MOST_SHIFT:  # a larger ratio can't be represented, so round to a coarser scale
+    while coarsest > scale * 2.0**MOST_SHIFT:  # a larger shift can't be represented: use a coarser scale and round
         scale *= 2
     n_terms = max(part.n_terms for part in parts)
 

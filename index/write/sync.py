@@ -1,7 +1,7 @@
 """Keep an index up to date with a folder of files; new, changed, moved and deleted files are found by content.
 
 The state is in the index itself: each document's metadata has "source", its file, and "digest", a hash of the file. So
-after a kill, the next `sync` resumes from the last commit.
+if a sync is killed, the next one resumes from the last commit.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Synced:
     Attributes:
         new: New files.
         changed: Files with other content.
-        moved: Files with the content of one that no longer exists.
+        moved: New files with the content of a file that no longer exists.
         gone: Files that were deleted.
         unchanged: Files with the same content.
         bad: Messages about files that were skipped.
@@ -116,7 +116,7 @@ def sync(index: Changeable, corpus: FileCorpus) -> Synced:
 
 
 def known_files(snapshot: Snapshot) -> dict[str, str]:
-    """Return {file: digest} of an index; the digest is empty if documents of a file disagree.
+    """Return {file: digest} of an index; the digest is empty if a file's documents have different digests.
 
     Raises:
         DataError: Documents use these metadata keys for something else.
@@ -157,7 +157,7 @@ def _documents_of(snapshot: Snapshot, sources: Collection[str]) -> list[str]:
 
 
 def _look(corpus: FileCorpus, passed_over: PassedOver) -> tuple[list[tuple[Found, str]], dict[Found, str]]:
-    """Return the existing files with their digests, and the unreadable ones with the reason."""
+    """Return the existing files with their digests, and the unreadable files with the reason."""
     found, bad = [], {}
     for file in corpus.files(passed_over):
         try:
@@ -174,7 +174,7 @@ def _require_same_folder(
     found: list[tuple[Found, str]],
     gone: Collection[str],
 ) -> None:
-    """Refuse to empty an index: the folder may not be mounted, or it may be the wrong one.
+    """Refuse to delete all documents: perhaps the folder isn't mounted, or is the wrong one.
 
     Raises:
         DataError: None of the index's files exists.
@@ -228,12 +228,12 @@ def _add_some(
                 ids.add(document.id)
                 yield document
                 bar.update()
-            if ids or not left_out.failed:  # otherwise keep the old documents: the file may be half written
+            if ids or not left_out.failed:  # else the file may be half written: keep the old documents
                 made[file.name] = ids
             if time.monotonic() >= until:
                 break
 
-    with progress_to(lambda *_: None):  # whose bar would restart with each call
+    with progress_to(lambda *_: None):  # hide the bar of `upsert`, which would restart with each call
         change = index.upsert(documents(), skip_bad=True)
     synced.bad += change.bad
     _sum_up(synced.report, change.report)

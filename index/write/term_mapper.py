@@ -14,7 +14,7 @@ from lsr.sparse import MAX_TERMS, SparseMatrix
 
 
 class TermMapper:
-    """Maps vectors to the terms of an index, whose vocabulary may grow by their tokens.
+    """Maps vectors to the terms of an index. New tokens may be appended to the index's vocabulary.
 
     Attributes:
         grown: The encoder's metadata after all vectors are read, if there were new tokens; else None.
@@ -23,7 +23,7 @@ class TermMapper:
         path: The index, for messages.
         source: The vectors.
         known: The index's encoder metadata.
-        fresh: Whether `known` is still empty and has to be taken from the source.
+        fresh: Whether `known` is still empty; then it is filled from the source.
 
     Raises:
         EncoderMismatch: The vectors come from another encoder.
@@ -41,7 +41,7 @@ class TermMapper:
         self.grown: EncoderMetadata | None = None
         self._ours = None if known.vocabulary is None else list(known.vocabulary)
         if self._tokens is not None and self._ours is None:
-            raise DataError(f"these vectors have tokens, but those of the index {path} aren't known", self._where)
+            raise DataError(f"these vectors have tokens, but the index {path} doesn't know its tokens", self._where)
         foreign = source.fingerprint if isinstance(source, Vectors) and self._tokens is not None else None
         ours_alone = foreign is None or (bool(known.encoder_files) and foreign.tokenizer is None)
         self._closed = bool(self._ours) and (ours_alone or known.fingerprint.vocabulary_size is not None)
@@ -71,7 +71,7 @@ class TermMapper:
             self.grown.vocabulary = ours
 
     def _by_tokens(self, vectors: SparseMatrix, ours: list[str]) -> SparseMatrix:
-        """Map vectors whose terms are positions among the source's tokens, which may grow from batch to batch."""
+        """Map vectors whose terms are positions in the source's tokens. Each batch may append tokens to these."""
         for token in (self._tokens or ())[len(self._terms) :]:
             if token not in self._term_of:
                 if self._closed:

@@ -1,4 +1,4 @@
-"""One call that adds documents: match them with existing ones, apply the change, and undo it on failure."""
+"""One call that adds documents: finds existing documents with the same ids, and undoes its changes on failure."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Change:
 
 
 class Call:
-    """One call of `Writer.add`: its documents, and how to undo its changes to earlier ones.
+    """One call of `Writer.add`: its documents, and how to undo its changes to earlier documents.
 
     Attributes:
         fresh: The call's documents that aren't in a segment yet.
         before: For each document of the writer's buffer, whether it was live when the call started.
-        early: The segment that this buffer was written to during the call, if any.
+        early: The segment that the writer's buffer was written to during the call; None if it wasn't written.
     """
 
     def __init__(self, buffer: Buffer, replace: bool, skip_bad: bool, change: Change) -> None:
@@ -68,7 +68,7 @@ class Call:
         self._number = 0
 
     def take(self, batch: VectorBatch, before: Sequence[Unit], own: Sequence[Unit]) -> None:
-        """Add documents and mark those that they replace as deleted.
+        """Add documents, and mark the documents that they replace as deleted.
 
         Args:
             batch: The documents.
@@ -97,7 +97,7 @@ class Call:
         before: Sequence[Unit],
         own: Sequence[Unit],
     ) -> NDArray[np.bool_]:
-        """Return (n,) bool: which documents to add; the first one of a repeated id."""
+        """Return (n,) bool: which documents to add. Of a repeated id, the first document is added."""
         first_of = {doc_id: i for i, doc_id in reversed(list(enumerate(ids)))}
         firsts = {parent for parent in parents if parent is not None and parent not in self._parents}
         keys = list(dict.fromkeys(chain(ids, firsts)))
@@ -127,10 +127,10 @@ class Call:
         before: Sequence[Unit],
         own: Sequence[Unit],
     ) -> NDArray[np.bool_]:
-        """Return (n,) bool: which documents to keep; the last one of a repeated id. Marks those that they replace."""
+        """Mark replaced documents as deleted; return (n,) bool: which documents to keep, the last of a repeated id."""
         kept, anew = _last_versions(ids, parents, owners)
         here = np.flatnonzero(kept).tolist()
-        # A passage of a document with earlier passages in this call belongs to it, or starts its next version.
+        # If this call has added passages of the same document, a passage belongs to them or starts the next version.
         more = [i for i in here if owners[i] in self._parents and owners[i] not in anew]
         more_ids = [ids[i] for i in more]
         again = sorted({more[i] for unit in own for i, _, _ in unit.matches(more_ids)}, reverse=True)
@@ -178,7 +178,7 @@ class Call:
 
 
 def _last_versions(ids: list[str], parents: list[str | None], owners: list[str]) -> tuple[NDArray[np.bool_], set[str]]:
-    """Return (n,) bool: which rows belong to the last version of their document; and the documents with several.
+    """Find the rows that belong to the last version of their document, (n,) bool, and the ids with several versions.
 
     A new version starts where a passage's id repeats, or where a document changes between whole and cut.
     """

@@ -1,8 +1,8 @@
 """Writer: buffers changes of an index in memory, writes them as segments, and commits them together.
 
 A writer holds the index's lock. Added documents go to a buffer; a full buffer becomes a segment that isn't in the
-manifest yet. Deleting marks a document; marks in existing segments are written as new files of alive bits. `commit`
-writes a manifest with all of this. A call takes effect completely, or not at all if it fails.
+manifest yet. Deleted documents are only marked; for existing segments, the marks are written as new files of alive
+bits. `commit` writes a manifest with all of this. A call takes effect completely, or not at all if it fails.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Writer:
     Args:
         path: The index's folder.
         snapshot: The latest open snapshot.
-        others: Writers of the other shards: ids are unique over all shards, and an update deletes in all of them.
+        others: Writers of the other shards. Ids are unique over all shards, so an update deletes in these, too.
         scale: The scale of the sharded index; 0 if it has none yet.
-        tokens: The tokens of the sharded index, if it has more than this shard.
+        tokens: All tokens of the sharded index, which may be more than this shard has; None for a single index.
 
     Raises:
         IndexLocked: Another writer holds the lock.
@@ -86,7 +86,7 @@ class Writer:
             self.snapshot = Snapshot.latest(path, snapshot)
             if self.snapshot.damaged:
                 raise CorruptIndex("\n".join(self.snapshot.damaged))
-            if self._transaction.manifest != self.snapshot.manifest:  # else close would remove newer files
+            if self._transaction.manifest != self.snapshot.manifest:  # changes must start from the locked commit
                 raise CorruptIndex(f"{path}: the manifest keeps changing; try again")
             self._begin()
         except BaseException:
@@ -130,7 +130,7 @@ class Writer:
                     own = [stored for stored in self._stored[n_stored:] if stored is not call.early]
                     call.take(batch, before, [*own, call.fresh])
                     if self._buffer.n_bytes + call.fresh.n_bytes > _BUFFER:
-                        # Write earlier documents in their state before this call, which may still fail.
+                        # This call may still fail, so write earlier documents in their state before the call.
                         call.moved(self._buffer, self._spill(self._buffer, call.before))
                         self._buffer = Buffer()
                         self._spill(call.fresh, call.fresh.alive)
@@ -163,7 +163,7 @@ class Writer:
     def delete(self, ids: Iterable[str], where: Filter | None = None, *, known: bool = False) -> Change:
         """Delete documents by id with their passages, and documents that match a filter; see `Index.delete`.
 
-        With `known`, the filter's columns aren't checked again.
+        With `known`, the check of the filter's columns is skipped, because the caller has made it.
         """
         self.require_whole()
         self._require_idle()
@@ -200,17 +200,17 @@ class Writer:
         """
         if self._torn:
             raise OutputError(
-                f"{self._path}: a change was interrupted: roll back, and repeat the changes since the last commit again"
+                f"{self._path}: a change was interrupted: roll back, and repeat the changes since the last commit"
             )
 
     def columns(self) -> list[Columns]:
-        """The columns of all documents, including uncommitted ones."""
+        """Return the columns of all documents, including uncommitted documents."""
         with output_errors(self._path):
             self._flush()  # only segments have columns
         return [s.documents.columns for s in self._stored if s.documents.columns is not None]
 
     def _delete_where(self, where: Filter) -> int:
-        """Delete the documents that match a filter; returns their number, counting a cut document once."""
+        """Delete the documents that match a filter; return their number. Passages of a document count once."""
         gone = set()
         for stored in self._stored:
             for row in np.flatnonzero(where.mask(stored.documents.columns, len(stored.documents))).tolist():
@@ -247,14 +247,14 @@ class Writer:
         self._stored, self._buffer = [*self._stored, *([stored] if stored else [])], Buffer()
 
     def _spill(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
-        """Write a buffer as a segment and keep it among the stored ones."""
+        """Write a buffer as a segment, and append this to the stored segments."""
         stored = self._written(buffer, kept)
         if stored is not None:
             self._stored.append(stored)
         return stored
 
     def _written(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
-        """Write a buffer as a segment; None if it is empty."""
+        """Write the documents to keep of a buffer as a segment; return None if there are none."""
         scale = self._scale
         quantizer = quantizer_of(self._encoder.fingerprint, scale) or Quantizer.of
         if not any(kept):
@@ -292,7 +292,7 @@ class Writer:
             return merged
 
     def keep_pace(self, at_work: Collection[str]) -> None:
-        """Merge the newest committed segments while there are too many for the background merger.
+        """Merge the newest committed segments, while the background merger is behind and there are too many.
 
         A failure is logged as a warning and leaves the committed state unchanged.
 
@@ -310,10 +310,10 @@ class Writer:
             _log.warning("%s: merging failed: %s", self._path, error)
 
     def take(self, merged: Merged) -> bool:
-        """Replace segments by the result of a background merge and commit; documents deleted since are left out.
+        """Replace segments by the result of a background merge, without documents deleted meanwhile, and commit.
 
         Returns:
-            False, with nothing done, if the source segments were merged or replaced meanwhile.
+            Whether segments were replaced; False if the source segments were merged or replaced meanwhile.
         """
         names = [part.entry["name"] for part in merged.parts]
         here = [part.entry["name"] for part in self.snapshot.parts]

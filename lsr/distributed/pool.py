@@ -1,9 +1,9 @@
 """Run many jobs of one kind: one after the other in this process, or by the actors of a Ray cluster.
 
-Each free actor gets one job, so the number of jobs in flight is bounded. If an actor dies, another one repeats its job;
-the result must not depend on which actor does it. Workers are actors, not tasks, because each holds something expensive
-to load (an encoder). Ray Data isn't used: its blocks depend on the number of processors, and its checkpoints on the
-rows processed so far, while here jobs depend on the input alone and are reported one by one.
+Each free actor gets one job, so the number of jobs in flight is bounded. If an actor dies, another one repeats its job,
+so results must not depend on the actor. Workers are actors, not tasks, because each holds something expensive to load
+(an encoder). Ray Data doesn't fit: its blocks depend on the number of processors, and its checkpoints on the rows
+processed so far. Here, jobs depend on the input alone, and each result is reported on its own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Workers:
 
     Attributes:
         address: A Ray cluster, for `lsr.distributed.ray_cluster.connect`; None for this process.
-        count: Number of actors; None for as many as the cluster has room for, even if some must wait for others' jobs.
+        count: Number of actors; None for as many as the cluster has room for, including room that other jobs still
+            occupy.
         gpus: GPUs of each actor.
         memory: Bytes of memory reserved for each actor.
     """
@@ -52,8 +53,8 @@ def do_jobs(
     Args:
         open_worker: Returns the function that does a job; each actor calls it once. It must be picklable, like the
             jobs.
-        jobs: Read only as actors become free.
-        workers: Where they run.
+        jobs: The jobs; each is read when an actor becomes free.
+        workers: Where the jobs run.
         what: What the workers are, for messages ("encoding workers").
 
     Raises:
@@ -80,7 +81,7 @@ def ready(workers: Workers, what: str) -> Iterator[tuple[Any, int]]:
         The module ray and the number of workers; (None, 1) for this process.
 
     Raises:
-        ClusterError: It doesn't answer, or lacks the resources.
+        ClusterError: The cluster doesn't answer, or lacks the resources.
         MissingExtra: ray isn't installed.
     """
     if workers.address is None:
@@ -90,7 +91,8 @@ def ready(workers: Workers, what: str) -> Iterator[tuple[Any, int]]:
     was_connected = known is not None and known.is_initialized()
     ray = connect(workers.address)
     try:
-        # Without a count, one free worker is enough: Ray may still count lost machines, and others may use the rest.
+        # Without a count, require room for one worker: Ray may still count lost machines, and other jobs may use the
+        # rest.
         require(ray, workers.count or 1, cpus=1, memory=workers.memory, gpus=workers.gpus, what=what)
         yield ray, workers.count or _room(ray, workers)
     finally:
@@ -99,7 +101,7 @@ def ready(workers: Workers, what: str) -> Iterator[tuple[Any, int]]:
 
 
 class _Failed:
-    """A worker's error as a message: not all of our exceptions can be pickled."""
+    """A worker's error as a message, because not all of lsr's exceptions can be pickled."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -141,7 +143,7 @@ class _Pool:
 
     def __init__(self, ray: Any, open_worker: Callable[[], Any], workers: Workers, count: int, what: str) -> None:
         self._ray, self._what = ray, what
-        # No restarts: an actor whose machine is lost could wait for another machine forever, and its job with it.
+        # No restarts: an actor whose machine is lost could wait forever for another machine, and block its job.
         options = {"num_cpus": 1, "num_gpus": workers.gpus, "memory": workers.memory, "max_restarts": 0}
         self._actor = ray.remote(**options)(_Worker)
         self._open_worker = ray.put(open_worker)
@@ -154,7 +156,7 @@ class _Pool:
             self._start()
 
     def do(self, jobs: Iterable[Any]) -> Iterator[Any]:
-        """Run jobs; yields results as they finish."""
+        """Run jobs, and yield results as they finish."""
         waiting = iter(jobs)
         while True:
             while self._idle and (ticket := self._next(waiting)) is not None:
@@ -215,7 +217,7 @@ class _Pool:
                 ) from None
             note(f"one of the {self._what} is lost ({ticket.losses[-1]}); another one repeats its part")
             self._again.append(ticket)
-            with suppress(Exception):  # usually it is dead; if it is only unreachable, it must not come back
+            with suppress(Exception):  # usually dead already; an unreachable actor must not come back
                 self._ray.kill(actor)
             self._start()
             return
@@ -232,7 +234,7 @@ class _Pool:
     def close(self) -> None:
         """End the actors."""
         for actor in [*self._idle, *self._starting.values(), *(actor for actor, _ in self._running.values())]:
-            with suppress(Exception):  # it may be dead already
+            with suppress(Exception):  # the actor may be dead already
                 self._ray.kill(actor)
 
 

@@ -19,8 +19,8 @@ def connect(address: str, timeout: float = 120.0) -> Any:
     """Connect to a Ray cluster, unless this process is connected to one already.
 
     Args:
-        address: "auto" for the cluster of this machine, "local" for one that ends with this process, "host:port" of a
-            head node, or "ray://host:port".
+        address: "auto" for the cluster of this machine, "local" for a new cluster that ends with this process,
+            "host:port" of a head node, or "ray://host:port".
         timeout: Seconds to wait for an answer; a busy machine may take long.
 
     Returns:
@@ -28,7 +28,7 @@ def connect(address: str, timeout: float = 120.0) -> Any:
 
     Raises:
         MissingExtra: ray isn't installed.
-        ClusterError: No such address, or no answer; the message says what to check.
+        ClusterError: The address doesn't exist or doesn't answer; the message says what to check.
     """
     try:
         import ray
@@ -87,11 +87,11 @@ def require(ray: Any, workers: int, *, cpus: float, memory: int = 0, gpus: float
 
     Args:
         ray: The module, from `connect`.
-        workers: How many.
-        cpus: CPUs of each.
-        memory: Bytes of memory of each.
-        gpus: GPUs of each.
-        what: What they are, for the message.
+        workers: Number of workers.
+        cpus: CPUs per worker.
+        memory: Bytes of memory per worker.
+        gpus: GPUs per worker.
+        what: What the workers are, for the message.
 
     Raises:
         ClusterError: The message has what is needed and what there is.

@@ -1,4 +1,4 @@
-"""Encoders: text in, sparse vectors out. Names are imported on first use; none of them imports torch."""
+"""Encoders turn texts into sparse vectors. Names are imported on first use, without torch."""
 
 from typing import TYPE_CHECKING
 

@@ -26,9 +26,9 @@ from lsr.errors import EncoderError
 
 VERSION = 1  # version of these rules; terms of other versions can't be compared
 STOP_WORDS = ("light", "drop", "lucene", "keep")
-# Weight of a stop word in a query with n other words: the first divided by n, at most the second.
+# In a query with n other words, a stop word weighs _LIGHT / n, at most _LIGHT_AT_MOST.
 _LIGHT, _LIGHT_AT_MOST = 1.5, 0.3
-_BESIDE = 0.5  # weight of a compound beside its parts, and of a single letter or digit (initials, numbered lists)
+_BESIDE = 0.5  # weight of a compound whose parts are terms too, and of a single letter or digit
 _CACHED_WORDS = 1 << 18  # when the cache is full it starts again, so memory is bounded
 _CACHED_LENGTH = 64  # longer words rarely occur again
 
@@ -98,7 +98,7 @@ class Analyzer:
         words: The stop words of a saved analyzer, so that later versions of a library can't change them.
 
     Raises:
-        EncoderError: No such language or choice.
+        EncoderError: The language or the choice of stop words is unknown.
     """
 
     def __init__(
@@ -136,8 +136,8 @@ class Analyzer:
         return terms, _lucene_length(length) if self._lucene else length
 
     def query(self, text: str) -> dict[str, float]:
-        """{term: weight} of a query. A weight is the number of occurrences. Stop words count less, and least in queries
-        with many other words.
+        """{term: weight} of a query. A weight is the number of occurrences. Stop words weigh less, the less the more
+        other words the query has.
         """
         weights: dict[str, float] = {}
         light: Counter[str] = Counter()
@@ -155,7 +155,7 @@ class Analyzer:
 
         Args:
             text: The document.
-            counted: Leave out terms that don't add to its length; the others don't overlap.
+            counted: Return only the terms that add to the document's length; these don't overlap.
         """
         return [(term.term, start, end) for term, start, end in self._placed(text) if term.counts or not counted]
 
@@ -259,7 +259,7 @@ def _folded(word: str, language: str) -> str:
         return word.lower() if language != "turkish" else word.replace("I", "ı").lower()
     if language == "turkish":
         word = word.replace("İ", "i").replace("I", "ı")
-    # İ is an i with a dot in lower case; others may write it without.
+    # Lower-casing turns İ into i and a combining dot. Drop the dot: other texts omit it.
     return unicodedata.normalize("NFKC", word.casefold().replace("i\u0307", "i"))
 
 
@@ -267,7 +267,7 @@ def _folded(word: str, language: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """A text in NFKC, without invisible characters."""
+    """Normalize a text to NFKC and drop invisible characters."""
     if text.isascii():
         return text
     if not unicodedata.is_normalized("NFKC", text):
@@ -377,7 +377,7 @@ def language_name(language: str) -> str:
     """Snowball's name of a language: "german" for "german", "de" and "de-AT"; also "none" and "lucene".
 
     Raises:
-        EncoderError: No such language.
+        EncoderError: There is no such language.
     """
     name = language.strip().lower()
     name = _CODES.get(re.split("[-_]", name)[0], name)

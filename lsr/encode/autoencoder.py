@@ -6,9 +6,9 @@
     csr loss = MSE(k) + wider MSE(4k) + dead AUX + contrast InfoNCE          (arXiv 2503.01776)
     ncl loss = InfoNCE of relu(W (x - c) / s + b)                            (arXiv 2403.12459)
 
-MSE is divided by the variance of x. AUX revives latents that no vector has used for some steps: the strongest of them
-reconstruct the residual, and AUX is the normalised MSE of this. InfoNCE compares codes by cosine. Training
-needs torch; using the codes doesn't.
+MSE is divided by the variance of x. AUX revives latents that no vector has used for some steps: the most active of
+these latents reconstruct the residual, and AUX is the normalised MSE of that reconstruction. InfoNCE compares codes by
+cosine. Training needs torch; using the codes doesn't.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class CodeSettings:
         wider: Weight of the reconstruction by 4 top_k latents.
         dead: Weight of the reconstruction by unused latents.
         contrast: Weight of InfoNCE.
-        temperature: Of InfoNCE.
+        temperature: Temperature of InfoNCE.
         dropout: Without queries, a vector's positive is a copy with this share of its numbers set to zero.
         dead_after: Steps after which a latent counts as unused.
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
     """
 
     objective: Objective = "csr"
@@ -77,7 +77,7 @@ class TrainedCodes:
     """The result of `train_codes`.
 
     Attributes:
-        weight: (latents, width) float32. It and the bias apply to raw vectors, not to centred ones.
+        weight: (latents, width) float32. Weight and bias apply to raw vectors, not to centred ones.
         bias: (latents,) float32.
         query_bias: (latents,) float32, the bias for queries, whose mean differs from that of documents.
         decoder: (latents, width) float32. `codes @ decoder + center` approximates a vector, with unnormalised codes.
@@ -103,7 +103,7 @@ class TrainedCodes:
         return np.asarray(values, np.float32)
 
     def error(self, vectors: NDArray[np.float32], top_k: int) -> float:
-        """The squared error of reconstructing from top_k latents, divided by that of the mean vector."""
+        """The squared error of reconstructing from top_k latents, divided by the squared error of the mean vector."""
         found = self.activations(vectors, top_k) @ self.decoder + self.center
         spread = ((vectors - vectors.mean(0)) ** 2).sum()
         return float(((vectors - found) ** 2).sum() / max(spread, 1e-12))
@@ -125,7 +125,7 @@ def train_codes(
         positives: (m,) int, the row of `vectors` that each query belongs to.
 
     Raises:
-        EncoderError: Shapes that don't fit, or vectors that aren't finite.
+        EncoderError: Shapes don't fit, or vectors aren't finite.
         MissingExtra: torch isn't installed.
     """
     settings = settings or CodeSettings()
@@ -188,9 +188,9 @@ def train_codes(
 def _first_directions(vectors: NDArray[np.float32], latents: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """(latents, width) float32, the weights with which training begins.
 
-    The principal directions and their opposites reconstruct every vector without interfering with each other; the rest
-    are directions of vectors, short, so that they are rarely used at first. That takes far fewer steps than a random
-    start.
+    The principal directions and their opposites reconstruct every vector without interfering with each other; the other
+    rows are directions of random vectors, scaled down so that they are rarely used at first. Training then takes far
+    fewer steps than from random weights.
     """
     width = vectors.shape[1]
     drawn = vectors[rng.integers(len(vectors), size=latents)]

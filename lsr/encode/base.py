@@ -27,18 +27,18 @@ CONFIG_FILE = "encoder.json"
 FORMAT = 1
 DEFAULT_ENCODER = "lsr-mini"  # for commands without --encoder
 
-Text = str | Mapping[str, Any] | Document  # a mapping is a document: "text", perhaps "title"
+Text = str | Mapping[str, Any] | Document  # a mapping is a document: "text" and optionally "title"
 Texts = Text | Iterable[Text]
 
 
 class Encoder(abc.ABC):
-    """Text in, sparse vectors out.
+    """An encoder turns texts into sparse vectors.
 
     Attributes:
         type: Name of the kind of encoder, as `encoder.json` has it.
         needs_fit: Whether `fit` must see the corpus before anything can be encoded.
-        living: Whether its vocabulary grows with an index, and query weights depend on the index's counts. Use the
-            encoder that `over` returns.
+        living: Whether its vocabulary grows with an index, and query weights depend on the index's counts. If so, use
+            the encoder that `over` returns.
     """
 
     type: ClassVar[str]
@@ -52,7 +52,9 @@ class Encoder(abc.ABC):
 
     @property
     def query_fingerprint(self) -> Fingerprint | None:
-        """Identifies a model that changes only queries, so isn't part of `fingerprint`; None if there is none."""
+        """Identifies a model that encodes only queries, which isn't part of `fingerprint`; None without such a
+        model.
+        """
         return None
 
     @property
@@ -97,12 +99,12 @@ class Encoder(abc.ABC):
     def spans(self, text: str) -> list[tuple[int, int, int]]:
         """Positions of terms in a text: (term, start, end) in characters, in reading order.
 
-        Without stop words and special tokens. The text isn't cut at the maximum length: passages and explanations
+        Stop words and special tokens are left out. The text isn't cut at the maximum length: passages and explanations
         need all of it.
         """
 
     def fillers(self, text: str) -> list[tuple[int, int]]:
-        """Positions of stop words, (start, end) in characters; empty if the encoder knows none."""
+        """Positions of stop words, (start, end) in characters; empty if the encoder has no stop words."""
         return []
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
@@ -139,15 +141,17 @@ class Encoder(abc.ABC):
     def query_files(self) -> dict[str, bytes]:
         """Small files that are stored with vectors; `load_encoder_files` opens them as an encoder for queries.
 
-        To encode documents they may hold only a reference to the model.
+        For encoding documents, they may hold only a reference to the model.
         """
         return {}
 
     def _reduced(self, **settings: Any) -> tuple[Any, ...]:
-        """For `__reduce__`: another process calls `load` with the files; models are opened where they are."""
+        """The value of `__reduce__`: another process then calls `load` with these files and opens models from their
+        current paths.
+        """
         return _reopened, (type(self), self.query_files(), settings)
 
-    def fit(self, texts: Iterable[str]) -> None:  # noqa: B027 - a default, not a gap
+    def fit(self, texts: Iterable[str]) -> None:  # noqa: B027 - a default for subclasses
         """Learn statistics of the corpus; does nothing for most encoders."""
 
     def over(self, lexicon: Lexicon | None) -> Encoder:
@@ -155,20 +159,22 @@ class Encoder(abc.ABC):
         return self
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """(n,) float64, factors that turn a document's weights of (n,) terms into query weights: the IDF if the encoder
-        has it in queries, else 1.
+        """(n,) float64, factors that turn a document's weights of (n,) terms into query weights: the IDF if the
+        encoder's query weights include it, else 1.
         """
         return np.ones(len(terms))
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """How many more tokens the encoder would read after each text, beside prompt and special tokens.
+        """How many more tokens fit after each text; prompt and special tokens are already counted.
 
         Args:
-            texts: The texts with their titles; an empty text gives the whole room.
+            texts: The texts with their titles; for an empty text, the result is the longest text that the encoder
+                reads.
             queries: Read as queries instead of documents.
 
         Returns:
-            A number for each text, negative if tokens are cut (-3: three tokens); None if any text is read to its end.
+            A number for each text, negative if tokens are cut (-3: three tokens); None if the encoder reads texts of
+            any length.
         """
         return None
 
@@ -197,8 +203,8 @@ def as_texts(texts: Texts) -> list[str]:
         texts: Strings or documents; an iterable is read once.
 
     Raises:
-        TypeError: Neither text nor document, or a table, which iterates over its columns.
-        DataError: A document without text, or a text with half a surrogate pair.
+        TypeError: A value is neither text nor document, or `texts` is a table, which iterates over its columns.
+        DataError: A document has no text, or a text has half a surrogate pair.
     """
     if isinstance(texts, Mapping) and isinstance(texts.get("text"), Iterable) and not isinstance(texts["text"], str):
         raise TypeError('texts are a mapping of columns: pass one of them, texts["text"], or one document at a time')
@@ -208,14 +214,15 @@ def as_texts(texts: Texts) -> list[str]:
 
 
 def as_rows(values: Iterable[Any], what: str) -> list[Any]:
-    """The items of an ordered iterable.
+    """Return the items of an ordered iterable.
 
     Args:
         values: The iterable; read once.
-        what: What they are, for messages.
+        what: What the items are, for messages.
 
     Raises:
-        TypeError: A table (iterates over columns), a set (no order), bytes (numbers), or no iterable.
+        TypeError: `values` isn't iterable, or is a table (which iterates over columns), a set (which has no order) or
+            bytes (which iterate over numbers).
     """
     kind = f"{type(values).__module__.partition('.')[0]}.{type(values).__name__}".removeprefix("builtins.")
     if hasattr(values, "columns"):  # of pandas, polars, pyarrow
@@ -257,7 +264,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read `encoder.json`.
 
     Raises:
-        EncoderError: It can't be read, or a later version of lsr wrote it.
+        EncoderError: The file can't be read, or a later version of lsr wrote it.
     """
     path = folder / CONFIG_FILE
     try:

@@ -1,4 +1,4 @@
-"""BM25 as an encoder. Its vocabulary grows with an index, and its IDF is that of the index's current documents.
+"""BM25 as an encoder. Its vocabulary grows with an index, and its IDF comes from the index's current documents.
 
     document weight = tf (k1 + 1) / (tf + k1 (1 - b + b dl / pivot))
     query weight    = weight in the query * idf,  idf = ln(1 + (N - df + 0.5) / (df + 0.5))
@@ -31,14 +31,14 @@ from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
 STATE_FILE = "bm25.json"
-# Measured on six judged collections, whose mean lengths are 20 to 150 words.
+# Chosen on six judged collections, whose mean lengths are 20 to 150 words.
 PIVOT = 30.0
 
 
 class BM25Encoder(Encoder):
     """BM25 as an `Encoder`.
 
-    An index provides terms and counts. Without an index, fit it to a corpus first.
+    An index provides terms and counts. Without an index, fit the encoder to a corpus first.
 
     Args:
         k1: Saturation of the term frequency.
@@ -51,7 +51,7 @@ class BM25Encoder(Encoder):
             mean length of the documents that `fit` sees, which is fixed from then on. A growing index needs a number.
 
     Raises:
-        EncoderError: Values out of range, an unknown language.
+        EncoderError: A value is out of range, or the language is unknown.
     """
 
     type = "bm25"
@@ -104,7 +104,7 @@ class BM25Encoder(Encoder):
             self.pivot = n_words / n_texts if n_words else PIVOT
 
     def over(self, lexicon: Lexicon | None) -> BM25Encoder:
-        """A copy with the terms and counts of an index, or without any for None."""
+        """A copy with the terms and counts of an index; None gives a copy without terms."""
         other = object.__new__(type(self))  # copy.copy would serialise all terms
         other.__dict__.update(self.__dict__, _lexicon=lexicon)
         return other
@@ -114,7 +114,7 @@ class BM25Encoder(Encoder):
         """Terms and counts.
 
         Raises:
-            EncoderError: It has not been fitted.
+            EncoderError: The encoder has not been fitted.
         """
         if self._lexicon is None:
             raise EncoderError(
@@ -148,7 +148,7 @@ class BM25Encoder(Encoder):
         return SparseMatrix.from_dicts(rows, len(lexicon))
 
     def _query_terms(self, text: str, lexicon: Lexicon) -> dict[str, float]:
-        """{term: weight} of a query; with several languages, only in those that documents have."""
+        """{term: weight} of a query; with several languages, only terms of languages that occur in the documents."""
         if not isinstance(self.analyzer, MixedAnalyzer):
             return self.analyzer.query(text)
         marks = {name: lexicon.number(mark) for name, mark in self.analyzer.marks.items()}
@@ -157,7 +157,7 @@ class BM25Encoder(Encoder):
         return self.analyzer.query(text, [name for name, number in marks.items() if number in there])
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """(n,) float64, the IDF of each of (n,) terms; 0 where no document has it."""
+        """(n,) float64, the IDF of each of (n,) terms; 0 for a term that no document has."""
         lexicon, terms = self.lexicon, np.asarray(terms, np.int64)
         there = terms < len(lexicon)
         factors = np.zeros(len(terms))
@@ -201,7 +201,7 @@ class BM25Encoder(Encoder):
         return self.analyzer.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """The words that count for a document's length; unknown ones have term -1."""
+        """The words that count for a document's length; unknown words have term -1."""
         return [(-1, start, end) for _, start, end in self.analyzer.spans(text, counted=True)]
 
     # --- what it is, and on disk -------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class BM25Encoder(Encoder):
         )
 
     def query_files(self) -> dict[str, bytes]:
-        """The whole encoder with its present terms and counts; without them if nothing is counted yet."""
+        """The whole encoder with its current terms and counts; without terms and counts if there are none yet."""
         state: dict[str, Any] = {"analyzer": self.analyzer.settings(), "n_docs": None}
         if self._lexicon is not None and self._lexicon.counted:
             counts = self._lexicon.counts(np.arange(len(self._lexicon)))
@@ -231,7 +231,8 @@ class BM25Encoder(Encoder):
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> BM25Encoder | FixedBM25Encoder:
-        """Open a saved encoder. Those of earlier versions have IDF in the documents' weights.
+        """Open a saved encoder. An encoder of an early version, with IDF in the documents' weights, opens as
+        FixedBM25Encoder.
 
         Raises:
             EncoderError: A file is missing or damaged.
@@ -251,10 +252,10 @@ class BM25Encoder(Encoder):
 
 
 def _lexicon(vocabulary: Any, df: Any, n_docs: Any) -> Lexicon:
-    """The values of a file, checked.
+    """Check the values of a file, and return them as a lexicon.
 
     Raises:
-        ValueError: They are invalid.
+        ValueError: The values are invalid.
     """
     if len(df) != len(vocabulary):
         raise ValueError(f"{len(vocabulary)} terms but {len(df)} counts")

@@ -1,4 +1,5 @@
-"""BM25 of earlier versions, so that their indexes still open: fitted once, IDF in the documents' weights.
+"""BM25 as in earlier versions, kept so that their indexes still open. It is fitted once; IDF is in the document
+weights.
 
     document weight = idf * tf (k1 + 1) / (tf + k1 (1 - b + b dl / avgdl)),  idf = ln(1 + (N - df + 0.5) / (df + 0.5))
     query weight    = how often the term occurs in the query
@@ -152,7 +153,7 @@ class FixedBM25Encoder(Encoder):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Two fits agree when vocabulary, frequencies and settings do."""
+        """Two fitted encoders have the same fingerprint if their vocabulary, frequencies and settings are equal."""
         if self._fingerprint is None:
             state = [json.dumps([self.k1, self.b, self._average_length]).encode(), self._idf.tobytes()]
             words = ["\n".join(self._vocabulary).encode(), self.language.encode()]
@@ -182,7 +183,7 @@ class FixedBM25Encoder(Encoder):
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> FixedBM25Encoder:
-        """Open what `save` wrote.
+        """Open the files of `save`.
 
         Raises:
             EncoderError: A file is missing or damaged.
@@ -197,7 +198,7 @@ class FixedBM25Encoder(Encoder):
                 if not all(isinstance(stem, str) for stem in state["vocabulary"]):
                     raise ValueError("the vocabulary holds something other than words")
                 encoder._restore(state["vocabulary"], idf, float(state["average_length"]), int(state["n_docs"]))
-            # Use the list that it was fitted with; the library's may have changed.
+            # Use the stop words of the fit; the library's list may have changed since.
             encoder._stop_words = frozenset(state["stop_words"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EncoderError(f"{folder}: not a whole bm25 encoder: {error!r}") from None

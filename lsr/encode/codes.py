@@ -3,7 +3,7 @@
     weight = z / |z|,  z = top_k(relu(W x + b))      x: the dense vector; the inner product is the cosine of two codes
 
 `fit` learns W and b from texts without labels (`lsr.encode.autoencoder`), and names each latent by the words that
-activate it most. Encoding a query runs the dense model, too.
+activate it most. The dense model also runs for each query.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Codes:
     Attributes:
         weight: (latents, width) float32.
         bias: (latents,) float32.
-        query_bias: (latents,) float32, of queries.
-        names: The words of each latent; "" for none.
+        query_bias: (latents,) float32, the bias for queries.
+        names: The words that name each latent; "" for a latent without a name.
     """
 
     weight: NDArray[np.float32]
@@ -64,7 +64,9 @@ class Codes:
         return np.asarray(np.maximum(vectors @ self.weight.T + bias, 0), np.float32)
 
     def encode(self, vectors: NDArray[np.float32], top_k: int, *, queries: bool = False) -> SparseMatrix:
-        """The codes of (n, width) vectors, each of norm 1; of equal activations the lower latents are kept."""
+        """The codes of (n, width) vectors, each of norm 1; among equal activations, those with the lowest numbers are
+        kept.
+        """
         rows: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         for first in range(0, len(vectors), _AT_ONCE):
             for row in self.activations(vectors[first : first + _AT_ONCE], queries=queries):
@@ -75,7 +77,7 @@ class Codes:
         return SparseMatrix.from_rows(rows, len(self.weight))
 
     def to_bytes(self) -> bytes:
-        """As an Arrow file."""
+        """Serialize to an Arrow file."""
         width = pa.list_(pa.field("item", pa.float32(), nullable=False), self.weight.shape[1])
         rows = pa.FixedSizeListArray.from_arrays(pa.array(self.weight.reshape(-1)), type=width)
         columns = {"weight": rows, "bias": pa.array(self.bias), "query_bias": pa.array(self.query_bias)}
@@ -90,7 +92,7 @@ class Codes:
         """Read a file written from `to_bytes`.
 
         Raises:
-            EncoderError: It can't be read, or is another kind of file.
+            EncoderError: The file can't be read, or is another kind of file.
         """
         try:
             table = pa.ipc.open_file(path.read_bytes()).read_all().combine_chunks()
@@ -111,17 +113,17 @@ class Codes:
 
 
 class CsrEncoder(Encoder):
-    """Sparse codes over a dense model (arXiv 2503.01776). `load_encoder("csr:lsr-mini")` opens one by its model's name.
+    """Sparse codes over a dense model (arXiv 2503.01776). `load_encoder("csr:lsr-mini")` uses lsr-mini.
 
     Args:
-        dense: An encoder with dense vectors, or a function from a list of texts to (n, width) numbers. One over a
-            function is saved without it: give the function again, `CsrEncoder(function, codes)`.
+        dense: An encoder with dense vectors, or a function from a list of texts to (n, width) numbers. `save` doesn't
+            store a function: pass it again when you open the codes, `CsrEncoder(function, codes)`.
         codes: Codes; None to learn them with `fit`.
         settings: Settings of `fit`; `top_k` is also the number of latents per text.
         queries: The function for queries, if it differs from that for documents.
 
     Raises:
-        EncoderError: An encoder without dense vectors, or codes of another width.
+        EncoderError: The encoder has no dense vectors, or the codes have another width.
     """
 
     type = "csr"
@@ -136,7 +138,7 @@ class CsrEncoder(Encoder):
     ) -> None:
         self.dense = dense.learned if isinstance(dense, HybridEncoder) else dense
         self.codes, self.settings, self.queries = codes, settings or CodeSettings(), queries
-        self._known: dict[str, NDArray[np.float32]] = {}  # vectors of `fit`'s texts, which come next
+        self._known: dict[str, NDArray[np.float32]] = {}  # vectors of `fit`'s texts, usually encoded next
         if isinstance(self.dense, Encoder):
             if not self.dense.dense_width:
                 raise EncoderError(f"{self.dense.fingerprint.model} has no dense vectors; lsr-mini has them")
@@ -164,7 +166,7 @@ class CsrEncoder(Encoder):
         """Learn codes from the first 20,000 texts; a random sentence of each serves as its query.
 
         Raises:
-            EncoderError: Fewer than two texts.
+            EncoderError: There are fewer than two texts.
             MissingExtra: torch isn't installed.
         """
         some = list(islice(iter(texts), _FITTED))
@@ -216,7 +218,7 @@ class CsrEncoder(Encoder):
 
         Args:
             vectors: Codes of queries.
-            changes: {latent: amount added to its weight}; weights stay at least 0.
+            changes: {latent: amount added to its weight}; weights don't fall below 0.
 
         Raises:
             EncoderError: There is no such latent.
@@ -239,7 +241,7 @@ class CsrEncoder(Encoder):
         return self.codes
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """See `Encoder`; the dense model runs."""
+        """See `Encoder`. This runs the dense model."""
         vectors = self._embedded(as_texts(texts), queries=True)
         return self._codes.encode(vectors, self.settings.top_k, queries=True)
 
@@ -277,11 +279,11 @@ class CsrEncoder(Encoder):
 
     @property
     def dense_width(self) -> int:
-        """See `Encoder`; of the dense model."""
+        """See `Encoder`; from the dense model."""
         return self.dense.dense_width if isinstance(self.dense, Encoder) else self._width
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """See `Encoder`; of the dense model."""
+        """See `Encoder`; from the dense model."""
         found = self._embedded(as_texts(texts), queries=queries)
         return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12), np.float32)
 
@@ -302,27 +304,27 @@ class CsrEncoder(Encoder):
         return []
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """The dense model's tokens; over a function, words."""
+        """The dense model's tokens; words if the model is a function."""
         if isinstance(self.dense, Encoder):
             return self.dense.tokens(text)
         return [(-1, match.start(), match.end()) for match in re.finditer(r"\w+", text)]
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; of the dense model, which reads queries as it does documents."""
+        """See `Encoder`; from the dense model, which reads as many tokens of a query as of a document."""
         return self.dense.room(texts) if isinstance(self.dense, Encoder) else None
 
     def check(self) -> None:
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing.
+            EncoderError: A file is missing.
         """
         if isinstance(self.dense, SpladeEncoder | InferenceFreeEncoder):
             self.dense.check()
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of the codes and the dense model."""
+        """Fingerprint of the codes and the dense model."""
         dense = self.dense.fingerprint if isinstance(self.dense, Encoder) else Fingerprint(model="a function")
         state = [json.dumps([str(dense.weights), asdict(self.settings)]).encode()]
         if self.codes is not None:
@@ -360,10 +362,10 @@ class CsrEncoder(Encoder):
         Args:
             folder: The folder of the files.
             config: Content of `encoder.json`.
-            settings: top_k, the number of latents per text; the others are the dense model's.
+            settings: `top_k`, the number of latents per text; other settings are passed to the dense model.
 
         Raises:
-            EncoderError: Something is missing or damaged, or the codes are those of a function.
+            EncoderError: A file is missing or damaged, or the dense model is a function.
         """
         given: dict[str, Any] = {**settings}
         try:
@@ -388,7 +390,7 @@ def _over_function(dense: Any, codes: Any, settings: Any, queries: Any) -> CsrEn
 
 
 def random_sentence(text: str, rng: np.random.Generator) -> str:
-    """A random sentence of at least 20 characters; the whole text if there is none."""
+    """Return a random sentence of at least 20 characters; the whole text if there is none."""
     found = [one for one in re.split(r"(?<=[.!?])\s+", text) if len(one) >= 20]
     return found[int(rng.integers(len(found)))] if found else text
 

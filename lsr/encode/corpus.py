@@ -16,7 +16,7 @@ from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch
 
 CHUNK = 512  # documents encoded together: enough to sort by length, few enough for a lively progress bar
-CHUNK_CHARACTERS = 1 << 18  # fewer if they are long: a tokenizer's output takes many times the memory of the text
+CHUNK_CHARACTERS = 1 << 18  # limit for long documents: a tokenizer's output takes many times the memory of the text
 
 
 @dataclass
@@ -25,13 +25,13 @@ class Report:
 
     Attributes:
         documents: Documents read.
-        vectors: Vectors made; of passages, if documents are cut.
+        vectors: Vectors made; if documents are cut into passages, one per passage.
         empty: Documents without text.
         no_terms: Vectors without any term.
         truncated: Vectors whose text was cut at `max_length`.
         max_length: Tokens that the encoder reads of a text; None for no limit.
         bad: Messages about documents that were skipped.
-        queries: Whether these are queries.
+        queries: Whether queries are encoded.
         told: Value of `vectors` at the warning about cut texts; 0 if there was none yet.
         bad_told: Whether a warning about skipped documents was given.
         told_empty: Whether a warning about texts without terms was given.
@@ -71,7 +71,7 @@ class Report:
         return said
 
     def tell(self) -> None:
-        """Print on stderr what no warning has said yet."""
+        """Print on stderr the problems that no warning has reported yet."""
         if self.bad and not self.bad_told:
             more = " (--left-out FILE lists all)" if len(self.bad) > 1 else ""
             note(f"skipped {counted(len(self.bad), 'bad document')}, the first: {self.bad[0]}{more}")
@@ -119,7 +119,7 @@ def encode_corpus(
     report.queries, report.told = queries, 0
     with progress(None, progress_label) as bar:
         if not bar.disable:
-            bar.reset(corpus.count())  # which may have to read a large file
+            bar.reset(corpus.count())  # the count may have to read a large file
         for chunk in chunks(corpus, CHUNK, CHUNK_CHARACTERS):
             how: dict[str, Any] = {"queries": queries, "passages": passages, "with_text": with_text, "dense": dense}
             batch = encode_chunk(chunk, encoder, report, **how)
@@ -140,7 +140,7 @@ def encode_chunk(
     with_text: bool = True,
     dense: bool = False,
 ) -> VectorBatch:
-    """Encode some documents together, as passages if asked for; see `encode_corpus`."""
+    """Encode some documents together, optionally as passages; see `encode_corpus`."""
     report.documents += len(documents)
     report.empty += sum(not document.content.strip() for document in documents)
     if passages is not None:
@@ -161,7 +161,9 @@ def encode_chunk(
 
 
 def read_length(encoder: Encoder, *, queries: bool = False) -> int | None:
-    """Tokens that an encoder reads of a text, for messages; of queries without special tokens. None for no limit."""
+    """Tokens that an encoder reads of a text, for messages. Special tokens of queries aren't counted. None for no
+    limit.
+    """
     if not queries:
         return encoder.fingerprint.max_length
     room = encoder.room([""], queries=True)
@@ -169,7 +171,7 @@ def read_length(encoder: Encoder, *, queries: bool = False) -> int | None:
 
 
 def fit(encoder: Encoder, corpus: Corpus) -> None:
-    """Fit an encoder to the corpus in one pass, if it needs that."""
+    """Fit an encoder to the corpus in one pass, if the encoder needs a fit."""
     if not encoder.needs_fit:
         return
     with progress(None, f"fitting {encoder.type}") as bar:

@@ -3,12 +3,12 @@
     B = I - P / diag(P),  P = (X^T X + penalty I)^-1      X: documents x frequent terms, TF-IDF rows of length 1
 
 Column j of B holds how strongly the other terms of a document predict term j. A query with term j is expanded by the
-terms of the largest positive values:
+terms with the largest positive values in that column:
 
     query = q + weight * top(B q)
 
-Document vectors are those of BM25. Unlike with "bm25", the vocabulary and the matrix don't grow with an index: they are
-those of the fitted documents.
+Document vectors are those of BM25. Vocabulary and matrix are fixed by `fit`; unlike those of "bm25", they don't grow
+with an index.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class EaseEncoder(Encoder):
     """BM25 whose queries are expanded by a term-term matrix; `load_encoder("ease")`.
 
     Args:
-        bm25: BM25; fitted if there is a table.
+        bm25: The BM25 encoder; it must be fitted if `table` is given.
         table: (n_terms, n_terms), row j with the terms that predict term j and their weights; None to learn it with
             `fit`.
-        weight: Weight of the expansion; 0 is BM25.
-        expansions: Maximal number of terms added to a query.
+        weight: Weight of the expansion; 0 turns it off.
+        expansions: Maximum number of terms added to a query.
         penalty: The penalty of the linear model.
 
     Raises:
-        EncoderError: Values out of range.
+        EncoderError: A value is out of range.
     """
 
     type = "ease"
@@ -123,7 +123,7 @@ class EaseEncoder(Encoder):
         return SparseMatrix.from_rows(found, n_terms)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """BM25's queries, expanded by the terms that predict theirs."""
+        """Encode queries with BM25 and add the terms that predict the query's terms."""
         if self.table is None:
             raise EncoderError("this ease encoder has seen no corpus yet: call fit(texts)")
         rows = []
@@ -155,20 +155,20 @@ class EaseEncoder(Encoder):
         return self.bm25.n_terms
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; BM25's."""
+        """See `Encoder`; from BM25."""
         return self.bm25.spans(text)
 
     def fillers(self, text: str) -> list[tuple[int, int]]:
-        """See `Encoder`; BM25's."""
+        """See `Encoder`; from BM25."""
         return self.bm25.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; BM25's."""
+        """See `Encoder`; from BM25."""
         return self.bm25.tokens(text)
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of BM25, the settings and the matrix."""
+        """Fingerprint of BM25, the settings and the matrix."""
         bm25 = self.bm25.fingerprint
         state = [json.dumps([bm25.weights, self._settings()]).encode()]
         if self.table is not None:

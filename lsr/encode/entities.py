@@ -1,12 +1,12 @@
 """Entities as terms of an encoder's vectors (after DyVo, arXiv 2410.07722).
 
-    weight of an entity = log1p(its mentions), in queries times `weight`
+    weight of an entity = log1p(number of mentions); in queries, multiplied by `weight`
 
-A mention is the longest sequence of words that is the name or an alias of an entity; if several entities share an
-alias, all of them count, but less. So two spellings of a place meet in one term, and explanations name it. Entities
-stand before the terms of the encoder in the vocabulary, as "entity:NAME".
+A mention is the longest sequence of words that is the name or an alias of an entity; if n entities share an alias, a
+mention counts 1/n for each. So two spellings of a place give the same term, and explanations show it. In the
+vocabulary, entities are named "entity:NAME" and precede the encoder's terms.
 
-Simpler than DyVo: mentions are found by their words alone, without dense candidates, and nothing is trained.
+Unlike in DyVo, mentions are found by their words alone, without dense candidates, and nothing is trained.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ENTITIES_FILE = "entities.json"
 PREFIX = "entity:"
 _WORD = re.compile(r"\w+")
 WEIGHT = 0.1  # chosen with BM25 on the World Factbook's training queries; a larger weight finds more, but ranks worse
-_MOST = 20  # mentions that count
+_MOST = 20  # further mentions of an entity don't count
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Entity:
     """An entity.
 
     Attributes:
-        name: Its name, which no other entity has.
+        name: Unique name.
         aliases: Other names.
     """
 
@@ -55,7 +55,7 @@ def read_entities(path: str | PathLike[str]) -> list[Entity]:
     """Read entities from JSON lines, {"name": ..., "aliases": [...]}.
 
     Raises:
-        DataError: A line is something else.
+        DataError: A line has another form.
     """
     found = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
@@ -71,18 +71,18 @@ def read_entities(path: str | PathLike[str]) -> list[Entity]:
 
 
 class Linker:
-    """Finds mentions of entities in texts, by the longest match of whole words; letter case doesn't count.
+    """Finds mentions of entities in texts, by the longest match of whole words, ignoring case.
 
     Args:
         entities: The entities.
 
     Raises:
-        EncoderError: A name twice, or without a word.
+        EncoderError: Two entities have the same name, or a name has no word.
     """
 
     def __init__(self, entities: Sequence[Entity]) -> None:
         self._known: dict[tuple[str, ...], list[int]] = {}
-        self._longest: dict[str, int] = {}  # words of the longest name, by its first word
+        self._longest: dict[str, int] = {}  # first word: number of words of the longest name that begins with it
         if len({entity.name for entity in entities}) != len(entities):
             raise EncoderError("two entities have the same name")
         for number, entity in enumerate(entities):
@@ -109,16 +109,16 @@ class Linker:
 
 
 class EntityEncoder(Encoder):
-    """An encoder whose vectors have terms for entities, too.
+    """An encoder with additional terms for entities.
 
     Args:
-        base: BM25, or an encoder with a vocabulary of its own; of a hybrid encoder take its learned part.
+        base: BM25, or a learned encoder. A hybrid encoder isn't accepted: pass its learned part.
         entities: The entities.
         weight: Weight of an entity in a query; with BM25 as base, it is multiplied by the entity's IDF. 0 leaves
             entities out.
 
     Raises:
-        EncoderError: A hybrid encoder, a negative weight, or entities with the same name.
+        EncoderError: The base is a hybrid encoder, the weight is negative, or two entities have the same name.
     """
 
     type = "entities"
@@ -148,7 +148,7 @@ class EntityEncoder(Encoder):
 
     @property
     def needs_fit(self) -> bool:  # type: ignore[override]
-        """Whether BM25 needs it."""
+        """Whether the base needs `fit`."""
         return self.base.needs_fit
 
     def fit(self, texts: Iterable[str]) -> None:
@@ -167,8 +167,7 @@ class EntityEncoder(Encoder):
             self._lexicon = Lexicon.of_counts(self._tokens, counts.tolist(), n_docs)
 
     def over(self, lexicon: Lexicon | None) -> EntityEncoder:
-        """A copy with the terms and counts of an index, or without any for None; the encoder itself if the base isn't
-        BM25."""
+        """With BM25 as base, a copy with the terms and counts of an index (None for none); else the encoder itself."""
         if not self.living:
             return self
         other = object.__new__(type(self))
@@ -235,31 +234,31 @@ class EntityEncoder(Encoder):
         return sorted(found, key=lambda span: (span[1], span[0]))
 
     def fillers(self, text: str) -> list[tuple[int, int]]:
-        """See `Encoder`; of the base."""
+        """See `Encoder`; from the base."""
         return self.base.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; of the base."""
+        """See `Encoder`; from the base."""
         return self.base.tokens(text)
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """See `Encoder`; of the base. Entities are mentioned in the text itself."""
+        """See `Encoder`; from the base. Entities have no origin, as they are mentioned in the text itself."""
         first = len(self.entities)
         found = self.base.origins(text, [term - first for term in terms if term >= first])
         return {term + first: span for term, span in found.items()}
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; of the base. Entities are found in the whole text."""
+        """See `Encoder`; from the base. Entities are found in the whole text."""
         return self.base.room(texts, queries=queries)
 
     @property
     def query_fingerprint(self) -> Fingerprint | None:
-        """See `Encoder`; of the base."""
+        """See `Encoder`; from the base."""
         return self.base.query_fingerprint
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of the base and the entities."""
+        """Fingerprint of the base and the entities."""
         base = self.base.fingerprint
         state = json.dumps([base.weights, self.weight, [[e.name, *e.aliases] for e in self.entities]])
         return replace(
@@ -300,10 +299,10 @@ class EntityEncoder(Encoder):
         Args:
             folder: The folder of the files.
             config: Content of `encoder.json`.
-            base: The base, opened.
+            base: The opened base encoder.
 
         Raises:
-            EncoderError: Something is missing or damaged.
+            EncoderError: A file is missing or damaged.
         """
         try:
             rows = json.loads((folder / ENTITIES_FILE).read_bytes())

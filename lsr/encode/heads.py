@@ -20,7 +20,8 @@ class Head(nn.Module):
     """Base of all heads.
 
     A head from another package (see `lsr.plugins`) has `__init__(tensors, n_terms)` and a class method `start(hidden,
-    n_terms, absent)`, which returns its first tensors; `LexicalHead` is an example. `tensors` returns them for saving.
+    n_terms, absent)`, which returns its initial tensors; `LexicalHead` is an example. `tensors` returns the tensors to
+    save.
 
     Args:
         pooling: "max" or "sum".
@@ -28,9 +29,9 @@ class Head(nn.Module):
         n_terms: Size of the vocabulary.
 
     Attributes:
-        reads: What it takes from the backbone: its "output" (last states, or logits), "raw" last states even if the
-            backbone computes logits from them, or "both", side by side.
-        NAMES: Names of its tensors.
+        reads: The input from the backbone: its "output" (last states, or logits); "raw", the last states even if the
+            backbone computes logits from them; or "both", concatenated.
+        NAMES: Names of the head's tensors.
         MODEL: The class of transformers that opens the backbone. The output of "AutoModelForMaskedLM" is the logits,
             (batch, seq, n_terms), if the head doesn't detach the output layer.
     """
@@ -59,7 +60,7 @@ class Head(nn.Module):
             (batch, seq, n) float.
 
         Raises:
-            EncoderError: This head doesn't tell.
+            EncoderError: This head can't attribute terms to tokens.
         """
         raise EncoderError(f"{type(self).__name__} doesn't tell which token a term comes from")
 
@@ -72,7 +73,7 @@ class Head(nn.Module):
         return {name: self.state_dict()[name].detach() for name in self.NAMES}
 
     def queries(self) -> Head:
-        """The head of queries on the same backbone: this one, unless a system has two."""
+        """The head for queries on the same backbone; this head, unless queries have a separate head."""
         return self
 
     @contextlib.contextmanager
@@ -85,13 +86,13 @@ class MaskedLMHead(Head):
     """The output layer of a masked language model, detached from the model if possible.
 
     Args:
-        model: The model; from now on it ends before that layer.
+        model: The model; it is changed to end before its output layer.
         pooling, saturation: As for `Head`.
-        n_terms: Terms that it must output.
+        n_terms: Number of terms that the model must output.
         where: The checkpoint, for messages.
 
     Raises:
-        EncoderError: It outputs another number of terms.
+        EncoderError: The model outputs another number of terms.
     """
 
     MODEL = "AutoModelForMaskedLM"
@@ -105,7 +106,7 @@ class MaskedLMHead(Head):
 
     @torch.no_grad()
     def _take_apart(self, model: Any, where: str) -> bool:
-        """Make the model stop before its output layer; returns False if that changes the logits."""
+        """Make the model stop before its output layer; return False if this changes the logits."""
         output = self._output[0]
         probe = torch.arange(min(self.n_terms, 8), device=next(model.parameters()).device).unsqueeze(0)
         mask = torch.ones_like(probe)
@@ -142,7 +143,7 @@ class MaskedLMHead(Head):
         return pool_states(states, mask, weight, bias, self.pooling, self.saturation)
 
     def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         if not self.apart:
             return states[..., terms]
         weight, bias = self._output[0].weight, self._output[0].bias
@@ -152,7 +153,7 @@ class MaskedLMHead(Head):
         """Refuse a model whose output layer couldn't be detached.
 
         Raises:
-            EncoderError: It couldn't; the message names the checkpoint and what needs it.
+            EncoderError: The layer isn't detached; the message names the checkpoint and the feature that needs this.
         """
         if not self.apart:
             raise EncoderError(f"{where}: its output layer can't be detached, so {what} is not possible")
@@ -184,7 +185,7 @@ class GatedHead(MaskedLMHead):
     """A masked language model's weights behind a gate for each term.
 
     The gate is 0 or 1 in the forward pass; its gradient is that of a sigmoid (straight-through estimator). Arguments
-    are those of `MaskedLMHead`, and `tensors`, from `start` or `tensors`.
+    are those of `MaskedLMHead`, and `tensors`: the result of `start`, or of a saved head's `tensors`.
     """
 
     NAMES = ("gate.weight", "gate.bias")
@@ -202,7 +203,7 @@ class GatedHead(MaskedLMHead):
         return {"gate.weight": torch.zeros_like(embeddings.detach()), "gate.bias": torch.ones(len(embeddings))}
 
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         weights = super().forward(states, ids, mask, terms)
         rows = slice(None) if terms is None else terms
         logits = max_logits(states, mask, self.gate_weight[rows], self.gate_bias[rows])
@@ -210,7 +211,7 @@ class GatedHead(MaskedLMHead):
         return weights * ((logits > 0).to(soft.dtype) + soft - soft.detach())
 
     def tensors(self) -> dict[str, Tensor]:
-        """The gate."""
+        """The gate's weight and bias."""
         return {"gate.weight": self.gate_weight.detach(), "gate.bias": self.gate_bias.detach()}
 
 
@@ -218,7 +219,7 @@ class LexicalHead(Head):
     """Weights for the text's own tokens only, without expansion.
 
     Args:
-        tensors: From `start` or `tensors`.
+        tensors: The result of `start`, or of a saved head's `tensors`.
         n_terms: Size of the vocabulary.
     """
 
@@ -237,17 +238,17 @@ class LexicalHead(Head):
         return {"weigh.weight": torch.zeros(1, hidden), "weigh.bias": torch.ones(1), "counts": counts}
 
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         values = torch.relu(self.weigh(states).squeeze(-1)) * self.counts[ids] * mask
         weights = values.new_zeros(ids.shape[0], self.n_terms).scatter_reduce(1, ids, values, "amax")
         return weights if terms is None else weights[:, terms]
 
     def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         return torch.where(ids.unsqueeze(-1) == terms, torch.relu(self.weigh(states)), 0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its layer."""
+        """The layer's weight and bias, and the counts."""
         return {
             "weigh.weight": self.weigh.weight.detach(),
             "weigh.bias": self.weigh.bias.detach(),
@@ -262,7 +263,7 @@ class ExpansionHead(Head):
     text is added.
 
     Args:
-        tensors: From `start` or `tensors`.
+        tensors: The result of `start`, or of a saved head's `tensors`.
         saturation: As for `Head`; the pooling is max.
     """
 
@@ -276,12 +277,12 @@ class ExpansionHead(Head):
         self.identity, self.up, self.down = (
             linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in ("identity", "up", "down")
         )
-        # Only the scales of its rows are trained: a batch has too few terms to move all of them.
+        # Only the scale of each row is trained: a batch has too few terms to train all rows.
         self.register_buffer("projection", projection)
         self.scale = nn.Parameter(torch.zeros(self.n_terms))
         self.bias = nn.Parameter(tensors["bias"])
         self.frequency = nn.Parameter(tensors["frequency"])
-        # A term learns only from batches that have it, so what all terms share has parameters of its own.
+        # A term learns only from batches in which it occurs, so three more parameters are shared by all terms.
         self.shift, self.stretch, self.louder = (nn.Parameter(torch.zeros(1)) for _ in range(3))
         self.k1_b = nn.Parameter(tensors["saturation"])  # log k1, logit of b
 
@@ -317,14 +318,14 @@ class ExpansionHead(Head):
         }
 
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         rows = slice(None) if terms is None else terms
         logits = max_logits(self.transform(states), mask, self._projection(rows), self.bias[rows] + self.shift)
         logits = logits + (self.frequency[rows] + self.louder) * self.frequencies(ids, mask, terms)
         return saturate(logits, self.saturation)
 
     def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
-        """See `Head`; the frequency's share belongs to no token and isn't included."""
+        """See `Head`. The frequency's share isn't included, since it belongs to no single token."""
         return self.transform(states) @ self._projection(terms).T
 
     def _projection(self, rows: Tensor | slice) -> Tensor:
@@ -344,7 +345,7 @@ class ExpansionHead(Head):
         return counts / (counts + k1 * (1 - b + b * length))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All parameters, with those that all terms share folded into each term's."""
+        """All parameters; shared parameters are folded into those of each term."""
         layers = {"identity": self.identity, "up": self.up, "down": self.down}
         found = {
             f"{name}.{kind}": getattr(layer, kind) for name, layer in layers.items() for kind in ("weight", "bias")

@@ -33,8 +33,9 @@ from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
 PREFIX = "bm25:"
-# BM25's document weights are divided by this factor, and its query weights multiplied. So the document weights of both
-# encoders have the same magnitude, and one 8-bit scale loses little. The second is for document weights with IDF.
+# BM25's document weights are divided by this factor, and its query weights are multiplied by it. So the document
+# weights of both encoders have the same magnitude, and one 8-bit scale fits both. _SIZE_FIXED is for document weights
+# that include IDF.
 _SIZE, _SIZE_FIXED = 0.5, 4.0
 
 
@@ -69,7 +70,7 @@ class HybridEncoder(Encoder):
         return self.lexical.living
 
     def over(self, lexicon: Lexicon | None) -> HybridEncoder:
-        """Return a copy with BM25's terms and counts of an index; without any if `lexicon` is None."""
+        """Return a copy with BM25's terms and counts of an index; None gives a copy without terms."""
         if not isinstance(self.lexical, BM25Encoder):
             return self
         mine = None if lexicon is None else lexicon.part(self.learned.n_terms, PREFIX)
@@ -92,7 +93,7 @@ class HybridEncoder(Encoder):
             settings: Settings of the learned encoder that replace the stored ones.
 
         Raises:
-            EncoderError: Something is missing or damaged.
+            EncoderError: A file is missing or damaged.
         """
         learned, lexical, weight = open_parts(folder, config)
         kind = InferenceFreeEncoder if learned["type"] == InferenceFreeEncoder.type else SpladeEncoder
@@ -112,7 +113,7 @@ class HybridEncoder(Encoder):
         self.lexical.fit(texts)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Both encoders' queries side by side; for inference-free ones see `InferenceFreeEncoder.encode_known`."""
+        """Both encoders' queries side by side; for inference-free encoders see `InferenceFreeEncoder.encode_known`."""
         texts = as_texts(texts)
         lexical = self.lexical.encode_query(texts)
         if isinstance(self.learned, InferenceFreeEncoder):
@@ -124,7 +125,7 @@ class HybridEncoder(Encoder):
     def encode_document(self, texts: Texts) -> SparseMatrix:
         """Both encoders' documents side by side."""
         texts = as_texts(texts)
-        lexical = self.lexical.encode_document(texts)  # the fast one first: it fails if it isn't fitted
+        lexical = self.lexical.encode_document(texts)  # BM25 first: it is fast, and fails if it isn't fitted
         return _beside(self.learned.encode_document(texts), lexical, 1 / self._size)
 
     @property
@@ -137,7 +138,7 @@ class HybridEncoder(Encoder):
         return self.learned.encode_dense(texts, queries=queries)
 
     def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
-        """Both encoders' documents side by side, and the learned one's dense vectors."""
+        """Both encoders' documents side by side, and the learned encoder's dense vectors."""
         texts = as_texts(texts)
         lexical = self.lexical.encode_document(texts)
         learned, dense = self.learned.encode_both(texts)
@@ -186,20 +187,20 @@ class HybridEncoder(Encoder):
         return self.learned.offsets(texts)
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; counts what the learned encoder reads. BM25 reads all of a text."""
+        """See `Encoder`; for the learned encoder. BM25 reads texts of any length."""
         return self.learned.room(texts, queries=queries)
 
     def check(self) -> None:
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing.
+            EncoderError: A file is missing.
         """
         self.learned.check()
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The fingerprints of both."""
+        """The combined fingerprint of both encoders."""
         learned, lexical = self.learned.fingerprint, self.lexical.fingerprint
         weights = [str(learned.weights), str(lexical.weights), repr(self.weight)]
         return replace(
@@ -212,7 +213,7 @@ class HybridEncoder(Encoder):
 
     @property
     def query_fingerprint(self) -> Fingerprint | None:
-        """See `Encoder`; of the learned encoder."""
+        """See `Encoder`; from the learned encoder."""
         return self.learned.query_fingerprint
 
     # --- on disk ------------------------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ def with_states(encoder: Encoder) -> SpladeEncoder:
     """Return the part of an encoder that gives token states of a dense model.
 
     Raises:
-        EncoderError: It has none.
+        EncoderError: The encoder has no dense model with token states.
     """
     model = document_model(encoder)
     if not isinstance(model, SpladeEncoder) or not model.dense_width:
@@ -274,7 +275,7 @@ def open_parts(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any],
     """The learned encoder's settings, BM25, and BM25's weight, from the files of `save` or `query_files`.
 
     Raises:
-        EncoderError: Something is missing or damaged.
+        EncoderError: A file is missing or damaged.
     """
     try:
         learned, lexical, weight = dict(config["learned"]), dict(config["lexical"]), float(config["weight"])

@@ -2,14 +2,14 @@
 
     q_j = 1[j in tokens(q)] * table_j
 
-Repeated tokens count once; special tokens and negative entries count zero (SPLADE-doc; IDF tables of arXiv
-2411.04403). Queries need the tokenizer and the table, but neither torch nor transformers.
+Repeated tokens count once. Special tokens and tokens with a negative entry have weight 0 (SPLADE-doc; IDF tables of
+arXiv 2411.04403). Queries need the tokenizer and the table, but neither torch nor transformers.
 
-A small SPLADE model can be added for queries. It weighs terms that a query doesn't have, too:
+A small SPLADE model can be added for queries. It also gives weight to terms that aren't in the query:
 
     q = (table's weights + model's weights) / 2
 
-Documents stay the same, so an index can be searched with and without it.
+Documents stay the same, so an index can be searched with and without this model.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
 TABLE_FILE = "query_weights.arrow"
-_QUERY_MODEL = "query"  # its folder, and its key in encoder.json
-_QUERY_TERMS = 32  # terms of a query that its model adds at most
+_QUERY_MODEL = "query"  # folder of the query model, and its key in encoder.json
+_QUERY_TERMS = 32  # the query model gives at most this many terms
 _BEGINNING = 3  # letters
 
 
@@ -47,10 +47,10 @@ class InferenceFreeEncoder(Encoder):
     Args:
         document: The documents' encoder; its model is loaded when the first document is encoded.
         table: (n,) float, weight of each token; n at most the size of the vocabulary.
-        tokenizer: The queries' tokenizer; None for the documents'.
-        max_length: Tokens of a query that are read; None for all.
+        tokenizer: The tokenizer for queries; None for the documents' tokenizer.
+        max_length: Number of tokens read from a query; None for all.
         prompt: Text before every query.
-        query_model: A model with the same vocabulary, whose weights of queries are averaged with the table's.
+        query_model: A model with the same vocabulary; its query weights are averaged with those of the table.
 
     Raises:
         EncoderError: The table doesn't fit the vocabulary, or has values that are not numbers.
@@ -93,12 +93,12 @@ class InferenceFreeEncoder(Encoder):
         return self._with_model(texts, [(row, self.table[row]) for row in terms], terms)
 
     def encode_known(self, texts: Sequence[str], other: Encoder) -> SparseMatrix:
-        """Encode queries for use beside an encoder of whole words, such as BM25.
+        """Encode queries for use together with an encoder of whole words, such as BM25.
 
         A word that isn't in the vocabulary is split into pieces, which also occur in unrelated words. So pieces count
-        only if the query has another whole word that the other encoder knows and that isn't a stop word: the first
-        piece in full, the next ones half. If the other encoder doesn't know the word of the pieces, only the first one
-        counts, and only with at least three letters.
+        only if the query also has a whole word that isn't a stop word and that the other encoder knows. The first piece
+        then counts in full, each further piece half. If the other encoder doesn't know the split word, only its first
+        piece counts, and only if that has at least three letters.
 
         Args:
             texts: The queries.
@@ -138,9 +138,9 @@ class InferenceFreeEncoder(Encoder):
 
         Args:
             texts: The queries.
-            rows: Terms of each query and their weights in the table. A query without any stays empty: the model would
+            rows: Terms of each query and their weights in the table. A query without terms stays empty: the model would
                 only guess.
-            own: Tokens of each query. If a row leaves one out, the model doesn't add it, either.
+            own: Tokens of each query. The model can't add a token of the query that is missing from its row.
         """
         if self.query_model is not None:
             guessed = self.query_model.encode_query(texts).top_k(_QUERY_TERMS)
@@ -164,11 +164,11 @@ class InferenceFreeEncoder(Encoder):
         return self.document.dense_width
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """See `Encoder`; by the documents' model, also for queries."""
+        """See `Encoder`; from the documents' model, also for queries."""
         return self.document.encode_dense(texts, queries=queries)
 
     def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
-        """See `Encoder`; by the documents' model."""
+        """See `Encoder`; from the documents' model."""
         return self.document.encode_both(texts)
 
     @property
@@ -182,15 +182,15 @@ class InferenceFreeEncoder(Encoder):
         return [span for span in self.tokenizer.spans(text) if span[0] < n_terms]
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; by the documents' model."""
+        """See `Encoder`; from the documents' model."""
         return self.document.tokens(text)
 
     def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
-        """See `Encoder`; by the documents' model."""
+        """See `Encoder`; from the documents' model."""
         return self.document.offsets(texts)
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """See `Encoder`; by the documents' model."""
+        """See `Encoder`; from the documents' model."""
         return self.document.origins(text, terms)
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
@@ -206,7 +206,7 @@ class InferenceFreeEncoder(Encoder):
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing, or queries and documents have different vocabularies.
+            EncoderError: A file is missing, or queries and documents have different vocabularies.
         """
         self.document.check()
         if list(self.document.vocabulary) != self._vocabulary:
@@ -217,7 +217,7 @@ class InferenceFreeEncoder(Encoder):
         """Check the query model without running it, and without the documents' model.
 
         Raises:
-            EncoderError: Something is missing, or it has another vocabulary than the table.
+            EncoderError: A file is missing, or the vocabularies of the query model and the table differ.
         """
         if self.query_model is not None:
             self.query_model.check()
@@ -229,7 +229,9 @@ class InferenceFreeEncoder(Encoder):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The fingerprints of the documents' encoder and the table; the query model changes no document's vector."""
+        """Combined fingerprint of the documents' encoder and the table. The query model isn't included, since it
+        changes no document vector.
+        """
         if self._fingerprint is None:
             document = self.document.fingerprint
             parts = [str(document.weights), self.prompt, str(self.max_length)]
@@ -259,8 +261,8 @@ class InferenceFreeEncoder(Encoder):
     def save(self, folder: str | PathLike[str]) -> None:
         """Copy the documents' checkpoint, and write tokenizer, table and `encoder.json`.
 
-        A model that other libraries can open is put into the folder itself, where they look for it; others into
-        "document".
+        If other libraries can open the model, it goes into the folder itself, where they look for it; otherwise into
+        the subfolder "document".
         """
         folder, tower = Path(folder), self.document.document
         known = portable.is_portable(tower)
@@ -301,7 +303,7 @@ class InferenceFreeEncoder(Encoder):
         """Open the files of `save` or `query_files`.
 
         Args:
-            folder: The folder of the files; not needed later, unless the model is in it.
+            folder: The folder of the files. It may be deleted afterwards, unless it contains the model.
             config: Content of `encoder.json`.
             settings: Settings of the documents' encoder that replace the stored ones.
 
@@ -321,12 +323,12 @@ class InferenceFreeEncoder(Encoder):
 
 
 def _meets(place: tuple[int, int] | None, spans: Iterable[Sequence[int]]) -> bool:
-    """Whether a range of characters overlaps any of several others."""
+    """Whether a range of characters overlaps one of the spans."""
     return place is not None and any(start < place[1] and end > place[0] for start, end in spans)
 
 
 def _checked_table(table: ArrayLike, tokenizer: TextTokenizer, n_terms: int) -> NDArray[np.float32]:
-    """A copy with an entry for each term: negative ones and special tokens are zero."""
+    """Return a copy with an entry for each term, where negative entries and those of special tokens are set to zero."""
     given = np.asarray(table, dtype=np.float32)
     if given.ndim != 1 or not tokenizer.size <= len(given) <= max(n_terms, tokenizer.size):
         raise EncoderError(

@@ -1,6 +1,6 @@
 """Detect the language of a text, and analyze texts of several languages.
 
-The language follows from the script and, where languages share a script, from the stop words in the text. That needs no
+The language follows from the script and, where languages share a script, from the stop words in the text. This needs no
 network and is deterministic. A document is analyzed in its own language. A query is analyzed in every language that
 documents have, so that its words match the stems of all of them; its stop words are those of its own language.
 """
@@ -22,7 +22,7 @@ _LATIN = (
     "english", "german", "french", "spanish", "italian", "portuguese", "dutch", "swedish", "danish", "norwegian",
     "finnish", "hungarian", "turkish",
 )  # fmt: skip
-# Letters that only one of them has: a word with such a letter counts as a stop word.
+# Letters that occur in only one of these languages: a word with such a letter counts as a stop word.
 _LETTERS = {"turkish": "ığş", "hungarian": "őű", "german": "ß", "spanish": "ñ", "portuguese": "ãõ"}
 # Detected by script: {language: (its letters, letters that show another language of the same script)}
 _SCRIPTS = {
@@ -33,22 +33,22 @@ _SCRIPTS = {
     "hindi": ("\u0900-\u097f", "ळ"),
     "tamil": ("\u0b80-\u0bff", ""),
 }
-_ELSEWHERE = 0.5  # weight of a query word's stems in languages other than the query's, if that was detected
-_READ = 4000  # characters of a text that are looked at
+_ELSEWHERE = 0.5  # weight of a query word's stems in other languages, if the query's language was detected
+_READ = 4000  # only this many characters of a text are examined
 _WORD = re.compile(r"[^\W\d_]+")
 
 
 class MixedAnalyzer:
-    """Analyzes texts of several languages, each document in its own.
+    """Analyzes texts of several languages, each document in its own language.
 
     Args:
-        languages: "auto" for all that can be detected, or names or codes, such as "de,en". A text whose language can't
-            be detected counts as the first.
+        languages: "auto" for all that can be detected, or names or codes, such as "de,en". If a text's language can't
+            be detected, the first of them is used.
         stop_words: As for `Analyzer`.
         words: {language: stop words} of a saved analyzer.
 
     Raises:
-        EncoderError: No such language or choice.
+        EncoderError: The language or the choice of stop words is unknown.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class MixedAnalyzer:
         return {name: sorted(analyzer.words) for name, analyzer in self._analyzers.items()}
 
     def settings(self) -> dict[str, Any]:
-        """The settings that decide the terms."""
+        """The settings that determine the terms."""
         words = self._words()
         return {"version": VERSION, "language": self.language, "stop_words": self.stop_words, "words": words}
 
     @property
     def marks(self) -> dict[str, str]:
-        """{language: the term that each of its documents gets}; queries never have these terms."""
+        """{language: a term added to each document in that language}; queries never have these terms."""
         return {name: f"[{name}]" for name in self._names}
 
     def language_of(self, text: str) -> str:
@@ -82,18 +82,19 @@ class MixedAnalyzer:
         return detect_language(text, self._names) or self._names[0]
 
     def document(self, text: str) -> tuple[list[str], int]:
-        """The terms of a document, repeated as they occur, with its language's mark; and its length."""
+        """The terms of a document, repeated as they occur, plus its language's mark; and the document's length."""
         language = self.language_of(text)
         terms, length = self._analyzers[language].document(text)
         return [*terms, self.marks[language]], length
 
     def query(self, text: str, among: Iterable[str] | None = None) -> dict[str, float]:
-        """{term: weight} of a query: as for `Analyzer` in the query's language, and the stems in other languages of
-        words that aren't stop words. These weigh less if the query's language was detected.
+        """{term: weight} of a query. The query's own language is analyzed as by `Analyzer`. Words that aren't stop
+        words are also stemmed in the other languages; these stems have less weight if the query's language was
+        detected.
 
         Args:
             text: The query.
-            among: Languages that documents have; by default all.
+            among: Languages that occur in the documents; by default all.
         """
         there = self._names if among is None else tuple(among)
         told = detect_language(text, self._names)
@@ -119,10 +120,10 @@ class MixedAnalyzer:
 
 
 def analyzer_of(language: str, stop_words: str, words: Any = None) -> Analyzer | MixedAnalyzer:
-    """The analyzer for one language, several ("de,en"), or any ("auto").
+    """The analyzer for one language, for several ("de,en"), or for any ("auto").
 
     Raises:
-        EncoderError: No such language or choice.
+        EncoderError: The language or the choice of stop words is unknown.
     """
     kind = MixedAnalyzer if language == AUTO or "," in language else Analyzer
     return kind(language, stop_words, words)
@@ -142,8 +143,8 @@ def saved_analyzer(settings: Mapping[str, Any]) -> Analyzer | MixedAnalyzer:
 def detect_language(text: str, names: Sequence[str]) -> str | None:
     """Detect which of some languages a text is in; None if neither script nor stop words show it.
 
-    A text in a script without spaces counts as English, if that is one of the languages, else as "none": Latin words in
-    such texts mostly are English.
+    A text in a script without spaces counts as English if that is one of the languages, else as "none". Latin words in
+    such texts are mostly English.
     """
     clean = normalized(text[:_READ])
     letters = Counter({name: len(pattern.findall(clean)) for name, pattern in _scripts().items()})

@@ -1,11 +1,11 @@
-"""Late interaction over sparse token vectors, after SLIM (arXiv 2302.06587): each query token meets its best document
-token.
+"""Late interaction over sparse token vectors, after SLIM (arXiv 2302.06587): each query token is scored against its
+best document token.
 
-    late score  = sum_i max_j <q_i, d_j>            q_i, d_j: sparse vectors of the tokens, the top k terms of each
-    first score = <sum_i q_i, max_j d_j>            of the fused vectors; never below the late score
+    late score  = sum_i max_j <q_i, d_j>      q_i, d_j: sparse vectors of the tokens, with k terms each
+    first score = <sum_i q_i, max_j d_j>      inner product of the fused vectors; at least the late score
 
 `LateEncoder` gives the fused vectors, which any index searches. `TokenVectors` is a file with the documents' token
-vectors, and `LateReranker` scores the best documents of the first search by them:
+vectors; `LateReranker` uses it to re-score the best documents of the first search:
 
     encoder = load_encoder("late:lsr-mini")
     index = Index.build("idx", "docs.jsonl", encoder=encoder)
@@ -37,9 +37,10 @@ _TOP_K = 8  # terms of a token
 
 
 class LateEncoder(Encoder):
-    """Encodes texts as fused token vectors. `load_encoder("late:lsr-mini")` opens one by its model's name.
+    """Encodes texts as fused token vectors. `load_encoder("late:lsr-mini")` returns an encoder over lsr-mini.
 
-    Queries go through the model, too, even if it has a table of query weights: they are encoded like documents then.
+    Queries also run through the model. If the model has a table of query weights instead of a query encoder, queries
+    are encoded like documents.
 
     Args:
         model: A SPLADE encoder with max pooling. If it is combined with BM25 or with a table of query weights, only the
@@ -47,7 +48,7 @@ class LateEncoder(Encoder):
         top_k: Terms kept per token, in queries and documents.
 
     Raises:
-        EncoderError: An encoder without token vectors, or `top_k` below 1.
+        EncoderError: The encoder has no token vectors, or `top_k` is below 1.
     """
 
     type = "late"
@@ -94,36 +95,36 @@ class LateEncoder(Encoder):
         return self.model.n_terms
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; of the model."""
+        """See `Encoder`; from the model."""
         return self.model.spans(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; of the model."""
+        """See `Encoder`; from the model."""
         return self.model.tokens(text)
 
     def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
-        """See `Encoder`; of the model."""
+        """See `Encoder`; from the model."""
         return self.model.offsets(texts)
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """See `Encoder`; of the model."""
+        """See `Encoder`; from the model."""
         return self.model.origins(text, terms)
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; of the model."""
+        """See `Encoder`; from the model."""
         return self.model.room(texts, queries=queries)
 
     def check(self) -> None:
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing.
+            EncoderError: A file is missing.
         """
         self.model.check()
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of the model and `top_k`."""
+        """Fingerprint of the model and `top_k`."""
         model = self.model.fingerprint
         weights = digest([json.dumps([str(model.weights), self.type, self.top_k]).encode()])
         return replace(model, model=f"late({self.top_k} terms a token) of {model.model}", weights=weights)
@@ -153,7 +154,7 @@ class LateEncoder(Encoder):
             settings: Settings of the model; `top_k` is the number of terms per token.
 
         Raises:
-            EncoderError: Something is missing or damaged.
+            EncoderError: A file is missing or damaged.
         """
         given: dict[str, Any] = {**settings}
         top_k = given.pop("top_k", None) or config.get("top_k")

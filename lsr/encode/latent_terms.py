@@ -1,7 +1,7 @@
 """Latent Terms (arXiv 2605.29384): BM25 over the latents of an auto-encoder that reads a dense model's token states.
 
     tf_l   = sqrt(sum_t z_tl)                       z_t: the top k latents of the state of token t
-    weight = tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length))         in documents; length: sum of their tf
+    weight = tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length))         in documents; length: sum of tf
     weight = idf tf                                                           in queries
 
 `fit` learns the auto-encoder from texts without labels, counts the latents in them, and names each latent by the words
@@ -35,7 +35,7 @@ from lsr.sparse import SparseMatrix
 States = Callable[[list[str]], Sequence[ArrayLike]]  # texts to the (n_tokens, width) states of each
 SETTINGS = CodeSettings(latents=4096, top_k=16, steps=200, batch=512, rate=2e-3, wider=0, contrast=0)
 _FITTED = 20_000  # texts in which `fit` counts latents, at most
-_TRAINED = 2_000  # of these, texts whose states train the auto-encoder
+_TRAINED = 2_000  # texts among them whose states train the auto-encoder
 _STATES = 50  # states per text in training, at most
 _AT_ONCE = 64  # texts encoded per batch
 _WORDS = 1000  # frequent words that may name a latent
@@ -43,15 +43,15 @@ _NAMES = 3  # words per name
 
 
 class LatentTermsEncoder(Encoder):
-    """BM25 over latents of token states. `load_encoder("latent:lsr-mini")` opens one by its model's name.
+    """BM25 over latents of token states. `load_encoder("latent:lsr-mini")` uses lsr-mini.
 
     Args:
         model: An encoder with dense vectors, or a function from a list of texts to the (n_tokens, width) states of
-            each. A function isn't saved: give it again.
+            each. `save` doesn't store a function: pass it again when you open the encoder.
         codes: The auto-encoder; None to learn it with `fit`.
         counts: (latents,) int64, number of documents with each latent.
         n_docs: Number of documents that were counted.
-        mean_length: Their mean length.
+        mean_length: Mean length of these documents.
         settings: How the auto-encoder is trained.
         top_k: Latents kept per token.
         k1: Saturation of the frequency.
@@ -59,7 +59,7 @@ class LatentTermsEncoder(Encoder):
         queries: The function for queries, if it differs from that for documents.
 
     Raises:
-        EncoderError: An encoder without dense vectors, or values out of range.
+        EncoderError: The encoder has no dense vectors, or a value is out of range.
     """
 
     type = "latent-terms"
@@ -194,7 +194,7 @@ class LatentTermsEncoder(Encoder):
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        """The latents, "latent:7 (wing, flow, lift)"; empty until there are any."""
+        """The latents, "latent:7 (wing, flow, lift)"; empty before `fit`."""
         names = self.codes.names if self.codes is not None else ()
         return [f"latent:{i} ({name})" if name else f"latent:{i}" for i, name in enumerate(names)]
 
@@ -203,7 +203,7 @@ class LatentTermsEncoder(Encoder):
         return []
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """The model's tokens; over a function, words."""
+        """The model's tokens; words if the model is a function."""
         if isinstance(self.model, SpladeEncoder):
             return self.model.tokens(text)
         places, found = 0, []
@@ -214,14 +214,14 @@ class LatentTermsEncoder(Encoder):
         return found
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; of the model."""
+        """See `Encoder`; from the model."""
         return self.model.room(texts) if isinstance(self.model, SpladeEncoder) else None
 
     def check(self) -> None:
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing.
+            EncoderError: A file is missing.
         """
         if isinstance(self.model, SpladeEncoder):
             self.model.check()
@@ -276,7 +276,7 @@ class LatentTermsEncoder(Encoder):
             settings: Settings of the model.
 
         Raises:
-            EncoderError: Something is missing or damaged, or the latents are those of a function.
+            EncoderError: A file is missing or damaged, or the model is a function.
         """
         try:
             how = {name: config[name] for name in (*_NUMBERS, "counts")}
@@ -287,22 +287,25 @@ class LatentTermsEncoder(Encoder):
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise EncoderError(f"{folder}: not a complete encoder of latent terms: {error!r}") from None
         raise EncoderError(
-            f"{folder}: these latent terms read a function, which isn't stored: open the index with the encoder itself"
+            f"{folder}: these latent terms were made with a function, which isn't stored: open the index with the "
+            "encoder itself"
         )
 
 
 def states_of(
     model: Encoder | States, queries: States | None = None, width: int | None = None
 ) -> Callable[[list[str], bool], list[NDArray[np.float32]]]:
-    """Return a function from texts, and whether they are queries, to the (n_tokens, width) float32 states of each.
+    """Return a function that takes texts, and whether they are queries, and gives the (n_tokens, width) float32 states
+    of each text.
 
     Args:
         model: An encoder with dense vectors, or a function.
-        queries: The function for queries, if it differs.
-        width: Numbers of a state; None if they aren't known.
+        queries: The function for queries, if it differs from that for documents.
+        width: Dimensions of a state; None if unknown.
 
     Raises:
-        EncoderError: The encoder has no states. The returned function raises it for numbers of other shapes.
+        EncoderError: The encoder has no token states. The returned function also raises this, for states of another
+            shape.
     """
     reads: Any = with_states(model) if isinstance(model, Encoder) else model
 

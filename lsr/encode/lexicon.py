@@ -1,7 +1,7 @@
 """Lexicon: terms, their ids, and their document frequencies.
 
-A fitted encoder has its own lexicon. A living index has one for every commit, and one that grows while documents are
-added. Terms are only appended, so an id always stands for the same term.
+A fitted encoder has its own lexicon. A living index has one for every commit, and another that grows while documents
+are added. Terms are only appended, so an id always stands for the same term.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Counts = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 class Lexicon:
-    """Terms and their counts, or a view of the terms from some id on, whose tokens have a common prefix.
+    """Terms and their counts; or a view of the terms from some id on, whose tokens share a prefix.
 
     Attributes:
         tokens: Tokens of all terms.
@@ -24,7 +24,7 @@ class Lexicon:
 
     Args:
         tokens: Tokens of all terms.
-        term_of: {token: term id}; made here if not given.
+        term_of: {token: term id}; by default made from `tokens`.
         n_docs: Number of documents.
         counts: Returns the document frequencies of (n,) terms.
         grows: Whether unknown tokens are appended.
@@ -49,7 +49,7 @@ class Lexicon:
 
     @classmethod
     def of(cls, documents: Iterable[Sequence[str]]) -> Lexicon:
-        """The lexicon of documents, given as their terms; in alphabetical order."""
+        """The lexicon of documents, each given as its terms. Tokens are numbered in alphabetical order."""
         frequencies: Counter[str] = Counter()
         n_docs = 0
         for terms in documents:
@@ -96,7 +96,7 @@ class Lexicon:
         return self._counts(terms + self._first)
 
     def cut(self, size: int) -> None:
-        """Drop the tokens that were appended after the first n."""
+        """Drop the tokens after the first `size`."""
         for token in self.tokens[size:]:
             del self._term_of[token]
         del self.tokens[size:]

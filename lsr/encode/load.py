@@ -5,7 +5,7 @@
     "csr:lsr-mini", "ncl:…"     sparse codes over a model's dense vectors, learned from the documents
     "latent:lsr-mini"           latents of a dense model's token states as terms of BM25, learned from the documents
     "late:lsr-mini"             fused vectors of a model's token vectors, for late interaction
-    a folder with encoder.json  what an encoder's `save` wrote
+    a folder with encoder.json  files written by an encoder's `save`
     ... with modules.json       sentence-transformers: Transformer + SpladePooling, or a Router with a tower
                                 or a SparseStaticEmbedding for queries
     ... with idf.json           OpenSearch: a masked-LM checkpoint and a table of query weights by token
@@ -50,7 +50,7 @@ _BM25_SETTINGS = ("k1", "b", "language", "stop_words", "pivot")
 _TOWER_SETTINGS = ("pooling", "saturation", "max_length")
 _MODEL_SETTINGS = (*_TOWER_SETTINGS, "top_k", "max_ratio", "device", "batch_tokens", "query_model", "lexical")
 _CODE_SETTINGS = ("top_k", "latents")
-# Encoders over another model, with the settings that replace the stored ones.
+# Encoders over another model, with the settings that may replace the stored ones.
 _OVER_A_MODEL: dict[str, tuple[type[CsrEncoder | LateEncoder | LatentTermsEncoder], tuple[str, ...]]] = {
     CsrEncoder.type: (CsrEncoder, ("top_k",)),
     LateEncoder.type: (LateEncoder, (*_TOWER_SETTINGS, "top_k")),
@@ -84,16 +84,15 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
         name: "bm25", "lsr-mini", a folder, or a model of the Hugging Face hub.
         settings: For "bm25" and "ease": k1, b, language, stop_words and pivot, see `BM25Encoder`. For models: pooling,
             saturation and max_length of the documents' tower (and the queries', if it is the same), instead of the
-            checkpoint's; top_k and max_ratio, to prune documents; query_model, another checkpoint for queries, or one
-            whose weights are averaged with those of the queries' table (`InferenceFreeEncoder`);
-            lexical, the weight of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and
-            batch_tokens, see `SpladeEncoder`. For "csr:MODEL" and "ncl:MODEL": top_k and latents, see `CsrEncoder`;
-            for "late:MODEL" top_k, see `LateEncoder`; for "latent:MODEL" top_k, latents, k1 and b, see
-            `LatentTermsEncoder`; the others are the model's. For all:
-            entities, a file of entities (`EntityEncoder`).
+            checkpoint's; top_k and max_ratio, to prune documents; query_model, another checkpoint for queries (for an
+            `InferenceFreeEncoder`, its weights are averaged with those of the table); lexical, the weight of BM25's
+            score added to the model's (`HybridEncoder`), 0 for none; device and batch_tokens, see `SpladeEncoder`. For
+            "csr:MODEL" and "ncl:MODEL": top_k and latents, see `CsrEncoder`; for "late:MODEL" top_k, see `LateEncoder`;
+            for "latent:MODEL" top_k, latents, k1 and b, see `LatentTermsEncoder`; all other settings go to the model.
+            For every encoder: entities, a file of entities (`EntityEncoder`).
 
     Raises:
-        EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
+        EncoderError: The encoder or a setting is unknown, or files are missing or damaged.
 
     Examples:
         >>> load_encoder("bm25", language="german", k1=1.2)  # doctest: +ELLIPSIS
@@ -136,7 +135,7 @@ def as_encoder(encoder: Encoder | str | PathLike[str] | None) -> Encoder | None:
     """Return an encoder as it is, or open it if it is a name; None stays None.
 
     Raises:
-        TypeError: Neither an encoder nor a name.
+        TypeError: The value is neither an encoder nor a name.
     """
     if isinstance(encoder, str | PathLike):
         return load_encoder(encoder)
@@ -146,7 +145,7 @@ def as_encoder(encoder: Encoder | str | PathLike[str] | None) -> Encoder | None:
 
 
 def load_encoder_files(content: Mapping[str, bytes], **settings: Unpack[EncoderOptions]) -> Encoder:
-    """Open an encoder from `Encoder.query_files`. To encode documents it needs the model at its original place.
+    """Open an encoder from `Encoder.query_files`. It can encode documents only while the model is at its original path.
 
     Args:
         content: Content of each file by its name.
@@ -173,7 +172,9 @@ def _refuse_unknown(settings: Mapping[str, Any], known: tuple[str, ...], name: s
 def _open_saved(
     folder: Path, settings: dict[str, Any], whole: bool = True, config: dict[str, Any] | None = None
 ) -> Encoder:
-    """Open our own layout; with `whole` the model's files must be there, too. `config` is that of a part."""
+    """Open lsr's own layout. With `whole`, the model's files must be there, too. `config` is given for a part of an
+    encoder, such as the base of an entity encoder.
+    """
     config = read_config(folder) if config is None else config
     kind = config.get("type")
     if kind == EntityEncoder.type:
@@ -219,7 +220,7 @@ def _open_saved(
         encoder = InferenceFreeEncoder.load(folder, config, **settings)
         if query_model is not None:
             encoder = encoder.beside(SpladeEncoder(_query_tower(query_model)))
-            encoder.check_query_model()  # files of an index are else opened unchecked
+            encoder.check_query_model()  # without `whole`, nothing else checks it
     else:
         learned = (SpladeEncoder, InferenceFreeEncoder, HybridEncoder, CsrEncoder)
         types = ", ".join(
@@ -249,7 +250,7 @@ def _latent_terms_over(model: str, settings: dict[str, Any]) -> LatentTermsEncod
 
 
 def _query_tower(name: str | PathLike[str]) -> Tower:
-    """The tower for queries of another model."""
+    """The query tower of another model."""
     folder = files.locate(name)
     if (folder / CONFIG_FILE).is_file():
         config = read_config(folder)
@@ -272,7 +273,7 @@ class _Layout:
         query: The queries' tower, if it differs from the documents'.
         table: (n,) float32, query weights, for inference-free models.
         tokenizer: The queries' tokenizer, if they have one of their own.
-        query_length: Tokens of a query that are read, if that differs from documents.
+        query_length: Number of tokens read from a query, if that differs from documents.
         query_prompt: Text before every query.
     """
 
@@ -284,7 +285,7 @@ class _Layout:
     query_prompt: str = ""
 
     def encoder(self, settings: dict[str, Any]) -> SpladeEncoder | InferenceFreeEncoder:
-        """The encoder; settings replace those of the checkpoint."""
+        """Make the encoder; settings replace those of the checkpoint."""
         settings = dict(settings)
         how = {name: settings.pop(name) for name in _TOWER_SETTINGS if settings.get(name) is not None}
         query_model = settings.pop("query_model", None)
@@ -420,7 +421,7 @@ def _read_tower(
 
 
 def _text_limit(folder: Path, settings: TransformerSettings | None = None) -> int | None:
-    """Tokens that are read, by the rules of sentence-transformers; None if nothing says."""
+    """Number of tokens that are read, by the rules of sentence-transformers; None if no file gives it."""
     settings = settings or TransformerSettings()
     limits = [files.position_limit(folder)]
     if settings.truncation:
@@ -444,7 +445,7 @@ def _static_table(folder: Path, at: Path, tokenizer: TextTokenizer) -> NDArray[n
 
 
 def token_table(path: Path, tokenizer: TextTokenizer) -> NDArray[np.float32]:
-    """Query weights given by token."""
+    """Read a table of query weights from {token: weight}."""
     weights = files.read_object(path)
     table = np.zeros(tokenizer.size, np.float32)
     known = 0

@@ -1,4 +1,5 @@
-"""The network of an encoder in torch: a backbone that reads the text, and a head that weighs the vocabulary.
+"""The network of an encoder in torch: a backbone that reads the text, and a head that weights the terms of the
+vocabulary.
 
 Training and encoding use the same module. The backbone gives a state h_t for each token t; the head turns them into
 
@@ -17,7 +18,7 @@ Training and encoding use the same module. The backbone gives a state h_t for ea
 
 Heads of other packages are found by name, see `lsr.plugins`.
 
-Needs torch and transformers, so nothing but the code that runs a model imports this file.
+This file needs torch and transformers, so only code that runs a model imports it.
 """
 
 from __future__ import annotations
@@ -52,14 +53,17 @@ _OWN: dict[str, type[Head]] = {
 }
 
 
-_LANGUAGE_MODELS = {"masked-lm": "AutoModelForMaskedLM", "causal-lm": "AutoModelForCausalLM"}  # no other tensors
+_LANGUAGE_MODELS = {
+    "masked-lm": "AutoModelForMaskedLM",
+    "causal-lm": "AutoModelForCausalLM",
+}  # no other tensors
 
 
 def _own_head(kind: str) -> Any:
-    """The class of a head with tensors of its own: one of ours, or another package's.
+    """The class of a head with tensors of its own: one of lsr's, or another package's.
 
     Raises:
-        EncoderError: No package has it, or it isn't a head.
+        EncoderError: No package has this head, or it isn't a subclass of `Head`.
     """
     if kind in _OWN:
         return _OWN[kind]
@@ -79,8 +83,8 @@ class SparseModel(nn.Module):
 
     Args:
         backbone: A model of transformers.
-        head: Turns its states into weights.
-        twice: Whether it reads the text twice; then only the states of the second reading count.
+        head: Turns the backbone's states into weights.
+        twice: Whether the backbone reads the text twice; then only the states of the second reading are used.
 
     Attributes:
         n_terms: Size of the vocabulary.
@@ -97,7 +101,7 @@ class SparseModel(nn.Module):
         Args:
             ids: (batch, seq) int64.
             mask: (batch, seq), 0 where there is padding.
-            terms: (n,) int64, the terms to weigh; None for all.
+            terms: (n,) int64, the terms to weight; None for all.
 
         Returns:
             (batch, n) float, not negative.
@@ -113,7 +117,8 @@ class SparseModel(nn.Module):
         if not self.twice:
             return _states(self.backbone(input_ids=ids, attention_mask=mask, return_dict=True))
         mask = torch.cat([mask, mask], 1)
-        # Positions skip the padding between the readings, so that other texts of a batch make no difference.
+        # Positions skip the padding between the two readings, so that the result doesn't depend on other texts of the
+        # batch.
         places = (mask.cumsum(1) - 1).clamp_min(0)
         ids = torch.cat([ids, ids], 1)
         out = self.backbone(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False, return_dict=True)
@@ -123,7 +128,7 @@ class SparseModel(nn.Module):
         """The backbone's layers.
 
         Raises:
-            EncoderError: It isn't made of embeddings and a list of layers.
+            EncoderError: The backbone isn't made of embeddings and a list of layers.
         """
         layers = getattr(getattr(self.backbone, "encoder", None), "layer", None)
         if not isinstance(layers, nn.ModuleList):
@@ -148,12 +153,12 @@ class SparseModel(nn.Module):
         return hidden
 
     def save(self, folder: Path, tokenizer: bytes, weights: dict[str, Tensor] | None = None) -> None:
-        """Write the backbone in transformers' format, and the head beside it.
+        """Write the backbone in transformers' format, and the head in a file next to it.
 
         Args:
-            folder: Where.
+            folder: The folder to write.
             tokenizer: The content of tokenizer.json.
-            weights: The backbone's weights by name, to be written instead of its present ones.
+            weights: {name: weight} of the backbone, written instead of its current weights.
         """
         with self.head.restored(), _quiet():
             self.backbone.save_pretrained(folder, state_dict=weights)
@@ -172,11 +177,11 @@ def load_model(
         kind: The head, one of `model_files.HEADS` or of another package.
         pooling: "max" or "sum", for heads that have a choice.
         saturation: "log1p" or "log1p_log1p", for heads that have a choice.
-        n_terms: Terms that it must output.
-        tensors: Tensors of a head of ours; None for those of the checkpoint.
+        n_terms: Number of terms that the model must output.
+        tensors: Tensors of one of lsr's heads; None for those of the checkpoint.
 
     Raises:
-        EncoderError: It can't be opened, or weights are missing.
+        EncoderError: The checkpoint can't be opened, or lacks weights.
     """
     opened_by = _opened_by(kind)
     backbone, absent = load_backbone(folder, opened_by)
@@ -224,7 +229,7 @@ def start_model(
         kind: The head.
         pooling: As for `load_model`.
         saturation: As for `load_model`.
-        n_terms: Terms that it must output.
+        n_terms: Number of terms that the model must output.
         ids: Token ids of some texts with special tokens; a new head is initialised from their states.
         absent: Terms that no text may have: special and unused tokens.
     """
@@ -262,7 +267,7 @@ def _start_head(folder: Path, kind: str, n_terms: int, ids: list[list[int]], abs
 def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
     """A transformers model, and the names of weights that the checkpoint lacks."""
     try:
-        # Missing weights are an error here; unused ones don't matter.
+        # The caller checks for missing weights; unused weights don't matter.
         with _quiet():
             # No pickled weights, no code from the checkpoint; always float32.
             model, info = getattr(transformers, name).from_pretrained(
@@ -271,9 +276,9 @@ def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # its own error doesn't name them
+                ignore_mismatched_sizes=True,  # transformers' own error doesn't name the weights
             )
-    except Exception as error:  # transformers, safetensors and torch each have errors of their own
+    except Exception as error:  # transformers, safetensors and torch each raise their own errors
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         what = {"AutoModelForMaskedLM": "a masked", "AutoModelForCausalLM": "a causal"}.get(name, "a")
         raise EncoderError(f"{folder}: can't be opened as {what} language model: {reason}") from None
@@ -319,10 +324,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _load_head(path: Path, kind: str) -> dict[str, Tensor]:
-    """The tensors of a head of ours.
+    """The tensors of one of lsr's heads.
 
     Raises:
-        EncoderError: They are missing or damaged.
+        EncoderError: The tensors are missing or damaged.
     """
     if kind in _LANGUAGE_MODELS:
         return {}

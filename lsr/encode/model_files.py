@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from lsr.errors import EncoderError, MissingExtra
 
 BUILT_IN = ("bm25", "lsr-mini", "lsr-tiny", "splade-tiny")
-_SHIPPED = Path(__file__).parents[1] / "data"  # folder of the built-in encoders that are files
+_SHIPPED = Path(__file__).parents[1] / "data"  # folder of the built-in encoders other than bm25
 HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "epic", "epic-query", "sparta", "deepct", "tilde",
-         "onnx")  # the last is a whole model  # fmt: skip
+         "onnx")  # onnx: backbone and head in one graph  # fmt: skip
 OWN_HEADS = HEADS[3:]  # heads with tensors, pooling and saturation of their own
 ONNX_FILE = "model.onnx"
-OUTPUT_FILE = "output.arrow"  # beside the graph: the vocabulary's embeddings
+OUTPUT_FILE = "output.arrow"  # the vocabulary's embeddings, in the graph's folder
 DENSE = "dense"  # key of config.json of an exported model that also gives dense vectors: {"width", "query_prompt"}
 _ADAPTER = "adapter_config.json"  # written by peft
-HEAD_FILE = "head.safetensors"  # tensors of a head of ours
+HEAD_FILE = "head.safetensors"  # tensors of a head of OWN_HEADS
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
-# Position ids of these models start at pad_token_id + 1, which costs as many positions.
+# Position ids of these models start at pad_token_id + 1, so the first pad_token_id + 1 positions are unusable.
 _OFFSET_POSITIONS = {
     "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
     "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -40,10 +40,10 @@ _OFFSET_POSITIONS = {
 
 
 def locate(name: str | PathLike[str]) -> Path:
-    """The folder of a checkpoint: `name` itself, or the local copy of the hub's model of that name.
+    """The folder of a checkpoint: `name` itself, or the local copy of the hub model with that name.
 
     Raises:
-        EncoderError: No such folder, and the hub has no such model or can't be reached.
+        EncoderError: There is no such folder, and the hub has no such model or can't be reached.
     """
     folder = Path(name)
     if name in BUILT_IN and (_SHIPPED / name).is_dir():
@@ -74,7 +74,7 @@ def is_here(name: str, subfolder: str = "") -> bool:
 
 
 def reference(folder: Path) -> str:
-    """A name by which `locate` finds a folder; for built-in ones also on another machine."""
+    """A name by which `locate` finds a folder. The names of built-in encoders also work on other machines."""
     folder = folder.resolve()
     return folder.name if folder.parent == _SHIPPED.resolve() and folder.name in BUILT_IN else str(folder)
 
@@ -106,7 +106,7 @@ def inside(folder: Path, path: str) -> Path:
     """A path within a folder, from a configuration file.
 
     Raises:
-        EncoderError: It leads out of the folder.
+        EncoderError: The path leads out of the folder.
     """
     parts = PureWindowsPath(path)  # understands both kinds of slash
     if parts.anchor or ".." in parts.parts or "\0" in path:
@@ -118,7 +118,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file; None if there is no such file.
 
     Raises:
-        EncoderError: It can't be read.
+        EncoderError: The file can't be read.
     """
     try:
         return json.loads(path.read_bytes())
@@ -137,9 +137,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def without_scores(folder: Path) -> str | None:
-    """The architecture of a checkpoint that is no cross-encoder; None if it may be one.
+    """The architecture of a checkpoint that isn't a cross-encoder; None if it may be one.
 
-    sentence-transformers opens such a checkpoint as a cross-encoder, too, and gives it an output of random weights.
+    sentence-transformers would open such a checkpoint as a cross-encoder, with random weights in its output layer.
     """
     if read_object(folder / "config_sentence_transformers.json").get("model_type") == "CrossEncoder":
         return None
@@ -154,7 +154,7 @@ def model_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a checkpoint.
 
     Raises:
-        EncoderError: There is none, or it doesn't say how large the vocabulary is.
+        EncoderError: The file is missing, or lacks the size of the vocabulary.
     """
     config = read_object(folder / "config.json")
     if not config and (folder / _ADAPTER).is_file():
@@ -169,12 +169,12 @@ def model_config(folder: Path) -> dict[str, Any]:
 def position_limit(folder: Path) -> int | None:
     """How many tokens the model can read at most; None if its configuration doesn't say."""
     config = model_config(folder)
-    limit = config.get("max_position_embeddings", config.get("n_positions"))  # GPT-2 has its own name for it
+    limit = config.get("max_position_embeddings", config.get("n_positions"))  # GPT-2 calls it n_positions
     if not isinstance(limit, int) or limit <= 0:
         return None
     if config.get("model_type") in _OFFSET_POSITIONS:
         pad = config.get("pad_token_id")
-        limit -= (1 if pad is None else int(pad)) + 1  # 1 is the default of all of them
+        limit -= (1 if pad is None else int(pad)) + 1  # in all these models, pad_token_id is 1 by default
     return limit
 
 
@@ -186,10 +186,10 @@ def tokenizer_limit(folder: Path) -> int | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files that transformers reads, in a fixed order, then that of a head of ours.
+    """The weight files that transformers reads, in a fixed order, then lsr's own head file.
 
     Raises:
-        EncoderError: There are none that can be read; the message says what there is instead.
+        EncoderError: There is no readable weight file; the message says what the folder has instead.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if (folder / _ADAPTER).is_file():
@@ -249,7 +249,7 @@ def require_whole(path: Path) -> None:
     """Refuse a safetensors file that was cut off, without reading its tensors.
 
     Raises:
-        EncoderError: It is shorter than its header says, or has no header.
+        EncoderError: The file is shorter than its header says, or has no header.
     """
     try:
         with path.open("rb") as file:
@@ -275,7 +275,7 @@ def read_tensor(path: Path, name: str) -> NDArray[np.float32]:
         The tensor in its shape, float32.
 
     Raises:
-        EncoderError: The file is damaged, has no such tensor, or the tensor holds no floats.
+        EncoderError: The file is damaged or has no such tensor, or the tensor doesn't hold floats.
     """
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
     try:
@@ -298,7 +298,7 @@ def read_tensor(path: Path, name: str) -> NDArray[np.float32]:
 
 
 def checked_length(max_length: Any, what: str = "max_length") -> int:
-    """Check a maximum length: an int of at least 3, for two special tokens and one of the text."""
+    """Check a maximum length: an int of at least 3, to fit two special tokens and one token of the text."""
     if not isinstance(max_length, int):
         raise EncoderError(f"{what} must be a whole number, got {max_length!r}")
     if max_length < 3:

@@ -1,4 +1,4 @@
-"""Several vectors for each document: the one nearest to the query counts (after ME-BERT, arXiv 2005.00181).
+"""Several vectors for each document; the document's score is that of its best vector (after ME-BERT, arXiv 2005.00181).
 
 score = max over i of <q, v_i>
 
@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def multi_vectors(embed: Callable[[list[str]], ArrayLike], texts: Sequence[str], m: int = 4) -> NDArray[np.float32]:
-    """Return (n, m, width) float32, m vectors of each text: that of the whole text, and those of m - 1 parts.
+    """Return (n, m, width) float32, m vectors of each text: one of the whole text, and one of each of m - 1 parts.
 
-    The parts have equal numbers of words. A text of fewer words has fewer parts, and its first vector repeated.
+    The parts have about the same number of words. A text with fewer than m - 1 words has fewer parts; the missing
+    vectors repeat the first one.
 
     Args:
         embed: Maps n texts to (n, width) numbers, any dense model.
@@ -39,7 +40,7 @@ def multi_vectors(embed: Callable[[list[str]], ArrayLike], texts: Sequence[str],
 
 
 def _parts(text: str, n: int) -> list[str]:
-    """Return at most n parts of about equally many words; none if the only part would be the text."""
+    """Return at most n parts with about the same number of words; none if the only part would be the whole text."""
     words = text.split()
     n = min(n, len(words))
     return [" ".join(part) for part in np.array_split(np.array(words, object), n)] if n > 1 else []

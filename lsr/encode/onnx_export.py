@@ -2,15 +2,15 @@
 
 The graph takes the word embeddings of one text, so there is no padding, and outputs the states for the output layer.
 Weights are 8-bit with a scale for each row, and activations are quantized at run time, so multiplications run on
-integers. A few tokens and a few columns of a layer have much larger values than the others. Where they would make the
-scale too coarse for the others, each token has a scale and each column a factor. The vocabulary's embeddings, which are
-also the output layer, are beside the graph in `output.arrow`; `lsr.encode.output` computes the weights. The output
-layers of the heads "gated" and "lexical" are part of the graph, which then takes token ids and outputs weights, as all
-graphs of lsr 0.1 did.
+integers. A few tokens and a few columns of a layer have much larger values than all others. Where these outliers would
+make a common scale too coarse, each token has its own scale and each column a factor. The vocabulary's embeddings,
+which also serve as output layer, are in a separate file, `output.arrow`; `lsr.encode.output` computes the weights from
+them. The output layers of the heads "gated" and "lexical" are part of the graph, which then takes token ids and outputs
+weights, as all graphs of lsr 0.1 did.
 
-`export` needs torch and onnx. It writes such a graph node by node for BERT with the heads "lexical", and "expansion",
-"masked-lm" and "gated" with max pooling. Everything else is traced by PyTorch and quantized by the runtime's own tools:
-such a graph takes token ids and outputs weights, too, is larger, and can't tell where a term comes from.
+`export` needs torch and onnx. For BERT with the heads "lexical" and "expansion", and "masked-lm" and "gated" with max
+pooling, it writes such a graph node by node. All other models are traced by PyTorch and quantized by the runtime's own
+tools. A traced graph also takes token ids and outputs weights, but it is larger and can't attribute terms to words.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from lsr.encode.output import OutputLayer, OutputSettings, quantized, row_factor
 from lsr.encode.tokenizer import TOKENIZER_FILE
 from lsr.errors import EncoderError, MissingExtra
 
-_TERMS = 2048  # terms of an output layer in the graph that are computed together
+_TERMS = 2048  # terms per matrix product of an output layer in the graph
 _HEADS = ("ExpansionHead", "MaskedLMHead", "GatedHead", "LexicalHead")
-# GELU is never below -0.17. With this zero point and at least this maximum the integers include that.
+# GELU is never below -0.17. With this zero point and at least this maximum, the integers cover that.
 _GELU_ZERO, _GELU_LARGEST = 16, 2.55
 _WORDS = "embeddings.word_embeddings.weight"
 
@@ -41,11 +41,11 @@ _WORDS = "embeddings.word_embeddings.weight"
 def export(model: Any, folder: Path, dense: Any = None) -> None:
     """Write a model as a graph of 8-bit integers and its output layer.
 
-    Weights take all 8 bits, so the runtime must make sure that sums don't overflow; `OnnxRunner` does.
+    Weights use all 8 bits, so the runtime must prevent overflow of sums, as `OnnxRunner` does.
 
     Args:
         model: A `lsr.encode.model.SparseModel` of a BERT backbone and the head "expansion" or "masked-lm".
-        folder: Where.
+        folder: The folder to write into.
         dense: A BERT with the same first layers; its last state of the first token becomes the output "dense".
 
     Raises:
@@ -101,7 +101,7 @@ def export(model: Any, folder: Path, dense: Any = None) -> None:
 
 
 def _export_traced(onnx: Any, model: Any, folder: Path) -> None:
-    """Write a model as PyTorch traces it, with 8-bit weights; arguments are those of `export`."""
+    """Write a model as traced by PyTorch, with 8-bit weights; arguments are those of `export`."""
     import logging
     import warnings
 
@@ -121,7 +121,7 @@ def _export_traced(onnx: Any, model: Any, folder: Path) -> None:
             return found
 
     config = model.backbone.config
-    # Other kinds of attention can't be traced.
+    # Only eager attention can be traced.
     before, config._attn_implementation = config._attn_implementation, "eager"
     shown = torch.arange(1, 8)
     try:
@@ -163,9 +163,10 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
 
     Args:
         encoder: A `SpladeEncoder`, an `InferenceFreeEncoder`, or a `HybridEncoder` of either.
-        folder: Where; replaced if it is an encoder.
+        folder: The folder to write; an encoder that is there is replaced.
         dense: A checkpoint with the same first layers, whose last state of the first token is a text's dense vector.
-            The encoder gets this vector, too. Only layers that differ make the file larger.
+            The exported encoder then also gives this vector. Only layers that differ from the sparse model's add to the
+            file size.
         query_prompt: The dense model's prompt before queries.
 
     Raises:
@@ -181,7 +182,7 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
     if not isinstance(documents, SpladeEncoder):
         raise EncoderError("only an encoder with a model can be compressed")
     towers = [documents.document, documents.query]
-    how_not = ("max_length", "prompt", "top_k")  # both sides may differ in these: the model is the same
+    how_not = ("max_length", "prompt", "top_k")  # towers that differ only in these have the same model
     one = towers[0] == replace(towers[1], **{name: getattr(towers[0], name) for name in how_not})
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         places = [Path(temporary) / folder.name]  # an encoder's name is that of its folder
@@ -223,7 +224,7 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
 
 
 class _Graph:
-    """Collects nodes and constants; every method that adds a node returns the name of its result."""
+    """Collects nodes and constants. Every method that adds a node returns the name of the node's result."""
 
     def __init__(self, onnx: Any) -> None:
         self._onnx = onnx
@@ -231,7 +232,7 @@ class _Graph:
         self._constants: dict[str, Any] = {}
 
     def add(self, kind: str, *inputs: str, name: str = "", n_outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node; returns the name of its output, or of each output."""
+        """Add a node, and return the name of its output, or of each output."""
         base = name or f"{kind}_{len(self._nodes)}"
         outputs = [base] if n_outputs == 1 else [f"{base}_{i}" for i in range(n_outputs)]
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, **attributes))
@@ -244,7 +245,7 @@ class _Graph:
         return name
 
     def linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-        """x W' + b for an (out, in) weight, in integers."""
+        """x W' + b for an (out, in) weight, computed in integers."""
         values, scale = quantized(weight)
         return str(
             self.add(
@@ -259,7 +260,7 @@ class _Graph:
         )
 
     def gelu_linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-        """gelu(x) W' + b, with a scale for each token: x is far larger for a few tokens than for the others."""
+        """gelu(x) W' + b, with a scale for each token, because x is far larger for a few tokens than for all others."""
         values, scale = quantized(weight)
         x = self.add("Gelu", x, domain="com.microsoft")
         largest = self.add("ReduceMax", x, self.constant("one axis", np.array([1])), keepdims=0)
@@ -298,10 +299,10 @@ class _Graph:
         return even, factors, self.add("Mul", even, self.constant(f"{prefix}{name}.factors", factors))
 
     def content(self, name: str, given: tuple[Any, ...], *found: tuple[Any, ...]) -> bytes:
-        """The file.
+        """The content of the ONNX file.
 
         Args:
-            name: The graph's.
+            name: Name of the graph.
             given: Name of the input and its dimensions after the first, which is tokens.
             found: {name of an output: its dimensions}
         """
@@ -336,8 +337,8 @@ def _add_backbone(
 ) -> str:
     """A BERT without its word embeddings; returns the last states, (tokens, hidden).
 
-    `dense` is another BERT with the same first layers. Its other layers are added; its last state of the first token is
-    the output "dense", (1, hidden).
+    `dense` is another BERT with the same first layers. Its other layers are added, and the last state of its first
+    token becomes the output "dense", (1, hidden).
     """
     hidden, epsilon, n_layers = config.hidden_size, config.layer_norm_eps, config.num_hidden_layers
     places = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
@@ -362,10 +363,10 @@ def _add_backbone(
 
 
 def _n_shared(weights: dict[str, NDArray[np.float32]], dense: dict[str, NDArray[np.float32]], n_layers: int) -> int:
-    """How many first layers two BERTs share.
+    """Count the leading layers that two BERTs share.
 
     Raises:
-        EncoderError: Their embeddings differ, or `dense` has more than `n_layers` layers.
+        EncoderError: The embeddings of the two BERTs differ, or `dense` has more than `n_layers` layers.
     """
 
     def same(prefix: str) -> bool:
@@ -464,7 +465,7 @@ def _add_gated_head(
 
 
 def _add_lexical_head(graph: _Graph, head: dict[str, NDArray[np.float32]], states: str, n_terms: int) -> None:
-    """`lsr.encode.heads.LexicalHead`, as the output "weights"; small enough to stay in float."""
+    """`lsr.encode.heads.LexicalHead`, as the output "weights"; it is small, so it stays in float."""
     x = graph.add("MatMul", states, graph.constant("weigh.weight", head["weigh.weight"][0]))
     x = graph.add("Relu", graph.add("Add", x, graph.constant("weigh.bias", head["weigh.bias"])))
     x = graph.add("Mul", x, graph.add("Gather", graph.constant("counts", head["counts"]), "ids"))
@@ -496,7 +497,7 @@ def _largest(graph: _Graph, tokens: Sequence[str], words: str, name: str, row_sc
 
 
 def _saturated(graph: _Graph, logits: str, saturation: str, name: str) -> str:
-    """log1p(relu(logits)), once more log1p for "log1p_log1p"."""
+    """log1p(relu(logits)); for "log1p_log1p", log1p of that."""
     x, one = graph.add("Relu", logits), graph.constant("one", np.array(1, np.float32))
     if saturation == "log1p_log1p":
         x = graph.add("Log", graph.add("Add", x, one))

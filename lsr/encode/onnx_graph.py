@@ -1,6 +1,6 @@
 """Read and cut ONNX graphs as Protocol Buffers, without the package onnx.
 
-The runtime computes every node of a graph, also those that no wanted output needs.
+The runtime computes all nodes of a graph, so nodes that no wanted output needs are cut away first.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from lsr.io.protobuf import read_fields, varint
 
-_GRAPH = 7  # of ModelProto
-_NODE, _CONSTANT, _OUTPUT = 1, 5, 12  # of GraphProto
-_INPUTS, _OUTPUTS = 1, 2  # of NodeProto
-_CONSTANT_NAME = 8  # of TensorProto
-_NAME = 1  # of ValueInfoProto
+_GRAPH = 7  # field number in ModelProto
+_NODE, _CONSTANT, _OUTPUT = 1, 5, 12  # in GraphProto
+_INPUTS, _OUTPUTS = 1, 2  # in NodeProto
+_CONSTANT_NAME = 8  # in TensorProto
+_NAME = 1  # in ValueInfoProto
 _Fields = list[tuple[int, int | bytes]]
 
 
@@ -28,7 +28,7 @@ def output_names(content: bytes) -> list[str]:
 
 
 def with_outputs(content: bytes, outputs: Sequence[str]) -> bytes:
-    """The same model with other outputs, and only the nodes and constants that these need.
+    """The model with other outputs, reduced to the nodes and constants that these need.
 
     Args:
         content: A model whose nodes are in order, as ONNX requires, and have no subgraphs.

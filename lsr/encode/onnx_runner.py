@@ -23,8 +23,8 @@ from lsr.errors import EncoderError
 from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
-LEXICAL = "lexical document encoder"  # name of a graph that weighs only a text's own tokens
-TRACED = "traced document encoder"  # name of a graph that PyTorch made; others are made node by node
+LEXICAL = "lexical document encoder"  # name of a graph that weights only a text's own tokens
+TRACED = "traced document encoder"  # name of a graph that PyTorch traced; all others are written node by node
 _Result = TypeVar("_Result")
 _abandoned: list[Any] = []  # sessions in use at a fork: must never be touched or destroyed
 
@@ -34,7 +34,7 @@ class OnnxRunner:
 
     Args:
         folder: The folder of the graph and its output layer.
-        n_terms: Terms that it must output.
+        n_terms: Number of terms that the graph must output.
         threads: Texts encoded at a time; 0 for OMP_NUM_THREADS (which Ray sets to a worker's share), or all cores.
 
     Raises:
@@ -47,7 +47,7 @@ class OnnxRunner:
         self._running: set[int] = set()  # threads that are using a session
         output = folder / files.OUTPUT_FILE
         self._output = OutputLayer.open(output) if output.is_file() else None
-        self._version: tuple[int, ...] = ()  # of the graph's file
+        self._version: tuple[int, ...] = ()  # identifies the graph's file
         self._outputs = self._read(onnx_graph.output_names)
         if self._output is None and self._outputs != ["weights"]:
             raise EncoderError(f"{self._path}: outputs {', '.join(self._outputs)}, not weights")
@@ -76,7 +76,7 @@ class OnnxRunner:
             self._sessions, self._running = {}, set()
 
     def _read(self, how: Callable[[bytes], _Result]) -> _Result:
-        """What a function finds in the graph's file."""
+        """Apply a function to the content of the graph's file."""
         self._check_version()
         try:
             return how(self._path.read_bytes())
@@ -86,7 +86,9 @@ class OnnxRunner:
             raise EncoderError(f"{self._path}: can't be opened: not an ONNX graph, it {error}") from None
 
     def _check_version(self) -> None:
-        """Refuse a file that was replaced since the first call: sessions are opened when they are needed."""
+        """Refuse a file that was replaced since the first call: sessions are opened lazily and must all read the same
+        file.
+        """
         try:
             found = self._path.stat()
         except OSError as error:
@@ -100,7 +102,7 @@ class OnnxRunner:
         return EncoderError(f"{self._path}: can't be read: {error.strerror}")
 
     def _session(self, *outputs: str) -> Any:
-        """A session that computes these outputs and nothing else."""
+        """A session that computes only these outputs."""
         if outputs not in self._sessions:
             whole = set(outputs) == set(self._outputs)
             self._check_version()
@@ -115,14 +117,14 @@ class OnnxRunner:
         return self._sessions[outputs]
 
     def _open(self, model: str | bytes, constants: Mapping[str, Any] | None = None) -> Any:
-        """Open a session for a file or its content, with other values for some of its constants."""
+        """Open a session for a file or its content; `constants` replaces the values of some of its constants."""
         import onnxruntime  # slow to import
 
         options = onnxruntime.SessionOptions()
         # One text on each core is faster than one text on all cores.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        if not adds_bytes_exactly():  # use a slower, exact multiplication; has an effect on x86 only
+        if not adds_bytes_exactly():  # use a slower, exact multiplication; only x86 needs it
             options.add_session_config_entry("session.x64quantprecision", "1")
         for name, value in (constants or {}).items():
             options.add_initializer(name, value)
@@ -134,10 +136,10 @@ class OnnxRunner:
         return session
 
     def weights(self, ids: Sequence[list[int]]) -> SparseMatrix:
-        """Weights of texts given as token ids, none of them empty.
+        """Weights of texts, each given as a non-empty list of token ids.
 
         Raises:
-            EncoderError: A token that the model doesn't know, or weights that are not numbers.
+            EncoderError: The model doesn't know a token, or gives weights that are not numbers.
         """
         return self._matrix(self._run(self._one, ids, self._outputs[0]))
 
@@ -216,13 +218,14 @@ class OnnxRunner:
     def origins(self, ids: list[int], terms: list[int]) -> list[int]:
         """For each term, the position of the token with its largest logit; -1 for a term without weight.
 
-        The graph takes the maximum of the same integers, so the token is exact. The term's own frequency doesn't count.
-        An alternative, running the model again without each word in turn, agrees largely: of 83 expansions of
-        Cranfield's abstracts with lsr-mini it gives the same word for 50 and has the word among its first three for 66.
-        Removing the word chosen here lowers a weight by 92 % of the largest possible decrease.
+        The graph takes the maximum over the same integers, so the token is exact. The term's own frequency is ignored.
+        An alternative is to run the model again without each word in turn, and to take the word whose removal lowers
+        the weight most. On 83 expansions of Cranfield's abstracts with lsr-mini, both methods give the same word for
+        50; for 66, the word chosen here is among the alternative's first three. Removing the word chosen here lowers
+        the weight by 92 % of the largest decrease that removing any word gives.
 
         Raises:
-            EncoderError: A token that the model doesn't know, or a graph that lsr didn't make.
+            EncoderError: The model doesn't know a token, or lsr didn't make the graph.
         """
         self._check(max(ids))
         if self._output is not None:
@@ -243,13 +246,13 @@ class OnnxRunner:
         return [int(place) for place in np.where(weights[terms] > 0, logits.argmax(0), -1)]
 
     def by_token(self, ids: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """A text's terms and weights, and each token's logits of these terms, up to a constant for each term.
+        """A text's terms and weights, and the logits of these terms for each token, up to a constant per term.
 
         Returns:
             (n,) int64 terms, (n,) float32 weights above zero, and (n_tokens, n) float32 logits.
 
         Raises:
-            EncoderError: A token that the model doesn't know, or a graph without token states.
+            EncoderError: The model doesn't know a token, or the graph has no token states.
         """
         self._check(max(ids))
         if self._output is None:
@@ -263,7 +266,7 @@ class OnnxRunner:
         """(n_tokens, width) float32, the dense model's last states of a text's tokens; the first is the dense vector.
 
         Raises:
-            EncoderError: A token that the model doesn't know, or a graph without dense vectors.
+            EncoderError: The model doesn't know a token, or the graph has no dense vectors.
         """
         self._check(max(ids))
         words = self._dense_output().embeddings(ids)
@@ -273,7 +276,7 @@ class OnnxRunner:
 
     @cached_property
     def _for_all_tokens(self) -> Any:
-        """A session whose last dense layer computes all tokens: its slices go to the end instead of to 1."""
+        """A session whose last dense layer computes all tokens, not only the first."""
         import onnxruntime
 
         end = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([np.iinfo(np.int64).max]))
@@ -287,10 +290,7 @@ class OnnxRunner:
 
     @cached_property
     def _opened_up(self) -> tuple[Any, list[str]]:
-        """A session whose graph also outputs the factors of its output layer; needed for origins only.
-
-        Only names are searched for in the file: those of nodes come before any weights.
-        """
+        """A session whose graph also outputs the operands of its output layer; only `origins` needs it."""
 
         def opened(content: bytes) -> tuple[bytes, list[str]]:
             found = re.search(rb"DynamicQuantizeLinear_\d{1,9}", content)

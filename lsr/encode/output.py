@@ -3,7 +3,7 @@
     weight_j = saturation(relu(factor_j max_t(state_t . row_j) + bias_j + frequency_j tf_j))
     tf_j     = n_j / (n_j + k1 (1 - b + b length / typical_length))      n_j: how often the text has the term
 
-The rows are the input embeddings in 8-bit integers, so one table serves input and output. Needs no torch.
+The rows are the input embeddings in 8-bit integers, so one table serves input and output. This module needs no torch.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class OutputLayer:
         settings: Settings that all terms share.
 
     Raises:
-        EncoderError: Shapes that don't fit each other.
+        EncoderError: The shapes don't fit each other.
 
     Attributes:
         n_terms: Size of the vocabulary.
@@ -84,13 +84,14 @@ class OutputLayer:
 
         Args:
             embeddings: (n_terms, width) float32, the input embeddings.
-            projection: (n_terms, width) float32, the output layer: the same rows, each times a factor.
+            projection: (n_terms, width) float32, the output layer: the rows of `embeddings`, each multiplied by a
+                factor.
             bias: (n_terms,) float32.
             frequency: (n_terms,) float32.
             settings: As for the class.
 
         Raises:
-            EncoderError: The output layer has other rows.
+            EncoderError: The rows of the output layer aren't multiples of the embeddings.
         """
         factor = row_factors(projection, embeddings)
         rows, scale = quantized(embeddings)
@@ -128,7 +129,7 @@ class OutputLayer:
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        """Write it as an Arrow file."""
+        """Write the table as an Arrow file."""
         width = pa.list_(pa.field("item", pa.int8(), nullable=False), self.width)
         rows = pa.FixedSizeListArray.from_arrays(pa.array(self._rows.reshape(-1)), type=width)
         columns = {"row": rows} | {name: pa.array(self._columns[name]) for name in _COLUMNS}
@@ -141,10 +142,10 @@ class OutputLayer:
 
     @classmethod
     def open(cls, path: Path) -> OutputLayer:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            EncoderError: It can't be read, or is another kind of file.
+            EncoderError: The file can't be read, or is of another kind.
         """
         try:
             table = pa.ipc.open_file(path.read_bytes()).read_all().combine_chunks()
@@ -172,10 +173,10 @@ def quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
 
 
 def row_factors(projection: NDArray[np.float32], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The factor of each row of the embeddings that gives the row of the output layer, (n_terms,) float32.
+    """(n_terms,) float32, the factors that turn the rows of the embeddings into those of the output layer.
 
     Raises:
-        EncoderError: The output layer has other rows.
+        EncoderError: The rows of the output layer aren't multiples of the embeddings.
     """
     squares = np.maximum((embeddings**2).sum(1), 1e-12)
     factors = (projection * embeddings).sum(1) / squares

@@ -1,8 +1,8 @@
 """Encode a corpus part by part, in this process or on many machines. A part's content depends only on the corpus.
 
-A part is the next PART documents, or fewer long ones, encoded CHUNK at a time. So memory is bounded, and every worker
-produces the same bytes. A note (JSON) beside each part describes it; a later run reads the notes and encodes only
-missing parts. The first part has the tokens and the encoder's files; the others refer to it.
+A part has PART documents, or fewer if they are long, encoded CHUNK at a time. So memory is bounded, and every worker
+produces the same bytes. Each part has a note, a JSON file that describes it; a later run reads the notes and encodes
+only missing parts. The first part has the tokens and the encoder's files; the other parts refer to it.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ _WHAT = "encoding workers"
 _COUNTED = ("documents", "vectors", "empty", "no_terms", "truncated")
 
 Job: TypeAlias = tuple[int, list[Document] | pa.RecordBatch]  # a part's number and its documents
-Tell: TypeAlias = Callable[[int, Report], None]  # called with the documents just encoded and their part's report
+Tell: TypeAlias = Callable[[int, Report], None]  # called with the number of new documents and their part's report
 
 
 @dataclass(frozen=True)
 class Part:
-    """The note beside a part.
+    """The note of a part.
 
     Attributes:
-        number: Its position among the parts, from 0.
-        rows: Vectors in it.
-        largest: The weight that impacts must have room for, from `lsr.sparse.usual_largest`.
+        number: The part's position, from 0.
+        rows: Number of vectors.
+        largest: The weight that the scale of impacts must cover, from `lsr.sparse.usual_largest`.
         whole: Whether all weights are whole numbers.
         file: {"bytes", "sha256"} of the file.
         report: A `Report` as a dictionary.
@@ -68,7 +68,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Its file."""
+        """Name of the part's file."""
         return part_name(self.number)
 
 
@@ -114,7 +114,7 @@ def _open_worker(
     encoder: Encoder | Mapping[str, bytes],
     tell: Tell | None,
 ) -> Callable[[Job], Part]:
-    """Open an encoder, on another machine from its files, and return the function that encodes a part."""
+    """Open the encoder (from its files, if this is another machine) and return the function that encodes a part."""
     place = open_shared(where)
     if isinstance(encoder, Mapping):
         options: EncoderOptions = {"device": task.device} if task.device else {}
@@ -160,7 +160,7 @@ def _encode_part(
 
 
 def _pack(documents: list[Document]) -> pa.RecordBatch:
-    """Documents in a compact form, to be sent to another machine."""
+    """Pack documents compactly, to send them to another machine."""
     blocks = pa.array([json.dumps(d.blocks) if d.blocks else None for d in documents], pa.string())
     return document_batch(documents).append_column("blocks", blocks)
 
@@ -196,10 +196,11 @@ def encode_parts(
 
     Args:
         corpus: Documents or queries.
-        encoder: Fitted here if it must be, before any worker starts.
+        encoder: The encoder. If it needs a fit, it is fitted here, before any worker starts.
         place: Where parts go; nothing else may write there meanwhile.
         task: How to encode.
-        identity: Everything that decides the vectors, as text. Unfinished work is resumed only under the same text.
+        identity: All settings that determine the vectors, as text. Unfinished work is resumed only if this text is the
+            same.
         workers: Where parts are encoded.
         overwrite: Drop unfinished work with other settings.
 
@@ -208,13 +209,13 @@ def encode_parts(
 
     Raises:
         OutputExists: There is unfinished work with other settings.
-        DataError: A bad document.
+        DataError: A document is invalid.
         ClusterError: As for `do_jobs`.
     """
     size, together = (PART, PART_CHARACTERS), (encoding.CHUNK, encoding.CHUNK_CHARACTERS)
     identity = f"{corpus.identity} | {identity} | (documents, characters): {size} a part, {together} together"
     plan, done = _read_plan(place, identity, overwrite)
-    if plan.get("parts") == len(done):  # all of them, but the run ended before it had used them
+    if plan.get("parts") == len(done):  # all parts are done, but the earlier run ended before it used them
         return _in_order(done, plan["bad"])
     n_done = sum(part.report["documents"] for part in done.values())
     if done:
@@ -262,8 +263,8 @@ def _jobs(corpus: Corpus, size: tuple[int, int], done: frozenset[int], *, pack: 
 
 
 def _same_encoder(encoder: Encoder, place: Place, plan: Mapping[str, Any], done: Mapping[int, Part]) -> Encoder:
-    """The encoder to resume with: the fitted one in the first part, if the given one needs a fit."""
-    if encoder.living:  # equal settings don't mean equal words
+    """The encoder to resume with: if the given one needs a fit, the fitted one stored in the first part."""
+    if encoder.living:  # equal settings don't imply equal vocabularies
         _require_same(encoder, place, plan)
     if not (encoder.needs_fit or encoder.living) or 0 not in done:
         return encoder
@@ -287,14 +288,14 @@ def _read_plan(place: Place, identity: str, overwrite: bool) -> tuple[dict[str, 
         if not overwrite:
             raise OutputExists(
                 f"{place.name}: holds unfinished work from another source or with other settings; "
-                "give the same ones to resume, or --overwrite to start again"
+                "use the same source and settings to resume, or --overwrite to start again"
             )
         place.delete(*ours)
         return {}, {}
     done = {}
     for name in ours:
         values = _read_json(place, name) if name.startswith("part-") and name.endswith(".json") else {}
-        # Parts and notes that a full disk has truncated are made again.
+        # Parts and notes that a full disk truncated are written again.
         if (
             values.keys() == {f.name for f in fields(Part)}
             and sizes.get(Part(**values).name) == values["file"]["bytes"]

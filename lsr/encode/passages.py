@@ -1,11 +1,11 @@
 """Cut long documents into overlapping passages. A search can give each document the score of its best passage.
 
-A passage is a run of whole words; only a word with more tokens than fit is cut. Its id is the document's id with "#"
-and a number; `parent` is the document's id. Every passage has the document's title.
+A passage is a run of whole words; a word is cut only if it has more tokens than fit into a passage. Its id is the
+document's id with "#" and a number; `parent` is the document's id. Every passage has the document's title.
 
-If a document's blocks are known, as those of files are, passages follow its sections, and within them its paragraphs,
-code blocks and list items. Such a passage has the headings above it in its title, and its lines, page and link in its
-metadata.
+If a document has blocks, as documents from files do, passages follow its sections, and within them its paragraphs, code
+blocks and list items. The title of such a passage includes the headings above it, and its metadata has its lines, page
+and link.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from lsr.io.document import Block, Document
 
 # Default size: enough to answer a question, short enough to read.
 SIZE, OVERLAP = 256, 32
-_CHARACTERS = 4  # characters of a token, roughly
-_SMALL = 4  # sections below this fraction of a passage are joined with the next
-_LONGEST = 1 << 18  # characters that are cut together: a tokenizer's output takes many times the memory of the text
+_CHARACTERS = 4  # average characters per token, roughly
+_SMALL = 4  # sections shorter than this fraction of a passage are joined with the next
+_LONGEST = 1 << 18  # characters tokenized at a time: a tokenizer's output takes many times the memory of the text
 SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
 
 
@@ -36,15 +36,15 @@ def split_passages(
     Args:
         documents: Documents; all are held in memory.
         encoder: The encoder whose tokens are counted.
-        size: Largest number of tokens of a passage, without its title. It is smaller if the encoder reads fewer after
-            title, prompt and special tokens. A title that takes more than half of what the encoder reads becomes the
-            beginning of the text. With 0, documents that have blocks are cut into passages of SIZE, and others only if
-            they are longer than the encoder reads.
-        overlap: Tokens that a passage repeats from the one before; fewer, in proportion, if passages get smaller than
-            `size`. For size 0 it is OVERLAP.
+        size: Largest number of tokens of a passage, without its title. Passages are smaller if the encoder has less
+            room after title, prompt and special tokens. A title that takes more than half of the encoder's maximum
+            length becomes the beginning of the text. With 0, documents that have blocks are cut into passages of SIZE
+            tokens; other documents are cut only if they are longer than the encoder reads.
+        overlap: Tokens that a passage repeats from the passage before it; reduced in proportion if passages are smaller
+            than `size`. With size 0, the overlap is OVERLAP.
 
     Raises:
-        ValueError: Invalid sizes.
+        ValueError: The sizes are invalid.
     """
     require_sizes(size, overlap)
     documents = list(documents)
@@ -74,7 +74,7 @@ def split_passages(
 
 
 def _fitted(parts: list[_Part], encoder: Encoder, whole: list[int] | None) -> list[list[Document]]:
-    """Return the passages of each text; all texts are tokenized together, which is fastest."""
+    """Return the passages of each text. All texts are tokenized in one call, which is fastest."""
     if whole is not None:
         for part, left in zip(parts, encoder.room([part.title for part in parts]) or (), strict=True):
             part.fit(left, whole[0], encoder)
@@ -83,7 +83,7 @@ def _fitted(parts: list[_Part], encoder: Encoder, whole: list[int] | None) -> li
     made = [part.passages() for part in parts]
     rooms = iter(encoder.room([passage.content for passages in made for passage in passages]) or ())
     for number, part in enumerate(parts):
-        # A part of a text may have more tokens alone than within the whole text.
+        # A piece of text may have more tokens on its own than as part of the whole text.
         lost = -min(islice(rooms, len(made[number])), default=0)
         while lost > 0 and part.size > 1:
             part.shrink(lost)
@@ -97,7 +97,7 @@ class _Part:
 
     Attributes:
         title: Title of each of its passages.
-        text: What is cut; final after `fit`.
+        text: The text to cut; final after `fit`.
         size: Largest number of tokens of a passage.
         offsets: (start, end) of the text's tokens; set before `passages` is called.
     """
@@ -111,8 +111,8 @@ class _Part:
         """Leave room for the title, or move it into the text.
 
         Args:
-            left: Tokens that are read after the title.
-            whole: Tokens that are read in total.
+            left: Number of tokens that the encoder reads after the title.
+            whole: Number of tokens that the encoder reads in total.
             encoder: The encoder whose tokens are counted.
         """
         if 2 * left < whole:
@@ -120,7 +120,7 @@ class _Part:
         self.size = max(1, min(self.size, left))
 
     def shrink(self, lost: int) -> None:
-        """Make passages smaller by some tokens."""
+        """Make passages smaller by `lost` tokens."""
         self.size = max(1, self.size - lost)
 
     def passages(self) -> list[Document]:
@@ -140,7 +140,7 @@ def require_sizes(size: int, overlap: int) -> None:
     """Check sizes of passages.
 
     Raises:
-        ValueError: They are invalid.
+        ValueError: The sizes are invalid.
     """
     if (size, overlap) != (0, 0) and (size < 1 or not 0 <= overlap < size):
         raise ValueError(f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}")
@@ -148,14 +148,14 @@ def require_sizes(size: int, overlap: int) -> None:
 
 @dataclass(frozen=True)
 class Passages:
-    """How documents are cut: the largest number of tokens of a passage, and how many of them the next one repeats.
+    """How documents are cut: the maximum number of tokens of a passage, and how many of them the next passage repeats.
 
-    Passages are shorter if the encoder reads fewer tokens after title, prompt and special tokens, so that it reads all
-    of each passage. `Passages()` cuts documents of files along their headings and paragraphs into passages of 256
-    tokens that overlap by 32. It cuts other documents only if they are longer than the encoder reads.
+    Passages are shorter if the encoder has less room after title, prompt and special tokens, so that it reads every
+    passage to its end. `Passages()` cuts documents of files along their headings and paragraphs into passages of 256
+    tokens that overlap by 32. Other documents are cut only if they are longer than the encoder reads.
 
     Raises:
-        ValueError: Invalid sizes.
+        ValueError: The sizes are invalid.
     """
 
     size: int = 0
@@ -177,8 +177,9 @@ def _cuts(
         offsets: (start, end) of the text's tokens.
         text: The text.
         size: Largest number of tokens of a passage.
-        overlap: Tokens that a passage repeats from the one before.
-        breaks: Preferred places to cut, as lists of ascending token numbers; the best kind comes first.
+        overlap: Tokens that a passage repeats from the passage before it.
+        breaks: Preferred places to cut: one list of ascending token numbers for each kind of place, the best kind
+            first.
     """
 
     def starts_word(token: int) -> bool:
@@ -223,7 +224,7 @@ def _among(ascending: Sequence[int], low: int, high: int) -> Sequence[int]:
 
 
 class _Section(_Part):
-    """Blocks of a document; cut at the start of blocks if possible, else of lines and sentences."""
+    """Blocks of a document; cut at the start of a block if possible, else at the start of a line or sentence."""
 
     def __init__(self, document: Document, size: int, overlap: int, blocks: list[Block], end: int) -> None:
         super().__init__(document, size, overlap)
@@ -233,7 +234,9 @@ class _Section(_Part):
         self.title = " > ".join(self._path)
 
     def fit(self, left: int, whole: int, encoder: Encoder) -> None:
-        """Leave room for the title; drop a title that takes more than half: headings are also in the text."""
+        """Leave room for the title. A title that takes more than half is shortened or dropped, since the headings are
+        also in the text.
+        """
         shorter = [*self._path[-1:], ""]
         while 2 * left < whole and shorter:
             self.title = shorter.pop(0)
@@ -271,7 +274,9 @@ def _path(title: str, blocks: list[Block]) -> list[str]:
 
 
 def _sections(document: Document, size: int) -> Iterator[tuple[list[Block], int]]:
-    """The blocks under each heading, and their end; small sections are joined with the next ones."""
+    """Yield the blocks of each section, and their end. A section has the blocks under a heading; small sections are
+    joined with the next.
+    """
     small, most = _CHARACTERS * size // _SMALL, _CHARACTERS * size
     section: list[Block] = []
     for block, end in _pieces(document):
@@ -288,7 +293,7 @@ def _sections(document: Document, size: int) -> Iterator[tuple[list[Block], int]
 
 
 def _pieces(document: Document) -> Iterator[tuple[Block, int]]:
-    """The blocks and their ends; very long ones in pieces."""
+    """Yield the blocks and their ends; very long blocks are yielded in pieces."""
     text = document.text
     for block, end in zip(document.blocks, [*(b.start for b in document.blocks[1:]), len(text)], strict=True):
         start, exact = block.start, _is_exact(text, block, end)
@@ -304,7 +309,7 @@ def _pieces(document: Document) -> Iterator[tuple[Block, int]]:
 
 
 def _is_exact(text: str, block: Block, end: int) -> bool:
-    """Whether a block has exactly the lines of its source."""
+    """Whether a block has exactly as many lines as its source, so that line numbers can be counted."""
     return bool(block.line) and len(text[block.start : end].rstrip().split("\n")) == block.end_line - block.line + 1
 
 

@@ -1,13 +1,13 @@
-"""Contextual phrase vectors, after SPARC (arXiv 1911.02896): the span of a passage that answers a question.
+"""Contextual phrase vectors, after SPARC (arXiv 1911.02896), to find the span of a passage that answers a question.
 
     score of a span = start(first token) + end(last token)
-    start(t)        = <D h_t, U c> + sum over n of <s_t, q>        end(t): the same with other matrices
+    start(t)        = <D h_t, U c> + sum over n of <s_t, q>        end(t): likewise, with other matrices
     s_tj            = relu(<Q h_t, K h_j> / sqrt(64)) + w [j is in the sentence of t], j != t
     q_j             = relu(<Q c, K g_j> / sqrt(64)) + 1 / (occurrences of g_j's n-gram in the passage)
 
 s_t, the context of token t, has weights of other words of the passage; q has weights of the question's words. The last
-summand of each isn't in the paper: with few examples, attention alone doesn't learn where a sentence ends and which
-words are rare.
+summands of s and q aren't in the paper: with few examples, attention alone doesn't learn where a sentence ends and
+which words are rare.
 
 h_t are a frozen model's token states of the passage, g_j those of the question, and c the state of its first token.
 s and q are sparse vectors over words (n = 1) and pairs of neighbouring words (n = 2); their products are computed over
@@ -43,7 +43,7 @@ _LAYOUT: Layout = {
     "query": (4, "float32"), "key": (4, "float32"), "phrase": (3, "float32"), "question": (3, "float32"),
     "sentence": (2, "float32"),
 }  # fmt: skip
-_SMALL = 0.1  # of the first weights
+_SMALL = 0.1  # scale of the initial weights
 _SENTENCE = re.compile(r"[.!?]+[\s\"')]*")
 
 
@@ -52,10 +52,10 @@ class Answer:
     """A span of a text.
 
     Attributes:
-        start: Its first character.
-        end: The character after its last one; equal to `start` in a text without a word.
+        start: The first character.
+        end: The character after the last one; equal to `start` if the text has no word.
         text: The span.
-        score: Comparable between the texts of one question.
+        score: The score; comparable between texts for the same question.
     """
 
     start: int
@@ -72,7 +72,7 @@ class Asked:
         question: The question.
         passage: The passage.
         start: First character of the answer in the passage.
-        end: The character after its last one.
+        end: The character after the last one of the answer.
     """
 
     question: str
@@ -89,7 +89,7 @@ class _Read:
         first: (width,) the state of the first special token.
         states: (n, width).
         keys: For each n-gram order (n,) int64: equal words, or pairs of words, have equal keys. The last token begins
-            no pair, so its key equals no other.
+            no pair, so its key matches no other key.
         spans: (n, 2) characters.
         sentences: (n,) int64, the number of each token's sentence.
     """
@@ -109,7 +109,7 @@ class PhraseReader:
         weights: The arrays of `fit` or `load`.
 
     Raises:
-        EncoderError: An encoder without dense vectors, or of another width than the weights.
+        EncoderError: The encoder has no dense vectors, or another width than the weights.
     """
 
     def __init__(self, encoder: Encoder, weights: Mapping[str, NDArray[np.float32]]) -> None:
@@ -124,12 +124,12 @@ class PhraseReader:
 
     @classmethod
     def fit(cls, encoder: Encoder, examples: Sequence[Asked], *, seed: int = 0) -> PhraseReader:
-        """Train on questions with answers; a thousand give a rough reader, in minutes of one core.
+        """Train on questions with answers. A thousand examples give a rough reader, in minutes on one core.
 
         Args:
-            encoder: See above; examples of one passage are best given one after the other.
-            examples: The questions. One whose answer lies beyond the part that the model reads is left out.
-            seed: Of the first weights, and of the order of training.
+            encoder: The encoder, as for the class.
+            examples: The examples. Those whose answer lies beyond the part that the model reads are left out.
+            seed: Seed of the initial weights and of the order of examples.
 
         Raises:
             DataError: No example has an answer in the part that the model reads.
@@ -153,7 +153,7 @@ class PhraseReader:
         torch.manual_seed(seed)
         scale = _SMALL / model.dense_width**0.5
         first = [torch.randn(*shape, model.dense_width, _HEAD) * scale for shape in ((_SIDES, _ORDERS), (_SIDES,))]
-        # Equal matrices: at first, tokens attend to those whose states are like theirs.
+        # Query and key matrices start equal, so that tokens first attend to tokens with similar states.
         given = (first[0], first[0].clone(), first[1], first[1].clone(), torch.ones(_SIDES, _ORDERS))
         values = [torch.nn.Parameter(value) for value in given]
         weights = dict(zip(_LAYOUT, values, strict=True))
@@ -178,7 +178,7 @@ class PhraseReader:
 
         Args:
             question: The question.
-            texts: Passages; of a text that is too long for the model, only its beginning is read.
+            texts: Passages. If a text is too long for the model, only its beginning is read.
         """
         asked, found = _read(self.model, question, queries=True), []
         for text in texts:
@@ -205,15 +205,15 @@ class PhraseReader:
 
     @classmethod
     def load(cls, path: str | PathLike[str], encoder: Encoder) -> PhraseReader:
-        """Open the weights.
+        """Open a saved reader.
 
         Args:
             path: A file written by `save`.
-            encoder: The encoder that they were trained with.
+            encoder: The encoder that the reader was trained with.
 
         Raises:
             DataError: The file is missing, damaged or of another kind.
-            EncoderError: Weights of another model.
+            EncoderError: The weights belong to another model.
         """
         arrays = read_arrays(path, _KIND, _LAYOUT)
         require_finite(path, arrays)
@@ -221,7 +221,7 @@ class PhraseReader:
 
 
 def _read(model: SpladeEncoder, text: str, *, queries: bool = False) -> _Read:
-    """Read a text. A query's prompt tokens, which come before its own, are left out."""
+    """Read a text. The tokens of a query's prompt are left out."""
     (states,) = model.dense_states([text], queries=queries)
     tokens = model.tokens(text)
     n = len(tokens)

@@ -3,9 +3,9 @@
     max: saturation(relu(max_t z[t, j]))        sum: sum_t saturation(relu(z[t, j]))
 
 over the positions t that the mask keeps. `pool_states` multiplies by the output projection, a few thousand terms at a
-time, so the logits of a batch are never in memory at once, not even for the gradient. `Screen` gives the same without a
-gradient, with most of the work in integers. `pool_logits` is the plain definition. Needs torch, so only code that runs
-a model imports this file.
+time, so the logits of a batch are never in memory at once, not even for the gradient. `Screen` gives the same result
+without a gradient, with most of the work in integers. `pool_logits` is the plain definition. This file needs torch, so
+only code that runs a model imports it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from lsr.encode.processor import adds_bytes_exactly
 
 TRANSIENT_BYTES = 64 << 20  # logits in memory at a time
-_CACHE_BYTES = 4 << 20  # the same on a CPU, so that they are still in its caches for the maximum
-_TERMS = 4096  # terms at a time: few enough for a batch of texts to fit, enough for a fast multiplication
+_CACHE_BYTES = 4 << 20  # the same on a CPU, so that the logits are still in its caches for the maximum
+_TERMS = 4096  # terms at a time: few enough that a batch of texts fits, and enough for a fast multiplication
 
 
 def pool_states(
@@ -31,7 +31,7 @@ def pool_states(
 
     Args:
         states: (batch, seq, hidden) float, input of the output projection.
-        mask: (batch, seq), 0 where a position doesn't count.
+        mask: (batch, seq), 0 at masked positions.
         weight: (n_terms, hidden) float, the output projection, or some of its rows.
         bias: (n_terms,) float, or None.
         pooling: "max" or "sum".
@@ -61,22 +61,22 @@ def over_tiles(
 
     Args:
         states: (batch, seq, width) float.
-        mask: (batch, seq), 0 where a position doesn't count.
+        mask: (batch, seq), 0 at masked positions.
         weight: (n_terms, hidden) float.
         bias: (n_terms,) float, or None.
-        part: A function of states, (docs, seq, width), which of them are masked, (docs, seq, 1), and rows of weight and
-            bias; returns (docs, terms).
+        part: A function from states (docs, seq, width), a mask (docs, seq, 1) that is true where they are masked, and
+            rows of weight and bias, to (docs, terms).
 
     Returns:
         (batch, n_terms) float.
     """
     dropped = mask.eq(0).unsqueeze(-1)
-    if torch.onnx.is_in_onnx_export():  # the tiles would be those of the traced text
+    if torch.onnx.is_in_onnx_export():  # the tiles would be fixed to those of the traced text
         return part(states, dropped, weight, bias)
     parts = []
     for docs, places, terms in _tiles(states, mask, weight):
         inputs = states[docs, places], dropped[docs, places], weight[terms], None if bias is None else bias[terms]
-        # For the gradient, logits are computed again instead of kept.
+        # For the gradient, logits are recomputed, not stored.
         parts.append(checkpoint(part, *inputs, use_reentrant=False) if torch.is_grad_enabled() else part(*inputs))
     per_row = -(-weight.shape[0] // _tile(states, weight)[1])
     return torch.cat([torch.cat(parts[i : i + per_row], 1) for i in range(0, len(parts), per_row)])
@@ -85,7 +85,7 @@ def over_tiles(
 def max_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The largest logit of each term over the positions; arguments are those of `pool_states`.
 
-    The gradient goes to the position of the largest logit. Only that position is kept, and the cost of the backward
+    The gradient goes to the position of the largest logit, so only that position is stored. The cost of the backward
     pass grows with the number of terms that have a gradient.
 
     Returns:
@@ -100,7 +100,7 @@ def max_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
 class _MaxLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-        kept, filled = mask.ne(0), _filled(states, mask)  # then no logit must be masked
+        kept, filled = mask.ne(0), _filled(states, mask)  # filled states need no masking of logits
         keep = any(ctx.needs_input_grad)
         out = states.new_empty(states.shape[0], weight.shape[0], dtype=torch.float32)
         found = torch.empty_like(out, dtype=torch.int32) if keep else None
@@ -110,7 +110,7 @@ class _MaxLogits(torch.autograd.Function):
                 out[docs, terms] = logits.amax(1)
             else:
                 out[docs, terms], found[docs, terms] = logits.max(1)
-            del logits  # free memory before the next ones
+            del logits  # free memory before the next tile
         out[~kept.any(1)] = torch.finfo(out.dtype).min
         if found is not None:
             first = kept.int().argmax(1, keepdim=True).int()
@@ -140,8 +140,8 @@ class _MaxLogits(torch.autograd.Function):
 class Screen:
     """The largest logits of the terms that may be above zero.
 
-    Few terms of a vocabulary have a logit above zero. A first pass in 8-bit integers, a quarter of the work, finds the
-    terms that might, with a bound on the rounding error; only those are computed in float.
+    Few terms of a vocabulary have a logit above zero. A first pass in 8-bit integers, which is a quarter of the work,
+    finds the terms that might, using a bound on the rounding error. Only these terms are computed in float.
 
     Args:
         weight: (n_terms, hidden) float32, the output projection.
@@ -157,14 +157,16 @@ class Screen:
 
     @staticmethod
     def can(states: Tensor, weight: Tensor) -> bool:
-        """Whether it can be used: in float32 without gradient, on a processor with fast and exact 8-bit products."""
+        """Whether `Screen` can be used: in float32, without gradient, on a processor with fast and exact 8-bit
+        products.
+        """
         if torch.onnx.is_in_onnx_export():
             return False
         plain = not torch.is_grad_enabled() and not weight.is_inference() and states.dtype == torch.float32
         return plain and states.device.type == "cpu" and adds_bytes_exactly()
 
     def fits(self, weight: Tensor) -> bool:
-        """Whether it was made from the present values of these weights."""
+        """Whether this screen was made from the current values of these weights."""
         return self.weight is weight and self._version == weight._version
 
     def pool(self, states: Tensor, mask: Tensor, bias: Tensor | None, saturation: str) -> Tensor:
@@ -213,8 +215,8 @@ def _tile(states: Tensor, weight: Tensor) -> tuple[int, int]:
 
 
 def _tiles(states: Tensor, mask: Tensor, weight: Tensor) -> list[tuple[slice, slice, slice]]:
-    """Slices of documents, positions and terms, with documents in the outer loop; positions end with the longest
-    text.
+    """Slices of documents, positions and terms, with documents in the outer loop. Positions end with the longest text
+    of a slice.
     """
     docs, terms = _tile(states, weight)
     ends = (mask.ne(0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1).tolist()
@@ -226,7 +228,7 @@ def _tiles(states: Tensor, mask: Tensor, weight: Tensor) -> list[tuple[slice, sl
 
 
 def saturate(logits: Tensor, saturation: str) -> Tensor:
-    """log1p(relu(logits)), and log1p again for "log1p_log1p"; in place if no gradient is needed."""
+    """log1p(relu(logits)); for "log1p_log1p", log1p of that. Works in place if no gradient is needed."""
     if torch.is_grad_enabled():
         weights = torch.log1p(torch.relu(logits))
         return torch.log1p(weights) if saturation == "log1p_log1p" else weights
@@ -239,7 +241,7 @@ def pool_logits(logits: Tensor, mask: Tensor, pooling: str, saturation: str) -> 
 
     Args:
         logits: (batch, seq, n_terms) float.
-        mask: (batch, seq), 0 where a position doesn't count.
+        mask: (batch, seq), 0 at masked positions.
         pooling: "max" or "sum".
         saturation: "log1p" or "log1p_log1p".
 

@@ -1,14 +1,14 @@
-"""Files for other libraries beside our own files of a saved encoder.
+"""Files that let other libraries open a saved encoder, written in addition to lsr's own files.
 
     modules.json, config_sentence_transformers.json    modules of a SparseEncoder; prompts
-    sentence_bert_config.json, tokenizer_config.json   beside each model: maximum lengths
+    sentence_bert_config.json, tokenizer_config.json   next to each model: maximum lengths
     *_SpladePooling/, router_config.json               pooling; routes of queries and documents
-    query_0_SparseStaticEmbedding/, idf.json           weights of query tokens, for inference-free models; the second
-                                                       beside the documents' model is OpenSearch's layout
+    query_0_SparseStaticEmbedding/, idf.json           weights of query tokens, for inference-free models; idf.json next
+                                                       to the documents' model is OpenSearch's layout
     README.md                                          the model card
 
-They describe masked language models. Other libraries don't know heads of ours, and modules.json says so. Needs no
-torch.
+These files describe masked language models. Other libraries can't open models with lsr's own heads; modules.json makes
+the libraries refuse such a model. This module needs no torch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SPECIAL = {
     "sep_token": ("[SEP]", "</s>"),
     "mask_token": ("[MASK]", "<mask>"),
 }
-_UNLIMITED = int(1e30)  # how transformers writes it
+_UNLIMITED = int(1e30)  # the value that transformers writes for "no limit"
 _ALL_TERMS = "other libraries keep all terms of a text: they have one limit for documents and queries"
 
 
@@ -52,10 +52,10 @@ def describe(folder: Path, document: Tower, query: Tower, places: Mapping[tuple[
     """Describe a saved encoder of one or two towers for sentence-transformers.
 
     Args:
-        folder: Its folder.
+        folder: The encoder's folder.
         document: The documents' tower.
         query: The queries' tower.
-        places: Subfolders of their files.
+        places: Subfolders of the towers' files.
 
     Returns:
         Lines for the model card about what sentence-transformers does differently.
@@ -90,16 +90,16 @@ def describe_inference_free(
     """Describe a saved inference-free encoder for sentence-transformers, and for OpenSearch.
 
     Args:
-        folder: Its folder.
+        folder: The encoder's folder.
         document: The documents' tower.
-        at: Subfolder of its files.
+        at: Subfolder of the tower's files.
         table: (n_terms,) float32, weights of query terms.
         tokenizer: The queries' tokenizer.
-        max_length: Tokens of a query that are read; None for all.
+        max_length: Number of tokens read from a query; None for all.
         prompt: Text before every query.
 
     Returns:
-        As `describe`.
+        As for `describe`.
     """
     route = _tower(folder, document, at)
     own = folder / _TABLE
@@ -114,7 +114,7 @@ def describe_inference_free(
     (folder / "idf.json").write_text(json.dumps(idf, ensure_ascii=False), encoding="utf-8")
     query = [(_TABLE, _SPARSE + "SparseStaticEmbedding")]
     kept = document.top_k
-    if kept is not None and (max_length is None or max_length > kept):  # it would also prune queries
+    if kept is not None and (max_length is None or max_length > kept):  # max_active_dims would also prune queries
         kept = None
     _whole(folder, _router(folder, {"query": query, "document": route}), prompt, document.prompt, kept)
     told = [_ALL_TERMS] if document.top_k != kept else []
@@ -124,15 +124,15 @@ def describe_inference_free(
 
 
 def refuse(folder: Path) -> None:
-    """Make sentence-transformers refuse a saved encoder: it would misread the files that it knows."""
+    """Make sentence-transformers refuse a saved encoder, whose files it would otherwise misread."""
     _write(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": "lsr.encode.splade.SpladeEncoder"}])
 
 
 def save_model(model: Encoder, folder: Path) -> dict[str, bytes]:
-    """Save the model of an encoder that is built over it.
+    """Save the underlying model of an encoder.
 
     Returns:
-        {its config file: content}; the other encoder's config includes it and takes its place.
+        {config file: content} of the model; the encoder's own config includes this content and replaces the file.
     """
     model.save(folder)
     refuse(folder)
@@ -140,13 +140,13 @@ def save_model(model: Encoder, folder: Path) -> dict[str, bytes]:
 
 
 def write_card(folder: Path, about: Sequence[str], *, portable: bool, base: str = "") -> None:
-    """Write a model card, unless there is one.
+    """Write a model card, unless the folder has one.
 
     Args:
         folder: The encoder's folder.
         about: Lines of its description.
         portable: Whether sentence-transformers opens it.
-        base: The hub's name of its base model; "" if there is none.
+        base: The base model's name on the hub; "" if there is none.
     """
     if (folder / CARD).exists():
         return
@@ -178,10 +178,10 @@ def push(folder: Path, name: str, private: bool) -> str:
         private: Whether a new repository is private.
 
     Returns:
-        Its address.
+        The address of the repository.
 
     Raises:
-        EncoderError: An invalid name, or the hub refuses.
+        EncoderError: The name is invalid, or the hub refuses the upload.
         MissingExtra: huggingface_hub is not installed.
     """
     if not files.is_hub_name(name):
@@ -194,7 +194,7 @@ def push(folder: Path, name: str, private: bool) -> str:
     try:
         made = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="An encoder of lsr")
-    except Exception as error:  # each version of the hub's library has other errors
+    except Exception as error:  # each version of the hub's library raises other errors
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise EncoderError(f"{name}: can't be pushed ({reason}); are you logged in (hf auth login)?") from None
     return str(made)
@@ -204,7 +204,7 @@ _Route = list[tuple[str, str]]  # (path in the folder, module)
 
 
 def _tower(folder: Path, tower: Tower, at: str, name: str | None = None) -> _Route:
-    """Write the description of a tower beside its files; returns its modules."""
+    """Write the description of a tower into the folder of its files; returns the tower's modules."""
     place, pooling = folder / at, f"{name or (at + '_' if at else '') + '1'}_SpladePooling"
     _write(place / "sentence_bert_config.json", _length(tower))
     _tokenizer(place, TextTokenizer((place / TOKENIZER_FILE).read_bytes()), tower.max_length)
@@ -219,7 +219,7 @@ def _length(tower: Tower) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path, tokenizer: TextTokenizer, max_length: int | None) -> None:
-    """tokenizer_config.json, without anything that would change what tokenizer.json says."""
+    """Write tokenizer_config.json, without settings that would override tokenizer.json."""
     given = files.read_object(folder / "tokenizer_config.json")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -267,7 +267,7 @@ def _write(path: Path, content: Any) -> None:
 
 
 def _write_tensor(path: Path, name: str, values: NDArray[np.float32]) -> None:
-    """One tensor as a safetensors file, without torch."""
+    """Write one tensor as a safetensors file, without torch."""
     data = values.astype("<f4").tobytes()
     header = json.dumps({name: {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, len(data)]}}).encode()
     header += b" " * (-len(header) % 8)

@@ -1,11 +1,12 @@
 """The output layer of an encoder and the maximum over its tokens in one pass, in 8-bit integers.
 
-    z_j = max_t s_t (h_t . e_j) r_j        h_t, e_j integers of -127 to 127, s_t the scale of a token, r_j of a term
+    z_j = max_t s_t (h_t . e_j) r_j    h_t, e_j: integers from -127 to 127; s_t: scale of a token; r_j: scale of a term
 
-The output layer is nine tenths of a small encoder's work, and of its tokens x terms logits only the maxima are kept.
-Here a block of terms is multiplied with all tokens while the running maximum stays in registers, so only the maximum is
-written. Processors with an instruction for sums of four byte products (VNNI) use it; others multiply the same integers
-as float32, block by block. Sums below 2^24 are exact in float32, so the result has the same bits on any machine.
+The output layer is nine tenths of a small encoder's work, and only the maxima of its tokens x terms logits are kept.
+Here, a block of terms is multiplied with all tokens while the running maximum stays in registers, so that only the
+maximum is written to memory. Processors with VNNI use its instruction for sums of four byte products; other processors
+multiply the same integers as float32, block by block. Sums below 2^24 are exact in float32, so the result has the same
+bits on any machine.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _compiler = Compiler([Path(__file__)])
 _TOKENS = 8  # tokens of a block
 _GROUPS = 2  # registers of terms in a block
 _TERMS = 2048  # terms of a block without VNNI
-LARGEST_WIDTH = (1 << 24) // 127**2 // 4 * 4  # sums of so many products are exact in float32
+LARGEST_WIDTH = (1 << 24) // 127**2 // 4 * 4  # sums of up to this many products are exact in float32
 
 
 class Projection:
@@ -37,10 +38,11 @@ class Projection:
     Args:
         rows: (n_terms, width) int8, without -128; width a multiple of 4.
         scales: (n_terms,) float32, a factor for each row.
-        lanes: Sums of a VNNI instruction, 16 or 8; 0 for none. Taken from the processor if not given.
+        lanes: Number of sums that a VNNI instruction computes, 16 or 8; 0 for no VNNI. By default the processor's
+            number.
 
     Raises:
-        EncoderError: Shapes that don't fit.
+        EncoderError: The shapes don't fit.
     """
 
     def __init__(self, rows: NDArray[np.int8], scales: NDArray[np.float32], *, lanes: int | None = None) -> None:
@@ -53,9 +55,10 @@ class Projection:
             block = self._lanes * _GROUPS
             whole = np.zeros((-(-n_terms // block) * block, width), np.int8)
             whole[:n_terms] = rows
-            # Four neighbours of a row, then those of the next row: the layout of the instruction's operand.
+            # Four neighbouring values of a row, then those of the next row: the layout of the instruction's operand.
             self._packed = np.ascontiguousarray(whole.reshape(-1, self._lanes, width // 4, 4).transpose(0, 2, 1, 3))
-            # States are shifted by 128 to be unsigned; the shift adds the same to a term's sum for all tokens.
+            # States are shifted by 128 to be unsigned. The shift adds a constant to each term's sum, the same for all
+            # tokens.
             self._moved = whole.sum(1, dtype=np.int32) * np.int32(128)
 
     def __len__(self) -> int:
@@ -107,10 +110,10 @@ def _integers(states: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray
 
 
 def _block(lanes: int) -> Any:
-    """An intrinsic: the largest sums of `_GROUPS` times `lanes` terms over all tokens.
+    """An intrinsic that computes the largest sums over all tokens, for `_GROUPS` times `lanes` terms.
 
-    Its arguments are addresses of the unsigned states, their scales, the packed rows of the terms, the share of the
-    shift in each sum, and the result; then the number of blocks of tokens, and a quarter of the width.
+    Its arguments are the addresses of the unsigned states, their scales, the packed rows of the terms, the shift's
+    share in each sum, and the result; then the number of token blocks, and a quarter of the width.
     """
 
     @intrinsic  # type: ignore[untyped-decorator]
@@ -182,7 +185,7 @@ _block_16, _block_8 = _block(16), _block(8)
 
 @_compiler.kernel
 def _largest_16(states: Any, scales: Any, packed: Any, moved: Any, found: Any) -> None:
-    """uint8 (n, width), float32 (n,), int8 (groups, width / 4, 16, 4), int32 and float32 (terms,)."""
+    """Arguments: uint8 (n, width), float32 (n,), int8 (groups, width / 4, 16, 4), int32 (terms,), float32 (terms,)."""
     quarter = states.shape[1] // 4
     for group in range(0, packed.shape[0], _GROUPS):
         _block_16(

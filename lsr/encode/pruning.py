@@ -1,16 +1,16 @@
-"""Remove whole attention heads and feed-forward columns from an exported model; the graph becomes smaller, not sparser.
+"""Structured pruning: remove whole attention heads and feed-forward columns from an exported model's graph.
 
 Each head or column is a group of inputs to the matrix product that follows. A group's score is the sum over its inputs
 of
 
     var(a_j) |w_j|^2        a_j: the input's values on some texts, w_j: its row of the product's weights
 
-The groups with the lowest scores are removed, and the means of their inputs go into the product's bias: an input that
-hardly varies is nearly a constant (FLAP, arXiv 2312.11983). Then the products are fitted by least squares, layer after
-layer: from the pruned model's inputs, a layer must compute the states of the whole model. So it also corrects the
-errors of the layers before it.
+The groups with the lowest scores are removed, and the means of their inputs are folded into the product's bias, since
+an input that hardly varies is nearly a constant (FLAP, arXiv 2312.11983). Then the products are refitted by least
+squares, layer by layer: given the pruned model's inputs, each layer must reproduce the states of the unpruned model. So
+a layer also corrects the errors of the layers before it.
 
-This needs neither labels nor torch, only onnx, and the graph runs on an unmodified runtime.
+Pruning needs neither labels nor torch, only onnx, and the pruned graph runs on an unmodified runtime.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PruneSettings:
     Attributes:
         heads: Share of each layer's attention heads that is removed; at least one stays.
         columns: Share of each layer's feed-forward columns that is removed.
-        fit: Whether products are fitted again; otherwise only their biases change.
+        fit: Whether products are refitted; otherwise only their biases change.
 
     Raises:
         ValueError: A share is below 0, or 1 or above.
@@ -218,7 +218,7 @@ class _Pruning:
             self._put(block.product, *self._fitted(block, weight[rows], bias))
 
     def _shrink(self, block: _Block, kept: NDArray[np.int64]) -> None:
-        """Remove what computes the removed inputs, so that only the groups `kept` are left."""
+        """Remove the weights that compute the removed inputs, so that only the groups `kept` are left."""
         if block.size == 1:
             wide = f"{block.name}.intermediate.dense"
             self._set(f"{wide}.weight", self._value(f"{wide}.weight")[:, kept])
@@ -244,7 +244,9 @@ class _Pruning:
     def _fitted(
         self, block: _Block, weight: NDArray[np.float64], bias: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the weights, (n, m), and the bias, (m,), that bring the block's sum nearest to the whole model's."""
+        """Return the weights, (n, m), and the bias, (m,), that bring the block's sum closest to the unpruned
+        model's.
+        """
         n = len(weight)
         gram, wrong = np.zeros((n + 1, n + 1)), np.zeros((n + 1, weight.shape[1]))
         old = np.concatenate((weight, bias[None]))

@@ -17,17 +17,17 @@ from lsr.encode.pooling import max_logits, over_tiles, saturate
 
 
 class EpicHead(MaskedLMHead):
-    """EPIC (arXiv 2004.14245): expansion terms weighed by the importance of their token and the text's quality.
+    """EPIC (arXiv 2004.14245): expansion terms weighted by the importance of their token and the text's quality.
 
         documents   w_j = sigmoid(u . h_CLS + b_u) max_t a(s . h_t + b_s) a(z_tj),   a(x) = log(1 + softplus(x))
         queries     q_j = sum over t with token_t = j of a(r . h_t + b_r)            (`EpicQueryHead`)
 
-    a is never zero, so documents have all terms: keep the heaviest with `top_k` (the authors keep 100 or 1,000). From
-    Georgetown-IR-Lab/OpenNIR, onir/rankers/epic.py.
+    a is never zero, so documents have all terms; keep the heaviest with `top_k` (the authors keep 100 or 1,000). The
+    formulas are from Georgetown-IR-Lab/OpenNIR, onir/rankers/epic.py.
 
     Args:
         model, n_terms, where: As for `MaskedLMHead`.
-        tensors: From `start` or `tensors`.
+        tensors: The result of `start`, or of a saved head's `tensors`.
     """
 
     NAMES = ("query.weight", "query.bias", "importance.weight", "importance.bias", "quality.weight", "quality.bias",
@@ -53,7 +53,7 @@ class EpicHead(MaskedLMHead):
         return {name: tensor.detach() for name, tensor in found.items()} | {"counts": counted(n_terms, absent)}
 
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         raw, transformed = states.chunk(2, -1)
         rows = slice(None) if terms is None else terms
         weight, bias = self._output[0].weight[rows], self._bias(rows)
@@ -68,7 +68,7 @@ class EpicHead(MaskedLMHead):
         return EpicQueryHead(self.query, self.counts, self.n_terms, self.dropout)
 
     def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         raw, transformed = states.chunk(2, -1)
         logits = nn.functional.linear(transformed, self._output[0].weight[terms], self._bias(terms))
         return _activated(logits) * _activated(self.importance(raw)) * (self.counts[ids] > 0).unsqueeze(-1)
@@ -78,7 +78,7 @@ class EpicHead(MaskedLMHead):
         return None if bias is None else bias[rows]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its layers, with the queries'."""
+        """The layers for documents and queries, and the counts."""
         return self.named_tensors()
 
 
@@ -86,10 +86,10 @@ class EpicQueryHead(Head):
     """The queries' side of `EpicHead`.
 
     Args:
-        layer: From states to a token's importance.
+        layer: The layer that turns states into importances of tokens.
         counts: (n_terms,) float32, 0 for terms that no text may have.
         n_terms: Size of the vocabulary.
-        dropout: That of the documents' side.
+        dropout: The dropout of the documents' side.
     """
 
     NAMES = ("query.weight", "query.bias", "counts")
@@ -101,28 +101,29 @@ class EpicQueryHead(Head):
         self.register_buffer("counts", counts)
 
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         values = _activated(self.query(self.dropout(states)).squeeze(-1)) * self.counts[ids] * mask
         weights = values.new_zeros(ids.shape[0], self.n_terms).scatter_add(1, ids, values)
         return weights if terms is None else weights[:, terms]
 
     def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         return torch.where(ids.unsqueeze(-1) == terms, _activated(self.query(states)), 0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its layer."""
+        """The layer and the counts."""
         return self.named_tensors()
 
 
 class SpartaHead(Head):
     """SPARTA (arXiv 2009.13013): w_j = log(1 + relu(max_t E_j . h_t + b)), with the backbone's own embeddings E.
 
-    In BEIR's released code (beir/retrieval/models/sparta.py) b is 0, which it is at first. Queries are their tokens.
+    b starts at 0, its fixed value in BEIR's released code (beir/retrieval/models/sparta.py). Queries are encoded as
+    their tokens.
 
     Args:
-        embeddings: The backbone's embedding layer; its weights aren't the head's.
-        tensors: From `start` or `tensors`.
+        embeddings: The backbone's embedding layer; the head doesn't own its weights.
+        tensors: The result of `start`, or of a saved head's `tensors`.
     """
 
     NAMES = ("bias", "counts")
@@ -139,32 +140,32 @@ class SpartaHead(Head):
         return {"bias": torch.zeros(1), "counts": counted(n_terms, absent)}
 
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         rows = slice(None) if terms is None else terms
         logits = max_logits(states, mask, self._embeddings[0].weight[: self.n_terms][rows], None) + self.bias
         return saturate(logits, "log1p") * self.counts[rows]
 
     def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         return states @ self._embeddings[0].weight[terms].T
 
     def tensors(self) -> dict[str, Tensor]:
-        """The bias."""
+        """The bias and the counts."""
         return self.named_tensors()
 
 
 class DeepCTHead(LexicalHead):
     """DeepCT (arXiv 1910.10687): w_j = max over t with token_t = j of a . h_t + b, rounded to hundredths.
 
-    A word's weight is that of its first piece, so later pieces have none. The authors' term frequencies for BM25 are
-    these weights times 100, and those that round to 0 are dropped (AdeDZY/DeepCT, scripts/bert_term_sample_to_json.py).
-    Weights aren't rounded while it is trained.
+    A word's weight is that of its first piece, so later pieces have none. The authors multiply these weights by 100 to
+    get term frequencies for BM25, and drop those that round to 0 (AdeDZY/DeepCT, scripts/bert_term_sample_to_json.py).
+    Weights aren't rounded in training.
     """
 
     steps = 100
 
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         weights = super().forward(states, ids, mask, terms)
         if self.training:
             return weights
@@ -175,13 +176,13 @@ class DeepCTHead(LexicalHead):
 class TildeHead(MaskedLMHead):
     """TILDE (SIGIR 2021): w_j = relu(3 + log10 sigmoid(z_1j)), from the first token alone.
 
-    The authors' score is the sum of log10 sigmoid(z_1j) over a query's tokens (ielab/TILDE, inference.py). Here 3 is
-    added to each, which changes no ranking, and terms of a likelihood below 0.001 count as 0.001, so that vectors are
+    The authors' score is the sum of log10 sigmoid(z_1j) over a query's tokens (ielab/TILDE, inference.py). Here, 3 is
+    added to each logarithm, which changes no ranking, and likelihoods below 0.001 count as 0.001, so that vectors are
     sparse.
 
     Args:
         model, n_terms, where: As for `MaskedLMHead`.
-        tensors: From `start` or `tensors`.
+        tensors: The result of `start`, or of a saved head's `tensors`.
     """
 
     NAMES = ("counts",)
@@ -197,7 +198,7 @@ class TildeHead(MaskedLMHead):
         return {"counts": counted(n_terms, absent)}
 
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
-        """As `Head`."""
+        """See `Head`."""
         rows = torch.arange(self.n_terms, device=states.device) if terms is None else terms
         first = mask.ne(0).int().argmax(1)
         logits = super().token_logits(states[torch.arange(len(states), device=states.device), first], ids, rows)
@@ -205,13 +206,13 @@ class TildeHead(MaskedLMHead):
         return torch.relu(self.floor + likelihood) * self.counts[rows]
 
     def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
-        """As `Head`; only the first token has any."""
+        """See `Head`; only the first token has logits."""
         logits = super().token_logits(states, ids, terms).clone()
         logits[:, 1:] = -torch.inf
         return logits
 
     def tensors(self) -> dict[str, Tensor]:
-        """Which terms count."""
+        """The counts: 0 for terms that no text may have."""
         return self.named_tensors()
 
 

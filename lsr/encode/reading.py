@@ -1,9 +1,9 @@
 """How a checkpoint reads text: settings of other libraries that override tokenizer.json.
 
 transformers rebuilds most tokenizers from the vocabulary in tokenizer.json and the settings in tokenizer_config.json;
-sentence-transformers adds settings of its own (lsr.encode.load). `tokenizer_settings` finds where they differ from
-tokenizer.json, and `applied` writes the differences into it, so that the result needs neither library nor settings.
-Unknown settings that would change how text is read are refused.
+sentence-transformers adds settings of its own (lsr.encode.load). `tokenizer_settings` finds settings that differ from
+tokenizer.json, and `applied` writes them into it, so that the result needs neither of these libraries nor their
+settings. Unknown settings that would change how text is read are refused.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _MODELS_LIKE_BERT = {
     "bert", "convbert", "distilbert", "electra", "ernie", "layoutlm", "megatron-bert", "mobilebert", "mpnet",
     "nomic_bert", "squeezebert",
 }  # fmt: skip
-_BYTES = {"Bart", "Deberta", "GPT2", "Longformer", "Roberta"}  # no leading space unless it is asked for
-# Which settings about letters other classes have; classes that aren't listed have all of them.
+_BYTES = {"Bart", "Deberta", "GPT2", "Longformer", "Roberta"}  # no leading space by default
+# The settings about letters that other classes support; a class that isn't listed supports all of them.
 _LETTERS: dict[str, set[str]] = {
     **{key: set() for key in _BYTES | {"Camembert", "Gemma", "Llama", "Qwen2", "T5", "XLMRoberta"}},
     "Albert": {"do_lower_case", "keep_accents"},
@@ -42,11 +42,11 @@ def tokenizer_settings(folder: Path, content: bytes | None, given: Mapping[str, 
 
     Args:
         folder: The checkpoint.
-        content: Its tokenizer.json; None if there is none and transformers makes one.
+        content: The checkpoint's tokenizer.json; None if it has none, so that transformers makes one.
         given: Settings that override those in tokenizer_config.json.
 
     Raises:
-        EncoderError: A setting that changes how text is read, and that isn't supported.
+        EncoderError: A setting changes how text is read and isn't supported.
     """
     try:
         tokenizer = json.loads(content or b"{}")
@@ -107,7 +107,7 @@ def applied(content: bytes, settings: Mapping[str, Any]) -> bytes:
 
 
 def _like_bert(tokenizer: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers rebuilds normalizer and pre-tokenizer from these settings alone."""
+    """Settings of BERT-like tokenizers, from which alone transformers rebuilds normalizer and pre-tokenizer."""
     if (tokenizer.get("model") or {}).get("type", "WordPiece") != "WordPiece":
         return {}
     wanted = {
@@ -122,7 +122,7 @@ def _like_bert(tokenizer: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[
 
 
 def _others(folder: Path, kind: str, tokenizer: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that other classes apply; unknown ones must agree with tokenizer.json."""
+    """Settings of other classes. Settings that lsr can't apply must agree with tokenizer.json."""
     found: dict[str, Any] = {}
     normalizer, before = _steps(tokenizer.get("normalizer")), _steps(tokenizer.get("pre_tokenizer"))
     known = {name: value for name, value in stated.items() if name in _LETTERS.get(kind, stated)}
@@ -144,7 +144,7 @@ def _others(folder: Path, kind: str, tokenizer: Mapping[str, Any], stated: Mappi
 def _letters(
     folder: Path, kind: str, normalizer: list[Any], before: list[Any], stated: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Settings about letters and accents; for most classes they must agree with tokenizer.json."""
+    """Settings about case and accents; for most classes, these must agree with tokenizer.json."""
     found: dict[str, Any] = {}
     types = {step["type"] for step in normalizer}
     lowers = "Lowercase" in types or any(step.get("lowercase") for step in normalizer)
@@ -171,7 +171,7 @@ def _refused(folder: Path, name: str, stated: Mapping[str, Any], instead: str) -
 
 
 def _steps(part: Any) -> list[Any]:
-    """The steps of a normalizer or the like, which may be a sequence of sequences."""
+    """The steps of a normalizer, pre-tokenizer or post-processor, with nested sequences flattened."""
     return list(_walk(part)) if isinstance(part, dict) else []
 
 
@@ -193,7 +193,8 @@ def _model_type(folder: Path) -> str:
 
 # --- sentence-transformers --------------------------------------------------------------------------------------------
 
-# Known settings by file. None: any value, because it doesn't change vectors, or lsr reads it elsewhere.
+# Known settings, by file, with their supported values. None stands for any value: the setting doesn't change vectors,
+# or other code of lsr reads it.
 POOLING = {
     "pooling_strategy": None, "activation_function": None, "embedding_dimension": None,
     "word_embedding_dimension": None, "chunk_size": None,
@@ -227,7 +228,7 @@ class TransformerSettings:
     """How sentence-transformers' Transformer reads a text.
 
     Attributes:
-        max_length: Tokens that are read; None for the tokenizer's limit.
+        max_length: Number of tokens that are read; None for the tokenizer's limit.
         truncation: Whether longer texts are cut.
         lower_case: Lower-case all text first, if the tokenizer doesn't.
         tokenizer: Settings that override those in tokenizer_config.json.
@@ -243,7 +244,7 @@ def transformer_settings(where: Path, content: Mapping[str, Any], side: str) -> 
     """The settings of sentence_bert_config.json for a side, "query" or "document".
 
     Raises:
-        EncoderError: An unknown setting, or a value that isn't supported.
+        EncoderError: A setting is unknown, or its value isn't supported.
     """
     config = {_OLD_NAMES.get(name, name): value for name, value in content.items()}
     require_known(where, config, _TRANSFORMER)
@@ -279,11 +280,11 @@ def require_known(where: Path, given: Mapping[str, Any], known: Mapping[str, Any
     Args:
         where: The file.
         given: Settings.
-        known: {known setting: supported values, None for any}. Null values don't count as settings.
-        within: The setting that contains these.
+        known: {known setting: supported values, None for any}. Settings whose value is null are ignored.
+        within: The setting that contains `given`, for messages.
 
     Raises:
-        EncoderError: An unknown setting or value; the message names it.
+        EncoderError: A setting or its value is unknown; the message names the setting.
     """
     for name, value in given.items():
         called = f"{within}.{name}" if within else name

@@ -1,9 +1,9 @@
-"""SPLADE: a masked-LM checkpoint whose logits, pooled over the text, weigh the terms of the vocabulary.
+"""SPLADE: a masked-LM checkpoint whose logits, pooled over the text, are the weights of the vocabulary's terms.
 
-Opens any checkpoint with a masked-LM head, with one tower for queries and documents or one for each (SPLADE,
-SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and transformers are
-imported when the first text is encoded; vocabulary, spans and fingerprint don't need them. Pooling is in `pooling`,
-files are in `model_files`, layouts of other libraries in `load`.
+This encoder opens any checkpoint with a masked-LM head, with a common tower for queries and documents or one for each
+(SPLADE, SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and transformers
+are imported when the first text is encoded; vocabulary, spans and fingerprint don't need them. See `pooling` for the
+pooling, `model_files` for files, and `load` for layouts of other libraries.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
 _COPIED = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "model.safetensors.index.json")
-# Tokens of a batch: few on a CPU, for its caches and for texts of similar length. Many on other devices and for graphs,
-# which take one text at a time on each core.
+# Tokens of a batch: few on a CPU, so that a batch fits its caches and has texts of similar length. Many on other
+# devices, and for ONNX graphs, where each core takes one text at a time.
 _BATCH_TOKENS, _LARGE_BATCH_TOKENS = 1024, 65536
 _KEPT_IDS = 1 << 20  # tokens
 
@@ -44,18 +44,18 @@ class SpladeEncoder(Encoder):
     """Queries and documents through masked-LM checkpoints.
 
     Args:
-        document: The documents' tower; a folder or name stands for a plain checkpoint.
-        query: The queries' tower; None for the same as the documents'.
-        top_k: Keep this many of a document's heaviest terms.
-        max_ratio: Keep a document's weights that are at least this fraction of its largest.
+        document: The documents' tower, or the folder or name of a plain checkpoint.
+        query: The queries' tower; None to use the documents' tower.
+        top_k: Number of a document's heaviest terms to keep; None for all.
+        max_ratio: Keep only weights that are at least this fraction of the document's largest weight; None for all.
         device: Where the model runs; None for "cuda" where there is one, otherwise "cpu".
         batch_tokens: Tokens that go through the model at a time, padding included; None for 1,024 on a CPU
             and 65,536 elsewhere.
         tokenizer: The documents' tokenizer; None to read it from the checkpoint.
-        fingerprint: The fingerprint when it was saved; weights that don't match it are refused when they are loaded.
+        fingerprint: The fingerprint of the saved encoder; if the weights don't match it, loading them fails.
 
     Raises:
-        EncoderError: A setting out of range, or no such checkpoint.
+        EncoderError: A setting is out of range, or there is no such checkpoint.
     """
 
     type = "splade"
@@ -89,7 +89,7 @@ class SpladeEncoder(Encoder):
         self._tokenizers = {} if tokenizer is None else {self.document.place: tokenizer}
         self._models: dict[tuple[Any, ...], TorchRunner | OnnxRunner] = {}
         self._last_ids: tuple[Any, dict[str, list[int]]] = None, {}  # place of a tower, and {text: ids}
-        self._loading = threading.Lock()  # a server's first queries may come together; load one copy
+        self._loading = threading.Lock()  # a server's first queries may come together: load the model only once
         in_child(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -116,7 +116,7 @@ class SpladeEncoder(Encoder):
 
     @property
     def dense_width(self) -> int:
-        """See `Encoder`; for exported models with the layers of a dense model."""
+        """See `Encoder`; only exported models that include the layers of a dense model have one."""
         return int(self._dense_settings.get("width", 0))
 
     @cached_property
@@ -167,7 +167,7 @@ class SpladeEncoder(Encoder):
         return [model.dense_states(row) if row else nothing for row in ids]
 
     def token_weights(self, texts: Texts, top_k: int, *, queries: bool = False) -> list[SparseMatrix]:
-        """The weights of each token before pooling; their maximum over the tokens is the text's weight.
+        """The term weights of each token before pooling; a text's weights are their maximum over the tokens.
 
         Args:
             texts: See `as_texts`.
@@ -178,7 +178,7 @@ class SpladeEncoder(Encoder):
             For each text a matrix with a row for each token, special tokens left out.
 
         Raises:
-            EncoderError: The model has no weights of tokens, or sums them.
+            EncoderError: The model gives no weights of tokens, or pools them by sum.
         """
         tower = self.query if queries else self.document
         if tower.pooling != "max":
@@ -191,7 +191,8 @@ class SpladeEncoder(Encoder):
                 found.append(SparseMatrix.empty(self.n_terms))
                 continue
             terms, weights, logits = model.by_token(row)
-            # Logits are known up to a constant for each term; the term's weight, made of its largest logit, gives it.
+            # Logits are known up to a constant for each term. The term's weight comes from its largest logit, so it
+            # gives the constant.
             at_best = np.expm1(weights) if tower.saturation == "log1p" else np.expm1(np.expm1(weights))
             values = np.log1p(np.maximum(at_best + logits - logits.max(0, initial=-np.inf), 0))[own]
             values = values if tower.saturation == "log1p" else np.log1p(values)
@@ -214,14 +215,14 @@ class SpladeEncoder(Encoder):
         return SparseMatrix([0, 0], [], [], (1, self.n_terms))
 
     def _in_order(self, tower: Tower, texts: list[str]) -> tuple[list[list[int]], list[int]]:
-        """Token ids of texts, and the numbers of non-empty ones, longest first: so texts of similar length are encoded
-        together, and the largest batch comes first.
+        """Token ids of texts, and the numbers of the non-empty texts, longest first. So texts of similar length are
+        encoded together, and the largest batch comes first.
         """
         ids = self._ids(tower, texts, tower.max_length)
         return ids, sorted((i for i, row in enumerate(ids) if row), key=lambda i: -len(ids[i]))
 
     def _batches(self, ids: list[list[int]], order: list[int], one_by_one: bool) -> Iterator[slice]:
-        """Cut texts in an order, longest first, into batches by tokens and by the size of their dense weights."""
+        """Cut texts, ordered longest first, into batches by number of tokens and size of their dense weights."""
         small = not one_by_one and usable_device(self.device) == "cpu"
         budget = self.batch_tokens or (_BATCH_TOKENS if small else _LARGE_BATCH_TOKENS)
         most = max(1, BATCH_BYTES // (4 * self.n_terms))
@@ -249,10 +250,10 @@ class SpladeEncoder(Encoder):
             return self._models[how]
 
     def network(self, *, queries: bool = False) -> Any:
-        """The documents' or queries' model, a `lsr.encode.model.SparseModel`; loaded if it isn't yet.
+        """The documents' or queries' model, a `lsr.encode.model.SparseModel`; loads it if needed.
 
         Raises:
-            EncoderError: It is not a torch model.
+            EncoderError: The model is not a torch model.
         """
         tower = self.query if queries else self.document
         model = self._model(tower)
@@ -299,7 +300,7 @@ class SpladeEncoder(Encoder):
         return [span for span in self._tokenizer(self.document).spans(text) if span[0] < n_terms]
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; unknown words count, too."""
+        """See `Encoder`; tokens of unknown words are included."""
         return self._tokenizer(self.document).tokens(text)
 
     def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
@@ -307,10 +308,11 @@ class SpladeEncoder(Encoder):
         return self._tokenizer(self.document).offsets(texts)
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """The word of the token with a term's largest logit: exact for max pooling, the largest share for sum pooling.
+        """See `Encoder`. With max pooling, the token of a term's weight is exact; with sum pooling, it is the token
+        with the largest share.
 
         Raises:
-            EncoderError: The model's files are there, but it can't be run.
+            EncoderError: The model's files are there, but the model can't be run.
         """
         tower = self.document
         wanted = [term for term in terms if 0 <= term < self.n_terms]
@@ -330,7 +332,7 @@ class SpladeEncoder(Encoder):
         return [tower.max_length - len(row) for row in ids]
 
     def _ids(self, tower: Tower, texts: list[str], max_length: int | None) -> list[list[int]]:
-        """Token ids of texts. Those of the last call are kept: texts are first counted, then encoded."""
+        """Token ids of texts. The results of the last call are kept, since texts are first counted, then encoded."""
         place, last = self._last_ids
         known = last if place == tower.place else {}
         most = math.inf if max_length is None else max_length
@@ -338,7 +340,7 @@ class SpladeEncoder(Encoder):
         rows = dict(zip(new, self._tokenizer(tower).ids(new, max_length, special=True), strict=True))
         found = [rows[text] if text in rows else known[text] for text in texts]
         keep = sum(map(len, found)) <= _KEPT_IDS
-        # A row of the largest length may have been cut.
+        # A row of the maximum length may have been cut, so it isn't kept.
         rows = {text: row for text, row in zip(texts, found, strict=True) if keep and len(row) < most}
         self._last_ids = tower.place, rows
         return found
@@ -377,7 +379,7 @@ class SpladeEncoder(Encoder):
         """Check all files without running a model.
 
         Raises:
-            EncoderError: Something is missing, or the two towers have different vocabularies.
+            EncoderError: A file is missing, or the two towers have different vocabularies.
         """
         for tower in (self.document, self.query):
             tower.check()
@@ -395,7 +397,7 @@ class SpladeEncoder(Encoder):
         """The description for `from_config`.
 
         Args:
-            places: Subfolders of the towers' files; None for references to their present folders.
+            places: Subfolders of the towers' files; None for references to their current folders.
         """
 
         def tower(t: Tower) -> dict[str, Any]:
@@ -424,8 +426,8 @@ class SpladeEncoder(Encoder):
             config: The description.
             folder: The folder of towers without a checkpoint path.
             tokenizer: The documents' tokenizer; None to read it from the checkpoint.
-            settings: pooling, saturation, max_length, top_k and max_ratio replace the stored ones; device,
-                batch_tokens.
+            settings: `pooling`, `saturation`, `max_length`, `top_k` and `max_ratio`, which replace the stored values;
+                `device` and `batch_tokens`.
 
         Raises:
             EncoderError: The description is damaged.
@@ -496,7 +498,7 @@ class SpladeEncoder(Encoder):
         """Copy the towers' files, each checkpoint once.
 
         Args:
-            folder: Where.
+            folder: The folder to copy into.
             at: Subfolder of the documents' tower; a separate queries' tower goes to "query".
 
         Returns:
@@ -509,7 +511,9 @@ class SpladeEncoder(Encoder):
 
 
 def _back(order: list[int], n: int) -> NDArray[np.int64]:
-    """The row of each of n texts, if row 0 is for texts without tokens and the others follow in an order."""
+    """The row of each of n texts, where row 0 belongs to texts without tokens and the other rows are in the given
+    order.
+    """
     rows = np.zeros(n, dtype=np.int64)
     rows[order] = np.arange(1, len(order) + 1)
     return rows

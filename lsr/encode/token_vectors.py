@@ -1,7 +1,7 @@
-"""Documents' sparse token vectors on disk, and a re-ranker that scores documents by them; see `lsr.encode.late`.
+"""Documents' sparse token vectors on disk, and a re-ranker that scores documents with them; see `lsr.encode.late`.
 
-A document is found by a digest of its text, so the file doesn't depend on an index. A changed text counts as a new
-document; texts without token vectors are encoded when they are scored.
+A document is looked up by a digest of its text, so the file doesn't depend on an index, and a changed text counts as a
+new document. Texts without token vectors are encoded when they are scored.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LAYOUT: Layout = {
     "step": (0, "float64"),  # weight = stored weight * step
     "keys": (2, "uint8"),  # (n_docs, 16), the digest of each text
     "tokens": (1, "int64"),  # (n_docs + 1,), where the tokens of each document begin in `sizes`
-    "entries": (1, "int64"),  # (n_docs + 1,), where its entries begin in `terms` and `weights`
+    "entries": (1, "int64"),  # (n_docs + 1,), where the entries of each document begin in `terms` and `weights`
     "sizes": (1, "uint16"),  # (n_tokens,), entries of each token
     "terms": (1, "uint16", "uint32"),  # (nnz,)
     "weights": (1, "uint8"),  # (nnz,)
@@ -126,7 +126,7 @@ class TokenVectors:
         return sum(array.nbytes for array in arrays) / max(len(self), 1)
 
     def find(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """(n,) int64, the number of the document with each text; -1 if there is none."""
+        """(n,) int64, for each text the number of the document with this text; -1 if there is none."""
         if not len(self):
             return np.full(len(texts), -1, np.int64)
         order, wanted = self._order, np.array([_key(text) for text in texts], self._keys.dtype)
@@ -221,15 +221,15 @@ def _late_scores(  # type: ignore[no-untyped-def]  # a kernel; its docstring has
     Args:
         docs: (n,) int64.
         tokens: (n_docs + 1,) int64, where the tokens of each document begin.
-        entries: (n_docs + 1,) int64, where its entries begin.
+        entries: (n_docs + 1,) int64, where the entries of each document begin.
         sizes: (n_doc_tokens,) uint16, entries of each token.
         terms: (nnz,) uint16 or uint32, terms of the documents' entries.
-        weights: (nnz,) uint8, their weights.
+        weights: (nnz,) uint8, weights of these entries.
         starts: (n_terms + 1,) int64, where the query's entries of each term begin.
         of_token: (n_entries,) int64, the query token of each of the query's entries, which are ordered by term.
-        of_weight: (n_entries,) float32, their weights.
-        n_tokens: Tokens of the query.
-        found: (n,) float32, the scores; written.
+        of_weight: (n_entries,) float32, weights of the query's entries.
+        n_tokens: Number of tokens of the query.
+        found: (n,) float32, output: the scores.
     """
     sums, best = np.zeros(n_tokens, np.float32), np.zeros(n_tokens, np.float32)
     for n in range(len(docs)):

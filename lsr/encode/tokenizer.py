@@ -17,12 +17,14 @@ from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import digest
 
 TOKENIZER_FILE = "tokenizer.json"
-_AT_ONCE = 1 << 18  # characters: encodings take many times the memory of the text
+_AT_ONCE = 1 << 18  # characters tokenized at a time: encodings take many times the memory of the text
 
 
 @dataclass(frozen=True)
 class _Parsed:
-    """A parsed tokenizer.json, shared by all encoders that have it; `cut` and `vocabularies` are caches by length."""
+    """A parsed tokenizer.json, shared by all encoders that use it. `cut` and `vocabularies` are caches, keyed by
+    length.
+    """
 
     content: bytes
     digest: str
@@ -34,7 +36,7 @@ class _Parsed:
     vocabularies: dict[int, list[str]]
 
 
-@lru_cache(maxsize=2)  # an encoder opens the same file several times, which takes most of its time
+@lru_cache(maxsize=2)  # an encoder opens the same file several times, and parsing is slow
 def _parse(content: bytes) -> _Parsed:
     settings = json.loads(content)
     # The tokenizer decides on which side texts are cut, but not at which length.
@@ -55,7 +57,8 @@ class TextTokenizer:
     """A tokenizer from `tokenizer.json`.
 
     Args:
-        content: Content of the file; of its truncation and padding only the side of truncation has an effect.
+        content: Content of the file. Its settings for truncation and padding are ignored, except for the side of
+            truncation.
         where: The file, for messages.
 
     Attributes:
@@ -65,7 +68,7 @@ class TextTokenizer:
         size: One more than the largest id.
 
     Raises:
-        EncoderError: Not a tokenizer.
+        EncoderError: The content isn't a tokenizer.
     """
 
     def __init__(self, content: str | bytes, where: str = TOKENIZER_FILE) -> None:
@@ -84,10 +87,11 @@ class TextTokenizer:
         Args:
             folder: The checkpoint.
             lower_case: Lower-case all text first, if the tokenizer doesn't.
-            settings: Changes from `lsr.encode.reading`; {} for a tokenizer that lsr saved. None looks for them.
+            settings: Changes from `lsr.encode.reading`; {} for a tokenizer that lsr saved; None to read them from the
+                checkpoint.
 
         Raises:
-            EncoderError: There is none, or its settings aren't supported.
+            EncoderError: There is no tokenizer, or its settings aren't supported.
         """
         path = folder / TOKENIZER_FILE
         content = path.read_bytes() if path.is_file() else _convert_tokenizer(folder)
@@ -114,7 +118,7 @@ class TextTokenizer:
 
         Args:
             texts: The texts.
-            max_length: Tokens that are kept, special ones included; None for all.
+            max_length: Number of tokens to keep, special tokens included; None for all.
             special: Add the special tokens around a text.
         """
         encodings = self._reading(max_length).encode_batch_fast(list(texts), add_special_tokens=special)
@@ -133,17 +137,17 @@ class TextTokenizer:
     def words(
         self, text: str, max_length: int | None, prompt: str = "", *, special: bool = True
     ) -> tuple[list[int], list[tuple[int, int] | None]]:
-        """The tokens that a model reads of a text, and the word of each token.
+        """Return the tokens of a text that a model reads, and the position of each token's word.
 
         Args:
             text: The text.
-            max_length: Tokens that are read, special ones included; None for all.
+            max_length: Number of tokens to read, special tokens included; None for all.
             prompt: The model's prompt before the text.
             special: Add the special tokens.
 
         Returns:
-            Token ids, and for each the (start, end) of its word in characters of the text; None for special tokens and
-            those of the prompt.
+            Token ids, and for each id the (start, end) of its word in characters of the text; None for special tokens
+            and the prompt's tokens.
         """
         encoding = self._reading(max_length).encode(prompt + text, add_special_tokens=special)
         found: list[tuple[int, int] | None] = []
@@ -174,7 +178,7 @@ class TextTokenizer:
         return found
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """As `spans`, with the tokens that stand for unknown words: all that an encoder reads."""
+        """Like `spans`, but including unknown tokens, which an encoder also reads."""
         encoding = self._whole.encode(text, add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return [(term, start, end) for term, (start, end) in pairs if start < end]
@@ -207,5 +211,5 @@ def _convert_tokenizer(folder: Path) -> bytes:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
         return str(tokenizer.backend_tokenizer.to_str()).encode()
-    except Exception as error:  # every kind of tokenizer has other errors
+    except Exception as error:  # errors differ between kinds of tokenizers
         raise EncoderError(f"{folder}: no {TOKENIZER_FILE}, and none can be made from its files: {error}") from None

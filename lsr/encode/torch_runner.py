@@ -1,6 +1,4 @@
-"""Run a tower's model in torch: token ids in, sparse weights out. Imports torch and transformers when a runner is
-made.
-"""
+"""Run a tower's model in torch: token ids in, sparse weights out. Making a runner imports torch and transformers."""
 
 from __future__ import annotations
 
@@ -17,14 +15,14 @@ from lsr.errors import CheckpointWarning, EncoderError, MissingExtra
 from lsr.forks import in_child
 from lsr.sparse import SparseMatrix
 
-BATCH_BYTES = 64 << 20  # dense weights (texts, vocabulary) of a batch, and all of its logits if they are needed
+BATCH_BYTES = 64 << 20  # limit for a batch's dense weights (texts, vocabulary), and for its logits if all are needed
 
 
 def import_torch(name: str) -> Any:
     """Import torch or transformers.
 
     Raises:
-        MissingExtra: It isn't installed.
+        MissingExtra: The library isn't installed.
     """
     try:
         return importlib.import_module(name)
@@ -33,7 +31,7 @@ def import_torch(name: str) -> Any:
 
 
 def usable_device(device: str | None) -> str:
-    """The default device: a GPU if there is one."""
+    """The given device, or by default a GPU if there is one."""
     if device is not None:
         return device
     return "cuda" if import_torch("torch").cuda.is_available() else "cpu"
@@ -62,8 +60,8 @@ class TorchRunner:
 
     Args:
         tower: The checkpoint, and how its logits are pooled.
-        n_terms: Terms that it must output.
-        device: Where it runs.
+        n_terms: Number of terms that the model must output.
+        device: The device to run on.
 
     Raises:
         EncoderError: The checkpoint can't be loaded, or weights are missing.
@@ -90,15 +88,15 @@ class TorchRunner:
         in_child(self)
 
     def after_fork(self) -> None:
-        """See `lsr.forks`: OpenMP would wait forever for the parent's threads, so use one."""
+        """See `lsr.forks`: OpenMP would wait forever for the parent's threads, so use one thread."""
         self._forked = True
         self._torch.set_num_threads(1)
 
     def weights(self, ids: list[list[int]]) -> SparseMatrix:
-        """Weights of texts given as token ids, none of them empty.
+        """Weights of texts, each given as a non-empty list of token ids.
 
         Raises:
-            EncoderError: A token that the model doesn't know, or weights that are not numbers.
+            EncoderError: The model doesn't know a token, or gives weights that are not numbers.
         """
         if self._unpadded and len({len(row) for row in ids}) > 1:
             return SparseMatrix.vstack([self.weights(list(rows)) for _, rows in groupby(ids, len)])
@@ -106,7 +104,7 @@ class TorchRunner:
         self._check(max(map(max, ids)))
         tokens = torch.tensor([row + [self._pad] * (width - len(row)) for row in ids], device=self._device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self._device)
-        # If all logits are needed at once, take fewer texts at a time.
+        # If the head needs all logits at once, take fewer texts at a time.
         size = len(ids) if getattr(self.model.head, "apart", True) else max(1, BATCH_BYTES // (4 * width * n_terms))
         with torch.inference_mode():
             parts = zip(tokens.split(size), mask.split(size), strict=True)
@@ -123,7 +121,7 @@ class TorchRunner:
         """For each term, the position of the token with its largest logit; -1 for a term without weight.
 
         Raises:
-            EncoderError: A token that the model doesn't know.
+            EncoderError: The model doesn't know a token.
         """
         torch = self._torch
         self._check(max(ids))
@@ -136,13 +134,13 @@ class TorchRunner:
         return list(places.tolist())
 
     def by_token(self, ids: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """A text's terms and weights, and each token's logits of these terms, up to a constant for each term.
+        """A text's terms and weights, and the logits of these terms for each token, up to a constant per term.
 
         Returns:
             (n,) int64 terms, (n,) float32 weights above zero, and (n_tokens, n) float32 logits.
 
         Raises:
-            EncoderError: A token that the model doesn't know.
+            EncoderError: The model doesn't know a token.
         """
         torch = self._torch
         self._check(max(ids))

@@ -17,11 +17,11 @@ from lsr.errors import EncoderError
 
 POOLINGS = ("max", "sum")
 SATURATIONS = ("log1p", "log1p_log1p")
-MAX_LENGTH = 256  # default if neither the caller nor the checkpoint says
+MAX_LENGTH = 256  # default if neither the caller nor the checkpoint sets it
 
 
 class ReadingOptions(TypedDict, total=False):
-    """How a model reads a text and weighs its terms; None for the checkpoint's setting. See `Tower`."""
+    """How a model reads a text and weights its terms; None for the checkpoint's setting. See `Tower`."""
 
     pooling: str | None
     saturation: str | None
@@ -38,7 +38,7 @@ class ModelOptions(ReadingOptions, total=False):
 
 
 class TowerOptions(TypedDict, total=False):
-    """Settings of `Tower.open` that replace a tower's own. See `Tower`."""
+    """Settings of `Tower.open` that replace the checkpoint's settings. See `Tower`."""
 
     pooling: str
     saturation: str
@@ -59,7 +59,7 @@ class Tower:
         subfolder: The model's folder within the checkpoint.
         pooling: "max" or "sum" over the positions of the text.
         saturation: "log1p", or "log1p_log1p" for log1p twice.
-        max_length: Tokens that are read, special ones included.
+        max_length: Number of tokens that are read, special tokens included.
         prompt: Text before every text.
         lower_case: Lower-case all text first, if the tokenizer doesn't.
         top_k: How many weights of a text the checkpoint's configuration keeps; None for all.
@@ -91,7 +91,8 @@ class Tower:
 
     @classmethod
     def open(cls, name: str | PathLike[str], subfolder: str = "", **settings: Unpack[TowerOptions]) -> Tower:
-        """Open the tower of a checkpoint. Reads as many tokens as the model can, unless `max_length` is given.
+        """Open the tower of a checkpoint. Without `max_length`, it reads 256 tokens, or fewer if the model can't read
+        as many.
 
         Args:
             name: The checkpoint.
@@ -99,7 +100,7 @@ class Tower:
             settings: See the attributes; `tokenizer` has settings that override tokenizer_config.json.
 
         Raises:
-            EncoderError: No such checkpoint, or one without configuration.
+            EncoderError: There is no such checkpoint, or it has no configuration.
         """
         folder = files.inside(files.locate(name), subfolder)
         given: dict[str, Any] = {**settings}
@@ -113,7 +114,9 @@ class Tower:
 
     @classmethod
     def from_config(cls, config: Any, folder: Path) -> Tower:
-        """A tower from its description in `encoder.json`; without a checkpoint its files are in `folder`."""
+        """A tower from its description in `encoder.json`. If the description names no checkpoint, the files are in
+        `folder`.
+        """
         try:
             known = {f.name: config[f.name] for f in fields(cls) if f.name in config}
             known["checkpoint"] = known.get("checkpoint") or files.reference(folder)
@@ -133,11 +136,11 @@ class Tower:
 
     @property
     def hub_name(self) -> str:
-        """Its name on the Hugging Face hub; "" for a folder."""
+        """The checkpoint's name on the Hugging Face hub; "" for a folder."""
         return self.checkpoint if files.is_hub_name(self.checkpoint) and not Path(self.checkpoint).exists() else ""
 
     def folder(self) -> Path:
-        """Its folder; downloaded if needed.
+        """The folder of the model; downloads the checkpoint if needed.
 
         Raises:
             EncoderError: There is no such checkpoint.
@@ -145,10 +148,10 @@ class Tower:
         return files.inside(files.locate(self.checkpoint), self.subfolder)
 
     def check(self) -> None:
-        """Check its files without reading the weights.
+        """Check the files without reading the weights.
 
         Raises:
-            EncoderError: Something is missing, or `max_length` is more than the model can read.
+            EncoderError: A file is missing, or `max_length` is more than the model can read.
         """
         folder = self.folder()
         limit = files.position_limit(folder)

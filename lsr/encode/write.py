@@ -1,8 +1,8 @@
-"""Encode a corpus into a file or a folder of parts; after a kill, resume with the next part.
+"""Encode a corpus into a file or a folder of parts; an interrupted run resumes with the next part.
 
-`lsr.encode.parts` writes the parts: into `OUT.partial/`, or for object storage into the place itself. When all parts
-are there, they become the file or folder OUT in one rename, so OUT is either complete, the old one, or absent. In
-object storage PARTS_FILE, written last, makes a folder complete.
+`lsr.encode.parts` writes the parts into `OUT.partial/`, or in object storage into the final folder. When all parts are
+there, one rename turns them into the file or folder OUT, so OUT is always complete, unchanged or absent. In object
+storage, a folder is complete once PARTS_FILE, which is written last, exists.
 """
 
 from __future__ import annotations
@@ -53,17 +53,18 @@ def encode_to(
 
     Args:
         corpus: Documents or queries.
-        open_encoder: Opens the encoder, once `out` has been checked. If it must be fitted and the first part is there
-            already, the fitted encoder is read from that part.
+        open_encoder: Opens the encoder, once `out` has been checked. If the encoder must be fitted and the first part
+            exists, the fitted encoder is read from that part.
         out: A file of any format that `lsr.io.convert` writes, a folder (no suffix), or the URI of a folder.
-        settings: Everything that decides the vectors, as text. Unfinished work is resumed only under the same text.
+        settings: All settings that determine the vectors, as text. Unfinished work is resumed only if this text is the
+            same.
         queries: Encode as queries.
         passages: Cut documents into passages first.
         with_text: Store titles, texts and metadata with the vectors.
-        device: Where models on other machines run.
+        device: The device for models on other machines.
         workers: Where parts are encoded; by default in this process.
-        overwrite: Replace `out` when the new one is complete (object storage: before), and drop unfinished work of
-            other settings.
+        overwrite: Replace an existing `out`, and drop unfinished work with other settings. The old `out` stays until
+            the new one is complete; in object storage it is replaced at the start.
         anserini: Write JSONL in Anserini's form.
 
     Returns:
@@ -71,8 +72,8 @@ def encode_to(
 
     Raises:
         OutputExists: `out` exists and `overwrite` is false, or it holds something other than vectors; or there is
-            unfinished work of other settings.
-        DataError: A bad document, or a name that no format has.
+            unfinished work with other settings.
+        DataError: A document is invalid, or the name of `out` fits no format.
         ClusterError: As for `lsr.distributed.pool.do_jobs`.
     """
     task, workers = Task(queries, passages, with_text, device), workers or Workers()
@@ -121,7 +122,7 @@ def _encode_remote(
 
 
 def _delete_other_files(place: Place, parts: list[Part]) -> None:
-    """Delete the plan, the notes beside the parts, and what killed workers left."""
+    """Delete the plan, the notes of the parts, and files that killed workers left behind."""
     kept = {part.name for part in parts}
     place.delete(*(name for name in place.sizes() if name == PLAN or (name.startswith("part-") and name not in kept)))
 
@@ -131,7 +132,7 @@ def _delete_other_files(place: Place, parts: list[Part]) -> None:
 
 @contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
-    """Lock the folder in which `out` is prepared. It stays afterwards if it holds parts.
+    """Lock the folder in which `out` is prepared. If it holds parts at the end, it is kept.
 
     Raises:
         OutputExists: Another process is writing there.
@@ -172,9 +173,9 @@ def _finish(work: Path, out: Path, form: Form, identity: str, report: Report) ->
 
 
 def _finish_killed(out: Path, form: Form, identity: str) -> Report | None:
-    """Finish the renames of a run that was killed in the middle of them; None if there is no such run.
+    """Finish the renames of a run that was killed while it renamed files; None if there is no such run.
 
-    `out` may be the new file already, so this comes before the check that `out` doesn't exist.
+    `out` may be the new file already, so call this before checking that `out` doesn't exist.
     """
     work = out.with_name(out.name + ".partial")
     try:
@@ -191,7 +192,7 @@ def _finish_killed(out: Path, form: Form, identity: str) -> Report | None:
 
 def _rename_whole(work: Path, out: Path, form: Form) -> None:
     for file in reversed(form.files(out)):
-        if (work / _WHOLE / file.name).exists():  # else a killed run has renamed it
+        if (work / _WHOLE / file.name).exists():  # otherwise the killed run has already renamed it
             take_name(work / _WHOLE / file.name, file)
     for part in sorted(work.glob("part-*"), reverse=True):
         part.unlink()

@@ -16,7 +16,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _DECLARED = re.compile(rb"""<(?:\?xml[^>]*?encoding|meta[^>]*?charset)\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""")
-# Encodings of files that aren't UTF-8; of those that fit equally well, the first is taken.
+# Encodings to try for files that aren't UTF-8. Among encodings that fit equally well, the first is taken.
 _GUESSES = [
     "cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874",
     "cp932", "euc_jp", "iso2022_jp", "cp949", "gb18030", "big5",
@@ -28,15 +28,15 @@ _MOST_CONTROL = 0.02  # largest share of control characters in a text, such as f
 
 
 def decoded(content: bytes, *, markup: bool = False) -> tuple[str, str]:
-    r"""The text of a file, with "\n" as line ends, and its encoding if that was guessed, else "".
+    r"""Return the text of a file, with "\n" as line ends, and its encoding if that was guessed ("" otherwise).
 
     Args:
         content: The file.
-        markup: It is HTML or XML, which may declare its encoding.
+        markup: Whether the file is HTML or XML, which may declare its encoding.
 
     Raises:
-        DataError: It isn't text, or its encoding is unknown.
-        MissingExtra: It isn't UTF-8, and charset-normalizer, which guesses, isn't installed.
+        DataError: The file isn't text, or its encoding is unknown.
+        MissingExtra: The file isn't UTF-8, and charset-normalizer, which guesses encodings, isn't installed.
     """
     text, guessed = _decoded(content, markup)
     return re.sub(r"\r\n?", "\n", text), guessed
@@ -58,7 +58,7 @@ def _decoded(content: bytes, markup: bool) -> tuple[str, str]:
 
 
 def is_binary(content: bytes) -> bool:
-    """Whether the beginning of a file shows that it isn't text in an encoding without a byte order mark."""
+    """Whether a file without a byte order mark is binary, judged by its beginning."""
     looked_at = content[:_LOOKED_AT]
     return b"\0" in looked_at or len(_CONTROL.findall(looked_at)) > _MOST_CONTROL * len(looked_at)
 
@@ -66,7 +66,7 @@ def is_binary(content: bytes) -> bool:
 def _by(content: bytes, encoding: str) -> str:
     try:
         if codecs.lookup(encoding).name == "iso8859-1":
-            encoding = "cp1252"  # like browsers: it adds quotes and dashes
+            encoding = "cp1252"  # like browsers: cp1252 adds quotes and dashes
         text = content.decode(encoding)
     except (UnicodeDecodeError, LookupError) as error:
         raise DataError(f"not {encoding}, though it declares it: {error}") from None
@@ -96,8 +96,7 @@ def _guessed(content: bytes) -> tuple[str, str]:
 
 
 def _strange(text: str) -> float:
-    """The share of non-ASCII words that can't be words of any language; for short texts, there is no better
-    evidence."""
+    """The share of non-ASCII words that can't be words of any language. For short texts, this is the best evidence."""
     words = [word for word in text[:_LOOKED_AT].split() if not word.isascii()]
     return round(sum(map(_is_strange, words)) / max(len(words), 1), 2)
 

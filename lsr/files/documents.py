@@ -1,4 +1,4 @@
-"""Files and folders of files as a corpus: one document for a file, or for a row of a table.
+"""Files and folders of files as a corpus: one document for each file, or for each row of a table.
 
     Index.build("idx", read_documents("docs/"))
 
@@ -35,10 +35,10 @@ from lsr.io.object_store import is_remote
 from lsr.io.open_vectors import holds_vectors
 from lsr.io.streams import is_stream
 
-SOURCE, DIGEST = "source", "digest"  # metadata of every document: its file, and a digest of the content
-_READERS = 2  # increase it when a reader's output changes, so that `sync` reads all files again
-_LARGEST_TEXT = 1 << 28  # bytes of a file that is read as a whole
-_LISTED = 10  # messages about files that are left out
+SOURCE, DIGEST = "source", "digest"  # metadata of every document: the file, and a digest of its content
+_READERS = 2  # increase this when a reader's output changes, so that `sync` reads all files again
+_LARGEST_TEXT = 1 << 28  # bytes: larger files that must be read as a whole are refused
+_LISTED = 10  # at most this many messages about files that are left out
 _JUST_NOW = 2_000_000_000  # nanoseconds in which a file may change twice without a new date
 _MOST_BAD_ROWS = 3  # bad rows of a file that are listed
 
@@ -66,9 +66,10 @@ def read_documents(source: str | PathLike[str], *, url: str = "") -> FileCorpus:
     """Read files as documents: Markdown, reStructuredText, HTML, text, PDF, DOCX, EPUB, notebooks and source code; and
     the rows of CSV, TSV, JSON, JSONL and Parquet.
 
-    A document's id is its file's path within the folder; a row's id is added to it. Metadata are "source", the file;
-    "digest", a digest of its content for `Index.sync`; its own metadata, such as front matter; and "url". Passages also
-    have "line" and "end_line", or "page", and an "anchor" such as "#install", which is part of "url", too.
+    A document's id is its file's path within the folder; for a row of a table, the row's id is appended. Its metadata
+    are "source", the file; "digest", a digest of the content for `Index.sync`; "url"; and the file's own metadata, such
+    as front matter. Passages also have "line" and "end_line", or "page", and an "anchor" such as "#install", which is
+    also appended to "url".
 
     Hidden files and files that git ignores are left out, and symbolic links aren't followed. Files that can't be read
     are left out with a `LeftOut` warning; the warning and the corpus have a list `bad`, with a message about each. A
@@ -93,13 +94,13 @@ def open_texts(
     A BEIR folder is opened by `open_corpus`; rows of a single file keep their own ids.
 
     Args:
-        source: As for `open_corpus`, or a folder of files, or one of them.
+        source: As for `open_corpus`, or a folder of files, or one file.
         queries: As for `open_corpus`.
         skip_bad: As for `open_corpus`.
         url: As for `read_documents`.
 
     Raises:
-        DataError: As for both; or `url` is given for something other than files.
+        DataError: As for both functions; or `url` is given for something other than files.
     """
     if not str(source):
         raise DataError("name a file, a folder or a dataset; the source is an empty text")
@@ -139,7 +140,7 @@ class FileCorpus(Corpus):
         if root.is_dir() and is_made({path.name for path in root.iterdir()}):
             raise DataError("this is an index, or a virtual environment, not a folder of documents", str(root))
         self.root, self.url = root, url
-        self._left_out = LeftOutFiles()  # by the latest pass
+        self._left_out = LeftOutFiles()  # in the latest pass
         self._guessed: dict[str, str] = {}  # {file: encoding}
         self._digests: dict[str, tuple[tuple[int, int], str]] = {}  # {file: ((size, date), digest)}
         state, n_files, rows = hashlib.sha256(f"{root.absolute()} {url}".encode()), 0, False
@@ -162,10 +163,10 @@ class FileCorpus(Corpus):
         self.tell(self.bad, self._left_out)
 
     def tell(self, bad: list[str], left_out: LeftOutFiles) -> None:
-        """Warn about files that were left out, and about those whose encoding was guessed.
+        """Warn about files that were left out, and about files whose encoding was guessed.
 
         Args:
-            bad: Messages about all files that were left out, those of `left_out.each` at the end.
+            bad: Messages about all files that were left out; those from `left_out.each` come last.
             left_out: The files that the warning counts by kind.
         """
         if bad:
@@ -195,10 +196,10 @@ class FileCorpus(Corpus):
                 passed_over.unsupported.append(found.name)
 
     def digest(self, found: Found) -> str:
-        """A digest of a file and of how it is read, 16 hexadecimal digits.
+        """A digest of a file and of the settings for reading it, 16 hexadecimal digits.
 
         Raises:
-            DataError: It can't be read.
+            DataError: The file can't be read.
         """
         looked_at = (found.size, found.changed)
         if (known := self._digests.get(found.name)) is not None and known[0] == looked_at:
@@ -219,7 +220,7 @@ class FileCorpus(Corpus):
         """The documents of a file, and errors for its bad rows; nothing if it has no text.
 
         Raises:
-            DataError: It can't be read.
+            DataError: The file can't be read.
             MissingExtra: A library is missing.
         """
         ending = found.path.suffix.lower()
@@ -265,11 +266,12 @@ class FileCorpus(Corpus):
 
 
 class LeftOutFiles:
-    """Reads files, and remembers those that warnings count by kind: empty, skipped, or read by a missing library.
+    """Reads files, and records those that warnings count by kind: files that are empty, skipped, or need a missing
+    library.
 
     Attributes:
         failed: Whether a part of the latest file couldn't be read.
-        passed_over: Filled in by the code that looks for the files.
+        passed_over: Skipped files; filled in by the code that looks for files.
     """
 
     def __init__(self) -> None:
@@ -302,16 +304,16 @@ class LeftOutFiles:
             yield DataError(f"can't be read: {error.strerror}", found.name)
 
     def each(self) -> list[DataError]:
-        """An error for each of these files."""
+        """An error for each recorded file."""
         missing = [DataError(message, name) for message, names in self._missing.items() for name in names]
         return [*missing, *(DataError("no text", name) for name in self._empty), *self.passed_over.each()]
 
     def summary(self, bad: Sequence[str]) -> list[str]:
-        """Messages about everything that was left out: first some about single files, then one for each kind of files.
-        If some files aren't named, the last message says how to list all.
+        """Messages about everything that was left out: first messages about single files, then one for each kind. If
+        some files aren't named, the last message says how to list all of them.
 
         Args:
-            bad: All messages, those of `each` at the end.
+            bad: All messages; those from `each` come last.
         """
         each = self.each()
         n_others = len(bad) - len(each)
@@ -333,7 +335,7 @@ def _unnamed(errors: Sequence[DataError], text: str) -> bool:
 
 
 def _parsed(found: Found, ending: str) -> tuple[Parsed, str]:
-    """What a file holds, and its encoding if that was guessed."""
+    """The parsed content of a file, and its encoding if that was guessed ("" otherwise)."""
     if ending in _PACKED:
         return _PACKED[ending](found.path), ""
     if found.size > _LARGEST_TEXT:

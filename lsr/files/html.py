@@ -1,4 +1,4 @@
-"""HTML: the text that a browser shows, with headings, without scripts, styles, navigation and forms."""
+"""HTML: the text that a browser shows, with headings, but without navigation and forms."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_html(text: str) -> Parsed:
 
 
 def add_html(text: str, out: Extracted) -> tuple[str, dict[str, Any]]:
-    """Add the blocks of a page; returns its title and metadata."""
+    """Add the blocks of a page, and return its title and metadata."""
     page = _Page(out)
     page.feed(_without_open_ends(text))
     page.close()
@@ -44,8 +44,8 @@ def add_html(text: str, out: Extracted) -> tuple[str, dict[str, Any]]:
 
 
 def _without_open_ends(text: str) -> str:
-    """Turn openings without an end into text: for each of them, the parser would search the whole rest of the page for
-    its end.
+    """Turn openings such as "<!--" that are never closed into text. For each of them, the parser would search the whole
+    rest of the page.
     """
     for opening, end in _ENDS.items():
         last = text.rfind(end) + 1
@@ -91,7 +91,7 @@ class _Page(HTMLParser):
         self._open(tag, found.get("id") or (found.get("name") if tag == "a" else None) or "")
 
     def _about(self, tag: str, found: dict[str, str | None]) -> None:
-        """Note a page's metadata."""
+        """Record a page's metadata."""
         if tag == "html" and found.get("lang"):
             self.metadata.setdefault("lang", found["lang"])
         elif tag == "link" and found.get("rel") == "canonical" and found.get("href"):
@@ -102,7 +102,7 @@ class _Page(HTMLParser):
             self._in_title = True
 
     def _open(self, tag: str, anchor: str) -> None:
-        """Note an element with its id."""
+        """Record an open element with its id."""
         if tag not in _VOID:
             self._ids.append((tag, anchor))
             if len(self._ids) > 10_000:  # never closed

@@ -17,7 +17,7 @@ class Ignored:
     """Tells which paths git ignores.
 
     Args:
-        root: The folder that is read. The .gitignore files of its parents count, up to the repository's root.
+        root: The folder that is read. .gitignore files in its parent folders, up to the repository's root, also apply.
     """
 
     def __init__(self, root: Path) -> None:

@@ -12,13 +12,13 @@ from lsr.files.parsed import Lines, Parsed, Slugs
 
 _FENCES = {"---": "yaml", "+++": "toml"}
 _LONGEST = 1 << 16  # characters of front matter
-_WITHIN = ("list_item_open", "fence", "code_block")  # blocks, also nested ones
-_COLON = re.compile(r":\s")  # every mapping in YAML has one
+_WITHIN = ("list_item_open", "fence", "code_block")  # tokens that begin a block even if nested
+_COLON = re.compile(r":\s")  # every mapping in YAML has a colon
 _ID = re.compile(r"\s*\{[^}]*#([\w.:-]+)[^}]*\}\s*$")  # a heading's own anchor: ## Install {#install}
 
 
 def read_markdown(text: str) -> Parsed:
-    """Read CommonMark and GitHub's Markdown. The text is unchanged, without the front matter.
+    """Read CommonMark and GitHub's Markdown. The text is kept as it is, except that the front matter is removed.
 
     Raises:
         MissingExtra: markdown-it-py isn't installed.
@@ -49,7 +49,7 @@ def read_markdown(text: str) -> Parsed:
 
 
 def _plain(tokens: Iterable[Any]) -> str:
-    """The text of inline tokens of markdown-it, without the marks of links, emphasis, code and HTML."""
+    """Return the text of inline tokens of markdown-it, without the marks of links, emphasis, code and HTML."""
     parts = []
     for token in tokens:
         if token.type in ("text", "code_inline"):
@@ -62,7 +62,7 @@ def _plain(tokens: Iterable[Any]) -> str:
 
 
 def front_matter(text: str) -> tuple[dict[str, Any], str, int]:
-    """The metadata above a text, the text below, and the number of its first line.
+    """Split a text into its front matter, the rest, and the line number at which the rest begins.
 
     Raises:
         MissingExtra: PyYAML isn't installed.
@@ -103,7 +103,7 @@ def _yaml(text: str) -> Any:
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def compose_node(self, parent: Any, index: Any) -> Any:
-            """A loader without aliases: a few lines of them can expand to billions."""
+            """Refuse aliases, because a few lines of aliases can expand to billions of nodes."""
             if self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("aliases (*name) aren't read")
             return super().compose_node(parent, index)

@@ -16,7 +16,7 @@ def read_notebook(text: str) -> Parsed:
     """Read a notebook of format 3 or later.
 
     Raises:
-        DataError: It isn't a notebook.
+        DataError: The text isn't a notebook.
         MissingExtra: markdown-it-py isn't installed.
     """
     try:
@@ -49,7 +49,7 @@ def read_notebook(text: str) -> Parsed:
 
 
 def _add_markdown(source: str, out: Extracted) -> None:
-    """Add a cell's Markdown; its headings also count for the cells that follow, and get Jupyter's anchors."""
+    """Add a cell's Markdown. Its headings also apply to the cells that follow, and get Jupyter's anchors."""
     cell = read_markdown("\n" + source)  # no front matter
     before: tuple[str, ...] = ()
     for block, text in cell.pieces():

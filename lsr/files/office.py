@@ -1,4 +1,4 @@
-"""PDF, DOCX and EPUB: compressed formats, which may be broken, encrypted, or huge when unpacked."""
+"""Read PDF, DOCX and EPUB. These compressed formats may be broken, encrypted, or huge when unpacked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_pdf(path: Path) -> Parsed:
 
     Raises:
         MissingExtra: pypdf isn't installed.
-        DataError: It is broken or encrypted, or has no text because it was scanned.
+        DataError: The file is broken or encrypted, or has no text because it was scanned.
     """
     try:
         import pypdf
@@ -60,14 +60,14 @@ def read_pdf(path: Path) -> Parsed:
 
 
 def _page_text(page: Any) -> str:
-    """The text of a page, with words that were hyphenated at line ends joined again."""
+    """Return the text of a page, with words that were hyphenated at line ends joined again."""
     text = page.extract_text().replace("\x00", "")
     text = text.encode("utf-8", "replace").decode()  # halves of surrogate pairs
     return re.sub(r"(?<=[a-zäöüß])-\n(?=[a-zäöüß])", "", text)
 
 
 def _outline(reader: Any) -> dict[int, tuple[str, ...]]:
-    """{page: headings of the first section of the outline that begins on it}"""
+    """Return {page: headings of the first section of the outline that begins on this page}."""
     found: dict[int, tuple[str, ...]] = {}
 
     def walk(items: Any, above: tuple[str, ...], depth: int) -> None:
@@ -97,7 +97,7 @@ def read_docx(path: Path) -> Parsed:
 
     Raises:
         MissingExtra: python-docx isn't installed.
-        DataError: It is broken or encrypted.
+        DataError: The file is broken or encrypted.
     """
     try:
         import docx
@@ -135,7 +135,7 @@ def read_epub(path: Path) -> Parsed:
     """Read the chapters of an EPUB, in the order of reading.
 
     Raises:
-        DataError: It is broken or encrypted.
+        DataError: The file is broken or encrypted.
     """
     out = Extracted()
     with _told_as_broken("EPUB"), zipfile.ZipFile(path) as archive:
@@ -166,7 +166,7 @@ def read_epub(path: Path) -> Parsed:
         about = {key: one_line(package.findtext(f"{{*}}metadata/{{*}}{key}") or "") for key in _ABOUT}
     metadata = {_ABOUT[key]: value for key, value in about.items() if value and key != "title"}
     parsed = out.parsed(about["title"], metadata)
-    # Lines and anchors of a chapter don't exist in the file as a whole.
+    # Lines and anchors of a chapter have no meaning for the file as a whole.
     parsed.blocks = [block._replace(line=0, end_line=0, anchor="") for block in parsed.blocks]
     return parsed
 
@@ -175,7 +175,7 @@ _ABOUT = {"title": "title", "creator": "author", "language": "lang", "date": "da
 
 
 def _is_encrypted(archive: zipfile.ZipFile, folder: str, chapters: list[ElementTree.Element]) -> bool:
-    """Whether chapters are encrypted; fonts often are, which doesn't matter."""
+    """Whether chapters are encrypted. Encrypted fonts, which are frequent, don't matter."""
     names = {posixpath.normpath(posixpath.join(folder, unquote(chapter.get("href", "")))) for chapter in chapters}
     listed = _xml(archive.read("META-INF/encryption.xml")).iterfind(".//{*}CipherReference")
     return bool(names & {unquote(reference.get("URI", "")) for reference in listed})
@@ -187,14 +187,14 @@ def _xml(content: bytes) -> ElementTree.Element:
     return ElementTree.fromstring(content)
 
 
-# --- both ---------------------------------------------------------------------------------------------------------
+# --- all formats --------------------------------------------------------------------------------------------------
 
 
 def _require_modest(archive: zipfile.ZipFile) -> None:
     """Check the unpacked size of an archive.
 
     Raises:
-        DataError: It is too large.
+        DataError: The archive is too large, or encrypted.
     """
     if any(item.flag_bits & 1 for item in archive.infolist()):
         raise DataError("it is encrypted")
@@ -220,7 +220,7 @@ def _told_as_broken(kind: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Silence a library's warnings about oddities of a file."""
+    """Silence the log messages of a library."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)

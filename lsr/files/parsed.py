@@ -13,13 +13,13 @@ from lsr.io.document import Block
 
 @dataclass
 class Parsed:
-    """A file as text.
+    """The content of a file.
 
     Attributes:
-        title: Its title; empty if it has none.
+        title: The title; empty if the file has none.
         text: All of its text.
         blocks: Blocks of the text.
-        metadata: Its own metadata: front matter, author, and so on.
+        metadata: The file's own metadata: front matter, author, and so on.
     """
 
     title: str = ""
@@ -35,14 +35,14 @@ class Parsed:
 
 
 class Headings:
-    """The headings above the present place in a document."""
+    """The headings above the current position in a document."""
 
     def __init__(self) -> None:
         self._open: list[tuple[int, str]] = []
         self.first = ""  # the first heading of the document
 
     def enter(self, level: int, heading: str) -> None:
-        """Begin a section; ends sections of the same or a deeper level."""
+        """Begin a section; this ends sections of the same or a deeper level."""
         heading = one_line(heading)
         self.first = self.first or heading
         while self._open and self._open[-1][0] >= level:
@@ -60,7 +60,7 @@ class Headings:
 
 
 class Extracted:
-    """Collects the text of formats that aren't plain text, block by block."""
+    """Collects the text of a file that isn't plain text, block by block."""
 
     def __init__(self) -> None:
         self.headings = Headings()
@@ -140,7 +140,7 @@ class Slugs:
         self._taken: dict[str, int] = {}
 
     def of(self, heading: str) -> str:
-        """The anchor of the next heading; a second equal one ends in -1."""
+        """The anchor of the next heading. If an equal heading came before, the anchor ends in -1, -2 and so on."""
         slug = re.sub(r"[^\w\- ]", "", one_line(heading).lower()).replace(" ", "-")
         number = self._taken.get(slug, 0)
         self._taken[slug] = number + 1

@@ -21,7 +21,7 @@ def read_text(text: str) -> Parsed:
 
 
 def read_code(text: str) -> Parsed:
-    """Read source code; blocks end at empty lines that no indented line follows."""
+    """Read source code. A block ends at an empty line, unless an indented line follows."""
     found = Lines(text)
     before = ""
     for number, line in enumerate(found.lines):
@@ -32,7 +32,8 @@ def read_code(text: str) -> Parsed:
 
 
 def read_python(text: str) -> Parsed:
-    """Read Python: classes and functions with the comments above them; invalid files are read like other source code.
+    """Read Python: a block for each class and function, with the comments above it. Invalid files are read like other
+    source code.
 
     Anchors are GitHub's, "L17".
     """
@@ -63,7 +64,7 @@ def read_python(text: str) -> Parsed:
 def _definitions(
     node: ast.AST, outer: tuple[str, ...], anchor: str
 ) -> Iterator[tuple[int, int, tuple[str, ...], tuple[str, ...], str]]:
-    """Classes and functions: first line (from 0, with decorators), end line (exclusive), name, and enclosing names."""
+    """Yield (first line from 0, end line, path of names, path of the enclosing names, their anchor) of definitions."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = min([child.lineno, *(decorator.lineno for decorator in child.decorator_list)]) - 1

@@ -19,13 +19,13 @@ _TEXTS = ("text", "contents", "content", "title")
 def row_documents(path: Path, name: str, metadata: Mapping[str, Any]) -> Iterator[Document | DataError]:
     """The rows of a file as documents, bad rows as errors.
 
-    A row's id is the file's name and the row's own id, or else its line: "faq.csv:17". Without a column "text" the text
-    has all text columns, each after its name.
+    A row's id is the file's name and the row's own id, or else its line: "faq.csv:17". If there is no column with a
+    usual name such as "text", the text consists of all text columns, each with its name.
 
     Args:
         path: The file.
-        name: Its name in ids.
-        metadata: Metadata of each document, beside the row's other columns.
+        name: The file's name in ids.
+        metadata: Metadata to add to each document, along with the row's other columns.
     """
     for row, where in read_rows(path, name):
         if isinstance(row, DataError):

@@ -1,7 +1,6 @@
 """reStructuredText: sections, paragraphs, list items and indented parts.
 
-The markup is scanned, not run. Directives, such as those of Sphinx extensions, which docutils alone doesn't know, stay
-in the text.
+The markup is scanned, not run, so directives of Sphinx extensions, which docutils doesn't know, stay in the text.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _MARKS = re.compile(r"(?<!\w)\*{1,2}(?=\S)|(?<=\S)\*{1,2}(?!\w)|\\(?=[\W_])")
 def read_rst(text: str) -> Parsed:
     """Read reStructuredText; the text is unchanged.
 
-    A section's anchor is a target above it (`.. _install:`), else docutils' anchor of its title.
+    A section's anchor is the target above it (`.. _install:`), or else the anchor that docutils makes of its title.
     """
     found, levels, metadata = Lines(text), [], {}
     lines, target = found.lines, ""
@@ -67,7 +66,7 @@ def _heading(lines: list[str], number: int) -> tuple[str, str, int] | None:
     under = _LINE.match(below[0])
     if over or not under or line[0].isspace() or len(below[0].rstrip()) < min(len(line.rstrip()), 4):
         return None
-    # docutils wants an underline as long as the title; many are a little shorter.
+    # docutils requires underlines as long as the title, but many in practice are a little shorter.
     return (line.strip(), below[0][0], 2) if len(below[0].rstrip()) >= 0.7 * len(line.rstrip()) else None
 
 

@@ -21,10 +21,10 @@ class Found:
     """A file.
 
     Attributes:
-        path: Its path.
-        name: Its path within the folder, with "/".
+        path: Path of the file.
+        name: Path within the folder, with "/".
         size: Size in bytes.
-        changed: Time of its last change, in nanoseconds.
+        changed: Time of the last change, in nanoseconds.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class PassedOver:
     Attributes:
         links: Symbolic links.
         unreadable: Folders and files that can't be opened, with the reason.
-        unsupported: Files of a suffix that nothing reads.
+        unsupported: Files with an unsupported suffix.
     """
 
     links: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class PassedOver:
         ]
 
     def messages(self) -> list[str]:
-        """Messages about the skipped files, one for all of a kind."""
+        """Messages about the skipped files, one for each kind."""
         said = [str(error) for error in self.unreadable]
         if self.links:
             said.append(f"symbolic links, which aren't followed: {len(self.links):,} ({some(self.links)})")
@@ -76,14 +76,14 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 
 def walk(root: Path, passed_over: PassedOver) -> Iterator[Found]:
-    """The files below a folder, sorted by name; files of a folder come before its subfolders.
+    """Yield the files below a folder, sorted by name; files of a folder come before its subfolders.
 
-    Skips hidden files, files that git ignores, and files in an index, a virtual environment or node_modules. Doesn't
-    follow symbolic links, which may form cycles or leave the folder.
+    Hidden files, files that git ignores, and files in an index, a virtual environment or node_modules are skipped.
+    Symbolic links aren't followed, since they may form cycles or leave the folder.
 
     Args:
         root: The folder.
-        passed_over: Filled in.
+        passed_over: Filled in with skipped files.
     """
     ignored, folders = Ignored(root), [(root, "")]
     while folders:

@@ -1,10 +1,10 @@
-"""CIFF, the Common Index File Format (arXiv 2003.08276, github.com/osirrc/ciff): an index as one file that PISA, BMP,
-JASS, Terrier and others read. A Header, a PostingsList for each term, a DocRecord for each document, each of them a
-Protocol Buffers message with its length before it; plain or .gz.
+"""CIFF, the Common Index File Format (arXiv 2003.08276, github.com/osirrc/ciff): an index as one file, plain or .gz,
+that PISA, BMP, JASS, Terrier and others read. It has a Header, a PostingsList for each term and a DocRecord for each
+document, each a Protocol Buffers message preceded by its length.
 
-Term frequencies are integer impacts. The weight of an impact of 1 is at the end of the header's description, so that
-our files read back as weights. The format has no titles, texts, metadata or encoder. Lists are ordered by token, byte
-by byte; a list has the number of its first document, then gaps.
+Term frequencies hold integer impacts. The weight of an impact of 1 is at the end of the header's description, so that
+files that lsr wrote read back as weights. The format has no titles, texts, metadata or encoder. Lists are ordered by
+the bytes of their tokens; a list has the number of its first document, then gaps.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from lsr.sparse import SparseMatrix
 if TYPE_CHECKING:
     from typing import Self
 
-LEVELS = 255  # default largest impact of weights that aren't whole numbers: fits engines with 8 bits
+LEVELS = 255  # default largest impact for weights that aren't whole numbers: fits engines with 8-bit impacts
 _WHOLE = 2**16  # whole weights below this are kept exactly
 _LARGEST = 2**31  # term frequencies, document lengths and numbers of documents are int32
 _SCALE = re.compile(r"weight = tf \* (\S+)")
-_BATCH = 4096  # rows handed out together
-_WINDOW = 1 << 17  # bytes of a posting list that are parsed together
+_BATCH = 4096  # rows per batch
+_WINDOW = 1 << 17  # bytes of a posting list parsed at a time
 _LARGEST_FIELD = 1 << 16  # bytes of a field that isn't a list
 _PACKED = 1032  # best compression ratio of .gz
-_POSTING = 0x22  # tag before a posting; 0x08 and 0x10 are those of its document and frequency
+_POSTING = 0x22  # tag of a posting; 0x08 and 0x10 are the tags of its document and frequency
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -62,11 +62,13 @@ def write_ciff(
         path: The file, compressed if its name ends in .gz; it gets its name when it is complete.
         batches: Batches of vectors.
         vocabulary: Token of each term; complete after the last batch.
-        step: All weights are multiples of it; the multiples become impacts. Whole weights below 65,536 are kept, too.
-        levels: The largest impact; by default 255 for weights of neither kind.
+        step: A number of which all weights are multiples; the multiples become impacts. Without it, whole weights below
+            65,536 become impacts as they are.
+        levels: The largest impact; larger ones are scaled down. By default 255 for weights that have no step and aren't
+            whole numbers below 65,536.
 
     Raises:
-        DataError: A document whose impacts add up to 2^31 or more.
+        DataError: The impacts of a document add up to 2^31 or more.
     """
     with Regrouping() as regrouping, tempfile.TemporaryFile() as spool:
         ids = pa.ipc.new_stream(spool, pa.schema([DOCUMENT_SCHEMA.field("id")]))
@@ -123,7 +125,7 @@ def _header(n_lists: int, lengths: NDArray[np.int64], scale: float) -> bytes:
 def _lists(
     tokens: list[str], indptr: NDArray[np.int64], docs: NDArray[np.uint32], impacts: NDArray[np.int64]
 ) -> Iterator[bytes]:
-    """The PostingsList of each term; every term has documents."""
+    """Yield the PostingsList of each term; every term must have documents."""
     gaps = docs.astype(np.int64)
     gaps[1:] -= docs[:-1]
     gaps[indptr[:-1]] = docs[indptr[:-1]]
@@ -155,14 +157,14 @@ class _Header(NamedTuple):
 
 
 def open_ciff(path: Path, vocabulary: list[str]) -> Vectors:
-    """Open a CIFF file; each pass over the vectors inverts it anew, in bounded memory.
+    """Open a CIFF file. Each pass over the vectors inverts the file again, in bounded memory.
 
     Args:
         path: The file.
-        vocabulary: Tokens whose term ids are fixed; others are appended.
+        vocabulary: Tokens whose term ids are fixed; other tokens are appended.
 
     Raises:
-        DataError: It isn't CIFF.
+        DataError: The file isn't CIFF.
     """
     with _Input(path) as source:
         header = source.header()
@@ -204,7 +206,7 @@ def _read_ciff(path: Path, vectors: Vectors) -> Iterator[VectorBatch]:
 
 
 class _Input:
-    """A CIFF file, read front to back; errors say at which byte."""
+    """A CIFF file, read front to back; errors name the byte."""
 
     def __init__(self, path: Path) -> None:
         self.at = 0
@@ -270,7 +272,7 @@ class _Input:
             raise self.error("the file goes on after the last document record")
 
     def _list_fields(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]] | tuple[int, int | bytes]]:
-        """A list's postings as arrays of gaps and frequencies, its other fields as number and value."""
+        """Yield a list's postings as arrays of gaps and frequencies, and its other fields as number and value."""
         left = self._message_size("postings list")
         buffer, at, patience = b"", 0, 1
         while left or at < len(buffer):
@@ -281,7 +283,8 @@ class _Input:
             if size:
                 at += size
                 yield gaps, impacts
-            # Other encodings are read field by field, in growing pieces as long as they last.
+            # Postings in another encoding are read field by field, in runs that double until the usual encoding
+            # returns.
             patience = 1 if size else 2 * patience
             for _ in range(patience):
                 if at == len(buffer) or (left and len(buffer) - at < _LARGEST_FIELD):
@@ -335,7 +338,7 @@ class _Input:
             raise self.error(f"the message that ends here {error}; is this a CIFF file?") from None
 
     def _number(self, values: list[tuple[int, int | bytes]], number: int) -> int:
-        """An int32, 0 where it isn't given."""
+        """An int32 field; 0 if it is absent."""
         value = dict(values).get(number, 0)
         if not isinstance(value, int) or value >= _LARGEST:
             raise self.error(f"field {number} of the message that ends here is not a whole number from 0 to 2^31 - 1")
@@ -360,7 +363,7 @@ class _Input:
 
 
 def _usual_postings(buffer: bytes, at: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """The postings from an offset on, as long as they are encoded as tag, size, 0x08, gap, 0x10, frequency.
+    """Parse the run of postings at an offset that are encoded as tag, size, 0x08, gap, 0x10, frequency.
 
     Returns:
         (n,) gaps, (n,) frequencies, and the number of bytes that they take.

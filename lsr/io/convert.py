@@ -14,7 +14,7 @@ from lsr.io.text_files import unfinished
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.io.vectors_parquet import ParquetWriter, pack_metadata
 
-# {format: its suffixes}. A suffix stands for the first format that has it.
+# {format: its suffixes}. A suffix selects the first format that has it.
 FORMATS = {
     "parquet": (".parquet",),
     "jsonl": (".jsonl", ".jsonl.gz", ".json", ".json.gz"),
@@ -46,7 +46,7 @@ class Form:
         """The format of a file.
 
         Raises:
-            DataError: Its suffix is unknown, or not one of this format.
+            DataError: The suffix is unknown, or doesn't belong to this format.
         """
         name = out.name.lower()
         if self.format is not None:
@@ -68,13 +68,13 @@ class Form:
 
 
 def check_out(out: Path, overwrite: bool, form: Form | None = None) -> None:
-    """Check an output before any work; `overwrite` replaces vectors, but no other folder.
+    """Check an output before any work. `overwrite` allows replacing vectors, but not other files or folders.
 
     Raises:
-        DataError: A name with an unknown suffix.
+        DataError: The suffix is unknown.
         OutputExists: `out` exists and won't be replaced.
     """
-    # If a run was killed between renames, its other files exist already.
+    # If a run was killed between renames, some of its files exist already.
     killed = bool(out.suffix) and unfinished(out).exists() and not out.exists()
     for path in (form or Form()).files(out) if out.suffix else [out]:
         if path.exists() and not (overwrite or killed):
@@ -89,10 +89,10 @@ def convert(vectors: Vectors, out: Path, form: Form | None = None) -> None:
     Args:
         vectors: Vectors from any source.
         out: The file; it gets its name when it is complete.
-        form: Its format.
+        form: The file's format.
 
     Raises:
-        DataError: The format needs tokens and they are unknown, or it can't hold a value.
+        DataError: The format needs tokens, which are unknown, or can't hold a value.
     """
     form = form or Form()
     wanted = form.of(out)
@@ -107,7 +107,7 @@ def convert(vectors: Vectors, out: Path, form: Form | None = None) -> None:
             with ParquetWriter(out, {}) as writer:
                 for batch in batches():
                     writer.write(batch)
-                # A JSONL file's vocabulary is complete only now.
+                # The vocabulary of a JSONL file is complete only after the last batch.
                 known = vectors.fingerprint, vectors.vocabulary, vectors.encoder_files
                 writer.add_metadata(pack_metadata(*known, vectors.step))
         elif wanted == "opensearch-ann":
@@ -139,7 +139,7 @@ def _write_tokens(vectors: Vectors, batches: Iterator[VectorBatch], out: Path, f
 
 
 def _with_tokens(batches: Iterator[VectorBatch], vocabulary: list[str], name: str) -> Iterator[VectorBatch]:
-    """The batches, checked that each term has a unique token."""
+    """Yield the batches, after checking that each term has a unique token."""
     first: dict[str, int] = {}
     doubled = [term for term, token in enumerate(vocabulary) if first.setdefault(token, term) != term]
     for batch in batches:

@@ -28,18 +28,18 @@ from lsr.io.rows import TableRows, given_rows
 from lsr.io.streams import end_spool, is_stream, peek_stream, spool, stream_name, take_stream
 from lsr.io.text_files import count_rows, file_identity, file_kind, open_parquet, read_rows
 
-# Documents whose ids are compared with all earlier ones together; fewer if they are long, as reading them takes time,
-# during which there is no progress.
+# Number of documents whose ids are compared with all earlier ids at once. The limit on characters keeps progress bars
+# moving when documents are long.
 _CHECKED_TOGETHER, _CHARACTERS_TOGETHER = 1024, 1 << 18
 
 
 class Corpus:
-    """Documents that can be read again and again.
+    """Documents that can be read several times.
 
     Args:
-        name: Its name in messages, usually its path.
-        read: Returns a new iterator over pairs of (mapping, document or error; "file:line").
-        skip_bad: Collect bad documents in `bad` and continue, instead of stopping at the first.
+        name: Name in messages, usually the path.
+        read: Returns a new iterator over pairs: a mapping, document or error, and its "file:line".
+        skip_bad: Collect messages about bad documents in `bad` and continue, instead of stopping at the first one.
         identity: A text that changes with the source; unfinished work is resumed only for the same identity.
         count: Returns about how many documents there are; None if unknown.
     """
@@ -57,10 +57,10 @@ class Corpus:
         self.identity = identity or name
         self.skip_bad = skip_bad
         self.bad: list[str] = []  # messages about documents that the latest pass skipped
-        self.tells_bad = False  # whether a pass ends with a warning about them
+        self.tells_bad = False  # whether a pass ends with a warning about bad documents
         self._read = read
         self._count = count
-        self._doubled: Corpus | None = None  # the corpus of which this is a copy that allows doubled ids
+        self._doubled: Corpus | None = None  # the original, if this is a copy that allows doubled ids
         # The hint names an option of the command line, so it is left out for documents from Python.
         self._hint = " (--skip-bad counts bad lines and continues)" if identity else ""
 
@@ -110,7 +110,7 @@ class Corpus:
 
 
 def chunks(documents: Iterable[Document], most: int, characters: int) -> Iterator[list[Document]]:
-    """Cut a stream of documents into lists: of `most` documents, or fewer as soon as they have `characters`."""
+    """Cut a stream of documents into lists of `most` documents, or of fewer if these have `characters` in total."""
     chunk: list[Document] = []
     room = characters
     for document in documents:
@@ -124,7 +124,7 @@ def chunks(documents: Iterable[Document], most: int, characters: int) -> Iterato
 
 
 class _SeenIds:
-    """The set of ids seen so far, in 8 bytes for each: sorted runs of 64-bit hashes, merged as they grow.
+    """The set of ids seen so far, in 8 bytes per id: sorted runs of 64-bit hashes, merged as they grow.
 
     The probability that two of n ids share a hash is n^2 / 2^65: 2 in a million for 9 million documents.
     """
@@ -187,16 +187,16 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
 def documents_corpus(
     documents: Iterable[Mapping[str, Any] | Document] | Any, *, replay: bool = False, skip_bad: bool = False
 ) -> Corpus:
-    """Make a corpus of a program's documents: mappings ({"_id", "text", ...}), Document objects, or a table.
+    """Make a corpus of documents in memory: mappings ({"_id", "text", ...}), `Document` objects, or a table.
 
     Args:
-        documents: Any iterable of them, an Arrow table, or a data frame.
-        replay: They will be read more than once; one-time iterators are kept in a temporary file.
+        documents: Any iterable of documents, an Arrow table, or a data frame.
+        replay: Whether they are read more than once; if so, one-time iterators are kept in a temporary file.
         skip_bad: Skip and count bad documents.
     """
     documents = given_rows(documents)
     if replay and not isinstance(documents, Collection | TableRows):
-        bad: dict[int, DataError] = {}  # by number; their lines are empty
+        bad: dict[int, DataError] = {}  # bad documents by number; their lines in the file are empty
         file = spool(_json_lines(documents, bad))
 
         def reread() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
@@ -227,7 +227,7 @@ def beir_file(folder: Path, kind: str) -> Path:
     """The file of a BEIR folder that holds its "corpus" or "queries".
 
     Raises:
-        DataError: The folder has none.
+        DataError: The folder has no such file.
     """
     names = beir_names(kind)
     for name in names:
@@ -254,7 +254,7 @@ def _json_lines(documents: Iterable[Mapping[str, Any] | Document], bad: dict[int
 def _stream_corpus(source: str | PathLike[str], skip_bad: bool) -> Corpus:
     (path, digest), name = peek_stream(source), stream_name(source)
     corpus = _file_corpus(path, skip_bad, name=name)
-    corpus.identity = f"{name} {digest}"  # so that the same bytes resume unfinished work
+    corpus.identity = f"{name} {digest}"  # unfinished work resumes if the content is the same
     take_stream(source, corpus)
     return corpus
 
@@ -262,7 +262,7 @@ def _stream_corpus(source: str | PathLike[str], skip_bad: bool) -> Corpus:
 def _file_corpus(path: Path, skip_bad: bool, name: str = "") -> Corpus:
     shown = name or str(path)
     if file_kind(path) == "parquet":
-        open_parquet(path).close()  # refuse a broken file now, not when it is read
+        open_parquet(path).close()  # refuse a broken file at once, not only when it is read
     return Corpus(
         shown,
         lambda: read_rows(path, shown),
@@ -282,7 +282,8 @@ def _ir_dataset(name: str, queries: bool, skip_bad: bool) -> Corpus:
         items = ir_items(name, dataset.queries_iter if queries else dataset.docs_iter)
         for number, item in enumerate(items, start=1):
             values = item._asdict()
-            # Datasets name their texts differently; default_text() is a dataset's own choice, with the title.
+            # Datasets have different fields for texts; default_text() is the text that the dataset itself defines, with
+            # the title.
             if "text" not in values:
                 values = {"_id": item[0], "text": item.default_text()}
             yield values, f"{name}:{number}"

@@ -14,7 +14,7 @@ import pyarrow as pa
 from lsr.errors import DataError
 from lsr.io.metadata import checked_metadata, is_absent, metadata_text
 
-# Columns of documents beside their vectors. `metadata` is a JSON object.
+# Columns of documents, stored with their vectors. `metadata` is a JSON object.
 DOCUMENT_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -29,15 +29,15 @@ TEXT_KEYS = ("text", "contents", "content", "query")
 
 
 class Block(NamedTuple):
-    """A paragraph, list item, code block or the like of a document; passages consist of blocks.
+    """A part of a document, such as a paragraph, list item or code block; passages consist of blocks.
 
     Attributes:
-        start: Its first character in the text; it ends where the next block starts.
-        headings: The headings above it, highest first.
-        anchor: Fragment of a link to its section, after the "#"; may be empty.
-        line: Its first line in the source, from 1; 0 if there are no lines.
-        end_line: Its last line.
-        page: Its page, from 1; 0 if there are no pages.
+        start: The first character in the text; a block ends where the next one starts.
+        headings: The headings above the block, highest first.
+        anchor: Fragment of a link to the block's section, after the "#"; may be empty.
+        line: The first line in the source, from 1; 0 if the source has no lines.
+        end_line: The last line in the source.
+        page: The page, from 1; 0 if the source has no pages.
     """
 
     start: int
@@ -61,11 +61,11 @@ class Document:
     Attributes:
         id: The user's own id, unique in a corpus.
         text: The text; may be empty.
-        title: Encoded together with the text, before it.
+        title: The title, which is encoded before the text.
         metadata: Anything that JSON can hold.
         parent: For a passage, the id of the document it was cut from.
-        where: Its file and line, for messages.
-        blocks: The blocks of the text in order, if known; passages follow them.
+        where: File and line of the document, for messages.
+        blocks: The blocks of the text in order, if known; passages follow their borders.
     """
 
     id: str
@@ -133,7 +133,7 @@ def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 
 def id_text(value: Any) -> str | None:
-    """An id as text; also of whole numbers, numpy's integers and UUIDs. None if it can't be an id."""
+    """Convert an id to text: a string, a whole number, a numpy integer or a UUID. None if the value can't be an id."""
     if isinstance(value, int | np.integer | UUID) and not isinstance(value, bool):
         return str(value)
     return str(value) if isinstance(value, str) else None
@@ -143,7 +143,7 @@ def require_id(value: Any) -> str:
     """An id as text.
 
     Raises:
-        DataError: It can't be an id.
+        DataError: The value can't be an id.
     """
     text = id_text(value)
     if text is None:
@@ -152,10 +152,10 @@ def require_id(value: Any) -> str:
 
 
 def as_ids(ids: Any) -> list[str]:
-    """One id, or an iterable of them, as texts.
+    """One id, or an iterable of ids, as a list of texts.
 
     Raises:
-        DataError: A value that can't be an id, or a mapping.
+        DataError: A value can't be an id, or `ids` is a mapping.
     """
     if isinstance(ids, Mapping):
         raise DataError(f"expected ids, got a mapping of {short(list(ids))}; pass a filter as where=")
@@ -167,14 +167,14 @@ def require_encodable(value: str, what: str, where: str) -> None:
     """Refuse unpaired surrogates, which JSON can escape but UTF-8 can't store.
 
     Raises:
-        DataError: The text has one; the message names `what`.
+        DataError: The text has an unpaired surrogate; the message names `what`.
     """
     try:
         value.encode()
     except UnicodeEncodeError as error:
         code = ord(value[error.start])
         half = "an unpaired surrogate"
-        if 0xDC80 <= code <= 0xDCFF:  # Python's form of an undecodable byte of the command line
+        if 0xDC80 <= code <= 0xDCFF:  # how Python represents an undecodable byte of the command line
             half = f"a byte that isn't UTF-8, 0x{code - 0xDC00:02x},"
         raise DataError(f"{what} holds {half} at character {error.start}", where) from None
 
@@ -186,7 +186,7 @@ def short(value: Any) -> str:
 
 
 def document_batch(documents: list[Document], *, with_text: bool = True) -> pa.RecordBatch:
-    """Documents as an Arrow record batch of DOCUMENT_SCHEMA; without texts it has only ids and parents."""
+    """Documents as an Arrow record batch of DOCUMENT_SCHEMA; without text, only ids and parents are filled in."""
     columns = {
         "id": [d.id for d in documents],
         "parent": [d.parent for d in documents],
@@ -201,7 +201,7 @@ def require_metadata(text: str, doc_id: str, where: str) -> None:
     """Check that metadata is a JSON object.
 
     Raises:
-        DataError: It isn't; the message names the document.
+        DataError: The metadata isn't a JSON object; the message names the document.
     """
     try:
         values = json.loads(text)

@@ -2,7 +2,7 @@
 
 Entries are appended to a scratch file. From there they are distributed to sections of a second file, each small enough
 to be sorted in memory. Scratch files are in the temporary directory (TMPDIR) and take up to 24 bytes for each weight.
-They are written instead of mapped, so that a full disk is an ordinary error.
+They are written, not memory-mapped, so that a full disk raises an ordinary error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _MEMORY = 1 << 21  # entries sorted together
 
 
 class Regrouping:
-    """Takes (key, other, weight) in any order and yields them by key. Use it in a `with`, which deletes its files.
+    """Takes entries (key, other, weight) in any order and yields them by key. Use it in a `with` block, which deletes
+    the files at its end.
 
     Entries of a key keep the order in which they were added.
     """
@@ -34,7 +35,7 @@ class Regrouping:
         self._dealt: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
 
     def add(self, keys: ArrayLike, others: ArrayLike, weights: NDArray[Any]) -> None:
-        """Append (n,) weights; a single key or other counts for all of them."""
+        """Append (n,) entries; a single key or other applies to all weights."""
         entries = np.empty(len(weights), _ENTRY)
         entries["key"], entries["other"], entries["weight"] = keys, others, weights
         self._added.write(entries.data)
@@ -62,8 +63,8 @@ class Regrouping:
             counts: The result of `counts`.
 
         Yields:
-            The position in `order` of the first key; (n + 1,) offsets of the entries of n keys; and their others and
-            weights.
+            The position in `order` of the first key; (n + 1,) offsets of the entries of n keys; and the entries' others
+            and weights.
         """
         place = np.zeros(len(counts), np.int64)
         place[order] = np.arange(len(order))

@@ -35,12 +35,12 @@ def ir_items(name: str, items: Callable[[], Iterable[Any]]) -> Iterator[Any]:
     """The items of an ir-datasets iterator.
 
     Raises:
-        DataError: It can't be downloaded or read.
+        DataError: The dataset can't be downloaded or read.
     """
     try:
         yield from items()
     except Exception as error:  # downloads and parsers of a hundred datasets raise all kinds of errors
         why = f"{type(error).__name__}: {error}"
         if host := re.search(r"host=\\*'([^'\\]+)", why):
-            why = f"no connection to {host[1]}. Without one, put a folder of this name into the current one; {_FOLDER}"
+            why = f"no connection to {host[1]}. Offline, put a folder of this name into the current folder; {_FOLDER}"
         raise DataError(f"ir-datasets can't read it: {why}", name) from error

@@ -23,12 +23,12 @@ from lsr.sparse import SparseMatrix
 
 _ANSERINI = 100  # factor of weights in Anserini's own encoders
 
-# A document with its weights, or its error.
+# A document with its weights, or an error for a bad line.
 Row = tuple[Document, dict[str, float]] | DataError
 
 
 def holds_vectors(path: Path) -> bool:
-    """Whether a file begins with a line of one of the formats."""
+    """Whether the first line of a file is in one of these formats."""
     values, _ = next(iter(read_json(path)), (None, ""))
     if isinstance(values, Mapping):
         return isinstance(values.get("vector"), Mapping) or opensearch.is_action(json.dumps(values))
@@ -40,12 +40,12 @@ def read_jsonl(path: Path, vectors: Vectors, *, skip_bad: bool, name: str = "") 
 
     Args:
         path: The file.
-        vectors: Gets the new tokens and the messages about bad lines.
-        skip_bad: Skip and note bad lines.
-        name: Its name in messages.
+        vectors: New tokens and messages about bad lines are added to it.
+        skip_bad: Skip bad lines.
+        name: The file's name in messages.
 
     Raises:
-        DataError: A bad line.
+        DataError: A line is bad.
     """
     return _batches(_rows(path, name), vectors, skip_bad, " (--skip-bad counts bad lines and continues)")
 
@@ -53,12 +53,12 @@ def read_jsonl(path: Path, vectors: Vectors, *, skip_bad: bool, name: str = "") 
 def given_documents(
     documents: Iterable[Any] | Any, *, vocabulary: Sequence[str] | None = None, skip_bad: bool = False
 ) -> Vectors | Iterable[Any]:
-    """A program's documents: as vectors if the first one has {"vector": {token: weight}}, else unchanged.
+    """Documents in memory: as `Vectors` if the first document has {"vector": {token: weight}}, else unchanged.
 
     Args:
         documents: Any iterable, an Arrow table, or a data frame.
         vocabulary: As for `lsr.io.open_vectors.read_vectors`.
-        skip_bad: Skip and note bad documents.
+        skip_bad: Skip bad documents.
     """
     documents = given_rows(documents)
     rest = iter(documents)
@@ -175,9 +175,9 @@ def write_jsonl(
         path: The file; it gets its name when it is complete.
         batches: Batches of vectors.
         vocabulary: Token of each term; complete after the last batch.
-        anserini: Write {"id", "contents", "vector"} instead of {"_id", "vector"}. Its weights are whole numbers of at
-            least 1: impacts if `step` is given, else weights times 100, rounded, like Anserini's own encoders.
-        step: All weights are multiples of it.
+        anserini: Write {"id", "contents", "vector"} instead of {"_id", "vector"}. The weights are then whole numbers of
+            at least 1: impacts if `step` is given, else weights times 100, rounded, as in Anserini's own encoders.
+        step: A number of which all weights are multiples.
     """
     factor = 1 / step if step else _ANSERINI
     with new_text(path) as file:

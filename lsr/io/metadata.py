@@ -1,4 +1,4 @@
-"""Convert metadata to JSON values: numbers, texts, true and false, lists and objects of them.
+"""Convert metadata to JSON values: numbers, texts, true and false, and lists and objects of these.
 
 Dates and times become ISO 8601 texts, which filters compare as times (`parse_time`). Decimals and numpy numbers become
 numbers, UUIDs become texts. NaN, NaT and pandas' NA count as missing.
@@ -22,14 +22,14 @@ from lsr.errors import DataError
 _ABSENT = object()
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?\s?(?:Z|[+-]\d\d(?::?\d\d){0,2})?)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DEPTH = 300  # levels of lists and objects; not every version of Python reads more
+_DEPTH = 300  # levels of nested lists and objects; some versions of Python can't read more
 
 
 def metadata_text(metadata: Mapping[str, Any], doc_id: str, where: str) -> str:
     """Convert metadata to JSON.
 
     Raises:
-        DataError: A value that JSON can't hold; the message names its key and type.
+        DataError: JSON can't hold a value; the message names its key and type.
     """
     try:
         return _json(metadata)
@@ -38,7 +38,7 @@ def metadata_text(metadata: Mapping[str, Any], doc_id: str, where: str) -> str:
 
 
 def checked_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> Mapping[str, Any]:
-    """Return the metadata unchanged if JSON can hold them, else the result of `plain_metadata`."""
+    """Return the metadata unchanged if JSON can hold it, else the result of `plain_metadata`."""
     try:
         _json(metadata)
         return metadata
@@ -64,10 +64,10 @@ def _require_depth(metadata: Mapping[str, Any]) -> None:
 
 
 def plain_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> dict[str, Any]:
-    """Convert metadata to JSON values, without missing ones.
+    """Convert metadata to JSON values; missing values are left out.
 
     Raises:
-        DataError: A value that JSON can't hold; the message names its key and type.
+        DataError: JSON can't hold a value; the message names its key and type.
     """
     try:
         plain = dict(_plain(metadata))
@@ -90,7 +90,7 @@ def plain_value(value: Any) -> Any:
     """Convert a value to a JSON value; None if it is missing.
 
     Raises:
-        ValueError: JSON can't hold it.
+        ValueError: JSON can't hold the value.
     """
     made = _plain(value)
     return None if made is _ABSENT else made
@@ -158,7 +158,7 @@ def _plain_scalar(value: Any) -> Any:
 def parse_time(value: Any) -> int | None:
     """Convert a date or time to microseconds since 1970, UTC; None if the value is neither.
 
-    A time without a time zone is UTC; a date counts as its first moment.
+    A time without a time zone is taken as UTC, and a date as its first moment.
 
     Args:
         value: A `datetime` or `date`, or a text in ISO 8601 with at least year, month and day.

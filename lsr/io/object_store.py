@@ -1,10 +1,10 @@
 """Place: a folder on this machine or in object storage, with the few operations that lsr needs.
 
 A place is a path or a URI that pyarrow knows: s3://bucket/folder, gs://bucket/folder, file:///folder. pyarrow finds
-credentials where the clouds' own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS). Another S3
-server can be chosen only by the user, not by a file that lsr reads: in the URI,
-s3://bucket/folder?endpoint_override=localhost:9000&scheme=http, or with AWS_ENDPOINT_URL. Requests have timeouts, files
-get their name when they are complete, and checksums are checked.
+credentials where the clouds' own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS). The user
+can choose another S3 server in the URI, s3://bucket/folder?endpoint_override=localhost:9000&scheme=http, or with
+AWS_ENDPOINT_URL; a file that lsr reads can't. Requests have timeouts, files get their final name only when they are
+complete, and checksums are checked.
 """
 
 from __future__ import annotations
@@ -89,10 +89,11 @@ class Place:
         self.is_local = self._files.type_name == "local"
 
     def sizes(self) -> dict[str, int]:
-        """{name: size in bytes} of all files, also in subfolders ("folder/file"); empty if the place doesn't exist.
+        """{name: size in bytes} of all files, including those in subfolders ("folder/file"); empty if the place doesn't
+        exist.
 
         Raises:
-            StorageError: It can't be listed.
+            StorageError: The place can't be listed.
         """
         from pyarrow.fs import FileSelector, FileType
 
@@ -108,7 +109,7 @@ class Place:
         }
 
     def stat(self, name: str = "") -> str | None:
-        """Size and modification time of a file, or of the place itself without a name; None if it doesn't exist.
+        """Size and modification time of a file (of the place itself if `name` is ""); None if it doesn't exist.
 
         Raises:
             StorageError: The request fails.
@@ -123,10 +124,10 @@ class Place:
         return None
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None if there is none.
+        """The content of a small file; None if there is no such file.
 
         Raises:
-            StorageError: It can't be read.
+            StorageError: The file can't be read.
         """
         try:
             with self._told(name), self._files.open_input_stream(self._at(name), compression=None) as file:
@@ -136,15 +137,15 @@ class Place:
             return None
 
     def fetch(self, name: str, to: Path, wanted: Mapping[str, Any] | None = None) -> None:
-        """Copy a file to this machine; it gets its name when it is complete.
+        """Copy a file to this machine. The copy gets its name when it is complete.
 
         Args:
             name: Name of the file; "" if the place itself is a file.
             to: Local path.
-            wanted: {"bytes", "sha256"} that it must have.
+            wanted: The {"bytes", "sha256"} that the file must have.
 
         Raises:
-            StorageError: It doesn't exist, can't be read, or has other content.
+            StorageError: The file doesn't exist, can't be read, or has other content.
         """
         state, size = hashlib.sha256(), 0
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -171,10 +172,10 @@ class Place:
             Path(partial).unlink(missing_ok=True)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file; replaces an older one.
+        """Write a small file; an existing one is replaced.
 
         Raises:
-            StorageError: It can't be written.
+            StorageError: The file can't be written.
         """
         with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:
             path = Path(scratch) / "content"
@@ -188,10 +189,10 @@ class Place:
             {"bytes", "sha256"} of the file.
 
         Raises:
-            StorageError: It can't be written.
+            StorageError: The file can't be written.
         """
         state, size, target = hashlib.sha256(), 0, self._at(name)
-        # Object storage shows only complete files; a folder shows everything.
+        # Object storage shows only complete files, but a local folder also shows unfinished ones.
         written = f"{target}.{secrets.token_hex(4)}.unfinished" if self.is_local else target
         if self.is_local:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +217,7 @@ class Place:
         """Delete files; ignores missing ones.
 
         Raises:
-            StorageError: One can't be deleted.
+            StorageError: A file can't be deleted.
         """
         for name in names:
             with self._told(name):
@@ -226,16 +227,16 @@ class Place:
                     continue
 
     def clear(self) -> None:
-        """Delete everything.
+        """Delete the place with everything in it.
 
         Raises:
-            StorageError: It can't be deleted.
+            StorageError: The place can't be deleted.
         """
         with self._told(), suppress(FileNotFoundError):
             self._files.delete_dir(self._root)
 
     def _require_bucket(self) -> None:
-        """Raise an error if the bucket is missing: to other requests, that looks like a missing file."""
+        """Raise an error if the bucket is missing, which other requests can't tell from a missing file."""
         from pyarrow.fs import FileType
 
         if self._files.type_name != "local":
@@ -252,7 +253,7 @@ class Place:
 
     @contextmanager
     def _told(self, name: str = "") -> Iterator[None]:
-        """Turn remote errors into a StorageError with the file's name; local errors have it already."""
+        """Turn remote errors into a StorageError with the file's name; local errors already have the name."""
         try:
             yield
         except FileNotFoundError:
@@ -296,7 +297,7 @@ def _open_s3(where: str) -> tuple[Any, str]:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(options.keys() - set(_S3_OPTIONS)):
         raise StorageError(f"{where}: no option {unknown[0]!r}; there are {', '.join(_S3_OPTIONS)}")
-    if "@" in parts.netloc:  # it would appear in messages and files
+    if "@" in parts.netloc:  # the credentials would appear in messages and files
         raise StorageError(
             f"s3://…@{parts.netloc.rpartition('@')[2]}: credentials don't belong in a URI: set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"

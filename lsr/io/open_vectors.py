@@ -47,13 +47,14 @@ def read_vectors(
     """Open vectors.
 
     Args:
-        path: A .parquet file, a folder of them, a .jsonl(.gz) or .ndjson(.gz) file, or a .ciff(.gz) file; a URI of
-            one, which is copied to this machine; or "-" or a pipe for JSONL.
-        vocabulary: For JSONL and CIFF, tokens with fixed term ids, such as those of an index; others are appended.
+        path: A .parquet file, a folder of .parquet files, a .jsonl(.gz) or .ndjson(.gz) file, or a .ciff(.gz) file; the
+            URI of such a file or folder, which is copied to this machine; or "-" or a pipe for JSONL.
+        vocabulary: For JSONL and CIFF, tokens with fixed term ids, such as those of an index; other tokens are
+            appended.
         skip_bad: Skip and count bad lines of JSONL.
 
     Raises:
-        DataError: No such file, or another format.
+        DataError: There is no such file, or it has another format.
     """
     if is_remote(path):
         from lsr.io.remote_files import fetched_vectors
@@ -100,7 +101,7 @@ def load_matrix(path: str | PathLike[str]) -> SparseMatrix:
     """Read vectors as one matrix without ids, from any file that `read_vectors` reads.
 
     Raises:
-        DataError: No such file, or another format.
+        DataError: There is no such file, or it has another format.
     """
     vectors = read_vectors(path)
     matrices = [batch.vectors for batch in vectors]

@@ -3,8 +3,8 @@
     {"index": {"_index": "docs", "_id": "a"}}
     {"title": "...", "text": "...", "metadata": {...}, "vector": {"wing": 1.5, ...}}
 
-NAME.mapping.json beside it is the request that creates the index: with a `rank_features` field (exact search), or a
-`sparse_vector` field whose keys are term ids (OpenSearch 3.3 and later, approximate search by Seismic).
+A second file, NAME.mapping.json, is the request that creates the index, with a `rank_features` field (exact search) or
+a `sparse_vector` field whose keys are term ids (OpenSearch 3.3 and later, approximate search with Seismic).
 
 Tokens are written unchanged, including dots: OpenSearch's rank_features accepts them, its neural_sparse query looks up
 whole tokens, and its own ingestion stores a model's tokens unchanged (opensearch-project/neural-search:
@@ -28,12 +28,12 @@ from lsr.io.vectors import VectorBatch, decimals
 _ACTIONS = ("index", "create")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,254}")
 _ID_BYTES = 512  # OpenSearch refuses longer ids
-_SMALLEST = np.finfo(np.float32).tiny  # and smaller weights
+_SMALLEST = np.finfo(np.float32).tiny  # OpenSearch refuses smaller weights
 _FIELDS = {
     "title": {"type": "text"},
     "text": {"type": "text"},
     "parent": {"type": "keyword"},
-    "metadata": {"type": "flat_object"},  # any JSON, whose types may differ from document to document
+    "metadata": {"type": "flat_object"},  # any JSON; types may differ from document to document
 }
 
 # A document's fields, its weights and its line.
@@ -49,9 +49,9 @@ def is_action(line: str | DataError) -> bool:
 
 
 def read_bulk(lines: Iterator[tuple[str | DataError, str]]) -> Iterator[Values | DataError]:
-    """Documents and weights of a bulk file; an error in place of a bad one.
+    """Yield documents and weights of a bulk file; a bad document yields an error.
 
-    The vector is the only field, except `metadata`, that is an object of numbers in the first document.
+    The vector is the field of the first document that is an object of numbers; only `metadata` may be another one.
 
     Args:
         lines: Lines with their "file:number", from `read_lines`.
@@ -104,7 +104,7 @@ def _is_vector(value: Any) -> bool:
 
 
 def mapping_path(path: Path) -> Path:
-    """Path of a bulk file's mapping: docs.mapping.json beside docs.ndjson(.gz)."""
+    """Path of a bulk file's mapping: docs.mapping.json for docs.ndjson(.gz)."""
     return path.with_name(_stem(path) + ".mapping.json")
 
 
@@ -131,7 +131,7 @@ def write_bulk(
         field: The vector's field.
 
     Raises:
-        DataError: An id, a token or a name that OpenSearch doesn't accept.
+        DataError: OpenSearch doesn't accept an id, a token or a name.
     """
     index_name = _stem(path) if index_name is None else index_name
     if not _NAME.fullmatch(index_name):
@@ -167,7 +167,7 @@ def _mapping(field: str, largest: float, *, exact: bool) -> dict[str, Any]:
     """Body of the request that creates the index."""
     if exact:
         return {"mappings": {"properties": {**_FIELDS, field: {"type": "rank_features"}}}}
-    # Weights are stored in a byte; those above the ceiling, by default 3, would be cut.
+    # Weights are stored in a byte; weights above the ceiling, which is 3 by default, would be cut.
     method = {"name": "seismic", "parameters": {"quantization_ceiling_ingest": largest or 1.0}}
     return {
         "settings": {"index": {"sparse": True}},

@@ -1,7 +1,7 @@
 """The part of Protocol Buffers' wire format that CIFF needs: fields, and varints one by one or as arrays.
 
-The protobuf package isn't used because it parses a message as a whole into an object for each posting, and a posting
-list can be larger than memory. https://protobuf.dev/programming-guides/encoding
+The protobuf package isn't used because it parses a whole message at once, with an object for each posting, and a
+posting list can be larger than memory. https://protobuf.dev/programming-guides/encoding
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def varint(value: int) -> bytes:
 
 
 def field(number: int, value: int | str) -> bytes:
-    """Encode a field of a non-negative number or a text; nothing if it is zero or empty, as in proto3."""
+    """Encode a field with a non-negative number or a text. As in proto3, a zero or empty value is left out."""
     if not value:
         return b""
     if isinstance(value, int):
@@ -37,7 +37,7 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
     """The varint at an offset, and its end.
 
     Raises:
-        ValueError: There is none, or the data ends within it.
+        ValueError: The data ends within the varint, or is invalid.
     """
     value = 0
     for i, byte in enumerate(data[at : at + _LARGEST_VARINT]):
@@ -51,7 +51,7 @@ def read_field(data: bytes, at: int) -> tuple[int, int | bytes, int]:
     """The field at an offset: its number, its value and its end.
 
     Raises:
-        ValueError: There is none, or the data ends within it.
+        ValueError: The data ends within the field, or is invalid.
     """
     tag, at = read_varint(data, at)
     number, kind = tag >> 3, tag & 7
@@ -74,7 +74,7 @@ def read_fields(data: bytes) -> list[tuple[int, int | bytes]]:
     """The fields of a message.
 
     Raises:
-        ValueError: It is not a message.
+        ValueError: The data isn't a message.
     """
     fields, at = [], 0
     while at < len(data):
@@ -98,9 +98,9 @@ def put_varints(
 
     Args:
         buffer: The buffer.
-        at: (n,) offset of each.
+        at: (n,) offsets of the varints.
         values: (n,) from 0 to 2^31 - 1.
-        sizes: (n,) bytes of each; 0 writes nothing.
+        sizes: (n,) sizes of the varints in bytes; with 0, nothing is written.
     """
     for i in range(int(sizes.max(initial=0))):
         here = np.flatnonzero(sizes > i)
@@ -109,7 +109,7 @@ def put_varints(
 
 
 def read_varints(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All varints of bytes that hold nothing else.
+    """Decode bytes that consist of varints only.
 
     Returns:
         (n,) values, correct for up to 5 bytes, and (n,) ends. A varint that is cut off at the end is left out.

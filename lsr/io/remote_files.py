@@ -16,8 +16,8 @@ from lsr.forks import here_only
 from lsr.io.object_store import Place, with_suffix
 from lsr.io.vectors_parquet import PART_NAME
 
-# Lists the files of a folder of vectors in object storage: {"parts": {file: {"bytes", "sha256"}}}. Folders can't be
-# renamed there, so a folder is complete when it has this file, which is written last.
+# This file lists the files of a folder of vectors in object storage: {"parts": {file: {"bytes", "sha256"}}}. Folders
+# can't be renamed there, so the list is written last: a folder that has it is complete.
 PARTS_FILE = "vectors.json"
 _copies: dict[tuple[str, str], Path] = {}  # {(URI, state): local copy}
 
@@ -30,11 +30,11 @@ def _scratch() -> str:
 
 
 def file_in(uri: str, names: list[str]) -> str:
-    """The URI of the first of some files that exists in a folder; `uri` if it is a file itself.
+    """The URI of the first of `names` that exists in the folder `uri`; `uri` itself if it is a file.
 
     Raises:
         StorageError: The request fails.
-        DataError: It has none of them.
+        DataError: The folder has none of these files.
     """
     place = Place(uri)
     if place.stat() is not None:
@@ -49,8 +49,8 @@ def fetched_file(uri: str) -> tuple[Path, str]:
     """A local copy of a file, and a text that changes with the file.
 
     Raises:
-        StorageError: It can't be read.
-        DataError: There is none.
+        StorageError: The file can't be read.
+        DataError: There is no such file.
     """
     place = Place(uri)
     state = place.stat()
@@ -70,7 +70,7 @@ def fetched_vectors(uri: str) -> Path | None:
         The copy; None if there is no file and no complete folder of vectors.
 
     Raises:
-        StorageError: It can't be read, or a part was changed or cut short.
+        StorageError: The file or folder can't be read, or a part was changed or cut short.
         DataError: The list of parts is damaged.
     """
     place = Place(uri)

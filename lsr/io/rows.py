@@ -19,19 +19,19 @@ from lsr.errors import DataError
 Row = tuple[Mapping[str, Any] | DataError, str]
 
 _PIECE = 1 << 20  # characters read at a time
-_CUT = 16  # characters to hold back, as a piece may end within a word such as "-Infinity"
+_CUT = 16  # an error this close to a piece's end may come from a word that is cut there, such as "-Infinity"
 _NOT_SPACE = re.compile(r"[^ \t\r\n]")
-MOST_LINE = 64 << 20  # bytes, or characters, of a line, of an object of an array, of a cell
+MOST_LINE = 64 << 20  # largest line, array element or cell, in bytes or characters
 _ROWS = 1024  # rows converted to Python together
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d+)?(?:[eE][+-]?\d{1,3})?")
 _NAMED = 5  # doubled columns in a message
 
 
 def json_array(file: IO[bytes], name: str, decoder: json.JSONDecoder) -> Iterator[Row]:
-    """The objects of a JSON array, one by one, with "file:line"; an error in place of other values.
+    """Yield the objects of a JSON array with their "file:line"; other values yield an error.
 
     Raises:
-        DataError: It is not JSON, or not UTF-8.
+        DataError: The file isn't JSON, or isn't UTF-8.
     """
     with io.TextIOWrapper(file, encoding="utf-8-sig") as text:
         reader = _ArrayReader(text, decoder)
@@ -62,10 +62,10 @@ class _ArrayReader:
         self.line = 1
 
     def values(self) -> Iterator[Any]:
-        """One by one.
+        """Yield the values one by one.
 
         Raises:
-            ValueError, RecursionError: It is not an array, or broken.
+            ValueError, RecursionError: The text isn't an array, or is broken.
         """
         if self._next() != "[":
             raise ValueError("it doesn't begin with [")
@@ -115,7 +115,7 @@ class _ArrayReader:
         left = self._buffer[self._at :]
         if len(left) > MOST_LINE:
             raise ValueError(f"an object of more than {MOST_LINE >> 20} MB")
-        piece = self._text.read(max(_PIECE, len(left)))  # doubles, so that a long value isn't parsed too often
+        piece = self._text.read(max(_PIECE, len(left)))  # doubling, so that a long value isn't parsed too often
         self._buffer, self._at, self._ended = left + piece, 0, not piece
 
 
@@ -123,7 +123,7 @@ def bounded_lines(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
     """The lines of a file, with a limit on their length.
 
     Raises:
-        DataError: One is longer.
+        DataError: A line is longer than the limit.
     """
     number = 1
     while line := file.readline(MOST_LINE + 1):
@@ -142,7 +142,7 @@ def csv_rows(open_file: Callable[[], IO[bytes]], name: str, texts: tuple[str, ..
 
     Args:
         open_file: Opens the file.
-        name: Its name in messages.
+        name: The file's name in messages.
         texts: Columns that are always texts.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MOST_LINE))
@@ -209,7 +209,7 @@ def _is_pandas(source: Any) -> bool:
 
 
 def _is_lazy(source: Any) -> bool:
-    """Whether it is a polars LazyFrame."""
+    """Whether an object is a polars LazyFrame."""
     return hasattr(source, "lazy") and hasattr(source, "collect")
 
 
@@ -225,7 +225,7 @@ class TableRows:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         table = self._table.collect() if _is_lazy(self._table) else self._table
-        if _is_pandas(table):  # not through Arrow, which needs one type for all values of a column
+        if _is_pandas(table):  # not through Arrow, which requires a single type per column
             index = getattr(table, "index", None)
             if any(name is not None and name not in table.columns for name in getattr(index, "names", ())):
                 table = table.reset_index()  # the index often has the ids
@@ -245,13 +245,13 @@ def batch_rows(batch: pa.RecordBatch, where: str) -> list[dict[str, Any]]:
     """The rows of a batch as Python values.
 
     Raises:
-        DataError: A value that Python has no type for, such as the year 30000.
+        DataError: Python has no type for a value, such as the year 30000.
     """
     columns = {}
     for field, column in zip(batch.schema, batch.columns, strict=True):
         if field.name.startswith("__index_level_"):  # pandas' row numbers
             continue
-        if pa.types.is_timestamp(field.type):  # Python's have only microseconds and few time zones
+        if pa.types.is_timestamp(field.type):  # Python's times have only microseconds and few time zones
             column = column.cast(pa.timestamp("us", "UTC" if field.type.tz else None), safe=False)
         elif pa.types.is_time64(field.type):
             column = column.cast(pa.time64("us"), safe=False)
@@ -266,10 +266,10 @@ def batch_rows(batch: pa.RecordBatch, where: str) -> list[dict[str, Any]]:
 
 
 def given_rows(documents: Any) -> Iterable[Any]:
-    """Documents from a program as an iterable; of a table or data frame its rows.
+    """Documents in memory as an iterable; for a table or data frame, its rows.
 
     Raises:
-        DataError: A mapping.
+        DataError: `documents` is a mapping.
     """
     if isinstance(documents, Mapping):
         names = ", ".join(map(str, islice(documents, 5)))

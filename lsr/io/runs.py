@@ -46,7 +46,7 @@ def read_qrels(path: Path) -> Qrels:
     """Read judgments of any of the formats above.
 
     Raises:
-        DataError: Invalid lines, or two different grades for one pair; lists all of them with file and line.
+        DataError: Lines are invalid, or a pair has two different grades; the message lists these with file and line.
     """
     problems = DataErrors()
     qrels = _gather_qrels(qrels_rows(path), problems)
@@ -76,7 +76,7 @@ def grade_problem(grade: int) -> str | None:
 
 
 def qrels_rows(path: Path) -> Iterator[tuple[str, str, int, str] | DataError]:
-    """Query, document, grade and "file:line" of each judgment of a file; an error in place of a bad line.
+    """Yield query, document, grade and "file:line" of each judgment of a file; a bad line yields an error.
 
     Raises:
         DataError: The file can't be read.
@@ -127,7 +127,7 @@ def _is_number(text: str) -> bool:
 
 
 def _header(fields: list[str]) -> list[int] | None:
-    """Positions of query, document and grade, if this is a header; else None."""
+    """Positions of the columns query, document and grade, if the line is a header; else None."""
     names = [field.lower() for field in fields]
     known = [next((i for i, name in enumerate(names) if name in keys), None) for keys in _QRELS_KEYS]
     there = [i for i in known if i is not None]
@@ -136,12 +136,12 @@ def _header(fields: list[str]) -> list[int] | None:
 
 
 def _is_comment(line: str, whole: bool) -> bool:
-    """Whether a line is a comment; a line with all columns is one only with a space after the #."""
+    """Whether a line is a comment. A line with all columns is a comment only if a space follows the #."""
     return line.startswith("#") and (not whole or line[1:2].isspace())
 
 
 def _is_table(path: Path) -> bool:
-    """Whether a file is JSON or a table rather than the lines of TREC or BEIR."""
+    """Whether a file is JSON or a table, not lines in the format of TREC or BEIR."""
     with suppress(DataError):
         return file_kind(path) != "tsv"
     return False
@@ -167,7 +167,7 @@ def _is_nested(values: Any) -> bool:
 
 
 def _table_rows(path: Path, keys: tuple[tuple[str, ...], ...]) -> Iterator[tuple[str, str, Any, str] | DataError]:
-    """Query, document, number and "file:line" of each row of a table, or of {query: {document: number}}."""
+    """Yield query, document, number and "file:line" of each row of a table, or of {query: {document: number}}."""
     if (nested := _nested(path)) is not None:
         for query, found in nested.items():
             for doc, number in found.items():
@@ -191,11 +191,11 @@ def open_qrels(name: str, split: str) -> tuple[Qrels, str]:
 
     Args:
         name: A BEIR folder, or an ir-datasets name with or without "irds:" before it.
-        split: For a folder, the name of the file in qrels/. For an ir-datasets name without judgments, what to add to
-            the name for a dataset that has them: "test" adds "/test".
+        split: For a folder, the name of the file in qrels/. For an ir-datasets name without judgments, the suffix that
+            names a dataset with judgments: "test" adds "/test".
 
     Raises:
-        DataError: No such dataset, split or judgments.
+        DataError: There is no such dataset or split, or it has no judgments.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -220,10 +220,10 @@ def open_qrels(name: str, split: str) -> tuple[Qrels, str]:
 
 
 def qrels_file(folder: Path, split: str) -> Path:
-    """The file of a BEIR folder with a split's judgments.
+    """The file with a split's judgments in a BEIR folder.
 
     Raises:
-        DataError: There is none; the message lists the splits that exist.
+        DataError: There is no such file; the message lists the splits that exist.
     """
     files = sorted(path for path in (folder / "qrels").glob("*.*") if path.is_file())
     found = [(suffix, path) for suffix in _QRELS_SUFFIXES for path in files if path.name.lower().endswith(suffix)]
@@ -236,14 +236,15 @@ def qrels_file(folder: Path, split: str) -> Path:
 
 
 def read_run(path: Path, problems: DataErrors | None = None) -> Run:
-    """Read a run: TREC's six columns, or JSON or a table as above.
+    """Read a run: TREC's six columns, JSON, or a table, as described at the top of this module.
 
     Args:
         path: The file.
-        problems: Collects the bad lines instead of raising an error; the run has the other lines.
+        problems: If given, bad lines are added to it and left out of the run, instead of raising an error.
 
     Raises:
-        DataError: Invalid lines, or a document twice for a query; lists all of them with file and line.
+        DataError: Lines are invalid, or a document occurs twice for a query; the message lists these with file and
+            line.
     """
     bad = DataErrors() if problems is None else problems
     run: Run = {}
@@ -262,7 +263,7 @@ def read_run(path: Path, problems: DataErrors | None = None) -> Run:
 
 
 def run_rows(path: Path) -> Iterator[tuple[str, str, float, str] | DataError]:
-    """Query, document, score and "file:line" of each line of a run; an error in place of a bad line.
+    """Yield query, document, score and "file:line" of each line of a run; a bad line yields an error.
 
     Raises:
         DataError: The file can't be read.
@@ -291,7 +292,7 @@ def parse_run_line(line: str, where: str) -> tuple[str, str, float]:
     """Query, document and score of a line of a TREC run.
 
     Raises:
-        DataError: An invalid line, or a score that is not finite.
+        DataError: The line is invalid, or the score isn't finite.
     """
     fields = line.split()
     if len(fields) != 6:
@@ -313,8 +314,8 @@ def _score(written: Any, where: str) -> float:
 def run_lines(query_id: str, hits: Iterable[tuple[str, float]], tag: str, *, keep_ties: bool = False) -> Iterator[str]:
     """The lines of a TREC run for one query, highest score first.
 
-    trec_eval reads scores as float32 and sorts equal ones by id. To keep the order of the hits, a score that isn't
-    lower than the one before is written as the next lower float32.
+    trec_eval reads scores as float32 and sorts equal scores by id. To keep the order of the hits, a score that isn't
+    lower than the previous one is written as the next lower float32.
 
     Args:
         query_id: The query.
@@ -323,7 +324,7 @@ def run_lines(query_id: str, hits: Iterable[tuple[str, float]], tag: str, *, kee
         keep_ties: Write equal scores unchanged, for files that only lsr reads.
 
     Raises:
-        DataError: An id or a tag with white space, which the format can't hold.
+        DataError: An id or the tag has white space, which the format can't hold.
     """
     ranked = sorted(hits, key=itemgetter(1), reverse=True)
     for what, name in (("tag", tag), ("id", query_id), *(("id", doc_id) for doc_id, _ in ranked)):
@@ -341,7 +342,7 @@ def run_lines(query_id: str, hits: Iterable[tuple[str, float]], tag: str, *, kee
 
 
 def as_float32(score: float) -> np.float32:
-    """A score as float32, limited so that there is room for next values."""
+    """A score as float32, limited so that lower values can follow it."""
     return np.float32(min(max(float(f"{score:.9g}"), -_MOST), _MOST))
 
 

@@ -18,7 +18,7 @@ from lsr.io.text_files import open_bytes
 
 
 def spool(chunks: Iterable[bytes]) -> Any:
-    """A temporary copy of a stream: encoders that are fitted read their corpus twice."""
+    """Copy a stream into a temporary file, since encoders that need a fit read their corpus twice."""
     file = tempfile.NamedTemporaryFile(prefix="lsr-", suffix=".jsonl", delete=False)  # noqa: SIM115 - as the corpus
     try:
         for chunk in chunks:
@@ -35,7 +35,7 @@ def end_spool(file: Any) -> None:
     Path(file.name).unlink(missing_ok=True)
 
 
-# Streams that were read to find out whether they have vectors, by name, until they are opened.
+# Streams, by name, that were read to find out whether they hold vectors, and aren't opened yet.
 _streams: dict[str, tuple[Any, str]] = {}
 
 
@@ -53,7 +53,9 @@ def stream_name(source: str | PathLike[str]) -> str:
 
 
 def peek_stream(source: str | PathLike[str]) -> tuple[Path, str]:
-    """A stream's content in a temporary file, and its digest; `take_stream` returns the same file."""
+    """Copy a stream into a temporary file, and return the file and a digest of the content. `take_stream` hands over
+    this file.
+    """
     name = str(source)
     if name not in _streams:
         state = hashlib.sha256()
@@ -68,13 +70,15 @@ def peek_stream(source: str | PathLike[str]) -> tuple[Path, str]:
         else:
             with open_bytes(Path(name)) as stream:
                 file = spool(chunks(stream))
-        atexit.register(here_only(end_spool), file)  # in case it is never taken
+        atexit.register(here_only(end_spool), file)  # in case `take_stream` is never called
         _streams[name] = file, state.hexdigest()
     file, digest = _streams[name]
     return Path(file.name), digest
 
 
 def take_stream(source: str | PathLike[str], owner: object) -> None:
-    """Give the file of `peek_stream` to `owner`, with which it is deleted. The stream's next part gets a new file."""
+    """Hand the file of `peek_stream` over to `owner`: it is deleted together with `owner`. Later content of the stream
+    goes into a new file.
+    """
     file, _ = _streams.pop(str(source))
     weakref.finalize(owner, here_only(end_spool), file)

@@ -24,9 +24,9 @@ _KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"
 
 
 def read_rows(path: Path, name: str = "") -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
-    """Rows of a file that `file_kind` knows, with "file:number"; an error in place of a bad row.
+    """Yield the rows of a file of a kind that `file_kind` knows, with "file:number"; a bad row yields an error.
 
-    Null columns of a Parquet row are left out, except the text.
+    Null values are left out, except the text.
 
     Raises:
         DataError: The name has another suffix, or the file can't be read.
@@ -48,11 +48,11 @@ def read_rows(path: Path, name: str = "") -> Iterator[tuple[Mapping[str, Any] | 
 def read_json(
     path: Path, name: str = "", *, unique_keys: bool = False
 ) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
-    """JSON objects, one in each line or all in an array, with "file:line"; an error in place of a bad one.
+    """Yield JSON objects, one per line or all in an array, with "file:line"; a bad object yields an error.
 
     Args:
         path: The file.
-        name: Its name in messages.
+        name: The file's name in messages.
         unique_keys: Refuse objects with a repeated key.
 
     Raises:
@@ -72,7 +72,7 @@ def read_json(
 
 
 def _begins_with(path: Path, what: bytes) -> bool:
-    """Whether a file begins with a text, after white space."""
+    """Whether a file begins with `what`, after white space."""
     with open_bytes(path) as file:
         first = file.read(3)
         first = b"" if first == b"\xef\xbb\xbf" else first
@@ -87,7 +87,7 @@ def _without_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _read_errors(shown: str) -> Iterator[None]:
-    """The DataError for a file that can't be read, or a .gz that ends early."""
+    """Turn read errors, such as a .gz file that ends early, into a DataError."""
     try:
         yield
     except EOFError:
@@ -106,7 +106,7 @@ def file_kind(path: Path) -> str:
     """ "jsonl" (also for an array), "tsv", "csv" or "parquet", by the file's name.
 
     Raises:
-        DataError: Any other suffix.
+        DataError: The file has another suffix.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":
@@ -118,7 +118,7 @@ def file_kind(path: Path) -> str:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file's name says that it is compressed by gzip."""
+    """Whether a file is compressed by gzip, judged by its name."""
     return path.suffix.lower() == ".gz"
 
 
@@ -131,7 +131,7 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def unfinished(path: Path) -> Path:
-    """The temporary name of a file until it is complete."""
+    """The name that a file has until it is complete."""
     # Not ".partial": `lsr.encode.write` keeps its parts in a folder of that name while it prepares `path`.
     return path.with_name(path.name + ".unfinished")
 
@@ -140,7 +140,7 @@ def begun(path: Path) -> Path:
     """The temporary name of a file that is to be written.
 
     Raises:
-        OutputError: There is no such folder.
+        OutputError: The folder doesn't exist.
     """
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}")
@@ -149,7 +149,9 @@ def begun(path: Path) -> Path:
 
 @contextmanager
 def new_text(path: Path) -> Iterator[IO[str]]:
-    """A text file to write, compressed if its name ends in .gz; it gets its name when it is complete and on disk."""
+    """Open a text file for writing, compressed if its name ends in .gz. It gets its name when it is complete and on
+    disk.
+    """
     with new_bytes(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
         yield text
 
@@ -159,7 +161,7 @@ def new_bytes(path: Path) -> Iterator[IO[bytes]]:
     """Like `new_text`, for bytes.
 
     Raises:
-        OutputError: There is no such folder.
+        OutputError: The folder doesn't exist.
     """
     partial = begun(path)
     try:
@@ -171,7 +173,7 @@ def new_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_lines(path: Path, name: str = "") -> Iterator[tuple[str | DataError, str]]:
-    """Lines of a text file with "file:number"; an error in place of a line that isn't UTF-8.
+    """Yield the lines of a text file with "file:number"; a line that isn't UTF-8 yields an error.
 
     Raises:
         DataError: The file can't be read or a .gz ends early.
@@ -204,10 +206,10 @@ def parse_json_line(line: str, where: str, *, unique_keys: bool = False) -> Any:
     """Decode one line of JSON.
 
     Raises:
-        DataError: It is not JSON, or has a repeated key with `unique_keys`.
+        DataError: The line isn't JSON, or has a repeated key (with `unique_keys`).
     """
     try:
-        line = line.rstrip("\r\n")  # else an early end would be reported as column 1 of the next line
+        line = line.rstrip("\r\n")  # otherwise an early end would be reported in column 1 of the next line
         return _UNIQUE_KEYS.decode(line) if unique_keys else json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}", where) from None
@@ -236,7 +238,9 @@ def _parse_json(line: str, where: str, unique_keys: bool) -> Mapping[str, Any]:
 
 
 def _read_tsv(path: Path, name: str) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
-    """Lines of a TSV file: by the header, if there is one, else id and text, or id, title and text."""
+    """Yield the lines of a TSV file. Columns are named by the header; without one, they are id and text, or id, title
+    and text.
+    """
     names: list[str] | None = None
     for number, (line, where) in enumerate(read_lines(path, name)):
         if isinstance(line, DataError):
@@ -264,7 +268,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a Parquet file.
 
     Raises:
-        DataError: It is cut short, or isn't Parquet.
+        DataError: The file is cut short, or isn't Parquet.
     """
     try:
         # Read in small pieces without prefetching, which would keep the whole file in memory.
@@ -293,4 +297,4 @@ def count_rows(path: Path) -> int | None:
         with open_bytes(path) as file:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
     except (EOFError, OSError, zlib.error, DataError):
-        return None  # reading it will report the error
+        return None  # reading the file will report the error

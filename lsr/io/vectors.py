@@ -1,7 +1,7 @@
 """Vectors: documents and their weights in batches, with the encoder's metadata.
 
-File formats: lsr.io.vectors_parquet, lsr.io.jsonl, lsr.io.opensearch, lsr.io.ciff; lsr.io.open_vectors opens any of
-them.
+The file formats are in lsr.io.vectors_parquet, lsr.io.jsonl, lsr.io.opensearch and lsr.io.ciff; lsr.io.open_vectors
+opens files of any of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class VectorBatch:
     Attributes:
         documents: Record batch of lsr.io.document.DOCUMENT_SCHEMA.
         vectors: One row per document.
-        dense: Their dense vectors, if there are any.
+        dense: The documents' dense vectors, or None.
     """
 
     documents: pa.RecordBatch
@@ -45,17 +45,17 @@ class VectorBatch:
 class Vectors:
     """Vectors in a file, in batches, with the encoder's metadata.
 
-    Can be iterated repeatedly. For JSONL and CIFF the vocabulary grows while reading and is complete after the first
-    pass.
+    `Vectors` can be iterated several times. For JSONL and CIFF, the vocabulary grows while reading and is complete
+    after the first pass.
 
     Attributes:
-        name: Its name in messages.
-        fingerprint: The encoder's; empty if the file has none.
+        name: Name in messages.
+        fingerprint: The encoder's fingerprint; empty if the file has none.
         vocabulary: Token of each term, or None.
         encoder_files: {file name: content} of the query encoder; empty if the file has none.
         bad: Messages about lines that the latest pass skipped.
         count: Number of vectors; None if unknown before reading.
-        step: All weights are multiples of it, like those of 8-bit impacts; None if unknown.
+        step: A number of which all weights are multiples, as with 8-bit impacts; None if unknown.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ def decimals(weights: NDArray[np.float32]) -> list[float]:
 
 
 def matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None = None) -> Iterator[VectorBatch]:
-    """A matrix in batches with ids, by default the row numbers.
+    """Yield a matrix in batches with ids, by default the row numbers.
 
     Raises:
-        ValueError: Not as many ids as rows.
+        ValueError: The numbers of ids and rows differ, or an id is empty.
     """
     ids = None if ids is None else list(ids)
     if ids is not None and len(ids) != len(matrix):

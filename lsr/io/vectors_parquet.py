@@ -4,12 +4,13 @@ The Parquet file has the columns `id string`, `parent`, `title`, `text`, `metada
 null), `terms list<uint32>`, `weights list<float32>`. Its key-value metadata holds
 
     lsr.fingerprint    JSON of lsr.fingerprint.Fingerprint
-    lsr.step           all weights are multiples of it, if known
+    lsr.step           a number of which all weights are multiples, if known
     lsr.vocabulary     JSON list of the tokens in term order, if known
     lsr.encoder        JSON object {file name: base64 of the zlib-compressed file} of the query encoder
 
-so a file of vectors can be indexed and searched with text by itself. A folder of such files (`part-*.parquet`) is read
-as one. The metadata `lsr.first` of a part names the first part, which holds the vocabulary and the encoder.
+so a file of vectors can be indexed, and searched with texts, without other files. A folder of such files
+(`part-*.parquet`) is read as one. The metadata `lsr.first` of a part names the first part, which holds the vocabulary
+and the encoder.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ VECTOR_SCHEMA = pa.schema(
 )
 FIRST_PART = "lsr.first"
 PART_NAME = re.compile(r"part-[0-9]{5,9}\.parquet")
-_LARGEST_ROW = 1 << 22  # terms of a row, and about as many are in memory together
-# A row group with more values than the first must not have more values per compressed byte than the second.
+_LARGEST_ROW = 1 << 22  # terms of a row; also about the number of terms in memory at a time
+# A row group with more than _LARGEST_GROUP values may have at most _PACKED values per compressed byte.
 _LARGEST_GROUP, _PACKED = 1 << 24, 1000
 _ENCODER_LIMIT = 1 << 28  # largest unpacked size of a query encoder, in bytes
 
@@ -66,10 +67,10 @@ def vectors_kind(path: Path) -> str:
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """The Parquet files of vectors, of a file or a folder of parts, in order.
+    """The Parquet files of vectors in order: the file itself, or the parts in a folder.
 
     Raises:
-        DataError: It is neither.
+        DataError: The path is neither a Parquet file nor a folder of parts.
     """
     files = part_files(path) if path.is_dir() else [path]
     if not files or not files[0].is_file() or vectors_kind(files[0]) != "parquet":
@@ -160,7 +161,7 @@ def _unpack(packed: Mapping[str, str], where: str) -> dict[str, bytes]:
 
 
 def read_parquets(paths: list[Path], vectors: Vectors) -> Iterator[VectorBatch]:
-    """The rows of Parquet files in batches; their common metadata is in `vectors`.
+    """Yield the rows of Parquet files in batches; `vectors` has their common metadata.
 
     Raises:
         DataError: A file can't be read, or a row has a bad value.
@@ -183,8 +184,8 @@ def _rows_at_once(metadata: Any, where: str) -> int:
     """How many rows of a Parquet file to read together in bounded memory.
 
     Raises:
-        DataError: Rows with more terms than any document has, or values compressed so far that a small file would fill
-            the memory. A row can't be read in parts.
+        DataError: Rows have more terms than any document, or values are compressed so much that a small file would fill
+            the memory (a row can't be read in parts).
     """
     most = 1
     for number in range(metadata.num_row_groups):
@@ -221,7 +222,7 @@ def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBat
         lists[name] = column
     ptr = lists["terms"].offsets.to_numpy().astype(np.int64)
     if len(ptr) > 1 and (longest := int(np.diff(ptr).max())) > _LARGEST_ROW:
-        raise DataError(f"a row of {longest:,} terms; rows have up to {_LARGEST_ROW:,}", where)
+        raise DataError(f"a row of {longest:,} terms; at most {_LARGEST_ROW:,} are supported", where)
     if not np.array_equal(np.diff(ptr), np.diff(lists["weights"].offsets.to_numpy())):
         raise DataError("a row has more terms than weights, or fewer", where)
     try:
@@ -275,10 +276,10 @@ class ParquetWriter:
 
     Args:
         path: The file; replaced if it exists.
-        metadata: From `pack_metadata`.
+        metadata: The result of `pack_metadata`.
 
     Raises:
-        OutputError: There is no such folder.
+        OutputError: The folder doesn't exist.
     """
 
     def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
@@ -314,7 +315,7 @@ class ParquetWriter:
             if kind is None:
                 take_name(self._partial, self._path)
         except (OSError, pa.ArrowException):
-            if kind is None:  # else report the original error
+            if kind is None:  # otherwise report the original error
                 raise
         finally:
             self._partial.unlink(missing_ok=True)
@@ -324,7 +325,7 @@ def save_matrix(path: str | PathLike[str], matrix: SparseMatrix, ids: Sequence[s
     """Write a matrix as Parquet with ids, by default the row numbers.
 
     Raises:
-        ValueError: Not as many ids as rows.
+        ValueError: The numbers of ids and rows differ, or an id is empty.
     """
     with ParquetWriter(Path(path), pack_metadata(Fingerprint(vocabulary_size=matrix.shape[1]))) as writer:
         for batch in matrix_batches(matrix, ids):

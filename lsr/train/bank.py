@@ -1,7 +1,8 @@
-"""A bank of frozen negatives: documents encoded once, by the model that a run starts from (after arXiv 2404.11317).
+"""A bank of frozen negatives: documents that are encoded once, by the model that a run starts from (after arXiv
+2404.11317).
 
-Scoring a query against thousands of stored vectors costs little beside encoding a batch, so a run that starts from a
-trained model can have all of them as negatives. Only the queries' vectors, and those of the positives, get gradients.
+Scoring a query against thousands of stored vectors is cheap compared with encoding a batch, so a run that starts from a
+trained model can use all of them as negatives. Only the queries' vectors, and those of the positives, get gradients.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class NegativeBank:
 
     Args:
         student: The model, before its first update.
-        settings: Those of the run.
+        settings: Settings of the run.
         texts: The documents.
     """
 
@@ -52,9 +53,9 @@ class NegativeBank:
             queries: (n_queries, n) float32, the queries' weights.
             terms: (n,) int64, the terms of the columns; None for all.
             positives: (n_queries,) float32, scores of the queries' positives.
-            known: For each query the texts known to be relevant, which don't count as negatives.
+            known: For each query, the texts known to be relevant, which aren't used as negatives.
         """
-        used = (queries.detach() != 0).any(0).nonzero()[:, 0]  # other terms add nothing, and get no gradient
+        used = (queries.detach() != 0).any(0).nonzero()[:, 0]  # other terms contribute nothing and get no gradient
         wanted = (used if terms is None else terms[used]).cpu().numpy()
         stored = torch.from_numpy(self._columns[:, wanted].toarray().astype(np.float32)).to(queries.device)
         scores = torch.cat([positives[:, None], queries[:, used] @ stored.T], 1)

@@ -1,4 +1,6 @@
-"""Forward and backward pass of a batch: ranking losses, imitated vectors, regularizers, or masked tokens."""
+"""Forward and backward pass of a batch, with ranking losses, imitation of teachers' vectors and regularizers; or of a
+batch of pre-training with masked tokens.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,12 @@ from lsr.train.teachers import SparseTeacher, Teacher
 
 @dataclass(frozen=True)
 class _Columns:
-    """The terms for which a batch's vectors are computed: all, or those of the queries and then a sample.
+    """The terms for which a batch's vectors are computed: all terms, or the queries' terms followed by a sample.
 
     Attributes:
         terms: (n,) int64 on the device; None for all terms.
-        asked: Which columns are terms of the queries, or of the teachers' vectors.
-        sample: Which columns stand for the whole vocabulary.
+        asked: The columns of the terms of the queries and of the teachers' vectors.
+        sample: The columns of the sample, which stands for the whole vocabulary.
     """
 
     terms: Tensor | None
@@ -49,9 +51,9 @@ class BatchLoss:
     """Computes the losses of batches and accumulates their gradients.
 
     Args:
-        settings: Those of the run.
-        student: What is trained.
-        processes: Those of the run; each runs its share of the texts.
+        settings: Settings of the run.
+        student: The model to train.
+        processes: Processes of the run; each encodes its share of the texts.
         teachers: Models to imitate.
         lexical: BM25, whose scores are added to the student's.
         bank: Frozen negatives for `LossSettings.bank`.
@@ -90,8 +92,8 @@ class BatchLoss:
         """Losses of a batch of queries and documents.
 
         Args:
-            examples: Those of all processes.
-            rng: Draws negatives and terms; the same in every process.
+            examples: The examples of all processes.
+            rng: Generator that draws negatives and terms; in the same state in every process.
             step: Number of the update, from 0; some weights depend on it.
             parts: Number of batches in the update; gradients are divided by it.
 
@@ -119,7 +121,7 @@ class BatchLoss:
             query_vectors = self._student.table.look_up(queries, columns.terms[columns.asked])
         asked = documents[:, columns.asked]
         raw, loss = self._ranking(query_vectors @ asked.T, batch)
-        # A query has no terms beyond the asked ones, so this is the FLOPS of papers, estimated from one batch.
+        # A query has no terms outside these columns, so this is the "FLOPS" of the papers, estimated from one batch.
         raw["flops"] = (_shares(query_vectors) * _shares(asked)).sum()
         if taught is not None:
             raw["vectors"] = self._vector_loss(asked, taught, columns)
@@ -142,7 +144,7 @@ class BatchLoss:
         return {name: float(value.detach()) for name, value in raw.items()} | {"loss": float(loss.detach())}
 
     def guess_masked(self, examples: list[Example], rng: np.random.Generator, parts: int) -> dict[str, float]:
-        """The loss of pre-training, of one positive of each example; otherwise like `rank`."""
+        """The loss of pre-training, on one positive of each example; otherwise like `rank`."""
         pretrain = self._settings.pretrain
         assert pretrain is not None
         student = self._student
@@ -173,14 +175,16 @@ class BatchLoss:
         how: ModelSettings | QuerySettings,
         columns: _Columns,
     ) -> tuple[Tensor, Callable[[], None]]:
-        """Vectors of texts, of which each process runs its share; the function is that of `Network.run`."""
+        """Encode texts, each process its share; returns the vectors of all texts and the function that `Network.run`
+        returns.
+        """
         own_texts = [how.prompt + text for text in texts[self._processes.share(len(texts))]]
         own, finish = network.run(tokenizer.ids(own_texts, how.max_length, special=True), columns.terms)
         vectors = self._processes.gather(own, len(texts))
         return (keep_heaviest(vectors, how.top_k, columns.sample) if how.top_k else vectors), finish
 
     def _ranking(self, scores: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Ranking losses of (n_queries, n_documents) scores, with BM25's added to them if there is one."""
+        """Ranking losses of (n_queries, n_documents) scores; BM25's scores are added to these if the run has BM25."""
         losses = self._settings.losses
         brought = any(teacher.examples for teacher in self._settings.teachers)
         raw: dict[str, Tensor] = {}
@@ -197,7 +201,9 @@ class BatchLoss:
         return raw | values, loss + cost
 
     def _term_recall(self, vectors: Tensor, batch: Batch, columns: _Columns) -> Tensor:
-        """`losses.term_recall` of each query's positive, over the positive's own words among the asked terms."""
+        """`losses.term_recall` of each query's positive, over the positive's own words that are among the `asked`
+        columns.
+        """
         student, settings = self._student, self._settings
         terms = columns.of(columns.asked)
         width = student.model.n_terms if terms is None else len(terms)
@@ -211,13 +217,13 @@ class BatchLoss:
         return term_recall(vectors[batch.columns[:, 0].to(vectors.device)], asked, own)
 
     def _positives(self, batch: Batch) -> Ids:
-        """The words of each query's positive, each as the token id of its first piece."""
+        """The words of each query's positive; a word is given as the token id of its first piece."""
         student, length = self._student, self._settings.model.max_length
         rows = student.tokenizer.ids([batch.documents[i] for i in batch.columns[:, 0]], length, special=False)
         return [[term for term in row if not student.vocabulary[term].startswith("##")] for row in rows]
 
     def _taught_vectors(self, documents: Sequence[str]) -> SparseMatrix:
-        """The mean of the vectors that the sparse models among the teachers give documents."""
+        """The mean of the documents' vectors from the sparse models among the teachers."""
         vocabulary = self._student.vocabulary
         if not self._models or any(list(model.encoder.vocabulary) != vocabulary for model in self._models):
             raise TrainingError("losses.vectors needs a teacher that is a sparse model of the same vocabulary")

@@ -19,10 +19,10 @@ class Batch:
     Attributes:
         queries: Texts of the queries.
         documents: Texts of the documents, each once.
-        columns: (n_queries, n_candidates) int64, columns of each query's own documents, positive first; -1 if it has
-            fewer.
-        positives: (n_queries, n_documents) bool, documents known to be relevant, also from other examples of the batch
-            with the same query.
+        columns: (n_queries, n_candidates) int64, columns of each query's own documents, positive first; -1 where a
+            query has fewer documents.
+        positives: (n_queries, n_documents) bool, documents known to be relevant, including those from other examples of
+            the batch with the same query.
         scores: (n_teachers, n_queries, n_candidates) float32, teachers' scores of the examples, NaN if missing; or
             None.
         weights: (n_queries, n_documents) float32, weights of the pairs in info_nce, 1 where an example has none; or
@@ -38,7 +38,7 @@ class Batch:
 
 
 def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Generator) -> Batch:
-    """Draw a positive and negatives for each query, and note which documents are relevant to which.
+    """Draw a positive and negatives for each query, and record which documents are relevant to which queries.
 
     Args:
         examples: The queries with their candidates.
@@ -46,8 +46,9 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
         rng: Random generator.
     """
     chosen: list[list[int]] = []
-    place: dict[tuple[str, str], int] = {}  # by collection and id: ids are unique only within a collection
-    documents: dict[str, int] = {}  # a collection may have a text twice; as another's negative it would be a false one
+    place: dict[tuple[str, str], int] = {}  # {(collection, id): column}; ids are unique only within a collection
+    # {text: column}: a collection may have a text twice, and its second copy could become a false negative.
+    documents: dict[str, int] = {}
     for example in examples:
         others = np.arange(example.n_positives, len(example.doc_ids))
         positive = int(rng.integers(example.n_positives))

@@ -1,7 +1,7 @@
-"""Checkpoints of a run in safetensors and JSON. The last ones are kept.
+"""Checkpoints of a run in safetensors and JSON. The latest two are kept.
 
 A checkpoint is written under a temporary name and renamed when all of it is on disk, so a kill, a power cut or a full
-disk never leaves a broken one.
+disk never leaves a broken checkpoint.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Checkpoints:
 
     Args:
         folder: The run's folder.
-        kept: How many are kept.
+        kept: Number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, kept: int = KEPT) -> None:
@@ -56,11 +56,12 @@ class Checkpoints:
         """Write a checkpoint, then delete old ones.
 
         Args:
-            step: Its step.
+            step: The step of the checkpoint.
             content: Its content.
 
         Raises:
-            OutputError: The disk is full, or the like. The older checkpoints are unchanged.
+            OutputError: The checkpoint can't be written, for example because the disk is full. Older checkpoints stay
+                unchanged.
         """
         target, work = self.folder / f"checkpoint-{step:08d}", self.folder / "checkpoint.partial"
         shutil.rmtree(work, ignore_errors=True)
@@ -86,7 +87,7 @@ class Checkpoints:
         """Read the newest checkpoint; None if there is none.
 
         Raises:
-            TrainingError: It is damaged.
+            TrainingError: The checkpoint is damaged.
         """
         kept = self.paths()
         if not kept:
@@ -101,10 +102,10 @@ class Checkpoints:
         """The mean of the weights in the newest checkpoints, by name.
 
         Args:
-            count: Number of checkpoints, if there are as many.
+            count: Number of checkpoints to average; fewer if there aren't as many.
 
         Raises:
-            TrainingError: One is damaged, or they are of different models.
+            TrainingError: A checkpoint is damaged, or they belong to different models.
         """
         paths, mean = self.paths()[-count:], dict[str, Tensor]()
         for path in paths:
@@ -120,7 +121,7 @@ class Checkpoints:
         return mean
 
     def damaged(self, error: Exception) -> TrainingError:
-        """The error for a newest checkpoint that can't be used."""
+        """The error to raise if the newest checkpoint can't be used."""
         return TrainingError(
             f"{self.paths()[-1]}: this checkpoint can't be read ({error!r}); delete it to resume from the one before"
         )

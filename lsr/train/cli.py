@@ -29,16 +29,16 @@ from lsr.console import Number
               "positive's score. [default: 0.95, without --margin]")  # fmt: skip
 @click.option("--margin", type=float, help="Keep candidates below the positive's score minus this.")
 @click.option("--no-filter", is_flag=True, help="Keep all candidates that aren't judged relevant.")
-@click.option("--count", default=30, show_default=True, type=click.IntRange(min=1), help="Most negatives of a query.")
+@click.option("--count", default=30, show_default=True, type=click.IntRange(min=1), help="Maximum negatives per query.")
 @click.option("--skip", default=0, type=click.IntRange(min=0), help="Candidates to skip at the top of each run.")
 @click.option("--depth", type=click.IntRange(min=1), help="Ranks of each run to use. [default: all]")
 @click.option("--sample", is_flag=True, help="Draw the negatives at random, instead of taking the best-ranked.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of --sample.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of --sample.")
 @click.option(
     "--weights",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Also write weights against pooling bias, .jsonl, for `weights` of a training source; needs --teacher.",
+    help="Also write weights that correct pooling bias (.jsonl), for `weights` of a training source; needs --teacher.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
@@ -147,7 +147,7 @@ def _summary(report: Any) -> str:
 )
 @click.option("--dense", multiple=True, metavar="NAME", help="A dense model.")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="bm25, or a sparse model.")
-@click.option("--max-length", type=click.IntRange(min=3), default=256, show_default=True, help="Tokens that are read.")
+@click.option("--max-length", type=click.IntRange(min=3), default=256, show_default=True, help="Tokens to read.")
 @click.option("--device", help="Where models run: cpu, cuda, cuda:1. [default: cuda if there]")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 def score(
@@ -163,8 +163,8 @@ def score(
 ) -> None:
     """Score mined candidates with teachers, for distillation.
 
-    MINED is a file of `lsr mine`. The scores of its lines are replaced by those of the teachers: cross-encoders first,
-    then dense and sparse models. After a kill the same command resumes.
+    MINED is a file of `lsr mine`. The teachers' scores replace those in the file, in the order cross-encoders, dense
+    models, sparse models. If the command is killed, run it again to resume.
 
     \b
     Example:
@@ -172,7 +172,7 @@ def score(
     """
     import json
 
-    from lsr.console import note
+    from lsr.console import counted, note
     from lsr.encode.load import load_encoder
     from lsr.errors import MissingExtra, OutputExists
     from lsr.train.dataset_cache import default_cache
@@ -214,11 +214,13 @@ def score(
     models = [[_with_files(name) for name in names] for names in (cross_encoders, dense, encoders)]
     made_by = json.dumps([*models, max_length, texts.folder.name])
     written = score_mined(source, out, teachers, made_by, text_of)
-    note(f"{written} queries scored: {out}")
+    note(f"scored {counted(written, 'query')}: {out}")
 
 
 def _with_files(model: str) -> list[str]:
-    """A model's name and, if it is a folder, its files as they are now: another model may take its place."""
+    """A model's name and, if it is a folder, the current state of its files, since the folder may later hold another
+    model.
+    """
     from lsr.io.text_files import file_identity
 
     return [model, *(file_identity(path) for path in sorted(Path(model).rglob("*")) if path.is_file())]
@@ -232,12 +234,12 @@ def _with_files(model: str) -> list[str]:
               help="Share of each layer's attention heads to remove.")  # fmt: skip
 @click.option("--columns", type=Number(0, 1, max_open=True), default=0.25, show_default=True,
               help="Share of each layer's feed-forward columns to remove.")  # fmt: skip
-@click.option("--texts", type=click.IntRange(min=1), default=200, show_default=True, help="Documents that are read.")
+@click.option("--texts", type=click.IntRange(min=1), default=200, show_default=True, help="Documents to read.")
 def prune(encoder: str, documents: str, out: Path, heads: float, columns: float, texts: int) -> None:
     """Make an encoder faster: remove the attention heads and feed-forward columns that matter least.
 
-    ENCODER is lsr-mini, lsr-tiny or an encoder of your own that is a graph of 8-bit integers. What is left is fitted to
-    give the same states; this needs no judgments.
+    ENCODER is lsr-mini, lsr-tiny or an encoder of your own that was exported as an 8-bit graph. The remaining weights
+    are refitted to give the same states, which needs no judgments.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Detect collapsed training from some encoded documents; findings say what is wrong and what to change."""
+"""Detect a collapse of training from a sample of encoded documents. Findings say what is wrong and what to change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ who . , ; : ' " ( ) - ? !"""
 
 
 _ALIKE = 0.95  # cosine of two nearly equal vectors
-_COMPARED = 512  # documents that are compared with each other
+_COMPARED = 512  # documents compared with each other
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Finding:
 
     Attributes:
         what: Name of the problem.
-        message: What was seen, and what to do.
+        message: The observation, and what to do.
     """
 
     what: str
@@ -49,9 +49,9 @@ def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collectio
     """Look for signs of collapse.
 
     Args:
-        weights: (n_docs, n_terms), documents encoded by the present model; about a hundred are enough.
+        weights: (n_docs, n_terms), documents encoded by the current model; about a hundred are enough.
         vocabulary: Token of each term.
-        special: Special tokens.
+        special: Ids of the special tokens.
 
     """
     found = Findings(_findings(weights, vocabulary, special))
@@ -102,7 +102,8 @@ def _findings(weights: SparseMatrix, vocabulary: Sequence[str], special: Collect
     used = int((mass > 0).sum())
     same = np.bincount(weights.indices, minlength=n_terms) / len(lengths)
     everywhere = same > 0.9
-    # Count terms and sum weights: documents are also alike if they have many other terms, but with little weight.
+    # Check both numbers of terms and sums of weights: documents are also alike if they have many different terms of
+    # little weight.
     common, share = int(everywhere.sum()), float(mass[everywhere].sum()) / total
     alike = _share_alike(weights)
     if len(lengths) >= 20 and (common > 0.5 * mean or share > 0.5):
@@ -137,9 +138,9 @@ def _findings(weights: SparseMatrix, vocabulary: Sequence[str], special: Collect
 def effective_rank(weights: SparseMatrix) -> float:
     """RankMe (arXiv 2210.02885): the exponential of the entropy of the singular values' shares of their sum.
 
-    It says in how many directions documents differ: 1 if all are equal, n for n documents without common terms. It
-    needs no labels, and falls in a collapse before other figures do. The first 512 documents count, all with the same
-    length; 0 without any.
+    The rank is the number of directions in which documents differ: 1 if all are equal, n for n documents without common
+    terms. It needs no labels, and in a collapse it falls before other figures do. It is computed from the first 512
+    non-empty documents, scaled to length 1; it is 0 if there are none.
     """
     dense = _unit_rows(weights)
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(dense @ dense.T), 0))
@@ -148,7 +149,7 @@ def effective_rank(weights: SparseMatrix) -> float:
 
 
 def _share_alike(weights: SparseMatrix) -> float:
-    """The share of non-empty documents whose vector is nearly that of another one."""
+    """The share of non-empty documents whose vector nearly equals that of another document."""
     dense = _unit_rows(weights)
     cosines = dense @ dense.T
     np.fill_diagonal(cosines, 0)

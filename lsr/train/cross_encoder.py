@@ -19,17 +19,17 @@ _BATCH = 64  # pairs of a batch
 
 
 class CrossEncoderTeacher(PairTeacher):
-    """A CrossEncoder of sentence-transformers with one output. Scores are logits, without its activation.
+    """A CrossEncoder of sentence-transformers with one output. Scores are its logits, without an activation function.
 
     Args:
         name: A folder or a name on the hub.
-        max_length: Largest number of tokens of a pair that are read; the model may read fewer.
+        max_length: Maximum number of tokens read from a pair; the model may read fewer.
         cache: Folder for scores, with a subfolder for each model; None for no cache.
         device: Where the model runs.
 
     Raises:
         MissingExtra: sentence-transformers isn't installed.
-        EncoderError: No such model, a model that is no cross-encoder, or one with several outputs.
+        EncoderError: There is no such model, it isn't a cross-encoder, or it has several outputs.
     """
 
     def __init__(self, name: str, *, max_length: int | None = None, cache: Path | None = None, device: str) -> None:
@@ -55,7 +55,7 @@ class CrossEncoderTeacher(PairTeacher):
             self._cache = RowCache(cache / f"cross-{key}", 2)
 
     def pair_scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        """As `PairTeacher`."""
+        """See `PairTeacher`."""
         if self._cache is None:
             return self._run(pairs)
         cache = self._cache
@@ -63,7 +63,7 @@ class CrossEncoderTeacher(PairTeacher):
         new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in cache}
         if new:
             scores = self._run(list(new.values()))
-            high = scores.astype(np.float16)  # the rest goes into a second number
+            high = scores.astype(np.float16)  # the remainder is stored as a second number
             rows = np.stack([high, scores - high.astype(np.float32)], axis=1)
             cache.put((key, row[None]) for key, row in zip(new, rows, strict=True))
         return np.array([np.asarray(cache[key], np.float32).sum() for key in keys], np.float32)

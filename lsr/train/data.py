@@ -1,7 +1,7 @@
-"""Training data as an endless stream of examples, shuffled by a seed, that can start at any number.
+"""Training data as an endless stream of examples, shuffled by a seed, that can start at any position.
 
-`open_training` opens the sources of `lsr.train.sources`. Examples are memory-mapped, and texts that are referred to by
-id are read on demand. Only the order of an epoch is in memory, four bytes for each example.
+`open_training` opens the sources of `lsr.train.sources`. Examples are memory-mapped, and texts that examples refer to
+by id are read on demand. Only the order of an epoch is in memory, with four bytes per example.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lsr.train.dataset_cache import default_cache
 from lsr.train.sources import TrainingSource, prepare
 from lsr.train.text_store import ArrowBatches, Looked, TextStore
 
-_CHUNK = 4096  # choices of sources that are drawn together
+_CHUNK = 4096  # choices of sources drawn at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Example:
         query_id: The query's id; a digest of the text if the source has none.
         query: The query's text.
         doc_ids: (n_docs,) ids of the documents, or digests.
-        documents: (n_docs,) texts with titles; those referred to by id are read on access.
-        n_positives: How many of the first documents are relevant; at least 1.
-        scores: (n_teachers, n_docs) float32, NaN if a teacher has none; None without teachers.
-        collection: The collection of the ids; they are unique only within it.
-        weights: (n_docs,) float32, weights of the documents in info_nce; None for 1.
+        documents: (n_docs,) texts with titles; texts that are given by id are read on access.
+        n_positives: Number of relevant documents, which come first; at least 1.
+        scores: (n_teachers, n_docs) float32, NaN where a teacher has no score; None without teachers.
+        collection: The collection of the ids, which are unique only within a collection.
+        weights: (n_docs,) float32, weights of the documents in info_nce; None if all are 1.
     """
 
     query_id: str
@@ -68,7 +68,7 @@ class TrainingData:
         return len(self._sources)
 
     def n_teachers(self, source: int) -> int:
-        """Number of teachers whose scores a source has; it is the same for all its examples."""
+        """Number of teachers with scores in a source; it is the same for all its examples."""
         scores = self._sources[source][0].scores
         return 0 if scores is None else len(scores)
 
@@ -89,7 +89,7 @@ class TrainingData:
     def documents(self) -> Iterator[str]:
         """All documents' texts, each once: whole collections, and texts in the sources' lines.
 
-        For encoders that are fitted, such as BM25.
+        Encoders that need a fit, such as BM25, are fitted to them.
         """
         stores = {source.texts.folder: source.texts for source in self._sources if source.texts is not None}
         for store in stores.values():
@@ -105,17 +105,17 @@ class TrainingData:
     def stream(self, seed: int, start: int = 0, together: int = 1) -> Iterator[Example]:
         """Yield examples without end, in an order that depends only on the seed.
 
-        Each source has its own epochs, each in a new order: one of a large weight may be in its third epoch while
-        another is in its first.
+        Each source has its own epochs, each in a new order. A source with a large weight may be in its third epoch
+        while another is in its first.
 
         Args:
             seed: Not negative.
-            start: Number of examples to skip, without reading them.
-            together: Number of successive examples from one source. A start within such a group is moved to the next
-                group.
+            start: Number of examples to skip; they aren't read.
+            together: Number of successive examples to take from the same source. A start within such a group is moved
+                to the next group.
 
         Raises:
-            ValueError: A negative seed or start.
+            ValueError: The seed or the start is negative.
         """
         if seed < 0 or start < 0:
             raise ValueError(f"seed and start must not be negative, got {seed} and {start}")
@@ -135,7 +135,7 @@ class TrainingData:
                 given += np.bincount(chosen, minlength=len(given))
 
     def _choices(self, seed: int, together: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield (number of the first example, (_CHUNK * together,) the source of each) for each chunk."""
+        """Yield (number of the first example, (_CHUNK * together,) the source of each example) for each chunk."""
         chunk = 0
         while True:
             drawn = np.random.default_rng((seed, 0, chunk)).random(_CHUNK)
@@ -154,7 +154,7 @@ class _Order:
         self._order = np.empty(0, np.uint32)
 
     def at(self, number: int) -> int:
-        """The number-th example of a source, over all epochs."""
+        """Row of the example with this number in the stream of the source, counted over all epochs."""
         epoch, place = divmod(number, self._length)
         if epoch != self._epoch:
             self._order = np.arange(self._length, dtype=np.uint32)
@@ -167,7 +167,7 @@ class _Source:
     """The examples of one source, by number.
 
     Attributes:
-        texts: The store of their documents; None if the lines have the texts.
+        texts: The store of the documents; None if the lines have the texts.
     """
 
     def __init__(self, folder: Path, texts: TextStore | None) -> None:
@@ -212,14 +212,15 @@ def _text_id(text: str) -> str:
 def open_training(
     sources: str | TrainingSource | Sequence[str | TrainingSource], cache: Path | None = None
 ) -> TrainingData:
-    """Open training data. The first time everything is read, checked and written to the cache.
+    """Open training data. On the first call, everything is read, checked and written to the cache.
 
     Args:
         sources: One or more; a string stands for `TrainingSource(string)`.
         cache: Folder of the cache; by default `default_cache()`.
 
     Raises:
-        DataError: Nothing to read, no example, bad lines, or unknown ids; lists all of a kind.
+        DataError: There is nothing to read, no example, bad lines, or unknown ids; the message lists all problems of
+            one kind.
     """
     several = [sources] if isinstance(sources, str | TrainingSource) else list(sources)
     if not several:

@@ -1,7 +1,7 @@
 """Cache folders of text stores and training sources in Arrow.
 
-A folder's name is a digest of its sources, so it is never stale: a changed file gets a new folder. Any of them may be
-deleted while nothing is training.
+A folder's name is a digest of its sources, so it is never stale: a changed file gets a new folder. Folders may be
+deleted at any time when no training runs.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ def default_cache() -> Path:
 
 
 def made_once(cache: Path, kind: str, key: str, make: Callable[[Path], None]) -> Path:
-    """A cache folder, made if needed. Processes that need the same one wait for the first.
+    """A cache folder, made if needed. If several processes need the same folder, the first makes it and the others
+    wait.
 
     Args:
         cache: Folder of the cache.
         kind: Beginning of the folder's name.
-        key: Text that changes with the content.
-        make: Fills an empty folder; if it fails, nothing is left behind.
+        key: Text that identifies the content.
+        make: Function that fills an empty folder; if it fails, nothing is left behind.
     """
     folder = cache / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
     if folder.is_dir():

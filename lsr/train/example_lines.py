@@ -4,8 +4,8 @@
     {"query": TEXT, "positives": [TEXT, ...], "negatives": [TEXT, ...], "scores": [NUMBER, ...]}
     {"query_id": ID, "query": TEXT, "positive_ids": [ID, ...], "negative_ids": [ID, ...], "scores": [[...], ...]}
 
-Values may be lists or single. Negatives, query ids and scores are optional. Scores are those of a teacher, positives
-first, or a list for each of several teachers; null if missing.
+Each value may be a list or a single item. Negatives, query ids and scores are optional. Scores are in the order of the
+documents, positives first, for one teacher, or as a list of such lists for several teachers; a missing score is null.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class RawExample:
 
 @dataclass(frozen=True)
 class LineForm:
-    """Requirements of a line.
+    """Requirements for a line.
 
     Attributes:
-        by_id: Documents are ids.
+        by_id: Documents are given as ids.
         text: The query's text is required.
         query_id: The query's id is required.
     """
@@ -84,7 +84,7 @@ def _documents(values: Mapping[str, Any], kind: str, where: str, by_id: bool) ->
 
 
 def text_value(value: Any, key: str, where: str) -> str:
-    """A text, or an id, which may be a whole number, as a string."""
+    """A text or id as a string; an id may be a whole number."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not (isinstance(text, str) and text.strip()):
         raise DataError(f'"{key}" must hold strings that are not empty, got {value!r}', where)
@@ -93,7 +93,7 @@ def text_value(value: Any, key: str, where: str) -> str:
 
 
 def _scores(values: Mapping[str, Any], n_docs: int, where: str) -> list[list[float]]:
-    """(n_teachers, n_docs), NaN for missing scores; no rows without scores."""
+    """(n_teachers, n_docs), NaN for missing scores; an empty list if the line has no scores."""
     given = values.get("scores")
     if given is None:
         return []

@@ -1,4 +1,4 @@
-"""Find settings without effect, to report them before a run begins."""
+"""Find settings that have no effect, to report them before a run begins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FIXED = ("lexical", "epic", "sparta", "deepct", "tilde")  # heads with pooling 
 
 
 def idle_settings(settings: TrainSettings) -> list[str]:
-    """Settings that have no effect because of others, with the reason; default values are not listed."""
+    """Settings that have no effect because of other settings, with the reason. Default values aren't listed."""
     return [*_of_the_model(settings), *_of_the_losses(settings), *_of_the_regularizers(settings), *_of_steps(settings)]
 
 

@@ -1,8 +1,8 @@
 """Ranking losses: pure functions of (n_queries, n_docs) scores to a scalar.
 
-Scores may be of all documents of a batch for all its queries (`info_nce`), or of each query's own candidates
-(`margin_mse`, `kl`). Half precision is raised to float32. A mask marks absent documents; their values, even infinities
-and NaN, affect neither the loss nor the gradient.
+Scores are either those of all documents of a batch for all its queries (`info_nce`), or those of each query's own
+candidates (`margin_mse`, `kl`). Half precision is converted to float32. A mask marks absent documents; their values,
+even infinities and NaN, affect neither the loss nor the gradient.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0, weight
 
         mean over queries of mean over p of  -log( e^(s_p / T) / (e^(s_p / T) + sum over negatives n of e^(s_n / T)) )
 
-    Each positive is compared with the negatives only, not with other positives. Other queries' documents are negatives,
-    and hard negatives are simply more columns. Mark every known relevant document of a query in its row, or it counts
-    as a negative.
+    Each positive is compared only with the negatives, not with other positives. Other queries' documents serve as
+    negatives; hard negatives are additional columns. Mark every document known to be relevant to a query in the query's
+    row: unmarked documents count as negatives.
 
     Args:
         scores: (n_queries, n_docs) float; -inf excludes a document.
         positives: (n_queries, n_docs) bool, at least one in each row.
         temperature: T; sentence-transformers' `scale` is 1 / T.
-        weights: (n_queries, n_docs) float, not negative: a negative's e^s and a positive's loss are multiplied by them;
-            0 leaves a document out. See `lsr.train.pooling`.
+        weights: (n_queries, n_docs) float, not negative. They multiply a negative's e^(s / T) and a positive's loss; 0
+            leaves a document out. See `lsr.train.pooling`.
 
     Raises:
-        ValueError: A query without a positive, a mask of another shape, or a temperature that is not above 0.
+        ValueError: A query has no positive, shapes differ, or the temperature is not above 0.
     """
     _require_positive(temperature)
     _require_same_shape(scores, positives, "positives")
@@ -40,7 +40,7 @@ def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0, weight
     if weights is not None:
         _require_same_shape(scores, weights, "weights")
         logits = logits + weights.to(logits).log().masked_fill(positives, 0)
-    # Not -inf: the gradient of a row of -inf alone is NaN.
+    # Not -inf: a row that has only -inf would have a gradient of NaN.
     lowest = torch.finfo(logits.dtype).min
     negatives = logits.masked_fill(positives | logits.isneginf(), lowest).logsumexp(1, keepdim=True)
     shown = logits.masked_fill(~positives, 0)
@@ -53,21 +53,22 @@ def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0, weight
 def margin_mse(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, *, every_pair: bool = False) -> Tensor:
     """MarginMSE: mean of ( (s_0 - s_i) - (t_0 - t_i) )^2 over the candidates i > 0 (arXiv 2010.02666).
 
-    The student learns the teacher's differences between positive and negatives, not the absolute scores. With
-    `every_pair` it also learns differences among negatives: the mean is over all ordered pairs of candidates, including
-    each with itself, as in naver/splade's trainer of SPLADE-v3, so that its loss weights can be used here.
+    The student learns the teacher's score differences between positive and negatives, not its absolute scores. With
+    `every_pair` it also learns differences among negatives. The mean is then over all ordered pairs of candidates,
+    including pairs of a candidate with itself, as in naver/splade's trainer of SPLADE-v3, whose loss weights can
+    therefore be used here.
 
     Args:
         scores: (n_queries, n_candidates) float, candidate 0 the positive.
         teacher: (n_queries, n_candidates) float, the teacher's scores of the same candidates; without gradient.
-        mask: (n_queries, n_candidates) bool, False for absent candidates; a query without its positive doesn't count.
-        every_pair: Compare negatives with each other, too.
+        mask: (n_queries, n_candidates) bool, False for absent candidates; a query whose positive is absent is left out.
+        every_pair: Also compare negatives with each other.
 
     Returns:
         A scalar; 0 if there is no pair.
 
     Raises:
-        ValueError: Shapes that differ.
+        ValueError: The shapes differ.
     """
     student, target, present = _checked(scores, teacher, mask)
     if every_pair:
@@ -96,7 +97,7 @@ def kl(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature:
         A scalar; a query with fewer than two candidates adds 0.
 
     Raises:
-        ValueError: Shapes that differ, or a temperature that is not above 0.
+        ValueError: The shapes differ, or the temperature is not above 0.
     """
     _require_positive(temperature)
     student, target, present = _checked(scores, teacher, mask)
@@ -113,9 +114,9 @@ def term_recall(weights: Tensor, asked: Tensor, own: Tensor) -> Tensor:
         mean over queries and the own terms j of their documents of ( w_j - [j is in the query] )^2
 
     Args:
-        weights: (n_queries, n_terms) float, of a relevant document of each query.
+        weights: (n_queries, n_terms) float, weights of a relevant document for each query.
         asked: (n_queries, n_terms) bool, the query's terms.
-        own: (n_queries, n_terms) bool, the document's own terms, which alone count.
+        own: (n_queries, n_terms) bool, the document's own terms; other terms are ignored.
 
     Returns:
         A scalar; 0 if no document has a term.
@@ -125,12 +126,13 @@ def term_recall(weights: Tensor, asked: Tensor, own: Tensor) -> Tensor:
 
 
 def keep_heaviest(weights: Tensor, k: int, among: slice = slice(None)) -> Tensor:
-    """Set all weights of a row to 0 but its k largest; what stays has its gradient.
+    """Set all but the k largest weights of each row to 0; the kept weights keep their gradients.
 
     Args:
         weights: (n_rows, n_columns) float, not negative.
-        k: How many to keep; more if several are equal to the last of them.
-        among: The columns of which k are kept; others stay if they are as large as the last of these.
+        k: Number of weights to keep; more are kept if several equal the k-th largest.
+        among: The columns from which the k largest are taken. Weights in other columns are kept if they are at least as
+            large as the k-th.
     """
     columns = weights.detach()[:, among]
     if k >= columns.shape[1]:
@@ -148,22 +150,22 @@ def ensemble(
     """Combine teachers of different scales: the heterogeneous ensemble of arXiv 2411.04403.
 
     Each teacher's scores are min-max normalised over a query's candidates, the mean is taken over the teachers that
-    scored a candidate, and the result is multiplied by `scale`, for use in `kl`. A teacher with equal scores for all
-    candidates counts 0.5 for each.
+    scored a candidate, and the result is multiplied by `scale`, for use in `kl`. If a teacher's scores for all
+    candidates are equal, each is set to 0.5.
 
     Args:
-        teachers: (n_teachers, n_queries, n_docs) float; values that are not finite count as missing.
-        mask: bool of the same shape or one that broadcasts to it, False for missing scores.
+        teachers: (n_teachers, n_queries, n_docs) float; values that aren't finite are treated as missing.
+        mask: bool of the same shape, or of a shape that broadcasts to it; False for missing scores.
         scale: Larger values make the teacher's softmax sharper.
-        normalize: "standard" scales a teacher's scores of a query to mean 0 and standard deviation 1 instead (all 0 if
-            they are equal); "raw" keeps them, as for SPLADE-v3's cross-encoders.
+        normalize: "min-max" as above; "standard" scales a teacher's scores for a query to mean 0 and standard deviation
+            1 (all 0 if they are equal); "raw" keeps the scores, as for SPLADE-v3's cross-encoders.
 
     Returns:
-        (n_queries, n_docs) float, between 0 and `scale` if min-max normalised; NaN if no teacher has a score, so use
-        `kl` with `mask=~result.isnan()`.
+        (n_queries, n_docs) float, between 0 and `scale` if min-max normalised. Where no teacher has a score, the result
+        is NaN: use `kl` with `mask=~result.isnan()`.
 
     Raises:
-        ValueError: Not three dimensions.
+        ValueError: `teachers` doesn't have three dimensions.
     """
     if teachers.dim() != 3:
         raise ValueError(f"teachers must be (n_teachers, n_queries, n_docs), got {tuple(teachers.shape)}")
@@ -191,7 +193,7 @@ def _wide(values: Tensor) -> Tensor:
 
 
 def _checked(scores: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Student, teacher and mask, with zeros for absent candidates: infinities would spoil gradients."""
+    """Student, teacher and mask, with zeros for absent candidates, whose infinities would spoil gradients."""
     _require_same_shape(scores, teacher, "teacher")
     if mask is None:
         mask = torch.ones_like(scores, dtype=torch.bool)

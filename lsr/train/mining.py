@@ -3,8 +3,8 @@
     TopK-MarginPos    a candidate is a negative if   score < score of the positive - margin
     TopK-PercPos      a candidate is a negative if   score < share * score of the positive
 
-A candidate that scores about as high as the positive is probably relevant but unjudged. Scores are those of a teacher,
-or of the run that found the candidate. Runs may come from any engine: this module doesn't search.
+A candidate that scores about as high as the positive is probably relevant but unjudged. Scores come from a teacher, or
+from the run that found the candidate. Runs may come from any engine: this module doesn't search.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _Scores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class MiningSettings:
-    """How negatives are chosen; without margin and share there is no filter.
+    """How negatives are chosen. Without margin and share, candidates aren't filtered.
 
     Attributes:
-        count: Largest number of negatives of a query.
+        count: Maximum number of negatives per query.
         skip: Candidates to skip at the top of each run.
         depth: Ranks of each run to use; None for all.
-        margin: TopK-MarginPos, if given.
-        share: TopK-PercPos, if given; between 0 and 1. For positive scores only.
-        sample: Draw the negatives at random from all that pass, instead of the best-ranked ones.
+        margin: The margin of TopK-MarginPos; None to not use it.
+        share: The share of TopK-PercPos, between 0 and 1; None to not use it. It requires positive scores.
+        sample: Draw the negatives at random from all candidates that pass, instead of taking the best-ranked ones.
         seed: Seed of the draw. A query's draw doesn't depend on other queries.
     """
 
@@ -59,10 +59,11 @@ class Mined:
     """A query with its negatives.
 
     Attributes:
-        query_id: Its id.
+        query_id: The query's id.
         positives: Ids of the documents judged relevant.
         negatives: Ids of the negatives, best-ranked first.
-        scores: (n_scorers, n_positives + n_negatives) float32 of the teacher, or else of each run; NaN if missing.
+        scores: (n_scorers, n_positives + n_negatives) float32, scores from the teacher, or else from each run; NaN if
+            missing.
     """
 
     query_id: str
@@ -104,24 +105,24 @@ def mine_negatives(
     teacher: Mapping[str, _Scores] | None = None,
     weights: Mapping[str, _Scores] | None = None,
 ) -> Iterator[Mined]:
-    """Negatives for every judged query, in the order of the judgments; queries without any are left out.
+    """Yield negatives for every judged query, in the order of the judgments; queries without negatives are left out.
 
-    Candidates of several runs are merged by their best rank. A document judged above 0 never becomes a negative; one
-    judged 0 or below may, without a filter. Of several positives the lowest score counts, so a negative is below all of
-    them. Without a teacher each run's scores are compared with the same run's score of the positive, and a candidate
-    that is too close in one run is dropped.
+    Candidates of several runs are merged by their best rank. A document judged above 0 never becomes a negative; a
+    document judged 0 or below may, and isn't filtered. With several positives, the lowest score is the limit, so a
+    negative is below all of them. Without a teacher, a candidate's scores are compared with the positive's score in the
+    same run, and a candidate that is too close in any run is dropped.
 
     Args:
         runs: {query_id: {doc_id: score}}, one or more.
         qrels: {query_id: {doc_id: grade}}.
         settings: How negatives are chosen.
-        report: Counts, updated while reading.
-        teacher: {query_id: {doc_id: score}} of candidates and positives; replaces the runs' scores.
-        weights: {query_id: {doc_id: weight}}; negatives are drawn (`sample`) with probabilities in proportion to them,
-            see `lsr.train.pooling`. A candidate without one has 1.
+        report: Its counts are updated.
+        teacher: {query_id: {doc_id: score}} of candidates and positives, used instead of the runs' scores.
+        weights: {query_id: {doc_id: weight}}; with `sample`, negatives are drawn with probabilities proportional to
+            these weights (see `lsr.train.pooling`). A candidate without a weight has 1.
 
     Raises:
-        DataError: TopK-PercPos with a positive whose score is not above 0.
+        DataError: TopK-PercPos is used, and a positive's score isn't above 0.
     """
     for query_id, judged in qrels.items():
         positives = [doc_id for doc_id, grade in judged.items() if grade > 0]
@@ -184,7 +185,7 @@ def _limit(query_id: str, positives: list[str], scores: _Scores, settings: Minin
 
 
 def _merged(found: Sequence[_Scores], settings: MiningSettings, without: set[str]) -> list[str]:
-    """Candidates of all runs by their best rank; equal ranks in the order of the runs."""
+    """Candidates of all runs, ordered by their best rank; ties are in the order of the runs."""
     places: dict[str, tuple[int, int]] = {}
     for which, scores in enumerate(found):
         ranked = sorted(scores, key=lambda doc_id: (-scores[doc_id], doc_id))

@@ -1,4 +1,5 @@
-"""Run a model in training: in batches of tokens, in half precision, from cached states, or with a gradient cache.
+"""Run a model in training: in batches limited by tokens, and optionally in half precision, from cached states, or with
+a gradient cache.
 
 The gradient cache (arXiv 2101.06983) runs the model once without gradients. When the gradient of the term weights is
 known, it runs the model again part by part, so that a batch of any size needs the memory of one part. Both runs draw
@@ -31,8 +32,8 @@ class Network:
     """Computes term weights of texts in training.
 
     Args:
-        model: The model; gets adapters and frozen layers according to the settings.
-        settings: Those of the run.
+        model: The model; adapters are added and layers frozen according to the settings.
+        settings: Settings of the run.
         device: Where the model runs.
         cache: Folder for the states of frozen layers.
 
@@ -59,7 +60,7 @@ class Network:
             self.states = RowCache(cache / name, int(model.backbone.config.hidden_size))
 
     def with_model(self, model: SparseModel) -> Network:
-        """A network that runs another model of the same backbone."""
+        """A network that runs another model with the same backbone."""
         other = copy.copy(self)
         other.model, other.frozen, other.states = model, 0, None
         return other
@@ -69,10 +70,10 @@ class Network:
 
         Args:
             ids: Token ids of the texts.
-            terms: (n,) int64, the terms to weigh; None for all.
+            terms: (n,) int64, the terms to weight; None for all.
 
         Returns:
-            (n_texts, n) float32, and a function that passes their gradient on to the parameters.
+            (n_texts, n) float32 weights, and a function that passes their gradient on to the parameters.
         """
         if not ids:
             return torch.zeros(0, self.model.n_terms if terms is None else len(terms), device=self.device), lambda: None
@@ -119,8 +120,9 @@ class Network:
         return torch.autocast(self.device.partition(":")[0], torch.bfloat16, self._half)
 
     def _frozen_states(self, cache: RowCache, ids: Ids, tokens: Tensor, mask: Tensor) -> Tensor:
-        """States of the frozen layers, (batch, seq, hidden) float32; read from the cache, to which new ones are
-        added."""
+        """States of the frozen layers, (batch, seq, hidden) float32, read from the cache. Missing states are computed
+        and added to the cache.
+        """
         keys = [cache.key(row) for row in ids]
         new = [i for i, key in enumerate(keys) if key not in cache]
         if new:
@@ -138,7 +140,7 @@ class Network:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw dropout from a seed within the block, so that a second run draws the same."""
+    """Seed the random numbers within the block, so that a second run draws the same dropout."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""The training objective: ranking losses of a batch, and regularizers. Unweighted values are for the log."""
+"""The training objective: ranking losses of a batch, and regularizers. Unweighted values are returned for the log."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def ranking_loss(
     """Ranking losses of a batch.
 
     Args:
-        scores: (n_queries, n_documents) float, of all pairs.
+        scores: (n_queries, n_documents) float, scores of all pairs.
         batch: The batch.
         settings: Weights of the losses.
-        teachers: Models to imitate; without any, the examples' scores are imitated.
-        examples: Imitate the examples' scores beside the models.
+        teachers: Models to imitate; without models, the scores in the examples are imitated.
+        examples: Imitate the scores in the examples in addition to the models.
 
     Returns:
         Unweighted losses by name, and their weighted sum.
@@ -65,7 +65,7 @@ def ranking_loss(
 
 
 def _of_plugin(group: str, name: str, *arguments: object) -> Tensor:
-    """The value of another package's loss or regularizer; `lsr.plugins` says what it gets."""
+    """The value of another package's loss or regularizer; see `lsr.plugins` for its arguments."""
     value = plugins.load(group, name, TrainingError)(*arguments)
     if not isinstance(value, Tensor) or value.dim():
         got = f"a tensor of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -78,7 +78,7 @@ def _taught(
 ) -> tuple[Tensor | None, Tensor]:
     """Teachers' scores of all pairs, (n_teachers, n_queries, n_documents) or None, and of each query's own documents.
 
-    Scores of all pairs are None if examples have scores, or if a teacher scores single pairs.
+    The first result is None if scores from the examples are used, or if a teacher scores single pairs.
     """
     brought = []
     if examples or not teachers:
@@ -100,7 +100,7 @@ def _taught(
 
 
 def _own_scores(batch: Batch, teacher: PairTeacher) -> Tensor:
-    """(n_queries, n_candidates) float32, not a number where a query has fewer documents."""
+    """(n_queries, n_candidates) float32, NaN where a query has fewer documents."""
     there = batch.columns >= 0
     rows, _ = there.nonzero(as_tuple=True)
     pairs = [
@@ -112,15 +112,15 @@ def _own_scores(batch: Batch, teacher: PairTeacher) -> Tensor:
     return found
 
 
-_REACTION = 0.05  # share of the error that is added to the logarithm of a penalty's weight at each step
+_REACTION = 0.05  # share of the error added to the logarithm of a penalty's weight at each step
 _MOST = 12.0  # largest change of that logarithm
 
 
 class Penalty:
     """The regularizer of one side.
 
-    With a target length it is a controller: e is the logarithm of a batch's mean length divided by the target, cut to
-    -1..1, and the weight is multiplied by exp(e + 0.05 * the sum of e over the steps after the ramp).
+    With a target length, a controller adapts the weight. Let e be the logarithm of the ratio of a batch's mean length
+    to the target, clipped to -1..1; the weight is multiplied by exp(e + 0.05 * sum of e over the steps after the ramp).
 
     Args:
         settings: Kind and weight.
@@ -178,7 +178,7 @@ class Penalty:
         return raw, total
 
     def _most_used(self, terms: Tensor | None) -> Tensor | None:
-        """(n,) bool, which of the terms are among the `threshold` that most documents have."""
+        """(n,) bool, whether a term is among the `threshold` terms with the highest document frequencies."""
         shares, count = self.df.fractions(), self.settings.threshold
         if not count:
             return None

@@ -12,7 +12,9 @@ from lsr.train.student import Student
 
 
 def make_optimizer(settings: OptimizerSettings, student: Student) -> torch.optim.AdamW:
-    """Group the trained parameters by learning rate and weight decay; a group's full rate is its entry "rate"."""
+    """Group the trained parameters by learning rate and weight decay. A group's entry "rate" is its full learning
+    rate.
+    """
     heads = {id(p) for head in student.heads for p in head.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter, name in student.names.items():
@@ -36,8 +38,8 @@ def rate_factor(settings: OptimizerSettings, step: int, steps: int) -> float:
 
     Args:
         settings: Warm-up and kind of decay.
-        step: From 0.
-        steps: Where the decay ends.
+        step: The step, from 0.
+        steps: The step at which the decay ends.
     """
     if step < settings.warmup:
         return step / settings.warmup  # 0 at the first step, like the schedules of transformers

@@ -1,17 +1,17 @@
-"""Weights against pooling bias: unjudged documents that are probably relevant are weaker negatives.
+"""Weights that correct pooling bias: unjudged documents that are probably relevant become weaker negatives.
 
-Judgments exist only for documents that some earlier system found. Let R be "the document is relevant", and S "it was
-judged": a positive judgment means both. Two models explain which documents have one (our derivation after arXiv
-2209.05072, whose method isn't public; such pairs of models are known from learning with positive and unlabelled
-examples):
+Judgments exist only for documents that some earlier system found. Let R mean "the document is relevant" and S "the
+document was judged"; a positive judgment means both. Two models predict R and S. (This is our own derivation after
+arXiv 2209.05072, whose method isn't public; such pairs of models are known from learning with positive and unlabelled
+examples.)
 
-    r = P(R) = sigmoid of a teacher's score, as z-score among the query's candidates
+    r = P(R) = sigmoid of a teacher's score, given as z-score among the query's candidates
     s = P(S) = sigmoid of the logarithms of the candidate's ranks in the runs
     of an unjudged document   P(R) = r (1 - s) / (1 - r s)        P(S) = s (1 - r) / (1 - r s)
     weight of a negative      1 - P(R)
-    weight of a positive      1; or 1 / s, at most 10, divided by the mean of all positives
+    weight of a positive      1; or 1 / s, at most 10, divided by its mean over all positives
 
-Each model is fitted to the other's estimates until both settle (EM). A document judged 0 or below counts as judged and
+The models are fitted alternately, each to the other's estimates (EM). A document judged 0 or below counts as judged and
 not relevant.
 """
 
@@ -33,11 +33,11 @@ _Scores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class PoolingWeights:
-    """What `pooling_weights` estimates, for each query and candidate.
+    """The estimates of `pooling_weights`, for each query and candidate.
 
     Attributes:
         weights: {query: {document: weight}}.
-        relevant: {query: {document: probability that it is relevant}} of documents without a judgment.
+        relevant: {query: {document: probability of relevance}} for documents without a judgment.
     """
 
     weights: dict[str, dict[str, float]]
@@ -57,14 +57,14 @@ def pooling_weights(
     Args:
         runs: {query: {document: score}}, rankings like those whose documents were judged.
         qrels: {query: {document: grade}}.
-        teacher: {query: {document: score}}, scores that say how relevant a document is; not those of one of the runs,
-            or the two models can't be told apart.
-        depth: Ranks of each run, and of the teacher, whose documents are candidates.
-        positives: Also weight the positives; those that were less likely to be judged get higher weights. This was
-            worse where it was measured (`benchmarks/negatives.py`).
+        teacher: {query: {document: score}}, scores of relevance. They must not come from one of the runs, or the two
+            models can't be told apart.
+        depth: Candidates are the documents down to this rank of each run and of the teacher.
+        positives: Also weight the positives; those that were less likely to be judged get higher weights. In
+            measurements, this gave worse results (`benchmarks/negatives.py`).
 
     Raises:
-        DataError: No query has a candidate that is judged relevant, or one without a judgment.
+        DataError: No candidate is judged relevant, or all candidates are judged.
     """
     names: list[tuple[str, str]] = []
     quality, found, labels = [], [], []
@@ -107,7 +107,7 @@ def _fit(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (n,) P(R) and (n,) P(S); `label` is NaN for documents without a judgment."""
     unjudged, positive = np.isnan(label), np.nan_to_num(label)
-    # At first: judged documents are selected, and the judged positives are what is relevant.
+    # Start as if all judged documents, and no others, were selected, and only the judged positives were relevant.
     relevance = _logistic(quality, positive, np.zeros(quality.shape[1]))
     selection = _logistic(found, np.where(unjudged, 0.0, 1.0), np.zeros(found.shape[1]))
     for _ in range(_ROUNDS):

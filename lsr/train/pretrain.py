@@ -28,23 +28,23 @@ def masked_step(
     batches: int = 1,
     factor: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Forward and backward pass: cross entropy of the masked tokens, and the FLOPS of the texts' weights.
+    """Forward and backward pass for the cross entropy of the masked tokens and the FLOPS of the texts' weights.
 
     Each process runs its share of the texts. Average the gradients over the processes afterwards.
 
     Args:
         network: The model.
         ids: Token ids of the texts.
-        masked: From `mask_tokens`: the tokens to read, and 1 for tokens to predict.
+        masked: The result of `mask_tokens`: the tokens to read, and 1 for tokens to predict.
         flops: Weight of the FLOPS.
-        processes: Those of the run.
-        batches: How many batches the texts are run in, one after the other, with the memory of one. The values are
-            those of all texts together. With several batches, each runs twice (the gradient cache, see
-            `lsr.train.network`).
-        factor: Of the gradients.
+        processes: Processes of the run.
+        batches: Number of batches into which the texts are divided. They run one after the other, so only one needs
+            memory at a time; losses and gradients are those of all texts together. With several batches, each runs
+            twice (the gradient cache, see `lsr.train.network`).
+        factor: Factor of the gradients.
 
     Returns:
-        Unweighted values of all texts by name.
+        {name: unweighted value over all texts}.
     """
     head = cast(MaskedLMHead, network.model.head)
     share = processes.share(len(ids))
@@ -103,7 +103,7 @@ def mask_tokens(
         ids: Token ids of texts; special tokens are never chosen.
         tokenizer: Knows the mask and special tokens.
         n_terms: Size of the vocabulary.
-        share: Share of the other tokens to choose.
+        share: Share of the tokens to choose, special tokens excepted.
         rng: Random generator.
 
     Returns:

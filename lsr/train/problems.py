@@ -15,7 +15,7 @@ class Problems:
 
     Args:
         name: The source, for messages.
-        what: What to call its lines ("examples").
+        what: Noun for its lines ("examples").
     """
 
     def __init__(self, name: str, what: str) -> None:
@@ -24,7 +24,7 @@ class Problems:
         self._lines: list[str] = []
 
     def add(self, error: DataError) -> None:
-        """Note a bad line.
+        """Record a bad line.
 
         Raises:
             DataError: There are too many to continue.
@@ -32,7 +32,7 @@ class Problems:
         self.replace([*self._lines, str(error)])
 
     def replace(self, lines: list[str]) -> None:
-        """Note all bad lines so far; see `add`."""
+        """Record all bad lines so far; see `add`."""
         self._lines = lines
         if len(lines) >= _LISTED:
             raise DataError("\n  ".join([f"{_LISTED} bad lines; the rest was not read:", *lines[:_LISTED]]), self._name)
@@ -44,7 +44,7 @@ class Problems:
             count: Number of good lines.
 
         Raises:
-            DataError: There were bad lines, or no good ones.
+            DataError: There were bad lines, or no good lines.
         """
         if len(self._lines) == 1:
             raise DataError(self._lines[0])
@@ -59,10 +59,10 @@ class Missing:
     """Ids that a file should have but doesn't.
 
     Attributes:
-        name: The file that should have them.
-        what: What they are ("documents").
-        asked_by: The file that refers to them.
-        mend: What a user can do.
+        name: The file that should have the ids.
+        what: Noun for the things with these ids ("documents").
+        asked_by: The file that refers to the ids.
+        mend: What the user can do about it.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Missing:
     first: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
-        """Note a missing id; it counts once for each line that refers to it."""
+        """Record a missing id; it is counted once for each line that refers to it."""
         self.count += 1
         if len(self.first) < _EXAMPLES and name not in self.first:
             self.first.append(name)

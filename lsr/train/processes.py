@@ -1,7 +1,7 @@
-"""Several processes, one batch: each runs the model on its share of the texts, and all share the results.
+"""Several processes work on one batch: each runs the model on its share of the texts, and all share the results.
 
-Losses and regularizers see all texts, as if one process had run them. Gradients of a share's weights go to the process
-that computed it, and gradients of parameters are averaged at the end.
+Losses and regularizers see all texts, as if one process had run them. Gradients with respect to a share's term weights
+go to the process that computed the share; gradients of parameters are averaged at the end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Processes:
         self.device = device
 
     def share(self, n: int) -> slice:
-        """This process's part of n things."""
+        """This process's share of n items."""
         return slice(*self._bounds(n)[self.rank : self.rank + 2])
 
     def _bounds(self, n: int) -> list[int]:
@@ -48,7 +48,7 @@ class Processes:
 
         Args:
             rows: (share of n, width).
-            n: Rows of all processes together.
+            n: Total number of rows of all processes.
 
         Returns:
             (n, width), the same in every process.
@@ -88,7 +88,7 @@ class SharedTeacher(Teacher):
 
     Args:
         teacher: The teacher.
-        processes: Those of the run.
+        processes: Processes of the run.
     """
 
     def __init__(self, teacher: Teacher, processes: Processes) -> None:
@@ -103,13 +103,13 @@ class SharedTeacher(Teacher):
 
 
 class SharedPairTeacher(PairTeacher):
-    """A teacher of pairs, of which each process scores its share; arguments as `SharedTeacher`."""
+    """A teacher of pairs; each process scores its share of the pairs. Arguments are those of `SharedTeacher`."""
 
     def __init__(self, teacher: PairTeacher, processes: Processes) -> None:
         self._teacher, self._processes = teacher, processes
 
     def pair_scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        """As `PairTeacher`."""
+        """See `PairTeacher`."""
         own = self._teacher.pair_scores(pairs[self._processes.share(len(pairs))])
         rows = torch.from_numpy(own[:, None]).to(self._processes.device)
         return np.asarray(self._processes.gather(rows, len(pairs)).cpu().numpy()[:, 0])
@@ -137,5 +137,5 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        # Multiplied because gradients of parameters are averaged over the processes later.
+        # Multiply by the count, because gradients of parameters are averaged over the processes later.
         return grads[0][ctx.own] * ctx.count, None, None

@@ -1,4 +1,4 @@
-"""Query weights without a model: a table of term weights, and the sample of terms of a batch."""
+"""Query weights without a model: a table of term weights, and sampling of a batch's terms."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 class QueryTable(nn.Module):
     """A table of query term weights.
 
-    With embeddings E the weights are q_j = log1p(relu(v . E_j + b)). Only v and b are learned, so rare terms learn from
-    similar ones (Li-LSR, Nardini et al., SIGIR 2025). Initially all weights are 1.
+    With embeddings E, the weights are q_j = log1p(relu(v . E_j + b)). Only v and b are learned, so rare terms learn
+    from similar terms (Li-LSR, Nardini et al., SIGIR 2025). Initially all weights are 1.
 
     Args:
-        start: (n_terms,) float32, initial weights; negative ones count as zero.
-        learned: Whether they are trained.
-        lexical: Initial weight of BM25's score, which is trained with them.
-        embeddings: (n_terms, hidden) float32; then only the zeros of `start` are used.
+        start: (n_terms,) float32, initial weights; negative weights count as zero.
+        learned: Whether the weights are trained.
+        lexical: Initial weight of BM25's score, which is trained together with the table.
+        embeddings: (n_terms, hidden) float32, or None. With embeddings, `start` only marks terms whose weight stays 0.
     """
 
     def __init__(self, start: Tensor, *, learned: bool, lexical: float = 0.0, embeddings: Tensor | None = None) -> None:
@@ -65,7 +65,7 @@ def inverse_frequencies(rows: Iterable[Sequence[int]], n_terms: int) -> tuple[Te
         n_terms: Size of the vocabulary.
 
     Returns:
-        (n_terms,) float32, and its mean over the terms that occur; 1 if none does.
+        (n_terms,) float32 IDF, and its mean over the terms that occur; the mean is 1 if no term occurs.
     """
     df, n_docs = np.zeros(n_terms), 0
     for row in rows:
@@ -77,7 +77,7 @@ def inverse_frequencies(rows: Iterable[Sequence[int]], n_terms: int) -> tuple[Te
 
 
 class TermSampler:
-    """Draws the terms of a batch: those of its queries, and a sample that stands for the whole vocabulary.
+    """Draws the terms of a batch: the terms of its queries, and a sample that stands for the whole vocabulary.
 
     Args:
         n_terms: Size of the vocabulary.
@@ -92,7 +92,7 @@ class TermSampler:
     def draw(
         self, queries: Sequence[Sequence[int]], rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(n_asked,) the terms of the queries, ascending, and (n_sample,) those drawn; both int64.
+        """(n_asked,) the terms of the queries, ascending, and (n_sample,) the sampled terms; both int64.
 
         The sample is drawn from all terms, including the queries', so that its mean is unbiased.
         """

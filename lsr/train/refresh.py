@@ -1,4 +1,4 @@
-"""Mine new negatives during a run, with the present encoder."""
+"""Mine new negatives during a run, with the current encoder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lsr.errors import TrainingError
 from lsr.train.data import TrainingData, open_training
 from lsr.train.settings import TrainSettings
 
-# Arguments: an encoder's folder, the data, and an output folder, which gets a file N.jsonl in the format of `lsr mine`
-# for the N-th source; no file if there are no negatives.
+# Arguments: an encoder's folder, the data, and an output folder. The function writes a file N.jsonl in the format of
+# `lsr mine` for the N-th source, unless there are no negatives.
 Mine: TypeAlias = Callable[[Path, TrainingData, Path], None]
 
 
 class NegativeRefresh:
-    """When new negatives are mined, and where they are stored.
+    """Decides when new negatives are mined, and stores them.
 
     Args:
-        settings: Those of the run.
+        settings: Settings of the run.
         folder: The run's folder; the negatives of a step are in `negatives-STEP`.
         mine: The function that mines; None to never mine.
     """
@@ -39,8 +39,8 @@ class NegativeRefresh:
     def mine(self, step: int, data: TrainingData, save_encoder: Callable[[Path], None]) -> None:
         """Mine with the encoder after a step.
 
-        If a run was killed between mining and its next checkpoint, the negatives exist already and are used: the
-        encoder was the same.
+        If a run was killed between mining and its next checkpoint, the negatives of this step exist already. They are
+        used again, as the encoder was the same.
         """
         assert self._mine is not None
         target = self._path(step)
@@ -54,10 +54,10 @@ class NegativeRefresh:
         take_name(work, target)
 
     def open(self, step: int) -> TrainingData | None:
-        """The data with the negatives that a run used at a step; None if none had been mined.
+        """The data with the negatives that the run used at a step; None if none had been mined by then.
 
         Raises:
-            TrainingError: They are missing.
+            TrainingError: The negatives are missing.
         """
         mined = self._last(step)
         if not self.due(mined):

@@ -1,19 +1,19 @@
 """Sparsity penalties: pure functions of a batch's term weights, and the ramp of their strength.
 
-Weights are (n_docs, n_terms) and never negative; every penalty is a scalar of their dtype, float32 for those in half
-precision, where the squares of small means would underflow. Queries use the same functions. The trainer multiplies by
-the weight (lambda) of a penalty. The FLOPS that papers report of a finished model is another measure, see
+Weights are (n_docs, n_terms) and never negative. Every penalty is a scalar of the same dtype; for half precision, where
+squares of small means would underflow, it is float32. Queries use the same functions. The trainer multiplies a penalty
+by its weight (lambda). The FLOPS that papers report for a finished model is a different measure: see
 `SparseMatrix.expected_overlap`.
 
-**Lambdas of other libraries.** Means here are flat, over all rows of the batch, positives and negatives alike. That is
-what sentence-transformers' FlopsLoss and naver/splade's Hugging Face trainer do, so their lambdas can be used here.
-naver's older trainer takes the mean of the positives' penalty and the negatives', which is the same if both are alike.
-OpenSearch's trainer computes the penalty for each of the G positions in a query's group of documents and adds them up:
-if they are alike its penalty is G times larger, so multiply its lambda by G (and by its number of processes).
+**Lambdas of other libraries.** Here, means are over all rows of the batch, both positives and negatives.
+sentence-transformers' FlopsLoss and naver/splade's Hugging Face trainer do the same, so their lambdas can be used here.
+naver's older trainer takes the mean of two penalties, of the positives and of the negatives, which is about the same.
+OpenSearch's trainer adds up the penalties for each of the G positions in a query's group of documents. This sum is
+about G times larger, so multiply its lambda by G (and by its number of processes).
 
-**A sample of the vocabulary.** FLOPS, L1 and the like are sums over terms, so S of the V columns are enough: with
-columns drawn uniformly, V / S times the value is an unbiased estimate, and so is its gradient. The caller multiplies.
-`l0_flops` and `anti_zero` also depend on whole rows; see their docstrings.
+**A sample of the vocabulary.** FLOPS, L1 and similar penalties are sums over terms, so S of the V columns are enough:
+if columns are drawn uniformly, V / S times the value is an unbiased estimate, and so is its gradient. The caller does
+this multiplication. `l0_flops` and `anti_zero` also depend on whole rows; see their docstrings.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SCHEDULES = ("quadratic", "linear", "constant")
 def flops(weights: Tensor) -> Tensor:
     """FLOPS: sum_j ( mean_i w_ij )^2 (Paria et al. 2020, arXiv 2004.05665).
 
-    The square penalizes terms that many documents share more than terms of few documents, so it shortens the longest
-    posting lists first.
+    The square penalizes terms of many documents more than terms of few documents, so the longest posting lists are
+    shortened first.
 
     Args:
         weights: (n_docs, n_terms) float.
@@ -50,25 +50,25 @@ def l1(weights: Tensor) -> Tensor:
 def idf_flops(weights: Tensor, idf: Tensor, *, view: str, floor: float = 0.01) -> Tensor:
     """IDF-aware FLOPS: penalizes common terms more than rare ones (arXiv 2411.04403).
 
-    There are two views of the penalty, depending on where the idf is:
+    There are two views of the penalty, depending on which side has the idf:
 
     * "document": queries have the idf, q_j = idf_j, as in an inference-free query encoder. `weights` are w, the
       document encoder's weights, and the penalty is plain FLOPS of w, as in the authors' code. The penalty doesn't
-      contain the idf, but a common term pays the full price for its small share of the score.
+      contain the idf, but a common term is fully penalized although it adds little to the score.
     * "query": queries are 0/1, so the documents' weights include the idf: `weights` are u, u_j = idf_j w_j, and the
       penalty is sum_j ( mean_i u_ij / idf_j )^2.
 
-    Both are equal for the same ranking: idf_flops(idf * w, "query") = idf_flops(w, "document"). Multiplying by the idf
-    instead of dividing, as is sometimes printed, would favour common terms.
+    Both views give the same penalty for the same ranking: idf_flops(idf * w, "query") = idf_flops(w, "document").
+    Multiplying by the idf instead of dividing, as sometimes printed, would favour common terms.
 
     Args:
         weights: (n_docs, n_terms) float, w or u.
-        idf: (n_terms,) float, of the same columns.
+        idf: (n_terms,) float, the idf of the same columns.
         view: "document" or "query".
         floor: Lower bound of the idf in the "query" view, so that the penalty of a term in every document is finite.
 
     Raises:
-        ValueError: An unknown view.
+        ValueError: The view is unknown.
     """
     if view == "document":
         return flops(weights)
@@ -80,12 +80,12 @@ def idf_flops(weights: Tensor, idf: Tensor, *, view: str, floor: float = 0.01) -
 class DocumentFrequency:
     """Moving average of the share of documents in which each term is active.
 
-    For each term it covers about the last `window` documents in which the term was sampled, so batches of any size and
-    samples of columns can be mixed. Needs no pass over the collection.
+    For each term, it covers about the last `window` documents for which the term was sampled, so batches of any size
+    and samples of columns can be mixed. No pass over the collection is needed.
 
     Args:
         n_terms: Size of the vocabulary.
-        window: Number of documents that count; older ones fade.
+        window: Number of documents covered; older documents fade out.
         device: Device of the counts.
     """
 
@@ -100,8 +100,8 @@ class DocumentFrequency:
         """Count a batch, in place.
 
         Args:
-            weights: (n_docs, n_terms) float; only whether they are above zero counts.
-            terms: (n_columns,) int64, without repeats: the terms of the columns, if they are a sample.
+            weights: (n_docs, n_terms) float; a term is active if its weight is above zero.
+            terms: (n_columns,) int64, without repeats: the terms of the columns; None if the columns are all terms.
         """
         columns = slice(None) if terms is None else terms
         fading = (1 - 1 / self.window) ** len(weights)
@@ -126,7 +126,7 @@ class DocumentFrequency:
         """Restore a `state_dict`.
 
         Raises:
-            ValueError: It is for another vocabulary.
+            ValueError: The state belongs to another vocabulary.
         """
         for name, mine in self.state_dict().items():
             if state[name].shape != mine.shape:
@@ -137,8 +137,8 @@ class DocumentFrequency:
 def df_flops(weights: Tensor, df: Tensor, a: float = 0.1, b: float = 10.0) -> Tensor:
     """DF-FLOPS: sum_j ( d_j mean_i w_ij )^2, d_j = 1 / (1 + (df_j^(ln 2 / ln a) - 1)^b) (arXiv 2505.15070).
 
-    Only terms that many documents have are penalized: d is 0.5 at df = a, near 1 above it and near 0 below. This
-    shortens the longest posting lists, which decide the slowest queries.
+    Only terms that many documents have are penalized: d is 0.5 at df = a, near 1 for larger df and near 0 for smaller
+    df. This shortens the longest posting lists, which decide the slowest queries.
 
     Args:
         weights: (n_docs, n_terms) float.
@@ -151,7 +151,8 @@ def df_flops(weights: Tensor, df: Tensor, a: float = 0.1, b: float = 10.0) -> Te
     """
     if not (0 < a < 1 and b > 0):
         raise ValueError(f"a must lie between 0 and 1 and b above 0, got a = {a}, b = {b}")
-    # In float32, because the power of a rare term overflows half precision. Beyond float32 it is inf, and d is 0.
+    # Computed in float32, because the power overflows half precision for rare terms. Where it overflows float32, too,
+    # it is inf and d is 0.
     shares = df.detach().float().clamp(0, 1)
     price = 1 / (1 + (shares.pow(math.log(2) / math.log(a)) - 1).pow(b))
     means = _means(weights)
@@ -167,7 +168,7 @@ def l0_flops(weights: Tensor, threshold: int, active: Tensor | None = None) -> T
     Args:
         weights: (n_docs, n_terms) float.
         threshold: Number of active terms that a row may have without penalty.
-        active: (n_docs,), active terms of the whole rows; needed if `weights` is a sample of columns.
+        active: (n_docs,), number of active terms in the whole rows; needed if `weights` has a sample of the columns.
     """
     if active is None:
         active = (weights.detach() > 0).sum(1)
@@ -175,15 +176,16 @@ def l0_flops(weights: Tensor, threshold: int, active: Tensor | None = None) -> T
 
 
 def group(weights: Tensor, free: Tensor | None = None) -> Tensor:
-    """Group sparsity over the vocabulary: sum_j sqrt( mean_i w_ij^2 ), a term's weights in all documents a group.
+    """Group sparsity over the vocabulary: sum_j sqrt( mean_i w_ij^2 ), where a term's weights in all documents form a
+    group.
 
-    The slope of a small group is as steep as that of a large one, so rare terms leave the vocabulary entirely, while
-    FLOPS shortens the long posting lists. `free` sets how many terms stay, as in WGSEF, which penalizes only the
-    smallest groups: free terms aren't shrunk, and the others disappear.
+    The slope of a small group is as steep as that of a large group, so rare terms leave the vocabulary entirely,
+    whereas FLOPS shortens the long posting lists. As in WGSEF, only the smallest groups are penalized: the terms in
+    `free` aren't shrunk, and the other terms disappear.
 
     Args:
         weights: (n_docs, n_terms) float.
-        free: (n_terms,) bool, terms without penalty; None for none.
+        free: (n_terms,) bool, terms without penalty; None to penalize all.
     """
     sizes = torch.linalg.vector_norm(weights, dim=0, dtype=_wide(weights.dtype)) / max(len(weights), 1) ** 0.5
     return (sizes if free is None else sizes[~free]).sum()
@@ -192,13 +194,14 @@ def group(weights: Tensor, free: Tensor | None = None) -> Tensor:
 def anti_zero(weights: Tensor) -> Tensor:
     """Penalty for empty rows: mean_i 1 / (1 + sum_j w_ij)^2, between 0 and 1.
 
-    It is 1 for a batch of empty rows, and 1e-4 and nearly flat for rows whose weights add up to 99. The usual form, one
-    over the squared sum of all weights (naver/splade), sees only the whole batch: one empty row among others gets no
-    larger gradient than they do, and if all are empty the penalty is infinite. Here each row counts by itself, and the
-    steepest slope is -2. A weight that relu has cut off has no gradient, so it can't revive a row by itself.
+    The penalty is 1 for a batch of empty rows; for rows whose weights add up to 99, it is 1e-4 and nearly flat. The
+    usual form, one over the squared sum of all weights (naver/splade), sees only the whole batch: an empty row gets no
+    larger gradient than the others, and if all rows are empty, the penalty is infinite. Here, each row is penalized by
+    itself, and the steepest slope is -2. Weights that relu has set to 0 have no gradient, so the penalty alone can't
+    revive an empty row.
 
     Args:
-        weights: (n_docs, n_terms) float; multiply a sample of S of V columns by V / S first.
+        weights: (n_docs, n_terms) float; multiply a sample of S of the V columns by V / S first.
     """
     return (1 + _row_sums(weights)).pow(-2).mean()
 
@@ -212,7 +215,7 @@ def schedule(kind: str, step: int, steps: int) -> float:
         steps: Length of the ramp; 0 for none.
 
     Raises:
-        ValueError: An unknown kind, or a negative number.
+        ValueError: The kind is unknown, or a number is negative.
     """
     if kind not in SCHEDULES:
         raise ValueError(f"the schedule must be one of {', '.join(SCHEDULES)}, got {kind!r}")
@@ -224,12 +227,12 @@ def schedule(kind: str, step: int, steps: int) -> float:
 
 
 def _means(weights: Tensor) -> Tensor:
-    """(n_terms,), over the rows, without a copy of the weights."""
+    """(n_terms,), means over the rows, without a copy of the weights."""
     return weights.mean(0, dtype=_wide(weights.dtype))
 
 
 def _row_sums(weights: Tensor) -> Tensor:
-    """(n_docs,), over the terms."""
+    """(n_docs,), sums over the terms."""
     return weights.sum(1, dtype=_wide(weights.dtype))
 
 

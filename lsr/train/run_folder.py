@@ -1,4 +1,4 @@
-"""A run's folder beside its checkpoints: settings, log and model card."""
+"""The files of a run's folder other than checkpoints: settings, log and model card."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _CHANGEABLE = (
     "batch_tokens",
     "device",
 )
-_BY_NAME = ("losses.plugins",)  # mappings whose keys users choose, so a missing key doesn't come from another version
+# Mappings with keys that users choose: a missing key doesn't mean that another version of lsr wrote the file.
+_BY_NAME = ("losses.plugins",)
 
 
 def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoints, *, first: bool) -> None:
@@ -36,15 +37,15 @@ def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoint
         folder: The run's folder.
         settings: Settings of the run that starts or resumes.
         checkpoints: The checkpoints in the folder.
-        first: Whether this is the process that writes.
+        first: Whether this is the process that writes files.
 
     Raises:
-        TrainingError: The folder has a run of other settings, or its settings can't be read.
+        TrainingError: The folder has a run with other settings, or its settings can't be read.
     """
     path, now = folder / "settings.json", json.dumps(asdict(settings), indent=1, sort_keys=True)
     if not (path.is_file() and checkpoints.paths()):
         if first:
-            if path.is_file() and path.read_text() != now:  # files of another run that had no checkpoint yet
+            if path.is_file() and path.read_text() != now:  # another run, which has no checkpoint yet
                 for left in (*folder.glob("best*"), *folder.glob("negatives-*")):
                     shutil.rmtree(left)
             _replace(path, now)
@@ -54,8 +55,8 @@ def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoint
         then = dict(json.loads(path.read_bytes()))
     except (ValueError, TypeError) as error:
         raise TrainingError(
-            f"{path}: the settings of the run in this folder can't be read ({error}); delete this file if they are "
-            "the present ones, or take another folder"
+            f"{path}: the settings of the run in this folder can't be read ({error}); delete this file if its "
+            "settings are the current ones, or take another folder"
         ) from None
     other = _differing(then, here)
     if fixed := [key for key in other if key not in _CHANGEABLE]:
@@ -73,7 +74,9 @@ def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoint
 
 
 def _differing(then: Any, here: Any, name: str = "") -> list[str]:
-    """Names of a run's settings that differ from the present ones; keys that the run lacks are from a later version."""
+    """Names of a run's settings that differ from the current ones. Keys that the run lacks come from a later version
+    and are ignored.
+    """
     if isinstance(then, dict) and isinstance(here, dict) and name not in _BY_NAME:
         return [
             key
@@ -87,7 +90,7 @@ def _differing(then: Any, here: Any, name: str = "") -> list[str]:
 
 
 def tell_on_card(card: Path, settings: TrainSettings, step: int) -> None:
-    """Describe the training on a model card, with names of files instead of local paths."""
+    """Describe the training on a model card; it names files without their local paths."""
     sources = ", ".join(Path(source.path).name for source in settings.data.sources)
     given = asdict(settings)
     parts = {name: given[name] for name in ("losses", "documents_regularizer", "queries_regularizer", "optimizer")}
@@ -132,27 +135,27 @@ def measures_at(log: Path, step: int) -> dict[str, float]:
 
 
 def open_log(path: Path, step: int) -> Any:
-    """Open the log to continue after a step; lines of a killed run after its last checkpoint are removed."""
+    """Open the log to continue after a step. Lines that a killed run wrote after its last checkpoint are removed."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except ValueError:  # a line that was cut off by a kill
+        except ValueError:  # a line that was cut off when the run was killed
             continue
     _replace(path, "".join(kept))
     return path.open("a", encoding="utf-8")
 
 
 def _replace(path: Path, content: str) -> None:
-    """Replace a file atomically: other processes may read it."""
+    """Replace a file atomically, as other processes may read it."""
     work = path.with_name(path.name + ".partial")
     work.write_text(content, encoding="utf-8")
     take_name(work, path)
 
 
 def write_line(log: Any, values: Mapping[str, Any]) -> None:
-    """Add a line to the log, in the process that has one."""
+    """Add a line to the log; does nothing in processes without a log."""
     if log is not None:
         log.write(json.dumps(values) + "\n")
         log.flush()

@@ -25,7 +25,7 @@ def pack_tensors(
         student: The model in training.
         optimizer: Its optimizer.
         penalties: Regularizers by side.
-        with_idf: Include the query table, which is not trained but depends on the data.
+        with_idf: Include the query table. Needed if it isn't trained, but computed from the data.
     """
     moments = {
         f"{name}|{key}": value.reshape(-1) if value.dim() == 0 else value
@@ -62,7 +62,7 @@ def restore_tensors(
 
     Raises:
         KeyError, RuntimeError, ValueError: The tensors don't fit.
-        TrainingError: They are of an earlier version that counted IDF differently.
+        TrainingError: The checkpoint is of an earlier version, which computed IDF differently.
     """
     weights, moments, counts = (tensors[part] for part in ("weights", "optimizer", "counts"))
     for side, penalty in penalties.items():

@@ -1,4 +1,4 @@
-"""Add teachers' scores to mined candidates, line by line; interrupted work resumes."""
+"""Add teachers' scores to mined candidates, line by line. Interrupted work can be resumed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TOGETHER = 8  # queries that are scored together
 
 @dataclass(frozen=True)
 class Mined:
-    """A line of the input: the query, its documents' ids (positives first), and all values."""
+    """A line of the input: the query, the ids of its documents (positives first), and the other values."""
 
     query: str
     ids: list[str]
@@ -36,20 +36,20 @@ def score_mined(
     made_by: str,
     text_of: Callable[[Sequence[str]], Sequence[str]],
 ) -> int:
-    """Copy a file of mined candidates, with teachers' scores in place of its own.
+    """Copy a file of mined candidates, with teachers' scores instead of the file's own scores.
 
     Args:
         source: Lines {"query_id", "query", "positive_ids", "negative_ids"}, .jsonl or .jsonl.gz.
-        out: Output, .jsonl; called OUT.partial until it is complete.
+        out: Output file, .jsonl; its name is OUT.partial until it is complete.
         teachers: The teachers, in the order of their scores.
-        made_by: Everything that decides the scores, as text. Unfinished work is resumed only under the same text.
-        text_of: Returns the texts of ids.
+        made_by: Everything that decides the scores, as text. Unfinished work is resumed only if this text is the same.
+        text_of: Function from ids to their texts.
 
     Returns:
         Number of lines written by this call.
 
     Raises:
-        DataError: A line without query or documents, an unknown id, or a file without lines.
+        DataError: A line has no query or no documents, an id is unknown, or the file has no lines.
     """
     partial, key_path = out.with_name(out.name + ".partial"), out.with_name(out.name + ".partial.json")
     key = json.dumps([file_identity(source), made_by])
@@ -80,7 +80,7 @@ def score_mined(
 def _scored(
     some: Sequence[Mined], teachers: Sequence[Teacher], text_of: Callable[[Sequence[str]], Sequence[str]]
 ) -> list[list[list[float]]]:
-    """For each query, each teacher's scores of its documents."""
+    """For each query and each teacher, the scores of the query's documents."""
     ids = list(dict.fromkeys(name for mined in some for name in mined.ids))
     text = dict(zip(ids, text_of(ids), strict=True))
     found: list[list[list[float]]] = [[] for _ in some]

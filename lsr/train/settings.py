@@ -21,17 +21,18 @@ class ModelSettings(Settings):
 
     Attributes:
         checkpoint: A folder or hub name to start from.
-        head: Turns states into weights, see `lsr.encode.model`; or that of another package, see `lsr.plugins`.
-        pooling: How the logits of a text's tokens are combined: the largest, or the sum.
+        head: The head, which turns states into weights (see `lsr.encode.model`), or one of another package (see
+            `lsr.plugins`).
+        pooling: How the logits of a text's tokens are pooled.
         saturation: Function from logits to weights.
-        max_length: Tokens of a document that are read.
-        freeze: Number of frozen layers, from the embeddings on. Their states are computed once for each text and kept
-            in the run's cache. For the heads "expansion", "lexical" and "deepct".
-        lora: Rank of low-rank adapters that are trained instead of the backbone; 0 for none. Needs the package peft.
-        dropout: Dropout probability; None for the checkpoint's. Without dropout a step on a CPU takes two thirds of the
-            time.
+        max_length: Number of tokens read from a document.
+        freeze: Number of frozen layers, counted from the embeddings, which are then frozen, too. Their states are
+            computed once for each text and cached. Only for the heads "expansion", "lexical" and "deepct".
+        lora: Rank of low-rank adapters, which are trained instead of the backbone; 0 for none. Needs the package peft.
+        dropout: Dropout probability; None for the checkpoint's. Without dropout, a step on a CPU takes two thirds of
+            the time.
         prompt: Text before every document.
-        top_k: Keep this many of a document's heaviest terms, while training and in the encoder; 0 for all.
+        top_k: Number of a document's heaviest terms to keep, both in training and in the encoder; 0 for all.
     """
 
     checkpoint: str
@@ -54,20 +55,22 @@ class ModelSettings(Settings):
 
 @dataclass(frozen=True)
 class QuerySettings(Settings):
-    """The queries' side.
+    """Settings for queries.
 
     Attributes:
-        kind: "encoded": by the documents' model, or one of their own. All others weigh the query's tokens without a
-            model and are saved as a table: "idf": by the training documents' IDF; "table": by learned weights that
-            start at the IDF, scaled to a mean of 1; "projected": by a learned function of the input embeddings;
-            "tokens": all 1.
-        max_length: Tokens of a query that are read.
-        weights: A JSON file of weights by token, such as OpenSearch's idf.json, instead of the IDF. A regularizer's
-            weight fits one scale of the table: if the table is multiplied by c, documents' weights shrink by 1 / c.
-        checkpoint: Where the queries' own model starts, of any size, with the same vocabulary; None for the documents'
-            model. Head, pooling, saturation, adapters and dropout are as for documents.
+        kind: "encoded": a model encodes queries, either the documents' model or one of their own. The other kinds
+            weight the query's tokens without a model, and are saved as a table: "idf" with the training documents' IDF;
+            "table" with learned weights that start at the IDF, scaled to a mean of 1; "projected" with a learned
+            function of the input embeddings; "tokens" with 1 for all.
+        max_length: Number of tokens read from a query.
+        weights: A JSON file {token: weight}, such as OpenSearch's idf.json, used instead of the IDF. The scale of the
+            table matters for the regularizer: if the table is multiplied by c, documents' weights shrink by 1 / c, and
+            the regularizer's weight no longer fits.
+        checkpoint: The checkpoint from which the queries' own model starts. It may have any size, but needs the same
+            vocabulary; None to use the documents' model. Head, pooling, saturation, adapters and dropout are as for
+            documents.
         prompt: Text before every query.
-        top_k: Keep this many of a query's heaviest terms, while training and in the encoder; 0 for all.
+        top_k: Number of a query's heaviest terms to keep, both in training and in the encoder; 0 for all.
     """
 
     kind: Literal["encoded", "table", "projected", "idf", "tokens"] = "encoded"
@@ -78,7 +81,7 @@ class QuerySettings(Settings):
     top_k: int = field(default=0, metadata=within(at_least=0))
 
     def conflicts(self) -> list[str]:
-        """What only some kinds have."""
+        """Some settings are only for some kinds."""
         found = []
         if self.weights is not None and self.kind not in ("table", "idf"):
             found.append(f"weights is for the kinds table and idf, not {self.kind}")
@@ -94,16 +97,17 @@ class DataSettings(Settings):
 
     Attributes:
         sources: Sources of examples, see `lsr.train.sources`.
-        queries: Queries of a batch, for each process; losses see the queries of all processes.
-        negatives: Negatives of each query in a batch, drawn from its candidates.
-        mixed: Whether a batch has queries of several sources. If not, it is of one source, drawn by the weights; with
-            gradient_cache the batches of `optimizer.accumulate` count as one.
-        bank: Documents of the bank of frozen negatives, the first positives of the sources; see `LossSettings.bank`.
-        refresh_every: Interval in steps at which the sources' collections are searched with the present encoder; the
-            results become the candidates (ANCE, arXiv 2007.00808). 0 for never. For sources with document ids.
-        refresh_count: Candidates to keep for each query.
-        refresh_share: Leave out candidates above this share of the positive's score (arXiv 2407.15831); None keeps all
-            that aren't judged relevant.
+        queries: Queries per batch and process; losses see the queries of all processes.
+        negatives: Negatives per query, drawn from its candidates.
+        mixed: Whether a batch may mix queries of several sources. If not, each batch is from one source, drawn by the
+            sources' weights; with gradient_cache, the batches of `optimizer.accumulate` together count as one batch.
+        bank: Number of documents in the bank of frozen negatives (see `LossSettings.bank`): the first positives of the
+            sources.
+        refresh_every: Interval in steps at which the sources' collections are searched with the current encoder, whose
+            results become the candidates (ANCE, arXiv 2007.00808); 0 for never. Only for sources with document ids.
+        refresh_count: Number of candidates to keep per query.
+        refresh_share: Drop candidates that score above this share of the positive's score (arXiv 2407.15831); None
+            keeps all candidates that aren't judged relevant.
     """
 
     sources: tuple[TrainingSource, ...]
@@ -122,15 +126,15 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True)
 class TeacherSettings(Settings):
-    """A teacher, whose scores are imitated. Set exactly one of these.
+    """A teacher, whose scores are imitated. Set exactly one attribute.
 
     Attributes:
         encoder: "bm25", or a sparse encoder as for `--encoder`; it scores all pairs of a batch.
         dense: A dense checkpoint, with the pooling, prompts and similarity of its own files; it scores all pairs.
         cross_encoder: A CrossEncoder of sentence-transformers with one output. It scores only a query's own documents,
-            so kl is then over these. Needs the package sentence-transformers.
-        examples: The scores in the examples, for example from `lsr score`, beside models. They are only for a query's
-            own documents, so kl is then over these. Without any teachers they are used by default.
+            so kl is computed over these. Needs the package sentence-transformers.
+        examples: Use the scores in the examples, for example from `lsr score`. They exist only for a query's own
+            documents, so kl is computed over these. If no teachers are set, these scores are used.
     """
 
     encoder: str | None = None
@@ -140,7 +144,7 @@ class TeacherSettings(Settings):
 
     @property
     def of_own(self) -> bool:
-        """Whether it has scores of a query's own documents only."""
+        """Whether the teacher scores only a query's own documents."""
         return self.examples or self.cross_encoder is not None
 
     def conflicts(self) -> list[str]:
@@ -155,26 +159,26 @@ class LossSettings(Settings):
 
     Attributes:
         info_nce: Contrastive loss of the positives against all other documents of the batch.
-        kl: KL divergence from the teachers, over all documents of the batch if they score all pairs, else over the
-            query's own.
+        kl: KL divergence from the teachers, over all documents of the batch if the teachers score all pairs, else over
+            the query's own documents.
         margin_mse: Squared error of score differences, with the teachers' unscaled scores.
-        term_recall: Squared differences between a positive's weights of its own words and 1 for those that are in the
-            query, 0 for others (DeepCT, arXiv 1910.10687). Over many queries a word's weight becomes the share of the
-            document's queries that have it.
-        vectors: Squared differences from the documents' vectors of those teachers that are sparse models of the same
-            vocabulary, summed over terms. The weight falls to 0 by the last step.
+        term_recall: Squared error of a positive's weights for its own words, where the target is 1 for words of the
+            query and 0 for other words (DeepCT, arXiv 1910.10687). Over many queries, a word's weight approaches the
+            share of the document's queries that contain it.
+        vectors: Squared differences, summed over terms, from the documents' vectors of the teachers that are sparse
+            models with the same vocabulary. The weight falls to 0 by the last step.
         bank: InfoNCE of the positives against a bank of frozen negatives (`lsr.train.bank`), without BM25's scores. For
-            a run that starts from a trained sparse model.
-        alone: With `TrainSettings.lexical`: weight of all these losses for the model's scores without BM25's, so that
-            the learned part also ranks well by itself.
+            runs that start from a trained sparse model.
+        alone: With `TrainSettings.lexical`: weight of the same ranking losses on the model's scores without BM25's, so
+            that the learned part also ranks well by itself.
         temperature: Divides scores in info_nce and bank.
-        teacher_scores: How kl scales each teacher's scores for a query: to 0..1 ("min-max") or to mean 0 and standard
-            deviation 1 ("standard"), so that teachers of different scales count equally, or not at all ("raw"), for a
-            single cross-encoder.
-        scale: Factor of their mean for kl; 0 for the default: 30 for "min-max", 1 for the others.
-        margin_pairs: Whether margin_mse compares a query's positive with its negatives ("positive"), or all of its
-            documents with each other ("all"), as naver/splade's trainer of SPLADE-v3 does.
-        plugins: Weights of losses of other packages by name, see `lsr.plugins`.
+        teacher_scores: How kl scales each teacher's scores for a query. "min-max" scales to 0..1 and "standard" to mean
+            0 and standard deviation 1, so that teachers with different scales count equally. "raw" doesn't scale; it is
+            for a single cross-encoder.
+        scale: Factor of the teachers' mean scaled score in kl; 0 for the default: 30 for "min-max", else 1.
+        margin_pairs: The pairs that margin_mse compares: "positive", a query's positive with each negative; or "all",
+            all of the query's documents with each other, as in naver/splade's trainer of SPLADE-v3.
+        plugins: {name: weight} of losses from other packages, see `lsr.plugins`.
     """
 
     info_nce: float = field(default=0.0, metadata=within(at_least=0))
@@ -209,15 +213,15 @@ class RegularizerSettings(Settings):
     """The sparsity penalty of one side.
 
     Attributes:
-        kind: See `lsr.train.regularizers`; or that of another package, see `lsr.plugins`.
+        kind: One of `lsr.train.regularizers`, or one of another package (see `lsr.plugins`).
         weight: Weight in the loss, after the ramp.
         ramp: Steps over which the weight grows.
-        schedule: How it grows.
-        threshold: Number of terms of a vector up to which "l0_flops" has no penalty; for "group" the number of most
-            used terms of the vocabulary, which have no penalty.
+        schedule: How the weight grows.
+        threshold: For "l0_flops", the number of terms that a vector may have without penalty. For "group", the number
+            of vocabulary terms without penalty: the terms with the highest document frequencies.
         anti_zero: Weight of the penalty for empty vectors.
-        target: Mean number of terms that vectors should have; 0 for none. After the ramp the weight is raised while
-            they have more, and lowered while they have fewer.
+        target: Mean number of terms that vectors should have; 0 for none. After the ramp, the weight is raised while
+            vectors have more terms, and lowered while they have fewer.
     """
 
     kind: str = field(default="flops", metadata=allowed(plugins.Names(plugins.REGULARIZERS, REGULARIZERS)))
@@ -229,7 +233,7 @@ class RegularizerSettings(Settings):
     target: float = field(default=0.0, metadata=within(at_least=0))
 
     def conflicts(self) -> list[str]:
-        """A target changes a weight, so there must be one."""
+        """A target adapts the weight, so it needs a weight to start from."""
         return ["target needs a weight to start from"] if self.target and not self.weight else []
 
 
@@ -237,12 +241,12 @@ class RegularizerSettings(Settings):
 class PretrainSettings(Settings):
     """A first stage of masked language modelling on the sources' documents (as in arXiv 2207.03834).
 
-    A batch has a positive of each of `data.queries` examples and goes through the model as a whole. The optimizer's
-    rates, warm-up and decay start again after this stage.
+    A batch has one positive from each of `data.queries` examples and goes through the model as a whole. After this
+    stage, learning rates, warm-up and decay start again.
 
     Attributes:
-        steps: Updates, in addition to the optimizer's.
-        mask_share: Share of tokens to predict; of these 8 of 10 are masked, 1 replaced, 1 unchanged.
+        steps: Number of updates, in addition to the optimizer's steps.
+        mask_share: Share of tokens to predict. Of these tokens, 80 % are masked, 10 % replaced and 10 % unchanged.
         flops: Weight of the FLOPS of the texts' term weights.
     """
 
@@ -256,18 +260,18 @@ class OptimizerSettings(Settings):
     """AdamW.
 
     Attributes:
-        steps: Updates.
+        steps: Number of updates.
         lr: Learning rate of the backbone.
-        head_lr: Learning rate of the head's matrices, if it has any; None for `lr`.
+        head_lr: Learning rate of the head's matrices; None for `lr`.
         term_lr: Learning rate of parameters with one number for each term, such as biases and the query table; None
             for `head_lr`.
         weight_decay: Weight decay of matrices.
         warmup: Steps over which the rates grow.
-        decay: How they fall afterwards.
+        decay: How the rates fall afterwards.
         clip: Largest norm of the gradient.
-        accumulate: Batches of an update. With gradient_cache, losses and regularizers see them as one batch, like the
-            batches of several processes. Without it, each batch counts by itself: InfoNCE has fewer negatives, and the
-            FLOPS of few documents is larger than that of many.
+        accumulate: Batches per update. With gradient_cache, losses and regularizers treat them as one large batch, like
+            the batches of several processes. Without gradient_cache, each batch is treated separately: InfoNCE has
+            fewer negatives, and FLOPS is larger, because it is computed over fewer documents.
     """
 
     steps: int = field(metadata=within(at_least=1))
@@ -288,11 +292,13 @@ class ValidationSettings(Settings):
     Attributes:
         sets: BEIR folders or ir-datasets names, "FOLDER" or "FOLDER:split".
         every: Interval in steps.
-        measure: Its mean over the sets decides which encoder is the best. Encoders are eligible only after the
-            regularizers' ramps, because vectors aren't sparse before; the last encoder always is.
-        max_terms: The best encoder's documents may have this many terms on average; 0 for no limit.
+        measure: The measure whose mean over the sets decides which encoder is the best. Encoders are eligible only
+            after the regularizers' ramps, because vectors aren't sparse before that. The last encoder is always
+            eligible.
+        max_terms: Largest mean number of terms per document that the best encoder may have; 0 for no limit.
         patience: Stop after this many eligible validations without improvement; 0 never stops.
-        documents: Largest number of documents of a set: the judged ones and as many others as fit; 0 for all.
+        documents: Maximum number of documents per set: the judged documents, and other documents up to this number; 0
+            for all.
     """
 
     sets: tuple[str, ...]
@@ -316,25 +322,25 @@ class TrainSettings(Settings):
         data: Examples and batches.
         losses: Weights of the losses.
         optimizer: Steps and rates.
-        queries: The queries' side.
-        teachers: Teachers for kl and margin_mse; without any, the scores in the examples.
-        lexical: Weight of BM25's score, which is added to the model's, so that the model learns what BM25 lacks. BM25
-            is fitted to the training documents; the encoder is a `lsr.encode.hybrid` of both. The weight is learned
-            if the queries' weights are.
+        queries: Settings for queries.
+        teachers: Teachers for kl and margin_mse; without teachers, the scores in the examples are used.
+        lexical: Weight of BM25's score, which is added to the model's score so that the model learns what BM25 lacks.
+            BM25 is fitted to the training documents, and the saved encoder combines both (`lsr.encode.hybrid`). If
+            query weights are learned, so is this weight.
         documents_regularizer: Sparsity penalty of documents.
         queries_regularizer: Sparsity penalty of queries.
-        sample_terms: Compute weights only for the terms of the batch's queries and this many random ones, which stand
-            for all terms in the regularizer; 0 for all terms. For queries without a model.
-        pretrain: A stage before the training itself; None for none. For the heads "masked-lm" and "gated".
-        validation: None for none.
+        sample_terms: Compute weights only for the terms of the batch's queries and for this many random terms, which
+            represent all terms in the regularizer; 0 for all terms. Only for queries without a model.
+        pretrain: A stage before the training itself; None to skip it. Only for the heads "masked-lm" and "gated".
+        validation: Validation at intervals; None for no validation.
         precision: "bfloat16" uses mixed precision where the device supports it.
-        gradient_cache: Run the model twice, so that a large batch needs the memory of a small one.
-        batch_tokens: Tokens that go through the model at a time.
-        checkpoint_every: Interval in steps.
-        soup: At the end, the mean of the weights of this many last checkpoints is saved as the encoder `soup`, and
-            validated; 0 for none. These checkpoints are kept.
+        gradient_cache: Run the model twice, so that a large batch needs only the memory of a small one.
+        batch_tokens: Number of tokens that go through the model at a time.
+        checkpoint_every: Interval of checkpoints, in steps.
+        soup: At the end, the weights of this many latest checkpoints are averaged, and the result is saved as the
+            encoder `soup` and validated; 0 for none. These checkpoints are kept.
         seed: Seed of all random draws.
-        device: None for "cuda" if there is a GPU, else "cpu".
+        device: The device; None for "cuda" if there is a GPU, else "cpu".
     """
 
     model: ModelSettings

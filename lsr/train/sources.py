@@ -1,10 +1,10 @@
 """Sources of training data: files of triples or candidate lists, BEIR folders, ir-datasets names.
 
 A source is read once, checked, joined with its texts, candidates and teachers, and written as Arrow into the cache,
-from which `lsr.train.data` maps it into memory. Document ids take little room there; texts take as much as in their
-file. `lsr.train.example_lines` has the forms of a line of a .jsonl(.gz) file, or a row of a .parquet file; `lsr mine`
-writes the one with ids. If `queries` is given, a query's text is optional; if `documents` is given, all documents are
-ids, whatever their key.
+from which `lsr.train.data` memory-maps it. Document ids take little space in the cache; texts take as much as in their
+file. `lsr.train.example_lines` describes the lines of a .jsonl(.gz) file, which are also the rows of a .parquet file;
+`lsr mine` writes the form with ids. If `queries` is given, a query's text is optional. If `documents` is given, all
+documents are ids, whatever their key.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lsr.train.problems import Missing, Problems
 from lsr.train.text_store import TextStore, open_texts
 
 _FORMAT = 2
-_CHUNK = 8192  # examples that are joined and written together; fewer if they are long
+_CHUNK = 8192  # examples joined and written at a time; fewer if they are long
 _CHUNK_CHARACTERS = 4 << 20
 _JOINED_LINES = 1 << 14
 
@@ -43,19 +43,19 @@ class TrainingSource(Settings):
     """A source of training data.
 
     Attributes:
-        path: A .jsonl(.gz) or .parquet file (see `lsr.train.example_lines`); a BEIR folder; or an ir-datasets name with
-            judgments (an example for each query; documents judged above 0 are its positives) or with pairs of
-            documents (an example for each pair).
+        path: A .jsonl(.gz) or .parquet file (see `lsr.train.example_lines`); a BEIR folder; or an ir-datasets name.
+            Judgments give an example for each query, with the documents judged above 0 as positives; pairs of documents
+            give an example for each pair.
         split: The split of the judgments of a folder or dataset.
-        documents: The collection of the document ids: anything `lsr.io.corpus.open_corpus` opens. The default for a
-            folder or dataset is its own.
-        queries: The collection of the query ids, with the same default.
+        documents: The collection of the document ids: anything that `lsr.io.corpus.open_corpus` opens. A folder or
+            dataset uses its own documents by default.
+        queries: The collection of the query ids, with the corresponding default.
         candidates: A TREC run, or a file of `lsr mine`. Its documents are appended as negatives, unless the query has
             them already.
         scores: Files of teachers' scores, one for each teacher: TREC runs, or .jsonl(.gz) and .parquet files with rows
             of {"query_id", "scores": {ID: NUMBER}} or in the forms of `lsr.train.example_lines`.
-        weights: A file like those of `scores`, with weights of documents in info_nce; a document without one has 1.
-            `lsr mine --weights` writes it.
+        weights: A file like those of `scores`, with weights of documents in info_nce; a document without a weight has
+            1. `lsr mine --weights` writes such a file.
         allow_missing: Allow queries without candidates, and missing scores.
         weight: Relative frequency of this source.
     """
@@ -73,7 +73,7 @@ class TrainingSource(Settings):
 
 @dataclass(frozen=True)
 class _Origin:
-    """How to read a source, the default collection of its texts, and a text that changes with it."""
+    """How to read a source, the default collections of its texts, and a text that changes with the source."""
 
     read: Callable[[], Iterator[RawExample | DataError]]
     texts: str | None
@@ -85,10 +85,11 @@ def prepare(source: TrainingSource, cache: Path) -> tuple[Path, TextStore | None
     """Write a source as Arrow, unless it is in the cache.
 
     Returns:
-        The file's folder, and the store of its documents' texts; None if its lines have the texts.
+        The folder of the Arrow file, and the store of the documents' texts (None if the source's lines have the texts).
 
     Raises:
-        DataError: Nothing to read, no example, bad lines, or unknown ids; lists all of a kind.
+        DataError: There is nothing to read, no example, bad lines, or unknown ids; the message lists all problems of
+            one kind.
     """
     origin = _origin(source)
     texts = open_texts(origin.texts, cache) if origin.texts else None
@@ -273,7 +274,7 @@ class _Join:
     def _by_row(
         self, raw: RawExample, rows: NDArray[np.uint32], scores: NDArray[np.float32]
     ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-        """Append candidates to an example's documents, and teachers' scores to its own."""
+        """Append candidates to an example's documents, and teachers' scores to the example's own scores."""
         if self._candidates is not None:
             more = self._candidates.get(raw.query_id or "", np.empty(0, np.uint32))
             if not len(more) and not self._source.allow_missing:
@@ -292,7 +293,7 @@ class _Join:
             for missing, given in zip(self._no_score, taught, strict=True):
                 for i in np.flatnonzero(np.isnan(given)) if not self._source.allow_missing else ():
                     missing.add(f"{raw.query_id!r} {ids[i]!r}")
-            # A document that wasn't found becomes an error later; until then there may be a score too many.
+            # A document that wasn't found is reported later; until then, there may be one score too many.
             scores = np.concatenate((scores[:, : len(rows)], np.array(taught, np.float32)))
         return rows, scores
 
@@ -337,12 +338,12 @@ def _read_candidates(path: Path, texts: TextStore, name: str) -> dict[str, NDArr
             candidates[query_id] = np.concatenate((before, np.array(rows, np.uint32)))
     problems.settle(len(candidates) + missing.count)
     missing.settle()
-    # Keep the first of repeated documents: mined files may have several lines for a query.
+    # Keep only the first of repeated documents: mined files may have several lines for a query.
     return {query_id: rows[np.sort(np.unique(rows, return_index=True)[1])] for query_id, rows in candidates.items()}
 
 
 class _Scores:
-    """A teacher's scores by query and document, in 12 bytes each: sorted arrays of 64-bit hashes and scores."""
+    """A teacher's scores by query and document, in 12 bytes per score: sorted arrays of 64-bit hashes and scores."""
 
     def __init__(self, hashes: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
         order = np.argsort(hashes, kind="stable")
@@ -394,7 +395,9 @@ def _good_pairs(pairs: Iterable[_Pair | DataError], problems: Problems) -> Itera
 
 
 def _scored(path: Path, needs_scores: bool = True) -> Iterator[_Pair | DataError]:
-    """Query, document, score and "file:line" of a TREC run or of rows; of rows without scores only the negatives."""
+    """Yield query, document, score and "file:line" of a TREC run or of rows; if scores aren't needed, only a row's
+    negatives.
+    """
     try:
         is_run = file_kind(path) == "tsv"
     except DataError:

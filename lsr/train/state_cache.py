@@ -1,8 +1,8 @@
-"""A disk cache of rows of numbers: states of frozen layers, a teacher's vectors.
+"""A disk cache of rows of numbers, such as states of frozen layers or a teacher's vectors.
 
-`rows.bin` has float16 rows, `places.bin` the offset of each text. A text's key is a hash of its token ids, so any run
-with the same model can use a cache, also several at once: a lock is held while files are written, and a writer first
-reads what others have added. An incomplete write after a kill is cut off by the next writer.
+`rows.bin` has float16 rows, `places.bin` the offset of each text. A text's key is a hash of its token ids, so all runs
+with the same model can use a cache, even at the same time: a lock is held while files are written, and a writer first
+reads what others have added. If a process was killed while writing, the next writer cuts off the incomplete rows.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class RowCache:
     """Rows of numbers for each of many texts.
 
     Args:
-        folder: Its folder; made if needed.
-        width: Numbers of a row.
+        folder: Folder of the cache; made if needed.
+        width: Numbers per row.
 
     Attributes:
-        folder: Its folder.
+        folder: Folder of the cache.
     """
 
     def __init__(self, folder: Path, width: int) -> None:
@@ -44,7 +44,7 @@ class RowCache:
             self._read_new()
 
     def _read_new(self) -> None:
-        """Read the offsets that other caches of this folder have written since; cut off an incomplete write."""
+        """Read the offsets that other processes have added meanwhile, and cut off an incomplete write."""
         n_rows = self._rows_path.stat().st_size // (2 * self.width)
         with self._places_path.open("r+b") as file:
             file.seek(self._n_read * _PLACE.itemsize)
@@ -73,14 +73,14 @@ class RowCache:
     def __getitem__(self, key: int) -> NDArray[np.float16]:
         """The rows of a text, (n, width)."""
         first, n = self._places[key]
-        if not n:  # perhaps no text has any, and an empty file can't be mapped
+        if not n:  # if no text has rows, the file is empty and can't be mapped
             return np.zeros((0, self.width), np.float16)
         if self._mapped is None or len(self._mapped) < first + n:
             self._mapped = np.memmap(self._rows_path, np.float16, "r", shape=(self._n_rows, self.width))
         return self._mapped[first : first + n]
 
     def put(self, rows: Iterable[tuple[int, NDArray[np.floating]]]) -> None:
-        """Add texts, each a key and its (n, width) rows; existing texts stay unchanged."""
+        """Add texts, each given as a key and its (n, width) rows; texts that exist already stay unchanged."""
         new = {key: np.ascontiguousarray(values, np.float16) for key, values in rows if key not in self._places}
         if not new:
             return
@@ -90,7 +90,7 @@ class RowCache:
             lengths = [len(values) for values in new.values()]
             starts = self._n_rows + np.cumsum([0, *lengths[:-1]])
             places = np.array(list(zip(new, starts.tolist(), lengths, strict=False)), _PLACE)
-            # Rows first: an offset is valid only with its rows.
+            # Write the rows first, since an offset is valid only if its rows exist.
             with self._rows_path.open("r+b") as file:
                 file.seek(self._n_rows * 2 * self.width)
                 file.writelines(values.tobytes() for values in new.values())

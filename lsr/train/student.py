@@ -1,4 +1,4 @@
-"""The encoder that training changes: model, tokenizer and query weights, and how they are saved."""
+"""The encoder in training: model, tokenizer and query weights, and how they are saved."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lsr.train.query_table import QueryTable, inverse_frequencies
 from lsr.train.run_folder import tell_on_card
 from lsr.train.settings import TrainSettings
 
-_QUERY_HEADS = {"epic": "epic-query"}  # others have one head for both sides
+_QUERY_HEADS = {"epic": "epic-query"}  # other heads serve both sides
 _START = 256  # documents from which a new head is initialised
 _IDF_SAMPLE = 20_000  # documents from which the queries' IDF is counted
 
@@ -41,22 +41,22 @@ class Student:
     """The model in training, with its tokenizer and the weights of query terms.
 
     Args:
-        settings: Those of the run.
-        sample: Returns n documents of the training data.
-        device: Where tensors are.
+        settings: Settings of the run.
+        sample: Function that returns n documents of the training data.
+        device: Device of the tensors.
         cache: Folder for the states of frozen layers.
 
     Attributes:
-        tokenizer: Of documents, and of queries without a model of their own.
+        tokenizer: Tokenizer of documents, and of queries without a model of their own.
         vocabulary: The token of each term.
         absent: Terms that no vector may have: special and unused tokens.
-        model: Makes term weights of documents' tokens.
+        model: Turns documents' tokens into term weights.
         network: Runs the model in training.
-        query_tokenizer, query_model, query_network: The same for queries of the kind "encoded": those of documents,
-            unless queries have a model or a head of their own.
+        query_tokenizer, query_model, query_network: The same for queries of the kind "encoded". They are the documents'
+            objects, unless queries have a model or a head of their own.
         table: Weights of query terms, for queries that need no model.
         idf: (n_terms,) float32 on `device`.
-        names: {trained parameter: its name in checkpoints}
+        names: {trained parameter: name in checkpoints}.
 
     Raises:
         EncoderError: The checkpoint to start from can't be used.
@@ -117,7 +117,7 @@ class Student:
 
     def _start(self, checkpoint: Path, head: str, first: list[list[int]]) -> SparseModel:
         how, never = self._settings.model, self.absent
-        if head == "deepct":  # a word counts by its first piece
+        if head == "deepct":  # a word's weight is that of its first piece
             never = never + [term for term, token in enumerate(self.vocabulary) if token.startswith("##")]
         model = start_model(checkpoint, head, how.pooling, how.saturation, len(self.vocabulary), first, never)
         if how.dropout is not None:
@@ -128,7 +128,7 @@ class Student:
 
     @torch.no_grad()
     def share_pretraining(self) -> None:
-        """Give queries what the documents' model has learned, if their own model began with the same weights."""
+        """Copy the documents' pre-trained model to the queries' model, if both started from the same checkpoint."""
         same = self._settings.queries.checkpoint == self._settings.model.checkpoint
         if same and self.query_model is not self.model:
             self.query_model.load_state_dict(self.model.state_dict())
@@ -155,7 +155,7 @@ class Student:
 
     @torch.no_grad()
     def examine(self, texts: list[str]) -> collapse_check.Findings | None:
-        """What is wrong with the vectors of some documents; None if they are not even finite."""
+        """Check the vectors of some documents for a collapse; None if they aren't even finite."""
         self.model.eval()
         how = self._settings.model
         ids = self.tokenizer.ids([how.prompt + text for text in texts], how.max_length, special=True)
@@ -169,14 +169,14 @@ class Student:
         return collapse_check.examine(vectors, self.vocabulary, self.tokenizer.special)
 
     def save(self, folder: Path, step: int) -> None:
-        """Write the encoder as it is now; the folder is replaced as a whole.
+        """Write the current encoder; an existing folder is replaced as a whole.
 
         Args:
-            folder: Where.
-            step: For the model card.
+            folder: The folder to write.
+            step: The step, for the model card.
 
         Raises:
-            OutputError: The disk is full, or the like.
+            OutputError: The encoder can't be written, for example because the disk is full.
         """
         work = folder.with_name(folder.name + ".partial")
         shutil.rmtree(work, ignore_errors=True)
@@ -190,7 +190,7 @@ class Student:
                 self.query_model.save(work / "queries", content, merged_weights(self.query_model))
             encoder = self._encoder(work)
             if self._settings.lexical:
-                # BM25 is not fitted yet: that needs the corpus on which the encoder is used.
+                # BM25 isn't fitted yet: it will be fitted to the corpus that the encoder is used on.
                 weight = max(self.table.lexical.item(), 1e-6)
                 HybridEncoder(encoder, BM25Encoder(), weight).save(work / "encoder")
             else:
@@ -228,7 +228,7 @@ class Student:
 
 
 def _open_tokenizer(checkpoint: Path) -> tuple[TextTokenizer, int]:
-    """The tokenizer, and how many terms the model has."""
+    """The tokenizer, and the model's number of terms."""
     tokenizer = TextTokenizer.open(checkpoint)
     n_terms = int(files.model_config(checkpoint)["vocab_size"])
     if tokenizer.size > n_terms:

@@ -1,4 +1,4 @@
-"""Teachers: models that score every query of a batch with every document of it."""
+"""Teachers: models that score every query of a batch with every document of the batch."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Teacher(ABC):
 
 
 class PairTeacher(Teacher):
-    """A teacher that reads a query and a document together: in training it scores each query's own documents only."""
+    """A teacher that reads a query and a document together. In training it scores only each query's own documents."""
 
     @abstractmethod
     def pair_scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        """(n,) float32 of n pairs of query and document."""
+        """(n,) float32, scores of n pairs of query and document."""
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.float32]:
-        """As `Teacher`."""
+        """See `Teacher`."""
         pairs = [(query, document) for query in queries for document in documents]
         return self.pair_scores(pairs).reshape(len(queries), len(documents))
 
@@ -50,7 +50,7 @@ class SparseTeacher(Teacher):
 
     Args:
         encoder: The encoder.
-        texts: Documents to fit it to, if needed.
+        texts: Documents to which the encoder is fitted, if needed.
         cache: Folder for the model's vectors; None for no cache.
     """
 
@@ -93,7 +93,7 @@ _HALF_EXACT = 2048  # integers up to this are exact in float16
 
 
 def _as_rows(terms: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:
-    """A vector as rows of a cache: a term id in two digits, and its weight."""
+    """Convert a vector to rows of a cache; each row has a term id in two digits, and its weight."""
     return np.stack([terms // _HALF_EXACT, terms % _HALF_EXACT, weights], 1).astype(np.float32)
 
 
@@ -110,14 +110,14 @@ _LEGACY = {  # settings of older versions of sentence-transformers
 
 @dataclass(frozen=True)
 class DenseSettings:
-    """How a dense checkpoint turns a text into a vector, in sentence-transformers' files.
+    """How a dense checkpoint turns a text into a vector, according to sentence-transformers' files.
 
     Attributes:
-        model: The folder of its backbone.
+        model: The folder of the backbone.
         pooling: Modes of pooling; vectors of several modes are concatenated.
         normalize: Scale vectors to length 1; always true for cosine similarity.
         query_prompt, document_prompt: Texts before queries and documents.
-        max_length: Tokens that it reads; None if nothing says.
+        max_length: Number of tokens that the model reads; None if no file gives it.
         lower_case: Lower-case all text first, if the tokenizer doesn't.
     """
 
@@ -195,13 +195,13 @@ class DenseTeacher(Teacher):
 
     Args:
         name: The checkpoint, a folder or a name on the hub.
-        max_length: Largest number of tokens that are read; the checkpoint may read fewer.
+        max_length: Maximum number of tokens read from a text; the checkpoint may read fewer.
         cache: Folder for the model's vectors.
         device: Where the model runs.
-        half: Run it in bfloat16.
+        half: Run the model in bfloat16.
 
     Raises:
-        EncoderError: No such checkpoint, missing weights, or an unsupported setting.
+        EncoderError: There is no such checkpoint, it lacks weights, or a setting isn't supported.
     """
 
     _BATCH_TOKENS = 8192
@@ -271,7 +271,8 @@ def _pooled(states: Tensor, mask: Tensor, mode: str) -> Tensor:
 
 
 def device_of(name: str | None) -> str:
-    """A device by its name; None for "cuda" if there is a GPU. With several GPUs torchrun's local rank chooses one.
+    """Return a device by its name; None for "cuda" if there is a GPU, otherwise "cpu". With several GPUs, torchrun's
+    local rank chooses one.
 
     Raises:
         TrainingError: There is no such device.

@@ -1,9 +1,9 @@
 """TextStore: the texts of a collection by id, memory-mapped, so that millions of passages need no memory.
 
-texts.arrow    id, text           in the order of the corpus; text is title and text, what encoders read
-order.arrow    digest, row        64-bit digests of the ids, ascending, and their rows: 12 bytes a document
+texts.arrow    id, text           in the order of the corpus; text is the title and text that encoders read
+order.arrow    digest, row        64-bit digests of the ids, ascending, and their rows: 12 bytes per document
 
-An id is looked up by its digest and then compared, so equal digests do no harm.
+An id is looked up by its digest and then compared, so digest collisions do no harm.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Looked(Sequence[str]):
     """Texts or ids of some rows, read on access.
 
     Args:
-        get: Returns the text or id of a row.
+        get: Function that returns the text or id of a row.
         rows: (n,) row numbers.
     """
 
@@ -138,18 +138,19 @@ class ArrowBatches:
 
 
 def open_texts(source: str, cache: Path, *, queries: bool = False) -> TextStore:
-    """The texts of a corpus; copied into a text store the first time.
+    """The texts of a corpus. On the first call they are copied into a text store.
 
     Args:
         source: Path or name.
         cache: Folder for text stores.
-        queries: Take the queries of a folder or dataset instead of its documents.
+        queries: Open the queries of a folder or dataset instead of its documents.
 
     Raises:
-        DataError: Nothing to read, no text, or bad lines; lists all of them up to a limit.
+        DataError: There is nothing to read, no text, or bad lines; the message lists these up to a limit.
     """
     corpus = open_corpus(source, queries=queries, skip_bad=True)
-    key = f"{_FORMAT} {'queries' if queries else 'documents'} {corpus.identity}"  # both can have the same identity
+    # A dataset's queries and documents can have the same identity.
+    key = f"{_FORMAT} {'queries' if queries else 'documents'} {corpus.identity}"
     return TextStore(made_once(cache, "texts", key, lambda folder: write_texts(corpus, folder)))
 
 
@@ -157,11 +158,12 @@ def write_texts(corpus: Corpus, folder: Path) -> None:
     """Write a corpus as a text store.
 
     Args:
-        corpus: Bad documents are always an error, which lists all of them with `skip_bad`, else the first.
+        corpus: The corpus. Bad documents are always an error; the message lists all of them with `skip_bad`, otherwise
+            only the first.
         folder: An empty folder.
 
     Raises:
-        DataError: Bad documents, or none.
+        DataError: There are bad documents, or no documents.
     """
     digests = []
     problems = Problems(corpus.name, "texts")

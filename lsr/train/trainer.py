@@ -1,8 +1,8 @@
 """The training loop: updates, log, validation, checkpoints.
 
 Everything that is drawn at a step (examples, negatives, terms, dropout) depends only on the seed and the step's number,
-so a run that was killed and resumed has the same losses as one that wasn't. This module knows nothing of an index:
-validation and mining are functions that the caller passes.
+so a run that was killed and resumed has the same losses as an uninterrupted run. This module knows nothing of indexes:
+the caller passes functions for validation and mining.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Helpers:
 
     Attributes:
         teachers: Models to imitate.
-        lexical: BM25, fitted to the data; for `TrainSettings.lexical`.
-        validate: Takes an encoder's folder, returns measures by name.
-        mine: Takes an encoder's folder, the data and a folder; see `lsr.train.refresh.Mine`.
-        watchers: Get each line of the log while the run goes on; see `lsr.train.watch`. Exceptions that they raise end
-            the run.
+        lexical: BM25, fitted to the data; needed for `TrainSettings.lexical`.
+        validate: Function from an encoder's folder to {name: measure}.
+        mine: Function that mines negatives; see `lsr.train.refresh.Mine`.
+        watchers: Functions that get each line of the log during the run; see `lsr.train.watch`. An exception that a
+            watcher raises ends the run.
     """
 
     teachers: Sequence[Teacher] = ()
@@ -68,22 +68,22 @@ class Trainer:
     """A training run in a folder of its own. It resumes from the folder's last checkpoint.
 
     Args:
-        settings: What to do.
-        folder: Where checkpoints, `log.jsonl` and the finished encoders `best` and `last` are kept.
-        data: Examples.
+        settings: Settings of the run.
+        folder: Folder for checkpoints, `log.jsonl` and the finished encoders `best` and `last`.
+        data: The examples.
         helpers: Teachers, validation, mining.
 
     Attributes:
         student: The model in training.
-        losses: Losses and regularizers.
-        step: Updates made so far.
+        losses: The losses and regularizers.
+        step: Number of updates made so far.
         best: The best validation measure so far.
-        waited: Validations since then.
+        waited: Number of validations since the best one.
 
     Raises:
         EncoderError: The checkpoint to start from can't be used.
-        TrainingError: The data lacks what the losses need, or the folder holds a run of other settings, or its last
-            checkpoint is damaged.
+        TrainingError: The data lacks something that the losses need, the folder holds a run with other settings, or its
+            last checkpoint is damaged.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, max(KEPT, settings.soup))
         folder.mkdir(parents=True, exist_ok=True)
         hold_settings(folder, settings, self.checkpoints, first=self.rank == 0)
-        # Each process has a cache of its own: two that write to the same file would spoil it.
+        # Each process has its own cache, since two processes that write to the same file would corrupt it.
         cache = folder / "cache" if not self.rank else folder / "cache" / f"process-{self.rank}"
         self.student = Student(settings, self._some_texts, device, cache)
         bank = (
@@ -111,16 +111,16 @@ class Trainer:
         self.optimizer = make_optimizer(settings.optimizer, self.student)
         self.refresh = NegativeRefresh(settings, folder, self.helpers.mine)
         self.step, self.best, self.waited = 0, -math.inf, 0
-        # How many more examples were drawn than `step` implies, because the run had other numbers of processes before.
+        # Number of examples drawn beyond what `step` implies, because the run had other numbers of processes before.
         self.drawn_before = 0
-        self._told: set[str] = set()  # kinds of collapse that have been explained
+        self._told: set[str] = set()  # kinds of collapse that were already reported
         self._resume()
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     @property
     def steps(self) -> int:
-        """Updates of the whole run."""
+        """Number of updates of the whole run."""
         return self._pretrain_steps + self.settings.optimizer.steps
 
     @property
@@ -131,11 +131,12 @@ class Trainer:
         """Train to the last step, or until validation stops improving.
 
         Returns:
-            The folder of the encoder that was best in validation, or else of the last one.
+            The folder of the encoder that was best in validation, or else of the last encoder.
 
         Raises:
-            TrainingError: A loss is not finite. The last checkpoint is complete.
-            OutputError: The disk is full, or the like. The last checkpoint is complete.
+            TrainingError: A loss is not finite. The last checkpoint stays complete.
+            OutputError: A file can't be written, for example because the disk is full. The last checkpoint stays
+                complete.
         """
         with open_log(self.folder / "log.jsonl", self.step) if self.rank == 0 else nullcontext() as log:
             self._loop(log)
@@ -194,7 +195,7 @@ class Trainer:
             watcher(line)
 
     def _examples(self) -> Iterator[Example]:
-        """The examples of all processes from the present step on."""
+        """The examples of all processes from the current step on."""
         together = 1
         if not self.settings.data.mixed:
             joined = self.settings.optimizer.accumulate if self.settings.gradient_cache else 1
@@ -202,7 +203,7 @@ class Trainer:
         return self.data.stream(self.settings.seed, self._drawn(), together)
 
     def _drawn(self) -> int:
-        """How many examples the steps so far have drawn."""
+        """Number of examples drawn so far."""
         per_step = self.settings.data.queries * self.settings.optimizer.accumulate * self.processes.count
         return self.drawn_before + self.step * per_step
 
@@ -218,10 +219,10 @@ class Trainer:
     # --- an update ----------------------------------------------------------------------------------------------------
 
     def _update(self, examples: Iterator[Example]) -> dict[str, float]:
-        """Make one update; returns what to log."""
+        """Make one update; returns {name: value} for the log."""
         pretrain = self.step < self._pretrain_steps
         if self.step == self._pretrain_steps:
-            self.optimizer.state.clear()  # the moments are those of another loss
+            self.optimizer.state.clear()  # the moments belong to the loss of pre-training
             if self._pretrain_steps:
                 self.student.share_pretraining()
         self.optimizer.zero_grad(set_to_none=True)
@@ -243,14 +244,14 @@ class Trainer:
     def _backward(self, examples: Iterator[Example], *, pretrain: bool) -> dict[str, float]:
         """Accumulate the gradients of an update's batches; returns their mean losses by name."""
         settings = self.settings
-        # With the gradient cache, the accumulated batches are run as one, which needs no more memory than a single
-        # batch.
+        # With the gradient cache, the accumulated batches run as one batch, which needs no more memory than each of
+        # them.
         parts = 1 if settings.gradient_cache else settings.optimizer.accumulate
         size = settings.data.queries * self.processes.count * settings.optimizer.accumulate // parts
         totals: dict[str, float] = {}
         for part in range(parts):
             drawn = [next(examples) for _ in range(size)]
-            # Negatives and terms are the same in every process, dropout isn't.
+            # Negatives and terms are the same in every process; dropout differs.
             rng = np.random.default_rng([settings.seed, self.step, part, 0])
             torch.manual_seed(int(rng.integers(2**31)) + self.rank)
             if pretrain:
@@ -262,14 +263,16 @@ class Trainer:
         return totals
 
     def _rate(self) -> float:
-        """Factor of the learning rates at this step of its stage."""
+        """Factor of the learning rates at the current step of the current stage."""
         step, steps = self.step, self._pretrain_steps
         if step >= steps:
             step, steps = step - steps, self.settings.optimizer.steps
         return rate_factor(self.settings.optimizer, step, steps)
 
     def _require_finite(self) -> None:
-        """Stop before weights that are not finite replace good ones; the loss would show it only a step later."""
+        """Stop before weights that aren't finite overwrite good ones on disk; the loss would reveal them only a step
+        later.
+        """
         for parameter, name in self.student.names.items():
             if not bool(torch.isfinite(parameter).all()):
                 self._give_up(f"the weight {name}", self.step)
@@ -309,7 +312,7 @@ class Trainer:
         return self.processes.agree(self._patience_is_over())
 
     def _not_eligible(self, measures: Mapping[str, float]) -> str:
-        """Why the present encoder can't be the best, whatever its measures; "" if it can."""
+        """Why the current encoder isn't eligible as the best one, whatever its measures; "" if it is."""
         assert self.settings.validation is not None
         limit = self.settings.validation.max_terms
         if limit and (terms := measures.get("terms", math.inf)) > limit:
@@ -354,7 +357,7 @@ class Trainer:
 
     @torch.no_grad()
     def _save_soup(self) -> None:
-        """Save the mean of the last checkpoints as the encoder `soup`; if it validates better, also as `best`."""
+        """Save the mean of the last checkpoints as the encoder `soup`, and also as `best` if it validates better."""
         soup, mean = self.folder / "soup", self.checkpoints.mean_weights(self.settings.soup)
         own = {parameter: parameter.clone() for parameter in self.student.names}
         for parameter, name in self.student.names.items():
@@ -374,10 +377,10 @@ class Trainer:
         note(told)
 
     def _mine(self) -> None:
-        """Mine negatives with the present encoder, and train with them from now on."""
+        """Mine negatives with the current encoder, and train with them from now on."""
         if self.rank == 0:
             self.refresh.mine(self.step, self.data, self._save_encoder)
-        self.processes.agree(True)  # the others wait
+        self.processes.agree(True)  # the other processes wait
         self._take_negatives()
 
     def _take_negatives(self) -> None:
@@ -430,7 +433,7 @@ class Trainer:
 
 
 def _check_data(settings: TrainSettings, data: TrainingData, helpers: Helpers) -> None:
-    """Refuse data with which the run would fail later."""
+    """Check the data at the start, so that the run doesn't fail later."""
     paths = [source.path for source in settings.data.sources]
     imitates = settings.losses.kl or settings.losses.margin_mse
     if imitates and (not helpers.teachers or any(teacher.examples for teacher in settings.teachers)):

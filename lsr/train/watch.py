@@ -1,7 +1,8 @@
-"""Watchers of a run: functions that get each line of its log while it runs.
+"""Watchers: functions that receive each line of a training run's log during the run.
 
 A line is a mapping, as in `log.jsonl`: {"step": 7, "loss": 0.3, ...} after an update, {"step": 7, "validation":
-{"nDCG@10": 0.4, ...}} after a validation, and {"step": 9, "finished": True} at the end, which isn't in the file.
+{"nDCG@10": 0.4, ...}} after a validation, and {"step": 9, "finished": True} at the end. This last line isn't written to
+the file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lsr.errors import TrainingError
 
 Line = Mapping[str, Any]
 Watcher = Callable[[Line], None]
-_MLFLOW_LONGEST = 500  # characters of a setting that every version of MLflow takes
+_MLFLOW_LONGEST = 500  # length of a setting, in characters, that every version of MLflow accepts
 
 
 def numbers(line: Line) -> dict[str, float]:
@@ -29,7 +30,7 @@ def numbers(line: Line) -> dict[str, float]:
 
 
 def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Watcher:
-    """Write TensorBoard's files into the run's subfolder `tensorboard`; the settings are among its texts."""
+    """Write TensorBoard's files into the run's subfolder `tensorboard`; the settings are added as a text."""
     _need("tensorboard", "tensorboard")
     writer = _need("torch.utils.tensorboard", "tensorboard").SummaryWriter(folder / "tensorboard")
     if settings:
@@ -45,7 +46,7 @@ def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Watcher:
 
 
 def wandb(folder: Path, settings: Mapping[str, Any]) -> Watcher:
-    """Log to Weights & Biases, as a run of the folder's name; its environment variables (WANDB_PROJECT, ...) count."""
+    """Log to Weights & Biases, as a run with the folder's name, using the variables WANDB_PROJECT and so on."""
     run = _need("wandb", "wandb").init(dir=str(folder), name=folder.name, config=dict(settings))
 
     def watch(line: Line) -> None:
@@ -58,7 +59,7 @@ def wandb(folder: Path, settings: Mapping[str, Any]) -> Watcher:
 
 
 def mlflow(folder: Path, settings: Mapping[str, Any]) -> Watcher:
-    """Log to MLflow, as a run of the folder's name; its environment variables (MLFLOW_TRACKING_URI, ...) count."""
+    """Log to MLflow, as a run with the folder's name, using the variables MLFLOW_TRACKING_URI and so on."""
     library = _need("mlflow", "mlflow")
     library.start_run(run_name=folder.name)
     library.log_params({name: str(value)[:_MLFLOW_LONGEST] for name, value in _flat(settings)})
@@ -75,7 +76,7 @@ def mlflow(folder: Path, settings: Mapping[str, Any]) -> Watcher:
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by their names in `--set`: ("optimizer.lr", 2e-5)."""
+    """Yield settings with their names in `--set`: ("optimizer.lr", 2e-5)."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{name}.")
@@ -92,7 +93,7 @@ def open_watcher(name: str, folder: Path, settings: Mapping[str, Any]) -> Watche
     Args:
         name: "tensorboard", "wandb" or "mlflow"; or "module:function" for a function of your own.
         folder: The run's folder.
-        settings: The run's settings, which loggers keep beside the curves.
+        settings: The run's settings, which loggers store with the curves.
 
     Raises:
         TrainingError: There is no such watcher, its package isn't installed, or it can't start.
@@ -102,7 +103,7 @@ def open_watcher(name: str, folder: Path, settings: Mapping[str, Any]) -> Watche
             return LOGGERS[name](folder, settings)
         except TrainingError:
             raise
-        except Exception as error:  # each of these packages has errors of its own
+        except Exception as error:  # each package raises its own errors
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise TrainingError(f"{name} can't log this run: {reason}") from None
     module, colon, function = name.partition(":")

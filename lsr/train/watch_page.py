@@ -1,4 +1,4 @@
-"""A page about a run while it runs: curves of losses, lengths, FLOPS and validation, in one HTML file."""
+"""A page that shows a run in progress: curves of losses, lengths, FLOPS and validation, in one HTML file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lsr.train.watch import Line, Watcher, numbers
 
 PAGE = "watch.html"
 _EVERY = 2.0  # seconds between two versions of the page
-_POINTS = 200  # points of a curve, at most
+_POINTS = 200  # largest number of points per curve
 _WIDTH, _HEIGHT = 360, 150
-_FIRST = ("loss", "validation/", "flops", "documents_terms", "queries_terms")  # others follow, sorted by name
+_FIRST = ("loss", "validation/", "flops", "documents_terms", "queries_terms")  # other curves follow, sorted by name
 _ABOUT = {
     "flops": "flops: expected shared terms of a query and a document of the batch",
     "documents_terms": "documents_terms: terms of a document, mean",
@@ -36,11 +36,12 @@ Curve = list[tuple[int, float]]
 def page(folder: Path, steps: int) -> Watcher:
     """Make a watcher that keeps `watch.html` in the run's folder up to date.
 
-    The page reloads itself every few seconds until the run ends. What the log has of an earlier start is in it.
+    The page reloads itself every few seconds until the run ends. If the run was resumed, it includes the earlier part
+    of the log.
 
     Args:
         folder: The run's folder.
-        steps: Updates of the whole run.
+        steps: Number of updates of the whole run.
     """
     curves: dict[str, Curve] = {}
     told: list[str] = []
@@ -59,7 +60,7 @@ def page(folder: Path, steps: int) -> Watcher:
     def watch(line: Line) -> None:
         finished = bool(line.get("finished"))
         log = folder / "log.jsonl"
-        if not state["loaded"] and log.is_file():  # has this line already
+        if not state["loaded"] and log.is_file():  # the log has this line already
             for text in log.read_text(encoding="utf-8").splitlines():
                 take(json.loads(text))
         elif not finished:
@@ -77,7 +78,7 @@ def page(folder: Path, steps: int) -> Watcher:
 
 
 def _html(name: str, step: int, steps: int, left: float | None, curves: dict[str, Curve], told: list[str]) -> str:
-    """The page; `left` are the seconds to the end, None for a run that has ended."""
+    """Return the page; `left` is the number of seconds to the end, None for a finished run."""
     state = "finished" if left is None else f"about {_duration(left)} left"
     reload = "" if left is None else '<meta http-equiv="refresh" content="4">'
     warnings = "".join(f"<li>{html.escape(one)}</li>" for one in told[-5:])
@@ -105,7 +106,7 @@ def _duration(seconds: float) -> str:
 
 
 def _chart(title: str, curve: Curve) -> str:
-    """A curve as a figure with the ranges of both axes and the last value."""
+    """Return a curve as a figure with the ranges of both axes and the last value."""
     size = -(-len(curve) // _POINTS)
     parts = [curve[i : i + size] for i in range(0, len(curve), size)]
     points = [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]

@@ -5,7 +5,7 @@ A page's blocks run top to bottom, in one folder and one Python namespace:
     ```python       runs; its names are visible to later blocks, and top-level `await` works
     ```shell        runs; `lsr ...` in this process, all else in bash; a server runs until the next `lsr serve`
     ```text         the output of the block above; numbers may differ by 3 %
-    ```yaml, json, toml   is parsed; settings of a training run or an experiment are checked as `lsr` checks them
+    ```yaml, json, toml   is parsed; settings of a training run or an experiment are validated, too
 
 A block that can't run here has a comment above it that says why: `<!-- not run: needs a GPU -->`.
 With LSR_UPDATE_DOCS=1 in the environment the text blocks are rewritten instead of compared.
@@ -49,7 +49,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its code, the line of its fence, and why it isn't run (None if it is)."""
+    """A fenced block. `line` is the line of its opening fence; `why` is the reason not to run the block, or None."""
 
     language: str
     code: str
@@ -113,7 +113,7 @@ class Page:
         wrong, printed = [], None
         for block in blocks(self.text):
             where = f"{self.path.relative_to(ROOT)}:{block.line}"
-            assert block.language in LANGUAGES, f"{where}: the language {block.language!r} is none of {LANGUAGES}"
+            assert block.language in LANGUAGES, f"{where}: the language {block.language!r} is not one of {LANGUAGES}"
             if block.language == "text":
                 if printed is not None and not same_output(block.code, printed):
                     wrong.append((block, printed))
@@ -222,7 +222,7 @@ def _bash(code: str) -> str:
 
 
 def same_output(wanted: str, printed: str) -> bool:
-    """Whether two outputs have the same words and numbers within 3 %. Spaces don't count; "…" matches any text."""
+    """Whether words are equal and numbers differ by at most 3 %. Whitespace is ignored; "…" matches any text."""
     if "…" in wanted:
         pattern = ".*".join(re.escape(" ".join(part.split())) for part in wanted.split("…"))
         return re.fullmatch(pattern, " ".join(printed.split()), re.DOTALL) is not None
@@ -300,7 +300,7 @@ def test_blocks_name_a_language_and_are_not_indented(path):
     assert text.count("<!-- not run: ") == sum(block.why is not None for block in found)
 
 
-def test_pictures_and_links_of_the_readme_exist():
+def test_the_readme_has_at_most_150_lines_and_no_broken_link():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     for target in re.findall(r"\]\(([^)#]+)", text) + re.findall(r'src="([^"]+)"', text):

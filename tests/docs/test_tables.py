@@ -22,7 +22,7 @@ def test_tables_are_up_to_date():
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_figure_changed_by_hand_is_found_and_replaced(tmp_path):
+def test_a_figure_edited_by_hand_is_reported_and_restored(tmp_path):
     (tmp_path / "benchmarks").mkdir()
     shutil.copy(ROOT / "benchmarks" / "tables.py", tmp_path / "benchmarks")
     shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")

@@ -38,7 +38,7 @@ HOSTILE = {
 
 
 def write_folder(folder, datasets=DATASETS, systems=SYSTEMS, names=None, absent=(), latencies=True):
-    """Write a result folder. `names` is {old name: new name}; the (dataset, system) pairs in `absent` get none."""
+    """Write a result folder. `names` is {old name: new name}; (dataset, system) pairs in `absent` have no result."""
     name = lambda text: (names or {}).get(text, text)  # noqa: E731
     random = np.random.default_rng(7)
     results, comparisons, values, times = [], [], [], []
@@ -141,7 +141,7 @@ def write_folder(folder, datasets=DATASETS, systems=SYSTEMS, names=None, absent=
 
 
 def percentiles(values):
-    """The record of latencies that an experiment writes for these values."""
+    """The percentiles in the form in which an experiment records latencies."""
     p50, p95, p99 = np.percentile(values, (50, 95, 99))
     return {"p50": p50, "mean": values.mean(), "p95": p95, "p99": p99}
 

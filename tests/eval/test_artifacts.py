@@ -1,4 +1,4 @@
-"""Artifacts are made once per key, and again if making one was interrupted or its key has changed."""
+"""An artifact is made once per key, and made again if its making was interrupted or its files are damaged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lsr.eval.experiment.artifact_cache import Artifacts, content_digest
 
 @pytest.fixture
 def made(tmp_path):
-    """A function that gets the artifact of a key, and the list of keys whose artifacts were made."""
+    """Returns a function that gets the artifact of a key, and a log of the keys whose artifacts were made."""
     log = []
 
     def get(key, fail=False):

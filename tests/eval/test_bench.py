@@ -1,4 +1,4 @@
-"""lsr bench: which settings are tried, what is on the frontier, what is recommended."""
+"""lsr bench: the grid of settings, the Pareto frontier and the recommended settings."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_exact_search_has_full_recall(index, matrix):
         assert recommended(found, k, 1.0).recall == 1
 
 
-def test_the_frontier_has_the_settings_that_nothing_beats(index, matrix, monkeypatch):
+def test_the_frontier_has_the_pareto_optimal_settings(index, matrix, monkeypatch):
     times = {"exact": 4.0, "a": 1.0, "b": 2.0, "c": 3.0}
     recalls = {1: 0.9, 2: 0.95, 3: 0.95}
     monkeypatch.setattr(module, "time_together", lambda calls, n, rounds: np.array([[t] for t in times.values()]))
@@ -78,7 +78,7 @@ def test_no_queries_is_an_error(index, matrix):
         bench_index(index, matrix[:0], [10], [{}])
 
 
-def test_the_command(index, lsr_command, tmp_path):
+def test_the_command_prints_all_settings_and_recommends_one(index, lsr_command, tmp_path):
     ran = lsr_command("bench", index.path, "--cut", "2,4", "--heap-factor", "1", "-k", "5", "--rounds", "1")
     assert ran.code == 0
     assert [(row["k"], row.get("cut")) for row in ran.lines()] == [(5, None), (5, 2), (5, 4)]

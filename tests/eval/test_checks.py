@@ -1,4 +1,4 @@
-"""Checks report all problems at once, with line numbers, and report everything that changes a mean."""
+"""Checks of runs and datasets report all problems at once, with line numbers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_all_problems_are_reported_at_once(folder):
         found.raise_errors()
 
 
-def test_warnings_have_counts(folder):
+def test_problems_are_also_counted(folder):
     judge(folder, "q1 d1 1", "q2 gone 2", "absent d2 1", "barren d1 0")
     found = check_run({"q1": {"d1": 1.0}, "stray": {"d1": 1.0}, "q2": {}}, open_dataset(str(folder)), 100)
     assert found.counts == {
@@ -92,7 +92,7 @@ def test_warnings_have_counts(folder):
 
 
 @pytest.mark.parametrize(("k", "told"), [(2, False), (3, True)])
-def test_a_measure_deeper_than_the_run_is_a_warning(folder, k, told):
+def test_a_measure_deeper_than_the_run_gives_a_warning(folder, k, told):
     run = write_run(folder, "q1 d1", "q1 d2", "q2 d2")
     found = check_run(run, open_dataset(str(folder)), measures=f"R@{k}")
     assert [("look at 3 hits, but no query has more than 2" in w) for w in found.warnings] == [True] * told
@@ -110,7 +110,7 @@ def test_a_run_of_another_collection_is_an_error(folder, lines, message):
         check_run(write_run(folder, *lines), open_dataset(str(folder))).raise_errors()
 
 
-def test_ids_in_another_form_are_reported(folder):
+def test_a_run_whose_document_ids_are_all_unjudged_is_reported(folder):
     found = check_run(write_run(folder, "q1 D1", "q2 D2"), open_dataset(str(folder)))
     assert "none of its hits is judged" in found.warnings[0]
 
@@ -192,7 +192,7 @@ def test_a_querys_own_document_is_counted_and_left_out(folder):
 # --- lsr evaluate -------------------------------------------------------------------------------------------------
 
 
-def test_a_run_on_the_command_line(folder, lsr_command):
+def test_the_command_evaluates_a_run(folder, lsr_command):
     path = write_run(folder, "q1 d2", "q1 d1", "stray d1")
     values = folder / "values.jsonl"
     ran = lsr_command("evaluate", "--run", path, "--dataset", folder, "--measures", "RR@10", "--per-query", values)
@@ -228,7 +228,7 @@ def test_the_command_reports_all_problems(folder, lsr_command):
         ["--run", "r", "--per-query", "no/such/folder/values.jsonl"],
     ],
 )
-def test_a_run_or_an_index(folder, lsr_command, args):
+def test_invalid_combinations_of_options_are_refused(folder, lsr_command, args):
     ran = lsr_command("evaluate", *args, "--dataset", folder)
     assert (ran.code, ran.out) == (2, "")
 
@@ -247,7 +247,7 @@ def test_judgments_alone_are_enough_for_a_run(folder, lsr_command):
     assert ran.lines()[0]["R@3"] == 1
 
 
-def test_equal_scores_are_a_warning(folder):
+def test_equal_scores_give_a_warning(folder):
     run = {"q1": {"d1": 1.0, "d2": 1.0}, "q2": {"d1": 2.0, "d2": 1.0, "d3": 1.0}, "stray": {"d1": 1.0, "d2": 1.0}}
     found = check_run(run, open_dataset(str(folder)), 1)
     assert found.counts["tied_queries"] == 1

@@ -29,7 +29,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Three runs: the best always ranks the relevant document first, the second sometimes, the last never."""
+    """Three runs: "best" always ranks the relevant document first, "middle" sometimes, and "worst" never finds it."""
     orders = {"best": ["ab"] * 6, "middle": ["ab", "ba", "ab", "ba", "ab", "bc"], "worst": ["bc"] * 6}
     for name, docs in orders.items():
         lines = [f"q{i} Q0 {doc} {r + 1} {9 - r} {name}\n" for i, row in enumerate(docs) for r, doc in enumerate(row)]
@@ -51,7 +51,7 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
-def test_runs_are_compared_with_the_first(dataset, runs):
+def test_runs_are_compared_with_the_first_run(dataset, runs):
     found = compare_values(read_values(list(runs.values()), dataset, MEASURES))
     assert [one.system for one in found] == list(runs.values()) * 2
     best, middle, worst = found[:3]
@@ -73,7 +73,7 @@ def test_the_baseline_can_be_chosen(dataset, runs):
         compare_values(values, "nobody")
 
 
-def test_systems_of_a_result_folder(results):
+def test_systems_of_a_result_folder_are_compared(results):
     found = compare_values(read_values([str(results)], None, MEASURES))
     assert [(one.system, one.measure) for one in found] == [("BM25", "RR@10"), ("mini", "RR@10")]
     assert found[1].comparison.difference == pytest.approx(0.5)
@@ -112,7 +112,7 @@ def test_runs_are_checked_with_judgments_and_measures(runs, dataset, lsr_command
     assert f"note: {runs['worst']}: none of its hits is judged" in ran.err
 
 
-def test_judgments_without_documents_are_enough(runs, dataset, tmp_path):
+def test_runs_are_compared_with_judgments_alone(runs, dataset, tmp_path):
     qrels = tmp_path / "qrels.txt"
     qrels.write_text("".join(f"q{i} 0 a 1\n" for i in range(6)))
     found = read_values(list(runs.values()), open_dataset(str(qrels)), MEASURES)
@@ -127,12 +127,12 @@ def test_runs_need_judgments(runs):
         read_values(list(runs.values()), None, MEASURES)
 
 
-def test_measures_that_a_folder_lacks_are_refused(results):
+def test_measures_missing_in_the_folder_are_refused(results):
     with pytest.raises(DataError, match=r"there is nothing with any of R@5 \(--measures\)"):
         read_values([str(results)], None, "R@5")
 
 
-def test_one_system_is_refused(results):
+def test_a_single_system_is_refused(results):
     with pytest.raises(DataError, match="only mini"):
         read_values([f"{results}:mini"], None, MEASURES)
 
@@ -144,13 +144,13 @@ def test_systems_with_nothing_in_common_are_refused(results, dataset, runs):
         compare_values(values)
 
 
-def test_a_damaged_folder_is_named(results):
+def test_the_error_names_a_damaged_result_folder(results):
     (results / "per-query.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"per-query.parquet: not a whole Parquet file"):
         read_values([str(results)], None, MEASURES)
 
 
-def test_the_command(results, runs, dataset, lsr_command):
+def test_the_command_prints_one_row_per_run(results, runs, dataset, lsr_command):
     ran = lsr_command("compare", *runs.values(), "--dataset", dataset.name, "--measures", "RR@10")
     assert ran.code == 0
     rows = ran.lines()

@@ -33,7 +33,7 @@ def test_a_folder_has_splits(folder):
     assert open_dataset(str(folder), "dev").qrels == {"q2": {"d1": 1}}
 
 
-def test_an_unknown_split_names_the_known_ones(folder):
+def test_the_error_for_an_unknown_split_lists_the_known_splits(folder):
     with pytest.raises(DataError, match=r"'train'; there are: dev, test"):
         open_dataset(str(folder), "train")
 
@@ -52,7 +52,7 @@ def test_a_folder_without_judgments_is_refused(tmp_path):
         ("q1\td1\t1\nq1\td1\t2\n", "test.tsv:2: .*twice"),
     ],
 )
-def test_bad_judgments_are_named(folder, text, message):
+def test_the_error_for_bad_judgments_names_the_line(folder, text, message):
     (folder / "qrels" / "test.tsv").write_text(text)
     with pytest.raises(DataError, match=message):
         open_dataset(str(folder))
@@ -103,7 +103,7 @@ def registered():
 
 
 @pytest.mark.parametrize("name", ["lsr-test", "irds:lsr-test", "lsr-test/test"])
-def test_datasets_by_name(registered, name, tmp_path, lsr_command):
+def test_datasets_of_ir_datasets_are_opened_by_name(registered, name, tmp_path, lsr_command):
     assert open_dataset(name).qrels == {"q1": {"d1": 1}, "q2": {"d2": 2}}
     assert lsr_command("index", name, "--out", tmp_path / "idx").code == 0
     (evaluated,) = lsr_command("evaluate", tmp_path / "idx", "--dataset", name, "--measures", "RR@10").lines()
@@ -146,7 +146,7 @@ def test_parts_of_a_folder_can_be_replaced(folder, parts):
     assert open_dataset(str(folder), qrels=parts["qrels"]).qrels["1"] == {"10": 1}
 
 
-def test_all_missing_parts_are_named(folder):
+def test_the_error_names_all_missing_parts(folder):
     with pytest.raises(DataError) as error:
         open_dataset(str(folder), "train", documents="no.jsonl", queries="no.tsv")
     assert all(text in str(error.value) for text in ("'train'; there are: dev, test", "no.jsonl", "no.tsv"))
@@ -161,7 +161,7 @@ def test_all_missing_parts_are_named(folder):
         {"query_id": ["q1", "q2"], "doc_id": ["d1", "d2"], "relevance": [2.0, 1.0]},
     ],
 )
-def test_a_folder_of_parquet(tmp_path, columns):
+def test_a_dataset_folder_may_contain_parquet_files(tmp_path, columns):
     (tmp_path / "qrels").mkdir()
     texts = {"corpus": ["d1", "d2"], "queries": ["q1", "q2"]}
     for name, ids in texts.items():
@@ -193,7 +193,7 @@ def test_own_documents_are_dropped_for_arguana_and_quora(folder, name, drops, mo
     assert open_dataset(".").drop_own is drops
 
 
-def test_dropped_documents_leave_room_for_others(tmp_path, parts):
+def test_own_documents_are_dropped_before_the_cut_at_k(tmp_path, parts):
     (tmp_path / "collection.tsv").write_text("1\tflutter flutter\n10\tflutter of wings\n2\tflutter\n")
     (tmp_path / "qrels.dev.txt").write_text("1 0 10 1\n2 0 1 1\n")
     kept, dropped = (open_dataset("ours", **parts, drop_own=drop) for drop in (False, True))
@@ -210,7 +210,7 @@ def test_dropped_documents_leave_room_for_others(tmp_path, parts):
 
 
 def test_documents_that_the_judgments_exclude_are_left_out(folder):
-    """As in BRIGHT: excluded documents (grade -100) are removed from the ranking, and the others move up."""
+    """As in BRIGHT: excluded documents (grade -100) are removed from the ranking, and lower documents move up."""
     (folder / "corpus.jsonl").write_text("".join(f'{{"_id": "d{i}", "text": "one {i}"}}\n' for i in range(4)))
     index = Index.build(folder / "idx", open_dataset(str(folder)).corpus(), encoder="bm25")
     found = [hit.id for hit in index.search("one")]
@@ -223,7 +223,7 @@ def test_documents_that_the_judgments_exclude_are_left_out(folder):
     assert (quality.dropped, found[0] in quality.run["q1"]) == (1, False)
 
 
-def test_a_suite_in_a_file(folder, parts, tmp_path):
+def test_a_suite_is_read_from_a_file(folder, parts, tmp_path):
     path = tmp_path / "suite.yaml"
     listed = "".join(f", {key}: '{value}'" for key, value in parts.items())
     path.write_text(f"datasets:\n  - '{folder}'\n  - {{name: '{folder}', split: dev}}\n  - {{name: ours{listed}}}\n")
@@ -265,7 +265,7 @@ def test_the_suites_name_datasets_with_judgments():
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_local_folders_replace_the_datasets_of_a_suite(suite, tmp_path, monkeypatch):
-    """No network is needed, and the datasets have the same names in tables as those from ir-datasets."""
+    """Local datasets need no network, and have the same names in tables as datasets of ir-datasets."""
     monkeypatch.chdir(tmp_path)
     for name in SUITES[suite]:
         (tmp_path / name / "qrels").mkdir(parents=True)
@@ -284,7 +284,7 @@ def test_local_folders_replace_the_datasets_of_a_suite(suite, tmp_path, monkeypa
         assert dataset.drops("q", "q")
 
 
-def test_the_error_for_a_missing_suite_says_what_to_do(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_suite_says_how_to_get_its_datasets(tmp_path, monkeypatch):
     pytest.importorskip("ir_datasets")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"limit-small: no such file .*a BEIR folder has corpus.jsonl, "):

@@ -20,7 +20,7 @@ def quality_of(out):
 
 
 def test_the_demo_prints_quality_latency_and_results(tmp_path, lsr_command):
-    """The demo on the whole collection; `make demo` runs it with the shipped encoder."""
+    """Runs the demo on the whole collection with BM25; `make demo` uses the shipped encoder."""
     ran = lsr_command("demo", "--encoder", "bm25", "--out", tmp_path / "demo")
     assert ran.code == 0, ran.err
     quality = quality_of(ran.out)
@@ -72,7 +72,7 @@ def test_the_shipped_encoder_beats_bm25(tmp_path, lsr_command):
     assert "lsr-mini, learned half" in quality
 
 
-def test_the_demo_replaces_its_own_folder_only(tmp_path, lsr_command):
+def test_the_demo_does_not_overwrite_a_folder_of_other_files(tmp_path, lsr_command):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     ran = lsr_command("demo", "--out", tmp_path / "mine")

@@ -30,7 +30,7 @@ def test_every_pair_of_documents_answers_a_query():
             pair_set(THINGS, **{"answers": 6, "likes": 8} | wrong)
 
 
-def test_words_find_pairs_and_few_dimensions_do_not():
+def test_words_find_all_pairs_but_three_dimensions_do_not():
     """Twelve documents form 66 pairs. Words find every pair; vectors of three dimensions can't."""
     made = pair_set([f"thing{i}" for i in range(200)], answers=12, others=30, likes=12)
     encoder = BM25Encoder()
@@ -57,7 +57,7 @@ def test_recall_falls_faster_with_fewer_dimensions_as_documents_are_added():
     assert falls[2][2] < falls[0][1]  # the confidence intervals don't overlap
 
 
-def test_the_slope_is_that_of_a_line_through_the_mean_values():
+def test_the_slope_comes_from_a_line_fitted_to_the_means():
     values = np.array([[0.9, 0.7], [0.8, 0.7], [0.7, 0.7]])
     middle, low, high = slope([100, 200, 400], values)
     assert middle == pytest.approx(np.polyfit([0, 1, 2], values.mean(1), 1)[0])
@@ -74,11 +74,11 @@ def test_a_cut_to_the_full_width_keeps_inner_products():
     assert cut(vectors, vectors[:4], 2)[1].shape == (4, 2)
 
 
-def test_ties_are_ordered_by_number():
+def test_ties_are_ordered_by_document_number():
     assert best(np.array([[1, 2, 2, 0], [0, 0, 0, 0]]), 3).tolist() == [[1, 2, 0], [0, 1, 2]]
 
 
-def test_random_texts():
+def test_random_texts_are_distinct_and_reproducible():
     texts = random_texts(20, words=4)
     assert len(set(texts)) == 20
     assert all(len(text.split()) == 4 and text.replace(" ", "").isalpha() for text in texts)

@@ -51,7 +51,7 @@ class DenseBM25(BM25Encoder):
         return self.encode_document(texts), self.encode_dense(texts)
 
 
-def test_queries_without_known_words_have_the_results_of_a_search(folder):
+def test_queries_without_known_words_get_the_same_hits_as_in_search(folder):
     dataset = open_dataset(str(folder))
     index = Index.build(folder / "idx", dataset.corpus(), encoder=DenseBM25(), hybrid=True)
     found = {query: index.search(text).ids for query, text in (("q1", "wing"), ("q2", "zebra"))}

@@ -1,4 +1,4 @@
-"""Experiments give the values of direct calls, reuse everything in the cache, and report problems."""
+"""Experiments measure the same values as direct calls, reuse cached artifacts, and report all problems."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def datasets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vectors(datasets, tmp_path_factory, module_command):
-    """For each dataset: document vectors, query vectors, and a run that stands for another engine's."""
+    """For each dataset: document vectors, query vectors, and a run as if from another engine."""
     root = tmp_path_factory.mktemp("theirs")
     for name, dataset in datasets.items():
         docs = root / f"{name}.parquet"
@@ -113,7 +113,7 @@ def result(record, dataset, system):
     return next(r for r in record["results"] if (r["dataset"], r["system"]) == (dataset, system))
 
 
-def test_values_equal_those_of_direct_calls(done, datasets, tmp_path):
+def test_an_experiment_measures_the_same_values_as_direct_calls(done, datasets, tmp_path):
     _, record = done
     for name, dataset in datasets.items():
         direct = evaluate_index(Index.build(tmp_path / name, dataset.corpus(), encoder="bm25"), dataset, MEASURES)
@@ -121,7 +121,7 @@ def test_values_equal_those_of_direct_calls(done, datasets, tmp_path):
             assert result(record, name, system)["measures"] == pytest.approx(direct.measures)
 
 
-def test_modes_of_one_encoder_are_separate_systems(datasets, tmp_path):
+def test_each_search_mode_of_an_encoder_can_be_a_system(datasets, tmp_path):
     pytest.importorskip("onnxruntime")
     from lsr.encode.load import load_encoder
 
@@ -145,7 +145,7 @@ def test_modes_of_one_encoder_are_separate_systems(datasets, tmp_path):
     assert lengths == pytest.approx([lengths[0]] * 3, rel=1e-3)
 
 
-def test_the_record_has_settings_and_conditions(done):
+def test_the_record_has_settings_sizes_and_times(done):
     out, record = done
     assert json.loads((out / "experiment.json").read_text()) == record
     assert [dataset["documents"] for dataset in record["datasets"]] == [60, 60]
@@ -179,7 +179,7 @@ def test_values_per_query_and_times_are_written(done, datasets):
     mine = [r["value"] for r in rows if (r["dataset"], r["system"], r["measure"]) == ("two", "fused", "nDCG@10")]
     assert np.mean(mine) == pytest.approx(result(record, "two", "fused")["measures"]["nDCG@10"])
     times = pq.read_table(out / "latencies.parquet").to_pylist()
-    assert len(times) == len(datasets) * 6 * LATENCY.queries  # all systems but the given run
+    assert len(times) == len(datasets) * 6 * LATENCY.queries  # all systems except the run from a file
     texts = {(row["dataset"], row["query"]): row["text"] for row in pq.read_table(out / "queries.parquet").to_pylist()}
     assert texts == {
         (name, query.id): query.text
@@ -189,14 +189,14 @@ def test_values_per_query_and_times_are_written(done, datasets):
     }
 
 
-def test_fused_runs_follow_from_the_written_runs(done):
+def test_fused_runs_equal_the_fusion_of_the_written_runs(done):
     out, _ = done
     kept = {name: read_run(out / "runs" / "one" / f"{name}.trec.gz") for name in ("BM25", "clusters", "fused")}
     expected = reciprocal_rank_fusion([kept["BM25"], kept["clusters"]])
     assert kept["fused"] == {q: pytest.approx(hits) for q, hits in expected.items()}
 
 
-def test_fusions_are_timed_and_have_the_size_of_their_indexes(done):
+def test_a_fusion_has_a_latency_and_the_total_size_of_its_indexes(done):
     _, record = done
     for dataset in ("one", "two"):
         bm25, exact, clusters, fused = (
@@ -208,8 +208,8 @@ def test_fusions_are_timed_and_have_the_size_of_their_indexes(done):
         assert exact["index_bytes"] == clusters["index_bytes"]
 
 
-def test_the_timed_search_of_a_fusion_gives_its_written_run(datasets, vectors, tmp_path, monkeypatch):
-    """An index that is used twice counts once. A fusion with a given run has no latency and no size."""
+def test_the_timed_search_of_a_fusion_finds_the_hits_of_its_written_run(datasets, vectors, tmp_path, monkeypatch):
+    """An index used twice is counted once in the size. A fusion with a run from a file has neither latency nor size."""
     systems = (
         SystemSettings("BM25", encoder="bm25"),
         SystemSettings("again", encoder="bm25"),
@@ -239,14 +239,14 @@ def test_the_timed_search_of_a_fusion_gives_its_written_run(datasets, vectors, t
         assert [list(hits) for hits in found[number]] == [list(written[query])[:3] for query in queries]
 
 
-def test_comparisons_are_with_the_baseline(done):
+def test_all_other_systems_are_compared_with_the_baseline(done):
     _, record = done
     assert {c["system"] for c in record["comparisons"]} == {s["name"] for s in record["systems"]} - {"BM25"}
     same = next(c for c in record["comparisons"] if c["system"] == "their run")
     assert (same["difference"], same["p"], same["ties"]) == (0, 1, 8)
 
 
-def test_every_pair_is_tested_and_p_values_are_corrected_together(done):
+def test_all_pairs_are_tested_with_one_correction_of_p_values(done):
     _, record = done
     pairs = record["pairs"]
     assert len(pairs) == 2 * 7 * 6 / 2
@@ -281,12 +281,10 @@ def test_recall_by_depth_and_query_texts_are_written(done, datasets):
     assert len(texts) == 16
     write_report(out)
     page = (out / "report.html").read_text()
-    assert all(
-        caption in page for caption in ("All pairs, nDCG@10", "Rankings beside each other", "Recall against depth")
-    )
+    assert all(caption in page for caption in ("All pairs, nDCG@10", "Similarity of rankings", "Recall against depth"))
 
 
-def test_a_second_run_takes_everything_from_the_cache(done, settings, datasets, monkeypatch):
+def test_a_second_run_reuses_all_cached_artifacts(done, settings, datasets, monkeypatch):
     out, record = done
     for name in ("encode_to", "time_together", "throughput"):
         monkeypatch.setattr(module, name, None)
@@ -372,12 +370,12 @@ def test_own_documents_are_left_out(tmp_path):
         (SystemSettings("x", encoder="bm25", mode="hybrid"), "has no dense vectors"),
     ],
 )
-def test_a_missing_input_is_named(system, message, datasets, tmp_path):
+def test_the_error_names_a_missing_input(system, message, datasets, tmp_path):
     with pytest.raises((DataError, OSError), match=message):
         run_experiment(ExperimentSettings((system,), latency=LATENCY), datasets, tmp_path / "out")
 
 
-def test_all_missing_inputs_are_named_before_any_work(datasets, settings, monkeypatch, tmp_path):
+def test_all_missing_inputs_are_reported_before_any_work(datasets, settings, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "encode_to", None)
     (tmp_path / "one.trec").write_text("q0 Q0 d1 1 9 x\nq0 Q0 d1 2 8 x\n")
     systems = (
@@ -402,7 +400,7 @@ def test_all_missing_inputs_are_named_before_any_work(datasets, settings, monkey
     assert not (tmp_path / "out").exists()
 
 
-def test_the_search_depth_of_approximate_systems_is_the_depth_of_each_measure(tmp_path):
+def test_approximate_systems_are_searched_to_the_depth_of_each_measure(tmp_path):
     folder = make_dataset(tmp_path / "data", 11, n_docs=2000)
     queries = list(open_corpus(folder, queries=True))
     index = Index.build(tmp_path / "idx", open_corpus(folder), encoder="bm25", clusters=True)
@@ -430,13 +428,13 @@ def test_the_search_depth_of_approximate_systems_is_the_depth_of_each_measure(tm
     assert measured("AP@3", 3) != pytest.approx(measured("AP@3", 100))
 
 
-def test_a_folder_of_something_else_is_refused(datasets, settings, tmp_path):
+def test_an_output_folder_with_other_files_is_refused(datasets, settings, tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(OutputExists, match="something other than an experiment"):
         run_experiment(settings, datasets, tmp_path)
 
 
-def test_a_second_process_is_refused(datasets, settings, tmp_path):
+def test_a_second_process_on_the_same_folder_is_refused(datasets, settings, tmp_path):
     (tmp_path / "out").mkdir()
     with filelock.FileLock(tmp_path / "out" / ".lock"), pytest.raises(OutputExists, match="another process"):
         run_experiment(settings, datasets, tmp_path / "out")
@@ -454,7 +452,7 @@ def test_all_invalid_settings_are_reported():
 
 @pytest.fixture(scope="module")
 def seeded(datasets, vectors, tmp_path_factory):
-    """An experiment with runs of two seeds; the second run has every other line of the first."""
+    """An experiment with runs of two seeds. The run of seed 2 has every other line of the run of seed 1."""
     root = tmp_path_factory.mktemp("seeded")
     for name in datasets:
         lines = (vectors / f"{name}.trec").read_text().splitlines(keepends=True)
@@ -469,7 +467,7 @@ def seeded(datasets, vectors, tmp_path_factory):
     return root, run_experiment(settings, datasets, root / "out")
 
 
-def test_seeds_become_one_line_of_the_tables(seeded, datasets):
+def test_seeds_are_averaged_into_one_result_per_system(seeded, datasets):
     root, record = seeded
     assert record["seeds"] == [1, 2]
     assert [(r["dataset"], r["system"]) for r in record["results"]][:3] == [
@@ -485,7 +483,7 @@ def test_seeds_become_one_line_of_the_tables(seeded, datasets):
     assert {"trained-seed-1.trec.gz", "both-seed-2.trec.gz", "BM25.trec.gz"} <= runs
 
 
-def test_seeds_are_tested_over_queries_and_seeds(seeded):
+def test_comparisons_account_for_variance_over_queries_and_seeds(seeded):
     root, record = seeded
     rows = pq.read_table(root / "out" / "per-seed.parquet").to_pylist()
     values = {}
@@ -558,12 +556,12 @@ def test_published_figures_are_in_the_record(settings, tmp_path):
     assert (found["dataset"], found["measure"], found["value"]) == ("scifact", "nDCG@10", 0.71)
 
 
-def test_file_names():
+def test_file_names_have_only_safe_characters():
     assert file_name("lsr-mini, alpha 0.8/..") == "lsr-mini-alpha-0.8"
     assert file_name("../..") == "unnamed"
 
 
-def test_the_command_reads_yaml_and_reports(tmp_path, lsr_command):
+def test_the_command_reads_yaml_and_writes_a_report(tmp_path, lsr_command):
     folder = make_dataset(tmp_path / "one", 1)
     config = tmp_path / "config.yaml"
     config.write_text(
@@ -580,7 +578,7 @@ def test_the_command_reads_yaml_and_reports(tmp_path, lsr_command):
     assert "did you mean encoder" in ran.err
 
 
-def test_the_command_reports_all_problems_and_takes_a_split(tmp_path, lsr_command):
+def test_the_command_reports_all_problems_and_has_a_split_option(tmp_path, lsr_command):
     folder = make_dataset(tmp_path / "one", 1)
     (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "dev.tsv")
     config = tmp_path / "config.yaml"
@@ -601,7 +599,7 @@ def test_the_command_reports_all_problems_and_takes_a_split(tmp_path, lsr_comman
 
 
 def test_written_runs_reproduce_the_report_despite_ties(done, datasets):
-    """trec_eval gives the report's values on the written files, and on the original scores."""
+    """trec_eval computes the report's values from the written runs, and the by_id values from the original scores."""
     import ir_measures
 
     out, record = done
@@ -628,7 +626,7 @@ def test_written_runs_reproduce_the_report_despite_ties(done, datasets):
     assert "stronger baseline than the BM25 of Anserini" in " ".join(text.split())
 
 
-def test_counts_and_undefined_measures_are_handled(datasets, tmp_path):
+def test_counts_have_no_interval_and_undefined_values_are_left_out(datasets, tmp_path):
     systems = tuple(
         SystemSettings(name, encoder="bm25", search=SearchSettings(alpha=a)) for name, a in (("a", 1), ("b", 0.5))
     )
@@ -641,7 +639,7 @@ def test_counts_and_undefined_measures_are_handled(datasets, tmp_path):
 
 
 def test_each_collection_has_its_own_mean_pivot(datasets, tmp_path):
-    """`pivot: mean` stands for each collection's own mean: 12.0 for the short documents, 28.0 for the long ones."""
+    """`pivot: mean` uses the mean document length of each collection: 12.0 for short documents, 28.0 for long ones."""
     short, long = tmp_path / "short", tmp_path / "long"
     for folder, times in ((short, 1), (long, 3)):
         make_dataset(folder, 5)
@@ -697,7 +695,7 @@ def test_reproducing_gives_equal_measures_and_reports_changes(tmp_path, lsr_comm
     assert not any(what.startswith("one, mine") for what in found)
 
 
-def test_bad_records_are_refused(tmp_path, lsr_command):
+def test_reproduce_refuses_a_missing_or_invalid_record(tmp_path, lsr_command):
     ran = lsr_command("reproduce", tmp_path)
     assert (ran.code, "is this the result folder of an experiment?" in ran.err) == (1, True)
     (tmp_path / "experiment.json").write_text('{"settings": {"systems": [{"name": "x"}]}}')
@@ -705,8 +703,8 @@ def test_bad_records_are_refused(tmp_path, lsr_command):
     assert (ran.code, "this version of lsr can't read its settings" in ran.err) == (1, True)
 
 
-def test_encoders_that_differ_in_their_query_model_share_no_vectors(datasets, tmp_path):
-    """Files of vectors carry the encoder of the queries, so they are no other encoder's."""
+def test_encoders_with_different_query_models_do_not_share_cached_vectors(datasets, tmp_path):
+    """A vector file contains the query encoder, so encoders that differ only in their query model need two files."""
     pytest.importorskip("onnxruntime")
     from lsr.encode.load import load_encoder
 

@@ -1,4 +1,4 @@
-"""Datasets of ir-datasets open by their real names; small files take the place of the real ones.
+"""Datasets of ir-datasets are opened by their real names; small files replace the real downloads.
 
 ir-datasets verifies downloads but not files in its cache, so the small files are put there. It reads the location of
 its cache on import, so a script in a separate process opens the datasets. That process can't reach any server.
@@ -62,7 +62,7 @@ def write(path, text):
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """The script's output by name: qrels, whether a query's own document is dropped, documents, measures and run."""
+    """The script's output per dataset: qrels, drop_own, documents, measures and run; or an error message."""
     home, work = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
     queries = {"q1": "wing flutter", "q2": "flat plates", "q3": "wings"}
     beir_zip(home, "scifact", queries, {"test": [("q1", "d1", "1"), ("q2", "d2", "2")], "train": [("q3", "d1", "1")]})
@@ -102,21 +102,21 @@ def opened(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["irds:beir/scifact/test", "beir/scifact"])
-def test_beir(opened, name):
+def test_a_beir_dataset_has_its_qrels_documents_and_measures(opened, name):
     qrels, drop_own, documents, values, _ = opened[name]
     assert (qrels, drop_own) == ({"q1": {"d1": 1}, "q2": {"d2": 2}}, False)
     assert documents == [[d["_id"], d["title"], d["text"]] for d in CORPUS]
     assert (values["queries"], values["RR@10"], values["missing_queries"]) == (2, 1.0, 0)
 
 
-def test_ms_marco(opened):
+def test_ms_marco_has_its_qrels_documents_and_measures(opened):
     qrels, _, documents, values, _ = opened["irds:msmarco-passage/dev/small"]
     assert qrels == {"1": {"10": 1}, "2": {"20": 1}}
     assert documents == [["10", "", "flutter of swept wings"], ["20", "", "flat plates in a flow"]]
     assert (values["queries"], values["RR@10"]) == (2, 1.0)
 
 
-def test_trec_dl(opened):
+def test_a_trec_dl_dataset_is_measured_on_its_judged_queries(opened):
     qrels, _, _, values, run = opened["irds:msmarco-passage/trec-dl-2019/judged"]
     assert qrels == {"7": {"10": 3, "20": 0}}
     assert (values["queries"], values["RR@10"], list(run)) == (1, 1.0, ["7"])
@@ -138,10 +138,10 @@ def test_a_failed_download_is_reported(opened):
     (message,) = opened["beir/fiqa/test"]
     assert message.startswith("beir/fiqa/test: ir-datasets can't read it: no connection to ")
     assert message.endswith(
-        ". Without one, put a folder of this name into the current one; a BEIR folder has corpus.jsonl, queries.jsonl "
+        ". Offline, put a folder of this name into the current folder; a BEIR folder has corpus.jsonl, queries.jsonl "
         "and qrels/test.tsv"
     )
 
 
-def test_contradicting_judgments_are_refused(opened):
+def test_contradictory_judgments_are_refused(opened):
     assert opened["beir/nq"] == ["beir/nq:2: query 'q1' and document 'd1' are judged twice, differently"]

@@ -1,4 +1,4 @@
-"""Latency: percentiles in milliseconds, after a warm-up."""
+"""Latency (percentiles in milliseconds after a warm-up), throughput, and energy per query."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lsr.index.index import Index
 from lsr.sparse import SparseMatrix
 
 
-def test_percentiles():
+def test_latencies_are_summarized_as_percentiles():
     latency = Latency.of(list(range(101)))
     assert (latency.p50, latency.mean, latency.p95, latency.p99) == (50, 50, 95, 99)
     assert Latency.of([]).to_json() == {"p50": 0.0, "mean": 0.0, "p95": 0.0, "p99": 0.0}
@@ -38,7 +38,7 @@ def test_throughput_is_positive(tmp_path, threads):
     assert throughput(Index.build(tmp_path / "idx", matrix), matrix, 3, threads).per_second > 0
 
 
-def test_the_machine_is_named():
+def test_the_description_of_the_machine_has_its_cores():
     assert f"{os.cpu_count()} cores" in machine()
 
 
@@ -50,17 +50,17 @@ def counters(folder, **packages):
         (place / "max_energy_range_uj").write_text(f"{largest}\n")
 
 
-def test_energy_is_the_sum_of_the_packages(tmp_path, monkeypatch):
+def test_energy_is_summed_over_processor_packages(tmp_path, monkeypatch):
     monkeypatch.setattr(Energy, "FOLDER", tmp_path)
     counters(tmp_path, rapl_0=(2_000_000, 9_999_999), rapl_1=(9_000_000, 9_999_999), rapl_0_0=(1, 9_999_999))
     with Energy() as energy:
         assert energy.joules is None
         counters(tmp_path, rapl_0=(2_500_000, 9_999_999), rapl_1=(1_000_000, 9_999_999), rapl_0_0=(7, 9_999_999))
-    # The second counter wrapped around. The third isn't added, because it is part of the first.
+    # rapl_1 wrapped around. rapl_0_0 isn't added, because rapl_0 includes it.
     assert energy.joules == pytest.approx(0.5 + 2.0)
 
 
-def test_without_counters_there_is_no_energy(tmp_path, monkeypatch):
+def test_energy_is_none_without_readable_counters(tmp_path, monkeypatch):
     monkeypatch.setattr(Energy, "FOLDER", tmp_path / "none")
     with Energy() as energy:
         pass

@@ -46,7 +46,7 @@ LATENCY = LatencySettings(k=3, queries=3, rounds=1)
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
-    """Forty documents of Cranfield, and the queries with judgments of these documents."""
+    """Forty documents of Cranfield, with six queries and their judgments of these documents."""
     whole = open_dataset(str(Path(lsr.data.__file__).parent / "cranfield"))
     folder = tmp_path_factory.mktemp("data") / "small"
     (folder / "qrels").mkdir(parents=True)
@@ -111,14 +111,14 @@ def test_feedback_equals_a_direct_call(result, datasets, tmp_path):
     index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="bm25")
     for query in open_corpus(dataset.query_source, queries=True):
         direct = index.search(expand_query(index, query.content, documents=2, weight=0.4), 20)
-        # Only ten: among terms of equal weight, the term numbers decide which are kept, and they differ here.
+        # Only the first ten: terms of equal weight are chosen by their number, which differs between the two indexes.
         assert [hit.id for hit in direct][:10] == list(found["feedback"][query.id])[:10]
         source = list(found["fused"][query.id])[:3]
         direct = index.search(expand_query(index, query.content, source=source), 20)
         assert [hit.id for hit in direct][:10] == list(found["after fusion"][query.id])[:10]
 
 
-def test_enough_slices_rank_like_the_index(result):
+def test_densified_vectors_with_enough_slices_rank_like_the_index(result):
     found = runs(result[1], ("bm25", "dense", "dense 50", "projected"))
     for query, hits in found["bm25"].items():
         assert list(found["dense"][query])[:5] == list(hits)[:5]
@@ -129,7 +129,7 @@ def test_enough_slices_rank_like_the_index(result):
     assert facts["feedback"]["search_ms"]["p50"] > 0
 
 
-def test_verified_candidates_and_late_interaction(result, datasets):
+def test_verification_and_late_interaction_rerank_the_first_results(result, datasets):
     found = runs(result[1], ("bm25", "verified", "verified 5", "refined"))
     reranker = LateReranker(load_encoder("late:lsr-tiny"))
     texts = {doc.id: doc.content for doc in datasets["small"].corpus()}
@@ -152,11 +152,12 @@ def test_reading_all_clusters_equals_exhaustive_search(result, datasets, tmp_pat
     for query in open_corpus(dataset.query_source, queries=True):
         near = index.encoder.encode_dense([query.content], queries=True)[0]
         want = hybrid.search(query.content, 5, dense=near).ids
-        assert len({*list(found["all clusters"][query.id])[:5]} & {*want}) >= 4  # not 5: the index has 8 bits
+        # Four of five suffice, because the index quantizes impacts to 8 bits.
+        assert len({*list(found["all clusters"][query.id])[:5]} & {*want}) >= 4
     assert found["some clusters"] != found["all clusters"]
 
 
-def test_dense_vectors_imitated_from_words(result, datasets):
+def test_imitated_query_vectors_rank_alone_or_beside_those_of_the_model(result, datasets):
     found = runs(result[1], ("bm25", "imitated", "beside"))
     model, dataset = load_encoder("lsr-mini"), datasets["small"]
     ids, texts = zip(*((doc.id, doc.content) for doc in dataset.corpus()), strict=True)
@@ -164,7 +165,7 @@ def test_dense_vectors_imitated_from_words(result, datasets):
     for query in open_corpus(dataset.query_source, queries=True):
         scores = model.encode_dense([query.content], queries=True)[0] @ documents.T
         best = [ids[i] for i in np.argsort(-scores, kind="stable")[:5]]
-        assert list(found["beside"][query.id])[:5] == best  # the model's own vector outweighs the imitated one
+        assert list(found["beside"][query.id])[:5] == best  # own=1e4: the model's vector outweighs the imitated vector
         assert len(found["imitated"][query.id]) > 5
     assert found["imitated"] != found["beside"]
 
@@ -179,7 +180,7 @@ def test_pairwise_comparisons_give_the_order_of_the_judge(result):
 
 
 def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
-    """On a small collection, with codes and heads that train for a few steps."""
+    """Runs on a small collection; codes and heads train for a few steps."""
     short = lambda **given: replace(CodeSettings(**given), steps=5)  # noqa: E731
     monkeypatch.setattr("lsr.encode.load.CodeSettings", short)
     monkeypatch.setattr("lsr.encode.codes._WORDS", 50)
@@ -195,7 +196,7 @@ def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_what_the_papers_claim_holds_on_cranfield(tmp_path):
+def test_claims_of_the_papers_hold_on_cranfield(tmp_path):
     """The preset on all of Cranfield: combined systems beat their parts, and approximations lose little."""
     settings = replace(read_config(CONFIG, ExperimentSettings), latency=LatencySettings(queries=0))
     dataset = open_dataset(str(Path(lsr.data.__file__).parent / "cranfield"))
@@ -204,12 +205,12 @@ def test_what_the_papers_claim_holds_on_cranfield(tmp_path):
     quality = {name: values["nDCG@10"] for name, values in measures.items()}
     recall = {name: values["R@100"] for name, values in measures.items()}
     print(measures)
-    # Codes and latent terms are about as good as the dense vector, and improve another system that they are fused with.
+    # Codes and latent terms are about as good as the dense vector, and each improves a fusion.
     assert quality["codes, 64 latents"] >= 0.95 * quality["dense vector"]
     assert quality["codes and lsr-mini"] > max(quality["codes, 64 latents"], quality["lsr-mini"])
     assert quality["latent terms"] >= quality["dense vector"] - 0.01
     assert recall["latent terms and BM25"] > recall["BM25 and dense vector"]
-    # Feedback before and after the fusion is as good as the best of these four.
+    # Feedback both before and after fusion is as good as the best of the four simpler systems.
     single = ("BM25, feedback", "dense vector, feedback", "BM25 and dense vector", "interpolation after feedback")
     assert recall["interpolation before and after feedback"] >= max(recall[name] for name in single) - 0.002
     # Densified vectors are as good as sparse ones; coloured slices beat random slices.
@@ -220,7 +221,7 @@ def test_what_the_papers_claim_holds_on_cranfield(tmp_path):
     assert quality["late, refined"] >= quality["late, fused vectors"] - 0.003
     # Candidates of coarse vectors, verified with full vectors, are as good as a full search.
     assert quality["lsr-mini, 32 terms verified"] >= quality["lsr-mini"] - 0.003
-    # A few comparisons are almost as good as all.
+    # A tenth or a third of the pairwise comparisons is almost as good as all of them.
     assert quality["BM25, a third of the comparisons"] >= 0.99 * quality["BM25, all comparisons"]
     assert quality["BM25, a tenth of the comparisons"] >= 0.97 * quality["BM25, all comparisons"]
     assert quality["EASE"] > quality["BM25"]
@@ -233,12 +234,12 @@ def test_what_the_papers_claim_holds_on_cranfield(tmp_path):
         ({"encoder": "bm25"}, "has .*encoder.*compare"),
     ],
 )
-def test_a_comparison_cannot_be_another_kind_of_system_too(wrong, message):
+def test_a_comparison_cannot_have_settings_of_other_kinds_of_systems(wrong, message):
     with pytest.raises(ValueError, match=message):
         SystemSettings("x", compare=ComparisonSettings("a", "b"), **wrong)
 
 
-def test_settings_that_do_not_fit_are_reported():
+def test_incompatible_settings_are_reported():
     first = SystemSettings("a", encoder="bm25")
     with pytest.raises(ValueError, match="needs 'b', which must come before it"):
         ExperimentSettings((first, SystemSettings("c", encoder="bm25", feedback=FeedbackSettings(source="b"))))

@@ -57,11 +57,11 @@ def test_queries_without_results_count_as_zero(run):
     assert per_query["AP"] == {"a": 1.0, "b": 0.0}
 
 
-def test_names_are_split_at_spaces_and_commas():
+def test_measure_names_are_split_at_spaces_and_commas():
     assert [str(m) for m in parse_measures(" nDCG@10, RR@10\nAP ")] == ["nDCG@10", "RR@10", "AP"]
 
 
-def test_all_bad_names_are_reported_at_once():
+def test_all_invalid_measure_names_are_reported_at_once():
     with pytest.raises(DataError, match=r"'nDGC@10', 'RR@x', 'nDCG@0', 'P@1.5', 'AP@-1'"):
         parse_measures("nDGC@10 RR@10 RR@x nDCG@0 P@1.5 AP@-1")
     with pytest.raises(DataError):
@@ -75,7 +75,7 @@ def test_measures_that_need_another_package_are_refused():
         parse_measures("AP alpha_nDCG@10")
 
 
-def test_a_measure_that_cannot_be_computed_is_named(monkeypatch):
+def test_the_error_names_a_measure_that_cannot_be_computed(monkeypatch):
     def broken(*_):
         raise ValueError("ids must be numbers")
 
@@ -91,7 +91,7 @@ def test_the_search_depth_follows_the_measures(names, depth):
     assert depth_of(parse_measures(names)) == depth
 
 
-# --- input that crashed the tools behind ir-measures, or gave wrong values -------------------------------------------
+# --- input for which the tools behind ir-measures crash or compute wrong values --------------------------------------
 
 
 EVERY = (
@@ -101,7 +101,7 @@ EVERY = (
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_grades_and_runs_are_measured(seed):
+def test_measures_are_finite_for_random_grades_and_runs(seed):
     rng = np.random.default_rng(seed)
     measures = parse_measures(EVERY)
     for _ in range(40):
@@ -115,7 +115,7 @@ def test_any_grades_and_runs_are_measured(seed):
         assert all(np.isfinite(value) for value in means.values())
 
 
-def test_a_query_whose_highest_grade_is_negative_is_zero():
+def test_a_query_with_only_negative_grades_counts_as_zero():
     means, _ = score_run(
         {"q1": {"d1": 1}, "q2": {"d2": -2}}, {"q1": {"d1": 1.0}, "q2": {"d2": 1.0}}, parse_measures("AP")
     )
@@ -128,7 +128,7 @@ def test_unsupported_grades_are_refused(grade):
         score_run({"q": {"d": grade}}, {"q": {"d": 1.0}}, parse_measures("AP"))
 
 
-def test_counts_are_summed():
+def test_counts_are_summed_and_not_averaged():
     qrels = {"a": {"x": 1, "y": 1}, "b": {"x": 1}, "c": {"z": 2}}
     run = {"a": {"x": 2.0, "u": 1.0}, "b": {"y": 1.0}}
     means, per_query = score_run(qrels, run, parse_measures("NumQ NumRel NumRet NumRelRet P@1"))
@@ -156,7 +156,7 @@ def test_ids_may_be_any_text():
         score_run({"q": {"d": 5}}, run, parse_measures("AP ERR@10"))
 
 
-def test_names_may_have_brackets():
+def test_measure_names_may_have_parameters_in_brackets():
     measures = parse_measures("P(rel=2, judged_only=True)@10, nDCG(gains={1:3,2:7})@5 AP(rel=2)")
     assert [str(m) for m in measures] == ["P(rel=2,judged_only=True)@10", "nDCG(gains={1:3,2:7})@5", "AP(rel=2)"]
 
@@ -181,8 +181,8 @@ def test_scores_that_are_not_finite_are_refused():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_written_run_gives_trec_eval_the_same_values(seed, tmp_path):
-    """Even for scores that are equal, equal as float32, beyond the range of float32, or tiny."""
+def test_trec_eval_computes_the_same_values_from_a_written_run(seed, tmp_path):
+    """The scores may be equal, differ only in float64, exceed the range of float32, or be tiny."""
     rng = np.random.default_rng(seed)
     levels = [[1.0], [2.0, 1.0], [1 + 1e-9, 1.0, 1 - 1e-9], [0.0, -0.0, 1e-45, 5e-46], [1e300, 1e39, -1e300]][seed]
     qrels = {f"q{q}": {f"d{d}": int(rng.integers(3)) for d in range(0, 30, 2)} for q in range(10)}
@@ -209,7 +209,7 @@ def test_a_written_run_gives_trec_eval_the_same_values(seed, tmp_path):
         )
 
 
-def test_tied_queries():
+def test_tied_queries_have_equal_scores_within_the_depth():
     run = {"apart": {"a": 2.0, "b": 1.0}, "tied": {"a": 1.0, "b": 1.0}, "deep": {"a": 3.0, "b": 1.0, "c": 1.0}}
     assert tied_queries(run, 2) == ["tied"]
     assert tied_queries(run, 3) == ["tied", "deep"]

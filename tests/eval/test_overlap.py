@@ -1,4 +1,4 @@
-"""Rank-biased overlap and Kendall's tau equal hand-worked examples, their definitions and scipy's values."""
+"""Rank-biased overlap and Kendall's tau agree with hand-worked examples, with their definitions and with scipy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lsr.eval.overlap import kendall_tau, rank_biased_overlap
 
 
 def direct(first, second, p):
-    """Equation 32 of Webber, Moffat and Zobel, literally."""
+    """Equation 32 of Webber, Moffat and Zobel, computed term by term."""
     short, long = sorted((first, second), key=len)
     s, n = len(short), len(long)
     shared = [len(set(short[:d]) & set(long[:d])) for d in range(n + 1)]
@@ -18,7 +18,7 @@ def direct(first, second, p):
     return (1 - p) / p * total + ((shared[n] - shared[s]) / n + shared[s] / s) * p**n
 
 
-def test_hand_worked_examples():
+def test_values_equal_hand_worked_examples():
     # The lists share nothing at depth 1 and everything at depth 2: (1 - p) / p (0 p + p^2) + p^2 = p.
     assert rank_biased_overlap(["a", "b"], ["b", "a"], 0.8) == pytest.approx(0.8)
     assert rank_biased_overlap(["a", "b", "c"], ["a", "b", "c"]) == pytest.approx(1)

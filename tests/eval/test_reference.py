@@ -1,4 +1,4 @@
-"""Published figures: column means equal the published means, and any name of a dataset finds its figures."""
+"""Published scores: their means equal the published means, and all names of a dataset find its scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_column_means_equal_the_published_means():
         assert sum(sets) / 13 == pytest.approx(mean, abs=0.000501), system
 
 
-def test_the_suite_has_the_sets_of_the_table():
+def test_the_beir_suite_has_the_datasets_of_the_published_table():
     tabled = {r.dataset for r in references()} - {"beir", "msmarco"}
     found = [reference(name, "nDCG@10") for name in SUITES["beir"]]
     assert all(len(rows) == 16 for rows in found)
@@ -42,13 +42,13 @@ def test_the_suite_has_the_sets_of_the_table():
         ("beir", 0.517),
     ],
 )
-def test_names_are_recognized_in_any_form(name, value):
+def test_all_forms_of_a_dataset_name_find_its_scores(name, value):
     (found,) = [r for r in reference(name, "nDCG@10") if r.system == "SPLADE-v3"]
     assert (found.value, found.measure) == (value, "nDCG@10")
 
 
 @pytest.mark.parametrize("name", ["msmarco-passage/dev/small", "irds:beir/msmarco/dev", "msmarco"])
-def test_ms_marco(name):
+def test_names_of_ms_marco_find_its_scores(name):
     found = reference(name, "MRR@10")
     assert found == reference(name, "RR@10") == sorted(found, key=lambda r: -r.value)
     assert (found[0].system, found[0].value, found[0].trust) == ("CSPLADE-Bi-8B", 0.413, "paper-text")
@@ -67,7 +67,7 @@ def test_ms_marco(name):
         ("cranfield", None),
     ],
 )
-def test_other_splits_have_no_figures(name, split):
+def test_other_splits_have_no_published_scores(name, split):
     assert reference(name, "nDCG@10", split) == reference(name, "RR@10", split) == []
 
 
@@ -78,7 +78,7 @@ def test_a_folder_is_recognized_by_its_name(tmp_path, monkeypatch):
     assert reference("nq", "P@7") == []
 
 
-def test_every_figure_has_a_source_and_a_known_mark():
+def test_every_published_score_has_a_source_and_a_trust_level():
     for found in references():
         assert 0 < found.value < 1
         assert found.source

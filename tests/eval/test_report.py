@@ -1,4 +1,4 @@
-"""lsr report: the page and the Markdown show the values of the result folder, and escape all markup in them."""
+"""lsr report: the page and the Markdown file show the values of a result folder, and escape markup in names."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_tables_show_the_values_of_the_experiment(written):
     assert any("[1] BEIR, arXiv 2104.08663, table 2; [2] SPLADE-v3" in text for text in page.text)
 
 
-def test_wins_and_paired_tests(written):
+def test_the_page_counts_wins_and_lists_paired_tests(written):
     page, _, _, experiment = written
     system = experiment["systems"][1]["name"]
     tests = [c for c in experiment["comparisons"] if (c["system"], c["measure"]) == (system, "nDCG@10")]
@@ -114,7 +114,7 @@ def test_wins_and_paired_tests(written):
     assert len(page.tables["Paired tests"]) == 1 + len(experiment["comparisons"])
 
 
-def test_costs_recall_and_conditions(written):
+def test_the_page_shows_costs_recall_and_conditions(written):
     page, source, _, experiment = written
     first = experiment["results"][0]
     costs = dict(zip(*page.tables["Costs"][:2], strict=True))
@@ -123,7 +123,7 @@ def test_costs_recall_and_conditions(written):
     assert costs["bytes a document"] == f"{first['index_bytes'] / 5183:.0f}"
     assert "FLOPS" in costs
     assert len(page.tables["Costs"]) == 1 + sum(r["index_bytes"] is not None for r in experiment["results"])
-    head, *rows = page.tables["Approximate beside exact"]
+    head, *rows = page.tables["Approximate and exact systems"]
     assert [(row[0], row[2]) for row in rows] == [("lsr-mini, clusters", "3"), (experiment["systems"][3]["name"], "2")]
     assert rows[0][head.index("recall at 10")] == "0.9930"
     assert page.tables["Systems"][3][-1] == "algorithm = clusters, cut = 8"
@@ -156,11 +156,11 @@ def test_the_page_is_self_contained(written):
     assert page.tags.count("script") == 1
 
 
-def test_pictures_are_named_and_unique(written):
+def test_pictures_have_titles_and_unique_ids(written):
     page, source, _, experiment = written
     pictures = re.findall(r"<svg viewBox.*?</svg>", source, re.S)
-    # Two frontiers, latencies and recall in two sizes each; then one picture for each system but the baseline, one for
-    # the queries, and one for each dataset.
+    # Four pictures (two frontiers, latencies, recall) in two sizes each; one per system except the baseline; one of the
+    # queries; one per dataset.
     assert len(pictures) == 2 * 4 + 5 + 1 + 3
     for picture in pictures:
         root = ElementTree.fromstring(picture.replace("xlink:href", "href"))
@@ -219,8 +219,8 @@ def test_every_table_is_written_as_csv_and_latex(hostile, tmp_path):
     assert not re.search(r"(?<!\\)[%#_~^]", re.sub(r"^%.*|\$\^\{.*?\}\$", "", tex, flags=re.M))
 
 
-def test_latex_is_ascii():
-    """Letters that pdflatex knows are written as commands."""
+def test_latex_output_is_ascii():
+    """Letters with a LaTeX command are written as that command."""
     assert escape_latex("é ñ Å ế ß ł Ł π Σ Α λ ς") == (
         r"\'{e} \~{n} \r{A} \'{\^{e}} \ss{} \l{} \L{} $\pi$ $\Sigma$ A $\lambda$ $\varsigma$"
     )
@@ -230,8 +230,8 @@ def test_latex_is_ascii():
     assert escape_latex(every).isascii()
 
 
-def test_every_table_compiles(hostile, tmp_path, pdflatex):
-    """With hostile names and texts, and with every letter that has a LaTeX command."""
+def test_pdflatex_compiles_every_table(hostile, tmp_path, pdflatex):
+    """Compiles tables with hostile names and texts, and every letter that has a LaTeX command."""
     folder, _ = hostile
     html, _ = write_report(folder, tmp_path / "page.html")
     tables = html.with_name("page-tables")
@@ -272,7 +272,7 @@ def test_a_minimal_experiment_has_a_report(hostile):
         assert "Costs" not in page.tables
 
 
-def test_times_come_from_percentiles_without_latencies(hostile):
+def test_without_latencies_parquet_the_picture_shows_percentiles(hostile):
     folder, _ = hostile
     (folder / "latencies.parquet").unlink()
     assert "Line: to the 95th." in write_report(folder)[0].read_text(encoding="utf-8")
@@ -300,16 +300,16 @@ def test_times_come_from_percentiles_without_latencies(hostile):
         (number(None), ""),
     ],
 )
-def test_numbers_are_formatted_for_readers(cell, text):
+def test_cells_are_formatted_with_units_and_rounding(cell, text):
     assert cell.text == text
 
 
-def test_a_table_in_markdown():
+def test_a_markdown_table_escapes_markup_and_marks_the_best_value():
     table = Table("a|b", ("x", "y"), ((Cell("*"), Cell("1", 1.0, best=True, mark="▲", aside="[1]")),), (False, True))
     assert to_markdown(table) == "**a\\|b**\n\n| x | y |\n| --- | ---: |\n| \\* | **1** ▲ \\[1\\] |"
 
 
-def test_the_command(hostile, lsr_command, tmp_path):
+def test_the_command_prints_its_paths_and_reports_a_damaged_file_in_one_line(hostile, lsr_command, tmp_path):
     folder, _ = hostile
     ran = lsr_command("report", folder, "--out", tmp_path / "page.html")
     assert (ran.code, ran.out.split()) == (0, [str(tmp_path / "page.html"), str(tmp_path / "page.md")])
@@ -324,7 +324,7 @@ def test_the_page_must_not_have_the_markdown_suffix(hostile):
         write_report(hostile[0], hostile[0] / "report.md")
 
 
-def test_a_missing_package_is_named(hostile, monkeypatch):
+def test_the_error_names_a_missing_package(hostile, monkeypatch):
     monkeypatch.setattr(report_module, "find_spec", lambda name: None if name == "jinja2" else object())
     with pytest.raises(MissingExtra, match=r'jinja2, which is not installed: pip install "lsr-search\[eval\]"'):
         write_report(hostile[0])

@@ -1,4 +1,4 @@
-"""The report in headless chromium, driven by Playwright; skipped if either is missing."""
+"""Playwright opens the report in headless Chromium. The tests are skipped without Playwright or Chromium."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs chromium (apt-get install chromium)")
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
-PICTURES = 4 + 5 + 1 + 3  # 4: frontiers, latencies, recall; 5: systems but the baseline; 1: queries; 3: datasets
+PICTURES = 4 + 5 + 1 + 3  # frontiers, latencies and recall; systems except the baseline; queries; datasets
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def table(page, caption):
 
 
 def column(table, name):
-    """Texts of a column, without the rows of published figures."""
+    """The texts of a column, without the rows of published scores."""
     at = table.locator("thead th", has_text=name).first.evaluate("header => header.cellIndex")
     return table.locator("tbody").first.evaluate("(body, at) => [...body.rows].map(row => row.cells[at].innerText)", at)
 
@@ -111,7 +111,7 @@ def test_empty_cells_come_last_and_published_values_stay_below(visit):
 
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_is_too_wide_and_every_picture_is_visible(visit, viewport, scheme):
+def test_the_page_fits_the_window_and_shows_every_picture(visit, viewport, scheme):
     page = visit(viewport, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     pictures = page.locator("figure > svg:visible").all()
@@ -169,7 +169,7 @@ def test_pictures_are_as_wide_as_the_page(visit):
         assert min(box["width"] for box in boxes) >= least * viewport["width"]
 
 
-def test_the_contents_lead_to_the_sections(visit):
+def test_links_of_the_contents_lead_to_their_sections(visit):
     page = visit(DESK)
     links = page.get_by_role("navigation", name="Contents").get_by_role("link")
     assert links.all_inner_texts() == page.locator("h2").all_inner_texts()
@@ -202,7 +202,7 @@ def test_wide_tables_scroll_in_their_box_on_a_phone(visit):
     )
     assert [by > 0 for _, by in scrolled] == [wide for wide, _ in scrolled]
     assert sum(wide for wide, _ in scrolled) >= 5
-    # The first column, with the names of rows, stays visible.
+    # The first column, which names the rows, stays visible.
     name = page.locator("tbody th").first
     assert name.bounding_box()["x"] == pytest.approx(boxes.first.bounding_box()["x"])
 
@@ -227,7 +227,7 @@ def test_text_has_enough_contrast(visit, scheme):
         assert min(page.locator(where).first.evaluate(CONTRAST)) >= 4.5, where
 
 
-def test_a_print_shows_everything(visit):
+def test_a_printed_page_shows_whole_tables_on_white(visit):
     page = visit(DESK, color_scheme="dark")
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
@@ -239,7 +239,7 @@ def test_a_print_shows_everything(visit):
     assert len(paper) > 50_000
 
 
-def test_without_javascript_only_sorting_is_missing(visit):
+def test_without_javascript_everything_but_sorting_works(visit):
     page = visit(DESK, java_script_enabled=False)
     assert page.locator("button").count() == 0
     assert page.locator("table").count() >= 10

@@ -34,7 +34,7 @@ def test_a_written_folder_is_read_back(hostile):
     assert experiment.results[3].measures == written["results"][3]["measures"]
     assert experiment.results[0].lengths.counts == tuple(written["results"][0]["lengths"]["counts"])
     assert results.result(results.datasets[1], results.systems[3]) is None
-    # A mean covers all datasets; a system without a result for one of them has no mean.
+    # A mean covers all datasets; a system that lacks a result for one dataset has no mean.
     of_baseline = [r["measures"]["RR@10"] for r in written["results"] if r["system"] == results.systems[0]]
     assert results.mean(results.systems[0], "RR@10") == pytest.approx(sum(of_baseline) / 3)
     assert results.mean(results.systems[3], "RR@10") is None
@@ -43,7 +43,7 @@ def test_a_written_folder_is_read_back(hostile):
     assert len(results.times(results.systems[3])) == 300 + 190
 
 
-def test_the_best_other_system_is_not_the_baseline(hostile):
+def test_best_other_is_the_best_system_besides_the_baseline(hostile):
     folder, written = hostile
     change(folder, baseline=written["systems"][5]["name"])
     results = read_results(folder)
@@ -52,7 +52,7 @@ def test_the_best_other_system_is_not_the_baseline(hostile):
     assert read_results(folder).best_other == written["systems"][5]["name"]
 
 
-def test_values_that_may_be_absent(hostile):
+def test_optional_values_may_be_missing(hostile):
     folder, _ = hostile
     empty = ["intervals", "measures"]
     change(
@@ -91,7 +91,7 @@ def test_values_that_may_be_absent(hostile):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_problems_of_experiment_json_are_named(hostile, values, problems):
+def test_the_error_lists_the_problems_of_experiment_json(hostile, values, problems):
     folder, _ = hostile
     change(folder, **values)
     with pytest.raises(DataError) as raised:
@@ -108,7 +108,7 @@ def test_damaged_json_is_refused(hostile, text):
 
 
 @pytest.mark.parametrize("name", ["experiment.json", "per-query.parquet"])
-def test_a_missing_file_is_named(hostile, name):
+def test_the_error_names_a_missing_file(hostile, name):
     folder, _ = hostile
     (folder / name).unlink()
     with pytest.raises(DataError, match="no such file: is this the result folder"):
@@ -145,7 +145,7 @@ def test_damaged_values_per_query_are_refused(hostile, table, problem):
     assert problem in str(raised.value)
 
 
-def test_truncated_and_empty_parquet_files(hostile):
+def test_a_truncated_parquet_file_is_refused_and_an_empty_one_read(hostile):
     folder, _ = hostile
     path = folder / "latencies.parquet"
     path.write_bytes(path.read_bytes()[:-100])

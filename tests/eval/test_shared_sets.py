@@ -1,4 +1,4 @@
-"""On real collections, measures of a run file of another engine (bm25s) agree with trec_eval."""
+"""On real collections, the measures of a run by bm25s (another engine) agree with trec_eval."""
 
 from __future__ import annotations
 

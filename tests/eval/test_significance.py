@@ -1,4 +1,4 @@
-"""Paired tests equal hand-worked examples and scipy; p-values are uniform under the null hypothesis."""
+"""Paired tests agree with hand-worked examples and scipy; p-values are uniform under the null hypothesis."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def zeros(n):
     return by_query(np.zeros(n))
 
 
-def test_a_hand_worked_randomisation():
-    # The 8 ways to flip the signs of 1, 2, 3 give the sums 6 4 2 0 0 -2 -4 -6. Two of them have an absolute value of at
-    # least 6, four of at least 4.
+def test_the_randomization_test_equals_a_hand_worked_example():
+    # The 8 ways to flip the signs of 1, 2, 3 give the sums 6 4 2 0 0 -2 -4 -6. Two of the
+    # absolute values are at least 6, and four are at least 4.
     assert compare(by_query([1, 2, 3]), zeros(3)).p == 2 / 8
     assert compare(by_query([-1, 2, 3]), zeros(3)).p == 4 / 8
     assert compare(by_query([-1, -2, 3]), zeros(3)).p == 1
@@ -36,20 +36,20 @@ def test_a_comparison_counts_wins_ties_and_losses():
 
 
 @pytest.mark.parametrize("test", ["randomization", "t"])
-def test_identical_values_have_p_of_one(test):
+def test_identical_values_have_a_p_value_of_one(test):
     found = compare(zeros(5), zeros(5), test=test)
     assert (found.p, found.low, found.high, found.ties) == (1, 0, 0, 5)
     rounded = by_query([0.1 + 0.2] * 5), by_query([0.3] * 5)
     assert compare(*rounded, test=test).p == 1
 
 
-def test_t_test_of_constant_differences():
+def test_the_t_test_handles_constant_differences_and_single_queries():
     assert compare(by_query([0.3] * 5), by_query([0.2] * 5), test="t").p == 0
     assert compare(by_query([0.3]), by_query([0.2]), test="t").p == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_t_test_equals_scipys(seed):
+def test_the_t_test_equals_that_of_scipy(seed):
     rng = np.random.default_rng(seed)
     a, b = rng.random(40), rng.random(40)
     assert compare(by_query(a), by_query(b), test="t").p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
@@ -65,13 +65,13 @@ def permutation_test(a, b, **settings):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_exact_randomisation_equals_scipys(seed):
+def test_the_exact_randomization_test_equals_that_of_scipy(seed):
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 4, (2, 10)) / 3  # thirds give tied sums, which rounding errors must not separate
     assert compare(by_query(a), by_query(b)).p == pytest.approx(permutation_test(a, b, n_resamples=np.inf), abs=1e-12)
 
 
-def test_random_flips_estimate_the_exact_value():
+def test_sampled_sign_flips_estimate_the_exact_p_value():
     rng = np.random.default_rng(3)
     a, b = rng.random(14) + 0.15, rng.random(14)
     exact = compare(by_query(a), by_query(b)).p
@@ -87,7 +87,7 @@ def test_a_sampled_p_value_is_never_zero():
 
 
 @pytest.mark.parametrize("test", ["randomization", "t"])
-def test_p_is_uniform_if_the_systems_are_equally_good(test):
+def test_p_values_are_uniform_if_the_systems_are_equally_good(test):
     rng = np.random.default_rng(11)
     p = [
         compare(by_query(a), by_query(b), test=test, samples=200, seed=i).p
@@ -97,8 +97,8 @@ def test_p_is_uniform_if_the_systems_are_equally_good(test):
     assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.03)
 
 
-def test_holm_by_hand():
-    # Holm 1979: 0.01 * 4, 0.02 * 3, 0.03 * 2 and 0.04 * 1; no value may be smaller than the one before it.
+def test_holm_correction_equals_a_hand_worked_example():
+    # Holm 1979: 0.01 * 4, 0.02 * 3, 0.03 * 2 and 0.04 * 1; then each value is raised to at least the previous value.
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.9, 0.6]) == [1, 1]
     assert holm([]) == []
@@ -106,7 +106,7 @@ def test_holm_by_hand():
         holm([0.1, float("nan")])
 
 
-def test_bootstrap_intervals():
+def test_bootstrap_intervals_equal_normal_intervals_for_many_queries():
     values = by_query(np.random.default_rng(5).normal(0.5, 0.1, 400))
     low, high = bootstrap_interval(values)
     half = 1.96 * np.std(list(values.values())) / np.sqrt(400)
@@ -118,13 +118,13 @@ def test_bootstrap_intervals():
     assert bootstrap_interval({"q": 0.3}) == (0.3, 0.3)
 
 
-def test_most_different():
+def test_most_different_sorts_queries_by_absolute_difference():
     values, baseline = {"a": 0.5, "b": 1, "c": 0.2, "d": 0.2}, {"a": 0.4, "b": 0.5, "c": 0.7, "d": 0.2}
     assert most_different(values, baseline) == [("b", 1, 0.5), ("c", 0.2, 0.7), ("a", 0.5, 0.4)]
     assert most_different(values, baseline, 1) == [("b", 1, 0.5)]
 
 
-def test_bad_input_is_named():
+def test_invalid_input_is_refused_with_its_query():
     with pytest.raises(DataError, match=r"2 and 2 queries, of which 2 have one value only: b, c"):
         compare({"a": 1, "b": 1}, {"a": 1, "c": 1})
     with pytest.raises(DataError, match="no queries"):
@@ -139,10 +139,10 @@ def test_bad_input_is_named():
         compare({"a": 1}, {"a": 2}, test="wilcoxon")
 
 
-def test_a_hand_worked_test_over_seeds():
-    # The queries' mean differences are 2 and 4: their variance is 2, that of their mean is 1. The seeds' means are also
-    # 2 and 4; the baseline has one seed and adds no variance. So the standard error is sqrt(1 + 1), with
-    # (1 + 1)^2 / (1 + 1) = 2 degrees of freedom.
+def test_the_test_over_seeds_equals_a_hand_worked_example():
+    # The mean differences per query are 2 and 4: their variance is 2, so the variance of their mean is 1. The means per
+    # seed are also 2 and 4, which adds another variance of 1. The baseline has one seed and adds none. The standard
+    # error is sqrt(1 + 1), with (1 + 1)^2 / (1 + 1) = 2 degrees of freedom.
     seeds = [by_query([1, 3]), by_query([3, 5])]
     found = compare_seeds(seeds, [zeros(2)])
     assert (found.difference, found.wins, found.n) == (3, 2, 2)
@@ -161,7 +161,7 @@ def test_without_variance_over_seeds_the_test_is_a_t_test():
 
 
 def test_differences_due_to_seeds_are_not_significant():
-    """For systems that differ only by their seeds, a test over queries alone often finds a difference."""
+    """A test over queries alone often finds significant differences between systems that differ only by seed."""
     rng = np.random.default_rng(1)
     over_seeds, over_queries = [], []
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""lsr train: a small model learns on a real collection, problems are reported, and all presets are valid."""
+"""lsr train: a small model learns from a real collection, problems are reported, and all presets are valid."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PRESETS = Path(__file__).resolve().parents[2] / "configs" / "train"
 
 @pytest.fixture(scope="module")
 def cranfield(tmp_path_factory):
-    """A third of the judged documents of the collection in the package; its queries are split in two."""
+    """A third of the judged documents of the collection in the package, with its queries split into train and dev."""
     source, folder = files("lsr.data") / "cranfield", tmp_path_factory.mktemp("data") / "cranfield"
     (folder / "qrels").mkdir(parents=True)
     lines = (source / "qrels" / "test.tsv").read_text().splitlines()
@@ -58,7 +58,7 @@ def cranfield(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def random_bert(cranfield, tmp_path_factory):
-    """A random masked language model over the collection's words, which predicts each token from itself."""
+    """A random masked language model over the words of the collection. It predicts each token from the token itself."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
@@ -69,7 +69,7 @@ def random_bert(cranfield, tmp_path_factory):
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     normalizer, splitter = BertNormalizer(), BertPreTokenizer()
     texts = [json.loads(line)["text"] for line in (cranfield / "corpus.jsonl").read_text().splitlines()]
-    # The vocabulary is characters and the most frequent words: training one isn't deterministic.
+    # The vocabulary is made of characters and frequent words, because training a WordPiece model isn't deterministic.
     words = Counter(
         word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)) if len(word) > 1
     )
@@ -143,7 +143,7 @@ def test_training_raises_quality_and_shortens_documents(config, tmp_path, lsr_co
     assert "terms of a document" in picture
     best = tmp_path / "run" / "best"
     found = validator(ValidationSettings((str(read(config).validation.sets[0]),)))(best)
-    assert found["nDCG@10"] == last["nDCG@10"]  # the first value is from before the end of the ramp
+    assert found["nDCG@10"] == last["nDCG@10"]  # step 20 can't be the best: the regularizer's ramp ends at step 30
     again = lsr_command("train", config, "--out", tmp_path / "run")
     assert (again.code, len(lines(tmp_path / "run", "loss"))) == (0, 40)
 
@@ -161,7 +161,7 @@ def test_a_collapse_due_to_strong_regularization_is_found(config, tmp_path, lsr_
     assert "step 12: dead rows: 100% of the documents have no term. The regularizer is too strong" in ran.err
 
 
-def test_problems_of_the_file_are_named(config, tmp_path, lsr_command):
+def test_all_problems_of_the_settings_file_are_reported(config, tmp_path, lsr_command):
     config.write_text(config.read_text().replace("steps: 40", "stepz: 40").replace("kind: table", "kind: tabel"))
     ran = lsr_command("train", config, "--out", tmp_path / "run", "--set", "seed=x")
     assert ran.code == 1
@@ -172,7 +172,7 @@ def test_problems_of_the_file_are_named(config, tmp_path, lsr_command):
     assert lsr_command("train", tmp_path / "none.yaml", "--out", tmp_path / "run").code == 2
 
 
-def test_a_missing_logger_is_named(config, tmp_path, lsr_command):
+def test_the_error_names_an_unknown_logger(config, tmp_path, lsr_command):
     ran = lsr_command("train", config, "--out", tmp_path / "run", "--log-to", "nothing")
     assert ran.code == 1
     assert "'nothing' is no logger; there are tensorboard, wandb, mlflow, and module:function of your own" in ran.err
@@ -188,7 +188,7 @@ def test_a_missing_logger_is_named(config, tmp_path, lsr_command):
         ("model.max_length=65", "model.max_length 65: the model in"),
     ],
 )
-def test_problems_of_other_inputs_are_named(config, tmp_path, lsr_command, change, message):
+def test_problems_of_data_models_and_measures_are_reported(config, tmp_path, lsr_command, change, message):
     ran = lsr_command("train", config, "--out", tmp_path / "run", "--set", change)
     assert ran.code == 1
     assert message in ran.err
@@ -244,21 +244,21 @@ def test_validation_takes_judged_documents_first(cranfield, tmp_path):
     )
     few = validator(ValidationSettings((name, f"{cranfield}:train"), documents=10))(encoder)
     every = validator(ValidationSettings((name,)))(encoder)
-    # Two splits of one folder have separate values, under their names in the settings.
+    # Two splits of one folder have separate values, each under its name in the settings.
     each = few[f"nDCG@10 {name}"], few[f"nDCG@10 {cranfield}:train"]
     assert each[0] != each[1]
     assert few["nDCG@10"] == sum(each) / 2
     assert each[0] > every["nDCG@10"]
 
 
-def test_a_run_without_validation_has_a_picture(tmp_path):
+def test_a_run_without_validation_is_plotted(tmp_path):
     assert plot_run(write_log(tmp_path, [])) is None
     steps = [{"step": i, "loss": 1.0, "info_nce": 1.0, "documents_terms": 9.0} for i in range(1, 250)]
     assert plot_run(write_log(tmp_path, [steps[0] | {"masked_lm": 1.0}, *steps])).is_file()
     assert "bank" in plot_run(write_log(tmp_path, [{**step, "bank": 2.0} for step in steps])).read_text()
 
 
-def test_without_matplotlib_only_the_picture_is_missing(config, tmp_path, lsr_command, monkeypatch):
+def test_training_works_without_matplotlib(config, tmp_path, lsr_command, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     ran = lsr_command(
         "train", config, "--out", tmp_path / "run", "--set", "optimizer.steps=1", "--set", "validation=null"
@@ -310,7 +310,7 @@ def negatives(cranfield, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cross_encoder(random_bert, tmp_path_factory):
-    """A random cross-encoder with the same vocabulary."""
+    """A random cross-encoder with the vocabulary of `random_bert`."""
     from transformers import BertConfig, BertForSequenceClassification
 
     folder = tmp_path_factory.mktemp("cross")
@@ -379,8 +379,10 @@ def test_interrupted_scoring_resumes(cross_encoder, negatives, cranfield, tmp_pa
     assert [path.name for path in tmp_path.glob("cut*")] == ["cut.jsonl"]
 
 
-def test_scores_of_two_models_are_not_mixed(random_bert, negatives, cranfield, tmp_path, lsr_command, monkeypatch):
-    """Interrupted scoring starts again if the model in its folder was replaced."""
+def test_scoring_restarts_after_a_change_of_model(
+    random_bert, negatives, cranfield, tmp_path, lsr_command, monkeypatch
+):
+    """Scores of the old and the new model in the same folder are not mixed."""
     from lsr.train.teachers import SparseTeacher
 
     model, real, calls = tmp_path / "model", SparseTeacher.scores, []
@@ -411,8 +413,8 @@ def test_an_empty_file_is_not_scored(cranfield, tmp_path, lsr_command):
     assert [path.name for path in tmp_path.iterdir()] == ["none.jsonl"]
 
 
-def test_a_model_without_scores_is_no_cross_encoder(random_bert, negatives, cranfield, tmp_path, lsr_command):
-    """sentence-transformers would give it an output of random weights."""
+def test_a_cross_encoder_needs_a_score_output(random_bert, negatives, cranfield, tmp_path, lsr_command):
+    """sentence-transformers would add a random score output to a model that has none."""
     pytest.importorskip("sentence_transformers")
     command = ("score", negatives, "--documents", cranfield, "--cross-encoder", random_bert)
     ran = lsr_command(*command, "--out", tmp_path / "out.jsonl")
@@ -444,7 +446,7 @@ def triples(cranfield, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def decoder(random_bert, tmp_path_factory):
-    """A causal language model with the same vocabulary."""
+    """A causal language model with the vocabulary of `random_bert`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("decoder") / "llama"
@@ -459,7 +461,7 @@ def decoder(random_bert, tmp_path_factory):
 @pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_runs(name, random_bert, decoder, cranfield, negatives, tmp_path, lsr_command):
-    """Each preset trains by name on a BEIR folder, changed only to use small models and two steps."""
+    """Each preset trains by name on a BEIR folder, with small models and two steps."""
     as_it_is = read_config(PRESETS / f"{name}.yaml", TrainSettings)
     if as_it_is.model.lora:
         pytest.importorskip("peft")
@@ -487,8 +489,8 @@ def test_every_preset_runs(name, random_bert, decoder, cranfield, negatives, tmp
 
 
 @pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
-def test_two_processes_mine_once(random_bert, cranfield, tmp_path):
-    """The second process waits for the negatives of the first."""
+def test_two_training_processes_mine_negatives_once(random_bert, cranfield, tmp_path):
+    """The second process waits until the first has mined the negatives."""
     changes = [
         f"model.checkpoint={random_bert}", "model.max_length=40", "queries.max_length=16", f"data={cranfield}",
         "data.queries=4", "optimizer.steps=2", "optimizer.warmup=1", "device=cpu", "validation=null",

@@ -48,7 +48,7 @@ def part_of_cranfield(tmp_path_factory):
 
 @pytest.fixture
 def small_package(part_of_cranfield, tmp_path, monkeypatch):
-    """Cut the collection in the package to its first 200 documents, so that scripts and notebooks take seconds."""
+    """Reduce the collection in the package to its first 200 documents, so that examples run in seconds."""
     folder, real = tmp_path / "package" / "cranfield", importlib.resources.files
     shutil.copytree(part_of_cranfield / "qrels", folder / "qrels")
     for name in ("corpus.jsonl", "queries.jsonl"):
@@ -58,7 +58,7 @@ def small_package(part_of_cranfield, tmp_path, monkeypatch):
     )
 
 
-def test_encoders_are_compared(part_of_cranfield, tmp_path, capsys):
+def test_compare_encoders_prints_a_row_per_encoder(part_of_cranfield, tmp_path, capsys):
     load("compare_encoders").main([str(part_of_cranfield), "bm25", "lsr-tiny", "--out", str(tmp_path / "out")])
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["encoder", "nDCG@10", "R@100", "terms", "ms"]
@@ -66,7 +66,7 @@ def test_encoders_are_compared(part_of_cranfield, tmp_path, capsys):
     assert all(float(row.split()[1]) > 0.2 for row in rows)
 
 
-def test_an_index_moves_to_opensearch(tmp_path, capsys):
+def test_to_opensearch_writes_documents_mapping_and_query(tmp_path, capsys):
     Index.build(tmp_path / "idx", DOCS, encoder="bm25")
     load("to_opensearch").main([str(tmp_path / "idx"), str(tmp_path / "docs.ndjson")])
     lines = [json.loads(line) for line in (tmp_path / "docs.ndjson").read_text().splitlines()]
@@ -77,7 +77,7 @@ def test_an_index_moves_to_opensearch(tmp_path, capsys):
     assert body["query"]["neural_sparse"]["vector"]["query_tokens"].keys() == {"wing"}
 
 
-def test_the_fastapi_application(tmp_path, monkeypatch):
+def test_the_fastapi_application_searches_and_adds_documents(tmp_path, monkeypatch):
     pytest.importorskip("fastapi")
     from starlette.testclient import TestClient
 
@@ -93,7 +93,7 @@ def test_the_fastapi_application(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")  # the small model truncates texts to 48 tokens
-def test_a_splade_model_is_trained_and_searched_with(small_package, tmp_path, monkeypatch, capsys):
+def test_train_splade_trains_a_model_and_searches_with_it(small_package, tmp_path, monkeypatch, capsys):
     torch = pytest.importorskip("torch")
     pytest.importorskip("yaml")
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
@@ -108,8 +108,8 @@ def test_a_splade_model_is_trained_and_searched_with(small_package, tmp_path, mo
 
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")
-def test_the_paper_is_written(part_of_cranfield, tmp_path, monkeypatch, request):
-    """With a random model, two seeds and two datasets: every table that the paper includes exists, and it compiles."""
+def test_the_paper_is_written_and_compiles(part_of_cranfield, tmp_path, monkeypatch, request):
+    """A study of a random model with two seeds and two datasets writes every table that the paper includes."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("jinja2")
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))

@@ -64,7 +64,7 @@ def test_only_changed_files_are_indexed_again(rag, notes, tmp_path):
     assert found == {"wings.md#wings", "birds.md"}
 
 
-# (a newcomer's question, the pages of the docs that answer it, a pattern that an answering passage matches)
+# (question, pages of the docs that answer it, a pattern that the answering passage contains)
 QUESTIONS = [
     ("How do I restrict a search to documents from a certain year?", "guides/filters", '"year": {">=|year>='),
     ("Which file types can be read from a folder?", "guides/folders", r"\.docx|\.csv"),

@@ -1,4 +1,4 @@
-"""Fixtures for tests of indexes: run code in a separate process, and kill it at every point."""
+"""Fixtures that run code in a separate process, which may be killed at any file operation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import textwrap
 
 import pytest
 
-# A prefix for code that must survive a kill at any point. It runs the code in one child process after another; the n-th
-# child is killed at its n-th call that writes, renames or removes a file.
+# A prefix for tests of code that must survive a kill at any point. `die_everywhere` runs the code in one child process
+# after another. The n-th child is killed at its n-th call that writes, renames or removes a file.
 DYING = """
 import json, os, shutil, signal, sys
 from pathlib import Path
@@ -43,7 +43,7 @@ def die_at(n):
 
 def die_everywhere(path, kept, change, look, every=10, then=lambda: None):
     # Kills `change` at its first step, its second, and so on, until it completes; returns the results of `look` after
-    # each run. After some kills it also runs `then`, a writer that must remove what the killed process left.
+    # each run. After every `every`-th kill and at the end, the writer `then` must remove the killed process's files.
     outcomes, code, n = [], -9, 0
     while code != 0:
         n += 1
@@ -90,5 +90,5 @@ def python():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Make locked indexes refuse writers of this process almost at once, not after a second."""
+    """Shorten the time that writers of this process wait for a lock from a second to 50 ms."""
     monkeypatch.setattr("lsr.index.storage.transaction._PATIENCE", 0.05)

@@ -1,6 +1,6 @@
 """Every algorithm gives the same documents, scores and order as brute force, for all kinds of vectors and settings.
 
-Brute force sums integers in numpy and sorts all documents; it shares no code with the kernels.
+Brute force sums integers in numpy and sorts all documents. The kernels share no code with it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PALETTES = {"few": [1.0, 2.0, 3.0], "full": [255.0], "wide": [1.0, 7.0, 100.0, 2
 
 @pytest.fixture(params=ORDERS)
 def order(request):
-    """The storage order. No result may depend on it."""
+    """The storage order, which must not affect any result."""
     return request.param
 
 
@@ -55,18 +55,18 @@ class Truth:
         self.n_docs = len(matrix)
 
     def lists(self, terms):
-        """The first and end positions of each term's postings."""
+        """The start and end positions of each term's postings."""
         return np.searchsorted(self.terms, terms), np.searchsorted(self.terms, terms, side="right")
 
     def integers(self, terms, weights):
-        """A query's known terms, their integer weights, and the factor from integer sums to scores."""
+        """A query's known terms, their integer weights, and the factor that turns integer sums into scores."""
         begins, ends = self.lists(terms)
         numbers, factor = query_numbers(weights)
         self.most = 2**31 if numbers.dtype == np.int32 else 2**53
         return terms[begins < ends], numbers[begins < ends].astype(np.int64), self.scale / factor
 
     def sums(self, terms, weights):
-        """(n_docs,) int64 sums, and the factor from sums to scores."""
+        """(n_docs,) int64 sums, and the factor that turns sums into scores."""
         terms, integers, factor = self.integers(terms, weights)
         sums = np.zeros(self.n_docs, np.int64)
         for begin, end, weight in zip(*self.lists(terms), integers, strict=True):
@@ -75,7 +75,7 @@ class Truth:
         return sums, factor
 
     def ranking(self, terms, weights):
-        """Documents with scores above zero, by descending score and then by number, and their scores."""
+        """The documents with scores above zero and their scores, by descending score, then by document number."""
         sums, factor = self.sums(terms, weights)
         docs = np.flatnonzero(sums)
         docs = docs[np.lexsort((docs, -sums[docs]))]
@@ -144,7 +144,7 @@ def test_all_algorithms_equal_brute_force(case, memory, order):
 
 
 @pytest.mark.parametrize("rows", [[], [{}], [{}, {}], [{3: 2.0}], [{}, {3: 2.0}, {}], [{0: 1.0}, {4: 1.0}]])
-def test_very_few_documents(tmp_path, order, rows):
+def test_results_are_exact_for_very_few_documents(tmp_path, order, rows):
     matrix = SparseMatrix.from_dicts(rows, 5)
     segment, truth = write(tmp_path, matrix, order=order), Truth(matrix)
     for terms in ([], [1], [3], [0, 4], range(5)):
@@ -162,7 +162,7 @@ def test_equal_documents_keep_their_order(tmp_path, order):
 
 
 @pytest.mark.parametrize(("n_terms", "order"), [(300_000, "given"), (300_000, "bisection"), (LARGE, "given")])
-def test_queries_of_two_thousand_terms(tmp_path, order, n_terms):
+def test_results_are_exact_for_queries_of_two_thousand_terms(tmp_path, order, n_terms):
     rng = np.random.default_rng(n_terms)
     used = np.unique(rng.integers(0, n_terms, 5000))
     rows = [(np.sort(rng.choice(used, 60, replace=False)), rng.choice(PALETTES["wide"], 60)) for _ in range(2000)]
@@ -173,11 +173,11 @@ def test_queries_of_two_thousand_terms(tmp_path, order, n_terms):
 
 
 @pytest.mark.parametrize("memory", [24 * 20_000, DEFAULT_MEMORY])
-def test_windows_with_and_without_dense_rows(tmp_path, order, memory):
+def test_results_are_exact_in_windows_with_and_without_dense_rows(tmp_path, order, memory):
     rng = np.random.default_rng(8)
     share = np.concatenate((np.full(6, 0.6), np.full(10, 0.15), np.full(40, 0.02), np.full(60, 0.003)))
     dense = rng.choice(PALETTES["wide"], (6000, len(share))) * (rng.random((6000, len(share))) < share)
-    dense[3000:4500, :3] = 0  # terms 0 to 2 are dense rows in one window, and short or absent in others
+    dense[3000:4500, :3] = 0  # terms 0 to 2 are dense rows in some windows, and short lists or absent in others
     dense[4500:, 3] = 0
     matrix = SparseMatrix.from_dense(dense)
     segment = write(tmp_path, matrix, memory=memory, order=order)
@@ -187,11 +187,11 @@ def test_windows_with_and_without_dense_rows(tmp_path, order, memory):
         for _ in range(3):
             terms = np.sort(rng.choice(len(share), size, replace=False))
             require_equal(segment, Truth(matrix), terms, rng.choice([0.3, 1.0, 1.1], size), ks=(1, 10, 200, 6000))
-    require_equal(segment, Truth(matrix), range(6), 1.0, ks=(1, 10, 1000))  # only dense rows
+    require_equal(segment, Truth(matrix), range(6), 1.0, ks=(1, 10, 1000))  # terms that have only dense rows
 
 
-def test_lists_whose_documents_are_far_apart(tmp_path, order):
-    """Two windows. Each term's documents come in runs thousands apart, so lists have gaps above 255, and skips."""
+def test_results_are_exact_for_lists_with_large_gaps(tmp_path, order):
+    """The documents of each term lie in a few distant ranges, so postings lists have gaps above 255 and skips."""
     rng = np.random.default_rng(9)
     n_docs, n_terms = 70_000, 16
     own = [
@@ -223,7 +223,7 @@ def test_lists_whose_documents_are_far_apart(tmp_path, order):
 
 
 @pytest.mark.parametrize("n", [1, 2, 300, 2000])
-def test_sums_up_to_two_to_the_31st(tmp_path, order, n):
+def test_results_are_exact_for_sums_up_to_two_to_the_31st(tmp_path, order, n):
     rng = np.random.default_rng(n)
     dense = np.full((400, n), 255.0)
     dense[rng.random((400, n)) < 0.1] = 0
@@ -238,7 +238,7 @@ def test_sums_up_to_two_to_the_31st(tmp_path, order, n):
 
 
 @pytest.mark.parametrize("weight", [1e-45, 1e-30, 1e30, 3.4e38])
-def test_tiny_and_huge_weights(tmp_path, order, weight):
+def test_results_are_exact_for_tiny_and_huge_weights(tmp_path, order, weight):
     matrix = SparseMatrix.from_dicts([{0: weight}, {1: weight}, {0: weight, 1: weight}, {}] * 50, 2)
     segment, truth = write(tmp_path, matrix, order=order), Truth(matrix)
     for weights in ([weight, weight], [1e-45, 3.4e38]):
@@ -252,7 +252,7 @@ N_CLUSTERED = 20_000
 
 @pytest.fixture(scope="module")
 def clustered():
-    """20,000 documents in 100 contiguous clusters; terms of the cluster, common terms (dense rows) and random terms."""
+    """20,000 documents in 100 contiguous clusters: terms of the cluster, common terms (dense rows) and random terms."""
     rng = np.random.default_rng(11)
     cores = rng.permutation(np.arange(30, 2030))[: 100 * 15].reshape(100, 15)
     rows = []
@@ -304,7 +304,7 @@ def test_blocks_and_postings_are_skipped(segment, queries):
 
 
 def test_maxscore_skips_nonessential_terms(tmp_path, clustered, truth, queries, order):
-    # Several windows, because the first one has no threshold yet.
+    # Terms can be skipped only from the second window on, because there is no threshold before.
     segment = write(tmp_path, clustered[0], memory=24 * 2 * 60_000, order=order)
     assert segment.n_windows > 3
     for terms, weights in queries[:10]:
@@ -315,8 +315,8 @@ def test_maxscore_skips_nonessential_terms(tmp_path, clustered, truth, queries, 
         assert 0 < some.postings_scored < whole.postings_scored
 
 
-def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, segment, truth, queries):
-    """The outermost kernel runs as Python, so that the test can count its calls of the compiled kernels."""
+def test_every_scoring_kernel_is_used(tmp_path, monkeypatch, segment, truth, queries):
+    """The outermost kernel runs as plain Python, so the test can count how often it calls each compiled kernel."""
     ran = dict.fromkeys(("score_blocks", "score_split", "score_window"), 0)
 
     def watched(name):
@@ -341,7 +341,7 @@ def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, se
     require_equal(segment, truth, *queries[0], ks=(1000,), algorithms=["blocks"])
     assert ran["score_window"] == 1
     ran["score_window"] = 0
-    # No block can be skipped: each document has 12 random ones of 600 terms, and some of 6 light terms.
+    # Each document has 12 random terms out of 600, and some of 6 light terms, so no block can be skipped.
     rng = np.random.default_rng(13)
     rows = []
     for _ in range(N_CLUSTERED):
@@ -352,7 +352,7 @@ def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, se
     segment, truth = write(tmp_path, even, memory=24 * 2 * 70_000), Truth(even)
     n = segment.n_windows
     assert n > 2
-    # One of these terms is enough for a high score, so all lists are scanned.
+    # A document with only one of these terms can score high, so all postings lists are scanned.
     require_equal(segment, truth, range(8), 1.0, ks=(200,), algorithms=["blocks"])
     assert (ran["score_split"], ran["score_window"]) == (0, n)
     # Once there is a threshold, the light terms are only looked up.
@@ -363,7 +363,7 @@ def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, se
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_alpha_misses_documents_but_keeps_exact_scores(segment, truth, queries):
+def test_a_lower_alpha_misses_documents_but_keeps_exact_scores(segment, truth, queries):
     found = {}
     for alpha in (1.0, 0.9, 0.6, 0.2, 1e-9, 5e-324):
         for terms, weights in queries:
@@ -414,8 +414,8 @@ def test_guaranteed_blocks_are_scored_for_any_alpha(segment, clustered, truth, q
                     assert segment.plan(terms, weights, k, chosen).blocks_scored == (bounds > 0).sum()
 
 
-def test_guaranteed_blocks_that_all_tie(tmp_path, order):
-    # All blocks have the same bound except the last, which has a higher one and must be among those scored.
+def test_the_best_block_is_scored_although_all_others_tie(tmp_path, order):
+    # The last block must be scored, because its upper bound is the highest. All other blocks have equal bounds.
     dense = np.full((40 * BLOCK, 2), [100.0, 0.0])
     dense[-1] = 100
     matrix = SparseMatrix.from_dense(dense)
@@ -426,7 +426,7 @@ def test_guaranteed_blocks_that_all_tie(tmp_path, order):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_beta_equals_a_query_of_the_heaviest_terms(segment, queries, algorithm):
+def test_beta_gives_the_results_of_a_query_of_the_heaviest_terms(segment, queries, algorithm):
     for terms, weights in queries[:10]:
         heaviest = np.argsort(-weights, kind="stable")
         for beta, size in ((1e-9, 1), (0.25, -(-len(terms) // 4)), (0.5, -(-len(terms) // 2)), (1, len(terms))):
@@ -441,7 +441,7 @@ def test_beta_equals_a_query_of_the_heaviest_terms(segment, queries, algorithm):
             assert plan.postings == segment.plan(terms[kept], weights[kept], 50, cut).postings
 
 
-def test_float_impacts_are_always_scanned(tmp_path, clustered, queries):
+def test_float_impacts_are_always_scanned_exhaustively(tmp_path, clustered, queries):
     matrix = clustered[0][:3000]
     segment = write(tmp_path, matrix, impacts="float32")
     for terms, weights in queries[:5]:
@@ -493,7 +493,7 @@ def answers(hits):
     return [[hit.doc, hit.score] for hit in hits]
 
 
-def test_unknown_settings_are_refused_and_known_ones_named(index, clustered):
+def test_unknown_settings_are_refused_with_a_list_of_valid_settings(index, clustered):
     for call in (index.search, index.search_batch, index.explain_plan):
         with pytest.raises(TypeError, match=r"alhpa.*algorithm, alpha, beta, guaranteed"):
             call(clustered[0][0], alhpa=0.5)

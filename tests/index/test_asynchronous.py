@@ -1,4 +1,4 @@
-"""AsyncIndex gives the results of the index, and the event loop keeps running during its calls."""
+"""AsyncIndex gives the same results as Index, and the event loop keeps running during its calls."""
 
 from __future__ import annotations
 

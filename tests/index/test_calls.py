@@ -52,13 +52,13 @@ async def _listed(found):
 
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory):
-    """{kind: an index of that kind that tests must not change}, all with the same documents."""
+    """An index of each kind, by the kind's name. All have the same documents, and tests must not change them."""
     yield from everywhere(tmp_path_factory.mktemp("alike"))
 
 
 @pytest.fixture
 def living(tmp_path):
-    """{kind: an index of that kind that the test may change}."""
+    """An index of each kind, by the kind's name. The test may change them."""
     yield from everywhere(tmp_path)
 
 
@@ -75,7 +75,7 @@ def everywhere(folder):
 
 
 def plain(found):
-    """An answer as values that can be compared."""
+    """A result as plain values that can be compared."""
     if isinstance(found, list) and found and isinstance(found[0], list):
         return [plain(hits) for hits in found]
     if hasattr(found, "facets"):
@@ -173,8 +173,8 @@ def test_all_kinds_give_equal_explanations(alike):
         assert len({str(hit.explain()) for hit in hits}) == len({hit.highlight(20) for hit in hits}) == 1
 
 
-def test_all_kinds_name_terms_that_the_document_lacks(living):
-    """In a sharded index, only the last shard knows a word that was added."""
+def test_all_kinds_explain_terms_missing_from_the_document(living):
+    """In a sharded index, only the vocabulary of the last shard contains an added word."""
     named = []
     for index in living.values():
         index.add([{"_id": "new", "text": "zyzzogeton and wings"}])
@@ -185,7 +185,7 @@ def test_all_kinds_name_terms_that_the_document_lacks(living):
     assert all(names == named[0] for names in named)
 
 
-def test_lengths_and_ids(alike):
+def test_all_kinds_support_len_in_and_iteration(alike):
     for kind in ("Index", "ShardedIndex", "Client"):
         index = alike[kind]
         assert (len(index), "c" in index, 5 in index, "nobody" in index) == (6, True, True, False)
@@ -232,17 +232,17 @@ SPECIAL = ("__len__", "__contains__", "__iter__", "__enter__", "__exit__")
 
 
 def public(kind):
-    """Names of a class' public calls and properties, and of its special methods in SPECIAL (`len`, `with` etc.)."""
+    """Names of a class's public methods and properties, and of its special methods in SPECIAL (`len`, `with` etc.)."""
     return {name for name in dir(kind) if (name[0] != "_" and name != "after_fork") or name in SPECIAL}
 
 
 def functions(kind):
-    """{name: function} of the calls of a class."""
+    """{name: function} of the methods of a class."""
     return {name: getattr(kind, name) for name in public(kind) if inspect.isfunction(getattr(kind, name, None))}
 
 
 def parameters(function):
-    """[(name, kind, default)], without self; all search settings count as one parameter."""
+    """(name, kind, default) of each parameter except self."""
     return [(one.name, one.kind, one.default) for one in [*inspect.signature(function).parameters.values()][1:]]
 
 
@@ -284,14 +284,14 @@ def differences():
 
 
 def rows(heading):
-    """The rows of the table below a heading of the page; each row is a list of cells."""
+    """The rows of the table below a heading of the page, as lists of cells."""
     text = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_lists_missing_calls_with_reasons():
+def test_the_docs_list_missing_calls_with_reasons():
     told = {}
     for names, *cells in rows("What not all of them have"):
         for name in re.findall(r"`([^`]+)`", names):
@@ -303,7 +303,7 @@ def test_the_page_lists_missing_calls_with_reasons():
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_lists_the_common_calls():
+def test_the_docs_list_the_common_calls():
     text = PAGE.read_text().partition("\n## What all of them have\n")[2].partition("\n## ")[0]
     names = {name for line in text.splitlines() if line.startswith("|") for name in re.findall(r"`(\w+)`", line)}
     assert names == {name for name in SHARED if not name.startswith("__")}
@@ -423,17 +423,17 @@ def test_documented_differences_are_real(living, what):
     DIFFERENT[what](living)
 
 
-def test_a_block_that_fails_changes_nothing(living):
+def test_a_with_block_that_fails_changes_nothing(living):
     of_failed_blocks(living)
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_lists_calls_that_behave_differently():
+def test_the_docs_list_calls_that_behave_differently():
     assert [row[0] for row in rows("Calls that behave differently")] == [*DIFFERENT]
 
 
 class Dense(BM25Encoder):
-    """BM25 with dense vectors made from the first four letters."""
+    """BM25 with dense vectors made from the first four letters of a text."""
 
     dense_width = 4
 
@@ -444,7 +444,7 @@ class Dense(BM25Encoder):
         return self.encode_document(texts), self.encode_dense(texts)
 
 
-def test_dense_vectors_reach_shards_and_servers(tmp_path):
+def test_all_kinds_give_equal_results_with_dense_vectors(tmp_path):
     index = Index.build(tmp_path / "idx", DOCS, encoder=Dense(), hybrid=True, passages=None)
     reshard_index(index.path, tmp_path / "shards", 2)
     given = Dense().encode_dense(["Water", "Ice"])

@@ -1,4 +1,4 @@
-"""Cluster search: scores are exact, so is the ranking if nothing is skipped; forged files cause no invalid reads."""
+"""Cluster search gives exact scores, and exact rankings if nothing is skipped. Forged files cause no invalid reads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FILES = (
 
 
 def random_matrix(rng, n_docs, n_terms, longest, palette=(1.0, 2.0, 255.0)):
-    """A matrix with 0 to `longest` terms a row; every fourth row repeats an earlier one."""
+    """A matrix with 0 to `longest` terms per row. Every fourth row repeats an earlier row."""
     pool = np.unique(np.concatenate((rng.integers(0, n_terms, 60), [0, n_terms - 1])))
     rows = []
     for i in range(n_docs):
@@ -63,7 +63,7 @@ def require_exact(segment, terms, weights, ks=(1, 10, 10_000), chosen=EVERYTHING
 
 @pytest.fixture(scope="module")
 def topical():
-    """3,000 documents of 30 topics; each has terms of its topic and common terms."""
+    """3,000 documents of 30 topics. Each document has terms of its topic and common terms."""
     rng = np.random.default_rng(5)
     rows = []
     for topic in rng.integers(0, 30, 3000):
@@ -113,11 +113,11 @@ def test_results_equal_exhaustive_search_if_nothing_is_skipped(seed, n_docs, n_t
                 (rng.choice(matrix.indices, size) if matrix.nnz else [], rng.integers(0, n_terms, 2))
             )
             require_exact(built, *query(terms, rng.choice([0.5, 1.0, 3.0])))
-            # Complete summaries are upper bounds, so a heap factor of 1 is exact, too.
+            # Complete summaries are upper bounds, so the search is also exact with a heap factor of 1.
             require_exact(built, *query(terms), chosen=SearchSettings("clusters", cut=10_000, heap_factor=1))
 
 
-def test_weights_of_255_and_queries_of_2000_terms(tmp_path):
+def test_results_are_exact_for_weights_of_255_and_queries_of_2000_terms(tmp_path):
     rng = np.random.default_rng(2)
     rows = [(rng.choice(3000, 1500, replace=False), np.full(1500, 255.0)) for _ in range(130)]
     segment = Index.build(
@@ -127,7 +127,7 @@ def test_weights_of_255_and_queries_of_2000_terms(tmp_path):
     require_exact(segment, *query(terms, rng.random(2000)))
 
 
-def test_distant_terms_are_in_different_groups(tmp_path):
+def test_results_are_exact_for_documents_with_distant_terms(tmp_path):
     # The terms of the first document span the whole vocabulary: up to 150,000 ranks lie between them.
     n_terms = 150_000
     filler = [(np.arange(i * 3000, (i + 1) * 3000), np.ones(3000)) for i in range(50)]
@@ -140,7 +140,7 @@ def test_distant_terms_are_in_different_groups(tmp_path):
     require_exact(segment, *query([0, 65_534, 65_535, 149_999], [1.0, 2.0, 3.0, 4.0]))
 
 
-def test_several_windows(tmp_path):
+def test_results_are_exact_over_several_windows(tmp_path):
     rng = np.random.default_rng(3)
     n = 70_000
     terms = np.sort(rng.integers(0, 5000, (n, 3)) * 3 + np.arange(3), axis=1)
@@ -191,7 +191,7 @@ def test_cut_heap_factor_and_mass_trade_recall_for_work(path, topical, tmp_path)
     assert thin.file_sizes()["summaries.arrow"] < index.file_sizes()["summaries.arrow"] / 4
 
 
-def test_plan(path, topical):
+def test_the_plan_counts_clusters_and_postings(path, topical):
     plan = Index.open(path).explain_plan(topical[0], algorithm="clusters")
     assert (plan.algorithm, plan.reason, plan.windows_scanned) == ("clusters", "asked for", 0)
     assert plan.blocks == -(-3000 // CLUSTER)
@@ -218,7 +218,7 @@ def test_threads_give_equal_results(path, topical):
     assert found == wanted
 
 
-def test_the_forward_index_has_the_documents_vectors(path, topical):
+def test_the_forward_index_stores_the_vectors_of_documents(path, topical):
     (segment,) = Index.open(path).searcher.segments
     order = segment.order
     for place in (0, 1, CLUSTER - 1, CLUSTER, 1777, 2999):
@@ -261,7 +261,7 @@ def test_settings_out_of_range_are_refused(wrong):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_missing_short_and_changed_files_are_damage(copy, name):
+def test_missing_truncated_and_changed_files_are_detected(copy, name):
     file = data_folder(copy) / name
     content = file.read_bytes()
     file.write_bytes(content[:-200])
@@ -344,7 +344,7 @@ def test_files_of_another_index_are_refused(copy, topical, tmp_path):
 # --- on the command line ----------------------------------------------------------------------------------------------
 
 
-def test_commands(tmp_path):
+def test_commands_build_and_search_clusters(tmp_path):
     docs = tmp_path / "docs.jsonl"
     docs.write_text(
         "".join(json.dumps({"_id": str(i), "text": f"wing flow number{i % 7} word{i}"}) + "\n" for i in range(300))

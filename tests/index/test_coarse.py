@@ -46,7 +46,7 @@ def exact(queries, documents, k):
     return [np.argsort(-row, kind="stable")[:k] for row in queries.dot(documents)]
 
 
-def test_all_candidates_give_the_exact_search(built, documents, queries):
+def test_the_search_is_exact_if_all_documents_are_candidates(built, documents, queries):
     """Only documents that share a coarse term with the query can be found, so only the first five are compared."""
     found = [built.search(queries[i], 10, candidates=len(documents)) for i in range(len(queries))]
     for hits, best, scores in zip(found, exact(queries, documents, 10), queries.dot(documents), strict=True):
@@ -54,7 +54,7 @@ def test_all_candidates_give_the_exact_search(built, documents, queries):
         assert hits[0][0] == f"dök {best[0]}"
 
 
-def test_more_candidates_and_terms_find_more(documents, queries, tmp_path):
+def test_more_candidates_and_terms_increase_recall(documents, queries, tmp_path):
     best = exact(queries, documents, 10)
 
     def recall(terms, candidates):
@@ -69,13 +69,13 @@ def test_more_candidates_and_terms_find_more(documents, queries, tmp_path):
     assert high > 0.95
 
 
-def test_the_coarse_index_is_small(built, documents):
+def test_the_coarse_index_stores_only_the_given_number_of_terms(built, documents):
     assert built.coarse.n_postings == 20 * len(documents)
     assert built.exact_bytes >= 8 * documents.nnz
     assert len(built) == len(documents)
 
 
-def test_factors_decide_which_terms_are_kept():
+def test_the_terms_with_the_largest_weight_times_factor_are_kept():
     rows = SparseMatrix.from_dicts([{0: 3.0, 1: 2.0, 2: 1.0}], 3)
     assert cut(rows, 2, np.ones(3)).to_dicts() == [{0: 3.0, 1: 2.0}]
     assert cut(rows, 2, np.array([0.1, 1, 5])).to_dicts() == [{1: 2.0, 2: 1.0}]
@@ -95,7 +95,7 @@ def test_dense_vectors_verify_sparse_codes(documents, queries, tmp_path):
         index.search(queries[0])
 
 
-def test_wrong_arguments_and_damaged_files(built, documents, queries, tmp_path):
+def test_wrong_arguments_and_damaged_files_are_refused(built, documents, queries, tmp_path):
     for wrong in ({"terms": 0}, {"ids": ["a"]}, {"dense": np.ones((3, 2))}):
         with pytest.raises(ValueError, match="terms must be at least 1"):
             CoarseIndex.build(tmp_path / "x", documents, **wrong)
@@ -124,8 +124,8 @@ def test_wrong_arguments_and_damaged_files(built, documents, queries, tmp_path):
             CoarseIndex(path)
 
 
-@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_a_quarter_of_the_terms_finds_the_best_of_real_vectors(real_data, tmp_path):
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long; runs with LSR_LONG_TESTS")
+def test_a_quarter_of_the_terms_finds_the_best_documents_of_real_vectors(real_data, tmp_path):
     """SPLADE-v3's vectors of NFCorpus have 251 terms per document. With 64 of them, the first 100 candidates contain
     98 % of the ten best documents.
     """

@@ -1,4 +1,4 @@
-"""The main commands; bad input gives a one-line error and changes nothing."""
+"""The main commands. Invalid input gives a one-line error and changes nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def files(folder):
 
 
 def require_refused(ran, *mentioned):
-    """Check for exit code 1 and one message with all of `mentioned`."""
+    """Check that a command exited with code 1 and printed one message that contains all of `mentioned`."""
     assert ran.code == 1
     assert ran.out == ""
     assert ran.err.startswith("lsr: ")
@@ -71,7 +71,7 @@ def require_refused(ran, *mentioned):
 
 
 @pytest.mark.parametrize("form", ["v.parquet", "v"])
-def test_encode_index_search_explain_evaluate_verify(tmp_path, beir, lsr_command, form):
+def test_encode_index_search_explain_evaluate_and_verify_succeed(tmp_path, beir, lsr_command, form):
     pytest.importorskip("ir_measures")
     assert lsr_command("encode", beir, "--out", tmp_path / form, "--encoder", "bm25").code == 0
     assert lsr_command("index", tmp_path / form, "--out", tmp_path / "idx").code == 0
@@ -106,7 +106,7 @@ def test_query_files_of_all_formats_give_the_same_run(tmp_path, beir, idx, lsr_c
     assert (tmp_path / "texts.trec").read_text().splitlines()[0].endswith(" mine")
 
 
-def test_queries_print_json_lines(beir, idx, lsr_command):
+def test_a_file_of_queries_prints_json_lines(beir, idx, lsr_command):
     ran = lsr_command("search", idx, "--queries", beir, "-k", 1)
     assert [(line["query"], line["rank"], line["_id"]) for line in ran.lines()] == [("q1", 1, "d1"), ("q2", 1, "d2")]
 
@@ -119,7 +119,7 @@ def test_a_filter_that_matches_nothing_is_reported(beir, idx, tmp_path, lsr_comm
         assert (ran.code, ran.err.count("documents matches --where")) == (0, 0)
 
 
-def test_a_terminal_gets_tables(idx, lsr_command, monkeypatch):
+def test_results_are_tables_on_a_terminal(idx, lsr_command, monkeypatch):
     monkeypatch.setattr("lsr.console.is_terminal", lambda: True)
     table = lsr_command("search", idx, "flat plate heat").out
     assert table.splitlines()[0].split() == ["score", "id", "text", "because", "of"]
@@ -143,13 +143,13 @@ def test_a_search_without_hits_says_why(idx, lsr_command, monkeypatch, terminal)
         assert ran.err.startswith(told)
 
 
-def test_texts_from_standard_input(tmp_path, lsr_command, monkeypatch):
+def test_documents_are_read_from_standard_input(tmp_path, lsr_command, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(jsonl(DOCUMENTS).encode())))
     assert lsr_command("index", "-", "--out", tmp_path / "idx").code == 0
     assert lsr_command("search", tmp_path / "idx", "flutter").lines()[0]["_id"] == "d1"
 
 
-def test_passages_no_text_and_float_weights(tmp_path, beir, lsr_command, index_words):
+def test_index_accepts_passages_no_text_and_float_impacts(tmp_path, beir, lsr_command, index_words):
     ran = index_words(beir, "--out", tmp_path / "i", "--passages", 2, "--overlap", 1, "--impacts", "float32")
     assert ran.code == 0
     hit = lsr_command("search", tmp_path / "i", "heat").lines()[0]
@@ -176,7 +176,7 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("kind", BAD_LINES)
-def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, index_words, idx, kind):
+def test_a_bad_line_is_reported_and_can_be_skipped(tmp_path, index_words, idx, kind):
     line, message = BAD_LINES[kind]
     source = tmp_path / "docs.jsonl"
     source.write_bytes(GOOD + line + b'{"_id": "c", "text": "flutter"}\n')
@@ -194,9 +194,9 @@ def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, index_words, idx, kind
 
 @pytest.mark.parametrize("kind", BAD_LINES)
 @pytest.mark.parametrize("update", [[], ["--update"]])
-def test_a_bad_line_of_an_addition_is_named_and_can_be_skipped(tmp_path, lsr_command, idx, kind, update):
+def test_a_bad_line_of_added_documents_is_reported_and_can_be_skipped(tmp_path, lsr_command, idx, kind, update):
     if update and kind == "doubled id":
-        return  # an update takes the last document of an id
+        return  # an update keeps the last document of an id
     line, message = BAD_LINES[kind]
     source = tmp_path / "docs.jsonl"
     source.write_bytes(GOOD + line + b'{"_id": "c", "text": "flutter"}\n')
@@ -260,7 +260,7 @@ def test_empty_and_huge_texts_are_accepted(tmp_path, lsr_command):
 
 
 @pytest.mark.parametrize("weight", ["NaN", "Infinity", "-1", "1e39", '"x"', "null", "true"])
-def test_bad_weights_are_named(tmp_path, lsr_command, idx, weight):
+def test_invalid_weights_are_reported_with_their_line(tmp_path, lsr_command, idx, weight):
     source = tmp_path / "v.jsonl"
     source.write_text('{"_id": "a", "vector": {"x": 1}}\n{"_id": "b", "vector": {"x": ' + weight + "}}\n")
     require_refused(lsr_command("index", source, "--out", tmp_path / "new"), f"{source}:2: ", "'x'")
@@ -295,18 +295,18 @@ def test_unknown_tokens_of_queries_are_counted(tmp_path, lsr_command, idx):
     (tmp_path / "q.jsonl").write_text(jsonl([{"_id": "q", "vector": {"flutter": 1, "unheard": 2}}]))
     ran = lsr_command("search", idx, "--queries", tmp_path / "q.jsonl")
     assert (ran.code, [line["_id"] for line in ran.lines()]) == (0, ["d1"])
-    assert "1 query weights are for tokens" in ran.err
+    assert "1 query weight left out: no document has the token" in ran.err
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "absent/folder", "file.xml"])
-def test_missing_sources_are_named(tmp_path, lsr_command, idx, name):
+def test_the_error_names_a_missing_source(tmp_path, lsr_command, idx, name):
     (tmp_path / "file.xml").write_text("<x/>")
     require_refused(lsr_command("index", tmp_path / name, "--out", tmp_path / "new"), tmp_path / name)
     require_refused(lsr_command("search", idx, "--queries", tmp_path / name), tmp_path / name)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_missing_encoder_is_named(tmp_path, lsr_command, beir):
+def test_the_error_names_a_missing_encoder(tmp_path, lsr_command, beir):
     name = tmp_path / "no" / "encoder"
     require_refused(lsr_command("index", beir, "--out", tmp_path / "new", "--encoder", name), name)
     assert not (tmp_path / "new").exists()
@@ -332,7 +332,7 @@ def test_an_output_folder_that_cannot_be_made_is_refused(index_words, beir, idx,
     require_refused(exported, f"v.parquet: there is no folder {beir / 'absent'}")
 
 
-def test_an_empty_path_is_not_the_current_folder(index_words, beir, lsr_command, tmp_path):
+def test_an_empty_path_is_refused(index_words, beir, lsr_command, tmp_path):
     """An unset variable in a script gives an empty path."""
     require_refused(index_words("", "--out", tmp_path / "i"), "the source is an empty text")
     for ran in (index_words(beir, "--out", ""), lsr_command("search", "", "wing")):
@@ -361,7 +361,7 @@ def test_a_run_is_written_completely_or_not_at_all(tmp_path, lsr_command, idx):
 
 
 @pytest.mark.parametrize("command", [["search", "flat"], ["explain", "flat", "d2"], ["verify"]])
-def test_an_incomplete_index_is_refused(tmp_path, lsr_command, idx, command):
+def test_an_incomplete_or_damaged_index_is_refused(tmp_path, lsr_command, idx, command):
     verb, *rest = command
     require_refused(lsr_command(verb, tmp_path / "absent", *rest), tmp_path / "absent", "no such index")
     manifest = (idx / "manifest.json").read_bytes()
@@ -436,7 +436,7 @@ def test_wrong_usage_exits_with_2(lsr_command, tmp_path, beir, idx, line):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_search_takes_settings_and_prints_its_plan(lsr_command, idx):
+def test_a_search_accepts_settings_and_prints_its_plan(lsr_command, idx):
     ran = lsr_command("search", idx, "flat", "--algorithm", "blocks", "--plan")
     plan = ran.lines()[0]
     assert (plan["algorithm"], plan["reason"], plan["terms"]) == ("blocks", "asked for", 1)
@@ -448,7 +448,7 @@ def test_a_search_takes_settings_and_prints_its_plan(lsr_command, idx):
 @pytest.mark.parametrize(
     ("option", "value"), [("--alpha", 0), ("--beta", 1.5), ("--guaranteed", -1), ("--algorithm", "x")]
 )
-def test_an_invalid_setting_is_wrong_usage(lsr_command, idx, option, value):
+def test_an_invalid_setting_exits_with_2(lsr_command, idx, option, value):
     ran = lsr_command("search", idx, "flat", option, value)
     assert ran.code == 2
     assert option.strip("-") in ran.err
@@ -467,7 +467,7 @@ def test_warmup_caches_the_kernels(lsr_command):
 
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory):
-    """A small index with metadata of Python and numpy types: dates, times, integers."""
+    """A small index whose ids and metadata have Python and numpy types: dates, times, integers."""
     documents = [
         {"_id": 1, "text": "cats purr", "day": datetime.date(2024, 5, 17), "author": "Smith, John"},
         {"_id": np.int64(2), "text": "dogs bark", "day": datetime.datetime(2024, 5, 18, 9), "author": "Smith"},
@@ -475,7 +475,7 @@ def pets(tmp_path_factory):
     return Index.build(tmp_path_factory.mktemp("pets") / "idx", documents, encoder="bm25")
 
 
-def test_filters_of_times_and_of_values_with_commas(pets, lsr_command):
+def test_filters_accept_times_and_values_with_commas(pets, lsr_command):
     for where, expected in (
         ("day<2024-05-18", ["1"]),
         ('author="Smith, John"', ["1"]),
@@ -488,7 +488,7 @@ def test_filters_of_times_and_of_values_with_commas(pets, lsr_command):
     assert [(hit.id, hit.metadata["day"]) for hit in found] == [("2", "2024-05-18T09:00:00")]
 
 
-def test_a_filter_that_matches_nothing_has_its_own_message(pets, lsr_command, tmp_path):
+def test_the_message_about_a_filter_without_matches_names_the_unknown_value(pets, lsr_command, tmp_path):
     ran = lsr_command("search", pets.path, "cats", "--where", "author=nobody")
     told = "none of the 2 documents matches --where\nauthor has no value 'nobody'\n"
     assert (ran.code, ran.out, ran.err) == (0, "", told)
@@ -499,7 +499,7 @@ def test_a_filter_that_matches_nothing_has_its_own_message(pets, lsr_command, tm
     assert "none of the 2 documents matches --where" in ran.err
 
 
-def test_whole_numbers_are_ids(pets, tmp_path):
+def test_integers_are_accepted_as_ids(pets, tmp_path):
     assert pets.explain("cats", 1).score == pets.explain("cats", "1").score > 0
     with pytest.raises(DataError, match="an id is a text or a whole number, got None"):
         pets.explain("cats", None)
@@ -515,7 +515,7 @@ def test_a_run_tag_must_be_one_word(pets, lsr_command, tmp_path, tag):
 
 
 @pytest.mark.parametrize("shards", [(), ("--shards", 2)])
-def test_settings_change_the_encoder_of_an_index_that_is_named(tmp_path, lsr_command, shards):
+def test_options_change_settings_of_an_encoder_given_as_an_index(tmp_path, lsr_command, shards):
     texts = {"a": "physicians and patients", "b": "cats"}
     (tmp_path / "docs.jsonl").write_text(jsonl([{"_id": name, "text": text} for name, text in texts.items()]))
     (tmp_path / "queries.jsonl").write_text(jsonl([{"_id": "q", "text": "doctor"}]))

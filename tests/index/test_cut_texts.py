@@ -1,4 +1,4 @@
-"""Texts longer than the encoder reads give one warning per call, with counts and advice."""
+"""A call with texts that are too long for the encoder gives one warning, with counts and advice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsr.encode.passages import Passages
 from lsr.errors import CutTexts, DataError, NoTerms
 from lsr.index.index import Index
 
-LONG = "a wing in a slipstream " * 120  # 600 words; the encoder reads 512 tokens of a document, 64 of a query
+LONG = "a wing in a slipstream " * 120  # 600 words; the encoder reads 512 tokens of a document and 64 of a query
 DOCS = [{"_id": "a", "text": "cats purr"}, {"_id": "b", "text": LONG}, {"_id": "c", "text": "dogs"}]
 
 
@@ -32,7 +32,7 @@ def told(call):
     return result, [str(warning.message) for warning in found]
 
 
-def test_building_adding_and_updating_warn_once(tmp_path, encoder, monkeypatch):
+def test_building_adding_and_updating_warn_once_per_call(tmp_path, encoder, monkeypatch):
     monkeypatch.setattr("lsr.encode.corpus.CHUNK", 3)
     report = Report()
     many = [document | {"_id": f"{document['_id']}{i}"} for i in range(3) for document in DOCS]
@@ -81,7 +81,7 @@ def test_long_documents_are_cut_into_passages_by_default(tmp_path, encoder):
     assert len(index) > len(DOCS)
 
 
-def test_long_queries_warn_once(tmp_path, encoder):
+def test_long_queries_warn_once_per_call(tmp_path, encoder):
     index, _ = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder=encoder))
     assert told(lambda: index.search("wing"))[1] == []
     hits, (message,) = told(lambda: index.search(LONG))
@@ -89,12 +89,12 @@ def test_long_queries_warn_once(tmp_path, encoder):
     assert message.startswith("1 of 1 query (100.0%) is longer than the 64 tokens that the encoder reads")
     assert "passages" not in message
     with pytest.raises(DataError, match="text 0 holds a byte that isn't UTF-8, 0xe9, at character 3"):
-        index.search("caf\udce9")  # a Latin-1 byte, as Python decodes it from a command line
+        index.search("caf\udce9")  # Python decodes a Latin-1 byte of the command line to this character
     _, (message,) = told(lambda: index.search_batch(["wing", LONG, LONG]))
     assert message.startswith("2 of 3 queries (66.7%) are longer")
 
 
-def test_bm25_reads_whole_texts(tmp_path):
+def test_bm25_reads_whole_texts_and_gives_no_warning(tmp_path):
     index, messages = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder="bm25"))
     assert messages == told(lambda: index.search(LONG))[1] == []
 
@@ -105,8 +105,8 @@ def test_commands_print_the_warnings(tmp_path, monkeypatch, capsys):
     source.write_text("".join(json.dumps(d | {"_id": f"{i}{d['_id']}"}) + "\n" for i in range(2) for d in DOCS))
     run_command("index", [str(source), "--out", str(tmp_path / "idx"), "--whole"])
     said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("1 of 3 documents (33.3%) is longer than the 512 tokens")  # early, after the first chunk
-    assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 512 tokens")  # the total, at the end
+    assert said[0].startswith("1 of 3 documents (33.3%) is longer than the 512 tokens")  # after the first chunk
+    assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 512 tokens")  # the total at the end
     run_command(
         "encode", [str(source), "--out", str(tmp_path / "v.parquet"), "--queries", "--encoder", str(tmp_path / "idx")]
     )

@@ -1,5 +1,6 @@
-"""Whatever file is damaged, a search, read, merge or export gives a result or raises CorruptIndex. It never crashes or
-raises another error, even for files that are too large to be hashed on opening.
+"""Whatever file is damaged, a search, read, merge or export gives a result or raises CorruptIndex.
+
+The process never crashes, and no other error is raised, even if the file is too large to be hashed on opening.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def indexed(request, tmp_path_factory):
 
 
 # Damages one file after another in different ways, and uses the index. If the process crashes, the last line of stdout
-# says what it was doing.
+# names the damaged file, the kind of damage and the use.
 FUZZ = """
     import json, random, shutil, sys, time, warnings
     from pathlib import Path
@@ -164,7 +165,7 @@ def test_damaged_files_give_results_or_an_lsr_error(indexed, name, python):
     if name == "dense":
         pytest.importorskip("usearch", reason="the extra ann is not installed")
         if "float32" in str(indexed):
-            pytest.skip("both indexes have the same dense vectors; one is enough")
+            pytest.skip("both indexes have the same dense vectors, so one test is enough")
     code, out, error = python(FUZZ, indexed, name, SECONDS, 0)
     lines = out.splitlines()
     assert code == 0, (code, lines[-1:], error)
@@ -177,7 +178,7 @@ def test_damaged_files_give_results_or_an_lsr_error(indexed, name, python):
 
 
 def rewrite(path, out, how):
-    """Rewrite an index in one of the existing ways; returns the path of the result."""
+    """Rewrite an index by merging, resharding or exporting it; returns the path of the result."""
     if how == "merge":
         Index.open(path).merge()
         return path
@@ -193,7 +194,7 @@ def rewrite(path, out, how):
 
 
 @pytest.mark.parametrize("how", ["merge", "background", "reshard", "export"])
-def test_damaged_files_are_not_rewritten(tmp_path, monkeypatch, how):
+def test_rewriting_refuses_damaged_files(tmp_path, monkeypatch, how):
     monkeypatch.setattr(manifest, "CHECKED_AT_OPEN", 0)  # no file is hashed on opening
     index = Index.build(tmp_path / "idx", documents(60), encoder="bm25")
     index.add(documents(30, 60))
@@ -216,7 +217,7 @@ def test_damaged_files_are_not_rewritten(tmp_path, monkeypatch, how):
             except CorruptIndex as error:
                 told.append((file.name, str(error)))
                 continue
-            # Only damage of derived files is harmless: they are computed again from the other files.
+            # Only damage to derived files is harmless, because a rewrite computes these files again.
             assert file.stem in ("maxima", "skips", "keys", "columns")
             assert Index.open(written).verify() == []
             assert answers(written) == expected
@@ -247,7 +248,7 @@ def leaves(value, at=()):
 
 
 def changed(value, at, new):
-    """A copy of a JSON value, with another value at a path."""
+    """A copy of a JSON value, with a new value at a path."""
     if not at:
         return new
     copy = value.copy()
@@ -298,7 +299,7 @@ def test_any_manifest_gives_results_or_an_lsr_error(tmp_path, name):
     "content", [b"[" * 100_000, b'{"format":' + b"[" * 100_000, b"9" * 10_000, b'{"format": 1e999}']
 )
 @pytest.mark.parametrize("name", [MANIFEST, SHARDS, RECORD])
-def test_json_beyond_pythons_limits_is_damage(tmp_path, name, content):
+def test_json_beyond_the_limits_of_python_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(IndexFormatError):
         DenseVectors(tmp_path, None) if name == RECORD else Index.open(tmp_path)
@@ -333,7 +334,7 @@ FEW_FILES = """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-def test_too_many_open_files_are_not_damage(tmp_path, python):
+def test_too_many_open_files_are_not_reported_as_damage(tmp_path, python):
     Index.build(tmp_path / "idx", documents(20), encoder="bm25")
     code, out, error = python(FEW_FILES, tmp_path / "idx")
     assert code == 0, error
@@ -376,7 +377,7 @@ LITTLE_MEMORY = """
     ],
     ids=["Python", "Arrow", "mmap", "thread"],
 )
-def test_lack_of_memory_at_any_step_is_not_damage(tmp_path, monkeypatch, lack):
+def test_lack_of_memory_at_any_step_is_not_reported_as_damage(tmp_path, monkeypatch, lack):
     """For every n, the n-th call that allocates memory fails."""
     path = Index.build(tmp_path / "idx", documents(30), encoder="bm25").path
     n, failed = 0, True
@@ -404,9 +405,9 @@ def test_lack_of_memory_at_any_step_is_not_damage(tmp_path, monkeypatch, lack):
     assert len(found) == 10
 
 
-@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="set LSR_LONG_TESTS: it depends on chance")
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc")
-def test_lack_of_memory_is_not_damage(tmp_path, python):
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="depends on chance; runs with LSR_LONG_TESTS")
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+def test_lack_of_memory_is_not_reported_as_damage(tmp_path, python):
     Index.build(tmp_path / "idx", documents(3000), encoder="bm25")
     code, out, error = python(LITTLE_MEMORY, tmp_path / "idx")
     assert code == 0, (out, error)
@@ -425,7 +426,7 @@ def test_impossible_file_names_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("change", ["commit", "delete", "add", "rollback", "merge"])
-def test_documents_that_change_their_own_index_are_refused(tmp_path, change):
+def test_an_iterator_of_documents_cannot_change_the_index(tmp_path, change):
     index = Index.build(tmp_path / "idx", documents(5), encoder="bm25")
     changes = {
         "commit": index.commit, "delete": lambda: index.delete("d1"), "add": lambda: index.add(documents(1, 90)),

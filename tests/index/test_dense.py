@@ -1,4 +1,4 @@
-"""Dense vectors beside an index: search is exact, only changed documents are embedded, damage is named."""
+"""Dense vectors beside an index: search is exact, only changed documents are embedded, and damage is reported."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_multi_vectors_may_have_one_vector_per_document(tmp_path, embed):
     assert len(dense) == 5
 
 
-def test_cosines_of_very_long_vectors(tmp_path, embed):
+def test_cosines_are_correct_for_very_long_vectors(tmp_path, embed):
     def long(texts):
         return np.array(embed(texts)) * 1e25
 
@@ -105,7 +105,7 @@ def test_a_graph_finds_the_results_of_exact_search(tmp_path, embed):
     assert [hit.score for hit in near] == pytest.approx([hit.score for hit in exact], abs=0.02)
 
 
-def test_no_vectors_give_no_hits(tmp_path, embed):
+def test_an_empty_collection_gives_no_hits(tmp_path, embed):
     dense = DenseVectors.build(tmp_path / "dense", [], embed)
     assert (len(dense), dense.search("abc")) == (0, [])
     assert dense.search_batch([]) == []
@@ -115,22 +115,22 @@ def test_no_vectors_give_no_hits(tmp_path, embed):
     ("docs", "function", "message"),
     [
         ([("a", "x"), ("a", "y")], Embed(), "'a' occurs twice"),
-        ([("a", "x")], lambda texts: [[1.0], [2.0]], "shape \\(2, 1\\); it needs one row for each"),
+        ([("a", "x")], lambda texts: [[1.0], [2.0]], "shape \\(2, 1\\); the result needs one row for each"),
         ([("a", "x")], lambda texts: [[np.nan]], "not finite"),
         (
             [("a", "x"), ("b", "y")],
             lambda texts: [[1.0], [1.0, 2.0]],
-            "no array of numbers; it has to give a row for each",
+            "no array of numbers; the result needs one row for each",
         ),
         ([("a", "x")], lambda texts: [["x"]], "no array of numbers"),
     ],
 )
-def test_bad_vectors_are_refused(tmp_path, docs, function, message):
+def test_invalid_vectors_are_refused(tmp_path, docs, function, message):
     with pytest.raises(DataError, match=message):
         DenseVectors.build(tmp_path / "dense", docs, function)
 
 
-def test_bad_queries_are_refused(tmp_path, embed):
+def test_invalid_queries_are_refused(tmp_path, embed):
     dense = DenseVectors.build(tmp_path / "dense", documents(3), embed)
     with pytest.raises(DataError, match="a query of 2 numbers, documents have 8"):
         dense.search([1.0, 2.0])
@@ -147,11 +147,11 @@ def test_bad_queries_are_refused(tmp_path, embed):
         DenseVectors.build(tmp_path / "other", [], embed, similarity="l2")
 
 
-def test_damage_is_named(tmp_path, embed, lsr_command):
+def test_the_error_names_the_damaged_file(tmp_path, embed, lsr_command):
     with pytest.raises(IndexFormatError, match="no dense vectors here"):
         DenseVectors(tmp_path, embed)
     DenseVectors.build(tmp_path, documents(5), embed)
-    assert lsr_command("verify", tmp_path).out == f"{tmp_path}: 1 files, all intact\n"
+    assert lsr_command("verify", tmp_path).out == f"{tmp_path}: 1 file, all intact\n"
     (file,) = tmp_path.glob("*.arrow")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])

@@ -1,4 +1,4 @@
-"""Search on a device: here PyTorch's "cpu", which runs the same code as a GPU."""
+"""Search on a device. The tests use PyTorch's "cpu", which runs the same code as a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 
 def random_matrix(rng, n_docs, weights, n_terms=60):
-    """Terms of every frequency (dense rows, lists with maxima, short lists), and duplicate documents."""
+    """A matrix with terms of every frequency (dense rows, lists with maxima, short lists) and duplicate documents."""
     share = np.geomspace(0.9, 0.001, n_terms)
     dense = rng.choice(weights, (n_docs, n_terms)) * (rng.random((n_docs, n_terms)) < share)
     dense[::5] = dense[0]
@@ -49,7 +49,7 @@ def test_results_equal_those_of_the_kernels(tmp_path, weights):
     require_equal(index, queries)
 
 
-def test_weights_of_any_scale(tmp_path):
+def test_results_are_exact_for_weights_of_any_scale(tmp_path):
     rng = np.random.default_rng(4)
     matrix = random_matrix(rng, 400, [1.0, 2.5])
     loud = SparseMatrix(matrix.indptr, matrix.indices, matrix.data.copy(), matrix.shape)
@@ -60,7 +60,7 @@ def test_weights_of_any_scale(tmp_path):
     require_equal(index, matrix[:5])
 
 
-def test_filters_and_passages(tmp_path):
+def test_results_are_exact_with_filters_and_passages(tmp_path):
     texts = [f"{'wing ' * (i % 4 + 1)}tail{i % 7} " * 3 + f"flow{i % 5} " * 9 for i in range(60)]
     documents = [Document(str(i), "", text, {"n": i}) for i, text in enumerate(texts)]
     queries = ["wing tail3", "flow2", "nothing of it"]
@@ -72,13 +72,13 @@ def test_filters_and_passages(tmp_path):
     require_equal(cut, queries, ks=(1, 5), best_passages=2)
 
 
-def test_an_empty_index(tmp_path):
+def test_an_empty_index_gives_no_results(tmp_path):
     index = Index.build(tmp_path / "index", SparseMatrix.from_dicts([], 5))
     assert [list(hits) for hits in index.search_batch(SparseMatrix.from_dicts([{0: 1.0}], 5), device="cpu")] == [[]]
 
 
 @pytest.mark.parametrize("options", [{"alpha": 0.8}, {"beta": 0.5}, {"offset": 3}, {"mode": "hybrid"}])
-def test_other_searches_are_refused(tmp_path, options):
+def test_approximate_and_other_unsupported_searches_are_refused(tmp_path, options):
     index = Index.build(tmp_path / "index", SparseMatrix.from_dicts([{0: 1.0}], 5))
     with pytest.raises(ValueError, match="exact"):
         index.search_batch(SparseMatrix.from_dicts([{0: 1.0}], 5), device="cpu", **options)

@@ -64,7 +64,7 @@ def test_any_text_and_id_is_stored_unchanged(tmp_path):
 
 @pytest.mark.parametrize("first", [0, 6, 7, 8])
 @pytest.mark.parametrize("second", [9, 40, 99])
-def test_a_duplicate_id_is_refused_with_both_positions(tmp_path, monkeypatch, first, second):
+def test_the_error_about_a_duplicate_id_names_both_positions(tmp_path, monkeypatch, first, second):
     monkeypatch.setattr(module, "_ID_BATCH", 8)
     ids = [f"d{i:02}" for i in range(100)]
     ids[second] = ids[first]
@@ -72,7 +72,7 @@ def test_a_duplicate_id_is_refused_with_both_positions(tmp_path, monkeypatch, fi
         write(tmp_path, [Document(i, "") for i in ids], (13, 50))
 
 
-def test_without_text_no_file_is_written(tmp_path):
+def test_with_text_false_stores_only_ids(tmp_path):
     read, writer = write(tmp_path, [Document("a", "text", "title", {"n": 1})], with_text=False)
     assert not writer.has_text
     assert not (tmp_path / "texts.arrow").exists()

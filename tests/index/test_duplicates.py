@@ -1,4 +1,4 @@
-"""Near-duplicate pairs equal those of a comparison of all pairs of documents."""
+"""Near-duplicate pairs equal those found by comparing all pairs of documents."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def index(tmp_path_factory):
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.8, 0.95, 1])
-def test_pairs(index, threshold):
+def test_pairs_equal_brute_force(index, threshold):
     found = index.duplicates(threshold)
     expected = brute_force(index, threshold)
     assert {(one.id, one.of) for one in found} == set(expected)
@@ -58,7 +58,7 @@ def test_pairs(index, threshold):
     assert [one.similarity for one in found] == sorted((one.similarity for one in found), reverse=True)
 
 
-def test_pairs_over_shards(index, tmp_path):
+def test_shards_give_the_same_pairs_as_one_index(index, tmp_path):
     reshard_index(index.path, tmp_path / "shards", 3)
     found = Index.open(tmp_path / "shards").duplicates(0.8)
     assert [(one.id, one.of) for one in found] == [(one.id, one.of) for one in index.duplicates(0.8)]
@@ -73,7 +73,7 @@ TEXTS = [
 ]
 
 
-def test_texts(tmp_path):
+def test_texts_with_the_same_words_are_duplicates(tmp_path):
     index = Index.build(tmp_path / "idx", TEXTS, encoder="bm25")
     found = index.duplicates(1)
     assert [(one.id, one.of) for one in found] == [("c", "a"), ("d", "a"), ("d", "c")]
@@ -89,7 +89,7 @@ def test_passages_of_one_document_are_not_duplicates(tmp_path):
     assert [(one.id, one.of) for one in index.duplicates(0.99)] == [("b#0", "a#0"), ("b#0", "a#1")]
 
 
-def test_empty_indexes_and_invalid_thresholds(tmp_path):
+def test_an_empty_index_has_no_duplicates_and_invalid_thresholds_are_refused(tmp_path):
     index = Index.build(tmp_path / "idx", [], encoder="bm25")
     assert index.duplicates() == []
     for threshold in (0, 1.5, True, "1", float("nan")):

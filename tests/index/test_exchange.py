@@ -34,7 +34,7 @@ DOCUMENTS = [
 
 
 def matrix(n=700, seed=0):
-    """A matrix with frequent and rare terms, whose lists are dense, long or short, and with empty documents."""
+    """A matrix with empty documents and with terms of all frequencies: their lists are dense, long or short."""
     rng = np.random.default_rng(seed)
     shares = np.geomspace(0.9, 0.002, 60)
     dense = rng.gamma(2.0, 1.0, (n, 60)) * (rng.random((n, 60)) < shares)
@@ -77,7 +77,7 @@ def test_exported_weights_are_in_document_order(tmp_path, monkeypatch, options):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_export_searched_again_gives_equal_results(tmp_path, name):
+def test_an_index_built_from_an_export_gives_equal_results(tmp_path, name):
     index = Index.build(tmp_path / "idx", vectors_of(matrix()))
     vectors = index_vectors(index)
     convert(vectors, tmp_path / name, FILES[name])
@@ -97,7 +97,7 @@ def test_an_export_searched_again_gives_equal_results(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["v.parquet", "v.ciff", "anserini.jsonl"])
-def test_an_export_without_the_largest_weight_gives_equal_results(tmp_path, name):
+def test_an_export_gives_equal_results_after_the_largest_weight_is_deleted(tmp_path, name):
     rows = matrix()
     index = Index.build(tmp_path / "idx", vectors_of(rows))
     index.add(matrix(100, seed=1), ids=[f"new {i}" for i in range(100)])
@@ -119,7 +119,7 @@ def test_an_export_without_the_largest_weight_gives_equal_results(tmp_path, name
 
 
 @pytest.mark.parametrize("name", ["v.parquet", "v.ndjson"])
-def test_formats_that_can_keep_texts_and_encoder(tmp_path, name):
+def test_parquet_keeps_texts_and_the_encoder_and_ndjson_keeps_texts(tmp_path, name):
     index = Index.build(tmp_path / "idx", DOCUMENTS, encoder=BM25Encoder())
     convert(index_vectors(index), tmp_path / name)
     again = Index.build(tmp_path / "again", read_vectors(tmp_path / name))
@@ -132,7 +132,7 @@ def test_formats_that_can_keep_texts_and_encoder(tmp_path, name):
         assert hits == [(hit.id, hit.score) for hit in index.search("flat wings")]
 
 
-def test_passages_keep_their_documents(tmp_path):
+def test_exported_passages_keep_their_parents(tmp_path):
     documents = document_batch([Document("a#0", "x", parent="a"), Document("a#1", "y", parent="a")])
     rows = SparseMatrix.from_dicts([{0: 1.0}, {1: 2.0}], 60)
     source = Vectors("test", lambda _: iter([VectorBatch(documents, rows)]), vocabulary=TOKENS)
@@ -144,7 +144,7 @@ def test_passages_keep_their_documents(tmp_path):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("n", [0, 1])
-def test_very_few_documents(tmp_path, name, n):
+def test_very_few_documents_can_be_exported(tmp_path, name, n):
     index = Index.build(tmp_path / "idx", vectors_of(SparseMatrix.from_dicts([{3: 0.5}] * n, 60)))
     convert(index_vectors(index), tmp_path / name, FILES[name])
     again = Index.build(tmp_path / "again", read_vectors(tmp_path / name))
@@ -160,7 +160,7 @@ def test_a_damaged_order_is_refused(tmp_path, monkeypatch):
         list(index_vectors(index))
 
 
-def test_terms_keep_the_numbers_of_the_encoder(tmp_path, idx, lsr_command):
+def test_exported_terms_keep_the_term_numbers_of_the_encoder(tmp_path, idx, lsr_command):
     encoder = Index.open(idx).encoder
     export = tmp_path / "vectors.jsonl"
     assert lsr_command("export", idx, "--out", export).code == 0
@@ -168,7 +168,7 @@ def test_terms_keep_the_numbers_of_the_encoder(tmp_path, idx, lsr_command):
     for query in ("swept boundary layer", "plate"):
         expected = [(hit.id, pytest.approx(hit.score, rel=0.01)) for hit in Index.open(idx).search(query)]
         assert [(hit.id, hit.score) for hit in Index.open(tmp_path / "again").search(query)] == expected
-    # An encoder whose vocabulary can grow takes over the term numbers of the index.
+    # An encoder whose vocabulary can grow adopts the term numbers of the index.
     Index.build(tmp_path / "other", read_vectors(export))
     found = [hit.id for hit in Index.open(idx).search("swept boundary layer")]
     for index in (
@@ -195,7 +195,7 @@ def idx(tmp_path, lsr_command):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_export_and_index_again(tmp_path, idx, lsr_command, name):
+def test_exports_can_be_indexed_again(tmp_path, idx, lsr_command, name):
     ran = lsr_command("export", idx, "--out", tmp_path / name)
     assert (ran.code, ran.out) == (0, "")
     assert f"{tmp_path / name}" in ran.err
@@ -209,7 +209,7 @@ def test_export_and_index_again(tmp_path, idx, lsr_command, name):
     assert [line["_id"] for line in lines] == ["d1", "d2", "größe"]
 
 
-def test_export_for_opensearch(tmp_path, idx, lsr_command):
+def test_an_export_for_opensearch_has_a_mapping_file(tmp_path, idx, lsr_command):
     out = tmp_path / "docs.ndjson"
     assert lsr_command("export", idx, "--out", out, "--name", "papers", "--field", "v").code == 0
     first = json.loads(out.read_text().splitlines()[0])
@@ -236,7 +236,7 @@ def test_export_for_opensearch(tmp_path, idx, lsr_command):
         (["idx", "--out", "Docs.ndjson"], "(--name)"),
     ],
 )
-def test_bad_exports_are_refused(tmp_path, idx, lsr_command, monkeypatch, args, problem):
+def test_invalid_exports_are_refused(tmp_path, idx, lsr_command, monkeypatch, args, problem):
     Index.build(tmp_path / "bare", SparseMatrix.from_dicts([{1: 1.0}], 3))
     before = sorted(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)

@@ -81,7 +81,7 @@ def test_html_is_escaped_except_the_highlights():
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def test_terms_of_a_word_are_added_up():
+def test_the_scores_of_a_words_terms_are_added_up():
     text = "Uploads of pictures"
     parts = [("bm25:upload", 0, 7), ("##load", 2, 6), ("up", 0, 2), ("bm25:pictur", 11, 19)]
     terms = [
@@ -117,7 +117,7 @@ def test_terms_without_a_position_are_readable():
         ("a-b", "-", "a-b"),
     ],
 )
-def test_the_word_at_a_position(text, part, word):
+def test_word_at_returns_the_whole_word(text, part, word):
     start = text.index(part)
     assert word_at(text, start, start + len(part)) == word
 
@@ -146,14 +146,14 @@ def test_the_part_with_the_largest_share_is_shown():
     assert highlight(text, [], length=12) == "wing and so …"
 
 
-def test_a_term_counts_once():
+def test_a_repeated_term_counts_once():
     text = "wing wing wing wing " + "x " * 50 + "flutter plate"
     flutter, plate = places(text, "flutter", "plate")
     terms = [term(1, 0.4, (0, 4), (5, 9), (10, 14), (15, 19)), term(2, 0.3, flutter), term(3, 0.3, plate)]
     assert highlight(text, terms, length=20).endswith("x **flutter** **plate**")
 
 
-def test_among_equal_parts_the_first_is_shown():
+def test_the_first_of_equal_parts_is_shown():
     text = "a wing " + "x " * 30 + "a wing"
     assert highlight(text, [term(1, 1, (2, 6), (69, 73))], length=8) == "a **wing** x …"
 
@@ -185,7 +185,7 @@ def marked_texts(draw):
 
 @given(marked_texts(), st.one_of(st.none(), st.integers(1, 70)), st.booleans())
 @example(("   ", []), 1, False)
-def test_a_highlight_without_marks_is_the_text(marked, length, escape):
+def test_removing_the_marks_of_a_highlight_gives_the_text(marked, length, escape):
     text, terms = marked
     found = highlight(text, terms, ("\x01", "\x02"), ("\x03", "\x04"), length, escape)
     assert re.fullmatch("[^\x01-\x04]*((\x01[^\x01-\x04]+\x02|\x03[^\x01-\x04]+\x04)[^\x01-\x04]*)*", found)
@@ -202,7 +202,7 @@ def test_a_highlight_without_marks_is_the_text(marked, length, escape):
 
 
 @given(marked_texts(), st.integers(1, 30))
-def test_no_part_has_a_larger_share(marked, length):
+def test_no_other_part_has_a_larger_share(marked, length):
     text, terms = marked
     words = [m.span() for m in re.finditer(r"\S+", text)]
     spans = [span for c in terms for span in (*c.spans, c.origin or (0, 0))]
@@ -230,7 +230,7 @@ def test_no_part_has_a_larger_share(marked, length):
 
 @pytest.fixture
 def encoder():
-    """BM25 that expands every document by the term "flutter"; the origin of the expansion is the last word."""
+    """BM25 that expands every document by the term "flutter". The origin of the expansion is the text's last word."""
     made = load_encoder("bm25")
     made.fit(["wing flutter", "car"])
     flutter, wing = (list(made.vocabulary).index(t) for t in ("flutter", "wing"))
@@ -246,7 +246,7 @@ def encoder():
     return made
 
 
-def test_an_expansion_says_where_it_comes_from(tmp_path, encoder):
+def test_an_expansion_has_an_origin_in_the_text(tmp_path, encoder):
     index = Index.build(tmp_path / "idx", [{"_id": "a", "title": "Wing", "text": "it shakes"}], encoder=encoder)
     hit = index.search("wing flutter car")[0]
     why = hit.explain()
@@ -263,14 +263,14 @@ def test_an_expansion_says_where_it_comes_from(tmp_path, encoder):
     assert hit.highlight(7, before="<", after=">", expansion=("(", ")")) == "… (shakes)"
 
 
-def test_origins_are_given_only_if_wanted_and_known(tmp_path, encoder):
+def test_origins_are_given_only_if_requested_and_known(tmp_path, encoder):
     documents = [{"_id": "a", "text": "The wing shakes"}]
     index = Index.build(tmp_path / "idx", documents, encoder=encoder)
     encoder.asked.clear()
     hit = index.search("wing flutter")[0]
     assert hit.explain(origins=False).words() == index.explain("wing flutter", "a", origins=False).words()
     assert hit.explain(origins=False).words() == "flutter* 67%, wing 33%"
-    index.search("wing")[0].explain()  # no match is an expansion
+    index.search("wing")[0].explain()  # this query matches no expansion
     assert encoder.asked == []
 
     def fails(text, terms):
@@ -320,7 +320,7 @@ def test_the_table_shows_the_largest_contributions(idx, lsr_command, monkeypatch
     assert "so heat on a flat plate  flat 50%" in lsr_command("search", idx, "flat plate").out
 
 
-def test_styled_cells_are_as_wide_as_they_look():
+def test_styles_do_not_change_the_width_of_cells():
     from lsr.console import table
 
     plain = table([("a wing", "1"), ("b", "22")], ("text", "n"), "<>")
@@ -332,8 +332,8 @@ def test_styled_cells_are_as_wide_as_they_look():
 # --- words without weight, titles, and Markdown -------------------------------------------------------------------
 
 
-def test_a_word_in_the_text_without_weight_is_not_missing(tmp_path):
-    """Such a word may come after the last token that the encoder reads."""
+def test_a_word_of_the_text_without_a_weight_is_shown_as_unweighted(tmp_path):
+    """A word may lack a weight because it follows the last token that the encoder reads."""
     encoder = load_encoder("bm25", language="none")
     encoder.fit(["heat", "flat", "plate", "wing"])
     documents = [
@@ -347,7 +347,7 @@ def test_a_word_in_the_text_without_weight_is_not_missing(tmp_path):
     assert 'unweighted  15:20 "plate"' in str(why)
 
 
-def test_title_and_text_are_kept_apart(tmp_path):
+def test_highlights_separate_title_and_text(tmp_path):
     documents = [{"_id": "a", "title": "Flat plates", "text": "heat in a plate"}, {"_id": "b", "text": " x"}]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25")
     why = index.explain("plate heat", "a")

@@ -1,4 +1,4 @@
-"""Feedback: stored document vectors, and queries expanded by the heaviest terms of the best documents."""
+"""Relevance feedback expands a query by the heaviest terms of the best documents, read from their stored vectors."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def index(request, matrix, tmp_path_factory):
     return built
 
 
-def test_stored_vectors_equal_the_given_ones(index, matrix):
+def test_stored_vectors_equal_the_vectors_indexed(index, matrix):
     assert index.document_vectors(range(N)).to_dense() == pytest.approx(matrix.to_dense())
     some = index.document_vectors([399, 0, 17])
     assert some.to_dense() == pytest.approx(matrix[np.array([399, 0, 17])].to_dense())
 
 
-def test_a_hand_worked_example(index, matrix):
+def test_expansion_equals_a_hand_worked_example(index, matrix):
     query = matrix[3]
     best = [hit.doc for hit in index.search(query, 4)]
     mean = matrix[np.array(best)].to_dense().mean(axis=0)
@@ -59,7 +59,7 @@ def test_without_weight_or_documents_the_query_is_unchanged(index, matrix):
     assert expand_query(index, nothing).nnz == 0
 
 
-def test_texts_and_filters(tmp_path):
+def test_expansion_accepts_texts_and_filters(tmp_path):
     docs = [{"_id": str(i), "text": text, "n": i} for i, text in enumerate(["wing flutter", "wing lift", "plate heat"])]
     index = Index.build(tmp_path / "idx", docs, encoder="bm25")
     assert {hit.id for hit in index.search("flutter")} == {"0"}
@@ -73,7 +73,7 @@ def test_invalid_settings_are_refused(index, matrix, wrong):
         expand_query(index, matrix[3], **wrong)
 
 
-def test_the_documents_may_come_from_another_ranking(index, matrix):
+def test_feedback_documents_may_come_from_another_ranking(index, matrix):
     query, other = matrix[3], index.search(matrix[7], 5)
     found = expand_query(index, query, source=other, documents=2, terms=10, weight=0.5)
     assert found == expand_query(index, query, source=[hit.id for hit in other], documents=2, terms=10, weight=0.5)
@@ -87,7 +87,7 @@ TOPICS = {"wing": "lift drag flow", "heart": "blood cell pulse", "price": "marke
 
 
 def near_topics(texts):
-    """Dense vectors of texts: the topic decides, and the words add a little noise."""
+    """Dense vectors of texts: each topic has a dimension, and the words add a little noise."""
     found = np.zeros((len(texts), 8), np.float32)
     for row, text in zip(found, texts, strict=True):
         for word in text.split():
@@ -116,7 +116,7 @@ def topics(tmp_path_factory):
 
 
 @pytest.mark.parametrize("feedback", ["after", "both", "before"])
-def test_feedback_of_a_hybrid_finds_more(topics, feedback):
+def test_feedback_makes_a_hybrid_find_more_documents(topics, feedback):
     index, dense = topics
     plain, wider = (Hybrid(index, dense, feedback=how, depth=30) for how in ("none", feedback))
     assert {hit.id.partition("-")[0] for hit in wider.search("wing", 20)} == {"wing"}
@@ -129,7 +129,7 @@ def test_feedback_of_a_hybrid_finds_more(topics, feedback):
     assert {*found} <= {"wing-0", "wing-3", "heart-1", "price-2"}
 
 
-def test_feedback_before_gives_the_dense_ranking_and_both_the_fused_one(topics):
+def test_feedback_before_gives_the_dense_ranking_and_both_gives_the_fused_ranking(topics):
     index, dense = topics
     before, both = (Hybrid(index, dense, feedback=how) for how in ("before", "both"))
     rankings = before.rankings({"q": "wing"})
@@ -143,7 +143,7 @@ def test_feedback_before_gives_the_dense_ranking_and_both_the_fused_one(topics):
 @pytest.mark.parametrize("feedback", ["none", "after", "both", "before"])
 @pytest.mark.parametrize("how", [{}, {"method": "interpolation", "weights": {"dense": 0.4}, "normalization": "none"}])
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_a_hybrid_explains_all_of_its_rankings(topics, tmp_path, feedback, how, similarity):
+def test_a_hybrid_explains_the_scores_of_all_its_rankings(topics, tmp_path, feedback, how, similarity):
     index, dense = topics
     if similarity == "dot":
         dense = build_dense(index, tmp_path / "dot", near_topics, similarity="dot")
@@ -178,7 +178,7 @@ def test_a_hybrid_explains_learned_terms_and_bm25(tmp_path):
     assert "wings" in {part.word for part in why}
 
 
-def test_feedback_of_learned_terms_and_bm25(tmp_path):
+def test_feedback_expands_learned_terms_and_bm25(tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(["wing flutter", "wing lift", "plate heat"])]
     index = Index.build(tmp_path / "idx", docs, encoder="lsr-tiny")
     found = Hybrid(index, feedback="after").rankings({"q": "flutter"})
@@ -195,7 +195,7 @@ def with_dense(tmp_path_factory):
     return Index.build(tmp_path_factory.mktemp("dense") / "idx", docs, encoder="lsr-mini", hybrid=True)
 
 
-def test_a_hand_worked_dense_query(with_dense):
+def test_dense_expansion_equals_a_hand_worked_example(with_dense):
     (own,) = with_dense.encoder.encode_dense(["aircraft"], queries=True)
     best = [hit.doc for hit in with_dense.search("aircraft", 2, mode="dense")]
     rows = stored_dense(with_dense, best)
@@ -211,7 +211,7 @@ def test_a_hand_worked_dense_query(with_dense):
     assert len(with_dense.search("aircraft", 3, mode="hybrid", dense=found)) == 3
 
 
-def test_the_length_of_the_mean_of_documents_does_not_matter():
+def test_dense_expansion_ignores_the_norm_of_the_mean_document():
     query, docs = np.array([3.0, 0], np.float32), np.array([[0, 2.0], [0, 4.0]], np.float32)
     assert mixed(query, docs, 1.0) == pytest.approx([0.5**0.5, 0.5**0.5])
     assert mixed(query, docs, 0.0) == pytest.approx([1, 0])

@@ -1,4 +1,4 @@
-"""Filters give the same documents as a check of each document's metadata; invalid filters are refused."""
+"""Filters select the same documents as a check of each document's metadata. Invalid filters are refused."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def found(columns, where):
         ({"not": {"lang": {"contains": "r"}}}, [0, 1, 2, 3]),
     ],
 )
-def test_hand_worked_filters(columns, where, expected):
+def test_filters_select_the_expected_documents(columns, where, expected):
     assert found(columns, where) == expected
 
 
-def test_kinds(columns):
+def test_columns_have_the_kind_of_their_values(columns):
     assert columns.kinds == {
         "year": "number",
         "lang": "text",
@@ -183,7 +183,7 @@ def test_documents_without_metadata_have_no_columns(tmp_path):
         parsed.require_known([])
 
 
-def test_a_column_of_one_segment_is_missing_in_another(tmp_path):
+def test_a_column_may_be_missing_in_some_segments(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one, two = write(tmp_path / "one", [{"a": 1}]), write(tmp_path / "two", [{"b": "x"}])
@@ -192,7 +192,7 @@ def test_a_column_of_one_segment_is_missing_in_another(tmp_path):
     assert parsed.mask(one, 1).tolist() == parsed.mask(two, 1).tolist() == [True]
 
 
-def test_lists_that_are_all_empty_in_one_segment(tmp_path):
+def test_a_column_may_have_only_empty_lists_in_some_segments(tmp_path):
     first = write(tmp_path, [{"tags": []}, {}])
     (tmp_path / "b").mkdir()
     second = write(tmp_path / "b", [{"tags": ["x"]}, {"tags": []}])
@@ -250,18 +250,18 @@ def test_invalid_filters_are_refused(columns, where, message):
         (["author.name=Ada"], [0]),
     ],
 )
-def test_conditions_of_a_command_line(columns, texts, expected):
+def test_conditions_of_a_command_line_are_parsed(columns, texts, expected):
     parsed = parse_where_text(texts)
     parsed.require_known([columns])
     assert np.flatnonzero(parsed.mask(columns, len(DOCS))).tolist() == expected
 
 
-def test_texts_that_look_like_numbers(tmp_path):
+def test_texts_that_look_like_numbers_are_compared_as_texts(tmp_path):
     columns = write(tmp_path, [{"zip": "01234"}, {"zip": "12345"}])
     assert np.flatnonzero(parse_where_text(["zip=12345"]).mask(columns, 2)).tolist() == [1]
 
 
-def test_bad_conditions_of_a_command_line_are_refused(columns):
+def test_invalid_conditions_of_a_command_line_are_refused(columns):
     assert parse_where_text([]) is None
     with pytest.raises(DataError, match=r"'year' is not a condition such as.*; \{1: not JSON"):
         parse_where_text(["year", "{1"])
@@ -270,7 +270,7 @@ def test_bad_conditions_of_a_command_line_are_refused(columns):
 
 
 @pytest.mark.parametrize("value", ["\ud800", ["a", "\ud800"]])
-def test_values_that_no_column_can_hold_make_no_column(tmp_path, value):
+def test_keys_with_unsupported_values_make_no_column(tmp_path, value):
     columns = write(tmp_path, [{"a": value, "b": 1}])
     assert list(columns.kinds) == ["b"]
     with pytest.raises(DataError, match="a can't be filtered by"):
@@ -300,7 +300,7 @@ def test_an_empty_list_and_plain_values_are_mixed_kinds(tmp_path, value, kind, p
     [([1, "x"], "number, text"), (["x", ["x"]], "list of text, text"), ([[], 1], "empty list, number")],
 )
 @pytest.mark.parametrize("where", [{"a": 1}, {"a": "x"}, {"a": {"exists": True}}])
-def test_filters_on_segments_equal_those_on_merged_ones(tmp_path_factory, values, kinds, where):
+def test_keys_of_different_kinds_in_different_segments_make_no_column(tmp_path_factory, values, kinds, where):
     segments = [write(tmp_path_factory.mktemp("segment"), [{"a": value, "b": 1}]) for value in values]
     with pytest.raises(DataError, match=f"a can't be filtered by: its values are of different kinds: {kinds}"):
         parse_where(where).require_known(segments)
@@ -336,7 +336,7 @@ def test_many_different_keys_take_little_memory(tmp_path):
     finally:
         tracemalloc.stop()
     assert len(columns.kinds) == MOST_COLUMNS
-    assert len(columns.mixed) == 2 * MOST_COLUMNS  # the record of keys without a column is limited, too
+    assert len(columns.mixed) == 2 * MOST_COLUMNS  # the record of keys without a column is also limited
     assert np.flatnonzero(parse_where({"n": {">": 1021}}).mask(columns, 1024)).tolist() == [1022, 1023]
     assert parse_where({"k7": 1}).mask(columns, 1024).sum() == 1
     with pytest.raises(DataError) as told:
@@ -367,7 +367,7 @@ def test_texts_compare_as_in_python(tmp_path_factory, texts, value, data):
     assert parse_where({"t": {"in": [*some, "\ud800"]}}).mask(columns, len(texts)).tolist() == expected
 
 
-def test_a_thousand_conditions_check_a_column_once(tmp_path):
+def test_a_thousand_conditions_read_a_column_once(tmp_path):
     columns = write(tmp_path, [{"t": f"value {i}"} for i in range(50)], per_batch=50)
     read = []
     batch = columns._batch
@@ -389,7 +389,7 @@ def test_numbers_beyond_64_bits_compare_exactly(tmp_path):
     assert np.flatnonzero(parse_where({"n": {">": 2**65}}).mask(columns, 3)).tolist() == [0]
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def test_the_error_names_a_damaged_file(tmp_path):
     write(tmp_path, DOCS)
     with pytest.raises(CorruptIndex, match=r"columns.arrow: 5 documents, the segment has 6"):
         Columns(tmp_path / COLUMNS_FILE, 6)
@@ -443,7 +443,7 @@ def test_times_are_compared_as_times(tmp_path, condition, expected):
     assert found(write(tmp_path, TIMES), {"at": condition}) == expected
 
 
-def test_values_of_numpy_and_other_types(columns):
+def test_filters_accept_numpy_and_decimal_values(columns):
     assert found(columns, {"year": {">=": Decimal("2021.5")}}) == [2]
     assert found(columns, {"year": np.float32(2021.5)}) == [2]
     with pytest.raises(DataError, match="year is a number, it can't be compared with '2020-01-01'"):
@@ -490,7 +490,7 @@ def test_times_compare_as_in_python(tmp_path_factory, times, data):
         ("author=", [""]),
     ],
 )  # fmt: skip
-def test_quoted_values(text, values):
+def test_quoted_values_may_contain_commas(text, values):
     (condition,) = parse_where_text([text]).conditions()
     assert list(map(str, condition.values)) == values
 
@@ -518,8 +518,8 @@ COMPARED = {**OPERATORS, "!=": operator.ne}
     per_batch=st.integers(1, 5),
     cut=st.integers(0, 8),
 )
-def test_numbers_compare_exactly_in_any_type(tmp_path_factory, docs, listed, name, value, per_batch, cut):
-    """Integers of any size and fractions, in lists or not, in one segment or two, compare as in Python."""
+def test_numbers_of_any_type_compare_exactly(tmp_path_factory, docs, listed, name, value, per_batch, cut):
+    """Integers and fractions of any size compare as in Python, alone or in lists, in one segment or two."""
     docs = [doc if doc is None or isinstance(doc, list) == listed else [doc] if listed else doc[0] for doc in docs]
     rows = [{} if doc is None else {"n": doc} for doc in docs]
     parsed = parse_where({"n": {name: value}})
@@ -568,7 +568,7 @@ def test_columns_of_any_type_compare_with_any_float(tmp_path, value):
             assert met.tolist() == [compare(number, value) for number in numbers]
 
 
-def test_texts_in_a_number_column_are_damage(tmp_path):
+def test_texts_in_a_number_column_are_reported_as_damage(tmp_path):
     for text in ('"x"', "true", "[1]", "", "9" * 5000):
         field = pa.field("n", pa.dictionary(pa.int32(), pa.string()), metadata={b"lsr.kind": b"number"})
         batch = pa.RecordBatch.from_arrays([pa.array([text]).dictionary_encode()], schema=pa.schema([field]))
@@ -625,7 +625,7 @@ def test_prefix_and_contains_on_a_command_line(columns):
         assert np.flatnonzero(parsed.mask(columns, len(DOCS))).tolist() == expected
 
 
-def test_the_nearest_values_are_named(columns):
+def test_hints_suggest_the_nearest_names_and_values(columns):
     with pytest.raises(DataError, match=r"no column 'lnag'; there are .*; did you mean 'lang'\?"):
         found(columns, {"lnag": "en"})
     hints = parse_where({"or": [{"lang": ["EN", "en"]}, {"author.name": "Adda"}, {"tags": "zzz"}]}).hints([columns])

@@ -1,4 +1,4 @@
-"""An index in several processes and threads: forked children, pickles, and threads that change it together."""
+"""An index in several processes and threads: forked children, pickles, and threads that share one index."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_locks_held_by_threads_are_free_in_a_child(index, forked):
     with (
         held(index.snapshot._masking),
         held(index._changes._changing),
-    ):  # locks of a search with a filter, and of a change
+    ):  # the locks that a filtered search and a change take
         assert forked(lambda: ids(index.search("wing", where={"n": {"<": 2}}))) == ["0", "1"]
         assert forked(lambda: [index.pending, index.add([{"_id": "x", "text": "wing"}]).added, index.rollback()]) == [
             False,
@@ -101,7 +101,7 @@ def test_a_fork_waits_for_compilation(forked):
 
     assert forked(compile_there) == [True]
     thread.join()
-    with global_compiler_lock:  # the parent can compile, too
+    with global_compiler_lock:  # the parent can still compile
         pass
 
 
@@ -160,7 +160,7 @@ def test_a_child_does_not_end_its_parents_transaction(index, forked):
             Transaction(index.path)
 
 
-def test_a_child_neither_waits_for_a_merge_nor_merges(index, forked, monkeypatch, caplog):
+def test_a_child_leaves_merges_to_its_parent(index, forked, monkeypatch, caplog):
     index.add([{"_id": "new", "text": "wing"}])
     index.commit(merge=False)
     begun, go_on = threading.Event(), threading.Event()
@@ -189,7 +189,7 @@ def test_a_child_neither_waits_for_a_merge_nor_merges(index, forked, monkeypatch
     assert len(index) == 13
 
 
-def test_shards_are_searched_in_a_child(shards, forked):
+def test_a_child_can_search_shards(shards, forked):
     with ShardedIndex.open(shards) as index:
         hits = index.search("wing", 3)
 
@@ -250,7 +250,7 @@ def test_spawned_processes_accept_an_index(index):
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 
-def test_threads_change_one_index_together_and_any_of_them_commits(index):
+def test_threads_share_one_index_and_any_thread_can_commit(index):
     reader = Index.open(index.path)
 
     def change(number):

@@ -38,9 +38,9 @@ QUERIES = ["flat plate", "swept wings", "air flow over a cone", "deleted"]
 
 
 def make(folder):
-    """Make an index of two segments of passages with titles and metadata, one with a deletion, and fixed file names."""
+    """Make an index with fixed file names. It has two segments of passages with titles and metadata, and a deletion."""
     numbers = itertools.count()
-    names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # for file names, for the index id
+    names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # 8 bytes for file names, 16 for the index id
     with mock.patch.object(secrets, "token_hex", lambda n: names[n]()):
         encoder = FixedBM25Encoder()  # as in the stored indexes
         encoder.fit(document["text"] for document in DOCUMENTS)
@@ -72,7 +72,7 @@ def test_the_stored_index_has_its_format(path, request):
     assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 50_000
 
 
-def test_the_stored_index_is_searched_and_verified(path):
+def test_the_stored_index_can_be_searched_and_verified(path):
     index = Index.open(path)
     assert index.verify() == []
     assert [[hit[0] for hit in found] for found in answers(index)] == [

@@ -1,4 +1,4 @@
-"""A full disk gives an OutputError at any point, never a crash, and leaves the index intact."""
+"""Whenever the disk becomes full, an OutputError is raised and the index stays intact."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lsr.sparse import SparseMatrix
 
 @pytest.fixture(scope="module")
 def living(tmp_path_factory):
-    """An index of two segments with lists that are long enough to have rows of maxima."""
+    """An index of two segments whose postings lists are long enough to store block maxima."""
     path = tmp_path_factory.mktemp("living") / "idx"
     rng = np.random.default_rng(0)
     rows = [np.sort(rng.choice(60, 25, replace=False)) for _ in range(3000)]
@@ -32,7 +32,7 @@ def living(tmp_path_factory):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A separate file system of limited size; skips the test unless it runs as root on Linux."""
+    """A separate file system of limited size. Only root on Linux can mount it, so other users skip the test."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
@@ -44,7 +44,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-# Tries all disk sizes in one process, which saves its start.
+# Tries all disk sizes in one process, so that Python starts only once.
 FULL = """
     import json, os, shutil, subprocess, sys
     from pathlib import Path
@@ -94,7 +94,7 @@ FULL = """
 
 
 @pytest.mark.parametrize("action", ["merge", "background", "reshard", "add"])
-def test_a_full_disk_is_reported_and_does_no_harm(living, small_disk, action, python):
+def test_a_full_disk_is_reported_and_leaves_the_index_unchanged(living, small_disk, action, python):
     shutil.copytree(living, small_disk / "idx")
     code, out, error = python(FULL, small_disk, action)
     assert code == 0, (code, error)

@@ -1,4 +1,4 @@
-"""Dense vectors in an index are deleted, filtered and merged with their documents; searches equal brute force."""
+"""Dense vectors in an index are deleted, filtered and merged with their documents. Searches equal brute force."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORDS = ["wing", "lift", "drag", "flow", "shock", "heat", "plate", "body", "nose
 
 
 class DenseBM25(BM25Encoder):
-    """BM25 with dense vectors: each word has a random direction, and a text is their sum, negated for queries."""
+    """BM25 with dense vectors: sums of a random vector per word, reversed for queries that contain "turned"."""
 
     dense_width = WIDTH
 
@@ -138,7 +138,7 @@ def test_filters_apply_to_both_rankings(tmp_path):
     )
 
 
-def test_a_document_counts_by_its_best_passage(tmp_path):
+def test_a_document_gets_the_score_of_its_best_passage(tmp_path):
     long = [{"_id": f"d{i}", "text": " ".join(WORDS[i : i + 6])} for i in range(6)]
     index = Index.build(tmp_path / "idx", long, encoder=DenseBM25(), hybrid=True, passages=Passages(2))
     parts = {f"d{i}#{j}": " ".join(WORDS[i + 2 * j : i + 2 * j + 2]) for i in range(6) for j in range(3)}
@@ -156,7 +156,7 @@ def test_a_document_counts_by_its_best_passage(tmp_path):
     assert both[0].score == pytest.approx(1 + np.sign(z) * abs(z) ** 2.5 / 52, abs=1e-3)
 
 
-def test_bm25_counts_twice_with_a_hybrid_encoder(tmp_path):
+def test_hybrid_search_doubles_the_bm25_weights_of_a_hybrid_encoder(tmp_path):
     encoder, texts = load_encoder("lsr-mini"), [" ".join(WORDS[i : i + 4]) for i in range(9)]
     index = Index.build(tmp_path / "idx", [{"_id": str(i), "text": t} for i, t in enumerate(texts)], hybrid=True)
     query = index.query_vectors(["turned shock and heat"])
@@ -174,7 +174,7 @@ def test_bm25_counts_twice_with_a_hybrid_encoder(tmp_path):
     assert [found[str(i)] for i in range(9)] == pytest.approx(expected, abs=2e-3)
 
 
-def test_a_query_without_a_known_word_is_ranked_by_the_dense_vector(tmp_path):
+def test_a_query_of_unknown_words_is_ranked_by_its_dense_vector(tmp_path):
     index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True)
     (near, both) = ([hit.id for hit in index.search("unheard", 30, mode=mode)] for mode in ("dense", "hybrid"))
     assert both == near
@@ -195,7 +195,7 @@ def test_shards_keep_dense_vectors(tmp_path):
     assert len(shards.search("wing", 60, mode="dense")) == 45
 
 
-def test_a_query_may_have_a_given_dense_vector(tmp_path):
+def test_a_query_may_come_with_its_dense_vector(tmp_path):
     index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True)
     texts = ["wing jet", "heat"]
     dense = DenseBM25().encode_dense(texts, queries=True)
@@ -257,7 +257,7 @@ def test_unsupported_hybrid_searches_are_refused(tmp_path):
         Index.open(index.path, encoder=BM25Encoder()).add(documents(1, 0, 90))
 
 
-def test_damage_is_found(tmp_path):
+def test_damaged_dense_vectors_are_detected(tmp_path):
     index = Index.build(tmp_path / "idx", documents(40), encoder=DenseBM25(), hybrid=True)
     (path,) = (tmp_path / "idx").rglob("embeddings.arrow")
     whole = path.read_bytes()
@@ -301,7 +301,7 @@ def test_sums_of_the_widest_vectors_fit_into_32_bits(tmp_path):
     assert found == pytest.approx([-width], rel=1e-3)
 
 
-def test_by_default_texts_are_searched_with_both_vectors(spread):
+def test_texts_are_searched_in_hybrid_mode_by_default(spread):
     index, sharded = spread
     texts = ["heat jet", "turned shock", "plate"]
     both = [index.search(text, 5, mode="hybrid") for text in texts]
@@ -353,7 +353,7 @@ def test_a_server_searches_in_hybrid_mode(tmp_path):
     assert (told["dense"], told["score"]) == (mine.to_dict()["dense"], mine.score)
 
 
-def test_a_server_counts_the_dense_vector_of_a_query_as_encoding(tmp_path, monkeypatch):
+def test_a_server_counts_dense_encoding_of_the_query_as_encoding_time(tmp_path, monkeypatch):
     from lsr.index.serve import schemas, service
     from lsr.index.serve.settings import ServeSettings
     from lsr.index.serve.thread_pool import Deadline
@@ -376,7 +376,7 @@ def test_a_server_counts_the_dense_vector_of_a_query_as_encoding(tmp_path, monke
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense"])
-def test_options_work_on_the_ranking(tmp_path, mode):
+def test_search_options_apply_to_hybrid_and_dense_rankings(tmp_path, mode):
     given = documents(60)
     index = Index.build(tmp_path / "idx", given, encoder=DenseBM25(), hybrid=True)
     texts = {d["_id"]: d["text"].split() for d in given}
@@ -402,7 +402,7 @@ def test_options_work_on_the_ranking(tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense"])
-def test_facets_count_all_documents_in_dense_mode(tmp_path, mode):
+def test_facets_count_all_documents_in_hybrid_and_dense_mode(tmp_path, mode):
     given = documents(60)
     index = Index.build(tmp_path / "idx", given, encoder=DenseBM25(), hybrid=True)
     index.delete(["1", "2"])
@@ -445,7 +445,7 @@ HOW = {
 
 @pytest.fixture(scope="module")
 def spread(tmp_path_factory):
-    """One index and a sharded one with the same documents, cut into passages, with deletions."""
+    """An index and a sharded index of the same documents, with passages and deletions."""
     folder = tmp_path_factory.mktemp("spread")
     given = [doc | {"n": int(doc["_id"]) % 7} for doc in documents(130, 3)]
     index = Index.build(folder / "one", given, encoder=DenseBM25(), hybrid=True, passages=Passages(3))
@@ -492,7 +492,7 @@ def test_shards_without_dense_vectors_are_reported(tmp_path):
                 call()
 
 
-def test_shards_take_dense_vectors_of_queries(spread):
+def test_shards_accept_dense_vectors_of_queries(spread):
     index, sharded = spread
     dense = DenseBM25().encode_dense(["heat", "jet"], queries=True)
     for one in (index, sharded):
@@ -508,7 +508,7 @@ def test_shards_take_dense_vectors_of_queries(spread):
     assert batches[0] == batches[1]
 
 
-def test_documents_similar_by_dense_vector(tmp_path):
+def test_similar_compares_dense_vectors(tmp_path):
     given = documents(30)
     index = Index.build(tmp_path / "idx", given, encoder=DenseBM25(), hybrid=True)
     own = rounded(DenseBM25().encode_dense([doc["text"] for doc in given]))
@@ -546,8 +546,8 @@ def test_explanations_add_up_to_the_score(spread, mode, how):
         }
 
 
-def test_a_dense_part_below_zero_is_shown(tmp_path):
-    """Without it, the shares of the words would add up to more than 100 %."""
+def test_a_negative_share_of_the_dense_vector_is_shown(tmp_path):
+    """Without the negative share, the shares shown would add up to more than 100 %."""
     index = Index.build(tmp_path / "idx", documents(40), encoder=DenseBM25(), hybrid=True)
     why = index.search("wing lift", 1, mode="hybrid")[0].explain()
     for share, limit, shown in ((-0.3, 5, True), (-0.001, 1, False)):
@@ -555,7 +555,7 @@ def test_a_dense_part_below_zero_is_shown(tmp_path):
         assert (f"dense vector {share:.0%}" in below.words(limit)) == shown
 
 
-def test_the_dense_part_is_shown_beside_the_words(tmp_path):
+def test_the_share_of_the_dense_vector_is_shown_with_the_words(tmp_path):
     index = Index.build(tmp_path / "idx", documents(40), encoder=DenseBM25(), hybrid=True)
     hit = index.search("wing lift", 1, mode="hybrid")[0]
     why = hit.explain()

@@ -1,4 +1,4 @@
-"""Index: it is built from all sources, searched with all kinds of queries, and explains scores term by term."""
+"""An Index is built from any source, accepts all kinds of queries, and explains scores term by term."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def index(tmp_path):
 # --- sources ----------------------------------------------------------------------------------------------------------
 
 
-def test_all_sources_of_texts_give_the_same_index(tmp_path, index):
+def test_every_source_of_texts_gives_the_same_index(tmp_path, index):
     lines = "".join(json.dumps(d) + "\n" for d in DOCUMENTS)
     (tmp_path / "docs.jsonl").write_text(lines)
     (tmp_path / "docs.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
@@ -64,7 +64,7 @@ def test_all_sources_of_texts_give_the_same_index(tmp_path, index):
         assert [h.metadata for h in other.search("flat", 9)] == [h.metadata for h in index.search("flat", 9)]
 
 
-def test_vectors_from_parquet_carry_texts_and_encoder(tmp_path, index, lsr_command):
+def test_vectors_from_parquet_include_texts_and_encoder(tmp_path, index, lsr_command):
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(d) + "\n" for d in DOCUMENTS))
     assert (
         lsr_command("encode", tmp_path / "docs.jsonl", "--out", tmp_path / "v.parquet", "--encoder", "bm25").code == 0
@@ -84,7 +84,7 @@ def test_vectors_from_jsonl_are_searched_by_their_tokens(tmp_path):
         index.search("a text")
 
 
-def test_a_matrix_is_indexed_with_and_without_ids(tmp_path):
+def test_a_matrix_can_be_indexed_with_or_without_ids(tmp_path):
     matrix = SparseMatrix.from_dicts([{0: 1.0}, {0: 2.0}], 3)
     assert found(Index.build(tmp_path / "a", matrix), matrix[0]) == [("1", 2.0), ("0", 1.0)]
     named = Index.build(tmp_path / "b", matrix, ids=["x", "y"])
@@ -97,7 +97,7 @@ def test_a_matrix_is_indexed_with_and_without_ids(tmp_path):
 
 
 @pytest.mark.parametrize("source", [[], SparseMatrix.empty(5)], ids=["documents", "matrix"])
-def test_no_documents_make_an_empty_index(tmp_path, source):
+def test_an_index_can_be_built_from_no_documents(tmp_path, source):
     index = Index.build(tmp_path / "idx", source)
     assert (len(index), index.n_postings, index.verify()) == (0, 0, [])
     assert (
@@ -119,13 +119,13 @@ def test_no_documents_make_an_empty_index(tmp_path, source):
         ([{"_id": "a", "text": "x", "extra": {1, 2}}], "metadata"),
     ],
 )
-def test_bad_documents_are_named_and_leave_no_index(tmp_path, documents, message):
+def test_the_error_names_a_bad_document_and_no_index_is_left(tmp_path, documents, message):
     with pytest.raises(DataError, match=message):
         Index.build(tmp_path / "idx", documents, encoder="bm25")
     assert not (tmp_path / "idx").exists()
 
 
-def test_unknown_impacts_are_refused(tmp_path):
+def test_an_unknown_type_of_impacts_is_refused(tmp_path):
     with pytest.raises(ValueError, match="float32"):
         Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25", impacts="int4")
 
@@ -137,7 +137,7 @@ def test_invalid_passage_sizes_are_refused(tmp_path):
         Passages(5, 5)
 
 
-def test_without_text_only_ids_are_kept(tmp_path):
+def test_store_text_false_keeps_only_ids(tmp_path):
     index = Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25", store_text=False)
     (hit,) = index.search("flutter")
     assert (hit.id, hit.title, hit.text, hit.metadata) == ("wing", "", "", {})
@@ -145,7 +145,7 @@ def test_without_text_only_ids_are_kept(tmp_path):
     assert not any(b"supersonic flow" in p.read_bytes() for p in index.path.rglob("*") if p.is_file())
 
 
-def test_whole_weights_are_exact_and_others_within_max_error(tmp_path):
+def test_integer_weights_are_exact_and_other_weights_within_max_error(tmp_path):
     rng = np.random.default_rng(0)
     whole = SparseMatrix.from_dense(rng.integers(0, 256, (20, 8)))
     assert Index.build(tmp_path / "whole", whole).max_error == 0
@@ -171,18 +171,18 @@ def test_text_tokens_and_vectors_give_the_same_hits(index):
     assert [[h.id for h in hits] for hits in batch] == [[h.id for h in index.search(query)], ["wing"], []]
 
 
-def test_no_queries_give_no_results(index, tmp_path):
+def test_an_empty_batch_of_queries_gives_no_results(index, tmp_path):
     assert index.search_batch([]) == []
     assert Index.build(tmp_path / "m", SparseMatrix.from_dicts([{0: 1}], 1)).search_batch([]) == []
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
-def test_bad_weights_of_a_query_are_refused(index, weight):
+def test_invalid_query_weights_are_refused(index, weight):
     with pytest.raises(DataError, match="finite and not negative"):
         index.search({"flat": weight})
 
 
-def test_queries_of_other_types_are_refused(index):
+def test_queries_of_invalid_types_are_refused(index):
     with pytest.raises(ValueError, match="one query"):
         index.search(index.query_vectors(["a", "b"]))
     with pytest.raises(ValueError, match="one query"):
@@ -196,7 +196,7 @@ def test_queries_of_other_types_are_refused(index):
         index.search_batch([{"wing": 1.0}, "wing"])
 
 
-def test_a_hit_reads_its_text_only_when_asked(index, monkeypatch):
+def test_a_hit_reads_its_text_on_first_access(index, monkeypatch):
     read = []
     monkeypatch.setattr(type(index.documents), "fields", lambda self, doc: read.append(doc) or ("t", "x", {}))
     monkeypatch.setattr(type(index.documents), "id", lambda self, doc: read.append(doc) or "i")
@@ -205,7 +205,7 @@ def test_a_hit_reads_its_text_only_when_asked(index, monkeypatch):
     assert (hit.text, read) == ("x", [0])
 
 
-def test_hits_carry_their_document(index):
+def test_hits_have_the_fields_of_their_document(index):
     hit = Index.open(index.path).search("flutter")[0]
     assert (hit.id, hit.passage, hit.title, hit.text, hit.metadata) == (
         "wing",
@@ -221,7 +221,7 @@ def test_hits_carry_their_document(index):
 
 
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
-def test_contributions_sum_to_the_score_and_spans_point_at_the_words(tmp_path, impacts):
+def test_contributions_sum_to_the_score_and_spans_locate_the_words(tmp_path, impacts):
     index = Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25", impacts=impacts)
     for hit in index.search("heat on flat plates in supersonic flow"):
         explanation = hit.explain()
@@ -240,13 +240,13 @@ def test_contributions_sum_to_the_score_and_spans_point_at_the_words(tmp_path, i
     assert json.dumps(explanation.to_json())
 
 
-def test_a_term_the_encoder_added_is_an_expansion(tmp_path):
+def test_a_term_added_by_the_encoder_is_an_expansion(tmp_path):
     encoder = load_encoder("bm25")
     encoder.fit(["wing flutter", "car"])
     flutter, wing = (list(encoder.vocabulary).index(t) for t in ("flutter", "wing"))
     encoder.encode_document = lambda texts: SparseMatrix.from_dicts([{flutter: 2.0, wing: 1.0}] * len(texts), 3)
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "The wing"}], encoder=encoder)
-    explanation = index.explain("wing flutter car", "a")  # no document has "car", so the query drops it
+    explanation = index.explain("wing flutter car", "a")  # the query leaves "car" out, because no document has it
     assert {c.token: c.kind for c in explanation} == {"flutter": "expansion", "wing": "match"}
     assert explanation.words() == "flutter* 67%, wing 33%"
 
@@ -260,7 +260,7 @@ def test_explaining_a_missing_document_is_refused(index):
 
 
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
-def test_a_document_scores_as_its_best_passage(tmp_path, impacts):
+def test_a_document_gets_the_score_of_its_best_passage(tmp_path, impacts):
     rng = np.random.default_rng(2)
     words = ["alpha", "beta", "gamma", "delta", "omega"]
     documents = [{"_id": f"d{i}", "text": " ".join(rng.choice(words, rng.integers(1, 40)))} for i in range(150)]
@@ -293,7 +293,7 @@ def test_the_encoder_is_stored_in_the_index(index, tmp_path):
     assert found(Index.open(tmp_path / "moved"), "flat plate") == expected
 
 
-def test_another_encoder_is_refused_and_both_are_named(index):
+def test_an_error_about_another_encoder_names_both_encoders(index):
     other = load_encoder("bm25", k1=1.2)
     other.fit(["other texts"])
     with pytest.raises(EncoderMismatch, match=r"bm25\(k1=0\.9.*bm25\(k1=1\.2"):
@@ -301,7 +301,7 @@ def test_another_encoder_is_refused_and_both_are_named(index):
     assert Index.open(index.path, encoder=index.encoder).search("flutter")
 
 
-def test_vectors_and_their_encoder_must_agree(tmp_path, index, lsr_command):
+def test_vectors_of_a_different_encoder_are_refused(tmp_path, index, lsr_command):
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(d) + "\n" for d in DOCUMENTS))
     lsr_command("encode", tmp_path / "docs.jsonl", "--out", tmp_path / "v.parquet", "--encoder", "bm25")
     other = load_encoder("bm25", k1=2)
@@ -314,7 +314,7 @@ def test_vectors_and_their_encoder_must_agree(tmp_path, index, lsr_command):
 # --- query files ------------------------------------------------------------------------------------------------------
 
 
-def test_unknown_tokens_of_query_files_are_counted_and_harmless(index, tmp_path):
+def test_unknown_tokens_of_query_files_are_counted_and_ignored(index, tmp_path):
     rows = [{"_id": "q1", "vector": {"flutter": 1, "unheard": 9}}, {"_id": "q2", "vector": {"unseen": 1}}]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     queries = read_queries(tmp_path / "q.jsonl", index)
@@ -329,7 +329,7 @@ def test_duplicate_query_ids_are_refused(index, tmp_path):
         read_queries(tmp_path / "q.jsonl", index)
 
 
-def test_only_keeps_the_given_queries(index, tmp_path):
+def test_the_method_only_selects_queries_by_id(index, tmp_path):
     (tmp_path / "q.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": "flat"}) + "\n" for i in range(4)))
     queries = read_queries(tmp_path / "q.jsonl", index).only({"q1": 1, "q3": 1, "q9": 1})
     assert (queries.ids, queries.texts) == (["q1", "q3"], ["flat", "flat"])
@@ -357,7 +357,7 @@ def test_opening_hashes_no_large_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="needs /proc")
-def test_postings_are_mapped_and_not_read_by_opening(tmp_path):
+def test_opening_maps_the_postings_without_reading_them(tmp_path):
     matrix = SparseMatrix.from_dense(np.ones((65_536, 100), np.float32))
     Index.build(tmp_path / "idx", matrix)
     code = """
@@ -369,10 +369,10 @@ part = maps[maps.index("postings.arrow"):]
 print(re.search(r"Rss: +(\\d+) kB", part).group(1))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "idx"], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2000  # kB in memory; the file has 19,000 kB
+    assert int(done.stdout) < 2000  # kB in memory, of the file's 19,000 kB
 
 
-def test_many_processes_open_and_search_the_same_index(index):
+def test_processes_can_search_one_index_concurrently(index):
     code = "import sys; from lsr import Index; print([h.id for h in Index.open(sys.argv[1]).search('flat plate')])"
     with ThreadPoolExecutor(3) as pool:
         runs = pool.map(
@@ -399,7 +399,7 @@ def test_an_open_index_works_while_it_is_replaced(index):
     assert len(Index.open(index.path)) == 1
 
 
-def test_opening_while_the_index_is_replaced_gives_the_old_or_the_new_one(index):
+def test_an_index_opened_during_its_replacement_is_the_old_or_the_new_index(index):
     def replace():
         for size in (1, 4) * 8:
             Index.build(index.path, DOCUMENTS[:size], encoder="bm25", overwrite=True)
@@ -411,7 +411,7 @@ def test_opening_while_the_index_is_replaced_gives_the_old_or_the_new_one(index)
         replaced.result()
 
 
-def test_damaged_files_are_never_mapped_as_something_else(tmp_path):
+def test_a_damaged_arrow_file_is_refused(tmp_path):
     import pyarrow as pa
 
     (tmp_path / "x.arrow").write_bytes(b"ARROW1\x00\x00" + b"\xff" * 200)
@@ -423,7 +423,7 @@ def test_damaged_files_are_never_mapped_as_something_else(tmp_path):
 
 
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
-def test_splade_on_nfcorpus(real_data, tmp_path, impacts):
+def test_splade_reaches_the_expected_ndcg_on_nfcorpus(real_data, tmp_path, impacts):
     pytest.importorskip("ir_measures")
     folder = real_data("nfcorpus-splade-v3")
     vectors = read_vectors(folder / "corpus.splade-v3.jsonl.gz")
@@ -444,7 +444,7 @@ def test_splade_on_nfcorpus(real_data, tmp_path, impacts):
             assert [h.score for h in hits[i]] == scores[best].tolist()
 
 
-def test_bm25_on_scifact(real_data, tmp_path):
+def test_bm25_reaches_the_expected_ndcg_on_scifact(real_data, tmp_path):
     pytest.importorskip("ir_measures")
     dataset = open_dataset(str(real_data("scifact")))
     index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="bm25")
@@ -454,7 +454,7 @@ def test_bm25_on_scifact(real_data, tmp_path):
     assert score_run(dataset.qrels, run, parse_measures("nDCG@10"))[0]["nDCG@10"] >= 0.67
 
 
-def test_a_path_may_hold_documents_or_vectors(tmp_path):
+def test_a_source_may_be_a_path_of_documents_or_vectors(tmp_path):
     for name, text in (("docs", "wing"), ("more", "flutter")):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"_id": name, "text": text}) + "\n")
     index = Index.build(tmp_path / "idx", str(tmp_path / "docs.jsonl"), encoder="bm25")

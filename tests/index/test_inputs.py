@@ -1,4 +1,4 @@
-"""Queries and documents of any type: iterables are read once, and unknown types are refused by name."""
+"""Queries and documents may be any iterable, which is read only once. Errors about other types name the type."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ def test_runs_may_be_a_one_time_iterator():
     )
 
 
-def test_a_query_may_be_a_row_of_a_file(index):
+def test_a_query_may_be_a_mapping_with_id_and_text(index):
     query = {"_id": "q", "text": "cats"}
     assert ids(index.search(query)) == ["a"]
     assert [ids(hits) for hits in index.search_batch([query, "dogs"])] == [["a"], ["b"]]
     assert index.explain(query, "a").contributions[0].token == "cat"
-    assert ids(index.search({"text": 1.5})) == ["c"]  # {token: weight}, although "text" is also a key of rows
+    assert ids(index.search({"text": 1.5})) == ["c"]  # here "text" is a token with a weight
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_query_may_be_a_row_of_a_file(index):
         ("caf\udce9", DataError, "isn't UTF-8, 0xe9, at character 3"),
     ],
 )
-def test_invalid_queries_are_refused_with_their_type(index, query, error, message):
+def test_the_error_about_an_invalid_query_names_its_type_or_weight(index, query, error, message):
     with pytest.raises(error, match=message):
         index.search(query)
     with pytest.raises(error, match=message):
@@ -122,7 +122,7 @@ def test_a_text_is_not_a_list_of_queries(tmp_path):
                 call(one)
 
 
-def test_encoders_may_be_given_by_folder(tmp_path):
+def test_encoders_may_be_given_as_a_folder(tmp_path):
     load_encoder("bm25").save(tmp_path / "encoder")
     index = Index.build(tmp_path / "idx", DOCS, encoder=tmp_path / "encoder")
     assert ids(Index.open(tmp_path / "idx", encoder=tmp_path / "encoder").search("cats")) == ids(index.search("cats"))

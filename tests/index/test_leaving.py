@@ -22,7 +22,7 @@ def path(tmp_path):
     return tmp_path / "idx"
 
 
-def test_a_block_commits_at_its_end(path):
+def test_a_with_block_commits_at_its_end(path):
     with Index.open(path) as index:
         index.add(NEW)
     assert not index.pending
@@ -37,7 +37,7 @@ def change(path, *calls):
             call(index)
 
 
-def test_an_exception_rolls_the_block_back(path):
+def test_an_exception_rolls_the_with_block_back(path):
     with pytest.raises(ZeroDivisionError):
         change(path, lambda index: index.add(NEW), lambda index: 1 / 0)
     with pytest.raises(DataError, match="'b'"):
@@ -47,7 +47,7 @@ def test_an_exception_rolls_the_block_back(path):
     assert len(Index.open(path)) == 2
 
 
-def test_a_commit_that_fails_leaves_nothing_behind(path, monkeypatch):
+def test_a_failed_commit_at_the_end_of_a_block_is_rolled_back(path, monkeypatch):
     def full(self):
         raise OutputError("the disk is full")
 

@@ -1,4 +1,4 @@
-"""BM25 in an index that changes: after any history, results equal those of a new index of the same documents."""
+"""BM25 in a changing index: after any sequence of changes, results equal those of a new index of the documents."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def anew(documents, folder, **how):
 
 
 def live(index, history, path):
-    """Apply a history of changes to an index and to a dict {id: text}; return both."""
+    """Apply a sequence of changes to an index and to a dict {id: text}; return both."""
     committed, now = {}, {}
     for step, names, text in history:
         there = [name for name in names if name in now]
@@ -97,7 +97,7 @@ HISTORIES = st.lists(
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
 @given(history=HISTORIES)
 @settings(max_examples=150 if os.environ.get("LSR_LONG_TESTS") else 6)
-def test_any_history_equals_a_new_index(impacts, history):
+def test_any_sequence_of_changes_equals_a_new_index(impacts, history):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "idx"
         index, now = live(Index.build(path, [], encoder="bm25", impacts=impacts), history, path)
@@ -109,7 +109,7 @@ def test_any_history_equals_a_new_index(impacts, history):
 
 @given(history=HISTORIES)
 @settings(max_examples=50 if os.environ.get("LSR_LONG_TESTS") else 3)
-def test_any_history_of_shards_equals_a_new_index(history):
+def test_any_sequence_of_changes_to_shards_equals_a_new_index(history):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "idx"
         first = {"x": "wing flow", "y": "heat plate", "z": "flow wing flow"}
@@ -179,7 +179,7 @@ def test_the_vocabulary_stays_in_few_pieces(tmp_path):
     assert Index.open(tmp_path / "idx").vocabulary == index.vocabulary == ["wing", *(f"word{i}" for i in range(40))]
 
 
-def test_a_damaged_piece_is_named(tmp_path):
+def test_the_error_names_a_damaged_piece_of_the_vocabulary(tmp_path):
     index = anew({"a": "wing"}, tmp_path / "idx")
     index.add([{"_id": "b", "text": "zebra"}])
     index.commit()
@@ -255,7 +255,7 @@ def test_query_files_of_another_vocabulary_are_mapped_to_the_index(lived, tmp_pa
     assert names == [["heat"], ["zebra"]]
 
 
-def test_vectors_of_another_vocabulary_are_added(tmp_path):
+def test_vectors_of_another_vocabulary_can_be_added(tmp_path):
     other = BM25Encoder()
     other.fit(["zebra wing", "aardvark zebra"])
     source = Index.build(tmp_path / "other", other.encode_document(["aardvark zebra"]), encoder=other, ids=["o"])
@@ -289,7 +289,7 @@ def test_feedback_weighs_terms_by_their_rarity(tmp_path):
 # --- with a model, and on the command line
 
 
-def test_the_lexical_half_of_a_model_learns_words_too(tmp_path):
+def test_the_bm25_part_of_a_hybrid_encoder_learns_words(tmp_path):
     index = Index.build(tmp_path / "idx", [], encoder="lsr-mini")
     for doc_id, text in (("a", "?"), ("b", "cats purr"), ("c", "the zyzzogeton is a leafhopper")):
         index.add([{"_id": doc_id, "text": text}])
@@ -304,7 +304,7 @@ def test_the_lexical_half_of_a_model_learns_words_too(tmp_path):
     assert set(Hybrid(again).rankings({"q": "zyzzogeton cats"})["lexical"]["q"]) == {"b"}
 
 
-def test_settings_and_texts_without_terms_on_the_command_line(tmp_path, lsr_command):
+def test_commands_accept_bm25_settings_and_texts_without_terms(tmp_path, lsr_command):
     source = tmp_path / "docs.jsonl"
     source.write_text('{"_id": "a", "text": "die Häuser"}\n')
     how = ("--encoder", "bm25", "--language", "german", "--k1", "1.5", "--b", "0.2", "--stop-words", "drop")
@@ -322,7 +322,7 @@ def test_settings_and_texts_without_terms_on_the_command_line(tmp_path, lsr_comm
 # --- indexes of earlier versions
 
 
-def test_an_index_with_idf_in_its_documents_is_unchanged(tmp_path):
+def test_an_index_with_idf_in_its_documents_keeps_its_words_and_scores(tmp_path):
     texts = {"a": "wing flow", "b": "wing heat"}
     old = FixedBM25Encoder()
     old.fit(texts.values())

@@ -1,4 +1,4 @@
-"""Identity and lock of an index, after a change of the working folder, a moved index, or an interruption."""
+"""Identity and lock of an index that is moved, replaced, interrupted, or opened by a relative path."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def kept(tmp_path_factory):
 
 @pytest.fixture
 def path(tmp_path, kept):
-    """A copy that the test may change."""
+    """A copy of the index, which the test may change."""
     return shutil.copytree(kept, tmp_path / "idx")
 
 
@@ -47,7 +47,7 @@ def kinds(path):
 # --- paths ------------------------------------------------------------------------------------------------------------
 
 
-def test_relative_paths_are_resolved_when_given(tmp_path, monkeypatch):
+def test_relative_paths_are_resolved_on_opening(tmp_path, monkeypatch):
     for name in "ab":
         Index.build(tmp_path / name / "idx", [{"_id": name, "text": f"wing {name}1"}], encoder=ENCODER)
     before = (tmp_path / "b" / "idx" / MANIFEST).read_bytes()
@@ -93,7 +93,7 @@ def test_another_index_at_the_same_path_is_detected(path, tmp_path):
         with pytest.raises(IndexFormatError, match=f"^{path}: another index has replaced"):
             change()
     other = Index.open(path)
-    other.delete("d1")  # `index` only holds the lock of the moved folder
+    other.delete("d1")  # succeeds, because `index` holds the lock of the moved folder
     assert (len(index), len(idle), index.pending) == (20, 20, True)
     index.rollback()
     other.rollback()
@@ -104,7 +104,7 @@ def test_another_index_at_the_same_path_is_detected(path, tmp_path):
         idle.refresh()
     (tmp_path / "moved").rename(path)
     assert not idle.refresh()
-    idle.delete("d1")  # this writer also removes leftovers of the lost change
+    idle.delete("d1")  # also removes leftovers of the lost change
     idle.commit()
     assert len(Index.open(path)) == 19
     assert idle.verify() == []
@@ -164,7 +164,7 @@ def test_an_index_without_an_id_gets_one(tmp_path):
 
 
 @pytest.mark.usefixtures("impatient")
-def test_two_objects_in_one_process_lock_like_two_processes(path):
+def test_two_objects_in_one_process_exclude_each_other_like_two_processes(path):
     one, other = Index.open(path), Index.open(path)
     one.delete("d1")
     for change in (lambda: other.delete("d2"), other.merge):
@@ -208,7 +208,7 @@ _NEW = [{"_id": "new0", "text": "wing"}, {"_id": "d5", "text": "flow"}, {"_id": 
 
 
 class _Interrupted:
-    """Raises KeyboardInterrupt before the n-th executed line of lsr.index; `lines` counts the executed lines."""
+    """Raises KeyboardInterrupt before line number `at` that lsr.index runs; `lines` counts the lines run."""
 
     def __init__(self, at):
         self.at, self.lines = at, 0
@@ -234,7 +234,7 @@ class _Interrupted:
 
 
 def _after_an_interrupt(path, kept, at, then):
-    """Interrupt a commit before its n-th line, then write with two objects; return the number of executed lines."""
+    """Interrupt a commit before line number `at`, then write with two objects; return the number of lines run."""
     shutil.rmtree(path)
     shutil.copytree(kept, path)
     old = [d["_id"] for d in DOCUMENTS]
@@ -257,7 +257,7 @@ def _after_an_interrupt(path, kept, at, then):
     {"commit": index.commit, "roll back": index.rollback, "close": index.close, "go on": lambda: None}[then]()
     ids = list(Index.open(path).documents.all_ids())
     assert ids == new or (ids == old and then != "commit"), ids
-    other.update([{"_id": "theirs", "text": "wing"}])  # the lock was released
+    other.update([{"_id": "theirs", "text": "wing"}])  # succeeds, because the lock was released
     other.commit(merge=False)
     index.delete("d1")
     index.commit(merge=False)
@@ -268,8 +268,8 @@ def _after_an_interrupt(path, kept, at, then):
     return interrupt.lines
 
 
-def test_an_interrupted_commit_is_atomic_and_loses_no_other(path, kept, monkeypatch):
-    """Ctrl-C before a random line of a commit, or one of its last lines, where the lock is released."""
+def test_an_interrupted_commit_is_atomic_and_allows_later_commits(path, kept, monkeypatch):
+    """Interrupts a commit before a random line, or before one of the last lines, which release the lock."""
     monkeypatch.setattr(os, "fsync", int)
     lines = _after_an_interrupt(path, kept, 0, "close")
     rng = np.random.default_rng(int(os.environ.get("LSR_SEED", "0")))
@@ -284,7 +284,7 @@ def test_an_interrupted_commit_is_atomic_and_loses_no_other(path, kept, monkeypa
 
 @pytest.mark.parametrize("what", ["update", "delete"])
 def test_an_interrupted_change_is_complete_or_rolled_back(path, monkeypatch, what):
-    """Ctrl-C during a second change: afterwards both changes can be committed as a whole, or must be rolled back."""
+    """After an interrupt during the second change, both changes can be committed as a whole or must be rolled back."""
     monkeypatch.setattr(os, "fsync", int)
     rng, until = np.random.default_rng(0), time.monotonic() + float(os.environ.get("LSR_LONG_TESTS", "1"))
     index, lines = Index.open(path), 0

@@ -1,4 +1,4 @@
-"""Documents by id, iteration and counts: of one index, of shards opened as one index, and of a ShardedIndex."""
+"""Documents by id, iteration and counts, for one index, for shards opened as one index, and for a ShardedIndex."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def stored(i):
     return Document(f"d{i}", DOCS[i]["text"], DOCS[i]["title"], {"n": i})
 
 
-def test_get(index):
+def test_get_returns_stored_documents_by_id(index):
     assert index.get("d3") == stored(3)
     assert index.get("gone") is None
     assert index.get("never") is None
@@ -54,11 +54,11 @@ def test_invalid_ids_are_refused(index):
         index.get(2.5)
 
 
-def test_contains(index):
+def test_the_operator_in_finds_ids(index):
     assert [one in index for one in ("d0", "d11", "gone", "never", 5, None, True, ["d0"])] == [True, True] + [False] * 6
 
 
-def test_iteration(index):
+def test_iteration_yields_all_documents(index):
     assert [document.id for document in index] == [f"d{i}" for i in range(12)]
     assert list(index) == [stored(i) for i in range(12)]
 
@@ -68,7 +68,7 @@ def test_iteration_reads_shards_in_batches(built, monkeypatch):
     assert list(built["sharded"]) == [stored(i) for i in range(12)]
 
 
-def test_count(index):
+def test_count_accepts_a_filter(index):
     assert index.count() == len(index) == 12
     assert index.count({"n": {">=": 4}}) == 8
     assert index.count({"n": 99}) == 0
@@ -76,7 +76,7 @@ def test_count(index):
         index.count({"x": 1})
 
 
-def test_numbers_are_ids_everywhere(tmp_path):
+def test_integers_are_accepted_as_ids(tmp_path):
     index = Index.build(tmp_path / "idx", [{"_id": 7, "text": "wing"}], encoder="bm25")
     assert 7 in index
     assert index.get(7).id == "7"
@@ -87,7 +87,7 @@ def test_an_index_can_be_built_from_an_index(index, tmp_path):
     assert list(again) == list(index)
 
 
-def test_passages(tmp_path):
+def test_documents_are_found_by_their_id_and_by_passage_ids(tmp_path):
     text = "wing one. wing two. wing three."
     index = Index.build(
         tmp_path / "idx",
@@ -146,7 +146,7 @@ def test_similar_is_a_search_without_the_document_itself(index, built):
         index.similar("gone")
 
 
-def test_similar_to_a_document_of_passages(tmp_path):
+def test_similar_accepts_ids_of_documents_and_of_passages(tmp_path):
     texts = {"a": "wing lift drag flow heat", "b": "heat jet shock", "c": "panel", "d": "lift drag"}
     documents = [{"_id": doc_id, "text": text} for doc_id, text in texts.items()]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25", passages=Passages(2, 0))

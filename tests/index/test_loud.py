@@ -1,4 +1,4 @@
-"""A document with far larger weights doesn't reduce the precision of others, after building, adding or merging."""
+"""A document with far larger weights doesn't reduce the precision of other documents, however the index was made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def queries(rng, n=8):
 
 
 def found(index, vectors, k=10, **how):
-    """For each query, the (id, score) of its hits."""
+    """The (id, score) pairs of each query's hits."""
     return [[(hit.id, hit.score) for hit in index.search(vectors[i : i + 1], k, **how)] for i in range(len(vectors))]
 
 
@@ -34,14 +34,14 @@ def names(letter, n):
 
 
 def overlap(matrix, vectors, index, k=10):
-    """The share of the exact top k that an index finds."""
+    """The share of the exact top k documents that an index finds."""
     exact = np.argsort(-vectors.dot(matrix), axis=1, kind="stable")[:, :k]
     hits = [[hit.doc for hit in index.search(vectors[i : i + 1], k)] for i in range(len(vectors))]
     return np.mean([len(set(a.tolist()) & set(b)) / k for a, b in zip(exact, hits, strict=True)])
 
 
 @pytest.mark.parametrize("how", ["built", "added", "merged", "merged in clusters", "in shards"])
-def test_one_document_of_large_weights_costs_others_no_precision(tmp_path, how):
+def test_a_document_of_large_weights_does_not_reduce_the_precision_of_others(tmp_path, how):
     rng = np.random.default_rng(0)
     matrix, loud = random_documents(rng, 1500), SparseMatrix.from_rows([([3, 7], [300.0, 2.0])], N_TERMS)
     both, vectors = SparseMatrix.vstack([matrix, loud]), queries(rng, 12)
@@ -77,7 +77,7 @@ def test_one_document_of_large_weights_costs_others_no_precision(tmp_path, how):
     ),
     st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_merging_keeps_results(tmp_path_factory, parts, seed):
+def test_merging_changes_no_result(tmp_path_factory, parts, seed):
     path, rng = tmp_path_factory.mktemp("merge"), np.random.default_rng(seed)
     index = None
     for number, (n, loudness) in enumerate(parts):
@@ -104,7 +104,7 @@ def test_merging_keeps_results(tmp_path_factory, parts, seed):
     assert index.max_error <= error
     masked = index.search(vectors[:1], 5, algorithm="blocks")
     assert [hit.score for hit in masked] == [score for _, score in before[0][0][:5]]
-    index.delete(list(index.documents.all_ids())[: len(index) // 2])  # deletion masks over windows of several scales
+    index.delete(list(index.documents.all_ids())[: len(index) // 2])  # masks deleted documents in windows of all scales
     index.commit(merge=False)
     assert found(index, vectors, 9, algorithm="blocks") == found(index, vectors, 9, algorithm="exhaustive")
 
@@ -117,12 +117,12 @@ def test_shifts_are_as_small_as_possible():
     assert (largest <= (LEVELS + 0.5) * scale * 2.0**shifts).all()
 
 
-def test_a_few_documents_of_large_weights_get_their_own_scale():
+def test_few_documents_of_large_weights_get_their_own_scale():
     usual = np.full(128, 3, np.float32)
     assert usual_largest(usual) == 3
     assert usual_largest(np.append(usual, np.float32(300))) == 3
     assert usual_largest(np.append(usual, np.full(20, 300, np.float32))) == 300
-    assert usual_largest(np.append(usual, np.float32(9))) == 9  # too small a difference for its own scale
+    assert usual_largest(np.append(usual, np.float32(9))) == 9  # too close to the others for a scale of its own
     assert usual_largest(np.append(usual, np.float32(3e38))) >= 3e38 / 2**60
     assert usual_largest(np.zeros(3, np.float32)) == 0
     assert usual_largest(np.array([3, 300], np.float32), np.array([128, 1])) == 3
@@ -152,8 +152,8 @@ def test_scores_of_very_different_query_weights_equal_explanations(tmp_path, lig
         assert [(h.id, h.score) for h in index.search(query, 4, algorithm=algorithm)] == [(h.id, h.score) for h in hits]
 
 
-def test_sums_of_very_different_weights_are_equal_in_lists_and_dense_rows(tmp_path):
-    """A term may be a dense row in one window and a list in another; the order of addition must not change scores."""
+def test_lists_and_dense_rows_give_equal_sums_of_very_different_weights(tmp_path):
+    """A term may be a dense row in one window and a list in another. Both must give bit-identical scores."""
     rng = np.random.default_rng(3)
     document = (np.arange(5), np.array([1.0, 7.0, 3.0, 100.0, 255.0]))
     rows = [(document[0][1:], document[1][1:]) if rng.random() < 0.9 else ([7], [1.0]) for _ in range(300)]

@@ -14,7 +14,7 @@ from lsr.index.segment import reorder
 from lsr.index.segment.reorder import document_order, reduce_documents
 from lsr.io.open_vectors import read_vectors
 
-# Allows 512 MB more memory than is in use; an array over the vocabulary of 2**31 terms would take 2 GB or more.
+# The process may take 512 MB of further memory. An array over the vocabulary of 2**31 terms would take at least 2 GB.
 LIMITED = """
     import resource, sys
     import numpy as np
@@ -42,7 +42,7 @@ LIMITED = """
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc")
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
 def test_large_term_ids_cost_no_extra_memory(tmp_path, python):
     code, _, error = python(LIMITED, tmp_path)
     assert code == 0, error
@@ -100,5 +100,5 @@ def test_long_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):
     few = [len(batch.vectors) for batch in read_vectors(tmp_path / "rows.parquet")]
     assert (whole, sum(few), max(few)) == ([100], 100, 4)
     monkeypatch.setattr("lsr.io.vectors_parquet._LARGEST_ROW", 49)
-    with pytest.raises(DataError, match="a row of 50 terms; rows have up to 49"):
+    with pytest.raises(DataError, match="a row of 50 terms; at most 49 are supported"):
         list(read_vectors(tmp_path / "rows.parquet"))

@@ -1,4 +1,4 @@
-"""Background merges: calls don't wait for them, changes made meanwhile are kept, and no files are left behind."""
+"""Background merges don't block other calls, keep the changes made during the merge, and leave no files behind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def added(index, first, n, **settings):
 
 @pytest.fixture
 def index(tmp_path):
-    """Three segments of ten documents."""
+    """An index of three segments with ten documents each."""
     index = Index.build(tmp_path / "idx", rows(10, 0), ids=[str(i) for i in range(10)])
     added(index, 10, 10, merge=False)
     added(index, 20, 10, merge=False)
@@ -99,7 +99,7 @@ def test_changes_during_a_merge_are_kept(index, gate):
     require_whole(index, 2)
 
 
-def test_all_merged_documents_may_be_deleted_meanwhile(index, gate):
+def test_all_documents_may_be_deleted_during_a_merge(index, gate):
     index.merge(background=True)
     gate.reached.wait(60)
     index.delete([str(i) for i in range(30)])
@@ -111,7 +111,7 @@ def test_all_merged_documents_may_be_deleted_meanwhile(index, gate):
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
-def test_pending_changes_are_not_disturbed(index, gate, end):
+def test_a_merge_does_not_affect_pending_changes(index, gate, end):
     before = found(index)
     index.merge(background=True)
     gate.reached.wait(60)
@@ -121,7 +121,7 @@ def test_pending_changes_are_not_disturbed(index, gate, end):
     until(lambda: index._changes._merging._waiting)
     assert (index.n_segments, found(index)) == (3, before)
     getattr(index, end)()
-    if end == "commit":  # then the waiting merge is installed
+    if end == "commit":  # the commit installs the waiting merge
         assert index.n_segments == 2
         assert len(index) == 32
     index.close()
@@ -151,7 +151,7 @@ def test_a_merge_waits_for_another_writer_except_at_exit(index, gate):
     require_whole(index, 1)
 
 
-def test_another_process_may_merge_or_build_meanwhile(index, gate):
+def test_another_writer_may_merge_or_rebuild_during_a_merge(index, gate):
     before, other = found(index), Index.open(index.path)
     index.merge(background=True)
     gate.reached.wait(60)
@@ -173,7 +173,7 @@ def test_another_process_may_merge_or_build_meanwhile(index, gate):
     require_whole(new, 1)
 
 
-def test_only_one_process_merges(index, gate):
+def test_only_one_writer_merges_in_the_background(index, gate):
     other = Index.open(index.path)
     index.merge(background=True)
     gate.reached.wait(60)
@@ -185,7 +185,7 @@ def test_only_one_process_merges(index, gate):
     require_whole(index, 1)
 
 
-def test_commits_merge_by_the_policy(tmp_path, monkeypatch):
+def test_commits_merge_segments_of_similar_size(tmp_path, monkeypatch):
     monkeypatch.setattr(merging, "_FACTOR", 2)
     index = Index.build(tmp_path / "idx", rows(1), ids=["first"])
     for i in range(30):
@@ -199,7 +199,7 @@ def test_commits_merge_by_the_policy(tmp_path, monkeypatch):
     require_whole(again, 1)
 
 
-def test_commits_merge_the_newest_segments_if_too_many_gather(index, gate, monkeypatch):
+def test_a_commit_merges_the_newest_segments_if_there_are_too_many(index, gate, monkeypatch):
     monkeypatch.setattr(writing, "MOST", 12)
     index.merge(background=True)
     gate.reached.wait(60)  # this merge runs during the whole test
@@ -216,7 +216,7 @@ def test_commits_merge_the_newest_segments_if_too_many_gather(index, gate, monke
     require_whole(index, index.n_segments)
 
 
-def test_a_commit_stands_if_merging_fails_afterwards(index, monkeypatch, caplog):
+def test_a_commit_is_kept_if_the_merge_after_it_fails(index, monkeypatch, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -258,7 +258,7 @@ def test_document_numbers_stay_valid_in_a_pinned_index(index):
     assert (pinned.documents.id(hit.doc), hit.id) == (hit.id, hit.id)
 
 
-def test_a_failed_merge_is_logged_reported_and_harmless(index, monkeypatch, caplog):
+def test_a_failed_merge_is_reported_and_changes_nothing(index, monkeypatch, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -272,7 +272,7 @@ def test_a_failed_merge_is_logged_reported_and_harmless(index, monkeypatch, capl
     assert "merging in the background failed" in caplog.text
     assert found(index) == before
     require_whole(index, 3)
-    index.merge(background=True)  # now the disk has room again
+    index.merge(background=True)  # succeeds, because the disk is no longer full
     index.close()
     require_whole(index, 1)
 
@@ -316,7 +316,7 @@ def test_exit_waits_for_merges_but_not_for_uncommitted_changes(index, python, le
     require_whole(index, n_segments)
 
 
-def test_leftovers_of_dead_processes_are_removed_but_no_files_in_use(index):
+def test_leftovers_of_dead_processes_are_removed_and_files_in_use_are_kept(index):
     dead = index.path / "merging-0123456789abcdef"
     (dead / "segment-0123456789abcdef").mkdir(parents=True)
     with MergeWorkspace(index.path) as aside:

@@ -1,4 +1,4 @@
-"""Search options give the results of plain Python on the whole ranking, for any number of segments and shards."""
+"""Search options give the same results as plain Python over the whole ranking, for any number of segments or shards."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def pairs(hits):
 
 
 def ranking(index, query, **settings):
-    """(id, score) of all documents that match."""
+    """(id, score) of all matching documents."""
     return pairs(index.search(query, N, **settings))
 
 
@@ -80,14 +80,14 @@ QUERIES = ["wing", "shock layer", "jet heat flow drag"]
 
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("offset", [0, 1, 7, 100, 10_000])
-def test_offset(index, query, offset):
+def test_offset_skips_the_best_hits(index, query, offset):
     whole = ranking(index, query)
     assert pairs(index.search(query, 5, offset=offset)) == whole[offset : offset + 5]
 
 
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore"])
-def test_min_score(index, query, algorithm):
+def test_min_score_drops_hits_with_lower_scores(index, query, algorithm):
     whole = ranking(index, query)
     for place in (0, 3, len(whole) // 2, len(whole) - 1):
         least = whole[place][1]
@@ -107,7 +107,7 @@ def grouped(whole, value, k, per_group, offset):
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize(("k", "per_group", "offset"), [(1, 1, 0), (5, 1, 0), (5, 3, 2), (100, 2, 0), (3, 1, 90)])
 @pytest.mark.parametrize("column", ["source", "even"])
-def test_groups(index, query, k, per_group, offset, column):
+def test_group_by_limits_the_hits_per_group(index, query, k, per_group, offset, column):
     expected = grouped(ranking(index, query), lambda document: document.get(column), k, per_group, offset)
     found = index.search(query, k, group_by=column, per_group=per_group, offset=offset)
     assert pairs(found) == expected
@@ -116,7 +116,7 @@ def test_groups(index, query, k, per_group, offset, column):
 @pytest.mark.parametrize(
     "sort", ["n", "-n", "stars", "-stars", "day", "-day", ["even", "-stars"], ["-even", "_score", "n"]]
 )
-def test_sort(index, sort):
+def test_hits_are_sorted_by_columns(index, sort):
     whole = ranking(index, "wing jet")
     keys = [sort] if isinstance(sort, str) else sort
     expected = whole
@@ -126,7 +126,7 @@ def test_sort(index, sort):
             expected = sorted(expected, key=lambda pair: pair[1], reverse=down)
             continue
         there = [pair for pair in expected if name in DOCS[pair[0]]]
-        # With reverse=True, Python's sort keeps the order of equal documents, too.
+        # Python's sort keeps the order of equal documents, even with reverse=True.
         there.sort(key=lambda pair, name=name: DOCS[pair[0]][name], reverse=down)
         expected = there + [pair for pair in expected if name not in DOCS[pair[0]]]
     assert pairs(index.search("wing jet", 20, sort=sort)) == expected[:20]
@@ -140,7 +140,7 @@ def boosted(whole, factor):
 
 @pytest.mark.parametrize("k", [1, 10, N])
 @pytest.mark.parametrize("weight", [0, 0.01, 5])
-def test_boosts_by_a_number(index, k, weight):
+def test_a_column_of_numbers_boosts_scores(index, k, weight):
     expected = boosted(ranking(index, "shock layer"), lambda d: 1 + weight * max(d.get("stars", 0), 0))
     found = pairs(index.search("shock layer", k, boost={"stars": weight}))
     assert [doc_id for doc_id, _ in found] == [doc_id for doc_id, _ in expected[:k]]
@@ -148,7 +148,7 @@ def test_boosts_by_a_number(index, k, weight):
 
 
 def in_title(index, query, factor):
-    """{id: factor} of all documents that match, from their explanations."""
+    """The boost factor of each matching document, by id, computed from its explanation."""
 
     def of(why):
         title = sum(part.score for part in why if any(end <= why.title_length for _, end in part.spans))
@@ -159,7 +159,7 @@ def in_title(index, query, factor):
 
 @pytest.mark.parametrize("k", [1, 10, N])
 @pytest.mark.parametrize("factor", [1, 1.5, 40])
-def test_boosts_by_words_in_the_title(index, built, k, factor):
+def test_words_in_the_title_boost_scores(index, built, k, factor):
     factors = in_title(built["segments"], "wing heat drag", factor)
     assert len(set(factors.values())) > 9 or factor == 1
     expected = boosted(ranking(index, "wing heat drag"), lambda d: factors[d["_id"]] * (1 + 0.01 * d["n"]))
@@ -181,7 +181,7 @@ def test_few_titles_are_read_for_a_boost(built, monkeypatch):
     assert 0 < len(read) <= 128 < index.search("heat", 1, total=True).total
 
 
-def test_a_boost_of_titles_needs_texts(tmp_path):
+def test_a_boost_of_titles_needs_stored_texts(tmp_path):
     index = Index.build(tmp_path / "idx", corpus()[:30], encoder="bm25", store_text=False)
     reshard_index(index.path, tmp_path / "shards", 2)
     with ShardedIndex.open(tmp_path / "shards") as sharded:
@@ -190,7 +190,7 @@ def test_a_boost_of_titles_needs_texts(tmp_path):
                 one.search("wing", boost={"title": 2})
 
 
-def test_huge_boosts_leave_finite_scores(tmp_path):
+def test_scores_stay_finite_with_huge_boosts(tmp_path):
     documents = [{"_id": name, "text": "wing", "f": f} for name, f in (("a", 1.0), ("b", 1e308), ("c", -1e308))]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25")
     hits = index.search("wing", boost={"f": 1e308})
@@ -199,7 +199,7 @@ def test_huge_boosts_leave_finite_scores(tmp_path):
     assert hits[1].score > hits[2].score
 
 
-def test_boosts_by_recency_and_distance(index):
+def test_recency_and_distance_boost_scores(index):
     def recent(document):
         if "day" not in document:
             return 1
@@ -223,7 +223,7 @@ def test_boosts_by_recency_and_distance(index):
     assert "boosted" in str(kept[0].explain())
 
 
-def test_facets_count_all_that_match(index):
+def test_facets_count_all_matching_documents(index):
     whole = ranking(index, "flow")
     found = index.search("flow", 2, facets=["source", "tags", "even"])
     assert len(found) == 2
@@ -261,7 +261,7 @@ def has(document, phrase):
     ],
 )
 @pytest.mark.parametrize("k", [1, 10, N])
-def test_operators(index, query, plain, must, never, k):
+def test_operators_require_and_exclude_words_and_phrases(index, query, plain, must, never, k):
     def meets(document):
         return all(has(document, one) for one in must) and not any(has(document, one) for one in never)
 
@@ -295,7 +295,7 @@ def test_all_options_can_be_combined(index):
     assert found.total == len(whole)
 
 
-def test_batches_take_the_same_options(index):
+def test_batches_accept_the_same_options(index):
     queries = ["flow -jet", '"shock layer"']
     how = {"syntax": "operators", "offset": 1, "boost": {"stars": 1}, "facets": "even"}
     batch = index.search_batch(queries, 5, **how)
@@ -310,8 +310,8 @@ def test_batches_take_the_same_options(index):
     [
         ({"group_by": "sauce"}, "did you mean 'source'"),
         ({"facets": ["evn"]}, "did you mean 'even'"),
-        ({"sort": "tags"}, "list of text, which can't be sorted by"),
-        ({"group_by": "tags"}, "list of text, which can't be grouped by"),
+        ({"sort": "tags"}, "list of text, and hits can't be sorted by lists"),
+        ({"group_by": "tags"}, "list of text, and hits can't be grouped by lists"),
         ({"boost": {"source": 1}}, "source is a text, which can't boost"),
         ({"boost": {"day": 1}}, "dates and times need"),
         ({"boost": {"stars": {"half_life": 2}}}, "needs a number as its origin"),
@@ -333,7 +333,7 @@ def test_unusable_columns_are_refused(index, given, message):
         ({"syntax": "lucene"}, "syntax must be one of plain, operators"),
         ({"boost": {"stars": {"factor": 1}}}, "unknown key 'factor'"),
         ({"boost": ["stars"]}, "boost is a mapping"),
-        ({"boost": {"title": 0.5}}, "boost of title: how many times its words count, a number from 1 to 1,000"),
+        ({"boost": {"title": 0.5}}, "boost of title: it must be a number from 1 to 1,000"),
         ({"boost": {"title": {"weight": 2}}}, "boost of title"),
         ({"sort": 3}, "sort takes columns"),
         ({"sort": "n", "rerank": len}, "sort can't be combined with rerank or diversity"),
@@ -344,7 +344,7 @@ def test_values_out_of_range_are_refused(index, given, message):
         index.search("wing", **given)
 
 
-def test_unknown_names_are_refused(index):
+def test_unknown_options_are_refused(index):
     with pytest.raises(TypeError, match=r"ofset.*options are offset, min_score"):
         index.search("wing", ofset=3)
 
@@ -377,7 +377,7 @@ def test_hits_have_the_requested_fields(index, fields, shown):
     assert pairs(grouped) == pairs(index.search("wing jet", 5, group_by="source", rerank=shortest))
 
 
-def test_columns_within_objects(tmp_path):
+def test_fields_may_name_columns_within_objects(tmp_path):
     documents = [
         {"_id": "a", "text": "wing", "author": {"name": "Ann", "born": 1970}, "x": [{"y": 1}]},
         {"_id": "b", "text": "wing"},
@@ -410,7 +410,7 @@ def shortest(query, texts):
     return [-len(text) for text in texts]
 
 
-def test_a_reranker_orders_the_best(index):
+def test_a_reranker_reorders_the_best_hits(index):
     whole = ranking(index, "jet flow")
     length = {doc_id: len(f"{d['title']} {d['text']}".strip()) for doc_id, d in DOCS.items()}
     best = sorted(enumerate(whole[:30]), key=lambda item: (length[item[1][0]], item[0]))
@@ -470,7 +470,7 @@ def test_invalid_rerankers_are_refused(index):
         index.search({"jet": 1.0}, rerank=shortest)
 
 
-def test_groups_after_reranking(index):
+def test_groups_are_in_the_order_of_the_reranker(index):
     order = [hit.id for hit in index.search("jet flow", 40, rerank=shortest, depth=40)]
     groups = {}
     for number, doc_id in enumerate(order):
@@ -517,7 +517,7 @@ def passages(tmp_path_factory):
 
 
 def of_passages(index, query, meets=lambda text: True, factor=lambda metadata: 1.0):
-    """Documents ranked by their best matching passage; the boost of a document is the boost of this passage."""
+    """Documents ranked by their best matching passage. Each document gets the boost of this passage."""
     terms, weights = index.query_vectors([query]).row(0)
     best = {}
     for doc, score in zip(*index.searcher.search(terms, weights, 10_000), strict=True):
@@ -565,7 +565,7 @@ def cut(request, passages, tmp_path_factory):
 
 
 def every_passage(index, query):
-    """All passages that match, as (document, passage, score, metadata)."""
+    """All matching passages, as (document, passage, score, text, metadata)."""
     terms, weights = index.query_vectors([query]).row(0)
     found = zip(*index.searcher.search(terms, weights, 10_000), strict=True)
     documents = index.documents
@@ -620,7 +620,7 @@ def test_passages_must_be_true_or_false(cut):
 # --- other formats ----------------------------------------------------------------------------------------------------
 
 
-def test_hits_as_tables_and_plain_values(index):
+def test_hits_convert_to_arrow_and_json(index):
     found = index.search("wing jet", 3, where={"n": {"<": 50}}, facets="even")
     rows = found.to_arrow().to_pylist()
     assert [(row["rank"], row["id"], row["score"], row["text"]) for row in rows] == [
@@ -635,7 +635,7 @@ def test_hits_as_tables_and_plain_values(index):
     assert "facets" not in index.search("wing").to_json()
 
 
-def test_hits_as_a_data_frame(tmp_path):
+def test_hits_convert_to_a_data_frame(tmp_path):
     pytest.importorskip("pandas")
     documents = [{"_id": "a", "text": "wing", "n": 1, "metadata": {"title": "x"}}, {"_id": "b", "text": "wing wing"}]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25")
@@ -645,7 +645,7 @@ def test_hits_as_a_data_frame(tmp_path):
     assert list(index.search("never").to_pandas().columns) == ["rank", "id", "passage", "score", "title", "text"]
 
 
-def test_conditions_on_texts_need_texts(tmp_path):
+def test_operators_and_rerankers_need_stored_texts(tmp_path):
     index = Index.build(tmp_path / "idx", list(DOCS.values())[:20], encoder="bm25", store_text=False)
     with pytest.raises(DataError, match="this index stores none"):
         index.search("+wing", syntax="operators")

@@ -26,7 +26,7 @@ def reduced(rows, n_terms):
 
 
 def clustered_rows(rng, n_clusters, size):
-    """Documents in the order of their clusters. Each has 10 of its cluster's 14 terms, then 4 lighter random terms."""
+    """Documents in the order of their clusters: 10 of the cluster's 14 terms, then 4 lighter random terms."""
     n_terms = n_clusters * 14
     return [
         np.concatenate((cluster * 14 + rng.permutation(14)[:10], rng.integers(0, n_terms, 4)))
@@ -95,8 +95,8 @@ def test_reducing_keeps_the_heaviest_informative_terms():
     rng = np.random.default_rng(2)
     n_docs, n_terms = 2000, 3000
     rows = [np.sort(rng.choice(n_terms - 2, 40, replace=False)) for _ in range(n_docs)]
-    rows = [np.append(row, n_terms - 2) for row in rows]  # a term of all documents
-    rows[5] = np.append(rows[5], n_terms - 1)  # a term of a single document
+    rows = [np.append(row, n_terms - 2) for row in rows]  # a term that all documents have
+    rows[5] = np.append(rows[5], n_terms - 1)  # a term that only one document has
     weights = [rng.permutation(len(row)).astype(np.float32) + 1 for row in rows]
     terms = np.concatenate(rows).astype(np.uint32)
     df = np.bincount(terms, minlength=n_terms)

@@ -1,4 +1,4 @@
-"""Impacts have a bounded error, never drop a term and keep whole weights exact; their sums fit int32."""
+"""Impacts have a bounded error, keep every term and are exact for integer weights. Query sums fit in int32."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_heavier_weights_never_get_smaller_impacts(values):
     assert (np.diff(quantizer_of(weights).impacts(weights).astype(int)) >= 0).all()
 
 
-def test_whole_weights_are_exact():
+def test_integer_weights_are_exact():
     weights = np.arange(1, LEVELS + 1, dtype=np.float32)
     quantizer = quantizer_of(weights)
     assert (quantizer.exact, quantizer.scale, quantizer.max_error) == (True, 1.0, 0.0)
@@ -43,18 +43,18 @@ def test_whole_weights_are_exact():
 
 
 @pytest.mark.parametrize(("largest", "whole"), [(256.0, True), (255.0, False), (0.3, False)])
-def test_other_weights_are_scaled_to_the_largest(largest, whole):
+def test_the_largest_weight_gets_the_largest_impact(largest, whole):
     quantizer = Quantizer.of(largest, whole)
     assert not quantizer.exact
     assert quantizer.impacts(np.array([largest], np.float32)).tolist() == [LEVELS]
 
 
-def test_an_index_without_weights_has_a_scale():
+def test_the_scale_is_positive_without_weights():
     assert Quantizer.of(0.0, False).scale > 0
 
 
 @given(WEIGHTS)
-def test_queries_never_overflow_and_no_term_becomes_zero(values):
+def test_query_integers_never_overflow_or_become_zero(values):
     integers, factor = query_integers(np.array(values, np.float32))
     assert integers.min() >= 1
     assert int(integers.sum(dtype=np.int64)) * LEVELS < 2**31
@@ -70,26 +70,26 @@ def test_long_queries_cannot_overflow(n, weight):
 
 
 @given(st.lists(st.integers(1, 255), min_size=1, max_size=60))
-def test_whole_weights_stay_in_proportion(values):
+def test_integer_query_weights_stay_in_proportion(values):
     integers, factor = query_integers(np.array(values, np.float32))
     assert integers.tolist() == [value * factor for value in values]
 
 
 @given(st.lists(st.floats(1 / 64, 100, width=32), min_size=1, max_size=100))
-def test_weights_keep_the_precision_of_float32(values):
+def test_query_weights_keep_the_precision_of_float32(values):
     weights = np.array(values, np.float32)
     integers, factor = query_integers(weights)
     assert np.abs(integers / factor - weights).max() <= 2.0**-22 * float(weights.sum(dtype=np.float64))
 
 
-def test_queries_without_terms_and_with_too_many():
+def test_a_query_may_be_empty_but_not_too_long():
     assert len(query_integers(np.empty(0, np.float32))[0]) == 0
     with pytest.raises(ValueError, match="at most"):
         query_integers(np.ones(2**31 // LEVELS + 1, np.float32))
 
 
 @given(WEIGHTS)
-def test_very_different_weights_become_integers_too(values):
+def test_very_different_query_weights_become_integers(values):
     weights = np.array(values, np.float32)
     numbers, factor = query_numbers(weights)
     assert np.log2(factor).is_integer()

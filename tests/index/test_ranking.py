@@ -1,4 +1,4 @@
-"""Selecting and sorting give numpy's order: by descending score, then by document number."""
+"""Selection and sorting give the same order as numpy: by descending score, then by document number."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def shaped(pattern, n):
 
 
 @pytest.mark.parametrize("pattern", ["ascending", "descending", "organ pipe"])
-def test_sorted_input_is_not_quadratic(pattern):
+def test_sorting_of_sorted_input_takes_less_than_quadratic_time(pattern):
     n = 200_000
     scores = shaped(pattern, n)
     docs = np.arange(n)
@@ -75,7 +75,7 @@ def test_sorted_input_is_not_quadratic(pattern):
 
 
 @pytest.mark.parametrize("pattern", ["ascending", "descending", "organ pipe"])
-def test_selecting_from_sorted_input_is_not_quadratic(pattern):
+def test_selection_from_sorted_input_takes_less_than_quadratic_time(pattern):
     n = 200_000
     scores = shaped(pattern, n)
     docs = np.arange(n)

@@ -1,4 +1,4 @@
-"""Shards as actors of a real Ray cluster give the results of one index, even if a machine is lost."""
+"""Shards on a real Ray cluster give the same results as one index, even if a machine is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}", "n": i} fo
 
 @pytest.fixture(scope="module")
 def ties(tmp_path_factory):
-    """One index and its shards; with small whole weights, many documents have equal scores."""
+    """One index and its shards. Weights are small integers, so many documents have equal scores."""
     rng = np.random.default_rng(0)
     dense = rng.integers(1, 3, (N_DOCS, N_TERMS)) * (rng.random((N_DOCS, N_TERMS)) < 0.1)
     folder = tmp_path_factory.mktemp("ties")
@@ -40,7 +40,7 @@ def ties(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def twice(ray_cluster, ties):
-    """(one index, a ShardedIndex of the same documents with two replicas per shard)"""
+    """An index, and a ShardedIndex of the same documents with two replicas per shard."""
     with ShardedIndex.open(ties[1], ray=ray_cluster.address, replicas=2, cpus=0.2, hedge_after=0.3) as index:
         yield ties[0], index
 
@@ -55,7 +55,7 @@ def queries(n=12, seed=1):
 
 
 def actors(index, shard):
-    """The process and the node of each replica of a shard."""
+    """The process id and the node id of each replica of a shard."""
     import ray
 
     def where(_):
@@ -66,7 +66,7 @@ def actors(index, shard):
 
 @contextmanager
 def stopped(pid):
-    """Stop a process with SIGSTOP: it exists, but doesn't answer."""
+    """Stop a process with SIGSTOP, so that it exists but doesn't answer."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -99,7 +99,7 @@ def test_replicas_are_spread_evenly_over_machines():
     assert place(1, 3, {"a": 1.0, "b": 1.0}) in ([["a", "b", "a"]], [["a", "b", "b"]])
 
 
-def test_texts_explanations_filters_and_changes(ray_cluster, tmp_path):
+def test_texts_explanations_filters_and_changes_equal_those_of_one_index(ray_cluster, tmp_path):
     one = Index.build(tmp_path / "one", TEXTS, encoder="bm25")
     reshard_index(one.path, tmp_path / "shards", 2)
     with ShardedIndex.open(tmp_path / "shards", ray=ray_cluster.address, cpus=0.1) as index:
@@ -122,7 +122,7 @@ def test_texts_explanations_filters_and_changes(ray_cluster, tmp_path):
         assert found(index.search("wing number3", 30)) == found(one.search("wing number3", 30))
 
 
-def test_a_hung_replica_is_overtaken(twice):
+def test_another_replica_answers_for_a_hung_replica(twice):
     one, index = twice
     expected = [found(hits) for hits in one.search_batch(queries(), 10)]
     for replica in range(2):
@@ -132,7 +132,7 @@ def test_a_hung_replica_is_overtaken(twice):
             assert [found(hits) for hits in index.search_batch(queries())] == expected
 
 
-def test_a_shard_that_does_not_answer_is_an_error_or_listed_as_missing(twice):
+def test_a_shard_without_an_answer_raises_or_is_listed_as_missing(twice):
     one, index = twice
     expected = found(one.search(queries()[0], N_DOCS))
     kept = [hit for hit in expected if hit[0] < N_DOCS // 2]
@@ -150,7 +150,6 @@ def test_a_shard_that_does_not_answer_is_an_error_or_listed_as_missing(twice):
 
 
 def test_the_command_starts_a_local_cluster(ties, cluster_benchmark):
-    """The cluster stops with the command."""
     pytest.importorskip("ray")
     one, folder = ties
     command = [sys.executable, "-m", "lsr", "search", folder, "-k", "5", "--ray", "local", "--cpus", "0.1", "--queries"]
@@ -205,7 +204,7 @@ def test_killing_a_machine_loses_no_result(ray_cluster, cluster_benchmark, twice
         searches.wait_for(300)
     assert (searches.wrong, searches.missing) == ([], 0)
     assert searches.right == searches.answers >= 400
-    # Ray starts the lost replica on another machine; after that, the other replica may be lost, too.
+    # Ray starts the lost replica on another machine. After that, the shard can also lose its other replica.
     for _ in range(600):
         with suppress(Exception):
             after = actors(index, 0)

@@ -35,7 +35,7 @@ def answers(index):
 
 @pytest.fixture
 def fetched(monkeypatch):
-    """The names of the files that are downloaded during the test."""
+    """Names of the files downloaded during the test."""
     names, real = [], Place.fetch
 
     def fetch(self, name, *args):
@@ -46,7 +46,7 @@ def fetched(monkeypatch):
     return names
 
 
-def test_an_index_is_built_in_and_opened_from_a_bucket(uri, tmp_path):
+def test_an_index_can_be_built_and_opened_in_a_bucket(uri, tmp_path):
     here = build(tmp_path / "here")
     built = build(uri)
     assert answers(built) == answers(here) != []
@@ -172,7 +172,7 @@ def test_a_damaged_file_is_not_opened(uri, own_cache, damage, tmp_path):
     assert not list(own_cache.rglob("postings.arrow"))
     assert not list(own_cache.rglob(".fetched-*"))
     upload_index(tmp_path / "idx", uri, overwrite=True)
-    if damage == "changed":  # an upload compares sizes, so it keeps this file; the test replaces it
+    if damage == "changed":  # an upload compares only sizes, so it doesn't replace the changed file
         Place(uri).write(name, content)
     assert answers(Index.open(uri)) != []
 
@@ -214,7 +214,7 @@ remote.download_index(sys.argv[1])
     assert not list(own_cache.rglob(".fetched-*"))
 
 
-def test_an_index_may_be_replaced_while_it_is_read(tmp_path, own_cache, monkeypatch):
+def test_an_index_may_be_replaced_during_its_download(tmp_path, own_cache, monkeypatch):
     uri = (tmp_path / "there").as_uri()
     build(uri)
     build(tmp_path / "new", 7)
@@ -240,7 +240,7 @@ def test_a_full_cache_is_reported(tmp_path, own_cache, monkeypatch):
         download_index(uri)
 
 
-def test_the_commands(uri, tmp_path, lsr_command):
+def test_commands_accept_a_uri(uri, tmp_path, lsr_command):
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(d) + "\n" for d in DOCUMENTS))
     assert lsr_command("index", tmp_path / "docs.jsonl", "--encoder", "bm25", "--out", uri).code == 0
     assert len(lsr_command("search", uri, "wing number3", "-k", "3").lines()) == 3

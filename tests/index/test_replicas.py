@@ -1,4 +1,4 @@
-"""Replicas: the first answer counts, others replace failed or slow ones, lost shards are named, nothing hangs."""
+"""Requests to replicas: the first answer counts, failed and slow replicas are replaced, lost shards are reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEVER = Patience(hedge_after=60, time_limit=120)
 
 
 class Fake:
-    """A replica that answers with its name or an error; a slow one waits until the test lets it answer."""
+    """A replica that answers with its name or an error. If `slow`, it answers only when the test sets a result."""
 
     def __init__(self, name, error=None, slow=False):
         self.name, self.error, self.slow, self.asked = name, error, slow, []
@@ -80,7 +80,7 @@ def test_a_hedged_replica_may_still_answer_first():
     assert (outcome.answers, outcome.hedged, asked(slow, slower)) == ({0: "slow"}, 1, [1, 1])
 
 
-def test_a_hedged_replica_may_fail():
+def test_a_failure_of_a_hedged_replica_is_ignored():
     slow, other = Fake("slow", slow=True), Fake("other", slow=True)
     threading.Timer(0.05, lambda: slow.future.set_exception(RuntimeError("gone"))).start()
     threading.Timer(0.1, lambda: other.future.set_result("other")).start()
@@ -88,7 +88,7 @@ def test_a_hedged_replica_may_fail():
     assert (outcome.answers, outcome.lost) == ({0: "other"}, {})
 
 
-def test_lost_shards_are_named_with_the_reason():
+def test_lost_shards_are_reported_with_the_reason():
     sets = {
         0: ReplicaSet([Fake("a")]),
         1: ReplicaSet([Fake("b", RuntimeError("its machine\n is gone"))]),
@@ -120,7 +120,7 @@ def test_a_cancelled_request_counts_as_lost():
     assert "CancelledError" in ask({0: ReplicaSet([fake])}, "search", {0: ()}, NEVER).lost[0]
 
 
-def test_a_thousand_shards_are_asked():
+def test_a_request_can_ask_a_thousand_shards():
     sets = {n: ReplicaSet([Fake(n), Fake(n)]) for n in range(1000)}
     assert ask(sets, "search", dict.fromkeys(sets, ()), NEVER).answers == {n: n for n in sets}
 

@@ -1,4 +1,4 @@
-"""Re-rankers of pairs, lists and sentences: they give the order of plain Python, in all kinds of indexes."""
+"""Pairwise, listwise and sentence re-ranking give the same order as plain Python, for all kinds of indexes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def length(query, texts):
 
 
 def longer(query, pairs):
-    """The probability that the first text is better: the longer one. The first of a pair has a small advantage."""
+    """Prefers the longer text of each pair. If both are equally long, the first has a small advantage."""
     return [0.9 if len(a) > len(b) else 0.6 if len(a) == len(b) else 0.2 for a, b in pairs]
 
 
@@ -73,17 +73,17 @@ def test_a_third_of_the_pairs_gives_nearly_the_same_order(aggregator):
     pairs = [(i, j) for i in range(20) for j in range(20) if strengths[i] > strengths[j]]
     right = sum(ranked.index(i) < ranked.index(j) for i, j in pairs) / len(pairs)
     assert right > 0.9
-    assert len(asked) == 20 * 7  # a third of the 19 others, rounded up
+    assert len(asked) == 20 * 7  # each text is compared with a third of the 19 others, rounded up
 
 
-def test_how_pairs_are_chosen_is_checked():
+def test_invalid_settings_of_a_pairwise_reranker_are_refused():
     for wrong in ({"share": 0}, {"share": 1.5}, {"sampler": "nearest"}, {"aggregator": "sum"}):
         with pytest.raises(ValueError, match=r"share must be|is none of"):
             PairwiseReranker(len, **wrong)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_windows_bring_the_best_to_the_top(seed):
+def test_overlapping_windows_move_the_best_texts_to_the_top(seed):
     drawn = random.Random(seed)
     n, window = drawn.randint(1, 60), drawn.randint(2, 25)
     step, sizes = drawn.randint(1, window - 1), []
@@ -96,7 +96,7 @@ def test_windows_bring_the_best_to_the_top(seed):
     scores = ListwiseReranker(order, window=window, step=step).scores("q", list(map(str, values)))
     assert sorted(scores) == list(range(1, n + 1))
     ranked = [values[i] for i in sorted(range(n), key=lambda i: -scores[i])]
-    sure = n if n <= window else window - step  # this many texts can rise through all windows
+    sure = n if n <= window else window - step  # this many of the best texts rise through all windows
     assert ranked[:sure] == sorted(values, reverse=True)[:sure]
     assert max(sizes) <= window
 
@@ -118,7 +118,7 @@ def test_a_failing_reranker_is_reported(index, reranker, message):
         index["Index"].search("wing", rerank=reranker)
 
 
-def test_windows_have_to_overlap():
+def test_windows_without_overlap_are_refused():
     for window, step in ((1, 1), (5, 5), (5, 0)):
         with pytest.raises(ValueError, match="step must be at least 1 and below window"):
             ListwiseReranker(by_length, window=window, step=step)
@@ -127,7 +127,7 @@ def test_windows_have_to_overlap():
 # --- sentences --------------------------------------------------------------------------------------------------------
 
 
-def test_a_document_counts_by_its_best_sentence():
+def test_a_document_gets_the_score_of_its_best_sentence():
     asked = []
 
     def scores(query, texts):
@@ -202,7 +202,7 @@ def test_explanations_show_the_best_sentence(index):
     ],
     ids=str,
 )
-def test_a_server_can_have_its_own_reranker(index, how):
+def test_a_client_can_use_the_reranker_of_its_server(index, how):
     query = "wing -rotor" if "syntax" in how else "wing"
     expected = index["Index"].search(query, 2, rerank=length, **how)
     found = index["Client"].search(query, 2, rerank=True, **how)

@@ -1,4 +1,4 @@
-"""The options of lsr search that change results; lsr similar, lsr get and lsr duplicates."""
+"""The options of `lsr search` that change results, and the commands similar, get and duplicates."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def path(tmp_path_factory):
     ],
     ids=str,
 )  # fmt: skip
-def test_search(path, lsr_command, given, how):
+def test_search_options_equal_the_arguments_of_search(path, lsr_command, given, how):
     query = '"flutter flutter" wing' if "syntax" in how else "wing flutter"
     lines = lsr_command("search", path, query, "-k", "4", "--json", *given).lines()
     hits = Index.open(path).search(query, 4, **how)
@@ -50,7 +50,7 @@ def test_search(path, lsr_command, given, how):
     assert [line.get("metadata", {}) for line in lines] == [hit.metadata for hit in hits]
 
 
-def test_a_reranker_is_given_by_the_name_of_a_model(path, lsr_command, monkeypatch):
+def test_a_reranker_is_chosen_by_model_name(path, lsr_command, monkeypatch):
     def longest(query, texts):
         return [float(len(text)) for text in texts]
 
@@ -62,7 +62,7 @@ def test_a_reranker_is_given_by_the_name_of_a_model(path, lsr_command, monkeypat
     assert lines[0]["moved"]["sentence"] == hits[0].moved.sentence != ""
 
 
-def test_facets(path, lsr_command):
+def test_facets_and_the_total_are_printed_last(path, lsr_command):
     *hits, last = lsr_command("search", path, "flutter", "-k", "2", "--json", "--facet", "source").lines()
     assert len(hits) == 2
     found = Index.open(path).search("flutter", facets="source")
@@ -70,7 +70,7 @@ def test_facets(path, lsr_command):
     assert {one["value"]: one["count"] for one in last["facets"]["source"]} == found.facets["source"]
 
 
-def test_queries_of_a_file(path, tmp_path, lsr_command):
+def test_queries_of_a_file_accept_operators_and_an_offset(path, tmp_path, lsr_command):
     queries = tmp_path / "queries.jsonl"
     queries.write_text('{"_id": "1", "text": "wing -flutter"}\n{"_id": "2", "text": "+flutter"}\n')
     lines = lsr_command("search", path, "--queries", queries, "-k", "30", "--operators").lines()
@@ -97,13 +97,13 @@ def test_queries_of_a_file(path, tmp_path, lsr_command):
         (["--passages", "--run", "out.trec"], "--passages can't be combined with --run"),
     ],
 )
-def test_wrong_options(path, lsr_command, given, told):
+def test_wrong_options_are_refused(path, lsr_command, given, told):
     ran = lsr_command("search", path, "wing", *given)
     assert ran.code in (1, 2)
     assert told in ran.err
 
 
-def test_a_file_of_texts_is_searched_with_both_vectors(tmp_path, lsr_command):
+def test_queries_of_a_file_are_searched_in_every_mode(tmp_path, lsr_command):
     docs = [
         {"_id": "a", "text": "ice on a wing"},
         {"_id": "b", "text": "frozen aircraft"},
@@ -119,14 +119,14 @@ def test_a_file_of_texts_is_searched_with_both_vectors(tmp_path, lsr_command):
         assert [line["score"] for line in lines] == pytest.approx(expected.scores.tolist())
 
 
-def test_similar(path, lsr_command):
+def test_similar_prints_similar_documents(path, lsr_command):
     lines = lsr_command("similar", path, "d3", "-k", "3", "--where", "n<9", "--json").lines()
     hits = Index.open(path).similar("d3", 3, where={"n": {"<": 9}})
     assert [line["_id"] for line in lines] == [hit.id for hit in hits]
     assert "no document has the id" in lsr_command("similar", path, "x").err
 
 
-def test_get(path, lsr_command):
+def test_get_prints_documents(path, lsr_command):
     assert lsr_command("get", path, "d2", "d0").lines() == [DOCS[2], DOCS[0]]
     assert lsr_command("get", path).lines() == DOCS
     assert [line["n"] for line in lsr_command("get", path, "--where", "n>17").lines()] == [18, 19]
@@ -136,7 +136,7 @@ def test_get(path, lsr_command):
     assert lsr_command("get", path, "d1", "--where", "n=1").code == 2
 
 
-def test_duplicates(path, lsr_command):
+def test_duplicates_prints_pairs_of_similar_documents(path, lsr_command):
     ran = lsr_command("duplicates", path, "--threshold", "0.99", "--where", "n<6")
     found = Index.open(path).duplicates(0.99, where={"n": {"<": 6}})
     assert [(line["id"], line["of"]) for line in ran.lines()] == [(one.id, one.of) for one in found]
@@ -144,14 +144,14 @@ def test_duplicates(path, lsr_command):
     assert "7 pairs" in ran.err
 
 
-def test_unknown_words_are_corrected(path, lsr_command):
+def test_a_correction_of_unknown_words_is_suggested(path, lsr_command):
     ran = lsr_command("search", path, "fluter winf")
     assert (ran.code, ran.out) == (0, "")
     assert "did you mean: flutter wing" in ran.err
     assert "did you mean" not in lsr_command("search", path, "flutter wing").err
 
 
-def test_unknown_values_are_named(path, lsr_command):
+def test_a_correction_of_unknown_values_is_suggested(path, lsr_command):
     assert (
         "source has no value 'S1'; did you mean 's1'?"
         in lsr_command("search", path, "wing", "--where", "source=S1").err

@@ -1,4 +1,4 @@
-"""lsr review asks for judgments, pauses, continues, and reads judgments from a file."""
+"""`lsr review` asks for judgments, pauses, continues, and reads judgments from a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def index(tmp_path):
     return tmp_path / "idx", {f"d{i}" for i, text in enumerate(texts) if "wing" in text}
 
 
-def test_judgments_of_a_file(index, lsr_command, tmp_path):
+def test_judgments_are_read_from_a_file(index, lsr_command, tmp_path):
     path, wings = index
     (tmp_path / "judged.tsv").write_text("".join(f"{doc}\t1\n" for doc in sorted(wings)) + "d2\t0\n")
     ran = lsr_command(
@@ -51,7 +51,7 @@ def test_a_review_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
     assert ran.code == 0, ran.err
     assert ran.out.count("relevant? y, n or q") == 3
     assert "wing number" in ran.out
-    assert "1 relevant documents among 2 read" in ran.err
+    assert "1 relevant document among 2 read" in ran.err
     assert f"lsr review {path} --state {tmp_path / 'state.json'} continues" in ran.err
     before = json.loads((tmp_path / "state.json").read_text())["judged"]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\nq\n"))
@@ -61,7 +61,7 @@ def test_a_review_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
     assert len(after) == 3
 
 
-def test_a_pause_before_the_first_answer_can_be_continued(index, lsr_command, tmp_path, monkeypatch):
+def test_a_review_paused_before_the_first_answer_can_be_continued(index, lsr_command, tmp_path, monkeypatch):
     path, _ = index
     how = ("review", path, "--state", tmp_path / "state.json")
     monkeypatch.setattr("lsr.index.cli.review._on_a_page", lambda *_: False)
@@ -70,12 +70,12 @@ def test_a_pause_before_the_first_answer_can_be_continued(index, lsr_command, tm
     assert "wing number" in lsr_command(*how).out
 
 
-def test_wrong_calls(index, lsr_command, tmp_path):
+def test_wrong_arguments_are_refused(index, lsr_command, tmp_path):
     path, _ = index
     (tmp_path / "judged.tsv").write_text("d1\tyes\n")
     ran = lsr_command("review", path, "--state", tmp_path / "a.json", "--judgments", tmp_path / "judged.tsv")
     assert ran.code == 1
-    assert "judged.tsv:1: not an id, a tab and 1 or 0" in ran.err
+    assert "judged.tsv:1: a line must have an id, a tab, and 1 or 0" in ran.err
     (tmp_path / "judged.tsv").write_text("d1\t1\n")
     how = ("review", path, "--state", tmp_path / "a.json", "--judgments", tmp_path / "judged.tsv")
     ran = lsr_command(*how, "--rule", "budget")
@@ -98,7 +98,7 @@ def test_wrong_calls(index, lsr_command, tmp_path):
     assert lsr_command("review", path, "--state", tmp_path / "b.json", "--judgments", tmp_path / "absent").code == 2
 
 
-def test_a_review_skips_deleted_documents_and_reads_the_last_ones(index, lsr_command, tmp_path):
+def test_a_review_reads_all_documents_that_are_not_deleted(index, lsr_command, tmp_path):
     path, wings = index
     opened = Index.open(path)
     opened.delete([f"d{i}" for i in range(20)])
@@ -115,7 +115,7 @@ def test_a_review_skips_deleted_documents_and_reads_the_last_ones(index, lsr_com
     assert set((tmp_path / "found.txt").read_text().split()) == wings & live
 
 
-def test_a_hybrid_encoder_makes_a_committee(lsr_command, tmp_path):
+def test_an_index_with_a_hybrid_encoder_can_be_reviewed(lsr_command, tmp_path):
     docs = [
         {"_id": str(i), "text": text} for i, text in enumerate(["wing flutter", "wing lift", "plate heat", "heart"])
     ]

@@ -1,4 +1,4 @@
-"""Searches equal brute force bit for bit, with ties, for all kinds of vectors."""
+"""Search results equal those of brute force bit for bit, ties included, for all kinds of vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lsr.encode.passages import Passages
 from lsr.index.index import Index
-from lsr.index.search.searcher import Searcher, Segment
+from lsr.index.search.searcher import Searcher, Segment, estimate_costs
 from lsr.index.search.settings import Algorithm, Experience, SearchSettings
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, SegmentWriter
 from lsr.index.segment.quantize import Quantizer, query_numbers
@@ -27,7 +27,7 @@ IMPACTS = ("uint8", "float32")
 
 
 def random_matrix(rng, n_docs, n_terms, longest, weights=TIED):
-    """A matrix with 0 to `longest` terms a row; every fourth row repeats an earlier one."""
+    """A matrix with 0 to `longest` terms per row. Every fourth row repeats an earlier row."""
     rows = []
     for i in range(n_docs):
         if i and i % 4 == 0:
@@ -47,7 +47,7 @@ def write_segment(folder, matrix, impacts, memory=DEFAULT_MEMORY, chunk=1000, or
 
 
 def brute_force(matrix, terms, weights, impacts):
-    """(n_docs,) scores of all documents: sums of integers for 8-bit impacts, SparseMatrix.dot for float32."""
+    """(n_docs,) scores of all documents: integer sums for 8-bit impacts, SparseMatrix.dot for float32."""
     if impacts == "float32":
         return matrix.dot(SparseMatrix.from_rows([(terms, weights)], matrix.shape[1]))[:, 0]
     whole = bool((matrix.data == np.rint(matrix.data)).all())
@@ -106,7 +106,7 @@ def test_every_k_is_a_prefix_of_the_same_ranking(tmp_path, impacts, memory, orde
 
 
 @pytest.mark.parametrize("impacts", IMPACTS)
-def test_one_document(tmp_path, impacts):
+def test_results_are_exact_for_one_document(tmp_path, impacts):
     matrix = SparseMatrix.from_dicts([{3: 1.5}], 5)
     segment = write_segment(tmp_path, matrix, impacts)
     require_exact(segment, matrix, [3], [2.0], impacts, ks=(1, 1000))
@@ -123,7 +123,7 @@ def test_documents_without_terms_are_never_found(tmp_path, impacts, rows):
 
 
 @pytest.mark.parametrize("impacts", IMPACTS)
-def test_all_documents_equal_keep_their_order(tmp_path, impacts):
+def test_equal_documents_keep_their_order(tmp_path, impacts):
     matrix = SparseMatrix.from_dicts([{0: 255, 1: 255}] * 300, 2)
     segment = write_segment(tmp_path, matrix, impacts, memory=24 * 100)
     assert segment.n_windows > 1
@@ -132,7 +132,7 @@ def test_all_documents_equal_keep_their_order(tmp_path, impacts):
 
 @pytest.mark.parametrize("impacts", IMPACTS)
 @pytest.mark.parametrize("n_terms", [300_000, 2**31])
-def test_large_vocabularies(tmp_path, impacts, n_terms):
+def test_results_are_exact_with_large_vocabularies(tmp_path, impacts, n_terms):
     rng = np.random.default_rng(5)
     terms = np.unique(np.append(rng.integers(0, n_terms, 400), [0, n_terms - 1]))
     rows = [(np.sort(rng.choice(terms, 20, replace=False)), rng.choice(UNEVEN, 20)) for _ in range(500)]
@@ -145,7 +145,7 @@ def test_large_vocabularies(tmp_path, impacts, n_terms):
 
 
 @pytest.mark.parametrize("impacts", IMPACTS)
-def test_more_documents_than_one_window_holds(tmp_path, impacts):
+def test_results_are_exact_over_several_windows(tmp_path, impacts):
     rng = np.random.default_rng(6)
     n_docs = 2 * 65_536 + 17
     indptr = np.arange(0, 2 * n_docs + 1, 2)
@@ -159,7 +159,7 @@ def test_more_documents_than_one_window_holds(tmp_path, impacts):
 
 @pytest.mark.parametrize("impacts", IMPACTS)
 @pytest.mark.parametrize("weights", [1e-45, 1e-30, 1.0, 1e30, 3.4e38])
-def test_tiny_and_huge_weights(tmp_path, impacts, weights):
+def test_results_are_exact_for_tiny_and_huge_weights(tmp_path, impacts, weights):
     matrix = SparseMatrix.from_dicts([{0: weights}, {1: weights}, {0: weights, 1: weights}], 2)
     segment = write_segment(tmp_path, matrix, impacts)
     require_exact(segment, matrix, [0, 1], [weights, weights], impacts, ks=(1, 3))
@@ -180,7 +180,7 @@ def test_the_largest_sums_do_not_overflow(tmp_path, impacts):
 @pytest.mark.parametrize("impacts", IMPACTS)
 def test_threads_and_repetition_give_equal_results(tmp_path, impacts):
     rng = np.random.default_rng(7)
-    n_docs = 60_000  # so many that the searches of several threads overlap
+    n_docs = 60_000  # large enough for the searches of several threads to overlap
     indices = (rng.integers(0, 6, (n_docs, 10)) + np.arange(0, 60, 6)).reshape(-1)
     indptr = np.arange(0, len(indices) + 1, 10)
     matrix = SparseMatrix(indptr, indices, rng.choice(UNEVEN, len(indices)), (n_docs, 60))
@@ -227,8 +227,8 @@ def test_a_query_outside_the_vocabulary_is_refused(tmp_path):
 
 @pytest.mark.parametrize("impacts", IMPACTS)
 @pytest.mark.parametrize("k", [127, 128, 129, 300, 1000])
-def test_large_k_over_many_ties(tmp_path, k, impacts):
-    # For k of at least 128, the first window starts from an estimated threshold.
+def test_results_are_exact_for_large_k_and_many_ties(tmp_path, k, impacts):
+    # If k is at least 128, the search starts with an estimated threshold.
     rng = np.random.default_rng(k)
     matrix = random_matrix(rng, 9000, 12, 6)
     segment = write_segment(tmp_path, matrix, impacts)
@@ -245,7 +245,7 @@ def test_large_k_over_many_ties(tmp_path, k, impacts):
 
 @pytest.fixture(scope="module")
 def clustered():
-    """20,000 documents of 200 clusters, shuffled. Each has terms of its cluster's 15, common terms and random terms."""
+    """20,000 shuffled documents of 200 clusters: terms of the document's cluster, common terms and random terms."""
     rng = np.random.default_rng(7)
     cores = rng.choice(np.arange(20, 3000), (200, 15))
     rows = []
@@ -279,7 +279,7 @@ def test_skipping_loses_no_result(tmp_path, clustered, memory, order):
     assert skipped > 20 or order == "given"
 
 
-def test_long_queries_over_a_large_vocabulary(tmp_path):
+def test_results_are_exact_for_long_queries_with_a_large_vocabulary(tmp_path):
     rng = np.random.default_rng(5)
     matrix = random_matrix(rng, 3000, 300_000, 60, TIED)
     segment = write_segment(tmp_path, matrix, "uint8", order="bisection")
@@ -288,7 +288,7 @@ def test_long_queries_over_a_large_vocabulary(tmp_path):
     require_exact(segment, matrix, terms, rng.choice([1.0, 3.0], 2000), "uint8", ks=(1, 10, 1000))
 
 
-def test_the_largest_query_sums_fit(tmp_path):
+def test_the_largest_query_sums_are_exact(tmp_path):
     matrix = SparseMatrix.from_dense(np.full((700, 40), 255.0))
     segment = write_segment(tmp_path, matrix, "uint8", order="bisection")
     require_exact(segment, matrix, range(40), [1e30] * 40, "uint8", ks=(1, 300, 700))
@@ -316,7 +316,7 @@ def test_approximate_hits_have_exact_scores(tmp_path, clustered):
     assert found[0.7] > 150
 
 
-def test_beta_uses_the_heaviest_terms(tmp_path):
+def test_beta_keeps_only_the_heaviest_query_terms(tmp_path):
     matrix = SparseMatrix.from_dense(np.eye(4) * [1, 2, 3, 4])
     segment = write_segment(tmp_path, matrix, "uint8")
     terms, weights = np.arange(4, dtype=np.uint32), np.array([4, 3, 2, 1], np.float32)
@@ -333,7 +333,7 @@ def test_invalid_settings_are_refused(tmp_path):
         index.search_batch(query, alhpa=0.5)
 
 
-def test_the_plan_counts_what_was_read(tmp_path, clustered):
+def test_the_plan_counts_scored_blocks_and_postings(tmp_path, clustered):
     matrix, cores = clustered
     index = Index.build(tmp_path / "idx", matrix, order="bisection")
     terms, weights = query_of(np.random.default_rng(3), cores)
@@ -364,7 +364,7 @@ def test_auto_uses_blocks_only_if_they_pay_off(tmp_path, clustered):
     assert floats.explain_plan(query, 1, algorithm="blocks").algorithm == "exhaustive"
 
 
-def test_auto_scans_if_nothing_can_be_skipped(tmp_path):
+def test_auto_scans_exhaustively_if_no_block_can_be_skipped(tmp_path):
     # All documents have the same six terms, so no block can be skipped.
     rng = np.random.default_rng(0)
     matrix = SparseMatrix.from_dense(rng.integers(100, 256, (25_000, 6)))
@@ -377,19 +377,39 @@ def test_auto_scans_if_nothing_can_be_skipped(tmp_path):
     assert sum(plan.algorithm == "blocks" for plan in ran[8:]) == 3  # blocks are tried again from time to time
 
 
-def test_recorded_costs_follow_the_cost_of_skipping():
+def test_skipping_is_used_only_while_its_recorded_cost_is_low():
     experience = Experience()
     assert experience.pays(10)
-    for share in (0.3, 0.4, 9.0, 0.3):  # one outlier changes little
-        experience.learn(10, share)
+    for cost in (30, 40, 900, 30):  # one outlier doesn't change the decision
+        experience.learn(10, cost, 100)
         assert experience.pays(10)
     for _ in range(20):
-        experience.learn(10, 1.3)
+        experience.learn(10, 130, 100)
     assert [experience.pays(10) for _ in range(128)].count(True) == 4
-    assert experience.pays(100)  # costs are recorded by size of k
+    assert experience.pays(100)  # costs are recorded per size of k
     for _ in range(20):
-        experience.learn(10, 0.5)
+        experience.learn(10, 50, 100)
     assert experience.pays(10)
+    for _ in range(20):  # long queries save more than short ones lose
+        experience.learn(1000, 13, 10)
+        experience.learn(1000, 50, 100)
+    assert experience.pays(1000)
+
+
+@pytest.mark.parametrize(
+    ("counts", "n_docs", "n_windows", "measured"),
+    [  # mean counts per query, and the time of block search divided by that of a scan
+        ([98, 0, 95_231, 910_162, 313, 185_988], 1_000_000, 16, 0.43),  # SPLADE, k = 10
+        ([416, 4, 485_262, 910_162, 969, 185_988], 1_000_000, 16, 1.23),  # k = 100
+        ([515, 9, 640_204, 907_738, 1118, 186_155], 1_000_000, 25, 1.49),  # k = 100, ten segments
+        ([140, 0, 66_319, 213_836, 469, 26_081], 176_408, 3, 1.40),  # real vectors, k = 10
+        ([523, 0, 695_703, 7_961_537, 1460, 1_672_354], 8_841_823, 135, 0.33),  # k = 10
+        ([934, 0, 74_557, 1_528_633, 3767, 481_466], 8_841_823, 135, 0.54),  # inference-free queries, k = 30
+    ],
+)
+def test_the_estimated_cost_of_block_search_is_near_the_measured_one(counts, n_docs, n_windows, measured):
+    blocks, scan = estimate_costs(np.array(counts), n_docs, n_windows)
+    assert blocks / scan == pytest.approx(measured, rel=0.2)
 
 
 def test_the_order_of_storage_does_not_affect_results(tmp_path, clustered):

@@ -1,4 +1,4 @@
-"""Searches of many segments with masks equal brute force on one matrix, for every algorithm."""
+"""Masked searches of many segments equal brute force on one matrix, for every algorithm."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def random_matrix(rng, n_docs, n_terms, longest, palette):
 
 
 def ranking(matrix, scales, terms, weights, allowed):
-    """Documents and scores by brute force: of impacts with a scale for each document, or of the weights (no scales)."""
+    """Documents and scores by brute force, from impacts with a scale per document, or from weights without scales."""
     dense = matrix.to_dense()[:, terms].astype(np.float64)
     if scales is None:
         sums, factor = np.zeros(len(matrix)), 1.0
@@ -72,7 +72,7 @@ def require_equal(searcher, wanted, terms, weights, ks, mask=None, algorithms=AL
             chosen = SearchSettings(name, **(EVERYTHING if name == "clusters" else {}))
             docs, scores = searcher.search(terms, weights, k, chosen, mask)
             assert (docs.tolist(), scores.tolist()) == (wanted[0][:k], wanted[1][:k]), (name, k)
-            if name in ("exhaustive", "blocks") and wanted[1]:  # with a floor, only documents below it may be missing
+            if name in ("exhaustive", "blocks") and wanted[1]:  # a search may omit documents with scores below a floor
                 floor = wanted[1][min(k, len(wanted[1])) // 2]
                 docs, scores = searcher.search(terms, weights, k, chosen, mask, floor)
                 reached = [doc for doc, score in zip(wanted[0][:k], wanted[1][:k], strict=True) if score >= floor]
@@ -122,7 +122,7 @@ def test_segments_and_masks_equal_brute_force(seed, sizes, palette, impacts, mem
 
 
 def require_equal_batches(rng, searcher, n_terms, mask, algorithms):
-    """A batch equals its queries one by one, even with empty queries and with weights that don't fit 32 bits."""
+    """Check that a batch equals its queries one by one. Some are empty or have weights that don't fit in 32 bits."""
     batch = []
     for size in (9, 0, 3, 9, 1) * 4:
         terms = np.unique(rng.integers(0, n_terms, size)).astype(np.uint32)
@@ -141,7 +141,7 @@ def require_equal_batches(rng, searcher, n_terms, mask, algorithms):
 
 @pytest.fixture(scope="module")
 def topical(tmp_path_factory):
-    """30,000 documents ordered by 100 topics: the matrix, and searchers of one segment and of seven."""
+    """A matrix of 30,000 documents ordered by 100 topics, and searchers with one segment and with seven segments."""
     rng = np.random.default_rng(4)
     rows = []
     for topic in np.sort(rng.integers(0, 100, 30_000)):
@@ -172,7 +172,7 @@ def test_many_segments_are_searched_as_one(topical):
         plans = [searcher.plan(terms, weights, 10, SearchSettings("blocks")) for searcher in (one, many)]
         assert plans[0].postings == plans[1].postings
         assert plans[0].terms == plans[1].terms
-        # Segments share the threshold, so those without good documents are mostly skipped.
+        # Segments share the threshold, so segments without good documents are mostly skipped.
         assert plans[1].postings_scored < plans[1].postings / 3
 
 
@@ -189,7 +189,7 @@ def test_masks_of_any_selectivity_equal_brute_force(topical, share):
                 require_equal(searcher, wanted, terms, weights, (1, 10, 500), mask)
 
 
-def test_blocks_without_an_allowed_document_are_skipped(topical):
+def test_blocks_without_a_matching_document_are_skipped(topical):
     _, one, many = topical
     allowed = np.zeros(30_000, bool)
     allowed[[5, 9000, 29_999]] = True
@@ -206,13 +206,13 @@ def test_a_mask_of_another_length_is_refused(topical):
         topical[1].mask(np.ones(5, bool))
 
 
-def test_no_segments_give_no_hits():
+def test_a_searcher_without_segments_finds_nothing():
     terms, weights = np.array([1], np.uint32), np.ones(1, np.float32)
     assert [len(found) for found in Searcher([]).search(terms, weights, 10)] == [0, 0]
     assert Searcher([]).plan(terms, weights, 10).postings == 0
 
 
-def test_impacts_of_single_documents_in_any_segment(topical):
+def test_impacts_of_a_document_are_read_from_its_segment(topical):
     matrix, one, many = topical
     for doc in (0, 8999, 9000, 9001, 22_499, 29_999):
         terms, weights = matrix.row(doc)
@@ -221,7 +221,7 @@ def test_impacts_of_single_documents_in_any_segment(topical):
             assert searcher.impacts_of(doc, asked).tolist() == [*weights.tolist(), 0.0]
 
 
-def test_stored_rows_are_read_back(topical, tmp_path):
+def test_rows_are_read_back_without_deleted_documents(topical, tmp_path):
     matrix, one, many = topical
     kept = np.random.default_rng(5).random(len(matrix)) < 0.8
     for searcher in (one, many):

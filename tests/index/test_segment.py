@@ -1,4 +1,4 @@
-"""A segment stores exactly the given weights, window by window, in bounded memory."""
+"""A segment stores all weights, window by window, in bounded memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(folder, parts, impacts, memory=DEFAULT_MEMORY):
 
 @pytest.mark.parametrize("memory", [1, 24 * 40, 24 * 1000, DEFAULT_MEMORY])
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
-def test_stored_weights_equal_the_given_ones(tmp_path, impacts, memory):
+def test_stored_weights_equal_those_written(tmp_path, impacts, memory):
     matrix = matrix_of(90, 25)
     segment, writer = write(tmp_path, [matrix[:1], matrix[1:1], matrix[1:50], matrix[50:]], impacts, memory)
     assert writer.n_docs == 90
@@ -43,7 +43,7 @@ def test_stored_weights_equal_the_given_ones(tmp_path, impacts, memory):
         assert np.abs(stored - dense).max() <= dense.max() / 255
 
 
-def test_terms_and_their_document_counts(tmp_path):
+def test_terms_are_stored_with_their_document_frequencies(tmp_path):
     matrix = SparseMatrix.from_dicts([{7: 1.0, 2: 1.0}, {}, {7: 3.0}, {2**31 - 1: 2.0}], 2**31)
     segment, _ = write(tmp_path, [matrix], "uint8", memory=24)
     assert segment.segments[0].terms.tolist() == [2, 7, 2**31 - 1]
@@ -51,7 +51,7 @@ def test_terms_and_their_document_counts(tmp_path):
 
 
 @pytest.mark.parametrize("memory", [24, 24 * 7, 24 * 64, DEFAULT_MEMORY])
-def test_windows_do_not_affect_results(tmp_path, memory):
+def test_the_number_of_windows_does_not_affect_results(tmp_path, memory):
     matrix = matrix_of(300, 20, seed=1)
     query = (np.array([1, 4, 9], np.uint32), np.array([1.0, 0.5, 2.0], np.float32))
     answers = []
@@ -63,7 +63,7 @@ def test_windows_do_not_affect_results(tmp_path, memory):
     assert answers[0] == answers[1]
 
 
-def test_small_memory_means_more_windows(tmp_path):
+def test_less_memory_gives_more_windows(tmp_path):
     segment, _ = write(tmp_path, [matrix_of(300, 20)], "uint8", 24 * 100)
     assert segment.n_windows > 5
 

@@ -1,4 +1,4 @@
-"""build_shards: shards give the results of one index, with any workers, and a second run builds missing shards."""
+"""build_shards: the shards give the same results as one index, and a second run builds only missing shards."""
 
 import json
 import random
@@ -32,7 +32,7 @@ PASSAGES = BuildSettings(passages=Passages(2))
 
 @pytest.fixture(scope="module", autouse=True)
 def credentials():
-    """The environment variables that the machines of a cluster need."""
+    """Set the environment variables that the machines of a cluster need."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "anybody")
@@ -53,7 +53,7 @@ def small_parts(monkeypatch):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Documents with many equal scores; some are empty, some long."""
+    """Documents with many equal scores. Some documents are empty, and some are long."""
     rng = random.Random(5)
     lines = [
         {"_id": f"d{i}", "text": " ".join(rng.choices(WORDS, k=rng.choice((0, 2, 3, 3, 9)))), "year": i}
@@ -125,8 +125,8 @@ class Shouting(FixedBM25Encoder):
 
 
 @pytest.mark.parametrize("at", [0, 256])
-def test_a_document_of_large_weights_costs_others_no_precision(tmp_path, monkeypatch, at):
-    """The document is in the first part, or is the only one of the last part."""
+def test_a_document_of_large_weights_does_not_reduce_the_precision_of_others(tmp_path, monkeypatch, at):
+    """The document is in the first part, or is the only document of the last part."""
     monkeypatch.setattr(parts, "PART", 128)
     rng = random.Random(3)
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(2, 9))) for _ in range(256)]
@@ -142,8 +142,8 @@ def test_a_document_of_large_weights_costs_others_no_precision(tmp_path, monkeyp
     assert found.id == str(at)
 
 
-def test_whole_weights_have_one_scale(tmp_path):
-    """The scale fits the largest weight of all shards, though the first shard has only small weights."""
+def test_all_shards_have_the_same_scale(tmp_path):
+    """The scale fits the largest weight of all shards, although the first shard has only small weights."""
     rows = [{1: 3.0, 2: 1.0}] * 4 + [{1: 0.5, 3: 2.0}] * 3 + [{2: 1000.0}]
     matrix = SparseMatrix.from_dicts(rows, 5)
     save_matrix(tmp_path / "v.parquet", matrix)
@@ -160,7 +160,7 @@ def test_whole_weights_have_one_scale(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["folder", "file", "s3"])
-def test_shards_of_vectors(tmp_path, corpus, request, source, lsr_command):
+def test_shards_can_be_built_from_vectors(tmp_path, corpus, request, source, lsr_command):
     out = {"folder": tmp_path / "v", "file": tmp_path / "v.parquet"}.get(source) or request.getfixturevalue("bucket")(
         "v"
     )
@@ -180,13 +180,13 @@ def test_duplicate_ids_in_different_shards_are_refused(tmp_path):
         build_shards(tmp_path / "shards", tmp_path / "v.parquet", shards=2)
 
 
-def test_unsupported_vectors_must_be_converted(tmp_path, lsr_command):
+def test_vectors_in_unsupported_formats_are_refused(tmp_path, lsr_command):
     (tmp_path / "v.jsonl").write_text('{"_id": "a", "vector": {"x": 1.0}}\n')
     ran = lsr_command("index", tmp_path / "v.jsonl", "--shards", "2", "--out", tmp_path / "shards")
     assert (ran.code, "not vectors in Parquet, which lsr encode writes" in ran.err) == (1, True)
 
 
-def test_more_shards_than_documents(tmp_path, corpus):
+def test_more_shards_than_documents_are_refused(tmp_path, corpus):
     with pytest.raises(DataError, match="40 documents, too few for 41 shards"):
         build(tmp_path / "shards", corpus, 41)
 
@@ -199,7 +199,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Make a build stop at a shard, as if it were killed; return a list that gets the numbers of all shards begun."""
+    """Make a build stop at a shard, as if it were killed; return a list that collects the numbers of shards begun."""
     built, real = [], module.build_shard
 
     def build_shard(task, job):
@@ -257,7 +257,7 @@ def test_the_old_index_stays_until_the_new_one_is_complete(tmp_path, corpus, mon
 
 
 def test_a_damaged_index_is_rebuilt(tmp_path, corpus):
-    """Damaged shards aren't reused, though documents and settings are the same."""
+    """Damaged shards aren't reused, although documents and settings are the same."""
     made, _ = build(tmp_path / "shards", corpus)
     for path in (tmp_path / "shards").rglob("postings.arrow"):
         path.write_bytes(b"")
@@ -266,13 +266,13 @@ def test_a_damaged_index_is_rebuilt(tmp_path, corpus):
     assert Index.open(tmp_path / "shards").verify() == []
 
 
-def test_unusable_outputs_are_refused(tmp_path, corpus, own_cache):
+def test_shards_do_not_replace_an_index(tmp_path, corpus, own_cache):
     one_index(tmp_path / "one", corpus)
     with pytest.raises(OutputExists, match=r"something other than shards is here \(manifest\.json\)"):
         build(tmp_path / "one", corpus, overwrite=True)
 
 
-def test_a_bad_line_is_named(tmp_path, corpus, lsr_command):
+def test_a_bad_line_is_reported_and_can_be_skipped(tmp_path, corpus, lsr_command):
     corpus.write_text(corpus.read_text() + "no JSON\n")
     ran = lsr_command("index", corpus, "--encoder", "bm25", "--shards", "2", "--out", tmp_path / "s")
     assert (ran.code, ran.err.count("docs.jsonl:41: not JSON")) == (1, 1)
@@ -286,12 +286,12 @@ def test_a_bad_line_is_named(tmp_path, corpus, lsr_command):
 
 
 def digests(made):
-    """The SHA-256 of every file of every shard, by name without its random part."""
+    """The SHA-256 of every file, for each shard, by file name without the segment's random name."""
     manifests = [read_manifest(folder_of(made.location(entry))) for entry in made.entries]
     return [{name.partition("/")[2]: file["sha256"] for name, file in m["files"].items()} for m in manifests]
 
 
-def test_a_machine_is_lost_while_shards_are_built(tmp_path, corpus, ray_cluster, monkeypatch):
+def test_losing_a_machine_during_a_build_changes_no_shard(tmp_path, corpus, ray_cluster, monkeypatch):
     alone, _ = build(tmp_path / "alone", corpus, 6)
     doomed = ray_cluster.add_node(num_cpus=1, memory=4 << 30, object_store_memory=80 << 20)
     real, built = module.do_jobs, []
@@ -310,7 +310,7 @@ def test_a_machine_is_lost_while_shards_are_built(tmp_path, corpus, ray_cluster,
     assert answers(Index.open(tmp_path / "many")) == answers(one_index(tmp_path / "one", corpus))
 
 
-def test_from_and_to_object_storage(tmp_path, corpus, ray_cluster, bucket, lsr_command):
+def test_shards_are_built_from_and_to_object_storage(tmp_path, corpus, ray_cluster, bucket, lsr_command):
     Place(bucket()).put(corpus, "docs.jsonl")
     args = ["index", bucket("docs.jsonl"), "--encoder", "bm25", "--out", bucket("idx"), "--shards", "3"]
     ran = lsr_command(*args, "--ray", ray_cluster.address, "--workers", "2", "--memory", "1024")

@@ -25,7 +25,7 @@ TEXTS[3]["only"] = "here"
 
 @pytest.fixture(scope="module")
 def ties(tmp_path_factory):
-    """One index with clusters, and its shards. Small whole weights give many documents equal scores."""
+    """One index with clusters, and its shards. Weights are small integers, so many documents have equal scores."""
     rng = np.random.default_rng(0)
     dense = rng.integers(1, 3, (N_DOCS, N_TERMS)) * (rng.random((N_DOCS, N_TERMS)) < 0.1)
     folder = tmp_path_factory.mktemp("ties")
@@ -71,7 +71,7 @@ def test_full_cluster_search_is_exact(ties):
         assert found(hits) == found(one.search(queries()[i], 10))
 
 
-def test_batches_of_any_size(ties, monkeypatch):
+def test_batches_of_any_size_equal_those_of_one_index(ties, monkeypatch):
     one, index = ties
     monkeypatch.setattr(sharding, "_BATCH", 5)
     expected = [found(hits) for hits in one.search_batch(queries(), 7)]
@@ -105,7 +105,7 @@ def test_filters_use_the_columns_of_all_shards(texts, where):
     assert batches == [found(hits) for hits in one.search_batch(["wing", "number3"], where=where)]
 
 
-def test_wrong_queries_give_the_errors_of_one_index(texts):
+def test_invalid_queries_give_the_same_errors_as_one_index(texts):
     one, index = texts
     for each in (one, index):
         with pytest.raises(DataError, match="there is no column 'year'"):
@@ -136,7 +136,7 @@ def test_a_commit_is_visible_to_all_readers(texts, tmp_path):
         assert (hits[0].text, hits[0].explain().id) == (
             "wing flow number2 word7",
             "d7",
-        )  # as it was searched
+        )  # from the snapshot that was searched
         assert len(other) == 20
         assert other.refresh()
         assert not other.refresh()
@@ -149,7 +149,7 @@ def test_a_commit_is_visible_to_all_readers(texts, tmp_path):
 def test_a_replica_that_missed_commits_catches_up(texts):
     one, index = texts
     shard = index._group.sets[2].replicas[0]._shard
-    for number in range(6):  # more commits than snapshots are kept
+    for number in range(6):  # more commits than the number of snapshots kept
         other = Index.open(index.path)
         other.update([{"_id": "d19", "text": f"wing number{number}"}])
         other.commit()
@@ -159,7 +159,7 @@ def test_a_replica_that_missed_commits_catches_up(texts):
     assert found(index.search("wing number5", 30)) == found(one.search("wing number5", 30))
 
 
-def test_texts_of_an_old_snapshot_are_refused(texts):
+def test_reading_texts_of_a_discarded_snapshot_is_refused(texts):
     _, index = texts
     hits = index.search("word19")
     for number in range(6):
@@ -189,7 +189,7 @@ class Broken:
 
 @pytest.fixture
 def breaking(texts):
-    """(one index, a function that opens its shards with replicas that the test can make fail)"""
+    """An index, and a function that opens its shards with replicas that the test can make fail."""
     one, index = texts
     opened = []
 
@@ -217,7 +217,7 @@ def test_a_lost_replica_is_replaced(breaking):
             assert hits[0].text.startswith("wing")
 
 
-def test_a_lost_shard_is_an_error_that_names_it(breaking):
+def test_the_error_names_a_lost_shard(breaking):
     _, open_with = breaking
     index, broken = open_with(2)
     hits = index.search("wing number3", 20)
@@ -228,22 +228,22 @@ def test_a_lost_shard_is_an_error_that_names_it(breaking):
             call()
         assert "shard-00001 (7 documents): all of its 2 replicas failed (ConnectionError: its" in str(caught.value)
         assert "allow_missing=True" in str(caught.value)
-    with pytest.raises(ClusterError, match="shard-00001"):  # only texts of this shard's hits can't be read
+    with pytest.raises(ClusterError, match="shard-00001"):  # texts of other shards can still be read
         _ = next(hit for hit in hits if 6 <= hit.doc < 13).text
     assert next(hit for hit in hits if hit.doc < 6).text.startswith("wing")
 
 
-def test_missing_shards_can_be_allowed_and_are_named(breaking):
+def test_missing_shards_can_be_allowed_and_are_listed(breaking):
     one, open_with = breaking
     index, broken = open_with(1, allow_missing=True)
-    assert index.search("wing number3").missing == {}  # caches the words' document counts
+    assert index.search("wing number3").missing == {}  # caches the document frequencies of these words
     broken[1][0].broken = True
     there = [f"d{i}" for i in range(20) if not 6 <= i < 13]
     for hits in (index.search("wing number3", 20), index.search_batch(["wing number3"], 20)[0]):
         assert list(hits.missing) == ["shard-00001"]
         assert "its machine is gone" in hits.missing["shard-00001"]
         assert found(hits) == [hit for hit in found(one.search("wing number3", 20)) if hit[1] in there]
-    # For other words, only documents of the remaining shards are counted.
+    # The document frequencies of other words count only the remaining shards.
     assert [hit.id for hit in index.search("flow number4")][:3] == ["d4", "d14", "d19"]
     assert index.search("word7") == []
     for shard in broken:
@@ -272,7 +272,7 @@ def test_a_shard_that_comes_back_is_searched_again(breaking):
 # --- errors on opening ------------------------------------------------------------------------------------------------
 
 
-def test_all_problems_of_a_folder_are_named(texts, tmp_path):
+def test_opening_reports_all_problems_of_a_folder(texts, tmp_path):
     other = load_encoder("bm25", k1=1.5)
     folder = tmp_path / "shards"
     with pytest.raises(IndexFormatError, match="no such folder"):

@@ -1,4 +1,4 @@
-"""A folder of shards acts as one index: results are equal after any change, and shards that don't match are named."""
+"""A folder of shards acts as one index: results stay equal after any change. Errors name shards that don't match."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}", "n": i
 
 
 def rows_of(rng, n):
-    """Random rows of a few whole weights: every segment has the scale 1.0, and many scores are equal."""
+    """Random rows of small integer weights, so that every segment has the scale 1.0 and many scores are equal."""
     return SparseMatrix.from_dense(rng.integers(1, 4, (n, N_TERMS)) * (rng.random((n, N_TERMS)) < 0.2))
 
 
@@ -78,7 +78,7 @@ def test_a_folder_opens_as_one_index(folder, whole):
     steps=st.lists(st.sampled_from(["add", "update", "delete", "where", "commit", "rollback", "merge"]), max_size=10),
 )
 @settings(max_examples=25)
-def test_any_history_equals_one_index(seed, impacts, n_shards, steps):
+def test_any_sequence_of_changes_equals_one_index(seed, impacts, n_shards, steps):
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as name:
         work, ids = Path(name), [f"d{i}" for i in range(12)]
@@ -117,7 +117,7 @@ def test_any_history_equals_one_index(seed, impacts, n_shards, steps):
             assert max(e.documents for e in again.entries) - min(e.documents for e in again.entries) <= 1
             assert found(Index.open(work / "again"), query) == found(one, query)
         for each in (one, index):
-            each.close()  # because the temporary folder is removed next
+            each.close()  # before the temporary folder is removed
 
 
 def test_texts_are_added_to_the_last_shard(folder, whole):
@@ -146,7 +146,7 @@ def test_texts_are_added_to_the_last_shard(folder, whole):
 
 
 @pytest.mark.usefixtures("impatient")
-def test_one_writer_at_a_time_over_all_shards(folder):
+def test_only_one_writer_can_change_the_shards(folder):
     index, other = Index.open(folder), Index.open(folder)
     index.delete(["d0"])
     for change in (lambda: other.delete(["d19"]), lambda: other.add([{"_id": "x", "text": "y"}])):
@@ -167,7 +167,7 @@ def test_shards_are_merged_in_the_background(folder, whole):
             each.add([{"_id": f"e{i}", "text": f"wing number{i % 5}"}])
             each.commit()
         each.close()
-    assert index.n_segments < 15  # commits merge segments, too
+    assert index.n_segments < 15  # commits also merge segments
     assert index.merge(background=True)
     index.close()
     assert not index.merge(background=True)
@@ -207,7 +207,7 @@ def test_changes_during_a_merge_of_shards_are_kept(folder, whole, monkeypatch):
 
 
 def test_shards_are_merged_one_at_a_time(folder, monkeypatch):
-    """Because each merge takes as much memory as a build."""
+    """Each merge takes as much memory as a build, so no two shards are merged at the same time."""
     merging, at_once, most = background_merger.merge_aside, [], []
 
     def watched(*args):
@@ -268,7 +268,7 @@ def test_undamaged_shards_can_be_searched(folder, lsr_command):
 def test_repeating_a_killed_update_completes_it(folder):
     index = Index.open(folder)
     index.update([{"_id": "d2", "text": "wing number3 changed"}])
-    index._changes._writer._writers[-1].commit()  # as if killed after the commit of the last shard
+    index._changes._writer._writers[-1].commit()  # simulates a kill after the last shard's commit
     index.rollback()
     index = Index.open(folder)
     assert list(index.documents.all_ids()).count("d2") == 2
@@ -278,7 +278,7 @@ def test_repeating_a_killed_update_completes_it(folder):
     assert len(index) == 20
 
 
-def test_shards_learn_tokens_together(tmp_path):
+def test_all_shards_learn_the_tokens_of_added_vectors(tmp_path):
     lines = [json.dumps({"id": f"d{i}", "vector": {"wing": 1 + i, f"t{i}": 2.0}}) for i in range(4)]
     (tmp_path / "v.jsonl").write_text("\n".join(lines))
     Index.build(tmp_path / "idx", read_vectors(tmp_path / "v.jsonl"))
@@ -333,7 +333,7 @@ def test_sharding_needs_a_new_folder_and_enough_documents(tmp_path, folder, whol
     with pytest.raises(OutputExists, match="exists already"):
         reshard_index(whole.path, folder, 2)
     (tmp_path / "cut" / shard_name(0)).mkdir(parents=True)
-    with pytest.raises(OutputExists, match=r"without shards\.json: if an interrupted run left it"):
+    with pytest.raises(OutputExists, match=r"no shards\.json \(if an interrupted run left this folder"):
         reshard_index(whole.path, tmp_path / "cut", 2)
     with pytest.raises(IndexFormatError, match="20 documents, too few for 21 shards"):
         reshard_index(whole.path, tmp_path / "new", 21)
@@ -360,7 +360,7 @@ def test_segments_of_several_scales_keep_their_impacts(tmp_path):
 # --- shards that don't match ------------------------------------------------------------------------------------------
 
 
-def test_all_missing_and_damaged_shards_are_named(folder):
+def test_the_error_names_all_missing_and_damaged_shards(folder):
     shutil.rmtree(folder / shard_name(0))
     (folder / shard_name(2) / "manifest.json").write_text("{}")
     with pytest.raises(IndexFormatError, match=r"2 of 3 shards can't be opened") as caught:
@@ -369,7 +369,7 @@ def test_all_missing_and_damaged_shards_are_named(folder):
     assert "shard-00002/manifest.json: damaged" in str(caught.value)
 
 
-def test_all_shards_of_other_encoders_are_named(folder, tmp_path):
+def test_the_error_names_all_shards_of_other_encoders(folder, tmp_path):
     for n in (1, 2):
         shutil.rmtree(folder / shard_name(n))
         Index.build(folder / shard_name(n), [{"_id": f"x{n}", "text": "quite other words"}], encoder="bm25")
@@ -459,7 +459,7 @@ def test_a_list_of_shards_cannot_choose_the_server(folder, place, monkeypatch):
         Index.open(folder)
 
 
-def test_shards_on_a_server_from_the_environment(folder, bucket, s3_server, monkeypatch):
+def test_the_environment_can_choose_the_server_of_shards(folder, bucket, s3_server, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server}")
     manifests = {}
     for n in range(3):
@@ -520,7 +520,7 @@ def test_remote_shards_are_read_and_checked(tmp_path, folder, whole, own_cache, 
 # --- on the command line ----------------------------------------------------------------------------------------------
 
 
-def test_the_commands_accept_a_sharded_folder(tmp_path, whole, lsr_command):
+def test_commands_accept_a_sharded_folder(tmp_path, whole, lsr_command):
     out = tmp_path / "out"
     assert lsr_command("reshard", whole.path, "--shards", 3, "--out", out).err.endswith(
         "20 documents in 3 shards of 6 to 7\n"

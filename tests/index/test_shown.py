@@ -34,7 +34,7 @@ def test_hits_of_the_same_document_and_score_are_equal(index):
 
 @pytest.fixture
 def many(tmp_path):
-    """Thirty documents in three segments; every other one is a passage of a parent document."""
+    """Thirty documents in three segments. Every second document is a passage of a parent document."""
     documents = [
         {"_id": f"d{i}", "text": f"wing {'flutter ' * (i % 7)}", "n": i, **({"parent": f"p{i // 5}"} if i % 2 else {})}
         for i in range(30)
@@ -46,7 +46,7 @@ def many(tmp_path):
     return index
 
 
-def test_hits_are_a_sequence(many):
+def test_hits_behave_like_a_list(many):
     hits = many.search("wing flutter", 12, total=True, facets="n")
     made = list(hits)
     assert len(hits) == len(made) == 12
@@ -76,10 +76,10 @@ def test_the_columns_of_hits_equal_the_values_of_each_hit(many):
     assert hits.rows() == [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(hits, start=1)]
 
 
-def test_pickled_hits_carry_their_texts(many):
+def test_pickled_hits_include_their_texts(many):
     hits = many.search("wing flutter", 20, facets="n")
     content = pickle.dumps((hits, hits[3]))
-    for _ in range(2):  # the second time, unpickled hits are pickled again
+    for _ in range(2):  # the second round pickles the unpickled hits
         sent, one = pickle.loads(content)
         assert sent == hits
         assert (sent.to_json(), one) == (hits.to_json(), hits[3])
@@ -103,7 +103,7 @@ def test_hits_keep_the_snapshot_of_their_search(many):
     assert pickle.loads(pickle.dumps(hits)).rows() == rows
 
 
-def test_a_hit_as_a_dict_is_plain_json(index):
+def test_a_hit_has_a_json_dict_a_repr_and_escaped_html(index):
     (hit,) = index.search("flutter")
     assert json.loads(json.dumps(hit.to_dict())) == {
         "id": "a",
@@ -119,7 +119,7 @@ def test_a_hit_as_a_dict_is_plain_json(index):
     assert "<mark>flutter</mark>" in shown
 
 
-def test_a_hit_is_shown_without_an_encoder(tmp_path):
+def test_the_html_of_a_hit_needs_no_encoder(tmp_path):
     documents = [{"_id": "a", "text": "x < y " * 100, "vector": {"wing": 1.0}}]
     (hit,) = Index.build(tmp_path / "idx", documents).search({"wing": 1.0})
     shown = hit._repr_html_()
@@ -128,7 +128,7 @@ def test_a_hit_is_shown_without_an_encoder(tmp_path):
     assert len(shown) < 1000
 
 
-def test_repr_and_html_of_an_explanation(index):
+def test_an_explanation_has_a_short_repr_a_json_dict_and_html(index):
     (hit,) = index.search("flutter of wings")
     explanation = hit.explain()
     assert explanation == index.explain("flutter of wings", "a")
@@ -143,7 +143,7 @@ def test_repr_and_html_of_an_explanation(index):
     assert "<b>" not in shown  # the title is escaped
 
 
-def test_repr_and_html_of_an_index(index):
+def test_an_index_has_a_repr_a_json_dict_and_html(index):
     told = index.to_dict()
     assert json.loads(json.dumps(told)) == told
     assert (told["documents"], told["segments"], told["passages"]) == (2, 1, False)
@@ -152,7 +152,7 @@ def test_repr_and_html_of_an_index(index):
     assert repr(index).startswith("Index('")
 
 
-def test_dicts_and_html_of_a_matrix():
+def test_a_matrix_has_json_dicts_and_html():
     matrix = SparseMatrix.from_dicts([{0: 1.0, 2: 0.5}, {}], 3)
     assert matrix.to_dicts() == [{0: 1.0, 2: 0.5}, {}]
     assert matrix.to_dicts(["x", "y", "z"]) == [{"x": 1.0, "z": 0.5}, {}]

@@ -1,4 +1,4 @@
-"""A writer is killed repeatedly while readers check: twice, or for LSR_LONG_TESTS seconds."""
+"""A writer is killed twice, or for LSR_LONG_TESTS seconds, while readers check the index."""
 
 from __future__ import annotations
 

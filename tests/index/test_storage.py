@@ -1,4 +1,4 @@
-"""After a kill or a full disk, an index on disk is either the old or the new one; damage is detected."""
+"""A kill or a full disk leaves either the old or the new index on disk. Damage is detected."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ KILLED_EVERYWHERE = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_kill_at_any_step_leaves_the_old_index_or_the_new(path, tmp_path, python):
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_index(path, tmp_path, python):
     path.rename(tmp_path / "kept")
     code, out, error = python(KILLED_EVERYWHERE, path, tmp_path / "kept", dying=True)
     assert code == 0, error
@@ -162,7 +162,7 @@ def test_an_invalid_manifest_is_refused(path, content):
         Index.open(path)
 
 
-def test_folders_without_an_index_have_their_own_message(tmp_path):
+def test_the_error_says_why_a_folder_is_not_an_index(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     (tmp_path / "killed" / "segment-0123456789abcdef").mkdir(parents=True)
@@ -193,7 +193,7 @@ def forge(path, change):
 @pytest.mark.parametrize(
     ("version", "what_to_do"), [(FORMAT + 1, "pip install -U lsr-search"), (2, "build the index again")]
 )
-def test_another_format_says_what_to_do(path, version, what_to_do):
+def test_the_error_about_another_format_says_what_to_do(path, version, what_to_do):
     forge(path, lambda manifest: manifest.update(format=version, lsr="9.0"))
     with pytest.raises(IndexFormatError, match=rf"format {version}, written by lsr 9.0; .*{what_to_do}"):
         Index.open(path)
@@ -205,7 +205,7 @@ def test_another_format_says_what_to_do(path, version, what_to_do):
 
 @pytest.mark.parametrize("name", ["../x", "/etc", "segment-1234", ".", "", "segment-0123456789abcdef/..", 7, None])
 @pytest.mark.parametrize("key", ["shared", "name", "alive"])
-def test_a_manifest_that_leads_outside_is_refused(path, key, name):
+def test_folder_names_that_lead_outside_are_refused(path, key, name):
     if name is None and key != "name":
         pytest.skip("this value may be null")
     place = (lambda manifest: manifest) if key == "shared" else (lambda manifest: manifest["segments"][0])
@@ -347,7 +347,7 @@ def test_forged_windows_are_refused(path):
             Index.open(path)
 
 
-def test_files_of_other_columns_are_refused(path):
+def test_files_with_unexpected_columns_are_refused(path):
     for name in ("postings", "dense", "gaps", "maxima", "skips", "lists", "windows", "terms", "ids", "keys", "texts"):
         file = data_folder(path) / f"{name}.arrow"
         whole = file.read_bytes()
@@ -363,7 +363,7 @@ def test_files_of_other_columns_are_refused(path):
 # --- refused builds ---------------------------------------------------------------------------------------------------
 
 
-def test_an_existing_index_is_kept(path, tmp_path):
+def test_an_existing_index_or_file_is_kept(path, tmp_path):
     before = contents(path)
     with pytest.raises(OutputExists, match="overwrite"):
         Index.build(path, DOCUMENTS, encoder="bm25")
@@ -376,7 +376,7 @@ def test_an_existing_index_is_kept(path, tmp_path):
 
 @pytest.mark.parametrize("name", ["notes.txt", "data-20240101.csv", "data-20240101/part.csv", "data-12345678.old/x"])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_with_other_things_is_refused(tmp_path, name, overwrite):
+def test_a_folder_with_other_files_is_refused(tmp_path, name, overwrite):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     with pytest.raises(OutputExists, match="something other than an index"):
@@ -392,7 +392,7 @@ def test_other_files_beside_an_index_survive_an_overwrite(path):
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_second_writer_is_refused_while_one_writes(path):
+def test_a_second_writer_is_refused(path):
     before = answers(path)
     code = """
         import sys
@@ -429,7 +429,7 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, path, impacts):
     assert kinds(path) == [MANIFEST, "segment", "shared"]
 
 
-# The process builds once to import everything; then its children build with smaller and smaller limits of file size.
+# The process builds once to import everything. Then its child processes build with the given limits of the file size.
 BUILD_LIMITED = """
     import contextlib, io, os, resource, sys
     from lsr.cli import main
@@ -450,7 +450,7 @@ BUILD_LIMITED = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and resource limits")
-def test_a_full_disk_gives_a_one_line_error_and_does_no_harm(path, tmp_path, python):
+def test_a_full_disk_gives_a_one_line_error_and_leaves_the_index_unchanged(path, tmp_path, python):
     source = tmp_path / "docs.jsonl"
     rng = np.random.default_rng(0)
     source.write_text(
@@ -472,7 +472,7 @@ def test_a_full_disk_gives_a_one_line_error_and_does_no_harm(path, tmp_path, pyt
 
 
 @pytest.mark.parametrize("place", ["file/idx", "/proc/idx", "/sys/idx", "/dev/null/idx"])
-def test_unwritable_folders_are_named(tmp_path, place):
+def test_the_error_names_an_unwritable_folder(tmp_path, place):
     (tmp_path / "file").write_text("in the way")
     target = tmp_path / place
     if not target.parent.exists():
@@ -482,7 +482,7 @@ def test_unwritable_folders_are_named(tmp_path, place):
     assert "\n" not in str(error.value)
 
 
-def test_a_leftover_lock_file_is_no_obstacle(tmp_path):
+def test_a_leftover_lock_file_is_ignored(tmp_path):
     (tmp_path / "idx").mkdir()
     (tmp_path / "idx" / ".lock").touch()
     Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25")

@@ -1,4 +1,4 @@
-"""lsr sync: new, changed, moved and deleted files of a folder, kills, and refusals."""
+"""`lsr sync` updates an index to the new, changed, moved and deleted files of a folder, and resumes after a kill."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lsr.index.write import sync as syncing
 
 @pytest.fixture(autouse=True)
 def no_merging(monkeypatch):
-    """Disable background merges: they may compile kernels in a thread, which changes the process' warning filters."""
+    """Disable background merges. They may compile kernels in a thread, which changes the process's warning filters."""
     monkeypatch.setattr(Changes, "merge_in_background", lambda *_, **__: False)
 
 
@@ -47,7 +47,7 @@ def index(docs, tmp_path):
 
 
 def contents(index):
-    """The (id, digest) of all documents; a passage has the id of its document."""
+    """The (id, digest) pairs of all documents. Passages count under the id of their document."""
     documents = index.snapshot.documents
     numbers = documents.numbers()
     return {(documents.parent(n) or documents.id(n), documents.fields(n)[2]["digest"]) for n in numbers}
@@ -57,7 +57,7 @@ def ids(index):
     return sorted(doc_id for doc_id, _ in contents(index))
 
 
-def test_new_changed_moved_and_deleted_files(docs, index):
+def test_new_changed_moved_and_deleted_files_are_synced(docs, index):
     same = index.sync(docs)
     assert (str(same), bool(same)) == ("3 unchanged", False)
     put(docs / "new.md", "# Flutter\n\nof wings")
@@ -69,7 +69,7 @@ def test_new_changed_moved_and_deleted_files(docs, index):
     assert [hit.id for hit in index.search("delta")] == ["a.md"]
     assert index.search("swept") == []
     assert not index.pending
-    assert str(Index.open(index.path).sync(docs)) == "3 unchanged"  # the index stores what it needs
+    assert str(Index.open(index.path).sync(docs)) == "3 unchanged"  # the index stores all digests
 
 
 def test_changes_are_found_by_content_and_not_by_date(docs, index):
@@ -110,7 +110,7 @@ def test_a_missing_library_deletes_no_documents(docs, index, monkeypatch):
     assert "a.md" in ids(index)
 
 
-def test_documents_that_were_added_without_sync_stay(docs, index):
+def test_documents_added_without_sync_are_kept(docs, index):
     index.add([{"_id": "mine", "text": "my own wings"}, {"_id": "theirs", "text": "t", "source": "x"}])
     index.commit()
     (docs / "a.md").unlink()
@@ -162,7 +162,7 @@ def test_another_url_changes_all_documents(docs, index):
     assert index.search("swept")[0].metadata["url"] == "https://x.org/a.md#wings"
 
 
-def test_shards_are_synced_too(docs, index, tmp_path):
+def test_shards_can_be_synced(docs, index, tmp_path):
     reshard_index(index.path, tmp_path / "shards", 2)
     shards = Index.open(tmp_path / "shards")
     put(docs / "a.md", "# Wings\n\ndelta wings")
@@ -204,9 +204,9 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=15)  # each builds a few indexes
+@settings(max_examples=15)  # each example builds a few indexes
 @given(rounds=st.lists(STEPS, min_size=1, max_size=3))
-def test_a_synced_index_equals_a_new_one(tmp_path_factory, rounds):
+def test_a_synced_index_equals_a_new_index(tmp_path_factory, rounds):
     docs, path = tmp_path_factory.mktemp("docs"), tmp_path_factory.mktemp("index") / "idx"
     put(docs / "always.md", "# Always")
     index = Index.build(path, read_documents(docs), encoder="bm25")
@@ -228,7 +228,7 @@ def test_a_synced_index_equals_a_new_one(tmp_path_factory, rounds):
 # --- progress -----------------------------------------------------------------------------------------------------
 
 
-def test_progress_is_called(docs, tmp_path, monkeypatch, capsys):
+def test_progress_counts_encoded_documents(docs, tmp_path, monkeypatch, capsys):
     calls = []
     index = Index.build(
         tmp_path / "idx", read_documents(docs), encoder="bm25", progress=lambda *call: calls.append(call)
@@ -253,7 +253,7 @@ def test_progress_is_called(docs, tmp_path, monkeypatch, capsys):
 # --- the command line ---------------------------------------------------------------------------------------------
 
 
-def test_the_commands(docs, tmp_path, lsr_command):
+def test_commands_index_and_sync_a_folder(docs, tmp_path, lsr_command):
     idx = tmp_path / "idx"
     ran = lsr_command("index", docs, "--out", idx, "--encoder", "bm25", "--url", "https://x.org/{stem}.html")
     assert (ran.code, ran.err.splitlines()[-1].partition(",")[0]) == (0, f"{idx}: 4 passages")
@@ -338,7 +338,7 @@ def test_an_index_inside_its_folder_is_not_read(docs, lsr_command):
     assert lsr_command("sync", docs, docs / "idx").err.endswith("3 unchanged; 4 passages in 1 segment\n")
 
 
-def test_a_hybrid_index_is_created(tmp_path, lsr_command):
+def test_sync_creates_a_hybrid_index(tmp_path, lsr_command):
     docs = put(tmp_path / "docs" / "a.md", "# Wings\n\nIce on a wing.").parent
     for told in ("1 new; 1 passage in 1 segment\n", "1 unchanged; 1 passage in 1 segment\n"):
         assert lsr_command("sync", docs, tmp_path / "idx", "--hybrid").err.endswith(told)
@@ -374,7 +374,7 @@ def test_shards_of_a_folder_have_the_same_passages(docs, tmp_path, lsr_command):
 # --- watching -----------------------------------------------------------------------------------------------------
 
 
-def test_watch(docs, index):
+def test_watching_syncs_each_change(docs, index):
     told, done = [], threading.Event()
 
     class Enough(Exception):
@@ -422,7 +422,7 @@ def test_digests_are_cached_while_files_look_unchanged(docs):
     assert digest(corpus) != before
 
 
-def test_warnings_are_printed_as_notes(docs, index):
+def test_a_sync_without_left_out_files_gives_no_warning(docs, index):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        index.sync(docs)  # nothing is left out, so there is no warning
+        index.sync(docs)

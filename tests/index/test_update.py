@@ -1,4 +1,4 @@
-"""Upserts replace documents by id; if a call has several documents with one id, the last counts."""
+"""Updates replace documents by id. If a call contains several documents with the same id, the last one is kept."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SOURCES = {
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("skip_bad", [False, True])
 @pytest.mark.parametrize("chunk", [1, 2, 512])
-def test_the_last_document_of_an_id_counts(index, tmp_path, monkeypatch, source, skip_bad, chunk):
+def test_the_last_document_of_an_id_is_kept(index, tmp_path, monkeypatch, source, skip_bad, chunk):
     monkeypatch.setattr("lsr.encode.corpus.CHUNK", chunk)
     given_ = SOURCES[source](TWICE, tmp_path / "docs.jsonl")
     change = index.update(given_, skip_bad=skip_bad)
@@ -67,7 +67,7 @@ def test_the_last_document_of_an_id_counts(index, tmp_path, monkeypatch, source,
     assert [hit.id for hit in index.search("flow")] == ["y"]
 
 
-def test_lsr_add_with_update(index, tmp_path, lsr_command):
+def test_lsr_add_with_update_replaces_documents(index, tmp_path, lsr_command):
     file = written([*TWICE, {"text": "no id"}], tmp_path / "docs.jsonl")
     ran = lsr_command("add", index.path, file, "--update", "--skip-bad")
     assert (ran.code, "1 added, 1 updated; 3 documents" in ran.err, ran.err.count("left out")) == (0, True, 1)
@@ -94,8 +94,7 @@ def test_add_refuses_duplicate_ids(index, tmp_path):
     buffer=st.sampled_from([1, 1 << 28]),
 )
 @settings(max_examples=40)
-def test_one_call_equals_many(given_ids, passages, chunk, buffer):
-    """One call with all documents equals one call per document, with and without passages."""
+def test_one_call_with_many_documents_equals_one_call_per_document(given_ids, passages, chunk, buffer):
     documents = [
         {"_id": doc_id, "text": " ".join(["wing flow"] * n) or "shock", "n": i}
         for i, (doc_id, n) in enumerate(given_ids)
@@ -138,7 +137,7 @@ PLAIN, CUT = ("x", None), [("x#0", "x"), ("x#1", "x"), ("x#2", "x")]
 )
 @pytest.mark.parametrize("batch", [1, 2, 3, 99])
 def test_vectors_of_passages_replace_whole_documents(tmp_path, monkeypatch, rows, left, batch):
-    """A passage that comes again begins a new version of its document; other passages are added to the document."""
+    """A repeated passage id begins a new version of its document. Other passages are added to the current version."""
     documents = [Document(doc_id, "", parent=parent, metadata={"n": n}) for n, (doc_id, parent) in enumerate(rows)]
 
     def read(_):
@@ -171,7 +170,7 @@ def test_empty_changes_of_an_index_of_vectors_do_nothing(tmp_path):
     assert not index.pending
 
 
-def test_whole_numbers_keep_their_digits_in_mixed_columns(tmp_path):
+def test_large_integers_keep_their_digits_in_mixed_columns(tmp_path):
     index = Index.build(
         tmp_path / "idx", [{"_id": "a", "text": "wing", "n": 2**53}, {"_id": "b", "text": "wing", "n": 2**53 + 1}],
         encoder=ENCODER,

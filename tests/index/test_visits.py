@@ -27,7 +27,7 @@ def blobs(n, seed=0, spread=0.1):
 
 
 class Meanings:
-    """Embeds texts of the form "WORD TOPIC NUMBER". BM25 matches the vague word; topic and number give the vector."""
+    """Embeds texts of the form "WORD TOPIC NUMBER". The vector depends only on the topic and the number."""
 
     def __init__(self):
         self.centres = np.random.default_rng(99).normal(size=(TOPICS, WIDTH))
@@ -41,7 +41,7 @@ class Meanings:
 
 
 def text(i, rng):
-    """A text of a random topic. Its word is shared by four neighbouring topics, so it's only a hint."""
+    """A text of a random topic. Four neighbouring topics share its word, so BM25 matches several topics."""
     topic = int(rng.integers(TOPICS))
     return f"word{(topic + int(rng.integers(4))) % TOPICS} t{topic} n{i}"
 
@@ -75,7 +75,7 @@ def test_k_means_finds_separate_groups():
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
-def test_few_vectors(tmp_path, n):
+def test_very_few_vectors_can_be_clustered(tmp_path, n):
     docs = [(f"d{i}", f"word t{i} n{i}") for i in range(n)]
     dense = DenseVectors.build(tmp_path / "dense", docs, Meanings(), clusters=True)
     assert [hit.id for hit in dense.search("word t1 n1", 1)] == (["d1"] if n > 1 else [doc for doc, _ in docs])
@@ -83,7 +83,7 @@ def test_few_vectors(tmp_path, n):
 
 @pytest.mark.parametrize("policy", ["overlap", "centroid"])
 @pytest.mark.parametrize("where", [None, {"even": True}])
-def test_all_clusters_give_the_exact_hybrid(built, policy, where):
+def test_reading_all_clusters_equals_the_exact_hybrid(built, policy, where):
     _, _, exact = built
     every = exact.with_visit(Visits(1.0, policy))
     for query in queries(10, 1):
@@ -93,7 +93,7 @@ def test_all_clusters_give_the_exact_hybrid(built, policy, where):
 
 @pytest.mark.parametrize("results", [0, 5])
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
-def test_a_query_reads_at_most_the_share(built, monkeypatch, share, results):
+def test_a_query_reads_at_most_the_given_share_of_vectors(built, monkeypatch, share, results):
     _, dense, exact = built
     read = []
     own = DenseVectors.rankings
@@ -131,7 +131,7 @@ def test_overlap_ranks_clusters_by_the_first_bins_of_results():
     assert by_overlap(4, near, np.array([3, 0])).tolist() == [3, 0, 1, 2]  # ties go to the nearer cluster
 
 
-def test_features_of_a_hand_worked_query():
+def test_features_equal_a_hand_worked_example():
     clusters = DenseClusters(np.eye(2, dtype=np.float32), np.array([0, 5, 9]))
     near, order = np.array([0.8, 0.6], np.float32), np.array([1, 0])
     found = features(clusters, near, order, np.array([1, 1, 0]), np.array([3.0, 2.0, 1.0]))
@@ -160,7 +160,7 @@ def test_trained_policies_beat_overlap_at_equal_reads(built):
     assert found["overlap"] > 0.1
 
 
-def test_the_lstm_equals_torch():
+def test_the_lstm_gives_the_same_values_as_torch():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     examples = [
@@ -178,7 +178,7 @@ def test_the_lstm_equals_torch():
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_policy_is_kept(built, tmp_path, policy):
+def test_a_saved_policy_is_loaded_unchanged_and_a_damaged_policy_is_refused(built, tmp_path, policy):
     pytest.importorskip("torch")
     trained = built[2].fit_visits(queries(40, 5), policy, share=0.2, results=7)
     path = tmp_path / "policy.arrow"
@@ -195,7 +195,7 @@ def test_a_policy_is_kept(built, tmp_path, policy):
             Visits.load(path)
 
 
-def test_changed_documents_are_left_out_until_they_are_embedded(tmp_path):
+def test_changed_documents_are_left_out_until_vectors_are_built_again(tmp_path):
     rng = np.random.default_rng(0)
     docs = [{"_id": f"d{i}", "text": text(i, rng)} for i in range(80)]
     index = Index.build(tmp_path / "idx", docs, encoder="bm25")
@@ -224,7 +224,7 @@ def test_damaged_clusters_are_refused(built, tmp_path):
         DenseVectors(tmp_path / "dense", Meanings())
 
 
-def test_vectors_of_earlier_versions_open(tmp_path):
+def test_vectors_of_earlier_versions_can_be_opened(tmp_path):
     docs = [(f"d{i}", f"word t{i} n{i}") for i in range(5)]
     DenseVectors.build(tmp_path / "dense", docs, Meanings())
     record = json.loads((tmp_path / "dense" / "dense.json").read_text())
@@ -234,8 +234,8 @@ def test_vectors_of_earlier_versions_open(tmp_path):
 
 
 @pytest.mark.parametrize("visit", [Visits(0.1), Visits(0.1, "overlap"), Visits(0.1, results=0)], ids=str)
-def test_empty_clusters_are_not_visited(tmp_path, visit):
-    """Identical vectors leave clusters empty. A query without sparse results still reads a cluster with documents."""
+def test_empty_clusters_are_not_read(tmp_path, visit):
+    """Identical vectors leave some clusters empty. Queries without sparse results still read a cluster of documents."""
     docs = [{"_id": f"d{i}", "text": f"word t{i % 6} n{i % 6}"} for i in range(240)]
     index = Index.build(tmp_path / "idx", docs, encoder="bm25")
     dense = build_dense(index, tmp_path / "dense", Meanings(), clusters=True)
@@ -245,7 +245,7 @@ def test_empty_clusters_are_not_visited(tmp_path, visit):
         assert len(hybrid.search(f"nothing t{topic} n{topic}", 5)) == 5
 
 
-def test_weights_that_are_not_numbers_are_refused(built, tmp_path):
+def test_weights_that_are_not_finite_are_refused(built, tmp_path):
     visits = built[2].fit_visits(queries(40, 5), "logistic")
     visits.save(tmp_path / "visits.arrow")
     assert Visits.load(tmp_path / "visits.arrow").policy == "logistic"

@@ -1,4 +1,4 @@
-"""Searches and deletions with filters equal brute force over the allowed documents, for any number of segments."""
+"""Filtered searches and deletions equal brute force over the matching documents, for any number of segments."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def meets(where, i):
 @pytest.mark.parametrize("where", WHERE, ids=str)
 @pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore"])
 @pytest.mark.parametrize("k", [1, 10, N])
-def test_results_equal_brute_force_over_the_allowed(index, matrix, where, algorithm, k):
+def test_results_equal_brute_force_over_the_matching_documents(index, matrix, where, algorithm, k):
     query = matrix[7]
     scores = matrix.dot(query)[:, 0]
     allowed = [i for i in range(N) if meets(where, i) and scores[i] > 0]
@@ -87,18 +87,18 @@ def test_results_equal_brute_force_over_the_allowed(index, matrix, where, algori
 
 
 @pytest.mark.parametrize("where", WHERE, ids=str)
-def test_cluster_search_returns_only_allowed_documents(index, matrix, where):
+def test_cluster_search_returns_only_matching_documents(index, matrix, where):
     found = index.search(matrix[7], 50, where=where, algorithm="clusters", cut=30, heap_factor=0)
     assert {hit.id for hit in found} <= {f"d{i}" for i in range(N) if meets(where, i)}
 
 
-def test_batches_take_filters(index, matrix):
+def test_batches_accept_filters(index, matrix):
     single = [[hit.id for hit in index.search(matrix[i], 5, where={"even": True})] for i in range(9)]
     batch = index.search_batch(matrix[:9], 5, where={"even": True})
     assert [[hit.id for hit in hits] for hits in batch] == single
 
 
-def test_only_blocks_with_allowed_documents_are_scored(tmp_path, matrix):
+def test_only_blocks_with_matching_documents_are_scored(tmp_path, matrix):
     big = SparseMatrix.vstack([matrix] * 10)
     index = Index.build(tmp_path / "idx", vectors(big), order="given")
     plan = index.explain_plan(matrix[7], 10, where={"n": {"<": 20}})
@@ -112,10 +112,10 @@ def test_invalid_filters_are_refused(index, matrix):
         index.search_batch(matrix[:2], where={"n": "1"})
 
 
-def test_deleting_with_a_filter(tmp_path, matrix):
+def test_delete_accepts_ids_and_a_filter(tmp_path, matrix):
     index = Index.build(tmp_path / "idx", vectors(matrix[:300]))
     index.add(vectors(matrix[300:400], 300))
-    change = index.delete(["d1", "nobody"], where={"n": {">=": 250}})  # deletes documents that were just added, too
+    change = index.delete(["d1", "nobody"], where={"n": {">=": 250}})  # also deletes uncommitted documents
     assert (change.deleted, change.missing) == (151, ["nobody"])
     assert len(index) == 300
     index.commit()
@@ -140,7 +140,7 @@ def test_merged_segments_keep_their_columns(tmp_path, matrix):
     }
 
 
-def test_the_commands(tmp_path, lsr_command):
+def test_commands_accept_filters(tmp_path, lsr_command):
     source = tmp_path / "docs.jsonl"
     docs = [{"_id": f"d{i}", "text": "wing flow", "year": 1950 + i, "lang": "en" if i % 2 else "de"} for i in range(20)]
     source.write_text("".join(json.dumps(doc) + "\n" for doc in docs))

@@ -37,18 +37,18 @@ def index(tmp_path_factory):
         ("retreival of documnets", {"retreival": ["retrieval"], "documnets": ["documents"]}),
         ("boundary layer", {}),
         ("Boundray", {"Boundray": ["boundary"]}),
-        ("flutters", {}),  # a document has the same stem
+        ("flutters", {}),  # a word of a document has the same stem
         ("naive", {"naive": ["naïve"]}),
-        ("zebra", {"zebra": []}),  # only a deleted document has it
+        ("zebra", {"zebra": []}),  # only a deleted document has this word
         ("xq 12345 of", {}),  # too short, not a word, a stop word
         ("", {}),
     ],
 )
-def test_corrections(index, text, expected):
+def test_corrections_are_words_of_the_documents(index, text, expected):
     assert index.corrections(text) == expected
 
 
-def test_did_you_mean(index):
+def test_did_you_mean_replaces_unknown_words(index):
     assert index.did_you_mean("retreival, of  Boundray zebra!") == "retrieval, of  boundary zebra!"
     assert index.did_you_mean("boundary zebra") is None
     assert index.search("retreival") == []
@@ -62,7 +62,7 @@ def test_several_corrections_are_ranked(tmp_path):
     assert index.corrections("caru", limit=1) == {"caru": ["card"]}
 
 
-def test_suggestions(index):
+def test_suggestions_complete_words_and_titles(index):
     assert index.suggest("bound") == [
         Suggestion("boundary", "word", 2),
         Suggestion("boundless", "word", 1),
@@ -77,7 +77,7 @@ def test_suggestions(index):
         index.suggest("b", 0)
 
 
-def test_without_texts_suggestions_are_terms(tmp_path):
+def test_corrections_are_stems_if_no_texts_are_stored(tmp_path):
     index = Index.build(tmp_path / "idx", DOCS[:2], encoder="bm25", store_text=False)
     assert index.corrections("boundray") == {"boundray": ["boundari"]}
 
@@ -95,7 +95,7 @@ def test_an_empty_index_suggests_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ["lsr-tiny"])
-def test_a_hybrid_encoder_corrects_by_its_bm25_words(tmp_path, encoder):
+def test_corrections_with_a_hybrid_encoder_are_its_bm25_words(tmp_path, encoder):
     index = Index.build(tmp_path / "idx", DOCS[:3], encoder=encoder)
     assert index.corrections("retreival of documnets") == {"retreival": ["retrieval"], "documnets": ["documents"]}
     assert index.search("xqzzyvw") == []
@@ -103,7 +103,7 @@ def test_a_hybrid_encoder_corrects_by_its_bm25_words(tmp_path, encoder):
 
 
 def reference(one, other):
-    """Optimal string alignment distance, after the textbook definition."""
+    """Optimal string alignment distance by the textbook definition."""
     table = {(i, 0): i for i in range(len(one) + 1)} | {(0, j): j for j in range(len(other) + 1)}
     for i in range(1, len(one) + 1):
         for j in range(1, len(other) + 1):
@@ -127,7 +127,7 @@ def test_distances_equal_the_textbook_definition(words, word, most):
 
 
 def test_words_of_the_model_are_not_corrected(tmp_path):
-    """No document has "makes" or "shaking", but the model's vocabulary has; "plaens" is a typing error."""
+    """The model's vocabulary contains "makes" and "shaking", but no document does. "plaens" is a typing error."""
     docs = [{"_id": "a", "text": "Bakers bake bread in planes."}, {"_id": "b", "text": "The staking of claims"}]
     index = Index.build(tmp_path / "idx", docs, encoder="lsr-tiny")
     assert index.did_you_mean("what makes plaens shaking") == "what makes planes shaking"

@@ -1,4 +1,4 @@
-"""Changes of an index: after each commit, results equal those of an index rebuilt from the same documents."""
+"""Changes to an index: after each commit, results equal those of an index rebuilt from the same documents."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ENCODER.fit([d["text"] for d in DOCUMENTS])
 
 
 def rows_of(rng, n):
-    """Random rows of whole weights, so that every segment has the scale 1.0."""
+    """Random rows of integer weights, so that every segment has the scale 1.0."""
     dense = rng.integers(1, 256, (n, N_TERMS)) * (rng.random((n, N_TERMS)) < 0.2)
     return SparseMatrix.from_dense(dense)
 
@@ -62,7 +62,7 @@ def path(tmp_path):
     return tmp_path / "idx"
 
 
-# --- results equal those of one rebuilt index -------------------------------------------------------------------------
+# --- results equal those of a rebuilt index ---------------------------------------------------------------------------
 
 
 @given(
@@ -74,7 +74,7 @@ def path(tmp_path):
     factor=st.sampled_from([2, 8]),
 )
 @settings(max_examples=30)
-def test_any_history_equals_a_rebuilt_index(seed, impacts, clusters, steps, buffer, factor):
+def test_any_sequence_of_changes_equals_a_rebuilt_index(seed, impacts, clusters, steps, buffer, factor):
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(writing, "_BUFFER", buffer)
@@ -132,7 +132,7 @@ def test_any_history_equals_a_rebuilt_index(seed, impacts, clusters, steps, buff
         assert kinds(index.path).count("segment") == index.n_segments
 
 
-def test_added_texts_are_encoded_cut_and_stored_like_built_ones(tmp_path):
+def test_added_texts_give_the_same_index_as_a_build(tmp_path):
     texts = [{"_id": f"d{i}", "text": " ".join(f"word{i} number{j}" for j in range(9)), "n": i} for i in range(6)]
     encoder = load_encoder("bm25")
     encoder.fit([d["text"] for d in texts])
@@ -157,7 +157,7 @@ def test_added_texts_are_encoded_cut_and_stored_like_built_ones(tmp_path):
         index.add([{"_id": "d1", "text": "again"}])
 
 
-def test_larger_weights_get_a_coarser_scale_and_merge_within_its_error(tmp_path):
+def test_larger_weights_get_a_coarser_scale_and_stay_within_its_error_when_merged(tmp_path):
     rng = np.random.default_rng(0)
     soft, loud = SparseMatrix.from_dense(rng.random((30, 9))), SparseMatrix.from_dense(5 * rng.random((30, 9)))
     index = Index.build(tmp_path / "idx", soft, ids=[f"s{i}" for i in range(30)])
@@ -174,7 +174,7 @@ def test_larger_weights_get_a_coarser_scale_and_merge_within_its_error(tmp_path)
     assert index.n_segments == 1
 
 
-def test_whole_weights_of_the_first_document_do_not_round_later_ones(tmp_path):
+def test_integer_weights_of_the_first_document_do_not_round_later_weights(tmp_path):
     index = Index.build(tmp_path / "idx", SparseMatrix.from_dicts([{0: 1.0}], 3))
     index.add(SparseMatrix.from_dicts([{0: 0.3, 1: 2.9}] * 3, 3), ids=list("abc"))
     index.commit()
@@ -206,7 +206,7 @@ def test_readers_keep_their_snapshot_until_they_refresh(path):
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_second_writer_is_told_who_holds_the_lock_and_can_write_later(path):
+def test_a_second_writer_is_told_who_holds_the_lock_and_can_write_after_the_commit(path):
     one, other = Index.open(path), Index.open(path)
     one.delete("d1")
     with pytest.raises(OutputError, match=rf"of this process \({os.getpid()}\) .* since 20"):
@@ -226,7 +226,7 @@ def test_a_second_writer_is_told_who_holds_the_lock_and_can_write_later(path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that goes back a day each time it is read."""
+    """A clock that goes back a day at each reading."""
     times = itertools.count(4_000_000_000, -86_400)
 
     class Backwards(datetime):
@@ -240,7 +240,7 @@ def clock(monkeypatch):
     return lambda: next(times)
 
 
-def test_a_clock_that_goes_back_does_no_harm(path, clock):
+def test_a_clock_that_goes_back_does_not_change_results(path, clock):
     index, reader = Index.open(path), Index.open(path)
     for i in range(6):
         index.add([{"_id": f"new{i}", "text": "word19 word19"}])
@@ -270,7 +270,7 @@ def test_a_clock_that_goes_back_does_not_break_the_lock(path, clock):
     assert len(Index.open(path)) == 18
 
 
-def test_without_changes_no_lock_is_held(path):
+def test_a_writer_without_changes_holds_no_lock(path):
     index = Index.open(path)
     assert index.delete(["absent"]).missing == ["absent"]
     with pytest.raises(DataError):
@@ -285,7 +285,7 @@ def test_without_changes_no_lock_is_held(path):
 
 
 @pytest.mark.parametrize("buffer", [1, 1 << 28])
-def test_a_bad_document_in_the_middle_refuses_the_whole_call(path, monkeypatch, buffer):
+def test_one_bad_document_makes_the_whole_call_fail(path, monkeypatch, buffer):
     monkeypatch.setattr(writing, "_BUFFER", buffer)
     monkeypatch.setattr("lsr.encode.corpus.CHUNK", 2)
     index = Index.open(path)
@@ -336,7 +336,7 @@ def test_a_filter_without_a_condition_deletes_nothing(path):
     assert index.delete(where={"n": {">=": 15}}).deleted == 5
     with pytest.raises(DataError, match=r"an id is a text or a whole number, got \['d1'\]"):
         index.delete(["d1", 7, ["d1"], None])
-    assert index.delete([7]).missing == ["7"]  # whole numbers are ids
+    assert index.delete([7]).missing == ["7"]  # integers are accepted as ids
     assert index.delete(["d1"]).deleted == 1
 
 
@@ -345,7 +345,7 @@ BAD_METADATA = {
     "bytes": b"x",
     "half a character": "\ud800",
     "a key of half a character": {"\ud800": 1},
-    "a key that is no text": {(1, 2): 3},
+    "a key that isn't a string": {(1, 2): 3},
     "infinity": [{"in": -float("inf")}],
 }
 BAD_METADATA["itself"] = []
@@ -356,7 +356,7 @@ BAD_METADATA["a little too deep"] = functools.reduce(lambda inner, _: [inner], r
 
 @pytest.mark.parametrize("kind", BAD_METADATA)
 @pytest.mark.parametrize("once", [False, True])
-def test_metadata_that_is_not_json_is_refused_or_its_document_skipped(tmp_path, path, kind, once):
+def test_metadata_that_is_not_json_is_refused_or_skipped(tmp_path, path, kind, once):
     documents = [{"_id": "a", "text": "wing"}, {"_id": "b", "text": "wing", "m": BAD_METADATA[kind]},
                  {"_id": "c", "text": "flow"}]  # fmt: skip
     index = Index.open(path)
@@ -388,14 +388,14 @@ def test_deep_metadata_and_huge_numbers_are_stored(path):
     assert [doc_id for doc_id, _ in found(index, "wing", where={"huge": {">": 0}})] == ["new"]
 
 
-def test_duplicate_ids(tmp_path):
+def test_duplicate_ids_are_refused_by_add_and_replaced_by_update(tmp_path):
     rows = rows_of(np.random.default_rng(0), 3)
     index = Index.build(tmp_path / "idx", rows)
     with pytest.raises(DataError, match="'a' occurs twice"):
         index.add(rows, ids=["a", "b", "a"])
     change = index.add(rows, ids=["a", "b", "a"], skip_bad=True)
     assert (change.added, change.bad) == (2, ["document 3: the id 'a' occurs twice"])
-    change = index.update(rows, ids=["a", "c", "a"])  # the last "a" counts
+    change = index.update(rows, ids=["a", "c", "a"])  # keeps the last "a"
     assert (change.added, change.updated) == (1, 1)
     index.commit()
     assert list(index.documents.all_ids()) == ["0", "1", "2", "b", "c", "a"]
@@ -437,7 +437,7 @@ def test_tokens_of_jsonl_vectors_are_mapped_to_the_index(tmp_path):
         assert found(opened, {"z": 1, "x": 1}) == [("b1", 5.0), ("b0", 3.0), ("a0", 1.0)]
 
 
-def test_documents_may_have_their_own_vectors(tmp_path):
+def test_documents_may_contain_their_vectors(tmp_path):
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "A wing.", "n": 1, "vector": {"x": 1, "y": 2}}])
     again = {"_id": "a", "title": "Wing", "vector": {"x": 5}, "n": 2}
     new = [{"_id": "b", "vector": {"z": np.float32(3), "y": 4}}, again]
@@ -480,7 +480,7 @@ def test_an_empty_index_takes_its_vocabulary_from_the_first_documents(tmp_path):
     assert len(Index.open(vectors.path)) == 1
 
 
-def test_an_index_of_the_shipped_encoder_can_be_changed_anywhere(tmp_path):
+def test_an_index_of_the_shipped_encoder_can_be_changed_after_a_move(tmp_path):
     Index.build(tmp_path / "idx", DOCUMENTS[:3])
     (files,) = (tmp_path / "idx").glob("shared-*/encoder/encoder.json")
     assert str(tmp_path.anchor) not in json.loads(files.read_text())["learned"]["document"]["document"]["checkpoint"]
@@ -498,7 +498,7 @@ def entries(*sizes):
     return [{"n_docs": n, "n_alive": n} for n in sizes]
 
 
-def test_the_policy_merges_neighbours_of_similar_size():
+def test_adjacent_segments_of_similar_size_are_merged():
     assert plan_merges(entries(*[10] * 7)) is None
     assert plan_merges(entries(*[10] * 8)) == (0, 8)
     assert plan_merges(entries(10**6, *[10] * 8)) == (1, 9)
@@ -516,7 +516,7 @@ def test_a_full_merge_makes_one_segment_of_the_latest_format():
     assert plan_merges([], everything=True) is None
 
 
-def test_single_adds_give_few_segments_of_growing_size(tmp_path):
+def test_many_single_adds_leave_few_segments(tmp_path):
     rng = np.random.default_rng(0)
     rows = rows_of(rng, 60)
     index = Index.build(tmp_path / "idx", rows[:1], ids=["0"])
@@ -534,8 +534,8 @@ def test_single_adds_give_few_segments_of_growing_size(tmp_path):
 
 # --- kills, full disks, damage ----------------------------------------------------------------------------------------
 
-# Commits changes, then merges. With "background", the merge runs in the background while a deletion is committed; the
-# other changes are committed before the kills begin, because kills during that commit are tested without "background".
+# Commits changes, then merges. With "background", these changes are committed before the kills begin, and a deletion is
+# committed while the merge runs in the background. Kills during the first commit are tested without "background".
 KILLED_EVERYWHERE = """
     import threading
     from lsr.index.write import background_merger as merger, writer
@@ -608,7 +608,7 @@ def test_a_kill_at_any_step_leaves_the_last_commit(path, tmp_path, python, where
     assert ids == [old] * committed + [new] * (deleted - committed) + [last] * (len(ids) - deleted)
     assert len({json.dumps(outcome[2]) for outcome in outcomes[deleted:]}) == 1  # merging changes no results
     assert outcomes[0][2] != outcomes[-1][2] or where == "background"
-    later = [outcome[3:] for outcome in outcomes]  # hits for words of the commit, and the vocabulary
+    later = [outcome[3:] for outcome in outcomes]  # hits for words of the new documents, and the vocabulary
     assert later[:committed] == [[[], words]] * committed
     assert later[committed:] == [[["new1"], [*words, "zeppelin0", "zeppelin1", "zeppelin2"]]] * len(later[committed:])
 
@@ -628,7 +628,7 @@ LIMITED = """
         assert [hit.id for hit in index.search("wing number3", 30)] == before
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         print(error)
-        index.commit()  # succeeds, because there is room again
+        index.commit()  # succeeds, because the limit is gone
         print(len(index))
 """
 
@@ -644,7 +644,7 @@ def test_a_full_disk_is_reported_and_the_commit_can_be_repeated(path, limit, pyt
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
-def test_a_folder_that_became_read_only_is_reported_and_loses_nothing(path, monkeypatch, code):
+def test_a_commit_to_a_read_only_folder_fails_and_can_be_repeated(path, monkeypatch, code):
     index = Index.open(path)
     index.delete("d1")
 
@@ -696,8 +696,8 @@ def built(path):
     [(change, errno.ENOSPC), (change, errno.EACCES), (merged, errno.EROFS), (merged_behind, errno.ENOSPC),
      (built, errno.EACCES)],
 )  # fmt: skip
-def test_any_failed_write_is_reported_and_the_index_stays_intact(path, monkeypatch, work, code):
-    """For every n, the n-th call that writes fails: the index is the old or the new one, and can be changed again."""
+def test_any_failed_write_is_reported_and_leaves_the_index_intact(path, monkeypatch, work, code):
+    """Whichever write fails, the index is in its old or its new state, and can be changed again."""
     shutil.copytree(path, path.parent / "kept")
     calls, fails_at, failed = itertools.count(1), 0, True
 
@@ -778,7 +778,7 @@ def test_skip_damaged_finds_a_changed_byte_of_a_large_file(path, monkeypatch):
     assert "ids.arrow" in some.damaged[0]
 
 
-def test_files_removed_by_a_writer_during_opening_are_not_damage(path, monkeypatch):
+def test_files_removed_by_a_writer_during_opening_are_not_reported_as_damage(path, monkeypatch):
     check_files = snapshots.check_files
 
     def late(*args, **kwargs):
@@ -799,7 +799,7 @@ def test_files_removed_by_a_writer_during_opening_are_not_damage(path, monkeypat
 
 @pytest.mark.parametrize("name", ["columns.arrow", "encoder/bm25.json", "encoder/encoder.json"])
 def test_a_file_missing_during_opening_is_reported(path, monkeypatch, name):
-    """A writer may remove a segment after a reader checked its files and before it opens them."""
+    """A writer may remove a segment while a reader opens the index, after the reader checked that the file exists."""
     (file,) = path.glob(f"*/{name}")
 
     def removed(*args, **kwargs):
@@ -828,7 +828,7 @@ def test_forged_alive_bits_are_refused(path):
 # --- on the command line ----------------------------------------------------------------------------------------------
 
 
-def test_commands(path, tmp_path, lsr_command):
+def test_commands_add_delete_and_merge(path, tmp_path, lsr_command):
     new = tmp_path / "new.jsonl"
     new.write_text('{"_id": "a", "text": "wing nine"}\n{"_id": "d3", "text": "wing word3 word3"}\n')
     refused = lsr_command("add", path, new)

@@ -78,7 +78,7 @@ def _config(kind: str, vocab_size: int) -> Any:
 
 @pytest.fixture(scope="session")
 def make_checkpoint() -> Callable[..., Path]:
-    """Returns a function that writes a random masked-LM checkpoint; large weights make its outputs large."""
+    """Returns a function that writes a random masked-LM checkpoint. Its large weights give large outputs."""
 
     def make(folder: Path, kind: str = "bert", seed: int = 0, vocab_size: int = N_TOKENS + 3) -> Path:
         import torch
@@ -88,7 +88,7 @@ def make_checkpoint() -> Callable[..., Path]:
             torch.manual_seed(seed)
             model = AutoModelForMaskedLM.from_config(_config(kind, vocab_size))
             for name, parameter in model.named_parameters():
-                if name.endswith("bias"):  # biases start at zero, which would hide a forgotten bias
+                if name.endswith("bias"):  # initial biases are zero, which would hide code that ignores them
                     torch.nn.init.normal_(parameter, std=0.3)
         model.save_pretrained(folder)
         _tokenizer(24).save_pretrained(folder)
@@ -116,7 +116,7 @@ def opensearch(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.Te
 def reference(
     checkpoint: Path, make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[Path, Any]]:
-    """Returns a function that makes a model with sentence-transformers by name: (saved folder, opened model)."""
+    """Returns a function that makes a sentence-transformers model by name and returns (saved folder, opened model)."""
     pytest.importorskip("sentence_transformers")
     root = tmp_path_factory.mktemp("sentence-transformers")
     other = make_checkpoint(root / "tiny-query", seed=1)

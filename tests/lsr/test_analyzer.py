@@ -87,7 +87,7 @@ def finds(query, text, analyzer):
         ("O'Reilly", "O’Reilly"),
     ],
 )
-def test_queries_that_match(query, text, analyzer):
+def test_queries_match_equivalent_spellings(query, text, analyzer):
     assert finds(query, text, analyzer)
 
 
@@ -101,12 +101,12 @@ def test_queries_that_match(query, text, analyzer):
         ("ur", "URLs"),
     ],
 )
-def test_queries_that_do_not_match(query, text, analyzer):
+def test_queries_do_not_match_different_words(query, text, analyzer):
     assert not finds(query, text, analyzer)
 
 
 @pytest.mark.parametrize("text", ["", "?", "…", "\u00ad", "\u200b", "🙂", "! ? - + #", "_____", "\ud800"])
-def test_texts_without_words(text, analyzer):
+def test_texts_without_words_have_no_terms(text, analyzer):
     assert analyzer.query(text) == {}
     assert analyzer.document(text) == ([], 0)
 
@@ -131,7 +131,7 @@ def test_the_weight_of_stop_words_falls_with_the_number_of_other_words(analyzer)
         ("keep", "onli befor the wing"),
     ],
 )
-def test_stop_word_settings(choice, kept):
+def test_each_stop_word_setting_keeps_the_expected_words(choice, kept):
     analyzer = Analyzer(stop_words=choice)
     assert analyzer.document("only before the wing")[0] == kept.split()
     assert set(analyzer.query("only before the wing")) == set(kept.split())
@@ -139,7 +139,7 @@ def test_stop_word_settings(choice, kept):
     assert pickle.loads(pickle.dumps(analyzer)).settings() == analyzer.settings()
 
 
-def test_turkish_letters():
+def test_turkish_capitals_match_small_letters():
     analyzer = Analyzer("turkish")
     assert analyzer.query("IŞIK") == analyzer.query("ışık")
     assert analyzer.query("İSTANBUL") == analyzer.query("istanbul")
@@ -154,7 +154,7 @@ def test_unknown_settings_are_refused():
         saved_analyzer({**Analyzer().settings(), "version": 99})
 
 
-def test_a_lone_combining_mark_is_handled(analyzer):
+def test_a_lone_combining_mark_does_not_crash_the_analyzer(analyzer):
     analyzer.spans("\u0301 \u0e31 \u3099")
 
 
@@ -178,7 +178,7 @@ def test_spans_point_into_the_original_text(analyzer):
 
 
 @given(ANY_TEXT)
-def test_alignment(text):
+def test_normalized_characters_map_to_their_original_positions(text):
     clean, places = aligned(text)
     assert clean == normalized(text)
     for at in range(len(clean)):
@@ -207,7 +207,7 @@ def test_unicode_forms_are_equivalent(text, form):
     assert analyzer.document(unicodedata.normalize(form, text)) == analyzer.document(text)
 
 
-def test_lucenes_analyzer():
+def test_the_lucene_analyzer_gives_the_tokens_of_lucene():
     analyzer = Analyzer("lucene")
     # Like Lucene's EnglishAnalyzer: no possessives, no stop words, Porter stems; "3.14" and "node.js" stay one token.
     assert analyzer.document("The wing's flows at 3.14 and U.S.A, e-mail of node.js in 1,000 ponies' flies")[0] == (

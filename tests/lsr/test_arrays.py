@@ -47,7 +47,7 @@ def test_arrays_are_read_back(tmp_path):
         {"more": (1, "float32")},
     ],
 )
-def test_other_arrays_are_refused(tmp_path, change):
+def test_unexpected_arrays_are_refused(tmp_path, change):
     write_arrays(tmp_path / "a.arrow", "some arrays", ARRAYS)
     with pytest.raises(DataError, match=r"not some arrays: unexpected arrays: half \(2, 3\) float16, bytes"):
         read_arrays(tmp_path / "a.arrow", "some arrays", LAYOUT | change, FLOATS)
@@ -56,7 +56,7 @@ def test_other_arrays_are_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize("shape", [[5], [-2, -3], [2.0, 3], "x", None, [2, "3"]])
-def test_shapes_that_do_not_fit_are_refused(tmp_path, shape):
+def test_invalid_shapes_are_refused(tmp_path, shape):
     column = pa.array([np.arange(6.0)], pa.large_list(pa.float64()))
     metadata = {} if shape is None else {"shape": json.dumps(shape)}
     schema = pa.schema([pa.field("a", column.type, metadata=metadata)], metadata={"kind": "some arrays"})
@@ -82,7 +82,7 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path, shape):
         pa.array([1.0]),
     ],
 )
-def test_other_columns_are_refused(tmp_path, column):
+def test_invalid_columns_are_refused(tmp_path, column):
     schema = pa.schema([pa.field("a", column.type, metadata={"shape": "[1]"})], metadata={"kind": "some arrays"})
     with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         writer.write_batch(pa.record_batch([column], schema=schema))
@@ -90,7 +90,7 @@ def test_other_columns_are_refused(tmp_path, column):
         read_arrays(tmp_path / "a.arrow", "some arrays", FLOATS)
 
 
-def test_a_cut_file_is_refused(tmp_path):
+def test_a_truncated_file_is_refused(tmp_path):
     write_arrays(tmp_path / "a.arrow", "some arrays", ARRAYS)
     content = (tmp_path / "a.arrow").read_bytes()
     for size in (0, 10, len(content) // 2, len(content) - 5):
@@ -103,7 +103,7 @@ def test_a_cut_file_is_refused(tmp_path):
     ("starts", "n"),
     [([0, 3, 2, 4], 3), ([0, 2**63 - 1, -(2**63), 4], 3), ([0, 2], 1), ([1, 4], 1), ([0, 4], 2), ([], 0)],
 )
-def test_boundaries_that_do_not_fit_are_refused(starts, n):
+def test_invalid_row_boundaries_are_refused(starts, n):
     entries = np.zeros(4), np.ones(4, np.uint8)
     require_starts("x.arrow", np.array([0, 1, 1, 4]), 3, *entries)
     with pytest.raises(DataError, match=r"x\.arrow: .*lengths don't fit"):

@@ -1,4 +1,4 @@
-"""A bank of frozen negatives: its loss equals a hand-worked one, leaves out known positives, and resumes exactly."""
+"""A bank of frozen negatives: its loss equals a hand-worked value and skips known positives; runs resume exactly."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def vectors(run, texts):
 
 
 @pytest.mark.parametrize("kind", ["encoded", "table"])
-def test_the_loss_by_hand(settings, tmp_path, kind):
+def test_the_loss_equals_a_hand_worked_value(settings, tmp_path, kind):
     settings = replace(settings, queries=QuerySettings(kind, max_length=16))
     run = trainer(settings, tmp_path / "run")
     bank = run.losses._bank
@@ -109,7 +109,7 @@ def test_the_bank_stays_frozen_and_runs_resume_exactly(settings, tmp_path):
     assert torch.equal(vectors(again, TEXTS), vectors(whole, TEXTS))
 
 
-def test_the_loss_falls(settings, tmp_path):
+def test_training_lowers_the_loss(settings, tmp_path):
     settings = replace(settings, optimizer=OptimizerSettings(steps=30, lr=3e-3, warmup=2))
     trainer(settings, tmp_path / "run").run()
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

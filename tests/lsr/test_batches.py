@@ -17,7 +17,10 @@ from lsr.train.sources import TrainingSource
 
 @pytest.fixture
 def put_source(tmp_path):
-    """Returns a function that writes a collection and examples of ids; its texts start with the collection's name."""
+    """Returns a function that writes a collection and examples that name its documents by id.
+
+    All texts start with the collection's name.
+    """
 
     def put(name, n_docs=4, documents=None):
         folder = tmp_path / name
@@ -66,7 +69,7 @@ def test_two_sources_of_one_collection_share_its_documents(put_source, tmp_path)
 
 
 def test_a_query_has_the_positives_of_all_its_lines(tmp_path):
-    """So a positive from one line isn't a negative of the same query in another."""
+    """Otherwise a positive of one line could be a negative of the same query in another line."""
     lines = [{"query": "cat", "positive": f"cat text {i}", "negative": "no text"} for i in range(3)]
     lines.append({"query": "dog", "positive": "dog text", "negative": "cat text 0"})
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -79,7 +82,7 @@ def test_a_query_has_the_positives_of_all_its_lines(tmp_path):
 
 
 def test_two_copies_of_a_text_in_a_collection_are_one_document(tmp_path):
-    """So a copy of a positive isn't a negative, for its own query or for others."""
+    """Otherwise a copy of a positive could become a negative."""
     texts = {"a": "cat text", "copy": "cat text", "b": "dog text", "c": "no text"}
     rows = [json.dumps({"_id": name, "text": text}) + "\n" for name, text in texts.items()]
     (tmp_path / "docs.jsonl").write_text("".join(rows))

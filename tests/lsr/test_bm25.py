@@ -34,13 +34,13 @@ def by_token(encoder, matrix, row=0):
 
 
 def bm25(text, k1, b, pivot):
-    """Document weights, by the formula in the module's docstring."""
+    """Document weights, by the formula in the docstring of lsr.encode.bm25."""
     norm = 1 - b + b * len(text.split()) / pivot
     return {word: tf * (k1 + 1) / (tf + k1 * norm) for word, tf in Counter(text.split()).items()}
 
 
 def idf(word, corpus):
-    """The IDF of a query term, by the formula."""
+    """The IDF of a query term, by the formula in the docstring of lsr.encode.bm25."""
     df = sum(word in t.split() for t in corpus)
     return math.log(1 + (len(corpus) - df + 0.5) / (df + 0.5))
 
@@ -48,7 +48,7 @@ def idf(word, corpus):
 # --- weights
 
 
-def test_hand_worked_example():
+def test_weights_equal_a_hand_worked_example():
     # Three documents. "cat" is in two of them, so its idf is ln(1 + 1.5 / 2.5); "dog" is in one: ln(1 + 2.5 / 1.5).
     # k1 = 1, b = 0.5, pivot 2. The first document has three words, so its length norm is 0.5 + 0.5 * 3 / 2 = 1.25.
     # Weights: cat 2 * 2 / (2 + 1.25) = 1.230769, dog 1 * 2 / (1 + 1.25) = 0.888889.
@@ -73,7 +73,7 @@ def test_weights_follow_the_formula(corpus, k1, b, pivot):
 
 
 @given(CORPUS)
-def test_inner_products_are_bm25(corpus):
+def test_inner_products_are_bm25_scores(corpus):
     encoder = fitted(corpus, language="none")
     found = encoder.encode_document(corpus).dot(encoder.encode_query(["wing flow flow"]))[:, 0]
     for score, text in zip(found, corpus, strict=True):
@@ -96,7 +96,7 @@ def test_unknown_words_are_not_query_terms():
 
 
 @pytest.mark.parametrize("corpus", [[], [""], ["! ?"]])
-def test_corpora_without_words(corpus):
+def test_a_corpus_without_words_gives_empty_vectors(corpus):
     encoder = fitted(corpus)
     assert not encoder.needs_fit
     assert encoder.encode_document(["wing", ""]).shape == (2, 0)
@@ -123,11 +123,11 @@ def test_no_texts_give_no_rows():
         ("none", "the running wings", {"the", "running", "wings"}),
     ],
 )
-def test_languages(language, text, stems):
+def test_words_are_stemmed_in_their_language(language, text, stems):
     assert set(fitted([text], language=language).vocabulary) == stems
 
 
-def test_an_unknown_language_names_the_known_ones():
+def test_the_error_for_an_unknown_language_lists_the_known_languages():
     with pytest.raises(EncoderError, match=r"no language 'klingon'; there are: none, .*english.*swedish"):
         BM25Encoder(language="klingon")
 
@@ -227,7 +227,7 @@ def test_the_fingerprint_depends_on_the_settings():
         assert fitted(["wing flow"], **settings).fingerprint.differences(fingerprint)
 
 
-def test_encoding_with_the_terms_of_an_index():
+def test_an_encoder_can_use_the_terms_and_counts_of_an_index():
     known = fitted(["wing flow"])
     other = known.over(
         Lexicon(["x", "y:flow", "y:heat"], n_docs=9, counts=np.array([1, 2, 3]).__getitem__).part(1, "y:")
@@ -278,7 +278,7 @@ def test_an_error_about_damaged_config_names_the_file(tmp_path, config):
         read_config(tmp_path)
 
 
-def test_weights_are_float32_and_finite_over_a_long_text():
+def test_weights_of_a_long_text_are_finite():
     encoder = fitted(["wing " * 100_000, "flow"])
     terms, weights = encoder.encode_document("wing " * 100_000).row(0)
     assert terms.tolist() == [encoder.vocabulary.index("wing")]

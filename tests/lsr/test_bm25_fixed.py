@@ -29,7 +29,7 @@ def by_token(encoder, matrix, row=0):
 
 
 def bm25(text, corpus, k1, b):
-    """Document weights, by the formula in the module's docstring."""
+    """Document weights, by the formula in the docstring of lsr.encode.bm25_fixed."""
     average = sum(len(t.split()) for t in corpus) / len(corpus)
     weights = {}
     for word, tf in Counter(text.split()).items():
@@ -43,7 +43,7 @@ def bm25(text, corpus, k1, b):
 # --- weights
 
 
-def test_hand_worked_example():
+def test_weights_equal_a_hand_worked_example():
     # Three documents of 3, 2 and 1 words, 2 on average. k1 = 1, b = 0.5.
     # "cat" is in two documents, so its idf is ln(1 + 1.5 / 2.5) = ln(1.6). In the first document, its tf is 2 and the
     # length norm is 0.5 + 0.5 * 3 / 2 = 1.25, so its weight is ln(1.6) * 2 * 2 / (2 + 1.25) = 0.578466.
@@ -82,7 +82,7 @@ def test_stop_words_and_single_letters_are_dropped():
 
 
 @pytest.mark.parametrize("corpus", [[], [""], ["", "the of and"], ["! ?"]])
-def test_corpora_without_words(corpus):
+def test_a_corpus_without_words_leaves_the_encoder_unfitted(corpus):
     encoder = fitted(corpus)
     assert encoder.needs_fit
     again = load_encoder_files(encoder.query_files())
@@ -109,11 +109,11 @@ def test_no_texts_give_no_rows():
         ("none", "the running wings", {"the", "running", "wings"}),
     ],
 )
-def test_languages(language, text, stems):
+def test_words_are_stemmed_in_their_language(language, text, stems):
     assert set(fitted([text], language=language).vocabulary) == stems
 
 
-def test_an_unknown_language_names_the_known_ones():
+def test_the_error_for_an_unknown_language_lists_the_known_languages():
     with pytest.raises(EncoderError, match=r"no language 'klingon'; there are: none, .*english.*swedish"):
         FixedBM25Encoder(language="klingon")
 
@@ -225,7 +225,7 @@ def test_an_error_about_damaged_state_names_the_folder(tmp_path, state):
         load_encoder(tmp_path / "bm25")
 
 
-def test_weights_are_float32_and_finite_over_a_long_text():
+def test_weights_of_a_long_text_are_finite():
     encoder = fitted(["wing " * 100_000, "flow"])
     terms, weights = encoder.encode_document("wing " * 100_000).row(0)
     assert terms.tolist() == [encoder.vocabulary.index("wing")]

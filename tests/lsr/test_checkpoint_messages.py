@@ -43,7 +43,7 @@ def folder(checkpoint, tmp_path):
         ([], "Download it"),
     ],
 )
-def test_missing_weights_name_what_exists_instead(folder, names, message):
+def test_the_error_for_missing_weights_names_the_files_found(folder, names, message):
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"x")
@@ -64,7 +64,7 @@ def test_a_lora_adapter_is_refused_with_advice(folder, checkpoint, kept):
     (folder / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(EncoderError, match=r"a LoRA adapter.*from_pretrained\('org/base'\).*merge_and_unload"):
         load_encoder(folder)
-    # Whole weights in the folder change nothing: transformers would apply the adapter to them if peft is installed.
+    # An adapter beside whole weights is also refused: transformers would apply the adapter if peft is installed.
     shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     with pytest.raises(EncoderError, match="a LoRA adapter"):
         load_encoder(folder)

@@ -54,7 +54,7 @@ def by_token(rows, tokens=TOKENS):
 
 
 @pytest.mark.parametrize("name", ["v.ciff", "v.ciff.gz"])
-def test_round_trip(tmp_path, name):
+def test_a_written_file_is_read_back(tmp_path, name):
     ids, rows, vectors = read_all(put(tmp_path / name, ids=IDS))
     assert (ids, rows) == (IDS, by_token(ROWS))
     assert vectors.vocabulary == ["Flow", "größe", "wing", "翼.x"]
@@ -68,7 +68,7 @@ def test_round_trip(tmp_path, name):
     memory=st.sampled_from([1, 3, 1 << 21]),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whole_weights_of_any_matrix_are_kept(tmp_path_factory, monkeypatch, rows, memory):
+def test_integer_weights_are_read_back_exactly(tmp_path_factory, monkeypatch, rows, memory):
     monkeypatch.setattr(external_sort, "_MEMORY", memory)
     tokens = [chr(0x1F600 - 977 * i) for i in range(41)]
     path = put(tmp_path_factory.mktemp("c") / "v.ciff", rows, tokens=tokens, levels=70000)
@@ -94,14 +94,14 @@ def test_float_weights_are_rounded_to_levels(tmp_path_factory, rows):
         assert read_all(put(path.with_name("again.ciff"), again, step=vectors.step))[1] == read
 
 
-def test_levels_lower_whole_weights(tmp_path):
+def test_fewer_levels_round_integer_weights(tmp_path):
     _, rows, vectors = read_all(put(tmp_path / "v.ciff", levels=10))
     assert vectors.step == 25.5
     assert rows[0] == {"wing": 25.5, "größe": 255.0, "翼.x": 25.5}  # no weight is rounded to zero
 
 
 @pytest.mark.parametrize("rows", [[], [{}], [{}, {}]])
-def test_an_empty_index(tmp_path, rows):
+def test_empty_collections_and_documents_are_read_back(tmp_path, rows):
     ids, read, vectors = read_all(put(tmp_path / "v.ciff", rows))
     assert (len(ids), read, vectors.vocabulary) == (len(rows), rows, [])
 
@@ -118,7 +118,7 @@ def test_long_lists_are_read_in_windows(tmp_path, monkeypatch):
 
 
 def messages():
-    """The protobuf package's classes of CIFF's messages, made from the published definition."""
+    """CIFF's message classes, which the protobuf package makes from the published definition."""
     pb = pytest.importorskip("google.protobuf", reason="protobuf comes with the train extra")
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -195,7 +195,7 @@ def test_files_of_the_protobuf_package_are_read(tmp_path):
 
 
 def test_the_ciff_toolkit_reads_our_files(tmp_path):
-    # ciff-toolkit needs an older protobuf than onnx, so this runs only in a separate virtual environment.
+    # ciff-toolkit needs an older protobuf than onnx, so this test runs only in a separate virtual environment.
     ciff_toolkit = pytest.importorskip("ciff_toolkit.read", reason="pip install ciff-toolkit")
     with ciff_toolkit.CiffReader(put(tmp_path / "v.ciff", ids=IDS)) as reader:
         assert reader.header.num_docs == 4
@@ -216,7 +216,7 @@ def test_bmp_finds_documents_with_their_weights(tmp_path):
         weights = [dense[int(doc_id[1:]), term] for doc_id in ids]
         assert all(score == 32 * weight for score, weight in zip(scores, weights, strict=True))  # BMP multiplies by 32
         seen += len(ids)
-    # BMP's search stops early for some terms.
+    # BMP's search stops early for some terms, so some weights aren't seen.
     assert seen > 0.8 * np.count_nonzero(dense)
 
 
@@ -344,7 +344,7 @@ def test_valid_but_unusual_encodings_are_read(tmp_path):
     assert rows == [{"t": 5.0}, {"t": 6.0}, {"t": 9.0}, {"t": 7.0}, {}]
 
 
-def test_a_document_number_beyond_int32_is_refused(tmp_path):
+def test_a_document_length_beyond_int32_is_refused(tmp_path):
     rows = [dict.fromkeys(range(40_000), 65_535)]
     with pytest.raises(DataError, match="document 1 is too long for CIFF"):
         put(tmp_path / "v.ciff", rows, tokens=[str(i) for i in range(40_000)])

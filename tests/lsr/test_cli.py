@@ -1,4 +1,4 @@
-"""The lsr command: help, exit codes, one-line errors, and late imports of heavy packages."""
+"""The lsr command: help, exit codes, one-line errors, and lazy imports of heavy packages."""
 
 import io
 import json
@@ -54,7 +54,7 @@ def python(code):
 
 
 @pytest.mark.parametrize("args", [["--version"], ["--help"]])
-def test_python_m_lsr(args):
+def test_python_m_lsr_runs_the_command(args):
     out = subprocess.run([sys.executable, "-m", "lsr", *args], capture_output=True, text=True, check=True).stdout
     assert ("Usage: lsr" if args == ["--help"] else f"lsr, version {lsr.__version__}") in out
 
@@ -84,7 +84,7 @@ def test_every_option_says_what_it_does(name):
     assert silent == []
 
 
-def test_nothing_heavy_is_imported_for_help():
+def test_help_loads_no_heavy_library():
     code = (
         "import sys\n"
         "from lsr.cli import cli\n"
@@ -94,7 +94,7 @@ def test_nothing_heavy_is_imported_for_help():
     assert python(code).endswith("heavy: []\n")
 
 
-def test_import_lsr_is_light():
+def test_importing_lsr_loads_no_heavy_library():
     code = (
         "import sys, lsr\n"
         "names = {name for name in ('torch', 'numba', 'transformers', 'ir_datasets') if name in sys.modules}\n"
@@ -106,7 +106,7 @@ def test_import_lsr_is_light():
     assert python(code) == "[]\n"
 
 
-def test_the_public_names_of_the_package():
+def test_all_public_names_exist():
     for name in lsr.__all__:
         assert getattr(lsr, name) is not None
     assert set(lsr.__all__) <= set(dir(lsr))
@@ -154,7 +154,7 @@ def test_wrong_usage_exits_with_2(capsys, docs, monkeypatch, args, said):
 
 
 @pytest.mark.parametrize("out", ["v.parquet", "v.jsonl", "v.jsonl.gz", "v.ciff", "v"])
-def test_encode(capsys, docs, out):
+def test_encode_writes_every_format(capsys, docs, out):
     target = docs.parent / out
     assert call("encode", docs, "--out", target) == 0
     written = capsys.readouterr()
@@ -164,7 +164,7 @@ def test_encode(capsys, docs, out):
     assert sorted(f.name for f in docs.parent.iterdir()) == sorted(["docs.jsonl", out])
 
 
-def test_encode_from_standard_input(tmp_path):
+def test_encode_reads_standard_input(tmp_path):
     content = "".join(json.dumps(row) + "\n" for row in DOCS)
     command = [sys.executable, "-m", "lsr", "encode", "-", "--out", str(tmp_path / "v.parquet")]
     subprocess.run(command, input=content, capture_output=True, text=True, check=True)
@@ -172,7 +172,7 @@ def test_encode_from_standard_input(tmp_path):
     assert batch.ids == ["a", "b"]
 
 
-def test_vectors_name_the_encoder_for_queries(docs):
+def test_queries_can_be_encoded_with_the_encoder_of_a_vector_file(docs):
     folder = docs.parent
     put(folder / "queries.jsonl", {"_id": "q", "text": "Flow, flow and heat"})
     for vectors in ("v.parquet", "v"):
@@ -184,7 +184,7 @@ def test_vectors_name_the_encoder_for_queries(docs):
         assert json.loads(out.read_text()) == {"_id": "q", "vector": vector}
 
 
-def test_encode_converts_vectors(capsys, docs):
+def test_encode_converts_vector_files(capsys, docs):
     folder = docs.parent
     assert call("encode", docs, "--out", folder / "v.parquet") == 0
     for source, out in (("v.parquet", "w.jsonl"), ("w.jsonl", "x.parquet")):
@@ -197,7 +197,7 @@ def test_encode_converts_vectors(capsys, docs):
     assert first.ids == last.ids
 
 
-def test_options_for_texts(capsys, docs):
+def test_encode_has_options_for_bad_documents_texts_and_passages(capsys, docs):
     put(docs, *DOCS, "oops", {"_id": "c", "text": ""})
     out = docs.parent / "v.parquet"
     args = ("encode", docs, "--encoder", "bm25", "--out", out, "--skip-bad", "--no-text", "--passages", "1")
@@ -272,7 +272,7 @@ def test_an_internal_error_keeps_its_traceback(monkeypatch):
     ],
     ids=repr,
 )
-def test_errors_end_in_one_line(capsys, monkeypatch, error, code, said):
+def test_errors_are_printed_in_one_line(capsys, monkeypatch, error, code, said):
     def fail(*args, **kwargs):
         raise error
 
@@ -312,7 +312,7 @@ def test_run_command_raises_the_errors_that_main_prints(docs, monkeypatch):
 
 
 @pytest.mark.parametrize("args", [("search", "idx", "wing", "flutter"), ("explain", "idx", "wing", "flutter", "d1")])
-def test_a_query_without_quotes_is_explained(lsr_command, args):
+def test_the_error_for_a_query_without_quotes_shows_the_quotes(lsr_command, args):
     ran = lsr_command(*args)
     assert ran.code == 2
     assert f'A text of several words needs quotes: lsr {args[0]} idx "' in ran.err

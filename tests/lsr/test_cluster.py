@@ -1,4 +1,4 @@
-"""If there is no Ray cluster at an address, an error with advice comes within a time limit."""
+"""Connections to Ray fail within a time limit, with advice; a cluster with too few resources is reported."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_ray_errors_are_passed_on(monkeypatch, silent):
     assert there.asked == ["local"]
 
 
-def test_without_ray_the_extra_is_named(monkeypatch):
+def test_the_error_without_ray_names_the_extra(monkeypatch):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):

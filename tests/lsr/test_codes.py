@@ -23,7 +23,7 @@ SMALL = CodeSettings(latents=96, top_k=8, steps=300, batch=128, rate=3e-3)
 
 
 def mixtures(n, seed, noise=0.05):
-    """Unit vectors, each the sum of a few of 40 directions."""
+    """Unit vectors; each is a noisy sum of a few of 40 directions."""
     rng = np.random.default_rng(seed)
     directions = np.random.default_rng(99).standard_normal((TOPICS, WIDTH))
     shares = (
@@ -117,7 +117,7 @@ def test_an_index_of_codes_finds_similar_documents(encoder, tmp_path):
     assert [hit.id for hit in again] == [hit.id for hit in hits]
 
 
-def test_latents_have_names(encoder):
+def test_latents_are_named_by_words_of_their_texts(encoder):
     names = [name for name in encoder.codes.names if name]
     assert len(names) > 10
     assert any(word in name for name in names for word in ("heart", "blood", "cell"))
@@ -158,7 +158,7 @@ def over_model():
     return made
 
 
-def test_codes_over_a_saved_model(over_model, tmp_path):
+def test_codes_over_a_model_are_saved_and_opened(over_model, tmp_path):
     assert over_model.dense_width == 384
     documents = over_model.encode_document(TEXTS[:6])
     assert documents.lengths().max() <= 5
@@ -179,7 +179,7 @@ def test_codes_over_a_saved_model(over_model, tmp_path):
         load_encoder(tmp_path / "codes", pooling="max")
 
 
-def test_a_hybrid_index_of_codes(over_model, tmp_path):
+def test_a_hybrid_index_of_codes_can_be_searched(over_model, tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS[::6])]
     index = Index.build(tmp_path / "idx", docs, encoder=over_model, hybrid=True)
     assert len(Index.open(tmp_path / "idx").search("wing flow", 3, mode="hybrid")) == 3
@@ -197,7 +197,7 @@ def test_encoding_before_fit_is_reported(tmp_path):
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_scifact(real_data):
+def test_codes_keep_most_of_the_quality_on_scifact(real_data):
     """After training on the documents for a minute, codes keep most of the dense vectors' nDCG."""
     from lsr.eval.datasets import open_dataset
     from lsr.eval.measures import parse_measures, score_run

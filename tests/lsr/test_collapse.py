@@ -14,7 +14,7 @@ N_DOCS = 50
 
 @pytest.fixture
 def healthy():
-    """Documents with 20 random terms of the whole vocabulary each."""
+    """Documents with 20 random terms each."""
     draw = np.random.default_rng(0)
     dense = np.zeros((N_DOCS, len(VOCABULARY)), np.float32)
     for row in dense:
@@ -32,18 +32,18 @@ def test_a_healthy_model_has_no_findings(healthy):
 
 
 @pytest.mark.parametrize("dead", [3, N_DOCS])
-def test_empty_vectors_are_found(healthy, dead):
+def test_empty_vectors_are_reported(healthy, dead):
     healthy[:dead] = 0
     assert found(healthy) == ["dead rows"]
     (finding,) = examine(SparseMatrix.from_dense(healthy), VOCABULARY)
     assert f"{dead / N_DOCS:.0%} of the documents have no term" in str(finding)
 
 
-def test_dense_vectors_are_found(healthy):
+def test_dense_vectors_are_reported(healthy):
     assert "everything dense" in found(healthy + 0.01)
 
 
-def test_weight_on_special_tokens_and_function_words_is_found(healthy):
+def test_weight_on_special_tokens_and_function_words_is_reported(healthy):
     special = healthy.copy()
     special[:, 0] = 1
     assert found(special) == ["weight on special tokens"]
@@ -51,7 +51,7 @@ def test_weight_on_special_tokens_and_function_words_is_found(healthy):
     assert found(healthy) == ["weight on function words"]
 
 
-def test_nearly_equal_vectors_are_found(healthy):
+def test_nearly_equal_vectors_are_reported(healthy):
     healthy[:, :] = 0
     healthy[:, 100:120] = 1
     assert found(healthy) == ["the same terms everywhere"]
@@ -60,8 +60,8 @@ def test_nearly_equal_vectors_are_found(healthy):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_shared_terms_are_found_by_their_mass(healthy, seed):
-    """A document shares a minority of its terms with all others, but they have nearly all of its weight."""
+def test_shared_terms_are_reported_by_their_mass(healthy, seed):
+    """All documents share 40 terms: a minority of each document's terms, but nearly all of its weight."""
     draw = np.random.default_rng(seed)
     healthy = healthy * 0.02
     for row in healthy:  # 100 light terms that differ from row to row
@@ -71,7 +71,7 @@ def test_shared_terms_are_found_by_their_mass(healthy, seed):
 
 
 @pytest.mark.parametrize("noise", [0, 0.02])
-def test_similar_documents_are_found(healthy, noise):
+def test_similar_documents_are_reported(healthy, noise):
     draw = np.random.default_rng(1)
 
     def noisy(dense):
@@ -95,8 +95,8 @@ def test_common_function_words_are_not_a_collapse(healthy):
     assert found(healthy) == []
 
 
-def test_the_rank_of_vectors():
-    """It is n for n vectors without common terms, 1 for equal vectors, and the number of clusters for clusters."""
+def test_the_rank_counts_different_directions():
+    """The rank is n for n vectors without common terms, 1 for equal vectors, and n for n clusters of equal vectors."""
     alone = np.eye(20, dtype=np.float32) * 3
     assert effective_rank(SparseMatrix.from_dense(alone)) == pytest.approx(20, abs=1e-3)
     assert effective_rank(SparseMatrix.from_dense(np.ones((20, 5)))) == pytest.approx(1, abs=1e-3)

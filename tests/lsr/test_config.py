@@ -63,13 +63,13 @@ def problems(path, *overrides):
     return str(error.value).splitlines()
 
 
-def test_values_have_their_types(write):
+def test_values_are_converted_to_the_types_of_their_fields(write):
     found = read_config(write(GOOD), Outer)
     assert found == Outer("first", Inner(2e-5, "cosine"), parts=(Inner(1.0), Inner(0.5)), weights={"a": 1.0, "b": 0.5})
     assert isinstance(found.parts[0].rate, float)
 
 
-def test_overrides_replace_and_add(write):
+def test_overrides_replace_and_add_values(write):
     found = read_config(write(GOOD), Outer, ["steps=7", "inner.kind=linear", "loud=true", "weights.c=2"])
     assert (found.steps, found.inner, found.loud) == (7, Inner(2e-5), True)
     assert found.weights == {"a": 1.0, "b": 0.5, "c": 2.0}
@@ -89,7 +89,7 @@ def test_all_problems_are_reported_with_their_lines(write):
     ]
 
 
-def test_values_refused_by_the_dataclass_are_named(write):
+def test_the_error_names_values_that_the_dataclass_refuses(write):
     path = write("name: a\ninner:\n  rate: -1\n")
     assert problems(path) == [f"{path}:3: inner.rate must not be negative, got -1.0"]
 

@@ -12,7 +12,7 @@ from lsr.console import counted, progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that the test sets."""
+    """A fake clock; the test sets its time in clock[0]."""
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(console, "_LOG_SECONDS", 10.0)
@@ -42,7 +42,7 @@ def test_the_rate_excludes_the_time_of_counting(clock, capsys):
     assert capsys.readouterr().err == "encoding: 100 of 400 docs, 10.0 a second, 30 s left\n"
 
 
-def test_the_rate_is_that_of_this_run(clock, capsys):
+def test_the_rate_counts_only_the_work_of_this_run(clock, capsys):
     with progress(1300, "train", "steps", done=500) as bar:
         assert bar.n == 500
         for _ in range(5):

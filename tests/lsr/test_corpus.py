@@ -1,4 +1,4 @@
-"""Texts from all sources; errors name the file and number of a bad line."""
+"""Texts from all sources. Errors name the file and the line of a bad document."""
 
 import datetime
 import gzip
@@ -57,7 +57,7 @@ def refusal(source, **options):
 
 
 @pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.json", "d.ndjson", "D.JSONL"])
-def test_jsonl(tmp_path, name):
+def test_jsonl_files_are_read(tmp_path, name):
     corpus = open_corpus(put(tmp_path / name, jsonl(ROWS)))
     assert plain(corpus) == plain(DOCUMENTS)
     assert plain(corpus) == plain(DOCUMENTS)  # a corpus can be read again
@@ -65,7 +65,7 @@ def test_jsonl(tmp_path, name):
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
-def test_beir_folder(tmp_path, suffix):
+def test_a_beir_folder_is_read(tmp_path, suffix):
     put(tmp_path / "beir" / f"corpus{suffix}", jsonl(ROWS))
     put(tmp_path / "beir" / f"queries{suffix}", jsonl([{"_id": "q", "text": "which?", "metadata": {}}]))
     assert plain(open_corpus(tmp_path / "beir")) == plain(DOCUMENTS)
@@ -73,14 +73,14 @@ def test_beir_folder(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("name", ["d.tsv", "d.tsv.gz"])
-def test_tsv_of_two_and_three_columns(tmp_path, name):
+def test_tsv_files_may_have_two_or_three_columns(tmp_path, name):
     path = put(tmp_path / name, b"a\tOne\tfirst text\nb\tsecond\nc\t\n")
     assert plain(open_corpus(path)) == plain(
         [Document("a", "first text", "One"), Document("b", "second"), Document("c", "")]
     )
 
 
-def test_parquet(tmp_path):
+def test_parquet_files_are_read(tmp_path):
     columns = {
         "_id": ["a", "b", "c"],
         "title": ["One", None, None],
@@ -112,7 +112,7 @@ def test_standard_input_is_identified_by_its_bytes(monkeypatch):
 @pytest.mark.parametrize("replay", [False, True])
 @pytest.mark.parametrize("wrap", [list, tuple, iter], ids=["list", "tuple", "generator"])
 @pytest.mark.parametrize("documents", [ROWS, DOCUMENTS], ids=["mappings", "documents"])
-def test_documents_in_memory(documents, wrap, replay):
+def test_documents_in_memory_are_read(documents, wrap, replay):
     corpus = documents_corpus(wrap(documents), replay=replay)
     assert plain(corpus) == plain(DOCUMENTS)
     if replay:
@@ -132,7 +132,7 @@ def test_a_generator_is_read_lazily():
     assert len(taken) < 5000
 
 
-def test_ir_datasets(tmp_path, monkeypatch):
+def test_datasets_of_ir_datasets_are_read(tmp_path, monkeypatch):
     ir_datasets = pytest.importorskip("ir_datasets")
     monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "home"))
     docs, queries = put(tmp_path / "docs.tsv", b"a\tfirst\nb\tsecond\n"), put(tmp_path / "q.tsv", b"q\twhich?\n")
@@ -141,7 +141,7 @@ def test_ir_datasets(tmp_path, monkeypatch):
     for name in ("tiny-test", "irds:tiny-test"):
         assert plain(open_corpus(name)) == plain([Document("a", "first"), Document("b", "second")])
         assert plain(open_corpus(name, queries=True)) == plain([Document("q", "which?")])
-    assert open_corpus("tiny-test", queries=True).count() is None  # the dataset doesn't know its count; not an error
+    assert open_corpus("tiny-test", queries=True).count() is None  # this dataset doesn't know its count
     bare = ir_datasets.create_dataset(docs_tsv=str(docs))
     monkeypatch.setitem(ir_datasets.registry._registered, "bare-test", bare)
     assert refusal("bare-test", queries=True) == "bare-test: this dataset has no queries"
@@ -160,16 +160,16 @@ def test_a_dataset_needs_ir_datasets(monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["_id", "id", "doc_id", "docid", "query_id"])
-def test_keys_that_may_hold_the_id(key):
+def test_several_keys_may_hold_the_id(key):
     assert Document.from_mapping({key: "x", "text": "t"}) == Document("x", "t")
 
 
 @pytest.mark.parametrize("key", ["text", "contents", "content"])
-def test_keys_that_may_hold_the_text(key):
+def test_several_keys_may_hold_the_text(key):
     assert Document.from_mapping({"_id": "x", key: "t"}) == Document("x", "t")
 
 
-def test_numbers_become_ids_and_null_texts_empty_ones():
+def test_numeric_ids_become_strings_and_null_texts_become_empty():
     assert Document.from_mapping({"_id": 17, "text": None, "title": None}) == Document("17", "")
 
 
@@ -183,14 +183,14 @@ def test_content_is_title_and_text():
     assert Document("x", "text").content == "text"
 
 
-def test_windows_lines_blank_lines_and_byte_order_mark(tmp_path):
+def test_crlf_blank_lines_and_byte_order_marks_are_accepted(tmp_path):
     path = put(tmp_path / "d.jsonl", b'\xef\xbb\xbf{"_id": "a", "text": "x"}\r\n\r\n  \r\n{"_id": "b", "text": "y"}')
     assert plain(open_corpus(path)) == plain([Document("a", "x"), Document("b", "y")])
     path = put(tmp_path / "d.tsv", b"\xef\xbb\xbfa\tx\r\n\r\nb\ty\r\n")
     assert plain(open_corpus(path)) == plain([Document("a", "x"), Document("b", "y")])
 
 
-def test_a_document_of_megabytes(tmp_path):
+def test_a_document_of_megabytes_is_read(tmp_path):
     text = "größer " * 600_000
     [document] = open_corpus(put(tmp_path / "d.jsonl.gz", jsonl([{"_id": "a", "text": text}])))
     assert document.text == text
@@ -208,7 +208,7 @@ def test_document_batch_keeps_texts_only_if_asked():
     assert document_batch([document], with_text=False).to_pylist() == [bare]
 
 
-def test_metadata_that_json_cannot_hold():
+def test_metadata_that_json_cannot_hold_is_refused():
     with pytest.raises(DataError, match=r"^f:3: document 'a': the metadata 'span' is of type timedelta"):
         document_batch([Document("a", "t", metadata={"span": datetime.timedelta(1)}, where="f:3")])
     documents = [{"_id": "a", "text": "t", "deep": {"raw": [b"1"]}}, {"_id": "b", "text": "t"}]
@@ -249,7 +249,7 @@ BAD_LINES = [
 
 
 @pytest.mark.parametrize(("line", "problem"), BAD_LINES, ids=[problem[:40] for _, problem in BAD_LINES])
-def test_bad_lines_are_named(tmp_path, line, problem):
+def test_the_error_names_a_bad_line(tmp_path, line, problem):
     before, after = jsonl([{"_id": "a", "text": "t"}]), jsonl([{"_id": "b", "text": "t"}])
     path = put(tmp_path / "d.jsonl", before + b"\n" + line + b"\n" + after)
     message = refusal(path)
@@ -272,7 +272,7 @@ def test_bad_lines_are_named(tmp_path, line, problem):
         (b"x\t\xff", "not UTF-8: byte 0xff at column 3"),
     ],
 )
-def test_bad_tsv_lines_are_named(tmp_path, line, problem):
+def test_the_error_names_a_bad_tsv_line(tmp_path, line, problem):
     path = put(tmp_path / "d.tsv.gz", b"a\tt\n" + line + b"\nb\tt\n")
     assert refusal(path).startswith(f"{path}:2: {problem}")
     assert [d.id for d in open_corpus(path, skip_bad=True)] == ["a", "b"]
@@ -293,7 +293,7 @@ def test_duplicate_ids_are_found(tmp_path, between):
     assert len(corpus.bad) == 1
 
 
-def test_bad_rows_of_parquet_are_named(tmp_path):
+def test_the_error_names_a_bad_row_of_parquet(tmp_path):
     path = put_parquet(tmp_path / "d.parquet", {"_id": ["a", None, "a"], "text": ["t", "t", "t"]})
     assert refusal(path).startswith(f"{path}:2: no id")
     corpus = open_corpus(path, skip_bad=True)
@@ -308,7 +308,7 @@ def test_parquet_strings_that_are_not_utf8_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"skip_bad": True}])
-def test_a_truncated_gzip_file_is_never_skipped(tmp_path, options):
+def test_a_truncated_gzip_file_is_refused_even_with_skip_bad(tmp_path, options):
     whole = gzip.compress(jsonl({"_id": f"d{i}", "text": f"text {i * i}"} for i in range(2000)))
     path = tmp_path / "d.jsonl.gz"
     path.write_bytes(whole[: len(whole) // 2])
@@ -363,7 +363,7 @@ def test_bad_documents_in_memory_are_refused(document, problem, replay):
         list(documents_corpus(iter([ROWS[0], document]), replay=replay))
 
 
-def test_identity_changes_with_the_file(tmp_path):
+def test_the_identity_changes_with_the_file(tmp_path):
     path = put(tmp_path / "d.jsonl", jsonl(ROWS))
     before = open_corpus(path).identity
     assert open_corpus(path).identity == before
@@ -371,7 +371,7 @@ def test_identity_changes_with_the_file(tmp_path):
     assert open_corpus(path).identity != before
 
 
-def test_long_documents_come_one_by_one():
+def test_long_documents_are_read_one_by_one():
     """Otherwise a folder of PDF files would be read for minutes without progress."""
     read = []
 

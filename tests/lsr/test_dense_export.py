@@ -1,4 +1,4 @@
-"""Sparse vectors exported as dense ones: a projection that keeps inner products as well as possible."""
+"""DenseExport projects sparse vectors to dense vectors and keeps inner products as well as possible."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_enough_directions_keep_the_scores(documents, queries):
         assert found == pytest.approx(queries.dot(documents), abs=1e-4)
 
 
-def test_fewer_directions_keep_as_much_as_any_projection_can(documents):
+def test_few_directions_are_as_good_as_the_truncated_svd(documents):
     export = DenseExport.fit(documents, 4)
     dense = documents.to_dense()
     u, s, v = np.linalg.svd(dense, full_matrices=False)
@@ -85,7 +85,7 @@ def test_a_saved_export_is_read_back(documents, tmp_path):
         DenseExport.fit(SparseMatrix.empty(5))
 
 
-def test_texts_become_dense_vectors():
+def test_an_export_embeds_texts():
     texts = [f"{topic} {word}" for topic in ("wing", "heart", "price") for word in ("one", "two", "three", "four")]
     encoder = BM25Encoder()
     encoder.fit(texts)

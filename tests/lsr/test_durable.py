@@ -1,4 +1,4 @@
-"""A power cut loses nothing: files are synced before they are renamed, and their folders soon after."""
+"""A power cut loses no data: files are synced before they are renamed, and their folders are synced afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Disk:
 
     Attributes:
         renamed: New names of the renamed files.
-        wrong: Files that were renamed before they were synced.
+        wrong: Messages about files that were renamed before they were synced.
         synced: {inode: (size, modification time) when it was synced}.
     """
 
@@ -153,9 +153,9 @@ class Killed(BaseException):
 
 @pytest.fixture
 def dying(monkeypatch):
-    """Returns a function that runs `work` and kills it at its n-th rename or removal; clean-up code fails, too.
+    """Returns a function that runs `work` and raises Killed at its n-th rename or removal and at all later ones.
 
-    The function returns whether `work` was killed.
+    So clean-up code fails, too, as after a real kill. The function returns whether `work` was killed.
     """
 
     def run(n, work):
@@ -221,7 +221,7 @@ def test_an_encoding_killed_at_its_end_can_be_repeated(tmp_path, dying, name):
     assert named  # at least one kill came after the final rename
 
 
-def test_leftovers_of_another_run_are_not_the_result(tmp_path, dying):
+def test_leftover_files_of_another_run_are_not_reused(tmp_path, dying):
     (tmp_path / "docs.jsonl").write_text('{"_id": "a", "text": "one wing"}\n')
     encoder = BM25Encoder()
     encoder.fit(["one wing"])

@@ -29,7 +29,7 @@ def encoder():
     return made
 
 
-def test_the_matrix_is_the_closed_form(encoder):
+def test_the_matrix_equals_the_closed_form(encoder):
     bm25 = BM25Encoder()
     bm25.fit(TEXTS)
     documents = bm25.encode_document(TEXTS)
@@ -48,7 +48,7 @@ def test_the_matrix_is_the_closed_form(encoder):
     assert np.abs(gradient).max() < 1e-5
 
 
-def test_a_query_is_expanded(encoder, tmp_path):
+def test_a_query_is_expanded_with_related_terms(encoder, tmp_path):
     bm25 = BM25Encoder()
     bm25.fit(TEXTS)
     query, plain = encoder.encode_query("flutter"), bm25.encode_query("flutter")

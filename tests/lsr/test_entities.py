@@ -1,4 +1,4 @@
-"""Entities as terms: linking, vectors, an index, files."""
+"""EntityEncoder adds entities as terms: linking, weights, search, and saved files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEXTS = [
 ]
 
 
-def test_the_longest_match_counts():
+def test_the_linker_takes_the_longest_match():
     linker = Linker(PLACES)
     text = "From new york to York, and the UNION of Burma; newyork and Yorkshire are others."
     found = [([PLACES[n].name for n in numbers], text[a:b]) for numbers, a, b in linker.mentions(text)]
@@ -49,7 +49,7 @@ def encoder():
     return made
 
 
-def test_weights(encoder):
+def test_entity_weights_equal_their_formulas(encoder):
     documents = encoder.encode_document(TEXTS).to_dicts(encoder.vocabulary)
     assert documents[0]["entity:Mumbai"] == pytest.approx(np.log1p(2))
     assert documents[4]["entity:Springfield, Ohio"] == pytest.approx(np.log1p(0.5))
@@ -60,7 +60,7 @@ def test_weights(encoder):
     assert query == pytest.approx({"entity:Mumbai": 0.1 * np.log1p(1) * idf})
 
 
-def test_with_weight_0_vectors_equal_the_base_encoders(encoder):
+def test_with_weight_0_vectors_equal_those_of_the_base_encoder(encoder):
     base = BM25Encoder()
     base.fit(TEXTS)
     off = EntityEncoder(base, PLACES, weight=0)
@@ -72,7 +72,7 @@ def test_with_weight_0_vectors_equal_the_base_encoders(encoder):
         assert mine.data.tobytes() == theirs.data.tobytes()
 
 
-def test_one_name_of_an_entity_finds_another(tmp_path):
+def test_one_name_of_an_entity_finds_documents_with_another_name(tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)]
     plain = Index.build(tmp_path / "plain", docs, encoder="bm25")
     index = Index.build(tmp_path / "idx", docs, encoder=EntityEncoder(BM25Encoder(), PLACES))
@@ -119,7 +119,7 @@ def test_a_saved_encoder_is_read_back(encoder, tmp_path):
         load_encoder_files(files | {"encoder.json": json.dumps(nested | {"base": nested}).encode()})
 
 
-def test_a_file_of_entities(lsr_command, tmp_path):
+def test_the_index_command_reads_a_file_of_entities(lsr_command, tmp_path):
     rows = [{"name": entity.name, "aliases": list(entity.aliases)} for entity in PLACES]
     (tmp_path / "places.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_entities(tmp_path / "places.jsonl") == PLACES
@@ -145,8 +145,8 @@ def test_invalid_entities_are_refused():
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_places_of_the_world_factbook(real_data, tmp_path):
-    """With places as entities, recall is higher and nDCG isn't lower, for at most 5 % more postings."""
+def test_places_as_entities_raise_recall_on_the_world_factbook(real_data, tmp_path):
+    """Entities raise recall, keep nDCG, and add at most 5 % more postings."""
     measures = pytest.importorskip("lsr.eval.evaluate", reason="needs the extra eval")
     dataset = pytest.importorskip("lsr.eval.datasets").open_dataset(str(real_data("world-factbook")), "train")
     places = [Entity(title) for title in sorted({doc.title for doc in dataset.corpus() if doc.title})]

@@ -1,4 +1,4 @@
-"""Fingerprint: when two encoders count as the same, and how one is read from JSON."""
+"""Fingerprints: comparison of encoders, JSON, and digests."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ OTHER_VALUES = {
 
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
-def test_each_difference_is_named(name):
+def test_the_error_names_each_difference(name):
     other = dataclasses.replace(FULL, **{name: OTHER_VALUES[name]})
     assert FULL.differences(other) == [f"{name} {getattr(FULL, name)} / {OTHER_VALUES[name]}"]
     with pytest.raises(EncoderMismatch, match=f"differ in {name}.*build an index again") as error:
@@ -40,13 +40,13 @@ def test_the_name_is_not_compared():
     FULL.require_same(dataclasses.replace(FULL, model="the same files elsewhere"), "a", "b")
 
 
-def test_the_repr_has_the_name():
+def test_str_is_the_name_of_the_model():
     assert str(FULL) == "m"
     assert str(Fingerprint()) == "an unknown encoder"
 
 
 @pytest.mark.parametrize("fingerprint", [FULL, Fingerprint(), Fingerprint(model="näme", max_length=0)])
-def test_json_round_trip(fingerprint):
+def test_a_fingerprint_is_read_back_from_json(fingerprint):
     text = fingerprint.to_json()
     assert "\n" not in text
     assert Fingerprint.from_json(text) == fingerprint

@@ -42,11 +42,11 @@ def test_the_shipped_encoder_works_in_a_child(mini, forked):
     ]
 
 
-def test_a_session_used_by_a_thread_is_reopened(mini, forked):
+def test_a_session_in_use_by_a_thread_is_reopened_in_a_child(mini, forked):
     documents = mini.encode_document(TEXTS)
     (runner,) = mini.learned.document._models.values()
     before = runner._session("states")
-    with runner._in_use():  # as if by a thread, which the child doesn't have
+    with runner._in_use():  # as if another thread used the session; the child doesn't have that thread
         assert forked(lambda: [same(mini.encode_document(TEXTS), documents), runner._session("states") is before]) == [
             True,
             False,
@@ -69,7 +69,7 @@ def test_torch_works_in_a_child(checkpoint, forked):
         large.exp()  # starts OpenMP's threads
 
         def encode():
-            large.exp()  # uses threads like a large model; tiny models don't
+            large.exp()  # uses threads like a large model; the tiny encoder wouldn't
             return np.allclose(encoder.encode_document(TEXTS).data, expected.data, atol=1e-5)
 
         assert forked(encode)

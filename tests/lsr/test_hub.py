@@ -1,4 +1,4 @@
-"""load_encoder opens every layout, and gives the vectors of the library that wrote it."""
+"""load_encoder opens every layout, with the same vectors as the library that wrote the files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def widened(dense, n_terms):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_same_weights_as_sentence_transformers(reference, texts, name):
+def test_vectors_equal_those_of_sentence_transformers(reference, texts, name):
     folder, model = reference(name)
     encoder = load_encoder(folder, device="cpu")
     assert isinstance(encoder, InferenceFreeEncoder if name == "static" else SpladeEncoder)
@@ -42,7 +42,7 @@ def test_same_weights_as_sentence_transformers(reference, texts, name):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_save_and_load(reference, texts, tmp_path, name):
+def test_a_saved_encoder_gives_the_same_vectors(reference, texts, tmp_path, name):
     encoder = load_encoder(reference(name)[0], device="cpu")
     encoder.save(tmp_path)
     again = load_encoder(tmp_path, device="cpu")
@@ -54,7 +54,7 @@ def test_save_and_load(reference, texts, tmp_path, name):
     assert carried.encode_query(texts) == encoder.encode_query(texts)
 
 
-def test_opensearch(opensearch, reference, texts):
+def test_an_opensearch_model_gives_the_same_vectors(opensearch, reference, texts):
     encoder = load_encoder(opensearch, saturation="log1p_log1p", device="cpu")
     _, model = reference("static")  # a model with the same weights
     expected = widened(model.encode_query(texts, convert_to_tensor=True), encoder.n_terms)
@@ -63,7 +63,7 @@ def test_opensearch(opensearch, reference, texts):
     np.testing.assert_allclose(encoder.encode_document(texts).to_dense(), expected, atol=1e-4)
 
 
-def test_older_layout(reference, texts, tmp_path):
+def test_the_layout_of_sentence_transformers_5_is_opened(reference, texts, tmp_path):
     """Files of sentence-transformers 5 have other module names, max_seq_length, and an old key for the width."""
     folder = Path(shutil.copytree(reference("max-relu")[0], tmp_path / "old"))
     prefix = "sentence_transformers.sparse_encoder.models"
@@ -88,7 +88,7 @@ def test_older_layout(reference, texts, tmp_path):
         load_encoder(folder)
 
 
-def test_static_table_by_token(reference, query_weights, tmp_path):
+def test_a_query_table_may_be_stored_by_token(reference, query_weights, tmp_path):
     folder = Path(shutil.copytree(reference("static")[0], tmp_path / "by-token"))
     expected = load_encoder(folder).encode_query("the cat sat on the mat .")
     static = folder / "query_0_SparseStaticEmbedding"
@@ -99,7 +99,7 @@ def test_static_table_by_token(reference, query_weights, tmp_path):
     assert load_encoder(folder).encode_query("the cat sat on the mat .") == expected
 
 
-def test_max_active_dims(reference, texts, tmp_path):
+def test_max_active_dims_limits_the_number_of_terms(reference, texts, tmp_path):
     folder = Path(shutil.copytree(reference("max-relu")[0], tmp_path / "cut"))
     whole = json.loads((folder / "config_sentence_transformers.json").read_text())
     (folder / "config_sentence_transformers.json").write_text(json.dumps(whole | {"max_active_dims": 4}))
@@ -108,7 +108,7 @@ def test_max_active_dims(reference, texts, tmp_path):
     assert encoder.encode_document(texts).lengths().max() == 4
 
 
-def test_bm25(tmp_path):
+def test_bm25_is_opened_by_name_and_read_back(tmp_path):
     encoder = load_encoder("bm25", k1=1.2, language="none")
     assert isinstance(encoder, BM25Encoder)
     encoder.fit(["a cat", "some dogs"])
@@ -133,7 +133,7 @@ print([name for name in ("torch", "transformers", "sentence_transformers") if na
         lsr.encode.Nothing  # noqa: B018
 
 
-def test_router_without_torch(reference):
+def test_queries_of_a_router_need_no_torch(reference):
     folder, _ = reference("static")
     code = f"""
 import sys
@@ -146,7 +146,7 @@ print(load_encoder({str(folder)!r}).encode_query("the cat").nnz)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-def test_read_tensor(tmp_path, dtype):
+def test_tensors_of_all_float_types_are_read(tmp_path, dtype):
     from safetensors.torch import save_file
 
     values = torch.arange(6, dtype=torch.float32).reshape(2, 3) / 4
@@ -184,7 +184,7 @@ def test_unknown_names_are_refused(tmp_path, monkeypatch):
         load_encoder(tmp_path / "file")
 
 
-def test_hub(checkpoint, texts, monkeypatch, tmp_path):
+def test_an_encoder_is_downloaded_by_its_hub_name(checkpoint, texts, monkeypatch, tmp_path):
     import huggingface_hub
 
     from lsr.encode import model_files as files

@@ -41,14 +41,14 @@ def test_scores_are_sums_of_both_encoders(encoder, parts, texts):
     np.testing.assert_allclose(found.dot(encoder.encode_query(QUERIES)), learned + 0.7 * lexical, rtol=1e-5)
 
 
-def test_the_vocabulary_joins_both(encoder, parts):
+def test_the_vocabulary_joins_those_of_both_parts(encoder, parts):
     learned, lexical = parts
     assert list(encoder.vocabulary[: learned.n_terms]) == list(learned.vocabulary)
     assert list(encoder.vocabulary[learned.n_terms :]) == [f"bm25:{stem}" for stem in lexical.vocabulary]
     assert len(set(encoder.vocabulary)) == encoder.n_terms
 
 
-def test_spans_come_from_both(encoder, parts):
+def test_spans_come_from_both_parts(encoder, parts):
     found = {(encoder.vocabulary[term], start, end) for term, start, end in encoder.spans("the cats sat")}
     assert ("bm25:cat", 4, 8) in found or ("bm25:cats", 4, 8) in found
     assert ("sat", 9, 12) in found
@@ -74,12 +74,12 @@ def test_an_unfitted_encoder_is_refused(parts, texts):
 
 
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
-def test_weight(parts, weight):
+def test_an_invalid_weight_is_refused(parts, weight):
     with pytest.raises(EncoderError, match="must be a number above 0"):
         HybridEncoder(*parts, weight)
 
 
-def test_save_and_load(encoder, parts, texts, tmp_path):
+def test_a_saved_encoder_gives_the_same_vectors(encoder, parts, texts, tmp_path):
     encoder.save(tmp_path / "saved")
     again = load_encoder(tmp_path / "saved", device="cpu")
     carried = load_encoder_files(encoder.query_files(), device="cpu")
@@ -110,7 +110,7 @@ def test_a_damaged_folder_is_refused(encoder, tmp_path):
             load_encoder(tmp_path)
 
 
-def test_an_index_explains_both(encoder, texts, tmp_path):
+def test_an_explanation_has_terms_of_both_parts(encoder, texts, tmp_path):
     documents = [{"_id": str(i), "text": text} for i, text in enumerate(texts) if len(text) < 100]
     index = Index.build(tmp_path / "index", documents, encoder=HybridEncoder(encoder.learned, BM25Encoder(), 0.7))
     hit = index.search("the cat sat on a mat", k=1)[0]
@@ -141,7 +141,7 @@ def mini():
         ("midpoint glue", {"mid": 1, "glue": 1}),
         ("qwrtpsdf glue", {"glue": 1}),
         ("endpoint", {}),  # end ##point; the corpus has "endpoint", so BM25 finds it
-        ("endpoints!", {}),  # found by its stem
+        ("endpoints!", {}),  # BM25 finds the stem
         ("an endpoint of", {"an": 1, "of": 1}),  # the other words are stop words
         ("zebra endpoint", {"zebra": 1}),  # the other word is in no document
         ("endpoint kubernetes", {}),
@@ -201,7 +201,7 @@ def pages(request, tmp_path_factory):
 @pytest.mark.parametrize(
     ("query", "found"),
     [
-        ("endpoint", ["endpoint"]),  # its piece ##point doesn't match "melting point"
+        ("endpoint", ["endpoint"]),  # the piece ##point doesn't match "melting point"
         ("endpoints", ["endpoint"]),
         ("what is an endpoint?", ["endpoint"]),
         ("qwrtpsdf", []),

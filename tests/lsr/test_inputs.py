@@ -1,4 +1,4 @@
-"""Encoders accept any iterable of texts, which they read once, or documents; other values are refused."""
+"""Encoders accept documents and any iterable of texts, read each iterable once, and refuse other values."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_documents_are_encoded_by_title_and_text(encoder):
 
 
 class Frame:
-    """Like data frames of all libraries: iterating over it gives the column names."""
+    """A fake data frame: iteration gives the column names, as in all data frame libraries."""
 
     columns = ("_id", "text")
 
@@ -95,7 +95,7 @@ def test_values_that_are_not_text_are_refused_with_their_type(encoder, wrong, er
             encode(wrong)
 
 
-def test_a_text_is_unchanged():
+def test_as_texts_returns_texts_unchanged():
     texts = ["", " a\n", "naïve 日本 🙂", np.str_("x")]
     assert as_texts(texts) == texts
     assert as_texts("a") == ["a"]

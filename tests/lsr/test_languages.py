@@ -67,7 +67,7 @@ def test_unsupported_languages_of_a_script_are_not_stemmed(text):
 @pytest.mark.parametrize(
     ("given", "name"), [("de", "german"), ("de-AT", "german"), ("EN_us", "english"), ("ja", "none"), ("Greek", "greek")]
 )
-def test_names_and_codes(given, name):
+def test_languages_have_names_and_codes(given, name):
     assert language_name(given) == name
     assert BM25Encoder(language=given).fingerprint == BM25Encoder(language=name).fingerprint
 
@@ -78,7 +78,7 @@ def test_unknown_languages_are_refused(language):
         load_encoder("bm25", language=language)
 
 
-def test_a_single_language_is_analyzed_as_before():
+def test_a_text_is_analyzed_by_the_analyzer_of_its_language():
     assert type(analyzer_of("german", "light")) is Analyzer
     mixed = MixedAnalyzer()
     for language, text in TEXTS.items():
@@ -89,19 +89,20 @@ def test_a_single_language_is_analyzed_as_before():
         assert mixed.query(text, [language]) == Analyzer(language).query(text)
 
 
-def test_a_query_has_stems_of_all_languages_and_its_own_stop_words():
+def test_a_query_has_stems_of_all_languages_and_stop_words_of_its_own():
     mixed = MixedAnalyzer("en,de")
     weights = mixed.query("die Häuser der Stadt")
     assert {"haus": 1.0, "stadt": 1.0, "häuser": 0.5}.items() <= weights.items()
     assert weights["die"] < 0.5
-    assert mixed.query("Häuser") == {"häuser": 1.0, "haus": 1.0}  # of unknown language, so both forms count
+    # The language of a single word is unclear, so both forms count.
+    assert mixed.query("Häuser") == {"häuser": 1.0, "haus": 1.0}
     assert mixed.query("Häuser", ["german"]) == {"haus": 1.0}
     assert mixed.query("丘の上") == Analyzer("none").query("丘の上")
 
 
 @pytest.fixture(scope="module", params=["auto", "en,de,fr,es,ru,ar,ja"])
 def index(request, tmp_path_factory):
-    """A document of each language."""
+    """An index with one document per language."""
     path = tmp_path_factory.mktemp("languages") / "idx"
     encoder = load_encoder("bm25", language=request.param)
     documents = {
@@ -140,7 +141,7 @@ def test_documents_are_found_by_the_stems_of_their_language(index, query, found,
     assert next(iter(hits[0].explain())).kind == "match"
 
 
-def test_words_of_other_languages_are_known_words(index):
+def test_spelling_suggestions_know_the_words_of_all_languages(index):
     assert index.did_you_mean("Häusern Kriege maison") is None
     assert index.did_you_mean("Krieeg") == "krieg"
     assert all("[" not in one.text for one in index.suggest("ge", 20))

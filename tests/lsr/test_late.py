@@ -1,4 +1,4 @@
-"""Late interaction: token vectors, their store, and scores that equal plain NumPy's."""
+"""Late interaction: token vectors, their store, and scores that equal those of plain NumPy."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def max_sim(query, document):
 
 
 def test_the_maximum_over_tokens_is_the_vector_of_the_text(documents):
-    """For a text's own terms, if all terms of each token are kept; special tokens add other terms."""
+    """Checks the terms that occur in the text, without pruning. Special tokens add further terms."""
     model = load_encoder("lsr-tiny").learned.document
     texts = [doc.content for doc in documents[:5]]
     found = fused(LateEncoder(model, top_k=model.n_terms).token_vectors(texts), model.n_terms).to_dense()
@@ -69,7 +69,7 @@ def test_the_maximum_over_tokens_is_the_vector_of_the_text(documents):
     assert np.abs(found - whole)[own & (whole > 0)].max() < 1e-4
 
 
-def test_token_vectors_of_a_torch_model(checkpoint):
+def test_token_vectors_of_a_torch_model_equal_its_logits(checkpoint):
     torch = pytest.importorskip("torch")
     encoder = LateEncoder(load_encoder(checkpoint), top_k=3)
     (matrix,), ids = encoder.token_vectors(["abc def ghij"]), encoder.model._ids
@@ -116,7 +116,7 @@ def test_a_search_deepens_until_the_bound_is_met(encoder, documents, vectors, in
         assert len(hits) == 3
         scores = np.array(reranker.scores(text, [doc.content for doc in documents]))
         assert [hit.score for hit in hits] == pytest.approx(np.sort(scores)[::-1][:3].tolist(), abs=1e-4)
-    assert len(searched) == len(set(searched)) > len(QUERIES)  # one search per depth; some go deeper
+    assert len(searched) == len(set(searched)) > len(QUERIES)  # one search per depth; some queries need more depth
     other = LateReranker(LateEncoder(encoder.model, top_k=2))
     with pytest.raises(EncoderMismatch, match="don't bound"):
         search_late(index, "ice", reranker=other)
@@ -124,8 +124,7 @@ def test_a_search_deepens_until_the_bound_is_met(encoder, documents, vectors, in
         LateReranker(other.encoder, vectors)
 
 
-def test_a_search_with_the_reranker(encoder, documents, vectors, index):
-    """Stored documents are scored with their stored vectors, new documents by the model."""
+def test_the_reranker_encodes_only_texts_without_stored_vectors(encoder, documents, vectors, index):
     reranker = LateReranker(encoder, vectors)
     hits = index.search(QUERIES[0], 5, rerank=reranker, depth=20)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
@@ -137,7 +136,7 @@ def test_a_search_with_the_reranker(encoder, documents, vectors, index):
     assert known == pytest.approx(first, rel=0.02)
 
 
-def test_empty_texts(encoder, tmp_path):
+def test_empty_texts_score_zero(encoder, tmp_path):
     vectors = TokenVectors.build(tmp_path / "tokens.arrow", ["", "a wing"], encoder)
     assert vectors.matrix(0).nnz == 0
     assert LateReranker(encoder, vectors).scores("wing", ["", "a wing"])[0] == 0
@@ -168,7 +167,7 @@ def test_damaged_files_are_refused(encoder, tmp_path):
         write_arrays(path, "token vectors", arrays | changes)
         with pytest.raises(DataError, match=message):
             TokenVectors(path)
-    # Sizes beyond the end of the file and terms beyond the vocabulary are harmless.
+    # Sizes beyond the end of the file and terms beyond the vocabulary still give finite scores.
     wrong = {"sizes": np.full_like(arrays["sizes"], 60_000), "terms": np.full_like(arrays["terms"], 65_000)}
     (query,) = encoder.token_vectors(["ice"], queries=True)
     for name, array in wrong.items():
@@ -176,7 +175,7 @@ def test_damaged_files_are_refused(encoder, tmp_path):
         assert np.isfinite(TokenVectors(path).scores(query, np.arange(2))).all()
 
 
-def test_a_saved_encoder_is_the_same(encoder, tmp_path):
+def test_a_saved_late_encoder_is_read_back(encoder, tmp_path):
     encoder.save(tmp_path / "saved")
     for again in (
         load_encoder(tmp_path / "saved"),

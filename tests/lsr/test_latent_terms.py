@@ -59,20 +59,20 @@ def test_weights_equal_the_bm25_formula(encoder):
     assert np.bincount(held.indices, minlength=64).tolist() == encoder.counts.tolist()
 
 
-def test_an_index_of_latents(encoder, tmp_path):
+def test_an_index_of_latent_terms_is_searched_and_explained(encoder, tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)]
     index = Index.build(tmp_path / "idx", docs, encoder=encoder)
     hits = index.search("blood of the heart cell", 10)
     assert {int(hit.id) // 20 for hit in hits} == {1}
     assert "latent:" in str(index.explain("blood of the heart cell", hits[0].id))
     assert any(word in name for name in encoder.codes.names for word in ("heart", "blood", "cell"))
-    with pytest.raises(EncoderError, match="these latent terms read a function"):
+    with pytest.raises(EncoderError, match="these latent terms were made with a function"):
         Index.open(tmp_path / "idx").search("blood")
     again = Index.open(tmp_path / "idx", encoder=encoder).search("blood of the heart cell", 10)
     assert [hit.id for hit in again] == [hit.id for hit in hits]
 
 
-def test_empty_texts_and_wrong_states(encoder):
+def test_empty_texts_have_no_terms_and_invalid_states_are_refused(encoder):
     assert encoder.encode_document(["", "wing"]).lengths().tolist()[0] == 0
     assert encoder.encode_query([]).shape == (0, 64)
     wrong = LatentTermsEncoder(lambda texts: [np.ones((2, 5))] * len(texts), encoder.codes, counts=encoder.counts)
@@ -88,7 +88,7 @@ def test_empty_texts_and_wrong_states(encoder):
         load_encoder("latent:bm25")
 
 
-def test_latent_terms_of_a_model(tmp_path):
+def test_latent_terms_of_a_model_are_saved_and_opened(tmp_path):
     """The first token state is the model's dense vector, and a saved encoder is read back."""
     made = load_encoder("latent:lsr-mini", top_k=3, latents=40)
     model = made.model

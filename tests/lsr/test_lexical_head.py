@@ -27,7 +27,7 @@ def state(word):
 
 
 def states(texts):
-    """Token states of each text."""
+    """Token states of each text: one half depends on the word, the other on its topic (the last letter)."""
     return [
         np.array(
             [
@@ -56,7 +56,7 @@ def head(texts):
 
 
 def overlap(scores, truth):
-    """For each query, the share of its true top five that are in the top five by score; the mean over queries."""
+    """The share of the true top five documents that have the five highest scores; the mean over queries."""
     best = [set(np.argsort(-row, kind="stable")[:5].tolist()) for row in scores]
     return np.mean([len(found & set(right)) / 5 for found, right in zip(best, truth, strict=True)])
 
@@ -78,7 +78,7 @@ def test_the_head_finds_what_bm25_finds(texts, head):
     assert found > max(0.5, plain + 0.08), (found, plain)
 
 
-def test_the_concatenation_adds_the_scores(texts, head):
+def test_scores_of_concatenated_vectors_add_up(texts, head):
     own = np.random.default_rng(2).standard_normal((2, 20, 8)).astype(np.float32)
     queries, documents = head.queries(texts[:20]), head.documents(texts[20:40])
     both = beside(own[0], queries, weights=(1.0, 0.7)) @ beside(own[1], documents).T
@@ -139,7 +139,7 @@ def test_invalid_input_is_refused(texts):
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_scifact(real_data):
+def test_concatenation_raises_recall_on_scifact(real_data):
     """The concatenation has a higher recall than the model's own vector. Prints the overlap with BM25."""
     from lsr.io.corpus import open_corpus
     from lsr.io.runs import open_qrels

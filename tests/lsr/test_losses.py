@@ -41,7 +41,7 @@ def batch(n_queries=4, n_docs=3, n_terms=6):
 # --- InfoNCE
 
 
-def test_info_nce_by_hand():
+def test_info_nce_equals_a_hand_worked_example():
     scores = torch.tensor([[math.log(3), 0.0], [0.0, math.log(4)]])
     expected = (math.log(4 / 3) + math.log(5 / 4)) / 2
     assert info_nce(scores, first_positive(2, 2)).item() == pytest.approx(expected)
@@ -83,7 +83,7 @@ def test_info_nce_without_negatives_is_zero(others):
     assert (scores.grad == 0).all()
 
 
-def test_info_nce_of_large_scores():
+def test_info_nce_of_large_scores_is_finite():
     scores = torch.tensor([[1e4, -1e4], [1e4, -1e4]], requires_grad=True)
     loss = info_nce(scores, torch.tensor([[True, False], [False, True]]), 0.5)
     loss.backward()
@@ -103,7 +103,7 @@ def test_info_nce_refuses_bad_input():
 # --- MarginMSE
 
 
-def test_margin_mse_by_hand():
+def test_margin_mse_equals_a_hand_worked_example():
     scores, teacher = torch.tensor([[5.0, 3.0, 1.0]]), torch.tensor([[10.0, 9.0, 5.0]])
     assert margin_mse(scores, teacher).item() == ((2 - 1) ** 2 + (4 - 5) ** 2) / 2
     assert margin_mse(scores, teacher, torch.tensor([[True, True, False]])).item() == 1
@@ -129,8 +129,8 @@ def test_margin_mse_without_pairs_is_zero():
     assert margin_mse(random(1, 2), random(1, 2), absent).item() == 0
 
 
-def test_margin_mse_over_all_pairs_equals_navers():
-    """Naver's trainer averages each query's (G, G) margins, including the zero diagonal, and then over queries."""
+def test_margin_mse_over_all_pairs_equals_that_of_naver():
+    """Naver's trainer averages first over a query's (G, G) margins with their zero diagonal, then over queries."""
     scores, teacher = random(3, 4), random(3, 4, seed=1)
     margins = [values.unsqueeze(1) - values.unsqueeze(2) for values in (scores, teacher)]
     expected = torch.nn.functional.mse_loss(*margins, reduction="none").mean(dim=2).mean(dim=1).mean(dim=0)
@@ -138,7 +138,8 @@ def test_margin_mse_over_all_pairs_equals_navers():
     wider, mask = torch.cat([scores, torch.full((3, 1), NAN)], 1), torch.arange(5).expand(3, 5) < 4
     wide_teacher = torch.cat([teacher, torch.full((3, 1), NAN)], 1)
     torch.testing.assert_close(margin_mse(wider, wide_teacher, mask, every_pair=True), expected)
-    mask = torch.cat([mask, torch.tensor([[False, True, True, True, True]])])  # without a positive, so not counted
+    # A query without a positive doesn't count.
+    mask = torch.cat([mask, torch.tensor([[False, True, True, True, True]])])
     more = torch.cat([wider, torch.ones(1, 5)]), torch.cat([wide_teacher, torch.zeros(1, 5)])
     torch.testing.assert_close(margin_mse(*more, mask, every_pair=True), expected)
 
@@ -146,7 +147,7 @@ def test_margin_mse_over_all_pairs_equals_navers():
 # --- KL
 
 
-def test_kl_by_hand():
+def test_kl_equals_a_hand_worked_example():
     scores = torch.tensor([[0.0, 0.0]])
     teacher = torch.tensor([[math.log(3), 0.0]])
     expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
@@ -180,7 +181,7 @@ def test_kl_of_one_candidate_or_none_is_zero():
     assert (scores.grad == 0).all()
 
 
-def test_kl_of_large_scores():
+def test_kl_of_large_scores_is_finite():
     scores = torch.tensor([[1e5, -1e5, 0.0]], requires_grad=True)
     loss = kl(scores, -scores)
     loss.backward()
@@ -243,7 +244,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_gradients(loss):
+def test_gradients_equal_finite_differences(loss):
     assert torch.autograd.gradcheck(loss, random(3, 5).requires_grad_())
 
 
@@ -275,7 +276,7 @@ def test_order_of_queries_and_documents_does_not_matter(seed):
 # --- ensemble of teachers
 
 
-def test_ensemble_by_hand():
+def test_an_ensemble_equals_a_hand_worked_example():
     teachers = torch.tensor([[[10.0, 20.0, 15.0]], [[-1.0, -3.0, -2.0]]])
     assert ensemble(teachers).tolist() == [[15, 15, 15]]
     assert ensemble(teachers[:1], scale=1).tolist() == [[0, 1, 0.5]]
@@ -291,7 +292,7 @@ def test_missing_scores_are_ignored():
 
 
 @pytest.mark.parametrize("n_docs", [1, 3])
-def test_a_teacher_without_preferences(n_docs):
+def test_a_teacher_with_equal_scores_gives_the_middle_of_the_scale(n_docs):
     assert ensemble(torch.full((2, 2, n_docs), 7.0)).tolist() == [[15.0] * n_docs] * 2
 
 
@@ -304,7 +305,7 @@ def test_ensembles_are_invariant_to_a_teachers_scale(seed, gain, level):
     torch.testing.assert_close(ensemble(torch.stack([teachers[0] * gain + level, teachers[1]])), result)
 
 
-def test_ensemble_then_kl():
+def test_kl_of_an_ensemble_with_missing_scores_is_finite():
     teachers = torch.tensor([[[0.0, 2.0, NAN]], [[4.0, 3.0, NAN]]])
     teacher = ensemble(teachers)
     scores = random(1, 3).requires_grad_()
@@ -314,17 +315,17 @@ def test_ensemble_then_kl():
     assert scores.grad.isfinite().all()
 
 
-def test_raw_scores_of_teachers():
+def test_raw_scores_of_teachers_are_averaged_and_scaled():
     teachers = torch.tensor([[[10.0, -20.0, NAN]], [[-1.0, NAN, NAN]]])
     result = ensemble(teachers, scale=2, normalize="raw")
     assert result[0, :2].tolist() == [9, -40]
     assert result[0, 2].isnan()
 
 
-def test_standardised_scores_of_teachers():
+def test_standardized_scores_of_teachers_are_averaged_and_scaled():
     teachers = torch.tensor([[[1.0, 3.0, NAN], [5.0, 5.0, 5.0]], [[10.0, NAN, NAN], [0.0, 2.0, 4.0]]])
     result = ensemble(teachers, scale=2, normalize="standard")
-    assert result[0, :2].tolist() == [-1, 2]  # document 0 has scores of both teachers; a single score counts as 0
+    assert result[0, :2].tolist() == [-1, 2]  # both teachers score document 0; a teacher's only score counts as 0
     assert result[0, 2].isnan()
     assert result[1].tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5])
 

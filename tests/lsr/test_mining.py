@@ -36,10 +36,10 @@ def negatives(*args, **options):
         ({"share": 0.95, "margin": 2.0}, ["e"]),
         ({"share": None}, ["a", "b", "c", "d", "e"]),
         ({"share": None, "count": 2}, ["a", "b"]),
-        ({"share": None, "skip": 1, "depth": 4}, ["b", "c"]),  # the positive takes one of the ranks
+        ({"share": None, "skip": 1, "depth": 4}, ["b", "c"]),  # the positive is one of the first four
     ],
 )
-def test_filters(options, expected):
+def test_filters_keep_the_expected_negatives(options, expected):
     assert negatives([RUN], **options) == [expected]
 
 
@@ -66,7 +66,7 @@ def test_scores_of_the_run_are_kept():
     assert mined.scores.tolist() == [[10, 9, 1]]
 
 
-def test_a_teacher_decides_instead_of_the_run():
+def test_scores_of_a_teacher_replace_those_of_the_run():
     teacher = {"q": {"p": 1.0, "a": 0.1, "b": 0.99, "c": 0.3}}
     (mined,), report = mine([RUN], teacher=teacher)
     assert mined.negatives == ["a", "c"]
@@ -90,7 +90,7 @@ def test_a_run_without_the_positive_does_not_filter():
     assert negatives([RUN, {"q": {"e": 5.0, "z": 4.0}}]) == [["e", "d"]]
 
 
-def test_the_lowest_positive_counts():
+def test_the_positive_with_the_lowest_score_sets_the_limit():
     qrels = {"q": {"p": 1, "d": 2, "unseen": 1}}
     (mined,), _ = mine([RUN], qrels)
     assert mined.positives == ["p", "d", "unseen"]
@@ -98,7 +98,7 @@ def test_the_lowest_positive_counts():
     np.testing.assert_equal(mined.scores, np.array([[10, 9, np.nan, 1]], np.float32))
 
 
-def test_documents_judged_irrelevant_are_kept_whatever_their_score():
+def test_documents_judged_irrelevant_are_not_filtered():
     qrels = {"q": {"p": 1, "a": 0, "b": -1}}
     assert negatives([RUN], qrels) == [["a", "b", "d", "e"]]
 
@@ -135,7 +135,7 @@ def test_invariants_of_mining(runs, qrels, options):
             assert all(scores.get(n, 0) < limit for n in one.negatives if n not in judged)
 
 
-def test_draws_depend_only_on_seed_and_query():
+def test_sampled_negatives_depend_only_on_seed_and_query():
     run = {query: {"p": 100.0} | {f"d{i}": float(i) for i in range(50)} for query in "qrs"}
     qrels = {query: {"p": 1} for query in "qrs"}
 

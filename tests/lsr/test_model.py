@@ -1,4 +1,4 @@
-"""SparseModel: heads equal their definitions, gradients equal plain autograd's, and saving changes nothing."""
+"""SparseModel: heads equal their definitions, gradients equal those of autograd, and saved models open unchanged."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_decoder_reads_the_text_twice(decoder):
             logits = plain(input_ids=torch.cat([text, text])[None]).logits[:, n:]
             expected = pooling.pool_logits(logits, torch.ones(1, n), "max", "log1p")
             assert torch.allclose(found[row], expected[0], atol=1e-4)
-    # The last token changes the result. In a single reading, the first token couldn't see it.
+    # The last token changes the vector. In a single pass, the first token couldn't attend to the last one.
     other = ids.clone()
     other[0, 3] = 40_000
     with torch.no_grad():
@@ -257,12 +257,13 @@ def test_the_graph_approximates_the_model(start, graph, tmp_path, head, saturati
     assert (expected > 0.5).sum() > 10
     assert np.abs(found - expected).max() < 0.2  # this model is tiny, so 7 bits are coarse
     assert np.abs(found - expected).mean() < 0.02
-    assert np.array_equal(runner.weights(texts[::-1]).to_dense(), found[::-1])  # other texts have no effect
+    # Other texts in the batch have no effect.
+    assert np.array_equal(runner.weights(texts[::-1]).to_dense(), found[::-1])
 
 
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
 @pytest.mark.parametrize("kind", ["masked-lm", "gated", "lexical"])
-def test_graphs_of_other_heads(start, graph, tmp_path, monkeypatch, kind, saturation):
+def test_graphs_of_other_heads_approximate_the_model(start, graph, tmp_path, monkeypatch, kind, saturation):
     monkeypatch.setattr(graph, "_TERMS", 10)
     sparse = start(kind, "max", saturation)
     with torch.no_grad():
@@ -278,10 +279,10 @@ def test_graphs_of_other_heads(start, graph, tmp_path, monkeypatch, kind, satura
         expected = np.concatenate([sparse(torch.tensor([t]), torch.ones(1, len(t))).numpy() for t in texts])
     assert (expected > 0.2).sum() > 10
     same = (found > 0) == (expected > 0)
-    assert same.mean() > 0.95  # rounding may move a logit across zero, or across the gate
+    assert same.mean() > 0.95  # rounding may change the sign of a logit or of a gate
     assert np.abs(found - expected)[same].max() < 0.2
     assert np.abs(found - expected)[same].mean() < 0.02
-    # For each term the graph names the token it comes from, whose logit in the model is nearly the largest.
+    # The graph names each term's token of origin, whose logit in the model is nearly the largest.
     terms = [int(term) for term in found[0].nonzero()[0]]
     states = sparse.states(torch.tensor(texts[:1]), torch.ones(1, 5))
     logits = sparse.head.token_logits(states, torch.tensor(texts[:1]), torch.tensor(terms))[0].detach().numpy()
@@ -354,7 +355,7 @@ def test_compression_keeps_the_maximum_lengths_of_documents_and_queries(graph, c
         graph.compress(load_encoder("bm25"), tmp_path / "x")
 
 
-def test_a_token_with_huge_states_does_not_make_others_less_exact(start, graph, tmp_path):
+def test_a_token_with_huge_states_does_not_make_other_tokens_less_exact(start, graph, tmp_path):
     sparse, text = start("expansion"), [2, *range(5, 25), 3]
     inner = sparse.backbone.encoder.layer[0].intermediate.dense
     seen = []
@@ -455,7 +456,7 @@ def test_an_export_can_include_a_dense_model_with_the_same_lower_layers(graph, c
     with torch.no_grad():
         expected = torch.cat([dense(input_ids=torch.tensor([row])).last_hidden_state[:, 0] for row in ids])
     cosines = (torch.nn.functional.normalize(expected).numpy() * found).sum(1)
-    assert cosines.min() > 0.99  # not 1, because of 8 bits
+    assert cosines.min() > 0.99  # below 1 because of 8-bit weights
     assert found.dtype == np.float32
     assert np.array_equal(small.encode_dense(texts), found)
     assert np.array_equal(small.encode_dense("dog", queries=True), small.encode_dense("the dog"))

@@ -1,4 +1,4 @@
-"""Several dense vectors per document; a document scores by its nearest one."""
+"""Several dense vectors per document: the vector nearest to the query gives the document's score."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def several():
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_the_nearest_vector_of_a_document_counts(tmp_path, several, similarity):
+def test_the_nearest_vector_gives_the_score_of_a_document(tmp_path, several, similarity):
     dense = DenseVectors.build(tmp_path / "dense", several, embed, embed_documents=embed_several, similarity=similarity)
     assert dense.per_document == 3
     query, vectors = np.array(embed(["abca"])[0]), embed_several([text for _, text in several])
@@ -81,7 +81,7 @@ def test_unchanged_documents_are_not_embedded_again(tmp_path, several):
     assert dense.search("bbbb", 1)[0].id == "d39"
 
 
-def test_hybrid_search_with_several_vectors(tmp_path, several):
+def test_hybrid_search_works_with_several_vectors(tmp_path, several):
     index = Index.build(tmp_path / "idx", [{"_id": doc, "text": text} for doc, text in several], encoder="bm25")
     dense = build_dense(index, tmp_path / "dense", embed, embed_documents=embed_several)
     for feedback in ("none", "both"):
@@ -89,7 +89,7 @@ def test_hybrid_search_with_several_vectors(tmp_path, several):
         assert "d3" in hits.ids
 
 
-def test_graphs_and_other_formats_are_refused(tmp_path, several):
+def test_graphs_clusters_and_later_formats_are_refused(tmp_path, several):
     for kind in ({"graph": True}, {"clusters": True}):
         with pytest.raises(DataError, match="take one vector of each document"):
             DenseVectors.build(tmp_path / "dense", several, embed, embed_documents=embed_several, **kind)

@@ -41,7 +41,7 @@ def read_all(path, **options):
 
 
 @pytest.mark.parametrize("name", ["docs.ndjson", "docs.ndjson.gz", "docs.json"])
-def test_round_trip(tmp_path, name):
+def test_a_written_file_is_read_back(tmp_path, name):
     path = put(tmp_path / name)
     assert holds_vectors(path)
     documents, rows, vectors = read_all(path, vocabulary=TOKENS)
@@ -51,7 +51,7 @@ def test_round_trip(tmp_path, name):
     assert sorted(f.name for f in tmp_path.iterdir()) == sorted([name, "docs.mapping.json"])
 
 
-def test_the_bulk_lines(tmp_path):
+def test_the_bulk_file_and_the_mapping_have_all_fields(tmp_path):
     path = put(tmp_path / "docs.ndjson", index_name="my-docs", field="embedding")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0] == {"index": {"_index": "my-docs", "_id": "a"}}
@@ -72,7 +72,7 @@ def test_the_bulk_lines(tmp_path):
     }
 
 
-def test_a_sparse_vector_has_term_ids(tmp_path):
+def test_without_a_vocabulary_tokens_are_term_numbers(tmp_path):
     path = put(tmp_path / "docs.ndjson", vocabulary=None)
     _, rows, _ = read_all(path)
     assert rows == [{"0": 0.5, "1": 4.25}, {}, {"2": np.float32(3.1), "3": 1.0}]
@@ -90,7 +90,7 @@ TOKEN = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5
 
 @given(rows=st.lists(st.dictionaries(TOKEN, WEIGHT, max_size=4), min_size=1, max_size=4), ids=st.data())
 @settings(max_examples=50)
-def test_any_tokens_ids_and_weights(tmp_path_factory, rows, ids):
+def test_any_tokens_ids_and_weights_are_read_back(tmp_path_factory, rows, ids):
     names = ids.draw(st.lists(TOKEN, min_size=len(rows), max_size=len(rows), unique=True))
     tokens = sorted({token for row in rows for token in row}) or ["x"]
     matrix = SparseMatrix.from_dicts([{tokens.index(t): w for t, w in row.items()} for row in rows], len(tokens))
@@ -137,7 +137,7 @@ def put_lines(path, *lines):
 ACTION = {"index": {"_id": "a"}}
 
 
-def test_a_file_of_another_tool(tmp_path):
+def test_a_file_of_another_tool_is_read(tmp_path):
     lines = [
         {"create": {"_index": "i", "_id": "x"}},
         {"id": 7, "passage_text": "hello", "metadata": {"n": 1}, "passage_embedding": {"hi": 4, "planet": 5.5}},
@@ -177,13 +177,13 @@ def test_a_file_of_another_tool(tmp_path):
         ([ACTION, {"v": {"a": 1}}, {"v": {"a": 1}}], ':3: expected {"index"'),
     ],
 )
-def test_bad_lines_are_named(tmp_path, lines, problem):
+def test_the_error_names_a_bad_line(tmp_path, lines, problem):
     path = put_lines(tmp_path / "docs.ndjson", *lines)
     assert holds_vectors(path)
     with pytest.raises(DataError, match=rf"docs\.ndjson{problem}.*--skip-bad"):
         list(read_vectors(path))
     good = put_lines(tmp_path / "good.ndjson", *lines, {"index": {"_id": "g"}}, {"v": {"a": 1}})
-    if lines == [ACTION]:  # the next line is taken as its document, so the document after that has no action
+    if lines == [ACTION]:  # the second action is read as the document of the first, so the last line has no action
         with pytest.raises(DataError, match="none of 2 documents can be read"):
             read_all(good, skip_bad=True)
         return

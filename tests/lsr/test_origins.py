@@ -1,4 +1,4 @@
-"""The origin of a term is the word whose token has its largest logit; checked against all logits, and on lsr-mini."""
+"""The origin of a term is the word with the term's largest logit. Checked by brute force and on lsr-mini."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tokenizer(mini):
     return mini.learned.document._tokenizer(mini.learned.document.document)
 
 
-def test_words_of_tokens(tokenizer):
+def test_each_token_has_the_span_of_its_word(tokenizer):
     text = "Café aeroplanes, 東京"
     ids, words = tokenizer.words(text, None)
     assert ids == tokenizer.ids([text], None, special=True)[0]
@@ -49,7 +49,7 @@ def test_words_end_where_the_text_is_truncated(tokenizer):
     assert words == [None, (0, 4), (5, 12), None]
 
 
-def test_words_of_a_prompt_do_not_belong_to_the_text(tokenizer):
+def test_tokens_of_a_prompt_have_no_span(tokenizer):
     assert tokenizer.words("wing", None, "text: ")[1] == [None, None, None, (0, 4), None]
     assert tokenizer.words("wing", None, "a")[1][1:-1] == [(0, 4)] * len(tokenizer.words("wing", None, "a")[1][1:-1])
 
@@ -87,7 +87,7 @@ def test_the_origin_is_the_word_with_the_largest_logit(checkpoint, texts, poolin
     assert encoder.origins(texts[0], []) == {}
 
 
-def test_origins_of_models_whose_head_cannot_be_split(make_checkpoint, tmp_path, texts):
+def test_origins_are_found_if_the_head_cannot_be_split(make_checkpoint, tmp_path, texts):
     pytest.importorskip("torch")
     encoder = SpladeEncoder(make_checkpoint(tmp_path / "m", "mobilebert"), device="cpu")
     model, everything = encoder.network(), range(encoder.n_terms)
@@ -124,7 +124,7 @@ def test_heads_take_the_maximum_over_tokens(checkpoint, kind):
         assert torch.allclose(said.amax(0), top, atol=1e-5)
 
 
-def test_parts_of_other_encoders(checkpoint, query_weights, texts):
+def test_a_hybrid_encoder_has_the_origins_of_its_learned_part(checkpoint, query_weights, texts):
     pytest.importorskip("torch")
     from lsr.encode import InferenceFreeEncoder
 

@@ -30,7 +30,7 @@ def kendall(order, truth):
 
 @pytest.fixture(scope="module")
 def strengths():
-    """True strengths of the documents; the first ranking agrees with them roughly, but not in detail."""
+    """True strengths of the documents; they roughly follow the first ranking, with noise."""
     rng = np.random.default_rng(3)
     return np.linspace(12, 0, N) + rng.normal(0, 1.5, N)
 
@@ -83,7 +83,7 @@ def test_aggregators_equal_an_example():
     preferences = compared(3, [(0, 1), (1, 0), (2, 0)], [0.9, 0.3, 0.9])
     assert additive(preferences) == pytest.approx([0.9 + 0.7 + 0.1, 0.3 + 0.1, 0.9])
     assert mean(preferences) == pytest.approx([1.7 / 3, 0.4 / 2, 0.9])
-    # Potentials are 0.2, -0.6 and 0.4, so 2 comes first. Without it, 0 has the potential 0.6.
+    # Potentials are 0.2, -0.6 and 0.4, so document 2 comes first. Of the other two, document 0 has the potential 0.6.
     assert greedy(preferences).tolist() == [2, 1, 3]
 
 
@@ -97,7 +97,7 @@ def test_bradley_terry_finds_the_strengths():
 
 
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
-def test_without_comparisons_the_first_ranking_stays(aggregator):
+def test_without_comparisons_the_first_ranking_is_kept(aggregator):
     scores = AGGREGATORS[aggregator](compared(5, [], []))
     assert np.argsort(-scores, kind="stable").tolist() == [0, 1, 2, 3, 4]
     assert len(AGGREGATORS[aggregator](compared(0, [], []))) == 0

@@ -82,7 +82,7 @@ def test_parts_equal_encoding_in_memory(tmp_path, n, how):
 
 
 def test_parts_and_batches_of_long_documents_are_smaller(tmp_path, corpus, monkeypatch):
-    """This bounds memory. Texts have 0 to 37 characters."""
+    """Smaller batches limit memory. The texts have 0 to 37 characters."""
     plain = encode(corpus, tmp_path / "plain")
     monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 20)
     monkeypatch.setattr(parts, "PART_CHARACTERS", 40)
@@ -107,7 +107,7 @@ def test_parts_are_joined_into_one_file(tmp_path, corpus):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["docs.jsonl", "v", "v.parquet"]
 
 
-def test_missing_parts_are_named(tmp_path, corpus):
+def test_the_error_names_a_missing_part(tmp_path, corpus):
     encode(corpus, tmp_path / "v")
     with pytest.raises(
         DataError, match=r"tokens are in 'part-00000\.parquet', which isn't here: read the whole folder"
@@ -127,7 +127,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Make encoding stop at a part, as if it were killed; return a list that gets the numbers of all parts begun."""
+    """Make encoding stop at a part, as if killed. Returns a list to which each begun part adds its number."""
     encoded, real = [], parts._encode_part
 
     def encode_part(*args):
@@ -177,7 +177,7 @@ def test_an_incomplete_part_is_encoded_again(tmp_path, corpus, monkeypatch):
     assert {path.name for path in (tmp_path / "v").iterdir()} == files(tmp_path / "whole").keys()
 
 
-def test_skipped_documents_are_known_after_a_kill(tmp_path, corpus, monkeypatch):
+def test_skipped_documents_are_still_reported_after_a_kill(tmp_path, corpus, monkeypatch):
     corpus.write_text(corpus.read_text() + "no JSON\n")
     monkeypatch.setattr(write, "_finish", lambda *_: (_ for _ in ()).throw(Stopped))
     with pytest.raises(Stopped):
@@ -212,7 +212,7 @@ def test_another_encoder_of_the_same_name_is_refused(tmp_path, corpus, monkeypat
         encode(corpus, tmp_path / "v", encoder=fitted(2))
 
 
-def test_a_bad_line_is_named_and_finished_parts_are_kept(tmp_path, corpus, monkeypatch):
+def test_a_bad_line_stops_encoding_and_finished_parts_are_kept(tmp_path, corpus, monkeypatch):
     lines = corpus.read_text().splitlines()
     lines[14] = "no JSON"
     corpus.write_text("\n".join(lines))
@@ -229,7 +229,7 @@ def test_a_bad_line_is_named_and_finished_parts_are_kept(tmp_path, corpus, monke
 # --- in object storage
 
 
-def test_vectors_in_object_storage(bucket, tmp_path, corpus, monkeypatch):
+def test_encoding_to_object_storage_resumes_and_overwrites(bucket, tmp_path, corpus, monkeypatch):
     encode(corpus, tmp_path / "v")
     where = bucket("vectors")
     cut_off(monkeypatch, corpus, where, 2)
@@ -263,7 +263,7 @@ def test_a_folder_that_is_not_shared_is_refused(tmp_path):
     assert parts.open_shared(str(tmp_path)).name == str(tmp_path)
 
 
-def test_the_command(tmp_path, corpus, lsr_command):
+def test_the_command_writes_and_reads_remote_folders(tmp_path, corpus, lsr_command):
     where = (tmp_path / "v").as_uri()
     ran = lsr_command("encode", corpus, "--encoder", "bm25", "--out", where)
     assert (ran.code, ran.err) == (0, f"2 of 20 documents have no text\n20 vectors in {where}\n")

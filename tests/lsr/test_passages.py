@@ -1,4 +1,4 @@
-"""Passages: they contain every word of a text, and have the given size and overlap."""
+"""Passages contain every word of a text, and have the given size and overlap."""
 
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tower import Tower
 from lsr.io.document import Block, Document
 
-STOP_WORDS = ["the", "of", "a", "-"]  # words of the text that aren't tokens
+STOP_WORDS = ["the", "of", "a", "-"]  # not tokens of the encoder
 SEVERAL = st.lists(st.sampled_from([*STOP_WORDS, "word"]), max_size=30)
 SIZES = st.integers(1, 6).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1)))
 
@@ -37,7 +37,7 @@ def split(text, encoder, size, overlap=0, **fields):
 
 
 @given(words=SEVERAL, sizes=SIZES)
-def test_words_sizes_and_overlaps(encoder, words, sizes):
+def test_passages_have_all_words_and_the_given_size_and_overlap(encoder, words, sizes):
     size, overlap = sizes
     text = " ".join(f"word{i}" if word == "word" else word for i, word in enumerate(words))
     passages = split(text, encoder, size, overlap)
@@ -83,7 +83,7 @@ def test_a_word_longer_than_a_passage_is_cut(text, size, overlap, expected):
     assert [passage.text for passage in split(text, Letters(), size, overlap)] == expected
 
 
-def test_ids_parents_and_titles(encoder):
+def test_passages_have_ids_parents_titles_and_metadata(encoder):
     passages = split("wing flow plate", encoder, 2, title="T", metadata={"k": 1}, where="f:1")
     assert [(p.id, p.parent) for p in passages] == [("d#0", "d"), ("d#1", "d")]
     assert {p.title for p in passages} == {"T"}
@@ -117,7 +117,7 @@ WORDS = st.lists(st.sampled_from(["cat", "dog", "sat", "abc", "ghij", "dogs", "?
 @given(
     text=WORDS, title=WORDS, sizes=st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1)))
 )
-def test_no_passage_loses_its_end(reader, text, title, sizes):
+def test_no_passage_is_truncated(reader, text, title, sizes):
     passages = split(text, reader, *sizes, title=title)
     assert min(reader.room([passage.content for passage in passages])) >= 0
     assert reader.count_truncated([passage.content for passage in passages]) == 0
@@ -152,7 +152,7 @@ def test_whole_texts_are_tokenized_only_if_needed(reader, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [62, 64, 512, 900])
-def test_the_last_word_of_a_passage_is_found(size):
+def test_a_passage_ends_after_the_given_number_of_tokens(size):
     encoder = load_encoder("lsr-mini").learned
     words = ["wing"] * 600
     words[min(size, 510) - 1] = "zebra"

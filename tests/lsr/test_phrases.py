@@ -1,4 +1,4 @@
-"""Contextual phrase vectors: the definition of their score, training, and the answers that they find."""
+"""Contextual phrase vectors: scores, training, and the answers found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOOLS = ["hammer", "violin", "ladder", "mirror", "basket"]
 
 
 def passage(i):
-    """A text about two people, and (question, answer) pairs about it."""
+    """A text about two people, and two (question, answer) pairs."""
     one, other = NAMES[i % 8], NAMES[(3 * i + 1) % 8 if (3 * i + 1) % 8 != i % 8 else (i + 1) % 8]
     place, tool = PLACES[i % 6], TOOLS[i % 5]
     text = f"In spring {one} leads the {place}. Every day {other} repairs the {tool} in the yard."
@@ -62,7 +62,7 @@ def drawn(encoder):
 
 
 def test_scores_equal_products_of_vectors_over_words(drawn):
-    """By the definition, over all words and word pairs; the implementation uses only those in both texts."""
+    """The definition sums over all words and word pairs. The implementation skips words that are in only one text."""
     question, text = "who leads the abbey of the lake?", "the abbey of the lake is old. The monk leads the abbey"
     read, asked = module._read(drawn.model, text), module._read(drawn.model, question, queries=True)
     found = module._scores(read, asked, drawn.weights, np)
@@ -125,7 +125,7 @@ def test_a_hit_has_an_answer(trained, tmp_path):
     assert (hit.text[answer.start : answer.end], answer.text) == (name, name)
 
 
-def test_spans_are_short_and_within_the_text(drawn):
+def test_answers_are_short_and_within_the_text(drawn):
     text = " ".join(f"word{i}" for i in range(300))
     (answer, nothing) = drawn.answers("which word is it?", [text, ""])
     assert 0 <= answer.start < answer.end <= len(text)
@@ -133,7 +133,7 @@ def test_spans_are_short_and_within_the_text(drawn):
     assert (nothing.start, nothing.end, nothing.text) == (0, 0, "")
 
 
-def test_weights_are_kept(drawn, encoder, tmp_path):
+def test_saved_weights_are_read_back(drawn, encoder, tmp_path):
     path = tmp_path / "reader.arrow"
     drawn.save(path)
     text = passage(5)[0]

@@ -47,7 +47,7 @@ def test_uris_are_recognized(name, remote):
     assert is_remote(name) == remote
 
 
-def test_suffixes_go_before_the_query_string():
+def test_suffixes_are_inserted_before_the_query_string():
     assert with_suffix("idx/", ".partial") == "idx.partial"
     assert with_suffix("s3://b/idx/?region=x", ".partial") == "s3://b/idx.partial?region=x"
     assert with_suffix("s3://b/idx", "/part") == "s3://b/idx/part"
@@ -96,7 +96,7 @@ def test_unexpected_content_is_refused(where, tmp_path, there, said):
     assert os.listdir(tmp_path / "copies") == []
 
 
-def test_a_missing_file_is_named(where, tmp_path):
+def test_the_error_names_a_missing_remote_file(where, tmp_path):
     with pytest.raises(StorageError, match="no such file"):
         Place(where).fetch("x", tmp_path / "x")
     assert not (tmp_path / "x").exists()
@@ -129,7 +129,7 @@ else:
 # --- errors of servers
 
 
-def test_a_missing_bucket_is_named(bucket):
+def test_the_error_names_a_missing_bucket(bucket):
     with pytest.raises(StorageError, match="no such bucket"):
         Place(bucket("x", bucket="nobodys")).sizes()
 
@@ -251,7 +251,7 @@ def test_a_damaged_list_of_parts_is_refused(tmp_path, content):
         read_vectors(where)
 
 
-def test_several_processes_may_write_one_file(tmp_path):
+def test_several_threads_may_write_one_file(tmp_path):
     place, errors = Place(tmp_path / "x"), []
 
     def write_some():

@@ -209,13 +209,13 @@ def test_errors_name_the_line_without_importing_a_package(run):
         ("losses.plugins={pairs: 1}", r"'pairs' of lsr.losses must return .* got a tensor of the shape \(2, \d\)"),
     ],
 )  # fmt: skip
-def test_a_package_that_fails_is_named(run, tmp_path, change, message):
+def test_the_error_names_a_package_that_fails(run, tmp_path, change, message):
     with pytest.raises((EncoderError, TrainingError), match=message):
         run_training(run(change), tmp_path / "run")
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_name_of_two_packages_is_refused(run, tmp_path):
+def test_a_name_used_by_two_packages_is_refused(run, tmp_path):
     other = tmp_path / "site" / "second_package-1.0.dist-info"
     other.mkdir()
     (other / "METADATA").write_text("Name: second-package\nVersion: 1.0\n")

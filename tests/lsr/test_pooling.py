@@ -1,4 +1,4 @@
-"""Weights against pooling bias, on synthetic judgments: the hidden relevant documents are known."""
+"""Weights that correct pooling bias, tested on synthetic judgments whose unjudged relevant documents are known."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def auc(values, labels):
     return float((ranks[labels].mean() - (n - 1) / 2) / (len(labels) - n))
 
 
-def test_hidden_positives_are_found_and_the_rest_keeps_its_weight():
+def test_hidden_positives_get_low_weights_and_true_negatives_high_ones():
     truth, qrels, run, teacher = collection(0)
     found = pooling_weights([run], qrels, teacher)
     pairs = [(p, doc in truth[q]) for q, own in found.relevant.items() for doc, p in own.items()]
@@ -53,7 +53,7 @@ def test_hidden_positives_are_found_and_the_rest_keeps_its_weight():
     assert {found.weights[q][doc] for q, own in qrels.items() for doc in own} == {1.0}
 
 
-def test_rarely_pooled_positives_can_count_more():
+def test_positives_at_low_ranks_can_get_higher_weights():
     _, qrels, run, teacher = collection(0)
     found = pooling_weights([run], qrels, teacher, positives=True)
     positives = [found.weights[q][doc] for q, own in qrels.items() for doc in own]
@@ -74,7 +74,7 @@ def test_judged_negatives_keep_their_weight():
     assert other not in found.relevant[query]
 
 
-def test_judgments_of_one_kind_are_refused():
+def test_judged_documents_alone_are_refused():
     with pytest.raises(DataError, match="can't be estimated"):
         pooling_weights([{"q": {"a": 1.0}}], {"q": {"a": 1}}, {"q": {"a": 1.0}})
 
@@ -108,14 +108,14 @@ def trained(truth, qrels, vectors, queries, negatives, weights):
     return float(np.mean(values))
 
 
-def test_weights_train_better_than_all_negatives():
+def test_weights_and_filters_train_better_than_unfiltered_negatives():
     """Many of the hard negatives are hidden positives. Weights help, and so does a filter by the teacher."""
     pytest.importorskip("torch")
     truth, qrels, run, teacher = collection(2, n_queries=60, n=60)
     truth = {q: truth[q] for q in qrels if truth[q]}
     qrels = {q: qrels[q] for q in truth}
     rng = np.random.default_rng(5)
-    # The first half of a vector shows relevance; the second shows the run's score, which is the bias of the pool.
+    # The first half of a vector encodes relevance; the second half encodes the run's score, which biases the pool.
     queries, vectors = {}, {"of": {}}
     for q, relevant in truth.items():
         queries[q] = rng.normal(size=WIDTH).astype(np.float32) / 4
@@ -139,7 +139,7 @@ def test_weights_train_better_than_all_negatives():
     assert min(values["filtered"], values["weighted"]) > values["plain"] + 0.01, values
 
 
-def test_draws_follow_the_weights():
+def test_sampled_negatives_follow_the_weights():
     run = {"q": {f"d{i}": 100.0 - i for i in range(60)}}
     weights = {"q": {f"d{i}": float(i % 2) for i in range(60)}}
     settings = MiningSettings(count=10, share=None, sample=True)
@@ -197,7 +197,7 @@ def test_the_command_writes_weights_that_a_source_reads(tmp_path):
         open_training(source, tmp_path / "cache")
 
 
-def test_info_nce_with_weights():
+def test_weighted_info_nce_equals_its_formula():
     torch = pytest.importorskip("torch")
     from lsr.train.losses import info_nce
 

@@ -1,4 +1,4 @@
-"""Saved encoders in other libraries: sentence-transformers and OpenSearch's layout give the same vectors."""
+"""Saved encoders give the same vectors in sentence-transformers and in OpenSearch's layout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytest.importorskip("transformers")
 
 @pytest.fixture(scope="module")
 def second(make_checkpoint, tmp_path_factory):
-    """Another checkpoint with the same vocabulary."""
+    """A second checkpoint with the vocabulary of `checkpoint`."""
     return make_checkpoint(tmp_path_factory.mktemp("second") / "tiny", seed=3)
 
 
@@ -38,7 +38,7 @@ def inference_free(checkpoint, weights, query_length=None, prompt="", **how):
 
 
 def pruned(checkpoint, documents, queries=...):
-    """An encoder that keeps the heaviest terms; by default, as many of queries as of documents."""
+    """An encoder with top-k pruning of documents and queries; by default, both have the same k."""
     tower = Tower.open(checkpoint)
     document = replace(tower, top_k=documents)
     return SpladeEncoder(document, None if queries is ... else replace(tower, top_k=queries))
@@ -87,7 +87,7 @@ def test_sentence_transformers_gives_equal_vectors(saved, texts):
         from sentence_transformers import SparseEncoder
 
         model = SparseEncoder(str(folder), device="cpu")
-        some = [text for text in texts if text]  # it can't encode an empty text
+        some = [text for text in texts if text]  # sentence-transformers can't encode an empty text
         found = [model.encode_query(some), model.encode_document(some)]
     same(encoder, *(vectors.to_dense().numpy() for vectors in found), some, 1e-5)
 
@@ -101,7 +101,7 @@ def test_lsr_opens_the_files_for_other_libraries(saved, texts):
         same(encoder, other.encode_query(texts).to_dense(), other.encode_document(texts).to_dense(), texts, 1e-6)
 
 
-def test_opensearchs_layout_has_model_and_table(checkpoint, query_weights, texts, tmp_path):
+def test_the_layout_of_opensearch_has_model_and_table(checkpoint, query_weights, texts, tmp_path):
     encoder = inference_free(checkpoint, query_weights, 8)
     encoder.save(tmp_path / "saved")
     bare = tmp_path / "bare"
@@ -255,7 +255,7 @@ def test_other_libraries_refuse_lsrs_own_heads(checkpoint, tmp_path, head):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A fake hub: records its calls, with the names of the uploaded files."""
+    """A fake hub. Returns a list of its calls, with the names of the uploaded files."""
     huggingface_hub = pytest.importorskip("huggingface_hub")
     calls = []
 
@@ -304,10 +304,10 @@ def test_lsr_publish_writes_a_graph(checkpoint, tmp_path, lsr_command):
     assert np.abs(difference).mean() < 0.02
     card = (tmp_path / "small" / "README.md").read_text()
     assert "library_name: lsr\n" in card
-    assert card.endswith("of this kind.\n\n## Training\n\n8 steps\n")  # figures of another encoder are left out
+    assert card.endswith("of this kind.\n\n## Training\n\n8 steps\n")  # without the figures of the original
 
 
-def test_a_graph_keeps_the_model_of_queries(checkpoint, second, query_weights, tmp_path, lsr_command):
+def test_publishing_a_graph_keeps_the_query_model(checkpoint, second, query_weights, tmp_path, lsr_command):
     pytest.importorskip("onnx")
     encoder = InferenceFreeEncoder(towers(checkpoint), query_weights, query_model=towers(second))
     encoder.save(tmp_path / "made")
@@ -353,7 +353,7 @@ def test_the_card_gets_the_figures_of_an_experiment(measured, lsr_command):
     card = (measured / "out" / "README.md").read_text()
     assert card.count("## Evaluation") == 1
     assert r"The system ours \| 1, measured by lsr experiment" in card
-    assert "trained with seed 2, means and intervals are of the seeds 1, 2." in card
+    assert "trained with seed 2, means and intervals are over the seeds 1, 2." in card
     assert "| collection | measure | seed 2 | mean | 95 % interval | BM25 | difference | p, corrected |" in card
     first = (
         f"| data, test: 3 documents, 2 queries | nDCG@10 | {ours['seeds']['nDCG@10'][1]:.3f} | "

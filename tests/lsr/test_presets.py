@@ -1,4 +1,4 @@
-"""Presets by name on the command line."""
+"""Presets are listed, described, and run by name on the command line."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_all_implementations_give_the_same_bits(n_terms, width, n_tokens):
 
 
 @pytest.mark.parametrize("lanes", LANES)
-def test_the_largest_possible_sums(lanes):
+def test_the_largest_possible_sums_do_not_overflow(lanes):
     for sign in (-1, 1):
         rows = np.full((40, 1040), 127, np.int8)
         states = np.full((9, 1040), sign * 3.0, np.float32)
@@ -44,7 +44,7 @@ def test_small_tokens_keep_precision_beside_large_ones(lanes):
     states = np.random.default_rng(2).normal(size=(2, 64)).astype(np.float32)
     alone = Projection(rows, scales, lanes=lanes).largest(states[:1])
     states[1] = 0
-    states[1, 0] = 1e-6  # logits near 0, which are the largest only where the other token's are negative
+    states[1, 0] = 1e-6  # logits near 0: the largest only where the other token's logits are negative
     both = Projection(rows, scales, lanes=lanes).largest(states)
     np.testing.assert_allclose(both, np.maximum(alone, 0), atol=1e-4)
 

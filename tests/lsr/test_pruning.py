@@ -1,4 +1,4 @@
-"""Pruned encoders: heads and columns are removed, the fit reduces the error, and they open like any other."""
+"""Pruned encoders have fewer heads and columns and open like other encoders; the fit reduces their error."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_heads_and_columns_are_removed(pruned):
         assert found[f"{layer}.output.dense.weight"] == [256, 128]
 
 
-def test_with_the_fit_vectors_stay_nearer_to_the_whole_encoders(pruned, texts):
+def test_the_fit_reduces_the_distance_from_the_whole_encoder(pruned, texts):
     """Measured on texts that the fit hasn't seen."""
     whole, fitted, plain = (load_encoder(one, lexical=0) for one in ("lsr-tiny", pruned / "fitted", pruned / "plain"))
     apart = [distance(one, whole, texts[40:]) for one in (fitted, plain)]
@@ -65,7 +65,7 @@ def test_pruning_nothing_changes_nothing(tmp_path, texts):
     assert same.encode_document(texts[:5]) == whole.encode_document(texts[:5])
 
 
-def test_means_of_removed_columns_stay_in_the_bias(tmp_path, texts):
+def test_means_of_removed_columns_are_added_to_the_bias(tmp_path, texts):
     """This gives better vectors than the unchanged biases of the whole model."""
     prune("lsr-tiny", tmp_path / "one", texts[:20], PruneSettings(0, 0.75, fit=False))
     whole = load_encoder("lsr-tiny", lexical=0)
@@ -86,7 +86,7 @@ def test_a_pruned_encoder_is_pruned_again(pruned, tmp_path, texts):
     assert load_encoder(tmp_path / "less", lexical=0).encode_document(texts[:2]).nnz
 
 
-def test_both_vectors_of_lsr_mini_remain(tmp_path, texts):
+def test_a_pruned_lsr_mini_still_has_both_vectors(tmp_path, texts):
     prune("lsr-mini", tmp_path / "small", texts[:2], PruneSettings(0.5, 0.25, fit=False))
     found = shapes(tmp_path / "small")
     assert found["dense.encoder.layer.5.qkv.weight"] == [384, 3 * 192]
@@ -106,7 +106,7 @@ def test_invalid_input_is_refused(tmp_path, texts):
             PruneSettings(**wrong)
 
 
-def test_the_command(tmp_path, lsr_command):
+def test_the_command_prunes_and_does_not_overwrite(tmp_path, lsr_command):
     (tmp_path / "docs.jsonl").write_text('{"_id": "1", "text": "wings in wind"}\n')
     how = ("prune", "lsr-tiny", "--documents", tmp_path / "docs.jsonl", "--out", tmp_path / "small", "--heads", "0.5")
     assert lsr_command(*how).code == 0

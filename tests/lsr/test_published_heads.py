@@ -30,7 +30,7 @@ def start(checkpoint):
 
 @pytest.fixture(scope="module")
 def plain(checkpoint):
-    """[(last states, logits)] of each text alone, by transformers, as float64 arrays."""
+    """[(last states, logits)] of each text, computed alone by transformers, as float64 arrays."""
     bert = transformers.AutoModelForMaskedLM.from_pretrained(checkpoint).eval()
     found = []
     for row in IDS:
@@ -53,7 +53,7 @@ def weights(sparse):
         return sparse(PADDED, MASK).double().numpy()
 
 
-def test_epic_documents(start, plain, monkeypatch):
+def test_epic_document_weights_equal_the_formula(start, plain, monkeypatch):
     monkeypatch.setattr(pooling, "_TERMS", 10)
     sparse = start("epic")
     importance, quality = of(sparse.head.importance), of(sparse.head.quality)
@@ -68,7 +68,7 @@ def test_epic_documents(start, plain, monkeypatch):
         assert (found > 0).all()
 
 
-def test_epic_queries(start, plain):
+def test_epic_query_weights_equal_the_formula(start, plain):
     sparse = start("epic-query")
     weight, bias = of(sparse.head.query)
     for row, (states, _), found in zip(IDS, plain, weights(sparse), strict=True):
@@ -79,7 +79,7 @@ def test_epic_queries(start, plain):
     assert weights(sparse)[0, 23] > weights(sparse)[0, 24]  # token 23 occurs twice
 
 
-def test_sparta(start, plain, checkpoint):
+def test_sparta_weights_equal_the_formula(start, plain, checkpoint):
     sparse = start("sparta")
     embeddings = transformers.AutoModel.from_pretrained(checkpoint).get_input_embeddings().weight.detach().numpy()
     for bias in (0.0, 0.3):
@@ -92,11 +92,11 @@ def test_sparta(start, plain, checkpoint):
             assert (found > 0).sum() > 5
 
 
-def test_deepct(start, plain):
+def test_deepct_weights_equal_the_formula(start, plain):
     sparse = start("deepct")
     with torch.no_grad():
         sparse.head.weigh.weight.normal_(std=0.3)
-        sparse.head.counts[8] = 0  # like a later piece of a word, which doesn't count
+        sparse.head.counts[8] = 0  # as for a later piece of a word, which gets no weight
     weight, bias = of(sparse.head.weigh)
     for row, (states, _), found in zip(IDS, plain, weights(sparse), strict=True):
         expected = np.zeros(N_TERMS)
@@ -108,12 +108,12 @@ def test_deepct(start, plain):
     assert weights(sparse)[0].any()
     sparse.train()
     exact = sparse(PADDED, MASK)
-    assert not torch.equal(exact, (exact * 100).round() / 100)  # training doesn't round: that has no gradient
+    assert not torch.equal(exact, (exact * 100).round() / 100)  # training skips rounding, which has no gradient
     exact.sum().backward()
     assert sparse.head.weigh.weight.grad.any()
 
 
-def test_tilde(start, plain):
+def test_tilde_weights_equal_the_formula(start, plain):
     sparse = start("tilde")
     for (_, logits), found in zip(plain, weights(sparse), strict=True):
         expected = np.maximum(3 + np.log10(1 / (1 + np.exp(-logits[0]))), 0)
@@ -130,9 +130,9 @@ KINDS = ["epic", "epic-query", "sparta", "deepct", "tilde"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_subset_of_terms_equals_that_of_all_and_heads_learn(start, kind):
+def test_weights_of_some_terms_equal_those_of_all_and_have_gradients(start, kind):
     sparse, terms = start(kind), torch.tensor([23, 8, 30])
-    if kind == "deepct":  # its weights start at zero
+    if kind == "deepct":  # DeepCT's weights start at zero
         torch.nn.init.normal_(sparse.head.weigh.weight, std=0.3)
     assert torch.allclose(sparse(PADDED, MASK, terms), sparse(PADDED, MASK)[:, terms], atol=1e-6)
     sparse.train()
@@ -154,8 +154,8 @@ def test_a_saved_head_is_read_back(start, tmp_path, checkpoint, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_words_of_origin(start, kind):
-    """A term's origin is the token that gave it its weight. TILDE's weights come from no single token."""
+def test_the_origin_is_the_token_that_gives_the_weight(start, kind):
+    """A term's origin is the token that gives the term's weight. TILDE computes all weights from the first token."""
     sparse = start(kind)
     ids, terms = torch.tensor(IDS[:1]), torch.tensor([23, 24])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A small model for queries, whose weights are averaged with those of the table."""
+"""A query model: its weights are averaged with those of the query table."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_weights_are_the_mean_of_the_table_and_the_model(plain, modelled):
     assert found.nnz > table.nnz
 
 
-def test_documents_and_the_fingerprint_are_the_same(plain, modelled):
+def test_a_query_model_leaves_documents_and_the_fingerprint_unchanged(plain, modelled):
     assert modelled.fingerprint == plain.fingerprint
     ours, theirs = modelled.encode_document(TEXTS), plain.encode_document(TEXTS)
     np.testing.assert_array_equal(ours.indices, theirs.indices)
@@ -73,7 +73,7 @@ def test_a_query_without_weights_in_the_table_stays_empty(modelled):
 
 
 def test_the_model_does_not_weight_pieces_that_the_table_ignores(plain, modelled):
-    """Pieces of a known word count only if the query has other words, for the table and for the model."""
+    """In the table and in the model, pieces of a known word count only if the query has other words."""
     pieces = {term for term, _, _ in plain.learned.spans("endpoint")}
     assert len(pieces) == 2
     text = "endpoint"  # BM25 knows this word, and the query has no other words
@@ -142,7 +142,7 @@ def test_other_layouts_with_a_table_can_have_a_query_model(checkpoint, query_wei
 
 @pytest.mark.parametrize("opened", [lambda: "lsr-tiny", lambda: load_encoder("lsr-tiny").query_files()])
 def test_a_model_of_another_vocabulary_is_refused(checkpoint, opened):
-    """Also beside the files that an index carries, of which nothing else is checked."""
+    """Checked for a named encoder and for the encoder files that an index stores."""
     given = opened()
     load = load_encoder if isinstance(given, str) else load_encoder_files
     with pytest.raises(EncoderError, match="has another vocabulary than the document model"):
@@ -155,20 +155,20 @@ def test_a_query_model_must_be_a_masked_lm_checkpoint():
 
 
 @pytest.mark.parametrize("over", ["csr", "latent", "late"])
-def test_encoders_that_would_ignore_it_refuse_it(over):
+def test_other_encoders_refuse_a_query_model(over):
     with pytest.raises(EncoderError, match=f"{over}:lsr-mini: no setting 'query_model'"):
         load_encoder(f"{over}:lsr-mini", query_model="splade-tiny")
 
 
-def test_it_has_a_fingerprint_of_its_own(plain, modelled):
-    """Whatever keeps vectors of queries by their encoder needs it."""
+def test_a_query_model_has_its_own_fingerprint(plain, modelled):
+    """Caches of query vectors need this fingerprint: the encoder's fingerprint leaves the query model out."""
     assert plain.query_fingerprint is None
     assert modelled.query_fingerprint == load_encoder("splade-tiny").fingerprint
     entities = EntityEncoder(modelled.learned, [Entity("Aspirin")])
     assert entities.query_fingerprint == modelled.query_fingerprint
 
 
-def test_a_teacher_keeps_its_queries_apart(tmp_path):
+def test_a_teacher_caches_queries_separately_for_each_query_model(tmp_path):
     weights = []
     for name in (None, "splade-tiny"):
         encoder = load_encoder("lsr-tiny", lexical=0, query_model=name)
@@ -177,23 +177,23 @@ def test_a_teacher_keeps_its_queries_apart(tmp_path):
         expected = encoder.encode_query(["doctor"])
         np.testing.assert_array_equal(weights[-1].indices, expected.indices)
     assert weights[1].nnz > weights[0].nnz
-    assert len(list(tmp_path.glob("sparse-documents-*"))) == 1  # documents are shared
+    assert len(list(tmp_path.glob("sparse-documents-*"))) == 1  # both share the cached document vectors
 
 
-def test_another_graph_for_documents_leaves_it(modelled, tmp_path):
+def test_replacing_the_document_graph_keeps_the_query_model(modelled, tmp_path):
     graph = modelled.learned.document.document.folder() / "model.onnx"
     save_with_graph(modelled.learned, graph.read_bytes(), tmp_path / "small")
     small = load_encoder(tmp_path / "small")
     assert small.encode_query(QUERIES) == modelled.learned.encode_query(QUERIES)
 
 
-def test_a_model_of_torch_runs_where_the_documents_model_does(opensearch, checkpoint):
-    """A graph runs on the CPU always."""
+def test_a_torch_query_model_runs_on_the_device_of_the_document_model(opensearch, checkpoint):
+    """A query model that is an ONNX graph always runs on the CPU."""
     assert load_encoder(opensearch, query_model=checkpoint, device="cpu").query_model.device == "cpu"
     assert load_encoder("lsr-tiny", query_model="splade-tiny", lexical=0, device="cpu").query_model.device is None
 
 
-def test_a_compressed_encoder_has_it_as_a_graph(opensearch, checkpoint, tmp_path):
+def test_compression_turns_the_query_model_into_a_graph(opensearch, checkpoint, tmp_path):
     pytest.importorskip("onnx")
     encoder = load_encoder(opensearch, query_model=checkpoint, device="cpu")
     compress(encoder, tmp_path / "small")

@@ -1,4 +1,4 @@
-"""Settings in other files than tokenizer.json work as in transformers and sentence-transformers, or are refused."""
+"""Settings outside tokenizer.json work as in transformers and sentence-transformers, or are refused."""
 
 from __future__ import annotations
 
@@ -148,13 +148,13 @@ def test_tokens_equal_those_of_transformers(tokenizer, tmp_path, settings):
 
 @pytest.fixture
 def model(reference, tmp_path):
-    """The folder of a sentence-transformers model with a BertTokenizer, which the test may change."""
+    """A copy of a sentence-transformers model's folder, with a BertTokenizer. The test may change the copy."""
     folder = Path(shutil.copytree(reference("max-relu")[0], tmp_path / "changed"))
     return change(folder, "tokenizer_config.json", tokenizer_class="BertTokenizer", do_lower_case=False)
 
 
 def same_weights(folder):
-    """Check that lsr gives the vectors of sentence-transformers for TEXTS, even after it saved and opened the model."""
+    """Check that lsr and sentence-transformers give equal vectors, also after lsr saved and reopened the model."""
     from sentence_transformers import SparseEncoder
 
     with warnings.catch_warnings():
@@ -197,7 +197,7 @@ BERT = [
 
 
 @pytest.mark.parametrize("settings", BERT, ids=str)
-def test_sentence_bert_config(model, settings):
+def test_settings_of_sentence_bert_config_work_as_in_sentence_transformers(model, settings):
     before = load_encoder(model, device="cpu")
     change(model, "sentence_bert_config.json", **settings)
     queries, documents = same_weights(model)
@@ -217,19 +217,19 @@ def test_sentence_bert_config(model, settings):
     ],
     ids=str,
 )
-def test_tokenizer_config_of_a_model(model, settings):
+def test_settings_of_tokenizer_config_work_as_in_sentence_transformers(model, settings):
     before = load_encoder(model, device="cpu").encode_document(TEXTS).to_dense()
     change(model, "tokenizer_config.json", **settings)
     assert np.abs(same_weights(model)[1] - before).max() > 0.01
 
 
 @pytest.mark.parametrize("prompts", [{"passage": "cat "}, {"document": "cat ", "corpus": "dog "}, {"query": "dog "}])
-def test_prompts(model, prompts):
+def test_prompts_work_as_in_sentence_transformers(model, prompts):
     change(model, "config_sentence_transformers.json", prompts=prompts, default_prompt_name=next(iter(prompts)))
     same_weights(model)
 
 
-def test_settings_of_a_router(reference, tmp_path):
+def test_each_tower_of_a_router_has_its_own_settings(reference, tmp_path):
     folder = Path(shutil.copytree(reference("towers")[0], tmp_path / "changed"))
     for tower, length in (("query_0_Transformer", 5), ("document_0_Transformer", 6)):
         change(folder / tower, "sentence_bert_config.json", query_length=length, document_length=length)

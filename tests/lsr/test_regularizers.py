@@ -32,7 +32,7 @@ PENALTIES = {
     "l1": l1,
     "idf_flops": lambda w: idf_flops(w, torch.linspace(0.5, 3, w.shape[1]), view="query"),
     "df_flops": lambda w: df_flops(w, torch.linspace(0, 1, w.shape[1])),
-    # `active` is given: the mask has no gradient, so the check must not change it by making another weight active.
+    # `active` is fixed because the mask has no gradient: gradcheck's small changes must not make other weights active.
     "l0_flops": lambda w: l0_flops(w, 3, active=torch.tensor([3, 4, 4, 5, 3])),
     "group": group,
     "anti_zero": anti_zero,
@@ -52,7 +52,7 @@ def random_weights(n_docs=5, n_terms=7, seed=0, dtype=torch.float64):
         (lambda w: idf_flops(w, IDF, view="document"), 5),
         (lambda w: idf_flops(w, IDF, view="query"), (2 / 2) ** 2 + (1 / 1) ** 2),
         (lambda w: df_flops(w, DF), (0.5 * 2) ** 2),  # the cost is half at df = a, and zero at df = 0
-        (lambda w: l0_flops(w, 1), 0.5**2 + 1**2),  # only row 0 has more than one term; the mean covers both
+        (lambda w: l0_flops(w, 1), 0.5**2 + 1**2),  # only row 0 has more than one term; the mean covers both rows
         (lambda w: l0_flops(w, 0), 5),
         (lambda w: l0_flops(w, 2), 0),
         (group, 5**0.5 + 0 + 2**0.5),
@@ -60,12 +60,12 @@ def random_weights(n_docs=5, n_terms=7, seed=0, dtype=torch.float64):
         (anti_zero, 1 / 16),
     ],
 )
-def test_hand_worked_examples(penalty, value):
+def test_penalties_equal_hand_worked_examples(penalty, value):
     assert penalty(ROWS).item() == pytest.approx(value, rel=1e-6)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
-def test_gradients(penalty):
+def test_gradients_equal_finite_differences(penalty):
     assert torch.autograd.gradcheck(penalty, random_weights().requires_grad_())
 
 
@@ -82,7 +82,7 @@ def test_the_order_of_terms_does_not_matter(penalty):
 
 
 @pytest.mark.parametrize("threshold", [None, 0, 2, 3, 100])
-def test_agrees_with_sentence_transformers(threshold):
+def test_flops_and_l0_flops_agree_with_sentence_transformers(threshold):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of sentence-transformers itself
         losses = pytest.importorskip("sentence_transformers.sparse_encoder.losses")
@@ -93,7 +93,7 @@ def test_agrees_with_sentence_transformers(threshold):
 
 
 def test_the_sum_over_group_positions_is_larger_by_the_group_size():
-    """The conversion of lambdas in the module's docstring, for groups with equal vectors at all positions."""
+    """Checks the conversion of lambdas in the docstring of lsr.train.regularizers, with equal vectors in each group."""
     by_query = random_weights(4, 6)
     n_places = 3
     groups = by_query.repeat_interleave(n_places, 0).reshape(4, n_places, 6)
@@ -168,7 +168,7 @@ def test_a_term_of_all_documents_has_a_finite_cost():
     assert idf_flops(torch.ones(1, 2), torch.tensor([0.0, -1.0]), view="query").item() == pytest.approx(2e4)
 
 
-def test_an_unknown_form_is_refused():
+def test_an_unknown_view_is_refused():
     with pytest.raises(ValueError, match="view must be"):
         idf_flops(ROWS, IDF, view="both")
 
@@ -186,7 +186,7 @@ def test_the_cost_grows_with_the_document_frequency(df):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
-def test_half_precision(penalty, dtype):
+def test_half_precision_is_computed_in_float32(penalty, dtype):
     weights = (random_weights() * 1e-4).to(dtype)  # the squares are too small for float16
     value = penalty(weights)
     assert value.dtype == torch.float32
@@ -209,7 +209,7 @@ def test_document_frequencies_are_counted():
     assert not df.fractions().requires_grad
 
 
-def test_document_frequencies_of_a_sample_of_columns():
+def test_document_frequencies_can_be_counted_from_samples_of_columns():
     whole, sampled = DocumentFrequency(7), DocumentFrequency(7)
     weights = random_weights(50, 7)
     whole.update(weights)
@@ -254,7 +254,7 @@ def test_the_l0_mask_skips_sparse_rows():
     assert weights.grad[1].tolist() == [0, 0, 0]
 
 
-def test_a_dead_row_is_raised_without_changing_others_much():
+def test_anti_zero_raises_dead_rows_and_hardly_changes_others():
     weights = torch.tensor([[0.0, 0.0, 0.0], [30.0, 20.0, 0.0]], requires_grad=True)
     anti_zero(weights).backward()
     assert (weights.grad[0] == -1).all()  # -2, divided by the number of rows
@@ -282,7 +282,7 @@ def test_gradient_descent_revives_a_dying_row():
         ("constant", [1, 1, 1, 1, 1, 1]),
     ],
 )
-def test_schedule(kind, values):
+def test_schedules_grow_from_zero_to_one(kind, values):
     assert [schedule(kind, step, 4) for step in range(6)] == values
     assert schedule(kind, 0, 0) == 1
     assert isinstance(schedule(kind, 2, 4), float)
@@ -294,6 +294,6 @@ def test_invalid_schedules_are_refused(kind, step, steps):
         schedule(kind, step, steps)
 
 
-def test_the_cost_at_frequency_a():
+def test_a_term_counts_half_at_document_frequency_a():
     assert df_flops(torch.ones(1, 1), torch.tensor([0.25]), a=0.25, b=3).item() == pytest.approx(0.25)
     assert math.isclose(df_flops(torch.ones(1, 1), torch.tensor([1.0])).item(), 1)

@@ -1,4 +1,4 @@
-"""High-recall review: which documents are read next, when it stops, and how it resumes."""
+"""High-recall review: which documents are read next, when the review stops, and how it resumes."""
 
 from __future__ import annotations
 
@@ -45,27 +45,28 @@ def test_the_regression_is_at_its_minimum():
     assert abs(wrong.sum()) < 1e-3
 
 
-def test_the_hypergeometric_rule_by_hand():
+def test_the_hypergeometric_rule_equals_a_hand_worked_example():
     stats = pytest.importorskip("scipy.stats")
     labels = np.array([1, 1, 1, 0, 1, *[0] * 20])
-    # After the first five of 100 documents, 95 were unread. 20 of these were then read, and none is relevant. Four are
-    # known, so recall is below 0.8 if at least two more exist.
+    # After the first five of 100 documents, 95 were unread. 20 of these were then read, and none is relevant. Four
+    # relevant documents are known, so recall is below 0.8 if the unread documents hold at least two more.
     expected = stats.hypergeom.cdf(0, 95, 2, 20)
     assert chance_of_less(labels, 100, 0.8, [5]) == pytest.approx(expected, rel=1e-9)
-    # From the fourth document on, 22 of 97 were read. One of them is relevant, so three would have been missing.
+    # After the first three documents, 97 were unread. 22 of these were then read, and one is relevant. If two more are
+    # still unread, three of the 97 are relevant.
     later = stats.hypergeom.cdf(1, 97, 3, 22)
     assert chance_of_less(labels, 100, 0.8, [3, 5]) == pytest.approx(min(expected, later), rel=1e-9)
     assert chance_of_less(labels, 25, 0.8, [5]) == pytest.approx(0)  # all documents are read
 
 
-def test_the_recall_that_probabilities_imply():
+def test_the_recall_bound_equals_a_hand_worked_example():
     p = np.array([0.9, 0.9, 0.5, 0.5, 0.0])
-    # Two were found. The probabilities expect one more, with a variance of one half.
+    # Two relevant documents were found. The probabilities predict one more, with a variance of one half.
     assert recall_bound(p, np.array([1, 1]), [0, 1]) == pytest.approx(2 / 3 - 2 * 0.5**0.5 * 2 / 9)
     assert recall_bound(p[:2], np.array([1, 1]), [0, 1]) == 1
 
 
-def test_a_knee():
+def test_a_knee_is_found_where_relevant_documents_run_out():
     flat = np.array([1] * 100 + [0] * 900)
     assert has_knee(flat)
     assert not has_knee(flat[:150])
@@ -129,7 +130,7 @@ def test_a_saved_review_continues_like_an_uninterrupted_one(tmp_path):
     assert review.rounds == whole.rounds
 
 
-def test_the_first_batch_and_strategies():
+def test_batches_begin_with_given_documents_and_follow_the_strategy():
     vectors, relevant = collection(2)
     ids = [str(i) for i in range(N)]
     review = Review(ids, [vectors], ReviewSettings(batch=5), first=[7, 3])
@@ -143,7 +144,7 @@ def test_the_first_batch_and_strategies():
     assert np.abs(p[unsure.batch()] - 0.5).max() <= np.sort(np.abs(np.delete(p, list(judged)) - 0.5))[4]
 
 
-def test_wrong_states_and_settings(tmp_path):
+def test_invalid_states_and_settings_are_refused(tmp_path):
     vectors, _ = collection(3)
     ids, path = [str(i) for i in range(N)], tmp_path / "state.json"
     review = Review(ids, [vectors])

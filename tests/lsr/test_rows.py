@@ -52,7 +52,7 @@ def put(path, content):
 
 @pytest.mark.parametrize("name", ["d.json", "d.jsonl", "d.ndjson", "d.json.gz", "D.JSON.GZ"])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_arrays(tmp_path, name, indent):
+def test_json_arrays_are_read(tmp_path, name, indent):
     content = ("\ufeff" if indent else " \n") + json.dumps(DOCS, indent=indent)
     packed = gzip.compress(content.encode()) if name.lower().endswith(".gz") else content
     assert read(put(tmp_path / name, packed)) == EXPECTED
@@ -95,7 +95,7 @@ def test_bad_elements_of_an_array_are_skipped(tmp_path):
     assert [d[0] for d in read(path, skip_bad=True)] == ["b"]
 
 
-def test_vectors_in_an_array(tmp_path):
+def test_vectors_in_a_json_array_are_read(tmp_path):
     path = put(tmp_path / "v.json", json.dumps([{"_id": "a", "vector": {"x": 1.5}}], indent=1))
     assert holds_vectors(path)
     (batch,) = read_vectors(path)
@@ -139,17 +139,17 @@ def test_null_texts_are_empty_in_all_formats(tmp_path):
         ("id\tname\na\tcats\n", [("id", "", "name", None), ("a", "", "cats", None)]),
     ],
 )
-def test_tsv(tmp_path, lines, expected):
+def test_tsv_files_are_read_with_and_without_a_header(tmp_path, lines, expected):
     assert read(put(tmp_path / "d.tsv", lines)) == expected
 
 
-def test_a_tsv_line_of_the_wrong_length_is_named(tmp_path):
+def test_the_error_names_a_tsv_line_of_the_wrong_length(tmp_path):
     with pytest.raises(DataError, match=r"d.tsv:3: expected 2 columns, got 3"):
         read(put(tmp_path / "d.tsv", "id\ttext\na\tcats\nb\tx\ty\n"))
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
-def test_csv(tmp_path, mark):
+def test_csv_files_are_read_with_several_separators(tmp_path, mark):
     text = '_id,text,year\r\na,"cats, purr",2020\r\nb,"dogs ""bark""\nloud",2021\r\n'
     text = text.replace(",", mark).replace(f"cats{mark}", "cats,")
     assert read(put(tmp_path / "d.csv", text)) == EXPECTED
@@ -178,7 +178,7 @@ def test_bad_csv_is_refused(tmp_path):
     "topics",
     [{"qid": 7, "query": "cats"}, {"query_id": "7", "title": "cats"}, {"_id": "7", "text": "cats", "title": ""}],
 )
-def test_topics(tmp_path, topics):
+def test_queries_may_have_the_keys_of_topics(tmp_path, topics):
     (query,) = open_corpus(put(tmp_path / "q.jsonl", json.dumps(topics)), queries=True)
     assert (query.id, query.content) == ("7", "cats")
 
@@ -207,14 +207,14 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_tables(name):
+def test_arrow_tables_are_read(name):
     corpus = documents_corpus(given_documents(FRAMES[name]), replay=True)
     for _ in range(2):
         assert [(d.id, d.title, d.text, d.metadata) for d in corpus] == EXPECTED
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars", "datasets"])
-def test_data_frames(library):
+def test_data_frames_are_read(library):
     loaded = pytest.importorskip(library, reason=f"{library} isn't installed")
     frame = loaded.Dataset.from_list(DOCS) if library == "datasets" else loaded.DataFrame(DOCS)
     corpus = documents_corpus(given_documents(frame), replay=True)
@@ -222,7 +222,7 @@ def test_data_frames(library):
         assert [(d.id, d.title, d.text, d.metadata) for d in corpus] == EXPECTED
 
 
-def test_frames_of_vectors():
+def test_rows_with_vectors_are_read_as_vectors():
     rows = [{"_id": "a", "vector": {"x": 1.0}}]
     assert isinstance(given_documents(rows), Vectors)
 
@@ -264,7 +264,7 @@ def test_values_become_plain_python(value, plain):
 
 
 @pytest.mark.parametrize("value", [math.nan, np.float64("nan"), Decimal("NaN"), np.datetime64("NaT")])
-def test_missing_values(value):
+def test_missing_values_are_left_out(value):
     (document,) = documents_corpus([{"_id": "a", "text": "t", "v": value, "n": 1}])
     assert document.metadata == {"n": 1}
     (document,) = documents_corpus([{"_id": "a", "text": "t", "v": value}])
@@ -279,7 +279,7 @@ def test_unfilterable_values_are_refused_by_name(value):
         list(documents_corpus([{"_id": "a", "text": "t", "out": {"v": value}}]))
 
 
-def test_ids_of_other_types():
+def test_ids_of_other_types_become_strings():
     documents = [{"_id": i, "text": "t"} for i in (np.int64(7), UUID, 3, np.str_("x"))]
     assert [d.id for d in documents_corpus(documents)] == ["7", str(UUID), "3", "x"]
     for bad in (True, 1.5, None, math.nan, ""):
@@ -287,7 +287,7 @@ def test_ids_of_other_types():
             list(documents_corpus([{"_id": bad, "text": "t"}]))
 
 
-def test_parquet_columns_of_all_types(tmp_path):
+def test_parquet_columns_of_all_types_are_read(tmp_path):
     moment = dt.datetime(2020, 5, 17, 12, 30)
     columns = {
         "_id": pa.array([1, 2]),
@@ -352,7 +352,7 @@ def test_vectors_with_an_empty_id_are_refused(tmp_path):
         ("1970-01-01 and more", None),
     ],
 )
-def test_times_given_as_text(text, micros):
+def test_times_are_parsed_from_text(text, micros):
     assert parse_time(text) == micros
 
 
@@ -382,7 +382,7 @@ def piped(tmp_path):
         writer.join()
 
 
-def test_texts_from_a_pipe(piped):
+def test_texts_from_a_pipe_can_be_read_twice(piped):
     path = piped(json.dumps(DOCS, indent=1))
     assert not holds_vectors(path)
     corpus = open_corpus(path)
@@ -390,7 +390,7 @@ def test_texts_from_a_pipe(piped):
         assert [(d.id, d.where) for d in corpus] == [("a", f"{path}:2"), ("b", f"{path}:7")]
 
 
-def test_vectors_on_standard_input_are_vectors(monkeypatch):
+def test_vectors_on_standard_input_are_recognized(monkeypatch):
     for number in range(2):
         lines = f'{{"_id": "a{number}", "vector": {{"x": 1.5}}}}\n'.encode()
         monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
@@ -400,7 +400,7 @@ def test_vectors_on_standard_input_are_vectors(monkeypatch):
         assert batch.ids == [f"a{number}"]
 
 
-def test_vectors_from_a_pipe(piped):
+def test_the_error_names_a_bad_line_of_vectors_from_a_pipe(piped):
     path = piped('{"_id": "a", "vector": {"x": -1}}\n')
     assert holds_vectors(path)
     with pytest.raises(DataError, match="pipe:1: 'a': weight -1"):
@@ -450,7 +450,7 @@ def test_a_long_line_takes_bounded_memory(tmp_path, monkeypatch):
     tracemalloc.stop()
 
 
-# --- data frames and data sets in the forms of their libraries --------------------------------------------------------
+# --- forms of data frames and datasets --------------------------------------------------------------------------------
 
 FRAMED = [
     {"_id": "a", "title": "Cats", "text": "purr", "year": 2020, "when": dt.datetime(2020, 1, 1, tzinfo=dt.UTC)},
@@ -460,7 +460,7 @@ READ = [("a", "Cats", "purr", {"year": 2020, "when": "2020-01-01T00:00:00+00:00"
 
 
 def read_twice(source):
-    """The documents of a corpus made from `source`; checks that a second pass gives the same."""
+    """The documents of a corpus made from `source`. Checks that a second pass gives the same documents."""
     corpus = documents_corpus(source)
     first, second = ([(d.id, d.title, d.text, d.metadata or {}) for d in corpus] for _ in range(2))
     assert first == second
@@ -481,13 +481,13 @@ def read_twice(source):
         lambda frame: frame.iloc[::-1].iloc[::-1],
     ],
 )
-def test_pandas_data_frames(form):
+def test_pandas_data_frames_of_all_forms_are_read(form):
     pandas = pytest.importorskip("pandas")
     assert read_twice(form(pandas.DataFrame(FRAMED))) == READ
 
 
 @pytest.mark.parametrize("form", ["eager", "lazy", "categorical"])
-def test_polars_data_frames(form):
+def test_polars_data_frames_of_all_forms_are_read(form):
     polars = pytest.importorskip("polars")
     frame = polars.DataFrame(FRAMED)
     if form == "categorical":
@@ -496,7 +496,7 @@ def test_polars_data_frames(form):
 
 
 @pytest.mark.parametrize("form", [None, "numpy", "torch", "arrow", "pandas", "iterable"])
-def test_datasets_in_any_format(form):
+def test_datasets_of_all_formats_are_read(form):
     datasets = pytest.importorskip("datasets")
     data = datasets.Dataset.from_list(FRAMED)
     data = data.to_iterable_dataset() if form == "iterable" else data.with_format(form)

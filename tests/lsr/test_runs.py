@@ -31,16 +31,16 @@ JUDGED = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": -1}}
     ],
     ids=["beir", "no header", "trec", "trec with tabs", "windows", "same twice"],
 )
-def test_qrels(tmp_path, text):
+def test_qrels_of_the_usual_formats_are_read(tmp_path, text):
     assert read_qrels(write(tmp_path / "qrels.tsv", text)) == JUDGED
 
 
-def test_compressed_qrels(tmp_path):
+def test_compressed_qrels_are_read(tmp_path):
     (tmp_path / "qrels.gz").write_bytes(gzip.compress(b"q1 0 d1 2\nq1 0 d2 0\nq2 0 d1 -1\n"))
     assert read_qrels(tmp_path / "qrels.gz") == JUDGED
 
 
-def test_ids_with_spaces_survive_tabs(tmp_path):
+def test_ids_in_tab_separated_qrels_may_have_spaces(tmp_path):
     assert read_qrels(write(tmp_path / "q", "query one\tdoc one\t1\n")) == {"query one": {"doc one": 1}}
 
 
@@ -54,13 +54,13 @@ def test_ids_with_spaces_survive_tabs(tmp_path):
         ("q0\td1\t1", "query 'q0' and document 'd1' are judged twice, differently"),
     ],
 )
-def test_bad_qrels_lines_are_named(tmp_path, line, message):
+def test_the_error_names_a_bad_line_of_qrels(tmp_path, line, message):
     path = write(tmp_path / "qrels.tsv", f"query-id\tcorpus-id\tscore\nq0\td1\t0\n{line}\n")
     with pytest.raises(DataError, match=f"qrels.tsv:3: {message}"):
         read_qrels(path)
 
 
-def test_run(tmp_path):
+def test_a_trec_run_is_read(tmp_path):
     path = write(tmp_path / "run", "q1 Q0 d1 1 3.5 tag\nq1\tQ0\td2\t2\t-1e-3\ttag\n\nq2 Q0 d1 1 7 tag\n")
     assert read_run(path) == {"q1": {"d1": 3.5, "d2": -0.001}, "q2": {"d1": 7.0}}
 
@@ -76,7 +76,7 @@ def test_run(tmp_path):
         ("q1 Q0 d1 2 1.0 tag", "document 'd1' occurs twice for query 'q1'"),
     ],
 )
-def test_bad_run_lines_are_named(tmp_path, line, message):
+def test_the_error_names_a_bad_line_of_a_run(tmp_path, line, message):
     with pytest.raises(DataError, match=f"run:2: {message}"):
         read_run(write(tmp_path / "run", f"q1 Q0 d1 1 3.5 tag\n{line}\n"))
 
@@ -100,7 +100,7 @@ def test_many_bad_lines_are_counted(tmp_path):
     assert (len(lines), lines[0].endswith("1,030 bad lines:"), lines[-1].strip()) == (22, True, "and 1,010 more")
 
 
-def test_errors_are_collected():
+def test_data_errors_are_collected_and_raised_together():
     problems = DataErrors()
     problems.settle()
     with problems:
@@ -124,7 +124,7 @@ def test_missing_files_and_bad_utf8_are_reported(tmp_path, read):
         read(tmp_path / "missing")
 
 
-def test_run_lines_round_trip(tmp_path):
+def test_written_run_lines_are_read_back(tmp_path):
     hits = [("d2", 12.3456789), ("d1", 1e-8), ("d3", 0.0)]
     lines = list(run_lines("q1", hits, "lsr"))
     assert lines[0] == "q1 Q0 d2 1 12.3456789 lsr"
@@ -158,7 +158,7 @@ def test_run_lines_refuse_whitespace(query, doc):
                     '{"qid": "q2", "docid": "d1", "rel": -1}\n'),
     ],
 )  # fmt: skip
-def test_qrels_of_other_formats(tmp_path, name, text):
+def test_qrels_of_other_formats_are_read(tmp_path, name, text):
     assert read_qrels(write(tmp_path / name, text)) == JUDGED
 
 
@@ -174,7 +174,7 @@ def test_unsupported_grades_are_refused(tmp_path, grade):
 
 
 @pytest.mark.parametrize("suffix", [".tsv.gz", ".TSV.GZ", ".txt.gz", ".csv", ".json"])
-def test_qrels_of_a_folder(tmp_path, suffix):
+def test_qrels_of_a_folder_are_found_by_split(tmp_path, suffix):
     (tmp_path / "qrels").mkdir()
     text = {".csv": "qid,docid,rel\nq,d,1\n", ".json": '{"q": {"d": 1}}'}.get(suffix, "q 0 d 1\n").encode()
     packed = gzip.compress(text) if suffix.lower().endswith(".gz") else text
@@ -198,11 +198,11 @@ RUN = {"q1": {"d1": 3.5, "d2": -0.001}, "q2": {"d1": 7.0}}
         ("r.csv", "q_id,doc_id,score\nq1,d1,3.5\nq1,d2,-1e-3\nq2,d1,7\n"),
     ],
 )  # fmt: skip
-def test_runs_of_other_formats(tmp_path, name, text):
+def test_runs_of_other_formats_are_read(tmp_path, name, text):
     assert read_run(write(tmp_path / name, text)) == RUN
 
 
-def test_runs_in_parquet(tmp_path):
+def test_runs_in_parquet_are_read(tmp_path):
     rows = [(query, doc, score) for query, hits in RUN.items() for doc, score in hits.items()]
     columns = dict(zip(("q_id", "doc_id", "score"), map(list, zip(*rows, strict=True)), strict=True))
     pq.write_table(pa.table(columns), tmp_path / "r.parquet")
@@ -212,13 +212,13 @@ def test_runs_in_parquet(tmp_path):
         read_run(tmp_path / "r.parquet")
 
 
-def test_bad_scores_of_json_are_named(tmp_path):
+def test_the_error_names_bad_scores_in_json(tmp_path):
     path = write(tmp_path / "r.json", '{"q1": {"d1": "high"}, "q2": {"d1": null}}')
     with pytest.raises(DataError, match=r"query 'q1': the score 'high' .*\n.*query 'q2': the score None"):
         read_run(path)
 
 
-def test_equal_scores_are_written_as_different_ones():
+def test_equal_scores_are_written_as_different_scores():
     lines = list(run_lines("q", [("b", 1.0), ("a", 1.0), ("c", 2.0), ("d", 0.5)], "t"))
     assert [line.split()[2] for line in lines] == ["c", "b", "a", "d"]
     scores = [float(line.split()[4]) for line in lines]

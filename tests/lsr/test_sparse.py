@@ -1,4 +1,4 @@
-"""SparseMatrix gives the results of scipy and numpy; bad input is refused."""
+"""SparseMatrix gives the same results as scipy and numpy, and refuses bad input."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_all_constructors_give_the_same_matrix(dense):
 
 
 @given(DENSE)
-def test_to_scipy_and_back(dense):
+def test_a_matrix_is_unchanged_by_conversion_to_scipy(dense):
     matrix = SparseMatrix.from_dense(dense)
     assert np.array_equal(matrix.to_scipy().toarray(), dense)
     assert SparseMatrix.from_scipy(matrix.to_scipy()) == matrix
@@ -75,13 +75,13 @@ def test_from_scipy_sums_duplicates_and_keeps_its_input():
     assert doubled.nnz == 2
 
 
-def test_no_rows():
+def test_empty_input_gives_a_matrix_without_rows():
     for matrix in (SparseMatrix.empty(7), SparseMatrix.from_dicts([], 7), SparseMatrix.from_rows([], 7)):
         assert (matrix.shape, matrix.nnz, len(matrix)) == ((0, 7), 0, 0)
         assert matrix.to_dense().shape == (0, 7)
 
 
-def test_rows_given_as_empty_lists():
+def test_rows_may_be_empty_lists():
     matrix = SparseMatrix.from_rows([([], []), ([1, 2], [0.5, 1.0]), ([], [])], 4)
     assert matrix == SparseMatrix.from_dicts([{}, {1: 0.5, 2: 1.0}, {}], 4)
 
@@ -94,7 +94,7 @@ def test_rows_given_as_empty_lists():
     [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (-0.5, "-0.5"), (1e39, "1e+39"), (-1e39, "-1e+39")],
 )
 def test_bad_weights_are_refused(weight, shown):
-    # An empty row comes before the bad one, and must be counted.
+    # The empty row before the bad row must be counted.
     message = rf"^row 2: weight {shown.replace('+', '[+]')} of term 4;"
     with pytest.raises(ValueError, match=message):
         SparseMatrix.from_dicts([{0: 1.0}, {}, {1: 2.0, 4: weight}], 5)
@@ -126,7 +126,7 @@ def test_term_ids_must_be_integers(terms):
     "indptr", [[0, 1], [0, 1, 3], [1, 1, 2], [0, 3, 2], [0, 1, 2, 2], []], ids=lambda indptr: str(indptr)
 )
 def test_a_bad_indptr_is_refused(indptr):
-    with pytest.raises(ValueError, match="indptr doesn't describe 2 rows of 2 weights"):
+    with pytest.raises(ValueError, match="indptr doesn't divide 2 weights into 2 rows"):
         SparseMatrix(indptr, [0, 1], [1.0, 1.0], (2, 5))
 
 
@@ -136,10 +136,10 @@ def test_impossible_shapes_are_refused(shape):
         SparseMatrix([0], [], [], shape)
 
 
-def test_weights_and_terms_must_be_equally_many():
-    with pytest.raises(ValueError, match=r"\(2,\) term ids but \(3,\) weights"):
+def test_each_weight_needs_a_term():
+    with pytest.raises(ValueError, match=r"term ids have shape \(2,\), but weights \(3,\)"):
         SparseMatrix([0, 2], [0, 1], [1.0, 1.0, 1.0], (1, 5))
-    with pytest.raises(ValueError, match=r"^row 0: \(2,\) term ids but \(1,\) weights"):
+    with pytest.raises(ValueError, match=r"^row 0: term ids have shape \(2,\), but weights \(1,\)"):
         SparseMatrix.from_rows([([1, 2], [1.0]), ([3], [1.0, 2.0])], 5)
 
 
@@ -161,7 +161,7 @@ def test_rows_are_indexed_as_in_numpy(dense, data):
 
 
 @pytest.mark.parametrize("key", [slice(2, 1), slice(9, 12), slice(-9, -5), slice(0, 0), []], ids=str)
-def test_an_empty_index_gives_no_rows(key):
+def test_an_empty_selection_gives_no_rows(key):
     assert SparseMatrix.from_dense(np.ones((3, 2)))[key] == SparseMatrix.empty(2)
 
 
@@ -172,18 +172,18 @@ def test_rows_out_of_range_are_refused(key):
 
 
 @given(st.lists(DENSE, min_size=1, max_size=4))
-def test_vstack(arrays):
+def test_vstack_stacks_rows_over_the_widest_vocabulary(arrays):
     widest = max(a.shape[1] for a in arrays)
     expected = np.vstack([np.pad(a, ((0, 0), (0, widest - a.shape[1]))) for a in arrays])
     assert np.array_equal(SparseMatrix.vstack([SparseMatrix.from_dense(a) for a in arrays]).to_dense(), expected)
 
 
-def test_vstack_of_nothing():
+def test_vstack_refuses_an_empty_list():
     with pytest.raises(ValueError, match="at least one"):
         SparseMatrix.vstack([])
 
 
-def test_equality():
+def test_matrices_are_equal_if_shapes_and_weights_are_equal():
     matrix = SparseMatrix.from_dicts([{1: 0.5}], 4)
     assert matrix == SparseMatrix.from_dicts([{1: 0.5}], 4)
     for other in (
@@ -244,7 +244,7 @@ def test_dot_equals_the_dense_product(a, b):
 
 
 @given(FAR_ROWS, FAR_ROWS)
-def test_dot_over_a_vocabulary_near_2_to_31(a, b):
+def test_dot_works_with_the_largest_vocabulary(a, b):
     scores = SparseMatrix.from_dicts(a, MAX_TERMS).dot(SparseMatrix.from_dicts(b, MAX_TERMS))
     expected = [[sum(x[t] * y.get(t, 0.0) for t in x) for y in b] for x in a]
     assert np.array_equal(scores, np.array(expected).reshape(len(a), len(b)))
@@ -254,7 +254,7 @@ def test_dot_over_a_vocabulary_near_2_to_31(a, b):
 
 
 @given(rows=FAR_ROWS)
-def test_save_and_load(tmp_path_factory, rows):
+def test_a_saved_matrix_is_read_back(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("matrix") / "m.parquet"
     matrix = SparseMatrix.from_dicts(rows, MAX_TERMS)
     save_matrix(path, matrix)
@@ -262,7 +262,7 @@ def test_save_and_load(tmp_path_factory, rows):
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 5), (3, 0)])
-def test_save_and_load_without_weights(tmp_path, shape):
+def test_a_saved_matrix_without_weights_is_read_back(tmp_path, shape):
     matrix = SparseMatrix(np.zeros(shape[0] + 1), [], [], shape)
     save_matrix(tmp_path / "m.parquet", matrix)
     assert load_matrix(tmp_path / "m.parquet") == matrix
@@ -290,7 +290,7 @@ def test_expected_overlap_is_the_mean_number_of_shared_terms(one, other):
 
 
 @pytest.mark.parametrize("n_terms", [5, 2**31])
-def test_expected_overlap_by_hand(n_terms):
+def test_expected_overlap_equals_a_hand_worked_example(n_terms):
     queries = SparseMatrix.from_dicts([{0: 9.0, 1: 1.0}, {1: 1.0}], n_terms)
     documents = SparseMatrix.from_dicts([{1: 5.0, 4: 1.0}, {0: 1.0}, {1: 2.0}, {}], n_terms)
     assert queries.expected_overlap(documents) == 0.5 * 0.25 + 1 * 0.5

@@ -1,4 +1,4 @@
-"""SpladeEncoder and its pooling: weights equal those from all logits of the model, but memory is bounded."""
+"""SpladeEncoder and its pooling: weights equal those computed from all logits, with bounded memory."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_screen_equals_pool_states(monkeypatch, exact, saturation, shift):
 
 
 def test_the_screen_keeps_no_term_by_chance(exact):
-    """Logits extremely close to zero: rounding must not decide whether a term passes."""
+    """Rounding must not decide whether a term with a logit very close to zero passes."""
     make = torch.Generator().manual_seed(6)
     states, weight = torch.randn(4, 9, 48, generator=make), torch.randn(3000, 48, generator=make)
     mask = torch.ones(4, 9)
@@ -138,7 +138,7 @@ def test_the_screen_follows_changed_weights(checkpoint, texts, exact):
     assert encoder.encode_document(texts) == before
 
 
-def test_hand_worked_saturation():
+def test_saturation_equals_a_hand_worked_example():
     logits = torch.tensor([[[1.0, -2.0], [3.0, -1.0], [100.0, 100.0]]])
     mask = torch.tensor([[1, 1, 0]])
     assert pooling.pool_logits(logits, mask, "max", "log1p").tolist() == [[pytest.approx(np.log(4)), 0]]
@@ -220,7 +220,7 @@ def test_counted_texts_are_not_tokenized_again(checkpoint, texts, monkeypatch):
     assert read == texts
     read.clear()
     vectors = encoder.encode_document(texts)
-    assert read == [text for text, left in zip(texts, room, strict=True) if left < 0]  # only those to truncate
+    assert read == [text for text, left in zip(texts, room, strict=True) if left < 0]  # texts that must be truncated
     assert (vectors.to_dense() == expected.to_dense()).all()
     assert encoder.room(texts) == room
 
@@ -234,7 +234,7 @@ def test_offsets_are_those_of_the_tokens(checkpoint, texts, monkeypatch):
     assert encoder.offsets([*texts, ""]) == expected
 
 
-def test_spans_vocabulary_and_truncation(checkpoint, texts):
+def test_an_encoder_has_spans_a_vocabulary_and_a_maximum_length(checkpoint, texts):
     encoder = SpladeEncoder(checkpoint)
     spans = encoder.spans("cats ? the")
     assert [(encoder.vocabulary[term], start, end) for term, start, end in spans] == [
@@ -257,7 +257,7 @@ def test_values_that_are_not_text_are_refused(checkpoint):
 # --- on disk ----------------------------------------------------------------------------------------------------
 
 
-def test_save_and_load(checkpoint, texts, tmp_path):
+def test_a_saved_encoder_gives_the_same_vectors(checkpoint, texts, tmp_path):
     encoder = load_encoder(checkpoint, pooling="sum", max_length=12, top_k=9, device="cpu")
     encoder.save(tmp_path / "saved")
     again = load_encoder(tmp_path / "saved", device="cpu")
@@ -273,7 +273,7 @@ def test_save_and_load(checkpoint, texts, tmp_path):
     np.testing.assert_allclose(other.encode_query(texts).to_dense(), expected, atol=1e-5)
 
 
-def test_two_towers(checkpoint, make_checkpoint, texts, tmp_path):
+def test_queries_and_documents_can_have_different_models(checkpoint, make_checkpoint, texts, tmp_path):
     other = make_checkpoint(tmp_path / "other", "distilbert", seed=5)
     encoder = load_encoder(checkpoint, query_model=other, pooling="sum", device="cpu")
     np.testing.assert_allclose(encoder.encode_query(texts).to_dense(), plain_weights(other, texts), atol=1e-5)
@@ -290,7 +290,7 @@ def test_two_towers(checkpoint, make_checkpoint, texts, tmp_path):
     assert swapped.query == again.query
 
 
-def test_query_files(checkpoint, texts, tmp_path):
+def test_query_files_refer_to_the_model_and_detect_changes(checkpoint, texts, tmp_path):
     folder = Path(shutil.copytree(checkpoint, tmp_path / "model"))
     encoder = load_encoder(folder, device="cpu")
     content = encoder.query_files()
@@ -314,7 +314,7 @@ def test_query_files(checkpoint, texts, tmp_path):
         moved.encode_query("cat")
 
 
-def test_tokenizer_settings_make_no_difference(checkpoint, tmp_path):
+def test_truncation_settings_of_the_tokenizer_are_ignored(checkpoint, tmp_path):
     folder = Path(shutil.copytree(checkpoint, tmp_path / "tiny-bert"))
     settings = json.loads((folder / "tokenizer.json").read_text())
     settings["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
@@ -323,7 +323,7 @@ def test_tokenizer_settings_make_no_difference(checkpoint, tmp_path):
     assert len(load_encoder(folder).spans("a b c d e f g")) == 7
 
 
-def test_vocabulary_file_only(checkpoint, texts, tmp_path):
+def test_a_checkpoint_may_have_only_a_vocabulary_file(checkpoint, texts, tmp_path):
     folder = Path(shutil.copytree(checkpoint, tmp_path / "old"))
     (folder / "tokenizer.json").unlink()
     tokens = load_encoder(checkpoint).vocabulary[:-3]
@@ -381,7 +381,7 @@ def test_a_checkpoint_without_a_head_is_refused(checkpoint, tmp_path):
         load_encoder(tmp_path, device="cpu").encode_query("cat")
 
 
-def test_other_models_are_refused(checkpoint, tmp_path):
+def test_a_causal_language_model_is_not_opened_as_a_masked_lm(checkpoint, tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
@@ -425,7 +425,7 @@ def test_damaged_files_are_refused(checkpoint, tmp_path, file):
         load_encoder(folder, device="cpu").encode_query("cat")
 
 
-def test_without_torch(checkpoint):
+def test_encoding_without_torch_names_the_extra(checkpoint):
     code = f"""
 import sys
 sys.modules["torch"] = sys.modules["transformers"] = None

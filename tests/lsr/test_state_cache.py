@@ -15,7 +15,7 @@ def _rows(key: int, width: int = 3) -> np.ndarray:
 
 
 def test_writers_of_one_folder_keep_each_others_rows(tmp_path: Path) -> None:
-    """Even caches that were opened before any of them wrote append to the same files."""
+    """Caches append to the same files even if all of them were opened before the first write."""
     caches = [RowCache(tmp_path, 3) for _ in range(4)]
 
     def write(number: int) -> None:
@@ -36,7 +36,7 @@ def test_writers_of_one_folder_keep_each_others_rows(tmp_path: Path) -> None:
     assert (tmp_path / "places.bin").stat().st_size == 24 * 126
 
 
-def test_a_writer_sees_texts_of_others_only_after_writing(tmp_path: Path) -> None:
+def test_a_cache_sees_rows_of_other_caches_after_it_writes(tmp_path: Path) -> None:
     """Reading takes no lock. A text that another cache has written meanwhile isn't written again."""
     first, second = RowCache(tmp_path, 3), RowCache(tmp_path, 3)
     first.put([(1, _rows(1))])
@@ -73,7 +73,7 @@ def test_offsets_beyond_the_rows_are_dropped(tmp_path: Path) -> None:
 
 
 def test_a_text_without_rows_is_kept(tmp_path: Path) -> None:
-    """The vector of a text may be empty, and that text may be the first of a cache."""
+    """A text may have no rows, even the first text of a cache."""
     cache = RowCache(tmp_path, 3)
     cache.put([(7, np.zeros((0, 3)))])
     assert cache[7].shape == (0, 3)

@@ -24,7 +24,7 @@ def encoder(checkpoint, query_weights):
     return InferenceFreeEncoder(SpladeEncoder(checkpoint, device="cpu"), query_weights)
 
 
-def test_query_weights(encoder, query_weights):
+def test_query_weights_come_from_the_table(encoder, query_weights):
     found = encoder.encode_query(["cat cat [SEP] ? mat", "", "a b"])
     cat, mat = (list(encoder.vocabulary).index(word) for word in ("cat", "mat"))
     terms, weights = found.row(0)
@@ -56,7 +56,7 @@ def test_documents_are_encoded_by_the_model(encoder, checkpoint, texts):
     assert encoder.fingerprint.weights != plain.fingerprint.weights
 
 
-def test_save_and_load(encoder, texts, tmp_path):
+def test_a_saved_encoder_gives_the_same_vectors(encoder, texts, tmp_path):
     encoder.save(tmp_path)
     again = load_encoder(tmp_path, device="cpu")
     assert again.fingerprint == encoder.fingerprint
@@ -70,7 +70,7 @@ def test_the_fingerprint_depends_on_the_table(encoder, checkpoint, query_weights
     assert [part.split()[0] for part in encoder.fingerprint.differences(other.fingerprint)] == ["weights"]
 
 
-def test_query_files(encoder, texts):
+def test_query_files_open_as_an_equal_encoder(encoder, texts):
     again = load_encoder_files(encoder.query_files(), device="cpu")
     assert again.fingerprint == encoder.fingerprint
     assert again.encode_query(texts) == encoder.encode_query(texts)
@@ -105,7 +105,7 @@ print(encoder.encode_query("cat mat").indices.tolist(), encoder.fingerprint.weig
         (np.r_[np.ones(32), np.nan], "nan for token 32"),
     ],
 )
-def test_tables_that_do_not_fit_are_refused(checkpoint, table, message):
+def test_invalid_tables_are_refused(checkpoint, table, message):
     with pytest.raises(EncoderError, match=message):
         InferenceFreeEncoder(SpladeEncoder(checkpoint), table)
 

@@ -120,7 +120,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
-def test_all_output_formats(tmp_path, corpus, out):
+def test_all_output_formats_have_the_same_vectors(tmp_path, corpus, out):
     report = encode(corpus, tmp_path / out)
     assert report == Report(documents=22, vectors=22, empty=1, no_terms=1)
     rows = content(tmp_path / out)
@@ -150,12 +150,12 @@ def test_an_empty_corpus_gives_an_empty_output(tmp_path, out):
         assert read_vectors(tmp_path / out).fingerprint == Letters().fingerprint
 
 
-def test_without_texts(tmp_path, corpus):
+def test_texts_can_be_left_out_of_the_output(tmp_path, corpus):
     encode(corpus, tmp_path / "v.parquet", with_text=False)
     assert content(tmp_path / "v.parquet") == expected(with_text=False)
 
 
-def test_passages(tmp_path):
+def test_passages_are_encoded_with_their_own_ids(tmp_path):
     write_corpus(tmp_path / "docs.jsonl", 2)
     report = encode(tmp_path / "docs.jsonl", tmp_path / "v.parquet", passages=Passages(4))
     assert [(i, t) for i, t, _ in content(tmp_path / "v.parquet")] == [
@@ -272,7 +272,7 @@ def killed(corpus, out, at, *, overwrite=False):
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
-def test_after_a_kill_encoding_resumes(tmp_path, corpus, capsys, out):
+def test_encoding_resumes_after_a_kill(tmp_path, corpus, capsys, out):
     whole = encode(corpus, tmp_path / f"whole-{out}")
     done = killed(corpus, tmp_path / out, 14)
     assert done >= 8
@@ -285,7 +285,7 @@ def test_after_a_kill_encoding_resumes(tmp_path, corpus, capsys, out):
     assert not (tmp_path / f"{out}.partial").exists()
 
 
-def test_kills_at_the_first_document_and_again_later(tmp_path, corpus):
+def test_encoding_resumes_after_several_kills(tmp_path, corpus):
     assert killed(corpus, tmp_path / "v", 0) == 0
     first = killed(corpus, tmp_path / "v", 11)
     second = killed(corpus, tmp_path / "v", 21)
@@ -304,7 +304,7 @@ def test_a_kill_leaves_the_old_output(tmp_path, corpus):
 
 
 def cut_off(corpus, out, encoder=None, **options):
-    """Fail in the middle of a run, after some parts were written."""
+    """Make a run fail after some parts were written."""
     encoder = encoder or Letters(at=text_of(14), what=RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
         encode(corpus, out, encoder, **options)
@@ -360,7 +360,7 @@ def test_a_fitted_encoder_is_not_fitted_again(tmp_path, corpus, monkeypatch):
     assert content(tmp_path / "v") == content(tmp_path / "whole")
 
 
-def test_a_kill_between_the_renames_of_a_folder(tmp_path, corpus):
+def test_encoding_resumes_after_a_kill_between_two_renames(tmp_path, corpus):
     encode(write_corpus(tmp_path / "other.jsonl", 3), tmp_path / "v")
     cut_off(corpus, tmp_path / "v", overwrite=True)
     (tmp_path / "v").rename(tmp_path / "v.old")
@@ -397,7 +397,7 @@ def test_after_resuming_all_skipped_documents_are_reported(tmp_path, corpus):
 
 
 @pytest.mark.parametrize("out", ["v.parquet", "v"])
-def test_a_disk_that_fills_up_within_a_part(tmp_path, corpus, monkeypatch, out):
+def test_encoding_resumes_after_the_disk_was_full_within_a_part(tmp_path, corpus, monkeypatch, out):
     encode(write_corpus(tmp_path / "other.jsonl", 3), tmp_path / out)
     write, written = parts.ParquetWriter.write, []
 
@@ -420,7 +420,7 @@ def test_a_disk_that_fills_up_within_a_part(tmp_path, corpus, monkeypatch, out):
     assert content(tmp_path / out) == expected()
 
 
-def test_a_disk_that_fills_up_at_the_very_end(tmp_path, corpus, monkeypatch):
+def test_encoding_resumes_after_the_disk_was_full_at_the_end(tmp_path, corpus, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -435,7 +435,7 @@ def test_a_disk_that_fills_up_at_the_very_end(tmp_path, corpus, monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [200, 3000])
-def test_a_file_size_limit(tmp_path, limit):
+def test_a_file_size_limit_is_reported_in_one_line(tmp_path, limit):
     pytest.importorskip("resource")
     write_corpus(tmp_path / "docs.jsonl", 800)
     command = [
@@ -467,7 +467,7 @@ def test_vectors_are_converted(tmp_path, corpus, source, name):
     assert vectors.vocabulary
 
 
-def test_anserini(tmp_path, corpus):
+def test_the_anserini_format_has_integer_weights(tmp_path, corpus):
     encode(corpus, tmp_path / "v.jsonl.gz", anserini=True)
     first = json.loads(gzip.decompress((tmp_path / "v.jsonl.gz").read_bytes()).splitlines()[0])
     assert first == {"id": "d0", "contents": text_of(0), "vector": {"a": 100, "e": 100, "t": 200, "x": 100}}
@@ -484,7 +484,7 @@ def test_invalid_conversions_are_refused(tmp_path):
     assert names(tmp_path) == ["bare.parquet"]
 
 
-if __name__ == "__main__":  # in the process that `killed` starts
+if __name__ == "__main__":  # runs in the process that `killed` starts
     source, target, log, at, overwrite = sys.argv[1:]
     encoding.CHUNK = parts.PART = 4
     encode(Path(source), Path(target), Letters(log, at), overwrite=bool(overwrite))

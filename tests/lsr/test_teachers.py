@@ -20,7 +20,7 @@ TEXTS = ["the cat sat on the mat .", "dog", "abc def ghij " * 20, "the dog sat"]
 
 @pytest.fixture(scope="module")
 def make_dense(checkpoint, make_checkpoint, tmp_path_factory):
-    """Returns a function that makes a dense model with sentence-transformers; it returns the folder and the model."""
+    """Returns a function that makes a dense model with sentence-transformers and returns (folder, model)."""
     pytest.importorskip("sentence_transformers")
 
     def make(pooling, normalize=False, seed=None, **settings):
@@ -118,7 +118,7 @@ def test_the_cache_never_mixes_models(make_dense, mean, tmp_path):
         assert teacher.scores(TEXTS, TEXTS) == pytest.approx(expected, abs=3e-3)
     short = open_teacher(made[0][0], tmp_path, max_length=5)
     assert not np.allclose(short.vectors(TEXTS), teachers[0].vectors(TEXTS), atol=1e-2)
-    # A folder whose weights are replaced.
+    # The weights in a folder are replaced.
     folder = tmp_path / "replaced"
     shutil.copytree(made[0][0], folder)
     before = open_teacher(folder, tmp_path).vectors(TEXTS)

@@ -83,7 +83,7 @@ def trainer(settings, folder):
 
 
 def live(run, texts, prompt=""):
-    """Query vectors of the model in its present state of training."""
+    """Query vectors of the model in its current state of training."""
     student = run.student
     student.query_model.eval()
     ids = student.query_tokenizer.ids([prompt + text for text in texts], 16, special=True)
@@ -185,7 +185,7 @@ def test_both_towers_are_pretrained_if_they_start_from_one_checkpoint(settings, 
         assert all(torch.equal(states[0][name], states[1].get(name, torch.zeros(1))) for name in states[0]) == alike
 
 
-def test_another_vocabulary_is_refused(settings, make_checkpoint, tmp_path):
+def test_a_query_model_with_another_vocabulary_is_refused(settings, make_checkpoint, tmp_path):
     other = make_checkpoint(tmp_path / "other", vocab_size=40)
     settings = replace(settings, queries=replace(settings.queries, checkpoint=str(other)))
     with pytest.raises(EncoderError, match=r"queries\.checkpoint .*: its vocabulary is not that of"):
@@ -228,7 +228,7 @@ def test_the_heaviest_weights_are_kept_with_their_gradient():
     kept.sum().backward()
     assert weights.grad.tolist() == [[1, 0, 1, 0], [0, 0, 1, 1]]
     assert keep_heaviest(weights, 4) is weights
-    # Only columns 2 to 4 count towards k; the first two repeat columns 2 and 4.
+    # Only columns 2 to 4 count towards k; columns 0 and 1 repeat columns 2 and 4.
     twice = torch.tensor([[3.0, 2, 3, 1, 2]])
     assert keep_heaviest(twice, 2, slice(2, None)).tolist() == [[3, 2, 3, 0, 2]]
 
@@ -246,7 +246,7 @@ def test_training_prunes_vectors_like_the_encoder(settings, tmp_path, kind):
         assert encoder.encode_query(SOME).lengths().max() == 2
 
 
-def test_pruning_needs_all_terms(settings):
+def test_pruning_cannot_be_combined_with_sampled_terms(settings):
     with pytest.raises(ValueError, match=r"sample_terms can't be combined with model\.top_k"):
         replace(settings, model=replace(settings.model, top_k=5), queries=QuerySettings("table"), sample_terms=10)
 
@@ -254,7 +254,7 @@ def test_pruning_needs_all_terms(settings):
 # --- target length ----------------------------------------------------------------------------------------------------
 
 
-def test_the_weight_follows_its_definition():
+def test_the_weight_for_a_target_length_follows_its_definition():
     penalty = Penalty(RegularizerSettings("l1", weight=0.5, ramp=2, target=2), torch.ones(8), "query")
     weights = torch.zeros(1, 8)
     weights[0, :4] = 1  # twice the target
@@ -304,7 +304,7 @@ def test_a_target_needs_a_weight(tmp_path):
 # --- DeepCT's loss ----------------------------------------------------------------------------------------------------
 
 
-def test_term_recall_by_its_definition():
+def test_term_recall_equals_its_definition():
     weights = torch.tensor([[0.5, 2.0, 0.25], [1.0, 0.0, 3.0]])
     asked = torch.tensor([[True, False, False], [True, True, True]])
     own = torch.tensor([[True, False, True], [False, True, False]])
@@ -313,8 +313,8 @@ def test_term_recall_by_its_definition():
 
 
 @pytest.mark.parametrize(("kind", "sample"), [("encoded", 0), ("tokens", 0), ("tokens", 8)])
-def test_term_recall_of_a_batch(settings, triples, tmp_path, kind, sample):
-    """The loss equals one computed from the texts, even if only a sample of terms has columns in the batch."""
+def test_term_recall_of_a_batch_equals_that_of_its_texts(settings, triples, tmp_path, kind, sample):
+    """This also holds if the batch has columns only for a sample of terms."""
     settings = replace(
         settings,
         model=replace(settings.model, head="deepct"),

@@ -1,4 +1,4 @@
-"""Settings of a training run: numbers have ranges, all wrong settings are named at once, idle ones are reported."""
+"""Settings of a training run: numbers have ranges, and all invalid or idle settings are reported at once."""
 
 from __future__ import annotations
 

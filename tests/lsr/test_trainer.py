@@ -153,7 +153,7 @@ def test_every_head_is_saved_unchanged(settings, tmp_path, head, kind):
 
 
 def counted_idf(run, triples):
-    """IDF computed by hand, where each positive counts once."""
+    """IDF computed from the tokens of all positives; a repeated positive counts once."""
     texts = {json.loads(line)["positives"][0] for line in triples.read_text().splitlines()}
     rows = [set(row) for row in run.student.tokenizer.ids(list(texts), 20, special=False)]
     df = np.array([sum(term in row for row in rows) for term in range(run.student.model.n_terms)])
@@ -162,8 +162,8 @@ def counted_idf(run, triples):
 
 @pytest.mark.parametrize("penalty", ["flops", "idf_flops"])
 @pytest.mark.parametrize("kind", ["idf", "table", "tokens"])
-def test_the_idf_keeps_its_scale(settings, triples, tmp_path, kind, penalty):
-    """Kind idf uses plain IDF, to match published lambdas; kind table starts with a mean of 1; kind tokens is 1."""
+def test_each_kind_of_query_table_has_the_expected_scale(settings, triples, tmp_path, kind, penalty):
+    """Kind idf has plain IDF, to match published lambdas. Kind table starts with mean 1; kind tokens has all ones."""
     settings = replace(
         settings,
         queries=QuerySettings(kind, max_length=16),
@@ -184,7 +184,7 @@ def test_the_idf_keeps_its_scale(settings, triples, tmp_path, kind, penalty):
 
 
 @pytest.mark.parametrize("kind", ["idf", "table"])
-def test_a_table_can_be_given(settings, tmp_path, kind):
+def test_query_weights_can_be_given_in_a_file(settings, tmp_path, kind):
     path = tmp_path / "idf.json"
     path.write_text(json.dumps({"cat": 8.5, "dog": 2, "[CLS]": 3.0, "unheard": 1.0, "the": -1.0}))
     settings = replace(
@@ -207,7 +207,7 @@ def test_a_table_can_be_given(settings, tmp_path, kind):
         QuerySettings("tokens", weights="x.json")
 
 
-def test_a_run_with_the_scaled_idf_of_an_earlier_version(settings, tmp_path):
+def test_a_run_with_the_scaled_idf_of_an_earlier_version_is_refused(settings, tmp_path):
     settings = replace(
         settings, queries=QuerySettings("idf", max_length=16), optimizer=replace(settings.optimizer, steps=1)
     )
@@ -225,7 +225,7 @@ def test_projected_query_weights_equal_their_definition():
     with torch.no_grad():
         table.direction.copy_(torch.tensor([0.5, 2.0]))
         table.offset.fill_(1)
-    # v . E + b is 5.5, 3, 2.5 and -1.5; no query has the first term, so its weight stays 0.
+    # v . E + b is 5.5, 3, 2.5 and -1.5; the first term starts with weight 0 and keeps it.
     assert table.weights().tolist() == pytest.approx([0, math.log(4), math.log(3.5), 0])
     found = table.look_up([[3, 1], [2, 2]], torch.tensor([1, 2, 3]))
     assert torch.allclose(found, torch.tensor([[math.log(4), 0, 0], [0, math.log(3.5), 0]]))
@@ -266,7 +266,7 @@ def test_only_adapters_are_trained_and_merged_when_saved(settings, decoder, tmp_
     assert np.array_equal(live(resumed, SOME), live(run, SOME))
 
 
-def test_adapters_of_a_masked_language_model(settings, tmp_path):
+def test_adapters_of_a_masked_language_model_are_merged_when_saved(settings, tmp_path):
     pytest.importorskip("peft")
     settings = replace(
         settings, model=replace(settings.model, lora=2), optimizer=replace(settings.optimizer, steps=3, lr=1e-2)
@@ -289,7 +289,7 @@ class Lengths(Teacher):
 
 
 @pytest.mark.parametrize("kind", ["encoded", "table"])
-def test_bm25_scores_are_part_of_the_score(settings, tmp_path, monkeypatch, kind):
+def test_bm25_scores_are_added_to_the_score_in_training(settings, tmp_path, monkeypatch, kind):
     settings = replace(settings, lexical=0.5, queries=QuerySettings(kind, max_length=16))
     seen = []
     monkeypatch.setattr(
@@ -330,7 +330,7 @@ def test_a_loss_without_the_lexical_score_can_be_added(settings, tmp_path):
 
 
 def compare(settings, tmp_path, teachers=(), **changes):
-    """Check that two steps have the same losses, and the first the same gradients, with and without some changes."""
+    """Check that changed settings give the same losses in two steps, and the same gradients in the first step."""
     found = []
     for name, each in (("plain", settings), ("changed", replace(settings, **changes))):
         each = replace(each, optimizer=replace(each.optimizer, steps=2), checkpoint_every=1)
@@ -376,7 +376,7 @@ def test_accumulated_batches_make_one_update(settings, steady, tmp_path):
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
         data=replace(settings.data, negatives=2),
-        losses=LossSettings(margin_mse=1.0),  # over each query's own documents, so the batch size doesn't matter
+        losses=LossSettings(margin_mse=1.0),  # compares a query's own documents, whatever the batch size
         documents_regularizer=RegularizerSettings("l1", weight=0.01),
     )
     compare(
@@ -425,7 +425,7 @@ def test_the_gradient_cache_joins_accumulated_batches_of_pretraining(settings, s
 
 
 @pytest.mark.parametrize(("cached", "size"), [(False, 2), (True, 4)])
-def test_batches_of_one_source(settings, triples, tmp_path, monkeypatch, cached, size):
+def test_a_batch_can_be_limited_to_one_source(settings, triples, tmp_path, monkeypatch, cached, size):
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"query": f"mat {word}", "positive": word}) + "\n" for word in WORDS))
     both = (TrainingSource(str(triples)), TrainingSource(str(other), weight=2))
@@ -455,8 +455,8 @@ def test_batches_of_one_source(settings, triples, tmp_path, monkeypatch, cached,
 
 
 @pytest.mark.parametrize("kind", ["flops", "l1", "idf_flops", "df_flops", "l0_flops", "group"])
-def test_two_batches_of_three_equal_one_of_six(settings, steady, make_checkpoint, tmp_path, kind):
-    """For every loss and regularizer, with the gradient cache."""
+def test_two_batches_of_three_queries_equal_one_batch_of_six(settings, steady, make_checkpoint, tmp_path, kind):
+    """Checked for every loss and regularizer, with the gradient cache."""
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
@@ -478,7 +478,7 @@ def test_two_batches_of_three_equal_one_of_six(settings, steady, make_checkpoint
     )
 
 
-def test_half_precision_is_close(settings, steady, tmp_path):
+def test_losses_in_half_precision_are_close_to_those_in_float32(settings, steady, tmp_path):
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
@@ -557,7 +557,7 @@ class Shared(Teacher):
         return np.array([[len(q & d) for d in words[1]] for q in words[0]], np.float32)
 
 
-def test_a_teacher_is_imitated(settings, tmp_path):
+def test_distillation_lowers_the_kl_and_margin_mse_losses(settings, tmp_path):
     settings = replace(
         settings,
         losses=LossSettings(kl=1.0, margin_mse=0.1, scale=5),
@@ -577,8 +577,8 @@ def test_models_and_example_scores_can_be_teachers_together():
     batch = Batch(["cat", "dog"], ["x" * 9, "x", "x" * 5], own, torch.eye(2, 3).bool(), brought)
     scores = torch.tensor([[0.3, 0.2, 0.9], [1.0, 0.5, 0.1]])
     raw, _ = ranking_loss(scores, batch, LossSettings(kl=1, scale=2), [Lengths()], examples=True)
-    # Both teachers' scores are scaled to 0 to 1 and added: the lengths 9, 1, 5 and the example scores 1, 5, 1 of the
-    # first query; 5, 1 and 4, 4 of the second.
+    # Each teacher's scores are scaled to 0 to 1, then both teachers are added. The first query has lengths 9, 1, 5 and
+    # example scores 1, 5, 1; the second has lengths 5, 1 and example scores 4, 4.
     first = losses.kl(scores[:1], torch.tensor([[1 + 0, 0 + 1, 0.5 + 0]]))
     second = losses.kl(scores[1:, [2, 1]], torch.tensor([[1 + 0.5, 0 + 0.5]]))
     assert raw["kl"].item() == pytest.approx((first + second).item() / 2)
@@ -588,8 +588,8 @@ def test_models_and_example_scores_can_be_teachers_together():
         TeacherSettings(encoder="bm25", examples=True)
 
 
-def test_raw_teacher_scores():
-    """SPLADE-v3's losses: KL against raw scores, and MarginMSE over every pair."""
+def test_raw_scores_and_all_pairs_give_the_losses_of_splade_v3():
+    """SPLADE-v3 uses KL against raw teacher scores, and MarginMSE over all pairs."""
     own, brought = torch.tensor([[0, 1, 2]]), torch.tensor([[[9.0, 2.5, -3]]])
     batch = Batch(["cat"], ["x", "y", "z"], own, torch.eye(1, 3).bool(), brought)
     scores = torch.tensor([[3.0, 2, 1]])
@@ -644,7 +644,7 @@ def test_distillation_needs_teachers(settings, triples, tmp_path, teachers):
         trainer(other, tmp_path / "good", teachers=() if other.losses.info_nce else [Lengths()])
 
 
-def test_masked_language_modelling_comes_first(settings, tmp_path):
+def test_pretraining_comes_first_and_lowers_the_masked_lm_loss(settings, tmp_path):
     settings = replace(
         settings,
         pretrain=PretrainSettings(60, mask_share=0.3, flops=1e-3),
@@ -701,7 +701,7 @@ if "RANK" in os.environ:
 
 
 def child(settings, folder, until=-1, **environment):
-    """Start a process that trains; it kills itself during the step `until`, if that is given."""
+    """Start a process that trains and, if `until` is given, kills itself during that step."""
     config = folder.parent / f"{folder.name}.yaml"
     config.write_text(json.dumps(asdict(settings)))
     command = [sys.executable, "-c", CHILD, str(config), str(folder), str(until)]
@@ -820,7 +820,7 @@ def test_two_processes_equal_one_with_doubled_batches(settings, steady, tmp_path
     assert taught(settings, tmp_path / "two")._drawn() == at * 2 * size + (one.steps - at) * size
 
 
-def test_a_nan_is_reported_and_costs_no_checkpoint(settings, tmp_path, monkeypatch):
+def test_a_nan_stops_the_run_and_the_last_checkpoint_is_kept(settings, tmp_path, monkeypatch):
     expected = whole_run(settings, tmp_path / "whole")
     run = trainer(settings, tmp_path / "run")
     sound = losses.info_nce
@@ -877,7 +877,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(settings, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("keep", [0, 20, None])
-def test_a_damaged_checkpoint_is_named(settings, tmp_path, file, keep):
+def test_the_error_names_a_damaged_checkpoint(settings, tmp_path, file, keep):
     settings = replace(settings, optimizer=replace(settings.optimizer, steps=4), checkpoint_every=2)
     trainer(settings, tmp_path).run()
     path = tmp_path / "checkpoint-00000004" / file
@@ -996,7 +996,7 @@ def test_a_soup_that_is_better_is_the_best_encoder(settings, tmp_path, better):
 
 
 def test_encoders_before_the_end_of_the_ramp_are_not_the_best(settings, tmp_path, capsys):
-    """Vectors are long during the regularizer's ramp, so these encoders aren't the best, and don't use up patience."""
+    """Vectors are long during the regularizer's ramp, so validation then selects no encoder and uses up no patience."""
     settings = replace(
         settings,
         documents_regularizer=RegularizerSettings("flops", weight=0.01, ramp=5),
@@ -1031,13 +1031,13 @@ def test_the_best_encoder_respects_the_limit_of_terms(settings, tmp_path, capsys
     assert "no encoder had at most 50 terms a document, so there is only the last one" in capsys.readouterr().err
 
 
-def test_a_kill_while_the_best_encoder_is_replaced(settings, tmp_path):
+def test_a_run_completes_after_a_kill_during_replacement_of_the_best_encoder(settings, tmp_path):
     settings = replace(settings, optimizer=replace(settings.optimizer, steps=2))
     (tmp_path / "best.old").mkdir()
     assert trainer(settings, tmp_path).run() == tmp_path / "best"
 
 
-def test_a_full_disk_while_the_encoder_is_written(settings, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_encoder(settings, tmp_path, monkeypatch):
     settings = replace(settings, optimizer=replace(settings.optimizer, steps=2))
     run = trainer(settings, tmp_path)
     run.run()
@@ -1079,7 +1079,7 @@ def test_a_collapse_is_found_without_validation(settings, tmp_path, capsys):
 
 @pytest.fixture
 def mined(settings, tmp_path):
-    """Settings with a source of ids, a function that mines a new negative for every query, and a list of its calls."""
+    """Settings of a run, a function that mines a new negative for every query, and a log of the function's calls."""
     documents = tmp_path / "documents.jsonl"
     words = [*WORDS, *(f"{a} {b}" for a in WORDS for b in WORDS)]
     documents.write_text("".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(words)))
@@ -1135,7 +1135,7 @@ def test_a_killed_run_keeps_its_negatives(mined, tmp_path):
     assert (log(tmp_path / "killed"), weights_of(tmp_path / "killed" / "last")) == expected
 
 
-def test_leftovers_of_other_settings_are_not_used(mined, tmp_path):
+def test_negatives_and_best_encoders_of_other_settings_are_not_reused(mined, tmp_path):
     settings, mine, asked = mined
     regularizer = RegularizerSettings("flops", weight=0.01)
     validation = ValidationSettings(("x",), every=2, measure="m")
@@ -1164,7 +1164,7 @@ def test_leftovers_of_other_settings_are_not_used(mined, tmp_path):
     assert len(asked) == 4
 
 
-def test_cached_states_depend_on_the_model_that_made_them(settings, steady, tmp_path):
+def test_states_are_cached_separately_for_each_precision(settings, steady, tmp_path):
     folders = set()
     for precision in ("float32", "bfloat16"):
         model = replace(settings.model, checkpoint=str(steady), head="lexical", freeze=1)

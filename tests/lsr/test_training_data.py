@@ -92,12 +92,12 @@ LISTS = [
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz", "t.parquet"])
-def test_triples(load, put, name):
+def test_triples_are_read(load, put, name):
     examples = load(put(name, TRIPLES))
     assert [plain(e) for e in examples] == [(f"q{i}", [f"good {i}", f"bad {i}"], 1, None) for i in range(3)]
 
 
-def test_candidate_lists_with_scores(load, put):
+def test_candidate_lists_with_scores_are_read(load, put):
     examples = load(put("t.jsonl", LISTS))
     assert [plain(e)[:3] for e in examples] == [
         ("a", ["p", "p2", "n"], 2),
@@ -109,7 +109,7 @@ def test_candidate_lists_with_scores(load, put):
     np.testing.assert_equal(examples[2].scores, np.array([[3, np.nan, 1]], np.float32))
 
 
-def test_candidate_lists_in_parquet(load, put):
+def test_candidate_lists_in_parquet_may_have_several_teachers(load, put):
     rows = [row | {"positives": row["positives"] if isinstance(row["positives"], list) else [row["positives"]]}
             for row in LISTS]  # fmt: skip
     examples = load(put("t.parquet", [row | {"scores": [row["scores"], row["scores"]]} for row in rows]))
@@ -125,7 +125,7 @@ def test_texts_without_ids_are_identified_by_their_digest(load, put):
 
 
 @pytest.mark.parametrize("keys", [("positives", "negatives"), ("positive_ids", "negative_ids")])
-def test_documents_and_queries_by_id(load, put, documents, keys):
+def test_documents_and_queries_are_looked_up_by_id(load, put, documents, keys):
     rows = [{"query_id": "q1", keys[0]: ["t", "d0"], keys[1]: ["d5"]}, {"query_id": 7, "query": "own", keys[0]: "d1"}]
     examples = load(put("t.jsonl", rows), documents=documents, queries=put("queries.jsonl", QUERIES))
     assert [plain(e)[:3] for e in examples] == [
@@ -147,7 +147,7 @@ def beir(put, tmp_path):
     return str(tmp_path / "beir")
 
 
-def test_a_folder_with_judgments(load, beir):
+def test_a_folder_with_judgments_gives_examples(load, beir):
     examples = load(beir)
     assert [plain(e) for e in examples] == [
         ("query 0", ["text 0", "One two"], 2, None),
@@ -156,7 +156,7 @@ def test_a_folder_with_judgments(load, beir):
     assert [e.query_id for e in examples] == ["q0", "q2"]
 
 
-def test_another_split(load, beir, put, refusal):
+def test_a_split_can_be_chosen(load, beir, put, refusal):
     put("beir/qrels/dev.tsv", "q1\td1\t1\n")
     assert [e.query for e in load(beir, split="dev")] == ["query 1"]
     assert "there are: dev, train" in refusal(beir, split="test")
@@ -187,14 +187,14 @@ def datasets(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["tiny/pairs", "irds:tiny/pairs", "tiny"])
-def test_pairs_of_ir_datasets(load, datasets, name):
+def test_pairs_of_ir_datasets_give_examples(load, datasets, name):
     pair = SimpleNamespace(query_id="q1", doc_id_a="d3", doc_id_b="d2")
     datasets |= {"tiny": ir_dataset(), "tiny/pairs": ir_dataset(docpairs=[pair, pair], qrels=[])}
     examples = load(name, split="pairs")
     assert [plain(e) for e in examples] == [("query 1", ["text 3", "text 2"], 1, None)] * 2
 
 
-def test_judgments_of_ir_datasets(load, datasets):
+def test_judgments_of_ir_datasets_give_examples(load, datasets):
     judged = [SimpleNamespace(query_id="q1", doc_id=f"d{i}", relevance=i) for i in range(3)]
     datasets |= {"tiny": ir_dataset(), "tiny/train": ir_dataset(qrels=judged)}
     assert [plain(e)[:3] for e in load("tiny")] == [("query 1", ["text 1", "text 2"], 2)]
@@ -205,7 +205,7 @@ def test_judgments_of_ir_datasets(load, datasets):
 RUN = "q0 Q0 d3 1 9.5 t\nq0 Q0 d0 2 9 t\nq0 Q0 t 3 8 t\nq0 Q0 d4 4 1 t\nq2 Q0 d1 1 3 t\nq2 Q0 d5 2 2 t\n"
 
 
-def test_candidates_of_a_run(load, put, beir):
+def test_a_run_gives_candidates(load, put, beir):
     examples = load(beir, candidates=put("run.trec", RUN))
     assert [(list(e.doc_ids), e.n_positives, e.scores) for e in examples] == [
         (["d0", "t", "d3", "d4"], 2, None),
@@ -213,7 +213,7 @@ def test_candidates_of_a_run(load, put, beir):
     ]
 
 
-def test_a_candidate_occurs_once(load, put, beir):
+def test_a_candidate_of_several_lines_occurs_once(load, put, beir):
     rows = [{"query_id": "q0", "positives": name, "negatives": ["d4", "d3"]} for name in ("d0", "t")]
     examples = load(beir, candidates=put("mined.jsonl", rows), allow_missing=True)
     assert list(examples[0].doc_ids) == ["d0", "t", "d4", "d3"]
@@ -319,7 +319,7 @@ def test_joins_need_ids(refusal, put, documents):
     assert 'ids.jsonl:1: no "query_id", which' in refusal(by_id, documents=documents, scores=(run,))
 
 
-def test_a_missing_file_is_named(refusal, beir):
+def test_the_error_names_a_missing_file(refusal, beir):
     assert refusal(beir, scores=("nowhere.trec",)) == "nowhere.trec: no such file"
 
 
@@ -351,7 +351,7 @@ def test_a_missing_file_is_named(refusal, beir):
         ({"query": "q", "positive": "p", "scores": [1e39]}, "the score 1e+39 is not a finite number"),
     ],
 )
-def test_a_bad_line_is_named(refusal, put, row, message):
+def test_the_error_names_a_bad_training_line(refusal, put, row, message):
     said = refusal(put("t.jsonl", [TRIPLES[0], row, TRIPLES[1]]))
     assert "t.jsonl:2: " in said
     assert message in said
@@ -454,7 +454,7 @@ def test_the_default_cache_is_in_the_users_folder(put, tmp_path, monkeypatch):
 @given(
     ids=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), unique=True, min_size=1, max_size=30)
 )
-def test_texts_by_id(tmp_path_factory, ids):
+def test_texts_are_found_by_id(tmp_path_factory, ids):
     folder = tmp_path_factory.mktemp("store")
     write_texts(documents_corpus([{"_id": name, "text": name * 2} for name in ids]), folder)
     store = TextStore(folder)
@@ -471,7 +471,7 @@ def test_ids_that_share_a_digest_are_told_apart(tmp_path, monkeypatch):
     assert store.rows(["d4", "t", "d0", "d9", "t2"]).tolist() == [4, 6, 0, -1, -1]
 
 
-def test_a_store_of_several_batches(tmp_path, monkeypatch):
+def test_texts_are_found_in_several_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(texts_module, "_BATCH_DOCS", 3)
     write_texts(documents_corpus([{"_id": str(i), "text": f"text {i}"} for i in range(10)]), tmp_path)
     store = TextStore(tmp_path)
@@ -566,7 +566,7 @@ def test_mixed_sources_have_their_own_epochs(numbered):
 
 
 @pytest.mark.parametrize("start", [0, 5, 10, 20_478, 20_480, 41_000])
-def test_successive_examples_of_one_source(numbered, start):
+def test_successive_examples_can_come_from_one_source(numbered, start):
     """Each group has examples of one source, drawn by the sources' weights, and is the same from any start."""
     data = numbered(100, 10, 1, weights=[1, 3, 0.5])
     whole = queries(data.stream(0, together=5), 42_000)
@@ -584,7 +584,7 @@ def test_invalid_streams_are_refused(numbered, options):
         numbered(3).stream(**options)
 
 
-def test_negatives_may_be_any_document(put, documents, tmp_path):
+def test_documents_of_all_sources_are_listed_once(put, documents, tmp_path):
     sources = [
         TrainingSource(put("a.jsonl", [{"query": "q", "positives": "d0"}]), documents=documents),
         TrainingSource(put("b.jsonl", [{"query": "q", "positives": "d1"}]), documents=documents),
@@ -595,18 +595,18 @@ def test_negatives_may_be_any_document(put, documents, tmp_path):
     assert list(data.documents()) == expected
 
 
-def test_data_is_read_lazily(load, put, documents, monkeypatch):
+def test_texts_are_looked_up_lazily(load, put, documents, monkeypatch):
     (example,) = load(put("t.jsonl", [{"query": "q", "positives": "d0", "negatives": ["d1"]}]), documents=documents)
     monkeypatch.setattr(TextStore, "text", None)
     assert len(example.documents) == 2
 
 
-def test_torch_is_not_imported():
+def test_training_data_and_mining_do_not_import_torch():
     code = "import sys, lsr.train.data, lsr.train.mining, lsr.train.cli; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_on_a_real_collection(real_data, tmp_path):
+def test_a_real_collection_gives_one_example_per_judged_query(real_data, tmp_path):
     folder = real_data("scifact")
     data = open_training(str(folder), cache=tmp_path)
     assert len(data) == 809

@@ -71,7 +71,7 @@ def by_token(matrix, vocabulary):
 # --- Parquet
 
 
-def test_parquet_round_trip(tmp_path):
+def test_a_parquet_file_is_read_back(tmp_path):
     files = {"encoder.json": b"{}", "table.bin": bytes(range(256)) * 100, "empty": b""}
     path = put(tmp_path / "v.parquet", batch(), metadata=pack_metadata(PRINT, TOKENS, files))
     for _ in range(2):
@@ -93,7 +93,7 @@ def test_parquet_keeps_every_float32(tmp_path_factory, rows):
     assert read_all(path)[1] == matrix
 
 
-def test_more_rows_than_a_batch(tmp_path, monkeypatch):
+def test_a_file_of_several_batches_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH", 2)
     path = put(tmp_path / "v.parquet", batch(), batch(documents=[Document(i, "") for i in "def"]))
     ids, matrix, _ = read_all(path)
@@ -101,7 +101,7 @@ def test_more_rows_than_a_batch(tmp_path, monkeypatch):
     assert matrix == SparseMatrix.vstack([MATRIX, MATRIX])
 
 
-def test_a_file_of_another_tool(tmp_path):
+def test_a_file_of_another_tool_is_read(tmp_path):
     path = put_columns(
         tmp_path / "v.parquet",
         id=pa.array([7, 8]),
@@ -125,7 +125,7 @@ def test_a_folder_of_parts_reads_like_one_file(tmp_path):
     assert (vectors.count, vectors.fingerprint) == (6, PRINT)
 
 
-def test_parts_of_different_encoders(tmp_path):
+def test_parts_of_different_encoders_are_refused(tmp_path):
     put(tmp_path / "part-0.parquet")
     put(tmp_path / "part-1.parquet", metadata=pack_metadata(Fingerprint("n", weights="w2", vocabulary_size=3), TOKENS))
     with pytest.raises(
@@ -134,7 +134,7 @@ def test_parts_of_different_encoders(tmp_path):
         read_vectors(tmp_path)
 
 
-def test_parts_of_different_vocabularies(tmp_path):
+def test_parts_of_different_vocabularies_are_refused(tmp_path):
     put(tmp_path / "part-0.parquet", metadata=pack_metadata(Fingerprint(), ["a", "b", "c"]))
     put(tmp_path / "part-1.parquet", metadata=pack_metadata(Fingerprint(), ["b", "a", "c"]))
     with pytest.raises(DataError, match=r"part-1.parquet: its terms stand for other tokens than those of .*part-0"):
@@ -189,7 +189,7 @@ def test_positions_count_from_the_start_of_the_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("missing", ["id", "terms", "weights"])
-def test_a_missing_column_is_named(tmp_path, missing):
+def test_the_error_names_a_missing_column(tmp_path, missing):
     with pytest.raises(DataError, match=f"v.parquet: not vectors: the column '{missing}' is missing"):
         read_vectors(put_columns(tmp_path / "v.parquet", **{missing: None}))
 
@@ -218,7 +218,7 @@ def packed(**files):
 @pytest.mark.parametrize(
     "name", ["../x", "/etc/x", "a/b", "..", ".", ".hidden", "", "a\0b", "a\nb"], ids=lambda name: ascii(name)
 )
-def test_hostile_file_names(tmp_path, name):
+def test_hostile_file_names_are_refused(tmp_path, name):
     path = put(tmp_path / "v.parquet", metadata=packed(**{name: b"x"}))
     with pytest.raises(DataError, match=r"v\.parquet: the encoder in this file has a file called"):
         read_vectors(path)
@@ -303,14 +303,14 @@ def test_jsonl_is_read(tmp_path, name):
     assert read.documents.to_pylist()[2]["text"] == "text c"
 
 
-def test_jsonl_over_a_given_vocabulary(tmp_path):
+def test_jsonl_extends_a_given_vocabulary(tmp_path):
     _, matrix, vectors = read_all(put_lines(tmp_path / "v.jsonl", *LINES), vocabulary=["flow", "heat", "wing"])
     assert vectors.vocabulary == ["flow", "heat", "wing", "größe"]
     assert matrix.shape == (3, 4)
 
 
 @pytest.mark.parametrize("name", ["v.jsonl", "v.jsonl.gz"])
-def test_beir_jsonl_round_trip(tmp_path, name):
+def test_a_jsonl_file_is_read_back(tmp_path, name):
     write_jsonl(tmp_path / name, [batch()], TOKENS)
     ids, matrix, vectors = read_all(tmp_path / name, vocabulary=TOKENS)
     assert (ids, matrix, vectors.vocabulary) == (["a", "b", "c"], MATRIX, TOKENS)
@@ -326,7 +326,7 @@ def test_jsonl_keeps_every_float32(tmp_path_factory, weights):
 
 
 @pytest.mark.parametrize("name", ["v.jsonl", "v.jsonl.gz"])
-def test_anserini_jsonl(tmp_path, name):
+def test_anserini_jsonl_has_rounded_integer_weights(tmp_path, name):
     matrix = SparseMatrix.from_dicts([{0: 0.5, 2: 1.254}, {}, {1: 0.001}], 3)
     write_jsonl(tmp_path / name, [batch(matrix)], TOKENS, anserini=True)
     raw = (tmp_path / name).read_bytes()
@@ -356,7 +356,7 @@ def test_anserini_jsonl(tmp_path, name):
         ('{"_id": "x", "vector": {"a": 1}', "not JSON"),
     ],
 )
-def test_bad_jsonl_lines_are_named(tmp_path, line, problem):
+def test_the_error_names_a_bad_jsonl_line(tmp_path, line, problem):
     good = {"_id": "g", "vector": {"a": 1}}
     path = put_lines(tmp_path / "v.jsonl", good, line, good | {"_id": "h"})
     with pytest.raises(DataError, match=rf"v\.jsonl:2: {problem}"):
@@ -378,7 +378,7 @@ def test_a_truncated_gzip_file_is_refused(tmp_path):
 # --- paths that hold vectors
 
 
-def test_holds_vectors(tmp_path):
+def test_files_and_folders_of_vectors_are_recognized(tmp_path):
     assert holds_vectors(put(tmp_path / "v.parquet"))
     assert holds_vectors(put_lines(tmp_path / "v.jsonl", *LINES))
     put(tmp_path / "part-00000.parquet")

@@ -79,7 +79,7 @@ def test_a_function_gets_every_line_of_the_log_as_it_is_written(settings, tmp_pa
     assert [line["validation"]["nDCG@10"] for line in seen if "validation" in line] == [0.5, 0.5]
 
 
-def test_the_model_card_has_the_figures(settings, tmp_path):
+def test_the_model_card_has_the_validation_figures(settings, tmp_path):
     best = run(settings, tmp_path / "run")
     for folder, step in ((best, 2), (tmp_path / "run" / "last", 4)):  # of equal encoders, the first is the best
         card = (folder / "README.md").read_text()
@@ -139,7 +139,7 @@ def test_long_curves_are_thinned_and_names_are_escaped(tmp_path):
     assert "step 1000: &lt;empty&gt;" in text
 
 
-def test_numbers_of_a_line():
+def test_numbers_are_taken_from_a_log_line():
     assert numbers(LINES[0]) == {"loss": 2.0, "flops": 3.0, "seconds": 0.5}
     assert numbers(LINES[2]) == {"validation/nDCG@10": 0.25, "validation/terms": 30.0}
     assert numbers(LINES[3]) == numbers(LINES[4]) == {}
@@ -152,7 +152,7 @@ def watch_lines(name, folder):
         watch(line)
 
 
-def test_tensorboard_reads_what_is_written(tmp_path):
+def test_tensorboard_reads_settings_and_values(tmp_path):
     pytest.importorskip("tensorboard", reason="pip install tensorboard")
     watch_lines("tensorboard", tmp_path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -165,7 +165,7 @@ def test_tensorboard_reads_what_is_written(tmp_path):
     assert '"lr": 2e-05' in text.tensor_proto.string_val[0].decode()
 
 
-def test_wandb_is_called(tmp_path, monkeypatch):
+def test_wandb_gets_settings_and_values(tmp_path, monkeypatch):
     calls = []
     one = SimpleNamespace(log=lambda found, step: calls.append((step, found)), finish=lambda: calls.append("finish"))
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **how: calls.append(how) or one))
@@ -175,8 +175,8 @@ def test_wandb_is_called(tmp_path, monkeypatch):
     assert calls[-2:] == [(2, {"validation/nDCG@10": 0.25, "validation/terms": 30.0}), "finish"]
 
 
-def test_wandb_keeps_what_is_logged(tmp_path, monkeypatch):
-    """In offline mode, the values are in the file that `wandb sync` uploads."""
+def test_wandb_stores_settings_and_values(tmp_path, monkeypatch):
+    """In offline mode, wandb writes the values to the file that `wandb sync` uploads."""
     wandb = pytest.importorskip("wandb", reason="pip install wandb")
     for name, value in (("MODE", "offline"), ("SILENT", "true"), ("DIR", str(tmp_path))):
         monkeypatch.setenv(f"WANDB_{name}", value)
@@ -191,7 +191,7 @@ def test_wandb_keeps_what_is_logged(tmp_path, monkeypatch):
         assert kept in written, kept
 
 
-def test_mlflow_keeps_what_is_logged(tmp_path, monkeypatch):
+def test_mlflow_stores_settings_and_values(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with warnings.catch_warnings():
@@ -205,7 +205,7 @@ def test_mlflow_keeps_what_is_logged(tmp_path, monkeypatch):
     assert found.data.params == {"optimizer.lr": "2e-05", "optimizer.steps": "2", "device": "cpu"}
 
 
-def test_a_logger_that_cannot_start_is_a_plain_error(tmp_path, monkeypatch):
+def test_the_error_of_a_logger_that_cannot_start_is_one_line(tmp_path, monkeypatch):
     def init(**how):
         raise ValueError("No API key configured.\nmore")
 

@@ -44,7 +44,7 @@ def test_jobs_run_in_this_process():
     assert opened == [1]
 
 
-def test_without_ray_the_extra_is_named(monkeypatch):
+def test_the_error_without_ray_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"lsr-search\[ray\]"):
         run(lambda: len, [], "auto")
@@ -79,11 +79,11 @@ def test_results_arrive_and_no_process_is_left(ray_cluster):
     assert not ray.is_initialized()
 
 
-def test_a_client_outside_of_the_cluster(ray_cluster, tmp_path):
-    """The client connects through an address ray://.
+def test_a_client_outside_the_cluster_can_encode(ray_cluster, tmp_path):
+    """The client connects to an address that begins with ray://.
 
-    The server of this test isn't a proxy. A proxy would have to start another server for each client within 30 s, which
-    a busy machine doesn't always manage, and at a port that another proxy may choose at the same moment.
+    The test starts Ray's client server without the usual proxy, which is unreliable on a busy machine: the proxy must
+    start a server for each client within 30 s, on a port that another proxy may take at the same moment.
     """
     pytest.importorskip("grpc", reason="Ray's client isn't installed (the extra ray)")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -208,7 +208,7 @@ def test_a_cluster_with_too_few_resources_is_reported(cluster, wanted, said):
 
 
 def test_a_busy_cluster_is_reported(cluster, monkeypatch):
-    # Other workers leave 1 GB on each machine. The total is enough for a worker of 2 GB, but no single machine is.
+    # Other workers leave 1 GB on each of two machines, but the new worker needs 2 GB on one machine.
     taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 2, memory=3 << 30), "others")
     next(taking)
     monkeypatch.setattr(pool, "_PATIENCE", 1.0)
@@ -219,8 +219,8 @@ def test_a_busy_cluster_is_reported(cluster, monkeypatch):
         taking.close()
 
 
-def test_without_workers_all_free_cores_are_used(cluster, monkeypatch):
-    """Cores that others use, and cores of lost machines that Ray still counts, aren't used."""
+def test_without_a_worker_count_all_free_cores_are_used(cluster, monkeypatch):
+    """Skips cores that others use, and cores of lost machines that Ray still counts."""
     monkeypatch.setattr("lsr.distributed.ray_cluster._FREE", 0.5)
     taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3), "others")
     next(taking)
@@ -259,8 +259,8 @@ def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).glob("part-*.parquet")}
 
 
-def test_the_bytes_equal_those_of_one_process(cluster, small_parts, tmp_path):
-    """Tested with a shipped model, fitted to the corpus."""
+def test_a_cluster_writes_the_same_bytes_as_one_process(cluster, small_parts, tmp_path):
+    """Uses a shipped encoder, which is first fitted to the corpus."""
     source = write_corpus(tmp_path / "docs.jsonl", 40)
     report = encode(source, tmp_path / "alone")
     assert encode(source, tmp_path / "one", cluster.address, count=1) == report
@@ -268,7 +268,7 @@ def test_the_bytes_equal_those_of_one_process(cluster, small_parts, tmp_path):
     assert len(files(tmp_path / "one")) == 7
 
 
-def test_a_lost_machine_is_survived(cluster, small_parts, tmp_path, monkeypatch):
+def test_encoding_continues_after_the_loss_of_a_machine(cluster, small_parts, tmp_path, monkeypatch):
     source = write_corpus(tmp_path / "docs.jsonl", 200)
     encode(source, tmp_path / "alone", name="bm25")
     real, doomed, seen = parts.do_jobs, cluster.add_node(num_cpus=1, object_store_memory=80 << 20), []
@@ -322,7 +322,7 @@ def test_a_bad_line_is_reported_as_without_a_cluster(cluster, tmp_path, lsr_comm
     assert "docs.jsonl:6: not JSON" in many.err
 
 
-def test_the_command(cluster, tmp_path, lsr_command, small_parts):
+def test_the_command_encodes_on_a_cluster(cluster, tmp_path, lsr_command, small_parts):
     source = write_corpus(tmp_path / "docs.jsonl", 20)
     args = [source, "--encoder", "bm25", "--out"]
     assert lsr_command("encode", *args, tmp_path / "v.parquet", "--ray", cluster.address, "--workers", 2).code == 0

@@ -1,4 +1,4 @@
-// Calls to the server. An API key is kept for this tab only, until it is closed.
+// Calls to the server. An API key is kept for this tab only, until the tab is closed.
 
 import { parsed, written } from "./dom.js";
 
@@ -19,7 +19,7 @@ export function useKey(key) {
 
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
-// If a busy server says when to retry, ask it again.
+// Sends a request. If a busy server says when to retry, the request is sent again, up to `again` times.
 export async function call(path, body, signal, again = 2) {
   const headers = { Accept: "application/json" };
   if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(KEY)}`;
@@ -46,7 +46,7 @@ export async function call(path, body, signal, again = 2) {
   throw new Problem(answer.status, content.title ?? `Status ${answer.status}`, content.detail, content.errors);
 }
 
-// Resolves after some milliseconds; rejects when the signal aborts.
+// Resolves after the given number of milliseconds; rejects when the signal aborts.
 export function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, milliseconds);

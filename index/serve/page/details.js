@@ -10,7 +10,7 @@ export function facts({ took, plan }, index, mode = "sparse") {
   if (took.encode_ms) rows.unshift(["encoding the query", ms(took.encode_ms)]);
   if (plan) {
     const of = (part, whole) => `${count(part)} of ${count(whole)}`;
-    const units = plan.algorithm === "clusters" ? "clusters looked into" : "blocks looked into";
+    const units = plan.algorithm === "clusters" ? "clusters scored" : "blocks scored";
     rows.push(
       ["algorithm", `${plan.algorithm}: ${plan.reason}`],
       ["terms used", count(plan.terms)],
@@ -26,13 +26,13 @@ export function facts({ took, plan }, index, mode = "sparse") {
   return rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)));
 }
 
-// The share of the postings that was scored, and the same in words.
+// The share of the postings that was scored, and the share that was skipped, in words.
 export function skipped({ plan }) {
   const scored = plan?.postings ? Math.min(1, plan.postings_scored / plan.postings) : 1;
   return [scored, scored < 1 ? `${percent(1 - scored)} of the postings skipped` : "nothing skipped"];
 }
 
-// The words of a query and their weights, as list items that are passed to `show`.
+// Passes the words of a query and their weights, as list items, to `show`.
 export function vector(words, show) {
   const weights = Object.entries(words);
   const items = weights.map(([word, value]) => {

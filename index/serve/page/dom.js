@@ -1,4 +1,4 @@
-// Elements and numbers. Content of documents only becomes text nodes and attribute values, never markup.
+// Makes elements, and formats numbers. Content of documents becomes text nodes and attribute values, never markup.
 
 export function el(name, attributes = {}, ...children) {
   const element = document.createElement(name);
@@ -35,7 +35,7 @@ export function plain(value) {
   return value !== null && typeof value === "object" ? written(value) : String(value);
 }
 
-// JSON, both ways. Whole numbers beyond 2^53 keep their digits, as BigInt, in browsers that expose a number's source text.
+// Parse and write JSON. Whole numbers beyond 2^53 become BigInt, to keep their digits, if the browser supports it.
 export const parsed = (text) =>
   JSON.parse(text, (_, value, from) => (typeof value === "number" ? whole(from?.source, value) : value));
 export const written = (value) =>

@@ -1,4 +1,5 @@
-// Filters on metadata: columns with the number of documents per value, useful columns first; and the active filters in words.
+// Filters on metadata: columns with the number of documents per value, useful columns first. Also the active
+// filters, as text.
 // `where` is a Map from column to condition in the server's format: a list of values, or {">=": a, "<=": b}.
 
 import { count, el, plain, whole, written } from "./dom.js";
@@ -7,7 +8,7 @@ const FIRST = 6; // values of a column shown at once
 const SHOWN = 5; // columns shown at once
 const FEW = 200; // maximum number of distinct values of a useful column
 const OFTEN = 5; // minimum number of documents per value of a useful column, on average
-const LISTED = 50; // number of values that the server lists per column; if it lists that many, there may be more
+const LISTED = 50; // maximum number of values that the server lists per column
 const RESERVED = ["and", "or", "not"]; // operators of filters
 // Columns that lsr itself writes about a text's position in its file.
 const PLACES = ["anchor", "digest", "end_line", "line", "page", "source", "url"];
@@ -28,8 +29,8 @@ function isUseful(name, { kind, distinct, documents }) {
   return kind.endsWith("number") || (distinct <= FEW && distinct * OFTEN <= documents) || distinct <= FIRST;
 }
 
-// One field per column; calls `changed` after `where` has changed. `counts` maps a column to a Map from value to the number
-// of matching documents; null where it isn't known.
+// Makes a field for each column. Fields change `where` and then call `changed`. `counts`, if known, maps a column to a
+// Map from value to the number of matching documents.
 export function fieldsOf(columns, where, counts, changed) {
   const fields = columns
     .map(([name, column]) => [name, column, (column.kind.endsWith("number") ? range : choices)(name, column, where, counts?.get(name), changed)])
@@ -117,7 +118,7 @@ function range(name, column, where, counts, changed) {
   return field(name, pair);
 }
 
-// The columns to sort hits by, as [the server's name, words]: numbers and dates.
+// The orders to sort hits by, as [the server's `sort`, words]: by columns of numbers or dates.
 export function orders(columns) {
   const isDates = ({ kind, values }) => kind === "text" && values?.length > 0 && values.every((value) => /^\d{4}-\d\d/.test(value));
   return columns

@@ -1,4 +1,5 @@
-// A hit: its origin, heading and the best part of its text; when opened, all of its text, and its score word by word.
+// A hit: its origin, its heading and the best part of its text. An opened hit shows the whole text and a table of the
+// score by word.
 
 import { copy, el, percent, plain, termed, weight } from "./dom.js";
 import { Content } from "./marks.js";
@@ -8,7 +9,8 @@ import { kindOf } from "./text.js";
 const BRIEF = 32; // longer metadata values are shown only in opened hits
 const HOW = { match: "in the text", expansion: "learned" };
 const DENSE = "dense vector";
-const KINDS = ["match", "expansion", "", "unweighted", "missing"]; // a word has the first kind that any of its terms has
+// If the terms of a word differ in kind, the word has the first of these kinds.
+const KINDS = ["match", "expansion", "", "unweighted", "missing"];
 
 export class HitView {
   // `names` are the columns whose values are shown next to the text.
@@ -50,7 +52,7 @@ export class HitView {
     this.#show();
   }
 
-  // Mark its words and show what they add to its score.
+  // Marks the words of an explanation in the text, and shows what they add to the score.
   explain(explanation) {
     this.#explained(explanation);
     this.#show();
@@ -95,7 +97,7 @@ export class HitView {
     if (opened) this.#contributions(there);
   }
 
-  // A passage's title has the headings above it; show the first and the last of them.
+  // A passage's title consists of the headings above the passage; the first and the last of them are shown.
   #title() {
     const { content, hit } = this;
     const path = hit.passage ? hit.title.split(" > ") : [hit.title];
@@ -137,7 +139,7 @@ export class HitView {
     };
     const far = this.words.filter(({ score, kind }) => kind === "dense" && score < 0);
     this.#part(".missing").replaceChildren(
-      ...far.flatMap((part) => [`Less ${weight(-part.score)} for the dense vector, `, ...this.#how(part), ". "]),
+      ...far.flatMap((part) => [`The dense vector lowers the score by ${weight(-part.score)}: `, ...this.#how(part), ". "]),
       ...named("Not in this document: ", false),
       ...named("In the text, but without weight: ", true),
     );
@@ -145,7 +147,7 @@ export class HitView {
 
   #how({ kind, spans, origin, cosine, z }) {
     if (kind === "dense") {
-      const far = z === null ? "" : `, ${Math.abs(z).toFixed(1)} deviations ${z < 0 ? "below" : "above"} the mean`;
+      const far = z === null ? "" : `, ${Math.abs(z).toFixed(1)} standard deviations ${z < 0 ? "below" : "above"} the mean`;
       return [`cosine ${cosine.toFixed(2)}${far}`];
     }
     if (origin) return [HOW.expansion, ", from “", el("bdi", {}, this.content.slice(...origin)), "”"];
@@ -166,7 +168,8 @@ export class HitView {
   }
 }
 
-// A document's address: its "url", or its "source" if that is an address; http and https only, as they can't run code.
+// A document's address: its "url", or its "source" if this is an address. Only http and https are allowed, because they
+// can't run code.
 function linkOf({ url, source, anchor }) {
   for (const [address, relative] of [[url, true], [source, false]]) {
     if (typeof address !== "string" || !address.trim() || !(relative || /^https?:\/\//i.test(address))) continue;

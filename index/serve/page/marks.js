@@ -4,7 +4,7 @@
 import { el } from "./dom.js";
 
 const EXPANSION = 1;
-const MATCH = 2; // the larger kind wins
+const MATCH = 2; // where kinds overlap, the larger number wins
 export const NAMES = { [EXPANSION]: "expansion", [MATCH]: "match" };
 
 export class Content {
@@ -64,7 +64,8 @@ export class Content {
   }
 }
 
-// The places within a length with the largest total share, each term counted once: start of the first, end of the last.
+// Finds the part of at most the given length whose places have the largest total share; each term counts once. Returns
+// where the first place starts and where the last place ends.
 export function bestPart(places, size, length, first = 0) {
   if (size <= length) return [first, first + size];
   let [from, to, most] = [first, first, 0];

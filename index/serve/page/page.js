@@ -1,4 +1,4 @@
-// The page as a whole: query, filters and sides. The state is kept in the URL's fragment, so that a search can be shared.
+// The page as a whole: query, filters and sides. The URL's fragment keeps the state, so that a search can be shared.
 
 import { call, hasKey, useKey } from "./api.js";
 import { el, parsed, some, written } from "./dom.js";
@@ -37,7 +37,7 @@ function save(push = false) {
   else if (fragment !== (location.hash || "#")) history.replaceState(null, "", fragment);
 }
 
-// Invalid parts of a fragment are ignored, as it may have been edited by hand.
+// Invalid parts of a fragment are ignored, because people may edit it by hand.
 function load() {
   const values = new URLSearchParams(location.hash.slice(1));
   const number = (name, usual, least, most) => {
@@ -87,7 +87,7 @@ function arrange(settings) {
     refused,
   };
   sides = settings.map((one) => new Side(indexes, one, called));
-  at("sides").before(at("tools")); // or they would be removed with a side
+  at("sides").before(at("tools")); // so that the tools aren't removed with a side
   at("sides").replaceChildren(...sides.map((side) => side.element));
   document.body.classList.toggle("two", sides.length > 1);
   at("two").setAttribute("aria-pressed", sides.length > 1);
@@ -101,7 +101,7 @@ function arrange(settings) {
   changed({ now: true, panel: true });
 }
 
-// The second side is another index, or the same one with other settings.
+// The second side shows another index, or the same index with other settings.
 function toggleSides() {
   if (sides.length > 1) return arrange([sides[0].settings]);
   const { settings, index } = sides[0];
@@ -129,7 +129,7 @@ function asked(query) {
   at("query").focus();
 }
 
-// A side has new content to show; `calm` if nothing more will follow.
+// Called when a side shows new content; `calm` means that this was the last update.
 function shown(side, calm = false) {
   if (sides.length > 1 && sides.every(({ found }) => found)) compare();
   if (calm && sides.includes(side)) {
@@ -179,7 +179,7 @@ function showFilters() {
   placeFilters();
 }
 
-// Next to the hits if there is room, else in a sheet.
+// Puts the filters next to the hits if there is room, else in a sheet.
 function placeFilters() {
   const beside = wide.matches && sides.length < 2 && shared.some(([name, { useful }]) => useful || state.where.has(name));
   const home = at(beside ? "aside" : "sheet-filters");
@@ -246,7 +246,7 @@ at("two").addEventListener("click", toggleSides);
 wide.addEventListener("change", placeFilters);
 addEventListener("hashchange", () => indexes.length && load());
 
-// "/" moves to the query; arrow keys move through the hits, and to the other side's.
+// "/" moves to the query. Arrow keys move through the hits, and between the two sides.
 addEventListener("keydown", (event) => {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
   const { target, key } = event;
@@ -285,7 +285,7 @@ async function start() {
   }
   const [{ takes_text, examples }] = indexes;
   const queries = takes_text ? examples : ["wing:1.2 flutter:0.8"];
-  at("asking").textContent = takes_text ? "Try" : "This index is asked in weights of terms, as";
+  at("asking").textContent = takes_text ? "Try" : "Queries of this index are weights of terms, such as";
   at("asking").hidden = !queries.length;
   at("examples").replaceChildren(
     ...queries.map((query) => {

@@ -6,8 +6,8 @@ import { copy, el, ms, some, termed } from "./dom.js";
 import { HitView } from "./hits.js";
 
 const TYPING = 90; // milliseconds without a key before a search
-const CALM = 300; // milliseconds before slower requests: origins of expansions, counts, corrections
-const SHOWN = 100; // maximum number of hits, as the server doesn't explain more
+const CALM = 300; // milliseconds without a key before slower requests: origins of expansions, counts, corrections
+const SHOWN = 100; // maximum number of hits, because the server doesn't explain more
 const OF_GROUP = 3; // maximum number of hits per document
 const NEAR = 0.5; // further hits of a document are shown if they have this share of its first hit's score
 const COUNTED = 12; // columns to count
@@ -16,7 +16,7 @@ export const DEFAULTS = { skip: "exact", alpha: 0.8, cut: 8, heap_factor: 1 };
 export const usualMode = (index) => (index.has_dense && index.takes_text ? "hybrid" : "sparse");
 
 export class Side {
-  // `indexes` are the server's; `settings` is {index, mode, skip, alpha, cut, heap_factor}, changed in place.
+  // `indexes` are the server's indexes; `settings` is {index, mode, skip, alpha, cut, heap_factor}, changed in place.
   constructor(indexes, settings, called) {
     Object.assign(this, { indexes, settings, called, views: [], counts: null, total: null });
     this.element = copy("side");
@@ -48,7 +48,7 @@ export class Side {
     return this.settings.skip === "exact" ? "exact" : "approximate";
   }
 
-  // Documents of the same source are shown as one result; passages of a document always are.
+  // The column to group hits by: documents of the same source become one result. Passages of a document always do.
   get #group() {
     const { whole_documents, columns } = this.index;
     return columns.source?.kind === "text" && columns.source.distinct < 0.9 * whole_documents ? "source" : null;
@@ -97,7 +97,7 @@ export class Side {
 
   #settings(sort) {
     const { mode, skip, alpha, cut, heap_factor } = this.settings;
-    // "auto" searches by both, but finds nothing if no word is known; sorting all matches requires a sparse search.
+    // "auto" also searches by words and meaning, but finds nothing if no word is known. Sorting needs a sparse search.
     const both = mode === "hybrid" ? "auto" : mode;
     const settings = usualMode(this.index) === "sparse" ? {} : { mode: sort ? "sparse" : both };
     if (skip === "exact" || settings.mode === "dense") return settings;
@@ -120,7 +120,7 @@ export class Side {
       const settings = this.#settings(sort);
       const group = this.#group && { group_by: this.#group, per_group: OF_GROUP };
       const asked = { ...plain, ...filter, ...group, settings, k: Math.min(k, this.most), explain: true };
-      const plan = detailed && settings.mode !== "dense"; // which scores no postings
+      const plan = detailed && settings.mode !== "dense"; // dense search reads no postings, so it has no plan
       const found = await call("v1/search", { ...asked, origins: false, plan }, signal);
       this.#show(found, asked.k, settings.mode);
       this.element.removeAttribute("aria-busy");
@@ -138,7 +138,7 @@ export class Side {
       if (failed) throw failed.reason;
     } catch (problem) {
       if (signal.aborted) return;
-      if (this.element.hasAttribute("aria-busy")) this.#clear(); // keep hits that lack only the additional information
+      if (this.element.hasAttribute("aria-busy")) this.#clear(); // if only a slower request failed, keep the hits
       this.part(".problem div").replaceChildren(...described(problem));
       this.part(".problem").hidden = false;
       const wrong = problem.status === 422 && where.size > 0;
@@ -152,17 +152,17 @@ export class Side {
     this.running?.abort();
   }
 
-  // The words that expansions come from; some encoders read the documents again for that.
+  // Adds the words that expansions come from. This is slower, because some encoders read the documents again.
   async #origins(asked, signal) {
     const learned = this.views.some(({ hit }) => hit.explanation.terms.some(({ kind }) => kind === "expansion"));
     if (!learned) return;
     const { hits } = await call("v1/search", { ...asked, fields: false }, signal);
     const views = new Map(this.views.map((view) => [view.hit.passage ?? view.hit.id, view]));
-    // The index may have changed meanwhile: hits that are no longer found stay unchanged.
+    // If the index has changed since the search, hits that are no longer found stay unchanged.
     for (const { id, passage, explanation } of hits) views.get(passage ?? id)?.explain(explanation);
   }
 
-  // The number of matching documents, and of each value; for a filtered column, without its filter.
+  // Counts the matching documents, in total and for each value. The counts of a filtered column ignore its own filter.
   async #count(asked, where, columns, signal) {
     const names = columns.filter((name) => name in this.index.columns).slice(0, COUNTED);
     const own = names.filter((name) => where.has(name));
@@ -191,7 +191,7 @@ export class Side {
     const words = Object.keys(corrections);
     this.part(".unknown").hidden = !words.length;
     if (!words.length) return;
-    const near = this.settings.mode !== "sparse" && this.views.length ? " What follows is near in meaning." : "";
+    const near = this.settings.mode !== "sparse" && this.views.length ? " These hits are similar in meaning." : "";
     this.part(".unknown").replaceChildren("No document has ", ...listed(words), ".", near);
     if (!did_you_mean) return;
     const button = el("button", { type: "button", class: "quiet" }, did_you_mean);
@@ -199,14 +199,14 @@ export class Side {
     this.part(".unknown").append(" Did you mean ", button, "?");
   }
 
-  // An index without a query encoder takes weights, "wing:1.2 flutter:0.8" or JSON.
+  // An index without a query encoder takes weights, such as "wing:1.2 flutter:0.8", or JSON.
   #query(text) {
     if (this.index.takes_text) return { query: text };
     if (text.trim().startsWith("{")) {
       try {
         return { vector: JSON.parse(text) };
       } catch {
-        throw Object.assign(new Error("This isn't a JSON object yet"), { detail: 'Such as {"wing": 1.2, "flutter": 0.8}' });
+        throw Object.assign(new Error("This isn't a JSON object yet"), { detail: 'It should look like {"wing": 1.2, "flutter": 0.8}' });
       }
     }
     const pairs = text.trim().split(/\s+/).map((pair) => [pair, pair.lastIndexOf(":")]);
@@ -236,8 +236,8 @@ export class Side {
     const { vector: weights, unknown = [] } = found.query;
     const groups = this.views.filter(({ same }) => !same).length;
     if (this.views.length) this.part(".nothing").hidden = true;
-    else if (!Object.keys(weights).length) this.#nothing("This index knows none of these words. Others may help.");
-    else this.#nothing("Nothing found. Other words may help, or fewer.");
+    else if (!Object.keys(weights).length) this.#nothing("This index knows none of these words. Try other words.");
+    else this.#nothing("Nothing found. Try other words, or fewer words.");
     this.part(".more").hidden = groups < k || k >= this.most;
     if (unknown.length) {
       this.part(".unknown").hidden = false;
@@ -265,7 +265,7 @@ export class Side {
       .map((hit) => {
         const view = new HitView(hit, names);
         if (before.get(hit.passage ?? hit.id)?.opened) view.open(true);
-        view.same = first[hits.indexOf(hit)] !== hit; // document as the one before it
+        view.same = first[hits.indexOf(hit)] !== hit; // of the same group as an earlier hit
         view.element.classList.toggle("same", view.same);
         view.compareWith(hits[0].score);
         return view;
@@ -294,7 +294,7 @@ export class Side {
 
 const listed = (words) => words.flatMap((word, i) => [i ? ", " : "", termed(word)]);
 
-// Names each invalid value, or says it in one sentence.
+// Describes a problem: as a list of invalid values if there are any, else in one sentence.
 function described({ status, message, detail, errors }) {
   const items = (errors ?? []).map((one) => el("li", {}, ...(one.where ? [el("code", {}, one.where), ": "] : []), one.message));
   const title = status === 422 ? "This search is invalid" : message;

@@ -1,4 +1,4 @@
-// The part of a document's text to show: the sentences, or lines of code, that match best; or all of it.
+// Selects the part of a document's text to show: the sentences or lines of code that match best, or the whole text.
 
 import { el } from "./dom.js";
 import { NAMES, bestPart, widened } from "./marks.js";
@@ -6,13 +6,13 @@ import { blocksOf, codePoints } from "./text.js";
 
 const LENGTH = 220; // characters of a snippet
 const LINES = 4; // lines of code in a snippet
-const PROSE_FIRST = 0.8; // prose is preferred over code unless it has less than this share of the code's score
-const WHOLE = 20_000; // of longer texts, only the best part of this size is considered
+const PROSE_FIRST = 0.8; // prose is preferred over code if its score is at least this share of the code's
+const WHOLE = 20_000; // characters; a longer text is cut to its best part of this length
 const STYLES = { b: "strong", i: "em", c: "code" };
 
 const segmenter = Intl.Segmenter && new Intl.Segmenter("en", { granularity: "sentence" });
 
-// A text in blocks whose characters know their position in the content.
+// A text in blocks; each character of a block has its position in the content.
 export class Shown {
   constructor(content, kind) {
     this.content = content;
@@ -32,7 +32,7 @@ export class Shown {
     });
   }
 
-  // All of it, as elements.
+  // The whole text, as elements.
   whole() {
     const nodes = [];
     const list = (element) => (nodes.at(-1)?.tagName === "UL" ? nodes.at(-1) : (nodes.push(el("ul")), nodes.at(-1))).append(element);
@@ -47,7 +47,7 @@ export class Shown {
     return nodes;
   }
 
-  // The best part of it, as one element.
+  // The best part of the text, as one element.
   snippet() {
     const units = this.#units();
     if (!units.length) return [];
@@ -75,7 +75,7 @@ export class Shown {
     return [el("p", {}, units[first].whole[0] ? "" : "… ", ...nodes, units[last].whole[1] ? "" : " …")];
   }
 
-  // Sentences and lines of code, each with its terms; headings only if there is nothing else.
+  // Sentences and lines of code, each with its terms; headings are included only if there is nothing else.
   #units() {
     const of = (wanted) => this.blocks.filter(wanted).flatMap((block) => (block.type === "code" ? this.#lines(block) : this.#sentences(block)));
     const found = of(({ type }) => type !== "heading");
@@ -112,7 +112,7 @@ export class Shown {
       clauses.forEach((clause, i) => {
         const characters = Array.from(clause);
         const [lead, inner] = [characters.findIndex((one) => /\S/.test(one)), Array.from(clause.trimEnd()).length];
-        const whole = [!i, i === clauses.length - 1]; // whether a sentence begins or ends here
+        const whole = [!i, i === clauses.length - 1]; // whether the clause begins a sentence, and whether it ends one
         if (lead >= 0) units.push({ block, from: at + lead, to: at + inner, type: "prose", terms: new Map(), whole });
         at += characters.length;
       });
@@ -172,7 +172,7 @@ export class Shown {
   }
 }
 
-// The first and the last of the units that together have the largest share of the score.
+// Finds the run of units that together have the largest share of the score. Returns the first and the last of them.
 function best(units) {
   const prose = units.findIndex(({ type }) => type === "prose");
   const start = prose < 0 ? units.findIndex(({ blank }) => !blank) : prose;

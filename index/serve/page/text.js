@@ -1,8 +1,8 @@
 // A document's text as blocks: prose, headings, items and code, without the markup of Markdown and reStructuredText.
-// Blocks consist of runs, which are places in the text with a style; content of documents never becomes HTML.
+// A block consists of runs, which are ranges of the text with a style. Content of documents never becomes HTML.
 
 const CODE = /\.(bash|cc?|cfg|clj|cpp|cs|cxx|dart|el|ex|exs|f90|fs|go|gradle|hh?|hpp|hs|ini|java|jl|js|json|jsx|kts?|lisp|lua|m|mjs|ml|php|pl|proto|ps1|pxd|pyx?|pyi|r|rb|rs|scala|scm|sh|sol|sql|swift|tcl|tf|toml|tsx?|vim|vue|ya?ml|zig|zsh)$/i;
-const LONG = 5000; // marks in longer parts aren't parsed, as that takes quadratic time
+const LONG = 5000; // characters; parsing marks takes quadratic time, so longer parts aren't parsed
 const MARKDOWN = /\.(md|markdown|mdx|qmd|rmd|ipynb)$/i;
 const RST = /\.(rst|rest)$/i;
 const LOOKS_LIKE_MARKDOWN = /^ {0,3}(#{1,6} \S|```|~~~)|\[[^\]\n]+\]\([^)\s]+\)|\*\*[^\s*][^*\n]*\*\*/m;
@@ -11,7 +11,7 @@ const ITEM = /^\s*([-*+•]|\d{1,3}[.)]|#\.)\s+/;
 const UNDERLINE = /^([=\-~^"'`#*+.:_])\1{2,}\s*$/;
 const DIRECTIVE = /^\s*\.\. ?([\w:.-]+)::\s*/;
 const LISTINGS = ["code", "code-block", "sourcecode", "parsed-literal", "literalinclude", "doctest", "math"];
-// Lines for a site generator, not for readers.
+// Lines that only a site generator reads.
 const COMMANDS = /^\s*(\/{3,}( .*)?|:{3,}.*|[!?]{3}\+? .*|\{[*%{].*[*%}]\}|<!--.*-->|\[[^\]]+\]: *\S+.*|([-*_] *){3,}|-+8<-+.*|\[TOC\])\s*$/;
 
 // The format of a text, by its file name or its content.
@@ -25,7 +25,7 @@ export function kindOf(names, text) {
 }
 
 // Blocks, each {type, level, runs}: type is "prose", "heading", "item" or "code"; runs are [{start, end, style}] in
-// UTF-16 units, with style any of the letters b, i and c (bold, italic, code).
+// UTF-16 units. A style consists of any of the letters b, i and c (bold, italic, code).
 export function blocksOf(text, kind) {
   if (kind === "code") return text.trim() ? [{ type: "code", runs: [trimmed(text, 0, text.length)] }] : [];
   const lines = [];
@@ -119,13 +119,13 @@ export function blocksOf(text, kind) {
   return found.filter(({ runs }) => runs.some(({ start, end }) => text.slice(start, end).trim()));
 }
 
-// If a passage begins within code, returns the line where that code ends, else -1. A fence that opens code may name a
-// language, one that closes it doesn't.
+// If a passage begins within a code block, returns the line of the fence that closes the block, else -1. Only opening
+// fences may name a language.
 function closingFence(lines) {
   const fences = lines.filter(({ text }) => FENCE.test(text));
   const isBare = (line) => /^\s*(`+|~+)\s*$/.test(line.text);
   let inside = false;
-  let wrong = false; // code would be opened within code, or closed at the end by a fence that may open it
+  let wrong = false; // if the first fence opens code: whether code would open within code, or stay open
   for (const fence of fences) {
     wrong ||= inside && !isBare(fence);
     inside = isBare(fence) ? !inside : true;
@@ -134,7 +134,7 @@ function closingFence(lines) {
   return wrong && isBare(fences[0]) ? lines.indexOf(fences[0]) : -1;
 }
 
-// A place without empty lines at its ends.
+// Removes empty lines at both ends of a range.
 function trimmed(text, start, end) {
   const part = text.slice(start, end);
   const lead = /^(\s*\n)?/.exec(part)[0].length;
@@ -168,7 +168,7 @@ const INLINE = {
 };
 const MAY_BEGIN = { markdown: /[`![<{\\*_~|]/g, rst: /[`:*|\\]/g };
 
-// The runs of a part of a block, with the style of the marks around each.
+// Parses a part of a block into runs; the marks around a run give its style.
 function inline(text, { start, end }, kind, style) {
   if (kind === "plain" || end - start > LONG) return end > start ? [{ start, end, style }] : [];
   const runs = [];
@@ -204,7 +204,7 @@ function inline(text, { start, end }, kind, style) {
   return runs;
 }
 
-// Converts places from UTF-16 units to code points, as Python counts.
+// Converts places from UTF-16 units to code points, which Python counts in.
 export function codePoints(text) {
   if (!/[\ud800-\udfff]/.test(text)) return (at) => at;
   const points = new Uint32Array(text.length + 1);

@@ -1,10 +1,10 @@
-// One document after the other: y and n answer, b goes back to the last one. The server keeps every answer in its file.
+// Shows one document after the other: y and n answer, b goes back to the previous one. The server saves every answer.
 
 import { call } from "./api.js";
 import { count, some } from "./dom.js";
 
 const by = (id) => document.getElementById(id);
-let shown = null; // what the server told last
+let shown = null; // the server's latest response
 let busy = false;
 
 function show(state) {

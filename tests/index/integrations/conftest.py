@@ -35,7 +35,7 @@ def passages(tmp_path):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Run tests of the libraries that are coroutines."""
+    """Run those tests that are coroutines, such as some of the libraries' own tests."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     asyncio.run(

@@ -21,7 +21,7 @@ def _no_telemetry():
 
 with pytest.MonkeyPatch.context() as patch:  # Haystack sends telemetry even on import
     patch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
-    pytest.importorskip("haystack", reason='heavy, so not among dev: pip install "lsr-search[haystack]"')
+    pytest.importorskip("haystack", reason='too large for the extra dev: pip install "lsr-search[haystack]"')
     from haystack import Document, Pipeline
     from haystack.components.builders import PromptBuilder
     from haystack.components.writers import DocumentWriter
@@ -42,7 +42,7 @@ def test_results_equal_those_of_the_index(folder):
     assert found[1].meta == {"title": "Wings", "year": 1958}
 
 
-def test_settings_reach_the_search(folder):
+def test_settings_are_passed_to_the_search(folder):
     with pytest.raises(ValueError, match="alpha must be above 0"):
         LsrRetriever(LsrDocumentStore(folder), settings={"alpha": 7}).run("wing")
 
@@ -116,7 +116,7 @@ def test_only_matching_documents_are_read(tmp_path, monkeypatch):
     assert len(read) == 2
 
 
-def test_filter_documents(folder):
+def test_filter_documents_returns_matching_documents(folder):
     store = LsrDocumentStore(folder)
     assert store.count_documents() == 3
     assert [d.id for d in store.filter_documents()] == ["wing", "plate", "flutter"]
@@ -170,7 +170,7 @@ def test_a_retriever_keeps_its_filters_when_it_is_copied(folder):
             LsrRetriever(LsrDocumentStore(folder), settings=wrong)
 
 
-def test_two_stores_on_one_index(tmp_path):
+def test_stores_of_one_index_see_each_others_commits(tmp_path):
     """The policy for existing ids considers commits of all stores."""
     first, second = (LsrDocumentStore(tmp_path / "idx", encoder="bm25") for _ in range(2))
     assert (first.count_documents(), second.count_documents()) == (0, 0)
@@ -207,7 +207,7 @@ def _plain(documents):
     return sorted((d.id, d.content, sorted(d.meta.items())) for d in documents)
 
 
-class TestAgainstTheirs(theirs.DocumentStoreBaseExtendedTests, theirs.CountDocumentsByFilterTest):
+class TestStoreWithTestsOfHaystack(theirs.DocumentStoreBaseExtendedTests, theirs.CountDocumentsByFilterTest):
     """Haystack's own tests of a document store."""
 
     @pytest.fixture
@@ -229,7 +229,7 @@ class TestAgainstTheirs(theirs.DocumentStoreBaseExtendedTests, theirs.CountDocum
         assert document_store.count_documents() == 1
 
 
-class TestAgainstTheirsAsync(
+class TestStoreWithAsyncTestsOfHaystack(
     theirs_async.CountDocumentsAsyncTest,
     theirs_async.WriteDocumentsAsyncTest,
     theirs_async.DeleteDocumentsAsyncTest,
@@ -241,8 +241,8 @@ class TestAgainstTheirsAsync(
 ):
     """Haystack's own tests of the async methods of a document store."""
 
-    document_store = TestAgainstTheirs.document_store
-    assert_documents_are_equal = staticmethod(TestAgainstTheirs.assert_documents_are_equal)
+    document_store = TestStoreWithTestsOfHaystack.document_store
+    assert_documents_are_equal = staticmethod(TestStoreWithTestsOfHaystack.assert_documents_are_equal)
 
     async def test_write_documents_async(self, document_store):
         """Without a policy, a duplicate id is refused."""
@@ -252,7 +252,7 @@ class TestAgainstTheirsAsync(
             await document_store.write_documents_async([document])
 
 
-def test_filters_of_a_run_replace_or_merge(folder):
+def test_filters_of_a_run_replace_or_extend_those_of_the_retriever(folder):
     store = LsrDocumentStore(folder)
     swept = {"field": "meta.title", "operator": "==", "value": "Wings"}
     for policy, ids in (("replace", ["wing"]), ("merge", []), (FilterPolicy.MERGE, [])):
@@ -273,13 +273,13 @@ def test_options_work_in_sync_and_async_calls(folder):
     assert asyncio.run(pipeline.run_async({"retriever": {"query": "wing panel plate"}})) == {"retriever": found}
 
 
-def test_given_passages_are_not_cut_again(passages):
+def test_updates_of_documents_cut_into_passages_are_refused(passages):
     store = LsrDocumentStore(passages.path)
     with pytest.raises(ValueError, match="add them again"):
         store.update_by_filter({}, {"lang": "en"})
 
 
-def test_write_skip_and_overwrite_in_a_pipeline(tmp_path):
+def test_a_pipeline_writes_skips_and_overwrites_documents(tmp_path):
     store = LsrDocumentStore(tmp_path / "idx", encoder="bm25")
     indexing = Pipeline()
     indexing.add_component("writer", DocumentWriter(store, policy=DuplicatePolicy.OVERWRITE))

@@ -24,7 +24,7 @@ from langchain_core.structured_query import Comparator, Comparison, Operation, O
 
 from lsr.index.integrations.langchain import LsrRetriever, LsrTranslator, LsrVectorStore
 
-standard = pytest.importorskip("langchain_tests.integration_tests", reason="langchain-tests is among dev")
+standard = pytest.importorskip("langchain_tests.integration_tests", reason="langchain-tests is in the extra dev")
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_results_equal_those_of_the_index(folder):
     }
 
 
-def test_async_and_batch_calls(folder):
+def test_async_and_batch_calls_equal_single_calls(folder):
     retriever = LsrRetriever(index=folder, k=1)
     queries = ["flat plates", "shock waves"]
     one_by_one = [retriever.invoke(query) for query in queries]
@@ -65,7 +65,7 @@ def test_the_retriever_works_in_a_chain(folder):
     assert chain.invoke("Flat plates?") == "Flat plates? Heat flows along a flat plate."
 
 
-def test_settings_reach_the_search(folder):
+def test_settings_are_passed_to_the_search(folder):
     assert len(LsrRetriever(index=folder, alpha=0.5, algorithm="exhaustive").invoke("wing")) == 2
     retriever = LsrRetriever(index=folder, k=5, where={"year": {"<": 1960}})
     assert [d.id for d in retriever.invoke("wing")] == ["wing"]
@@ -96,7 +96,7 @@ def test_a_wrong_setting_is_refused_immediately(folder, settings, message):
 
 
 def _rebuilt(retriever, **changed):
-    """Copies of a retriever, made in all ways in which LangChain copies or wraps one."""
+    """Copies of a retriever, made in every way in which LangChain copies or wraps retrievers."""
     fields = {name: ConfigurableField(id=name) for name in ("k", "where", "alpha")}
     yield retriever.configurable_fields(**fields).with_config(configurable={"k": 10, **changed})
     yield retriever.configurable_fields(k=fields["k"]).with_config(configurable={"k": 10})
@@ -128,7 +128,7 @@ def test_a_missing_index_is_an_error(tmp_path):
         LsrRetriever(index=tmp_path)
 
 
-def test_from_documents(tmp_path):
+def test_a_retriever_is_built_from_documents(tmp_path):
     documents = [
         Document(page_content="Cats sleep.", id="a", metadata={"source": "a.md", "title": "On cats"}),
         Document(page_content="Dogs bark.", metadata={"passage": 3}),
@@ -144,7 +144,7 @@ def test_from_documents(tmp_path):
     assert again.invoke("dogs") == [dog]
 
 
-def test_from_texts(tmp_path):
+def test_a_retriever_is_built_from_texts(tmp_path):
     texts, about = ["Cats sleep.", "Dogs bark."], [{"n": 1}, {"n": 2}]
     retriever = LsrRetriever.from_texts(texts, tmp_path / "idx", metadatas=about, ids=["x", "y"], encoder="bm25")
     (found,) = retriever.invoke("dogs")
@@ -166,7 +166,7 @@ def test_a_hit_has_the_matching_passage(passages):
     assert len(found.page_content) < 50
 
 
-def test_add_replace_and_delete(tmp_path):
+def test_texts_are_added_replaced_and_deleted(tmp_path):
     retriever = LsrRetriever.from_texts(["Cats sleep."], tmp_path / "idx", ids=["x"], encoder="bm25")
     assert retriever.add_texts(["Cats and cats.", "Cats bark."], [{"n": 1}, {"n": 2}], ["x", "y"]) == ["x", "y"]
     with pytest.raises(ValueError, match="2 texts, 1 metadatas, 2 ids: give one for each text"):
@@ -178,13 +178,13 @@ def test_add_replace_and_delete(tmp_path):
     assert [d.id for d in retriever.invoke("cats")] == ["y"]
 
 
-def test_the_last_of_duplicate_ids_counts(tmp_path):
+def test_the_last_text_of_an_id_is_kept(tmp_path):
     retriever = LsrRetriever.from_texts(["Birds."], tmp_path / "idx", ids=["z"], encoder="bm25")
     retriever.add_texts(["Cats sleep.", "Birds sing.", "Birds fly."], [{"n": 1}, {"n": 2}, {"n": 3}], ["x", "y", "x"])
     assert [(d.id, d.metadata["n"]) for d in retriever.invoke("birds") if d.id != "z"] == [("y", 2), ("x", 3)]
 
 
-def test_commits_of_others_are_found(tmp_path):
+def test_commits_of_other_retrievers_become_visible(tmp_path):
     retriever = LsrRetriever.from_texts(["Cats sleep."], tmp_path / "idx", ids=["x"], encoder="bm25")
     other = LsrRetriever(index=tmp_path / "idx", k=3)
     other.add_texts(["Cats and cats."], ids=["y"])
@@ -193,7 +193,7 @@ def test_commits_of_others_are_found(tmp_path):
     assert [d.id for d in other.invoke("cats")] == ["y"]
 
 
-def test_options_reach_the_search(folder):
+def test_options_are_passed_to_the_search(folder):
     retriever = LsrRetriever(index=folder, rerank=lambda query, texts: [float(len(text)) for text in texts])
     assert [(d.id, d.metadata["score"]) for d in retriever.invoke("wing")] == [("wing", 41.0), ("flutter", 38.0)]
     grouped = LsrRetriever(index=folder, group_by="year").invoke("flat wing panel")
@@ -284,7 +284,7 @@ def test_structured_queries_become_filters(folder):
     assert len(index) == 3
 
 
-class TestRetrieverAgainstTheirs(standard.RetrieversIntegrationTests):
+class TestRetrieverWithTestsOfLangChain(standard.RetrieversIntegrationTests):
     """LangChain's own tests of a retriever."""
 
     retriever_constructor = LsrRetriever
@@ -301,8 +301,8 @@ def encoder():
     return load_encoder("lsr-mini")
 
 
-class TestStoreAgainstTheirs(standard.VectorStoreIntegrationTests):
-    """LangChain's own tests of a vector store. They need dense mode, because they always expect k documents."""
+class TestStoreWithTestsOfLangChain(standard.VectorStoreIntegrationTests):
+    """LangChain's own tests of a vector store. They need dense mode, because they expect k documents for any query."""
 
     @pytest.fixture
     def vectorstore(self, tmp_path, encoder):

@@ -9,7 +9,7 @@ import pytest
 
 from lsr.index.index import Index
 
-pytest.importorskip("llama_index.core", reason='heavy, so not among dev: pip install "lsr-search[llamaindex]"')
+pytest.importorskip("llama_index.core", reason='too large for the extra dev: pip install "lsr-search[llamaindex]"')
 
 from llama_index.core import MockEmbedding, Settings
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
@@ -45,7 +45,7 @@ def test_results_equal_those_of_the_index(folder):
     assert asyncio.run(retriever.aretrieve("flutter of wings")) == found
 
 
-def test_settings_reach_the_search(folder):
+def test_settings_are_passed_to_the_search(folder):
     with pytest.raises(ValueError, match="alpha must be above 0"):
         LsrRetriever(folder, alpha=7).retrieve("wing")
 
@@ -81,7 +81,7 @@ def test_a_hit_has_the_matching_passage(passages):
     assert len(found.text) < 50
 
 
-def test_insert_replace_and_delete(nodes, tmp_path):
+def test_nodes_are_inserted_replaced_and_deleted(nodes, tmp_path):
     retriever = LsrRetriever.from_nodes(nodes[:2], tmp_path / "idx", encoder="bm25")
     retriever.insert_nodes([TextNode(id_="a", text="Dogs, dogs."), nodes[2]])
     assert [f.node_id for f in retriever.retrieve("dogs")] == ["a", "b", "c"]
@@ -127,7 +127,7 @@ def test_filters_can_be_nested_and_combined_with_where(folder):
         LsrRetriever(folder, filters=loose)
 
 
-def test_options_reach_the_search(folder):
+def test_options_are_passed_to_the_search(folder):
     found = LsrRetriever(folder, rerank=lambda query, texts: [float(len(text)) for text in texts]).retrieve("wing")
     assert [(f.node_id, f.score) for f in found] == [("wing", 41.0), ("flutter", 38.0)]  # lengths of title and text
 

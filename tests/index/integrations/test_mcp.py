@@ -1,4 +1,4 @@
-"""lsr mcp, tested with the client of the MCP SDK: in memory, over stdin and stdout, and over HTTP."""
+"""`lsr mcp`, tested with the client of the MCP SDK: in memory, over stdin and stdout, and over HTTP."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def index(tmp_path):
 
 
 def ask(server, *calls):
-    """For each call, (whether it is an error, text, structured content)."""
+    """(whether the call failed, text, structured content) of each call's result."""
 
     async def asked():
         async with Client(server) as client:
@@ -63,14 +63,14 @@ def tokens(found):
 
 
 def plain(text, found):
-    """A quoted text without its markers; checks that they are the markers named in the answer's notice."""
+    """A quoted text without its markers. Checks that the answer's notice names these markers."""
     mark = re.search("<(quoted [0-9a-f]{8})>", found["notice"])[1]
     inner = re.fullmatch(f"<{mark}>(.*)</{mark}>", text, re.DOTALL)[1]
     assert mark not in inner
     return inner
 
 
-def test_a_hit_has_what_an_agent_needs(index):
+def test_a_hit_has_a_rank_a_score_a_link_its_text_and_an_explanation(index):
     found = told(mcp_server(index), "search", query="ice on the wing", k=3, fields=["year"])
     first, second, _ = found["hits"]
     assert (first["rank"], first["id"], first["link"]) == (1, "ice", "https://example.org/ice")
@@ -131,7 +131,7 @@ def test_answers_stay_within_max_tokens(tmp_path, text, max_tokens):
         if max_tokens == 100_000:
             assert "left_out" not in found
             assert all(hit["span"] == [0, hit["length"]] for hit in found["hits"])
-        else:  # the text is complete, or fills the limit up to less than one more word
+        else:  # the text is complete, or has no room for another word
             assert tokens(answers[1][2]) > max_tokens - 20 or answers[1][2]["span"][1] == answers[1][2]["length"]
 
 
@@ -164,7 +164,7 @@ def test_documents_cannot_close_their_markers(index):
     assert len(marks) == 3  # markers are random, so a document can't contain them
 
 
-def test_messages_that_quote_documents_are_marked(tmp_path):
+def test_error_messages_mark_text_from_documents(tmp_path):
     with Index.build(tmp_path / "idx", [{"_id": "a", "text": "cat", ORDER: 1}], encoder="bm25") as index:
         ((error, text, _),) = ask(mcp_server(index), ("search", {"query": "cat", "where": {"year": 1}}))
     assert error
@@ -205,7 +205,7 @@ def test_operators_in_a_query_are_plain_words(index):
     assert [hit["id"] for hit in told(mcp_server(index), "search", query="wing -ice +nothing")["hits"]] == plainly
 
 
-def test_filters_choose_documents(index):
+def test_search_accepts_a_filter(index):
     found = told(mcp_server(index), "search", query="ice wing rain", where={"year": {">=": 2020}})
     assert [hit["id"] for hit in found["hits"]] == ["hail"]
 
@@ -265,7 +265,7 @@ def full_disk():
     raise OutputError("the disk is full")
 
 
-def test_commits_of_others_are_visible(index):
+def test_commits_of_other_writers_become_visible(index):
     server = mcp_server(index)
     with Index.open(index.path) as other:
         other.add([{"_id": "fog", "text": "Fog hides the runway."}])
@@ -293,7 +293,7 @@ def test_settings_apply_to_all_searches(index):
 
 
 def test_the_command_serves_stdin_and_stdout(index):
-    """The test starts the command like a desktop client."""
+    """The test starts the command as a desktop client would."""
 
     async def asked():
         command = StdioServerParameters(

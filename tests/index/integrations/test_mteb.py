@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-pytest.importorskip("mteb", reason='heavy, so not among dev: pip install "lsr-search[mteb]"')
+pytest.importorskip("mteb", reason='too large for the extra dev: pip install "lsr-search[mteb]"')
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # warnings of MTEB itself on import
@@ -72,7 +72,7 @@ def test_the_model_implements_the_search_protocol_of_the_harness():
     assert len({LsrModel(encoder).mteb_model_meta.revision for encoder in encoders}) == 2
 
 
-def test_measures_equal_those_of_our_evaluation(tmp_path):
+def test_measures_equal_those_of_lsr_evaluate(tmp_path):
     folder = tmp_path / "small"
     (folder / "qrels").mkdir(parents=True)
     rows = [{"_id": name, "title": title, "text": text} for name, (title, text) in TEXTS.items()]
@@ -100,7 +100,7 @@ def test_only_the_given_candidates_are_ranked():
     assert scores(model, ranked)["recall_at_1"] < 1
 
 
-def test_queries_with_instructions_and_conversations():
+def test_instructions_extend_queries_and_conversations_are_refused():
     model = LsrModel("bm25")
     with pytest.raises(RuntimeError, match=r"call index\(\) first"):
         model.search([], top_k=1)

@@ -1,4 +1,4 @@
-"""The transformers and the indexer for PyTerrier, in its pipelines and experiments. Only Terrier itself needs Java."""
+"""Transformers and indexer for PyTerrier, in pipelines and experiments. Only Terrier itself needs Java."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_no_hits_give_an_empty_frame(folder):
     ]  # fmt: skip
 
 
-def test_one_query_and_settings(folder):
+def test_search_takes_one_query_and_refuses_invalid_settings(folder):
     assert LsrRetriever(folder).search("flat plates")["docno"].tolist() == ["plate"]
     with pytest.raises(ValueError, match="alpha must be above 0"):
         LsrRetriever(folder, alpha=7).search("wing")
@@ -71,7 +71,7 @@ def test_encoded_queries_are_searched(folder):
     assert list(zip(found["docno"], found["score"], strict=True)) == [(hit.id, hit.score) for hit in expected]
 
 
-def test_pipelines(folder):
+def test_retrievers_work_in_pipelines(folder):
     retriever = LsrRetriever(folder)
     shouted = pt.apply.query(lambda topic: topic["query"].upper()) >> retriever
     assert shouted(TOPICS)["docno"].tolist() == ["flutter", "wing", "plate"]
@@ -86,7 +86,7 @@ def test_pipelines(folder):
     assert reranked(TOPICS)["score"].tolist()[:2] == [38.0, 35.0]
 
 
-def test_reranks_the_results_of_another_retriever(folder):
+def test_a_reranker_reorders_the_results_of_another_retriever(folder):
     index = Index.open(folder)
     found = LsrRetriever(folder)(TOPICS)
     again = (pt.apply.doc_score(lambda row: -row["score"]) >> LsrReranker(index))(found)
@@ -114,7 +114,7 @@ def test_frames_follow_pyterriers_conventions(folder, kind, monkeypatch):
     unittest.defaultTestLoader.loadTestsFromTestCase(case).run(outcome)
     offline = [
         trace for _, trace in outcome.errors if "URLError" in trace
-    ]  # drawing a pipeline asks the internet for PyTerrier's newest version
+    ]  # to draw a pipeline, PyTerrier looks up its newest version on the internet
     assert (outcome.testsRun, len(outcome.errors), outcome.failures) == (2, len(offline), [])
     assert case.io_configs
 
@@ -132,7 +132,7 @@ from lsr.io.corpus import open_corpus
 warnings.simplefilter("ignore")
 place = str(files("lsr.data") / "cranfield")
 documents = [{"docno": d.id, "text": d.content} for d in open_corpus(place)]
-topics = pd.DataFrame(  # without signs that Terrier's query language would interpret
+topics = pd.DataFrame(  # without characters that Terrier's query language would interpret
     [{"qid": q.id, "query": re.sub(r"\\W+", " ", q.text)} for q in open_corpus(place, queries=True)][:40]
 )
 judged = open_dataset(place).qrels
@@ -149,7 +149,7 @@ def values(first):
 """
 
 
-def test_a_pipeline_of_two_stages_on_a_real_collection(tmp_path):
+def test_a_pipeline_of_two_stages_works_on_cranfield(tmp_path):
     names = {}
     exec(CRANFIELD, names)
     place, topics, qrels = names["place"], names["topics"], names["qrels"]
@@ -165,8 +165,8 @@ def test_a_pipeline_of_two_stages_on_a_real_collection(tmp_path):
     assert found["re-ranked"] != found["first"]
 
 
-def test_reranks_the_results_of_terrier(tmp_path):
-    """Terrier needs Java, and jars that PyTerrier downloads. A separate process, because Java can't be unloaded."""
+def test_a_reranker_reorders_the_results_of_terrier(tmp_path):
+    """Terrier needs Java and jars that PyTerrier downloads. It runs in another process, as Java can't be unloaded."""
     if find_spec("jnius") is None or not (shutil.which("java") or os.environ.get("JAVA_HOME")):
         pytest.skip('Terrier needs Java and pip install "pyterrier[java]"')
     code = f"""
@@ -190,7 +190,7 @@ print(json.dumps(values(first)))
     assert found["re-ranked"] > 0.3
 
 
-def test_an_experiment(folder):
+def test_an_experiment_compares_retrievers(folder):
     qrels = pd.DataFrame({"qid": ["7", "9"], "docno": ["wing", "plate"], "label": [1, 1]})
     systems = [LsrRetriever(folder), LsrRetriever(folder) % 1]
     results = pt.Experiment(systems, TOPICS, qrels, ["recip_rank", "P_5"], names=["all", "first"])
@@ -198,7 +198,7 @@ def test_an_experiment(folder):
     assert results.set_index("name").loc["first", "recip_rank"] == 0.5
 
 
-def test_indexer(tmp_path):
+def test_an_indexer_builds_and_overwrites_an_index(tmp_path):
     corpus = [
         {"docno": "a", "title": "Cats", "text": "They sleep.", "year": 2001},
         {"docno": "b", "text": "Dogs bark."},

@@ -1,4 +1,4 @@
-"""SparseEncoder as an encoder, and searches over its embeddings, with small random models."""
+"""A SparseEncoder used as an encoder, and searches over its embeddings. The models are small and random."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_vectors_equal_those_of_the_model(adapter, kind):
 
 
 @KINDS
-def test_an_index_with_a_sparse_encoder(adapter, kind, tmp_path):
+def test_an_index_can_use_a_sparse_encoder(adapter, kind, tmp_path):
     encoder = adapter(kind)
     documents = [{"_id": str(n), "text": text} for n, text in enumerate(TEXTS)]
     Index.build(tmp_path / "idx", documents, encoder=encoder, impacts="float32")
@@ -128,7 +128,7 @@ def test_truncated_texts_are_counted(adapter):
     assert adapter("splade").count_truncated(TEXTS) == 1
 
 
-def test_fingerprint(adapter, tmp_path):
+def test_the_fingerprint_depends_on_weights_and_prompts(adapter, tmp_path):
     fingerprint = adapter("splade").fingerprint
     assert (fingerprint.pooling, fingerprint.saturation, fingerprint.vocabulary_size) == ("max", "relu", len(TOKENS))
     same = type(adapter("splade"))(_model("splade", tmp_path))
@@ -159,7 +159,7 @@ def test_load_encoder_refuses_models_that_need_the_adapter(adapter, tmp_path):
         encoder.save(tmp_path / "model")
 
 
-def test_matrix_of_any_tensor(adapter):
+def test_tensors_of_any_layout_become_matrices(adapter):
     import torch
 
     adapter("static")  # imports the library with its warnings ignored
@@ -180,7 +180,7 @@ def test_matrix_of_any_tensor(adapter):
 
 
 @KINDS
-def test_semantic_search(adapter, kind):
+def test_semantic_search_equals_brute_force(adapter, kind):
     model = adapter(kind).model
     from lsr.index.integrations.semantic_search import semantic_search_lsr
 
@@ -230,7 +230,7 @@ def cross_encoder(tmp_path_factory):
     return folder
 
 
-def test_a_cross_encoder_reranks(cross_encoder, tmp_path):
+def test_a_cross_encoder_can_rerank(cross_encoder, tmp_path):
     from sentence_transformers import CrossEncoder
 
     model = CrossEncoder(str(cross_encoder), device="cpu")
@@ -251,5 +251,5 @@ def test_an_unsuitable_cross_encoder_is_refused(tmp_path):
     with pytest.raises(RerankerError, match="can't be loaded"):
         CrossEncoderReranker(str(tmp_path))
     (tmp_path / "config.json").write_text('{"architectures": ["BertForMaskedLM"]}')
-    with pytest.raises(RerankerError, match="no cross-encoder but a BertForMaskedLM"):
+    with pytest.raises(RerankerError, match="is a BertForMaskedLM, not a cross-encoder"):
         CrossEncoderReranker(str(tmp_path))

@@ -33,7 +33,7 @@ for name in {list(LIBRARIES)!r}:
 """
 
 
-def test_a_missing_library_is_named_with_its_extra():
+def test_the_error_about_a_missing_library_names_the_extra():
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, timeout=120, check=True)
     extras = [name.replace("_", "-") for name in LIBRARIES]
     assert [line.partition(": ")[2] for line in done.stdout.splitlines()] == [install_hint(extra) for extra in extras]
@@ -41,14 +41,14 @@ def test_a_missing_library_is_named_with_its_extra():
     assert set(extras) <= project["optional-dependencies"].keys()
 
 
-def test_a_store_takes_an_index_or_its_folder(folder):
+def test_a_store_accepts_an_index_or_its_folder(folder):
     index = Index.open(folder)
     assert opened(index) is index
     assert opened(str(folder)).path == folder
     assert opened_or_created(folder, "bm25").path == folder
 
 
-def test_all_documents(folder):
+def test_stored_yields_all_documents(folder):
     assert [(doc_id, title, about["year"]) for doc_id, title, _, about in stored(Index.open(folder))] == [
         ("wing", "Wings", 1958),
         ("plate", "", 1962),
@@ -85,7 +85,7 @@ def test_a_failed_call_keeps_earlier_pending_changes(tmp_path):
 
 
 def test_two_stores_may_create_the_index_at_once(tmp_path, monkeypatch):
-    """If two stores find no index and both create it, the second uses the index of the first and replaces nothing."""
+    """If two stores find no index and both create one, the second store opens the index of the first."""
     put(opened_or_created(tmp_path / "idx", "bm25"), [{"_id": "a", "text": "Cats sleep."}])
     monkeypatch.setattr("lsr.index.integrations.store.MANIFEST", "not yet")
     monkeypatch.setattr("lsr.index.write.builder.check_output_empty", _blind_at_first(builder.check_output_empty))

@@ -72,7 +72,7 @@ class Asking:
 
 @pytest.fixture(scope="session")
 def client_of():
-    """The class of the test clients, as a fixture, because test modules can't import it."""
+    """The class `Asking`. It is a fixture, because test modules can't import it."""
     return Asking
 
 
@@ -84,14 +84,14 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def asking(small):
-    """A client of a server of this index, with default settings."""
+    """A client of a server that serves `small` with default settings."""
     with Server({"small": small}, ServeSettings(port=0)) as server:
         yield Asking(server)
 
 
 @pytest.fixture
 def serving():
-    """Returns a function that serves indexes with given settings and returns a client. Servers stop with the test."""
+    """Returns a function that serves indexes and returns a client. Servers stop when the test ends."""
     servers = []
 
     def start(indexes, **settings):

@@ -1,4 +1,4 @@
-"""Access: keys, roles, addresses and cross-site requests; keys are never shown or logged."""
+"""Access control: keys, roles, host names and cross-site requests. Keys are never shown or logged."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_other_host_names_are_refused(asking, host):
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1", "[::1]:80", "[::1]", "127.8.9.1:1"])
-def test_names_of_this_machine_are_accepted(asking, host):
+def test_host_names_of_this_machine_are_accepted(asking, host):
     assert asking.get("/v1/indexes", Host=host).status == 200
 
 
@@ -113,14 +113,14 @@ def test_an_address_reachable_by_others_needs_keys():
     assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "localhost")))
 
 
-def test_all_settings_out_of_range_are_named():
+def test_an_error_names_all_invalid_settings():
     with pytest.raises(ValueError, match="max_k") as error:
         ServeSettings(max_k=0, seconds=-1.0, port=70_000)
     assert "seconds" in str(error.value)
     assert "port" in str(error.value)
 
 
-def test_keys_of_a_file(tmp_path, monkeypatch):
+def test_keys_are_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
     path = tmp_path / "keys"
     path.write_text(f"# who may\nreader {READER}\n\nwriter   {WRITER}  # ours\n")
     keys = find_keys(path)
@@ -142,7 +142,7 @@ def test_keys_of_a_file(tmp_path, monkeypatch):
         ("reader secret-wïth-umlauts-in-it", ":1: a line is"),
     ],
 )
-def test_bad_key_files_are_refused_without_showing_their_content(tmp_path, text, message):
+def test_invalid_key_files_are_refused_without_showing_their_content(tmp_path, text, message):
     path = tmp_path / "keys"
     path.write_text(text)
     with pytest.raises(DataError, match=message) as error:

@@ -1,4 +1,4 @@
-"""Responses of the server equal results of the index, and follow the description of the API."""
+"""Responses of the server equal results of the index, and conform to the API's schema."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_query_may_be_a_vector_and_unknown_tokens_are_reported(asking, small):
     assert found["query"] == {"vector": weights, "words": weights, "unknown": ["never"]}
 
 
-def test_filters_settings_and_hits_without_text(asking, small):
+def test_searches_accept_filters_settings_and_fields(asking, small):
     where = {"year": {">=": 1965}}
     found = asking.post(
         "/v1/search", {"query": "wing", "where": where, "settings": {"algorithm": "exhaustive"}, "fields": False}
@@ -66,7 +66,7 @@ def test_explanations_and_plans_equal_those_of_the_index(asking, small):
     assert found["plan"] == small.explain_plan("wing flutter").to_json()
 
 
-def test_an_explanation_of_any_document(asking, small):
+def test_any_document_can_be_explained(asking, small):
     found = asking.post("/v1/explain", {"query": "wing flutter", "id": "b"}).json
     answers.Explained.model_validate(found)
     why = small.explain("wing flutter", "b")
@@ -76,7 +76,7 @@ def test_an_explanation_of_any_document(asking, small):
     assert str(small.path.parent) not in unknown.body.decode()
 
 
-def test_a_batch_of_texts_and_vectors(asking, small):
+def test_a_batch_may_contain_texts_and_vectors(asking, small):
     found = asking.post("/v1/search/batch", {"queries": ["wing", VECTOR, ""], "k": 2}).json
     answers.FoundBatch.model_validate(found)
     assert [[hit["id"] for hit in row] for row in found["results"]] == [
@@ -84,19 +84,19 @@ def test_a_batch_of_texts_and_vectors(asking, small):
     ]
 
 
-def test_a_text_is_encoded_as_a_vector(asking):
+def test_encode_returns_the_vector_of_a_text(asking):
     encoded = asking.post("/v1/encode", {"text": "wing wing flutter the"}).json
     answers.Encoded.model_validate(encoded)
     assert list(encoded["vector"]) == ["wing", "flutter", "the"]
-    # "wing" and "flutter" are in two of the four documents each.
+    # "wing" and "flutter" are each in two of the four documents.
     assert encoded["vector"] == {
         "wing": pytest.approx(2 * math.log(2)),
         "flutter": pytest.approx(math.log(2)),
-        "the": pytest.approx(0.3 * math.log1p(3.5 / 1.5)),  # in one document; a stop word with less weight
+        "the": pytest.approx(0.3 * math.log1p(3.5 / 1.5)),  # in one document; stop words get at most 0.3 of the weight
     }
 
 
-def test_documents_by_their_ids(asking):
+def test_documents_are_found_by_id(asking):
     stored = asking.get("/v1/documents/a").json
     answers.Stored.model_validate(stored)
     assert stored["metadata"]["year"] == 1960
@@ -127,7 +127,7 @@ def test_passages_have_their_own_ids(tmp_path, serving):
     assert (facts["documents"], facts["whole_documents"]) == (len(index), 2)
 
 
-def test_example_queries(tmp_path, serving):
+def test_example_queries_are_titles_or_beginnings_of_texts(tmp_path, serving):
     documents = [
         {"_id": "a", "title": "Flutter of swept wings.", "text": "x"},
         {"_id": "b", "text": "A wind tunnel blows air, at a model of an aeroplane. More."},
@@ -145,7 +145,7 @@ def test_example_queries(tmp_path, serving):
     assert examples(vectors) == []
 
 
-def test_words_of_a_query_and_of_explanations(tmp_path, serving):
+def test_queries_and_explanations_are_returned_as_words(tmp_path, serving):
     index = Index.build(tmp_path / "w", [{"_id": "a", "text": "Uploading pictures"}], encoder="lsr-tiny")
     asked = {"query": "upload pictures", "explain": True, "origins": False, "total": True}
     found = serving(index).post("/v1/search", asked).json
@@ -157,7 +157,7 @@ def test_words_of_a_query_and_of_explanations(tmp_path, serving):
     assert all(term["origin"] is None for term in found["hits"][0]["explanation"]["terms"])
 
 
-def test_the_indexes_and_their_columns(asking, serving, small, tmp_path):
+def test_indexes_are_listed_with_their_columns(asking, serving, small, tmp_path):
     (facts,) = asking.get("/v1/indexes").json["indexes"]
     assert facts["documents"] == 4
     assert facts["takes_text"]
@@ -180,7 +180,7 @@ def test_the_indexes_and_their_columns(asking, serving, small, tmp_path):
     assert "first, second" in unknown.json["detail"]
 
 
-def test_deleted_documents_leave_the_columns(living, serving):
+def test_columns_exclude_deleted_documents(living, serving):
     living.delete(["b"])
     living.commit()
     columns = serving(living).get("/v1/indexes").json["indexes"][0]["columns"]
@@ -188,7 +188,7 @@ def test_deleted_documents_leave_the_columns(living, serving):
     assert columns["year"]["max"] == 1980.5
 
 
-def test_a_key_of_mixed_kinds_is_not_a_column(living, serving):
+def test_a_metadata_key_of_mixed_kinds_is_not_a_column(living, serving):
     asking = serving(living, writable=True)
     for number, year in enumerate(["new", [], True]):
         documents = [{"id": f"x{number}", "text": "wing", "metadata": {"year": year, "tags": []}}]
@@ -202,7 +202,7 @@ def test_a_key_of_mixed_kinds_is_not_a_column(living, serving):
         assert asking.post("/v1/merge", {}).status == 200
 
 
-def test_an_index_of_vectors_without_encoder(tmp_path, serving):
+def test_an_index_without_an_encoder_takes_no_text(tmp_path, serving):
     index = Index.build(tmp_path / "v", SparseMatrix.from_dicts([{0: 1.0}, {1: 2.0}], 2))
     asking = serving(index)
     assert not asking.get("/v1/indexes").json["indexes"][0]["takes_text"]
@@ -212,7 +212,7 @@ def test_an_index_of_vectors_without_encoder(tmp_path, serving):
     assert str(tmp_path) not in refused.body.decode()
 
 
-def test_hybrid_searches_and_origins(tmp_path, serving):
+def test_hybrid_searches_equal_those_of_the_index(tmp_path, serving):
     index = Index.build(tmp_path / "mini", DOCS, encoder="lsr-mini")
     asking = serving(index)
     assert asking.get("/v1/indexes").json["indexes"][0]["has_hybrid"]
@@ -240,7 +240,7 @@ def test_hybrid_search_needs_a_hybrid_encoder(asking):
     assert "only one ranking" in refused.json["detail"]
 
 
-def test_texts_that_are_hard_to_express_in_json(tmp_path, serving):
+def test_unusual_characters_and_huge_numbers_are_returned_unchanged(tmp_path, serving):
     docs = [{"_id": "é/ü", "text": "wing \u2028 \U0001f600", "ratio": None, "big": 10**400}]
     asking = serving(Index.build(tmp_path / "odd", docs, encoder="bm25"))
     (hit,) = asking.post("/v1/search", {"query": "wing"}).json["hits"]
@@ -250,7 +250,7 @@ def test_texts_that_are_hard_to_express_in_json(tmp_path, serving):
     assert asking.get("/v1/documents/%C3%A9/%C3%BC").status == 200
 
 
-def test_health_readiness_and_statistics(asking):
+def test_health_readiness_and_statistics_are_served(asking):
     assert asking.get("/health").json == {"status": "alive"}
     assert asking.get("/ready").json == {"status": "ready"}
     stats = asking.get("/v1/stats").json
@@ -275,7 +275,7 @@ def test_head_equals_get_without_a_body(asking):
     assert (reply.status, reply.body) == (200, b"")
 
 
-def test_every_path_is_described(asking):
+def test_openapi_json_describes_every_path(asking):
     described = asking.get("/openapi.json").json
     assert described["openapi"].startswith("3.1")
     operations = {(path, method.upper()) for path, at in described["paths"].items() for method in at}
@@ -307,7 +307,7 @@ def test_only_files_of_the_page_are_served(asking, path):
     assert b"ServeSettings" not in reply.body
 
 
-def test_the_page(asking):
+def test_the_page_is_served(asking):
     asking.app.serving.page["index.html"] = (b"<!doctype html>", "text/html; charset=utf-8")
     reply = asking.get("/")
     assert (reply.status, reply.body) == (200, b"<!doctype html>")

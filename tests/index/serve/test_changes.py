@@ -29,7 +29,7 @@ def found(asking, query, **how):
 
 
 def until(true, seconds=10.0):
-    """Wait until another thread or process has made the condition `true()` hold."""
+    """Poll the condition `true` until it holds, for at most this many seconds."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"not true after {seconds} s"
@@ -51,7 +51,7 @@ def test_documents_are_added_replaced_and_deleted(asking):
     assert asking.get("/v1/documents/a").status == 404
 
 
-def test_changes_may_wait_for_a_commit(asking, living):
+def test_uncommitted_changes_wait_for_a_commit_or_a_rollback(asking, living):
     told = asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}], "commit": False}).json
     assert not told["committed"]
     assert asking.get("/v1/stats").json["pending"]
@@ -68,7 +68,7 @@ def test_changes_may_wait_for_a_commit(asking, living):
     assert Index.open(living.path).verify() == []
 
 
-def test_one_bad_document_refuses_all_unless_skipped(asking):
+def test_one_bad_document_fails_the_request_unless_skip_bad_is_set(asking):
     documents = [{"id": "x", "text": "wing"}, {"id": "a", "text": "again"}]
     assert asking.post("/v1/documents", {"documents": documents}).status == 422
     assert "x" not in found(asking, "wing")
@@ -96,12 +96,12 @@ def test_a_failed_commit_is_rolled_back(asking, living, monkeypatch):
         assert not asking.get("/v1/stats").json["pending"]
         asking.post("/v1/documents", {"documents": [{"id": "y", "text": "wing"}], "commit": False})
         assert asking.post("/v1/commit", {}).status == 507
-        assert asking.get("/v1/stats").json["pending"]  # the earlier change isn't lost
+        assert asking.get("/v1/stats").json["pending"]  # the earlier change is kept
     assert asking.post("/v1/commit", {}).json["done"]
     assert set(found(asking, "wing")) == {"a", "b", "y"}
 
 
-def test_commits_of_others_are_visible(asking, living):
+def test_commits_of_other_processes_become_visible(asking, living):
     before = asking.get("/v1/stats").json["snapshot"]
     other = Index.open(living.path)
     other.add([{"_id": "z", "text": "wing"}])
@@ -112,7 +112,7 @@ def test_commits_of_others_are_visible(asking, living):
 
 
 @pytest.mark.usefixtures("impatient")
-def test_another_writer_is_named(asking, living):
+def test_the_error_names_the_other_writer(asking, living):
     code = (
         "import sys; from lsr import Index; index = Index.open(sys.argv[1])\n"
         "index.delete('a'); print('holds', flush=True); sys.stdin.read()"
@@ -132,7 +132,7 @@ def test_another_writer_is_named(asking, living):
     assert asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}]}).status == 200
 
 
-def test_an_index_damaged_later_is_served_from_its_snapshot(asking, living, caplog):
+def test_a_damaged_index_is_served_from_its_last_snapshot(asking, living, caplog):
     manifest = living.path / "manifest.json"
     content = manifest.read_bytes()
     manifest.write_bytes(content[:-20])
@@ -144,7 +144,7 @@ def test_an_index_damaged_later_is_served_from_its_snapshot(asking, living, capl
     until(lambda: not asking.get("/v1/stats").json["refreshed"])
 
 
-def test_an_index_that_returns_is_served_again(asking, living):
+def test_a_missing_index_is_served_again_when_it_returns(asking, living):
     away = living.path.with_name("away")
     living.path.rename(away)
     until(lambda: asking.get("/v1/stats").json["refreshed"].startswith("idx: no such index"))
@@ -154,7 +154,7 @@ def test_an_index_that_returns_is_served_again(asking, living):
     assert asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}]}).status == 200
 
 
-def test_changes_of_many_clients_are_serialized(asking):
+def test_concurrent_changes_are_serialized(asking):
     def add(number):
         documents = [{"id": f"{number}-{half}", "text": "pair", "metadata": {"n": number}} for half in "lr"]
         replies.append(asking.post("/v1/documents", {"documents": documents}))
@@ -182,11 +182,11 @@ def test_stopping_rolls_back_pending_changes_with_a_warning(living, caplog):
         server.app.serving.indexes["idx"].add(schemas.Add(documents=[{"id": "x", "text": "wing"}], commit=False))
     assert "uncommitted changes are discarded" in caplog.text
     assert not living.pending
-    Index.open(living.path).delete(["a"])  # the lock was released
+    Index.open(living.path).delete(["a"])  # succeeds, because the lock was released
     assert os.listdir(living.path)
 
 
-def test_a_sharded_folder_is_searched_changed_and_refreshed(serving, living, tmp_path):
+def test_a_sharded_folder_can_be_searched_changed_and_refreshed(serving, living, tmp_path):
     folder = tmp_path / "shards"
     reshard_index(living.path, folder, 2)
     asking = serving(Index.open(folder), writable=True, refresh=0.05)

@@ -1,4 +1,4 @@
-"""The client has the calls, results and errors of the index, and doesn't need the packages of the server."""
+"""A client has the same calls, results and errors as the index, and needs none of the server's packages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_batches_equal_those_of_the_index(reading, small):
             same(hits, others)
 
 
-def test_hits_explain_themselves(reading, small):
+def test_hits_can_be_explained_and_highlighted(reading, small):
     hit, other = reading.search("wing flutter")[0], small.search("wing flutter")[0]
     assert hit.explain() == other.explain()
     assert hit.highlight(20) == other.highlight(20)
@@ -87,7 +87,7 @@ def test_documents_are_added_updated_and_deleted(client, living):
     assert (len(client), living.n_segments) == (4, 1)
 
 
-def test_vectors_are_added(client, living, tmp_path):
+def test_vectors_can_be_added(client, living, tmp_path):
     path = tmp_path / "v.jsonl"
     path.write_text('{"id": "v", "contents": "given", "vector": {"flutter": 9.0}}\n')
     vectors = read_vectors(path, vocabulary=living.vocabulary)
@@ -111,7 +111,7 @@ def test_vectors_of_another_encoder_are_refused(client, living):
     assert scores["v"] == scores["w"]
 
 
-def test_files_are_added(client, tmp_path):
+def test_files_can_be_added(client, tmp_path):
     path = tmp_path / "docs.jsonl"
     path.write_text('{"_id": "x", "text": "wing", "year": 1}\n{"text": "no id"}\n')
     with pytest.raises(DataError, match=r"docs\.jsonl:2: no id"):
@@ -153,7 +153,7 @@ def test_errors_equal_those_of_the_index(client, call, kind, message):
 
 
 @pytest.mark.usefixtures("impatient")
-def test_another_writer_is_named(client, living):
+def test_the_error_names_the_other_writer(client, living):
     other = Index.open(living.path)
     other.delete("a")
     with pytest.raises(IndexLocked, match="has been writing this index"):
@@ -169,7 +169,7 @@ def test_texts_need_an_index_with_an_encoder(tmp_path, serving):
         Client(serving(index).url).search("wing")
 
 
-def test_unsupported_calls_are_refused(serving, small):
+def test_missing_keys_wrong_roles_and_unknown_indexes_are_reported(serving, small):
     asking = serving(small, keys=Keys({"a-reader's-long-key": "reader"}))
     with pytest.raises(ServerError, match="needs a key"):
         Client(asking.url).search("wing")
@@ -181,7 +181,7 @@ def test_unsupported_calls_are_refused(serving, small):
         Client(asking.url, "other", key="a-reader's-long-key").search("wing")
 
 
-def test_a_missing_server_is_reported():
+def test_an_unreachable_server_is_reported():
     with pytest.raises(ValueError, match="http://HOST:PORT"):
         Client("localhost:8000")
     with pytest.raises(ServerError, match="no answer"):

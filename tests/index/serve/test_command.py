@@ -1,4 +1,4 @@
-"""The command lsr serve."""
+"""The command `lsr serve`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lsr.index.serve.keys import ENVIRONMENT
 
 @pytest.fixture
 def started(small):
-    """Returns a function that starts `lsr serve` and returns its process, URL and messages once it listens."""
+    """Returns a function that starts `lsr serve`, waits until it listens, and returns its process, URL and messages."""
     running = []
 
     def start(*args, **environment):
@@ -75,7 +75,7 @@ def test_keys_come_from_the_environment(started, small):
         ([], 2, "Missing argument"),
     ],
 )
-def test_indexes_that_cannot_be_served_are_reported(lsr_command, small, args, code, message):
+def test_invalid_arguments_are_reported(lsr_command, small, args, code, message):
     ran = lsr_command("serve", *[str(small.path) if arg == "IDX" else arg for arg in args])
     assert ran.code == code
     assert message in ran.err
@@ -105,7 +105,7 @@ def test_undamaged_segments_of_an_index_are_served(started, lsr_command, small, 
         assert json.load(reply)["documents"] == 4
 
 
-def test_a_missing_package_is_named(lsr_command, small, monkeypatch):
+def test_the_error_names_a_missing_package(lsr_command, small, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "lsr.index.serve.server", raising=False)
     ran = lsr_command("serve", small.path)

@@ -1,4 +1,4 @@
-"""Overload, slow clients and long requests: each has a limit, and the server keeps working. Has a short soak test."""
+"""The server limits its load, slow clients and long requests, and keeps working. The last test is a short soak test."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_timed_out_job_is_answered_and_keeps_its_slot():
     asyncio.run(come())
 
 
-def test_work_ends_when_it_checks_a_passed_deadline():
+def test_checking_a_passed_deadline_raises():
     Deadline(10).check()
     with pytest.raises(Problem, match="longer than 1e-09 s"):
         Deadline(1e-9).check()
@@ -166,7 +166,7 @@ def test_a_slow_search_times_out(serving, small, monkeypatch):
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/sea", b"GET /health HTTP/1.1\r\nHost: local", b"\r\n"])
-def test_a_missing_head_closes_the_connection(serving, small, sent):
+def test_an_incomplete_request_head_closes_the_connection(serving, small, sent):
     asking = serving(small, patience=0.2)
     with connected(asking) as sock:
         sock.sendall(sent)
@@ -175,13 +175,13 @@ def test_a_missing_head_closes_the_connection(serving, small, sent):
 
 
 def trickle(sock, piece, pause, times):
-    """Send a piece repeatedly until the other end closes."""
+    """Send a piece repeatedly; raises a ConnectionError after the other end has closed."""
     for _ in range(times):
         sock.sendall(piece)
         time.sleep(pause)
 
 
-def test_a_head_sent_byte_by_byte_closes_the_connection(serving, small):
+def test_a_request_head_sent_byte_by_byte_closes_the_connection(serving, small):
     asking = serving(small, patience=0.3)
     with connected(asking) as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\n")
@@ -189,7 +189,7 @@ def test_a_head_sent_byte_by_byte_closes_the_connection(serving, small):
             trickle(sock, b"x", 0.02, 200)
 
 
-def test_a_later_head_has_a_time_limit_too(serving, small):
+def test_later_requests_of_a_connection_have_a_time_limit(serving, small):
     asking = serving(small, patience=1.0)
     with connected(asking) as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -198,7 +198,7 @@ def test_a_later_head_has_a_time_limit_too(serving, small):
         assert sock.recv(1000) == b""
 
 
-def test_an_endless_head_is_refused(asking):
+def test_an_endless_request_head_is_refused(asking):
     with connected(asking) as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
         with pytest.raises(ConnectionError):
@@ -225,7 +225,7 @@ def test_invalid_http_gets_a_problem_document(asking, sent, status, detail):
     assert (json.loads(body)["status"], detail in json.loads(body)["detail"]) == (status, True)
 
 
-def test_a_missing_body_is_answered(serving, small):
+def test_a_missing_body_is_answered_with_a_timeout(serving, small):
     asking = serving(small, patience=1.0)
     with connected(asking) as sock:
         sock.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
@@ -236,7 +236,7 @@ def test_a_missing_body_is_answered(serving, small):
     assert b"connection: close" in reply
 
 
-def test_large_bodies_have_a_common_limit(serving, small):
+def test_all_request_bodies_share_a_memory_limit(serving, small):
     asking, held = serving(small, max_body=1 << 20), []
     head = (
         b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n"
@@ -254,7 +254,7 @@ def test_large_bodies_have_a_common_limit(serving, small):
             reply = sock.makefile("rb").read()
         assert reply.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 1" in reply
-        assert asking.post("/v1/search", {"query": "wing"}).status == 200  # there is room for a small body
+        assert asking.post("/v1/search", {"query": "wing"}).status == 200  # a small body still fits
     finally:
         for sock in held:
             sock.close()
@@ -264,7 +264,7 @@ def test_large_bodies_have_a_common_limit(serving, small):
 
 
 @pytest.mark.parametrize("size", [10, 5_000_000])
-def test_closing_after_the_answer_is_not_an_error(serving, small, caplog, size):
+def test_closed_connections_log_no_error(serving, small, caplog, size):
     asking = serving(small)
     asking.app.serving.page["big.js"] = (b"x" * size, "text/javascript")
     for head in (b"HTTP/1.1\r\nConnection: close", b"HTTP/1.0"):
@@ -272,7 +272,7 @@ def test_closing_after_the_answer_is_not_an_error(serving, small, caplog, size):
             sock.sendall(b"GET /page/big.js " + head + b"\r\nHost: localhost\r\n\r\n")
             assert len(sock.makefile("rb").read()) > size
     with connected(asking) as sock:
-        sock.sendall(b"GET /page/big.js HTTP/1.1\r\nHost: localhost\r\n\r\n")  # closes before the answer
+        sock.sendall(b"GET /page/big.js HTTP/1.1\r\nHost: localhost\r\n\r\n")  # closes before the response
     assert asking.get("/health").status == 200
     assert caplog.text == ""
 
@@ -343,7 +343,7 @@ def test_addresses_are_grouped_by_network(host, whose):
     assert network_of(host) == whose
 
 
-def test_repeated_junk_is_logged_rarely(serving, small, caplog):
+def test_repeated_invalid_requests_are_logged_at_most_once(serving, small, caplog):
     asking = serving(small)
     with caplog.at_level("WARNING"):
         for _ in range(5):

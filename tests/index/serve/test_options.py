@@ -1,4 +1,4 @@
-"""Options of searches and of document calls give the same results over HTTP as with the index."""
+"""Searches and document calls give the same results over HTTP as on the index, with any options."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_reranker_runs_in_the_client(client, one, how):
         client.search("wing", rerank=longest, diversity=0.5)
 
 
-def test_similar(client, one):
+def test_similar_equals_that_of_the_index(client, one):
     how = {"where": {"stars": {"<": 20}}, "offset": 1}
     found = client.similar("d4", 5, **how)
     assert told(found) == told(one.similar("d4", 5, **how))
@@ -91,7 +91,7 @@ def test_similar(client, one):
         client.similar("x")
 
 
-def test_documents(client, one, monkeypatch):
+def test_document_calls_equal_those_of_the_index(client, one, monkeypatch):
     monkeypatch.setattr("lsr.index.serve.client._AT_ONCE", 7)
     assert client.get("d3") == one.get("d3")
     assert client.get("never") is None
@@ -108,7 +108,7 @@ def test_listing_after_an_unknown_document_is_refused(client):
         client._post("/v1/list", {"after": "never"})
 
 
-def test_upsert(serving, living):
+def test_upsert_adds_and_replaces_documents(serving, living):
     client = Client(serving(living, writable=True).url)
     change = client.upsert([{"_id": "a", "text": "anew"}, {"_id": "new", "text": "more"}], commit=True)
     assert (change.added, change.updated) == (1, 1)
@@ -135,18 +135,18 @@ def test_upsert(serving, living):
     ],
     ids=str,
 )
-def test_wrong_options(serving, one, given, told):
+def test_wrong_options_are_refused(serving, one, given, told):
     reply = serving(one).post("/v1/search", {"query": "wing"} | given)
     assert reply.status == 422
     assert any(told in f"{one['where']} {one['message']}" for one in reply.json["errors"])
 
 
-def test_ranks_count_from_the_offset(serving, one):
+def test_ranks_start_after_the_offset(serving, one):
     hits = serving(one).post("/v1/search", {"query": "wing", "k": 2, "offset": 4}).json["hits"]
     assert [hit["rank"] for hit in hits] == [5, 6]
 
 
-def test_suggestions_and_corrections(client, one):
+def test_suggestions_and_corrections_equal_those_of_the_index(client, one):
     assert client.suggest("pan") == one.suggest("pan")
     assert client.suggest("fl", 1) == one.suggest("fl", 1) != []
     assert client.corrections("wing fluter") == {"fluter": ["flutter"]}

@@ -59,7 +59,7 @@ def problem(reply, status):
         ({"query": "wing", "settings": {"algorithm": "clusters"}}, "", "clusters"),
     ],
 )
-def test_wrong_values_are_named(asking, asked, where, message):
+def test_wrong_values_are_reported_with_their_field(asking, asked, where, message):
     told = problem(asking.post("/v1/search", asked), 422)
     if where:
         assert where in [one["where"] for one in told["errors"]]
@@ -76,13 +76,13 @@ def test_all_wrong_values_are_reported_at_once(asking):
     assert [one["where"] for one in told["errors"]] == ["queries", "zzz"]
 
 
-def test_defaults_respect_limits(serving, small):
+def test_defaults_above_a_limit_are_refused(serving, small):
     asking = serving(small, max_k=5)
     told = problem(asking.post("/v1/search", {"query": "wing", "hybrid": {}}), 422)
     assert [one["where"] for one in told["errors"]] == ["k", "hybrid.depth"]
 
 
-def test_wrong_values_within_a_batch_are_named(asking):
+def test_wrong_values_in_a_batch_are_reported_with_their_position(asking):
     told = problem(asking.post("/v1/search/batch", {"queries": ["wing", {"wing": -1}, 3]}), 422)
     assert [one["where"] for one in told["errors"]] == ["queries.1.vector.wing", "queries.2.vector"]
     told = problem(asking.post("/v1/search/batch", {"queries": ["wing", "x" * 10_001], "k": 10**6}), 422)
@@ -108,7 +108,7 @@ def test_weights_that_are_not_finite_are_refused(asking, weight):
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"])
-def test_another_content_type_is_refused(asking, kind):
+def test_other_content_types_are_refused(asking, kind):
     reply = asking.post("/v1/search", b'{"query": "wing"}', **{"Content-Type": kind})
     assert "application/json" in problem(reply, 415)["detail"]
 
@@ -168,7 +168,7 @@ def test_a_huge_body_is_refused(serving, small):
     body = json.dumps({"query": "x" * 1500}).encode()
     assert "1,000 bytes" in problem(asking.post("/v1/search", body), 413)["detail"]
     at = urlsplit(asking.url)
-    with socket.create_connection((at.hostname, at.port)) as sock:  # asks before it sends its body
+    with socket.create_connection((at.hostname, at.port)) as sock:  # a client that asks before it sends the body
         sock.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         sock.sendall(b"Expect: 100-continue\r\nContent-Length: 10000000\r\n\r\n")
         assert sock.makefile("rb").readline().split()[1] == b"413"
@@ -195,14 +195,14 @@ def test_a_huge_body_is_refused(serving, small):
         ({"documents": [{"id": "x", "text": "t", "metadata": 3}]}, "documents.0.metadata"),
     ],
 )
-def test_wrong_documents_are_named_and_change_nothing(serving, living, asked, message):
+def test_wrong_documents_are_reported_and_change_nothing(serving, living, asked, message):
     asking = serving(living, writable=True)
     assert message in problem(asking.post("/v1/documents", asked), 422)["detail"]
     assert asking.get("/v1/stats").json["documents"] == 4
     assert not asking.get("/v1/stats").json["pending"]
 
 
-def test_numbers_that_json_lacks_are_refused_as_metadata(serving, living):
+def test_nan_is_refused_in_metadata(serving, living):
     asking = serving(living, writable=True)
     body = b'{"documents": [{"id": "x", "text": "t", "metadata": {"deep": [{"x": NaN}]}}]}'
     assert "documents.0.metadata" in problem(asking.post("/v1/documents", body), 422)["detail"]
@@ -215,7 +215,7 @@ def test_an_empty_filter_deletes_nothing(serving, living):
     assert asking.get("/v1/stats").json["documents"] == 4
 
 
-def test_internal_errors_reveal_nothing_of_the_machine(serving, tmp_path, monkeypatch, caplog):
+def test_internal_errors_reveal_no_path(serving, tmp_path, monkeypatch, caplog):
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "wing"}], encoder="bm25")
     asking = serving(index)
     monkeypatch.setattr(asking.app.serving.indexes["idx"], "search", lambda *_: {}[str(tmp_path)])

@@ -12,14 +12,14 @@ from lsr.files.documents import read_documents
 
 
 def put(path, content):
-    """Write a file, with its folders; returns its path."""
+    """Write a file and its parent folders; returns the file's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
 def pdf(*pages, encrypted=False):
-    """The bytes of a PDF; each page is given by its lines of text, or is empty."""
+    """The bytes of a PDF. Each page is given as lines of text; "" is a page without text."""
     objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"]
     kids = []
     for page in pages:

@@ -1,4 +1,4 @@
-"""Passages cut at blocks: they cover the text, keep to their size, and have headings and positions."""
+"""Passages cut at blocks cover the whole text, have limited sizes, and carry headings and positions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def document_of(text, ending):
 
 
 @given(text=texts(WORDS), ending=st.sampled_from([".md", ".rst", ".txt", ".py", ".c"]), size=st.sampled_from([3, 40]))
-def test_passages_cover_the_text_and_know_their_lines(bm25, text, ending, size):
+def test_passages_cover_the_text_and_have_correct_line_numbers(bm25, text, ending, size):
     document = document_of(text, ending)
     if not document.text.strip():
         return
@@ -92,7 +92,7 @@ def test_passages_cover_the_text_and_know_their_lines(bm25, text, ending, size):
 @example(text="---\n* star\n---", sizes=(0, 0))
 @example(text="---\n> quote\n---", sizes=(0, 0))
 @example(text="---\n\tcode\n---", sizes=(0, 0))
-def test_passages_lose_no_text(checkpoint_encoder, text, sizes):
+def test_passages_together_have_every_word_of_the_text(checkpoint_encoder, text, sizes):
     document = document_of(text, ".md")
     if not document.blocks:
         return
@@ -115,7 +115,7 @@ def test_a_passage_is_titled_with_its_headings(bm25):
         ("Guide > Two", "#two", 9),
         ("Guide > Two > Deep", "#deep", 13),
     ]
-    # A small section is joined with the next one, under the headings that both share.
+    # A small section is joined with the next section. The passage has the headings that both share.
     assert (passages[0].title, passages[0].metadata["line"]) == ("Guide", 1)
     assert passages[0].text.startswith("intro\n\n# Guide\n\n## One\n\nword0")
 
@@ -133,7 +133,7 @@ def test_cuts_are_at_blocks_then_lines_then_sentences(bm25):
     assert [passage.text for passage in passages] == [f"{paragraph}\n\n{paragraph}", paragraph]
     code = "\n".join(f"    line{i} = value{i}" for i in range(40))
     passages = passages_of(document_of(f"def f():\n{code}", ".py"), bm25, size=15, overlap=8)
-    assert all(passage.text.startswith(("def f", "    line")) for passage in passages)  # cut lines keep their indent
+    assert all(passage.text.startswith(("def f", "    line")) for passage in passages)  # code keeps its indentation
     sentences = " ".join(f"One two three four{i}." for i in range(20))
     passages = passages_of(document_of(sentences, ".txt"), bm25, size=20, overlap=8)
     assert all(passage.text.startswith("One") and passage.text.endswith(".") for passage in passages)
@@ -164,7 +164,7 @@ def test_a_passage_links_to_its_section(tmp_path, bm25):
     ]
 
 
-def test_passages_know_their_pages(bm25):
+def test_passages_have_page_numbers(bm25):
     text = "one two three\n\nfour five six"
     blocks = (Block(0, (), "page=1", page=1), Block(15, (), "page=2", page=2))
     document = Document("d", text, "T", {"source": "d.pdf"}, blocks=blocks)

@@ -25,7 +25,7 @@ from .conftest import epub, pdf, put
 
 
 def left_out(corpus):
-    """The ids of a corpus, and the lines of the warnings while it was read."""
+    """Read a corpus; returns its ids and the lines of its LeftOut warnings."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         ids = [document.id for document in corpus]
@@ -33,10 +33,10 @@ def left_out(corpus):
     return ids, [line.strip() for warning in told for line in str(warning.message).split("\n")[1:]]
 
 
-# --- which files --------------------------------------------------------------------------------------------------
+# --- files read --------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_with_all_kinds_of_files(tmp_path, read):
+def test_files_of_all_supported_kinds_are_read(tmp_path, read):
     put(tmp_path / "a.md", "# A\n\ntext")
     put(tmp_path / "sub" / "b.rst", "B\n=\n\ntext")
     put(tmp_path / "c.HTML", "<title>C</title><p>text")
@@ -233,7 +233,7 @@ def test_guessed_encodings_are_reported(tmp_path):
             assert {document.text.strip() for document in corpus} == {"Größe"}
 
 
-# --- what git ignores ---------------------------------------------------------------------------------------------
+# --- ignored files ------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["a", "b", "ab", "a.md", "b.md", "a b"])
 PATTERNS = st.lists(
@@ -291,12 +291,12 @@ def test_a_parent_repositorys_gitignore_applies(tmp_path):
         ("", None),
     ],
 )
-def test_links(tmp_path, read, url, expected):
+def test_urls_are_made_from_the_pattern(tmp_path, read, url, expected):
     put(tmp_path / "sub" / "a b.md", "text")
     assert read(url=url)["sub/a b.md"].metadata.get("url") == expected
 
 
-def test_a_wrong_pattern_of_links_is_refused(read):
+def test_a_wrong_url_pattern_is_refused(read):
     with pytest.raises(DataError, match=r"a url has {path} or {stem}, not {paht}"):
         read(url="https://x.org/{paht}")
 
@@ -308,7 +308,7 @@ def test_front_matter_is_metadata_but_cannot_set_the_source(tmp_path, read):
     assert metadata == {"source": "a.md", "url": "https://y.org", "when": "2024-01-02"}
 
 
-def test_rows(tmp_path, read):
+def test_each_row_of_a_table_is_a_document(tmp_path, read):
     put(tmp_path / "faq.csv", 'question,answer,year\nWhat?,"Wings,\nof course",2020\n')
     put(tmp_path / "b.jsonl", '{"text": "t", "title": "T", "lang": "en"}\n\n{"_id": 3, "text": "u", "line": 9}\n')
     pq.write_table(
@@ -342,7 +342,7 @@ def test_a_large_table_is_read_row_by_row(tmp_path):
 @pytest.mark.parametrize(
     "part", ["> ", "- ", "[", "<div>", "(", "<!--", "<![", "*a ", "`", "&#", "\\", "{", "| ", "a\n=\n"]
 )
-def test_hostile_files_are_read_or_refused_safely(tmp_path, ending, part):
+def test_hostile_files_are_read_or_reported(tmp_path, ending, part):
     put(tmp_path / "ok.txt", "text")
     put(tmp_path / f"hostile{ending}", part * 3000)
     ids, told = left_out(read_documents(tmp_path))
@@ -350,12 +350,12 @@ def test_hostile_files_are_read_or_refused_safely(tmp_path, ending, part):
     assert len(ids) + len(told) == 2
 
 
-def test_one_file(tmp_path, read):
+def test_a_single_file_can_be_read(tmp_path, read):
     path = put(tmp_path / "docs" / "a.md", "# A")
     assert list(read(path)) == ["a.md"]
 
 
-def test_other_sources_are_opened(tmp_path):
+def test_open_texts_opens_collections_and_returns_none_for_vectors(tmp_path):
     put(tmp_path / "beir" / "corpus.jsonl", '{"_id": "x", "text": "t"}')
     assert [d.id for d in open_texts(tmp_path / "beir")] == ["x"]
     put(tmp_path / "rows.jsonl", '{"_id": "x", "text": "t"}')

@@ -65,7 +65,7 @@ Same section
 """
 
 
-def test_markdown():
+def test_markdown_is_read_with_metadata_headings_and_lines():
     parsed = read_markdown(MARKDOWN)
     assert parsed.title == "The guide"
     assert parsed.metadata["tags"] == ["a", "b"]
@@ -118,12 +118,12 @@ def test_equal_headings_have_different_anchors():
         "",
     ],
 )
-def test_text_that_looks_like_front_matter(text):
+def test_text_that_looks_like_front_matter_stays_text(text):
     parsed = read_markdown(text)
     assert (parsed.metadata, parsed.text) == ({}, text)
 
 
-def test_front_matter_in_toml():
+def test_front_matter_in_toml_is_read():
     parsed = read_markdown('+++\ntitle = "T"\nweight = 3\n+++\n# H\n')
     assert (parsed.title, parsed.metadata) == ("T", {"weight": 3})
     assert blocks(parsed) == [("# H", "H", "h", (5, 5))]
@@ -138,7 +138,7 @@ def test_front_matter_in_toml():
         ("+++\na = \n+++\n", "the front matter isn't TOML"),
     ],
 )
-def test_invalid_front_matter_is_text(text, said):
+def test_invalid_front_matter_is_refused(text, said):
     with pytest.raises(DataError) as refused:
         read_markdown(text)
     assert said in str(refused.value)
@@ -173,7 +173,7 @@ Definition
 """
 
 
-def test_rst():
+def test_rst_is_read_with_metadata_headings_and_lines():
     parsed = read_rst(RST)
     assert parsed.title == "Getting it"
     assert parsed.metadata == {"author": "Ada", "date": "2020-01-01"}
@@ -203,11 +203,11 @@ def test_a_title_in_rst_keeps_its_underscores(title, heading):
 
 
 @pytest.mark.parametrize("text", ["a\n\n----\n\nb\n", "=====\n", "::\n\n  x\n", "+---+\n| a |\n+---+\n", "ab\n-\n"])
-def test_rst_without_headings(text):
+def test_rules_and_tables_in_rst_are_not_headings(text):
     assert {block.headings for block in read_rst(text).blocks} == {()}
 
 
-def test_plain_text():
+def test_plain_text_is_split_at_blank_lines():
     assert [text for text, *_ in blocks(read_text("\n\none\ntwo\n\n  three\n\n\nfour"))] == [
         "one\ntwo",
         "three",
@@ -241,7 +241,7 @@ AFTER = 1
 '''
 
 
-def test_python():
+def test_python_is_split_into_definitions():
     parsed = read_python(PYTHON)
     assert parsed.title == "What it does."
     found = {text.split("\n")[0]: (headings, anchor) for text, headings, anchor, _ in blocks(parsed)}
@@ -261,7 +261,7 @@ def test_unparsable_python_is_read_as_source_code():
     assert blocks(read_python("print 1\n\nx\n")) == blocks(read_code("print 1\n\nx\n"))
 
 
-def test_source_code():
+def test_source_code_is_split_between_definitions():
     text = "int a;\n\nint f() {\n\n  return 1;\n\n}\n\nint b;\n"
     assert [text for text, *_ in blocks(read_code(text))] == ["int a;", "int f() {\n\n  return 1;\n\n}", "int b;"]
 
@@ -286,7 +286,7 @@ HTML = """<!doctype html><html lang="en"><head><title>The  page</title>
 <form><input value="x"><button>Go</button></form></body></html>"""
 
 
-def test_html():
+def test_html_is_read_with_metadata_headings_and_lines():
     parsed = read_html(HTML)
     assert parsed.title == "The page"
     assert parsed.metadata == {"lang": "en", "author": "Ada", "url": "https://x.org/p"}
@@ -308,7 +308,7 @@ def test_html():
 @pytest.mark.parametrize(
     "text", ["<script>alert(1)", "<p", "</p></div></nav>", "<![CDATA[", "<a href='", "&#xD800;", ""]
 )
-def test_truncated_html(text):
+def test_truncated_html_keeps_its_text_without_scripts(text):
     parsed = read_html(f"<p>before</p>{text}")
     assert parsed.text.startswith("before")
     assert "alert" not in parsed.text
@@ -334,7 +334,7 @@ def test_closed_comments_are_removed():
 # --- notebooks ----------------------------------------------------------------------------------------------------
 
 
-def test_notebook():
+def test_a_notebook_is_read_with_its_outputs():
     cells = [
         {"cell_type": "markdown", "source": ["# The title\n", "\n", "Some text."]},
         {"cell_type": "markdown", "source": []},
@@ -362,17 +362,17 @@ def test_invalid_notebooks_are_refused(text):
         read_notebook(text)
 
 
-# --- packed formats -----------------------------------------------------------------------------------------------
+# --- PDF, DOCX and EPUB -------------------------------------------------------------------------------------------
 
 
-def test_pdf(tmp_path):
+def test_a_pdf_has_one_block_per_page(tmp_path):
     parsed = read_pdf(put(tmp_path / "a.pdf", pdf("Swept wings\nof an air-\ncraft", "Heat of plates")))
     assert [(b.page, b.anchor) for b in parsed.blocks] == [(1, "page=1"), (2, "page=2")]
     assert "aircraft" in parsed.text
     assert "Heat of plates" in parsed.text
 
 
-def test_the_outline_of_a_pdf_is_its_headings(tmp_path):
+def test_the_outline_of_a_pdf_gives_its_headings(tmp_path):
     writer = pypdf.PdfWriter(put(tmp_path / "in.pdf", pdf("One text", "Two text", "Three text")))
     chapter = writer.add_outline_item(title="Chapter", page_number=0)
     writer.add_outline_item(title="Part", page_number=1, parent=chapter)
@@ -400,7 +400,7 @@ def test_bad_pdfs_are_refused(tmp_path):
     assert read_pdf(tmp_path / "open.pdf").text == "secret"
 
 
-def test_docx(tmp_path):
+def test_a_docx_is_read_with_headings_lists_and_tables(tmp_path):
     document = docx.Document()
     document.core_properties.author = "Ada"
     document.add_heading("The report", 0)
@@ -422,7 +422,7 @@ def test_docx(tmp_path):
     ]
 
 
-def test_epub(tmp_path):
+def test_an_epub_is_read_in_the_order_of_its_spine(tmp_path):
     chapters = {"b.xhtml": "<h1 id='x'>First</h1><p>one</p>", "a.xhtml": "<h1>Second</h1><p>two</p>"}
     parsed = read_epub(epub(tmp_path / "a.epub", chapters))
     assert (parsed.title, parsed.metadata) == ("A book", {"author": "Ada", "lang": "en"})
@@ -461,7 +461,7 @@ GERMAN = "Größe und Auftrieb der Tragflächen; äußerst schöne Flügel über
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252", "iso8859-15"])
-def test_encodings(encoding):
+def test_common_encodings_are_detected(encoding):
     assert decoded(GERMAN.encode(encoding))[0] == GERMAN
 
 
@@ -485,11 +485,11 @@ def test_encodings(encoding):
         ("机翼上的冰会降低升力。", "gb18030"),
     ],
 )
-def test_short_texts_have_their_encoding_guessed(text, encoding):
+def test_the_encoding_of_short_texts_is_guessed(text, encoding):
     assert decoded(text.encode(encoding)) == (text, encoding)
 
 
-def test_markup_declares_its_encoding():
+def test_the_encoding_declared_in_markup_is_used():
     page = f'<html><head><meta charset="iso-8859-1"></head><body>{GERMAN} “quoted”</body></html>'
     assert decoded(page.encode("cp1252"), markup=True) == (page, "")
     japanese = '<?xml version="1.0" encoding="Shift_JIS"?><p>日本語の文書</p>'
@@ -505,5 +505,5 @@ def test_binary_files_are_refused(content):
         decoded(content)
 
 
-def test_line_endings():
+def test_line_endings_become_newlines():
     assert decoded(b"a\r\nb\rc\n") == ("a\nb\nc\n", "")

@@ -1,4 +1,4 @@
-"""The page in headless chromium, driven by Playwright; tests are skipped if either is missing."""
+"""The page in headless chromium, driven by Playwright. Without chromium or Playwright, the tests are skipped."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ HOSTILE = [
     "javascript:window.broken=1",
     "\u202e${window.broken=1} &lt;b&gt; &amp;",
 ]
-KEYS = ("__proto__", "constructor", *HOSTILE)  # keys of the metadata of the first hostile document
+KEYS = ("__proto__", "constructor", *HOSTILE)  # metadata keys of the first hostile document
 
 
 class Visit:
-    """An open page; has all attributes of Playwright's page."""
+    """An open page, with all attributes of Playwright's page."""
 
     def __init__(self, page):
         self._page = page
@@ -49,7 +49,7 @@ class Visit:
         return getattr(self._page, name)
 
     def until(self, condition):
-        """Poll a condition in Python: the page's security policy blocks code injected into the page."""
+        """Poll a condition in Python, because the page's security policy blocks injected code."""
         for _ in range(400):
             if condition():
                 return
@@ -61,7 +61,7 @@ class Visit:
         self.until(lambda: self.calm() and self.locator(".hit").count())
 
     def calm(self):
-        """Whether the page has answers to all its requests."""
+        """Whether the page has received the responses to all its requests."""
         return not self.locator("[aria-busy]").count() and all(self.texts(".total"))
 
     def search(self, text):
@@ -70,7 +70,7 @@ class Visit:
         self.explained()
 
     def texts(self, selector):
-        """The texts of elements."""
+        """The texts of the selected elements."""
         return self.locator(selector).evaluate_all("all => all.map(one => one.textContent)")
 
     def ids(self, side=1):
@@ -95,7 +95,10 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Returns a function that opens a page. Unexpected console messages, errors or other hosts fail the test."""
+    """Returns a function that opens a page.
+
+    The test fails on an unexpected console message or error, and on a request to another host.
+    """
     complaints, contexts = [], []
 
     def open_page(url, viewport=(1280, 900), expected="(?!)", **options):
@@ -126,7 +129,7 @@ def visit(browser):
 
 @pytest.fixture
 def violations():
-    """Returns a function that lists the problems axe finds on a page, which must be opened with bypass_csp=True."""
+    """Returns a function that lists the problems axe finds on a page. Open the page with bypass_csp=True."""
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
     script = axe.AXE_FILE_PATH.read_text(encoding="utf-8")
 
@@ -147,7 +150,7 @@ def mini(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
-    """An index with hostile tokens, texts and metadata; every query finds its documents in the order of HOSTILE."""
+    """An index with hostile tokens, texts and metadata. Queries rank its documents in the order of HOSTILE."""
     metadata = {HOSTILE[0]: {key: f"{value} as a value" for key, value in zip(KEYS, HOSTILE * 2, strict=False)}}
     documents = [Document(text, f"{text} and its text", text, metadata.get(text)) for text in HOSTILE]
     rows = [{**dict.fromkeys(range(5), 1.0), 5: 5.0 - number} for number in range(5)]

@@ -14,7 +14,7 @@ QUERY = "aircraft turbulence in the wind"
 
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("index", ["mini", "hostile"])
-def test_nothing_is_too_wide(visit, served, hostile, viewport, index):
+def test_no_element_is_wider_than_the_window(visit, served, hostile, viewport, index):
     page = visit(f"{served}#index={index}&index2={index}&skip2=alpha&details=1", viewport)
     page.search(QUERY if index == "mini" else json.dumps(dict.fromkeys(hostile.documents.all_ids(), 1)))
     for heading in page.locator(".hit h2 button").all():
@@ -29,7 +29,7 @@ def test_nothing_is_too_wide(visit, served, hostile, viewport, index):
     assert outside == []
 
 
-# Returns all elements with text of their own, and those whose WCAG 2 contrast with their background is below 4.5.
+# Returns the visible texts, and the texts whose WCAG 2 contrast with their background is below 4.5.
 CONTRAST = """all => {
   const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number).map(v => v / 255)
     .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
@@ -71,7 +71,7 @@ def test_reduced_motion_is_respected(visit, served):
 
 
 def states(page):
-    """Bring the page into one state after another; yields the name of each."""
+    """Bring the page into each state in turn, and yield the state's name."""
     yield "empty"
     page.search(QUERY)
     yield "hits"
@@ -79,23 +79,23 @@ def states(page):
     page.explained()
     for heading in page.locator(".hit h2 button").all():
         heading.click()
-    yield "details, all opened"
+    yield "details, with all hits opened"
     page.get_by_role("button", name="Side by side").click()
     page.explained()
     page.get_by_role("button", name="Filters").click()
-    yield "two sides, the sheet"
+    yield "side by side, with the filters shown"
     page.get_by_role("button", name="Show the hits").click()
     page.get_by_role("button", name="Side by side").click()
     page.get_by_role("button", name="Details").click()
     page.goto(f'{page.url.partition("#")[0]}#index=words&q=wind&where={{"lang":["fr"]}}')
     page.get_by_text("No document matches the filter").wait_for()
-    yield "filtered away"
+    yield "filters that match nothing"
     page.goto(f'{page.url.partition("#")[0]}#q=wind&where={{"colour":["red"]}}')
     page.get_by_text("This search is invalid").wait_for()
-    yield "a problem"
+    yield "an invalid search"
     page.goto(f"{page.url.partition('#')[0]}#index=words&q=xylophone")
     page.get_by_text("No document has").wait_for()
-    yield "nothing"
+    yield "no hits"
 
 
 @pytest.mark.parametrize(("viewport", "scheme"), [(PHONE, "dark"), (DESK, "light")], ids=["phone-dark", "desk-light"])

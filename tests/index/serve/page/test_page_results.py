@@ -144,7 +144,7 @@ def test_hits_of_one_source_are_grouped(visit, serving, tmp_path):
     assert page.texts(".total") == ["5 documents"]
 
 
-def test_hits_are_sorted(visit, served):
+def test_hits_can_be_sorted_by_a_column(visit, served):
     page = visit(f"{served}#index=words&q=wind%20wing%20cats")
     page.explained()
     page.get_by_label("Order").select_option("year, low to high")
@@ -160,7 +160,7 @@ def both(tmp_path_factory):
     return Index.build(tmp_path_factory.mktemp("both") / "idx", PLAIN, encoder="lsr-mini", hybrid=True)
 
 
-def test_an_index_with_dense_vectors_is_searched_with_both_vectors(visit, serving, both):
+def test_an_index_with_dense_vectors_is_searched_in_auto_mode_by_default(visit, serving, both):
     index = both
     page = visit(serving(index).url)
     sent = []
@@ -180,18 +180,18 @@ def test_an_index_with_dense_vectors_is_searched_with_both_vectors(visit, servin
     assert page.texts(".total") == ["1 document"]
 
 
-def test_unknown_words_find_nothing_except_by_meaning(visit, serving, both):
+def test_unknown_words_find_documents_only_by_meaning(visit, serving, both):
     page = visit(serving(both).url)
     page.get_by_role("searchbox").fill("qwrtzx")
     page.get_by_text("This index knows none of these words.").wait_for()
     assert page.ids() == []
     page.get_by_label("Search by").select_option("by meaning")
-    page.get_by_text("What follows is near in meaning.").wait_for()
+    page.get_by_text("These hits are similar in meaning.").wait_for()
     assert len(page.ids()) == 4
 
 
 @pytest.mark.parametrize(("mode", "scheme"), [("hybrid", "light"), ("dense", "dark")])
-def test_details_of_dense_vectors(visit, serving, both, violations, mode, scheme):
+def test_details_include_dense_vectors(visit, serving, both, violations, mode, scheme):
     how = {"viewport": (390, 800), "color_scheme": scheme, "bypass_csp": True}
     page = visit(f"{serving(both).url}#q=strong%20wind&mode={mode}&details=1", **how)
     page.explained()
@@ -208,7 +208,7 @@ def test_details_of_dense_vectors(visit, serving, both, violations, mode, scheme
     assert violations(page) == []
 
 
-def test_a_title_is_a_path_of_headings(visit, serving, tmp_path):
+def test_titles_show_shortened_paths_of_headings(visit, serving, tmp_path):
     titles = ["Manual", "Manual > Icing", "Manual > Wings > Ice > Removal"]
     documents = [{"_id": str(i), "title": title, "text": "ice " * (9 - 2 * i)} for i, title in enumerate(titles)]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25", passages=Passages(1))

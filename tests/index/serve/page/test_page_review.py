@@ -1,4 +1,4 @@
-"""The page of a review: its API, and its keyboard control in headless chromium."""
+"""The review page: its HTTP API, and its keys and buttons in headless chromium."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOCAL = ServeSettings(port=0)
 
 
 def review(**settings):
-    """Twelve documents; those with even numbers share a term."""
+    """A review of twelve documents. The even-numbered documents share one term, and the odd-numbered another."""
     vectors = SparseMatrix.from_dicts([{i % 2: 1.0, 2 + i: 0.5} for i in range(12)], 14)
     ids = [f"d{i}" for i in range(12)]
     return Review(ids, [vectors], ReviewSettings(**{"batch": 3, "rule": "budget", "budget": 8} | settings), [0, 1])
@@ -29,7 +29,7 @@ def review(**settings):
 
 @pytest.fixture
 def served(client_of, tmp_path):
-    """A client of a server for a review, the review, and its state file."""
+    """A client of the review server, the review, and its state file."""
     going, state = review(), tmp_path / "state.json"
     texts = {"d0": Document("d0", MARKUP, "Wings"), "d1": Document("d1", "Hearts beat.")}
     app = ReviewApp(going, state, texts.get, lambda _: "enough was read", LOCAL)
@@ -64,7 +64,7 @@ def test_answers_are_kept_until_the_review_is_complete(served):
     assert read == [by_hand.ids[number] for number in by_hand.judged]  # the same order as in a terminal
 
 
-def test_back_changes_an_answer(served):
+def test_going_back_allows_a_different_answer(served):
     client, _, state = served
     for doc in ("d0", "d1"):
         client.ask("POST", "/v1/review", {"id": doc, "relevant": True})
@@ -79,7 +79,7 @@ def test_back_changes_an_answer(served):
     assert json.loads(state.read_text())["judged"] == [["d0", True], ["d1", False]]
 
 
-def test_wrong_requests(served, tmp_path):
+def test_wrong_requests_are_refused(served, tmp_path):
     client, going, _ = served
     client.ask("GET", "/v1/review")
     answer = {"id": "d0", "relevant": True}
@@ -103,7 +103,7 @@ def test_a_full_disk_is_reported(served, monkeypatch):
 
 
 @pytest.mark.parametrize("viewport", [(360, 740), (1280, 900)], ids=["phone", "desk"])
-def test_keys_and_buttons(visit, served, viewport):
+def test_a_review_works_by_keys_and_by_buttons(visit, served, viewport):
     client, going, _ = served
     page = visit(client.url, viewport)
     page.until(lambda: page.locator("#title").inner_text() == "Wings")

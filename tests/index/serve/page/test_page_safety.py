@@ -1,4 +1,4 @@
-"""Safety of the page: hostile texts, the content security policy, errors of the server, keys."""
+"""Safety of the page: hostile texts, the content security policy, server errors, and API keys."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_page_runs_only_its_own_scripts(visit, served):
 # --- errors and keys --------------------------------------------------------------------------------------------------
 
 
-def test_problems_of_the_server_are_shown(visit, served):
+def test_server_errors_are_shown(visit, served):
     page = visit(f"{served}#q=cats&where=" + json.dumps({"colour": ["red"]}), expected="status of 4")
     problem = page.get_by_role("alert").filter(has_text="colour")
     problem.wait_for()
@@ -60,7 +60,7 @@ def test_problems_of_the_server_are_shown(visit, served):
     assert problem.is_hidden()
 
 
-def test_a_server_that_stopped_is_reported(visit, served):
+def test_an_unreachable_server_is_reported(visit, served):
     page = visit(served, expected="ERR_")
     page.route("**/v1/search", lambda route: route.abort("connectionrefused"))
     page.get_by_role("searchbox").fill("cats")
@@ -70,7 +70,7 @@ def test_a_server_that_stopped_is_reported(visit, served):
     assert page.ids()[0] == "cats"
 
 
-def test_a_busy_server_is_retried(visit, served):
+def test_requests_to_a_busy_server_are_retried(visit, served):
     page = visit(served, expected="status of (503|429)")
     busy = [503, 429]
 
@@ -106,7 +106,7 @@ def test_hits_are_shown_even_if_other_requests_fail(visit, served):
     assert page.get_by_text("The server can't be reached").is_hidden()
 
 
-def test_a_key_is_asked_for_and_kept_for_the_tab(visit, mini):
+def test_the_page_asks_for_a_key_and_keeps_it_only_in_the_tab(visit, mini):
     with Server({"mini": mini}, ServeSettings(port=0, keys=Keys({KEY: "reader"}))) as server:
         page = visit(server.url, expected="status of 401")
         page.get_by_label("API key").fill("a key that nobody gave")

@@ -1,4 +1,4 @@
-"""Searching in the page: hits, highlights, filters, settings, side-by-side comparison, addresses, keyboard."""
+"""Searching on the page: hits, highlights, filters, settings, side-by-side comparison, addresses, keyboard."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_query_is_shown_as_words(visit, served):
     shown = page.locator(".vector li bdi").all_inner_texts()
     assert sorted(shown) == sorted(QUERY.split())
     page.search("Zeppelins")
-    assert page.locator(".vector li bdi").all_inner_texts() == ["Zeppelins"]  # not "##lin" or "bm25:zeppelin"
+    assert page.locator(".vector li bdi").all_inner_texts() == ["Zeppelins"]  # the word, not a token such as "##lin"
 
 
 def test_an_outdated_search_is_cancelled(visit, served):
@@ -132,7 +132,7 @@ def test_a_hit_opens_its_explanation(visit, served, mini):
     assert hit.locator("table").is_hidden()
 
 
-def test_nothing_found_and_unknown_words(visit, served):
+def test_unknown_words_are_reported_and_corrected(visit, served):
     page = visit(f"{served}#index=words")
     page.get_by_role("searchbox").fill("xylophone")
     page.get_by_text("This index knows none of these words.").wait_for()
@@ -168,7 +168,7 @@ def test_example_queries_are_offered(visit, served, mini):
     assert other.locator("#hints").is_visible()
 
 
-def test_a_hit_shows_its_best_part_and_opens_to_the_whole_text(visit, served, mini):
+def test_a_hit_shows_a_snippet_and_expands_to_the_whole_text(visit, served, mini):
     page = visit(f"{served}#index=words")
     page.search("zeppelin")
     text = page.locator(".hit .text")
@@ -206,7 +206,7 @@ def test_passages_are_highlighted_in_their_own_text(visit, serving, tmp_path):
 # --- filters, settings, side by side ----------------------------------------------------------------------------------
 
 
-def test_filters_narrow_and_are_kept_in_the_address(visit, served):
+def test_filters_narrow_the_hits_and_are_kept_in_the_address(visit, served):
     page = visit(served)
     page.search("a wing in the wind")
     values, counts = (page.texts(f"#filters > fieldset .value {one}") for one in ("bdi", "small"))
@@ -226,7 +226,7 @@ def test_filters_narrow_and_are_kept_in_the_address(visit, served):
     assert not again.get_by_label("en", exact=True).is_checked()
 
 
-def test_large_whole_numbers_keep_their_digits(visit, serving, tmp_path):
+def test_large_integers_keep_their_digits(visit, serving, tmp_path):
     least, deep = 2**53, {"ids": [2**60 + 1, 10**400]}
     documents = [{"_id": str(n), "text": "cats", "n": least + n, "deep": [deep]} for n in range(2)]
     page = visit(serving(Index.build(tmp_path / "idx", documents, encoder="bm25")).url)
@@ -246,7 +246,7 @@ def test_large_whole_numbers_keep_their_digits(visit, serving, tmp_path):
     assert again.get_by_role("button", name=f"Remove the filter n from {least + 1}").count() == 1
 
 
-def test_exact_and_approximate(visit, served):
+def test_settings_of_approximate_search_are_sent_and_kept_in_the_address(visit, served):
     page = visit(f"{served}#details=1")
     sent = []
     page.on("request", lambda request: request.post_data and sent.append(json.loads(request.post_data)))
@@ -265,7 +265,7 @@ def test_exact_and_approximate(visit, served):
     assert searches()[-1] == {"alpha": 0.6}
 
 
-def test_two_encoders_side_by_side(visit, served):
+def test_two_indexes_are_compared_side_by_side(visit, served):
     page = visit(served)
     page.search("wind animals")
     page.get_by_role("button", name="Details").click()
@@ -296,7 +296,7 @@ def test_two_encoders_side_by_side(visit, served):
         "sort=x&mode=hybrid&skip=no",
     ],
 )
-def test_a_broken_fragment_does_no_harm(visit, served, written):
+def test_the_page_works_after_an_invalid_fragment(visit, served, written):
     page = visit(f"{served}#{written}", expected="400|422")
     page.search("cats")
     assert page.ids()[0] == "cats"
