@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from itertools import combinations
 
 import numpy as np
 import pytest
 
 from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.load import load_encoder
 from lsr.eval.dimensions import best, cut, growing, pair_set, random_texts, recall, slope
 
 THINGS = [f"thing{i}" for i in range(60)]
@@ -83,3 +85,30 @@ def test_random_texts_are_distinct_and_reproducible():
     assert len(set(texts)) == 20
     assert all(len(text.split()) == 4 and text.replace(" ", "").isalpha() for text in texts)
     assert random_texts(20, words=4) == texts
+
+
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+def test_claims_about_the_climate(real_data, benchmark_module):
+    """The fewer dimensions, the faster recall falls; texts of random letters are hardly ever among the best ten."""
+    found, queries, judged = benchmark_module("dimensions").climate(real_data("climate-fever-evidence").parent)
+    first = sorted({doc for docs in judged for doc in docs})
+    others = sorted({*found} - {*first})
+    order = [*first, *(others[i] for i in np.random.default_rng(0).permutation(len(others)))]
+    texts, noise = [found[doc] for doc in order], random_texts(2000)
+    relevant = [[first.index(doc) for doc in docs] for docs in judged]
+    encoder, sizes = load_encoder("lsr-mini"), list(growing(len(first), len(order)))
+    asked, vectors = encoder.encode_dense(queries, queries=True), encoder.encode_dense([*texts, *noise])
+    slopes, shares = {}, {}
+    for width in (384, 256, 128, 64, 32):
+        theirs, mine = (vectors, asked) if width == 384 else cut(vectors[: len(texts)], asked, width)
+        values = [recall(best(mine @ theirs[:size].T, 10), relevant) for size in sizes]
+        slopes[width] = slope(sizes, np.array(values))[0]
+    lexical = BM25Encoder()
+    lexical.fit([*texts, *noise])
+    words = lexical.encode_query(queries).dot(lexical.encode_document([*texts, *noise]))
+    for name, scores in (("dense", asked @ vectors.T), ("BM25", words)):
+        shares[name] = float((best(scores, 10) >= len(texts)).mean())
+    print(slopes, shares)
+    assert slopes[384] > slopes[256] > slopes[128] > slopes[64] > slopes[32]
+    assert shares["BM25"] == 0
+    assert shares["dense"] < 0.005

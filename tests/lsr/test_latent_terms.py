@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.latent_terms import SETTINGS, LatentTermsEncoder
 from lsr.encode.load import load_encoder, load_encoder_files
 from lsr.errors import EncoderError
@@ -114,3 +116,37 @@ def test_latent_terms_of_a_model_are_saved_and_opened(tmp_path):
     files["encoder.json"] = files["encoder.json"].replace(b'"counts"', b'"count"')
     with pytest.raises(EncoderError, match="not a complete encoder of latent terms"):
         load_encoder_files(files)
+
+
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+def test_scifact(real_data):
+    """Latent terms rank nearly as well as the dense vector; beside BM25 they rank better. The documents are the judged
+    ones of SciFact and every fourth other one.
+    """
+    measures = pytest.importorskip("lsr.eval.measures", reason="needs the extra eval")
+    from lsr.eval.datasets import open_dataset
+    from lsr.io.corpus import open_corpus
+
+    dataset = open_dataset(str(real_data("scifact")))
+    judged = {doc for grades in dataset.qrels.values() for doc in grades}
+    some = [doc for i, doc in enumerate(dataset.corpus()) if doc.id in judged or i % 4 == 0]
+    docs, texts = [doc.id for doc in some], [doc.content for doc in some]
+    asked = {query.id: query.content for query in open_corpus(dataset.query_source, queries=True)}
+    asked = {query: asked[query] for query in dataset.qrels}
+    queries, latent, lexical = list(asked.values()), load_encoder("latent:lsr-mini"), BM25Encoder()
+    model = load_encoder("lsr-mini")
+    scores = {"dense": model.encode_dense(queries, queries=True) @ model.encode_dense(texts).T}
+    for name, encoder in (("latent", latent), ("BM25", lexical)):
+        encoder.fit(texts)
+        scores[name] = encoder.encode_query(queries).dot(encoder.encode_document(texts))
+    scaled = {name: (s - s.min(1, keepdims=True)) / np.ptp(s, axis=1, keepdims=True) for name, s in scores.items()}
+    both = {f"{name} and BM25": scaled[name] + scaled["BM25"] for name in ("dense", "latent")}
+    found = {}
+    for name, rows in (scores | both).items():
+        best = np.argsort(-rows, axis=1, kind="stable")[:, :100]
+        run = {q: {docs[d]: float(row[d]) for d in top} for q, top, row in zip(asked, best, rows, strict=True)}
+        found[name] = measures.score_run(dataset.qrels, run, measures.parse_measures("nDCG@10 R@100"))[0]
+    print(found)
+    assert found["latent"]["nDCG@10"] >= found["dense"]["nDCG@10"] - 0.02
+    assert found["latent"]["R@100"] >= found["dense"]["R@100"]
+    assert found["latent and BM25"]["nDCG@10"] > found["dense and BM25"]["nDCG@10"]

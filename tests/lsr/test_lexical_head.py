@@ -161,3 +161,16 @@ def test_concatenation_raises_recall_on_scifact(real_data):
     print("overlap with BM25", overlap(own, truth), overlap(learned, truth), overlap(own + learned, truth))
     print("R@100", recall(own), recall(learned), recall(own + learned))
     assert recall(own + learned) > recall(own)
+
+
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+def test_questions_of_squadshifts(real_data, benchmark_module, tmp_path):
+    """Beside the dense vector, the imitated one raises nDCG@10 by at least 0.01 with a weight of 0.3."""
+    pytest.importorskip("ir_measures", reason="needs the extra eval")
+    from lsr.eval.datasets import open_dataset
+
+    module, dataset = benchmark_module("literature"), open_dataset(str(real_data("squadshifts")), "dev")
+    _, rows = module.compared(module.imitated(), {"squadshifts": dataset}, tmp_path / "out")
+    quality = {row["system"]: row["values"][0] for row in rows}
+    print(quality)
+    assert quality["dense vector and BM25, imitated, 0.3"] >= quality["dense vector"] + 0.01
