@@ -227,6 +227,31 @@ def test_claims_of_the_papers_hold_on_cranfield(tmp_path):
     assert quality["EASE"] > quality["BM25"]
 
 
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+def test_feedback_and_comparisons_on_three_collections(real_data, tmp_path):
+    """Interpolation before and after feedback finds at least as much as each other way, in the mean of the collections.
+    A third of the comparisons is almost as good as all.
+    """
+    settings, names = read_config(CONFIG, ExperimentSettings), ("cranfield", "cacm", "msmarco-dl19-pool")
+    both = "interpolation before and after feedback"
+    single = ("BM25, feedback", "dense vector, feedback", "BM25 and dense vector", "interpolation after feedback")
+    wanted = {"BM25", "dense vector", "hybrid", "dense vector, feedback of both", "BM25, feedback of both"}
+    wanted |= {both, *single, "BM25, all comparisons", "BM25, a third of the comparisons"}
+    systems = tuple(system for system in settings.systems if system.name in wanted)
+    datasets = named([open_dataset(str(real_data(name))) for name in names])
+    settings = replace(settings, systems=systems, latency=LatencySettings(queries=0))
+    found = {system.name: {} for system in systems}
+    for one in run_experiment(settings, datasets, tmp_path / "out")["results"]:
+        found[one["system"]][one["dataset"]] = one["measures"]
+    print(found)
+    recall = {name: np.mean([values["R@100"] for values in of.values()]) for name, of in found.items()}
+    assert recall[both] >= max(recall[name] for name in single)
+    for name in names:
+        every, third = (found[f"BM25, {share} comparisons"][name]["nDCG@10"] for share in ("all", "a third of the"))
+        assert third >= 0.98 * every, name
+        assert name != "msmarco-dl19-pool" or third >= 0.99 * every
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
