@@ -192,7 +192,7 @@ class Hybrid:
             query: As for `Index.search`. With dense vectors, a query that isn't a text needs `dense`.
             k: Maximum number of hits.
             dense: (dimensions,) the query's dense vector; by default its text is embedded.
-            settings: Of `Index.search`, for the sparse rankings; `where` applies to the dense one, too.
+            settings: Arguments of `Index.search` for the sparse rankings; `where` applies to the dense one, too.
         """
         if isinstance(query, SparseMatrix) and len(query) != 1:
             raise ValueError(f"search takes one query, got {len(query)}; search_batch takes many")

@@ -226,7 +226,7 @@ class Snapshot:
         return _PASSAGES * k if self.has_passages else k
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """Return the stored vectors of documents, by number; takes a few milliseconds each."""
+        """Return the stored vectors of the documents with these numbers; takes a few milliseconds each."""
         rows = []
         for doc in docs:
             number, within = self.searcher.locate(doc)
@@ -364,7 +364,10 @@ class Snapshot:
         *,
         known: bool = False,
     ) -> Plan:
-        """Report what a search does; with passages, its first round. Arguments and errors as for `top` and `mask`."""
+        """Report what a search does; if documents are cut into passages, only what its first round does.
+
+        Arguments and errors are as for `top` and `mask`.
+        """
         terms, weights = vector.row(0)
         return self.searcher.plan(terms, weights, self.depth(k), settings, self.mask(where, known=known))
 
