@@ -186,7 +186,7 @@ class Hybrid:
     ) -> Hits:
         """Return the k best documents, with fused scores.
 
-        The hits' explanations split a score by ranking, and the part of each sparse ranking by term.
+        A hit's explanation says what each ranking adds to the score and, for a sparse ranking, what each term adds.
 
         Args:
             query: As for `Index.search`. With dense vectors, a query that isn't a text needs `dense`.

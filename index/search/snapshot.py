@@ -266,7 +266,7 @@ class Snapshot:
         return int(mask.allowed.sum()) if mask is not None else len(self)
 
     def numbers(self, where: Where | Filter | None = None, first: int = 0, *, known: bool = False) -> Iterator[int]:
-        """Return the numbers, from `first` on, of the live documents that match a filter, ascending.
+        """Return the numbers of the live documents that match a filter, ascending, from `first` on.
 
         Other arguments and errors as for `mask`.
         """
