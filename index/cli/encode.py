@@ -135,7 +135,7 @@ def write_left_out(path: Path | None, bad: Sequence[str]) -> None:
 def listing_left_out(path: Path | None, read: Any) -> Iterator[None]:
     """Write the messages in `read.bad` even if the data are refused, for instance because nothing could be read.
 
-    `read` is None if workers read the vectors; then no messages are written.
+    `read` is None if workers read the vectors; the list is then empty.
     """
     from lsr.errors import DataError
 
