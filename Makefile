@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Installation doesn't compile bytecode: Python compiles modules when they are imported, only a small part of PyTorch's.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+# Containers often set this variable. Without cached bytecode, each of the tests' processes would compile its imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo serve test coverage lint types wheel docs clean
 

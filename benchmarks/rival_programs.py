@@ -1,7 +1,8 @@
-"""The same task in several libraries, each written as in its own tutorial: index documents and find pages that answer.
+"""Programs for several libraries, each in the style of the library's tutorial.
 
-Each program gets the documents, a work folder and, if needed, a dense model. It returns a function that maps a question
-to pages, best first. `benchmarks/rivals.py` runs them and counts their lines.
+All do the same task: index documents and find pages that answer a question. Each program gets the
+documents, a work folder and, if needed, a dense model. It returns a function that maps a question to pages, best first.
+`benchmarks/rivals.py` runs them and counts their lines.
 """
 
 from __future__ import annotations

@@ -175,8 +175,8 @@ def _check_queries(notes: _Notes, dataset: Dataset, given: Collection[str] | Non
     if textless:
         lines = _lines(qrels_rows, dataset.qrels_path, 0, textless)
         notes.warnings.append(
-            f"{_judgments(dataset)}: {_these(textless, 'judged query', 'is', 'are')} not among the queries, "
-            f"which counts as 0 unless a run has them{lines}"
+            f"{_judgments(dataset)}: {_these(textless, 'judged query', 'is', 'are')} not among the queries: "
+            f"such a query counts as 0 unless a run has results for it{lines}"
         )
     notes.unjudged.update(unjudged)
     if unjudged:

@@ -77,8 +77,8 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
             if folder is not None:
                 read = {s: v for s, v in _read_folder(folder, wanted).items() if system in (None, s)}
                 if not read and parsed:
-                    what = "there is nothing" if system is None else f"there is no system {system!r},"
-                    raise DataError(f"{what} with any of {measures} (--measures)", str(folder / PER_QUERY))
+                    what = "there are no values" if system is None else f"there is no system {system!r} with values"
+                    raise DataError(f"{what} of any of {measures} (--measures)", str(folder / PER_QUERY))
             elif dataset is None:
                 raise DataError("a run needs judgments: give --dataset", name)
             else:

@@ -68,7 +68,7 @@ class DenseExport:
         counts = np.bincount(documents.indices, minlength=n_terms)
         scale[counts < min(_FEWEST, len(documents))] = 0
         scaled = _scaled(documents, scale.astype(np.float32))
-        used, places = np.unique(scaled.indices[scaled.data > 0], return_inverse=True)  # rows of the decompositions
+        used, places = np.unique(scaled.indices[scaled.data > 0], return_inverse=True)  # only these are decomposed
         kept = np.concatenate(([0], np.cumsum(scaled.data > 0)))[scaled.indptr]
         data = scaled.data[scaled.data > 0]
         scaled = SparseMatrix(kept, places, data, (len(scaled), max(len(used), 1)), check=False)

@@ -166,7 +166,7 @@ def pagerank(preferences: Preferences) -> NDArray[np.float64]:
 def kwiksort(preferences: Preferences, seed: int = 0) -> NDArray[np.float64]:
     """(n,) float64, n for the first, 1 for the last: quicksort with random pivots (Ailon, Charikar & Newman 2008).
 
-    Documents that weren't compared with the pivot stay on its side in the first ranking.
+    Documents that weren't compared with the pivot stay before or after it, as in the first ranking.
     """
     net, rng = _net(preferences), np.random.default_rng(seed)
 

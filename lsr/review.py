@@ -260,8 +260,8 @@ def logistic_regression(rows: SparseMatrix, labels: NDArray[np.float64]) -> tupl
 
 
 def chance_of_less(labels: NDArray[np.int64], n_docs: int, target: float, starts: Sequence[int]) -> float:
-    """Return the probability of finding as few relevant documents recently as was the case, if recall were below the
-    target.
+    """Return how probable it would be to find as few relevant documents among those read recently as were found, if
+    recall were below the target.
 
     For each round, the documents read since its start are taken as a random sample of the documents unread at that
     time; the result is the smallest probability over all rounds. The rule is cautious, because the most probable
@@ -278,7 +278,7 @@ def chance_of_less(labels: NDArray[np.int64], n_docs: int, target: float, starts
         drawn, late = len(labels) - start, int(labels[start:].sum())
         if not drawn:
             continue
-        # The smallest number of relevant documents among the unread ones for which recall is below the target.
+        # Recall is below the target if at least this many relevant documents were unread when the round began.
         missing = math.floor(found / target - (found - late)) + 1
         least = min(least, _hypergeometric(late, n_docs - start, missing, drawn))
     return least

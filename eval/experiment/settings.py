@@ -277,15 +277,13 @@ class SystemSettings(Settings):
         if self.imitate and (self.mode != "sparse" or not self.encoder):
             found.append(f"the system {self.name!r}: imitate needs an encoder and mode: sparse")
         if self.verify and (self.mode != "sparse") != self.verify.dense:
-            found.append(
-                f"the system {self.name!r}: verify.dense needs mode: hybrid, and verify with mode: hybrid needs it"
-            )
+            found.append(f"the system {self.name!r}: verify.dense needs mode: hybrid; in this mode, verify needs dense")
         if self.densify and self.densify.by == "projection" and self.densify.threshold:
             found.append(f"the system {self.name!r}: densify.threshold is for slices, not for a projection")
         if self.densify and bool(self.densify.dense_weight) != (self.mode == "hybrid"):
             found.append(
-                f"the system {self.name!r}: densify.dense_weight needs mode: hybrid, and densify with mode: hybrid "
-                "needs it"
+                f"the system {self.name!r}: densify.dense_weight needs mode: hybrid; in this mode, densify "
+                "needs dense_weight"
             )
         if bool(self.documents) != bool(self.queries):
             found.append(f"the system {self.name!r} needs vectors of both documents and queries")

@@ -81,7 +81,7 @@ def p_value(value: float) -> Cell:
 
 
 def number(value: float | None) -> Cell:
-    """A count, or another number with three significant digits, or more before the point."""
+    """A count, or another number with three significant digits, but with all digits before the point."""
     if value is None:
         return Cell()
     whole = isinstance(value, int) or value >= 100
@@ -116,7 +116,7 @@ def bytes_cell(value: float | None) -> Cell:
 
 
 def _three(value: float) -> str:
-    """Format with three significant digits, or more before the point."""
+    """Format with three significant digits, but with all digits before the point."""
     if value == 0:
         return "0"
     if abs(value) < 0.001:

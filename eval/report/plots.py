@@ -255,8 +255,9 @@ def bars(title: str, some: Sequence[Bar], limits: tuple[float, float], look: Loo
 
 
 def bubbles(title: str, counts: dict[tuple[float, float], int], labels: tuple[str, str]) -> str:
-    """Draw two systems' values for the same queries; areas are numbers of queries, and queries on the diagonal are
-    ties.
+    """Draw two systems' values for the same queries: a bubble's area shows how many queries have this pair of values.
+
+    Queries on the diagonal are ties.
     """
 
     def draw(axes: Axes) -> None:
@@ -291,7 +292,7 @@ def outlines(title: str, some: Sequence[Outline], label: str) -> str:
 
 
 def _most(one: Outline) -> float:
-    """Return the 99th percentile of a histogram, because a few very long documents would compress the rest."""
+    """Return the end of the axis: the 99th percentile, because a few very long documents would compress the rest."""
     share = 0.0
     for start, end, density in zip(one.edges, one.edges[1:], one.densities, strict=False):
         share += density * (end - start)
@@ -366,7 +367,7 @@ def _name_points(
 ) -> None:
     """Write names next to points without overlapping names, points or lines.
 
-    A name is left out if there is no room, or if its cut form is that of another name; the page has a legend.
+    A name is left out if there is no room, or if another name is cut to the same text; the page's legend has all names.
     """
     names = Counter(_cut(p.name, columns) for p in some)
     scale = axes.figure.dpi / _UNIT

@@ -29,9 +29,8 @@ def encoder_options(command: F) -> F:
         click.option(
             "--encoder",
             metavar="NAME|PATH",
-            help="lsr-mini, bm25, a checkpoint's folder or hub name, or an index or file of vectors whose encoder to "
-            "use. "
-            f"[default: {DEFAULT_ENCODER}; for an existing index, its own]",
+            help="lsr-mini, bm25, or a checkpoint's folder or hub name. An index or a file of vectors stands for its "
+            f"encoder. [default: {DEFAULT_ENCODER}; for an existing index, its own]",
         ),
         click.option("--pooling", type=click.Choice(["max", "sum"]), help="For masked-LM checkpoints."),
         click.option("--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="For masked-LM checkpoints."),
@@ -136,7 +135,7 @@ def write_left_out(path: Path | None, bad: Sequence[str]) -> None:
 def listing_left_out(path: Path | None, read: Any) -> Iterator[None]:
     """Write the messages in `read.bad` even if the data are refused, for instance because nothing could be read.
 
-    `read` is None for vectors that workers read.
+    `read` is None if workers read the vectors; the list is then empty.
     """
     from lsr.errors import DataError
 
@@ -250,7 +249,7 @@ def passages_of(size: int | None, overlap: int, whole: bool) -> Any:
     type=PathOrURI(),
     help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz); a folder may be a URI.",
 )
-@click.option("--queries", is_flag=True, help="Encode queries. From a BEIR folder or a dataset, read its queries.")
+@click.option("--queries", is_flag=True, help="Encode queries: those of a BEIR folder or dataset, or a file's texts.")
 @click.option("--anserini", is_flag=True, help="Write Anserini's JSONL.")
 @worker_options
 @encoder_options

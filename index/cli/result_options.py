@@ -103,7 +103,7 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def given_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Remove the result options from a command's options; return those given as arguments of `Index.search`.
+    """Remove the result options from a command's options, and return the given ones as arguments of `Index.search`.
 
     Raises:
         UsageError: Invalid values.

@@ -148,7 +148,7 @@ def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> st
     help="Show the N characters of text that match best. JSON has them, as highlights, only with this option. "
     f"[default: {_PREVIEW}]",
 )
-@click.option("--plan", is_flag=True, help="Print what the search reads and skips instead of its results.")
+@click.option("--plan", is_flag=True, help="Instead of results, print what the search reads and skips.")
 @click.option(
     "--ray",
     metavar="ADDRESS",

@@ -85,7 +85,7 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
     """Read vectors once: a Parquet file or a folder of them, or a URI of either.
 
     Raises:
-        DataError: Other files, a bad vector, or a repeated id.
+        DataError: The source isn't vectors in Parquet, a vector is bad, or an id is repeated.
         StorageError: A URI can't be read.
     """
     copy = fetched_vectors(str(source)) if is_remote(source) else Path(source).absolute()

@@ -186,13 +186,13 @@ class Hybrid:
     ) -> Hits:
         """Return the k best documents, with fused scores.
 
-        The hits' explanations split a score by ranking, and the part of each sparse ranking by term.
+        A hit's explanation says what each ranking adds to the score and, for a sparse ranking, what each term adds.
 
         Args:
             query: As for `Index.search`. With dense vectors, a query that isn't a text needs `dense`.
             k: Maximum number of hits.
             dense: (dimensions,) the query's dense vector; by default its text is embedded.
-            settings: Of `Index.search`, for the sparse rankings; `where` applies to the dense one, too.
+            settings: Arguments of `Index.search` for the sparse rankings; `where` applies to the dense one, too.
         """
         if isinstance(query, SparseMatrix) and len(query) != 1:
             raise ValueError(f"search takes one query, got {len(query)}; search_batch takes many")

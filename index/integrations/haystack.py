@@ -177,7 +177,7 @@ class LsrRetriever:
         document_store: The store.
         top_k: Maximum number of documents.
         filters: Haystack filters.
-        settings: Of `Index.search`: alpha, algorithm, min_score and so on.
+        settings: Arguments of `Index.search`: alpha, algorithm, min_score and so on.
         filter_policy: Whether filters passed to `run` replace `filters` or are merged with them.
     """
 

@@ -102,7 +102,7 @@ class LsrRetriever(BaseRetriever):
             documents: The documents; those without an id get a random one.
             path: The folder of the index.
             k: Maximum number of documents to retrieve.
-            build: For `Index.build`: encoder, passages, overwrite and so on.
+            build: Arguments of `Index.build`: encoder, passages, overwrite and so on.
         """
         return cls(index=Index.build(path, (_document(document) for document in documents), **build), k=k)
 
@@ -157,7 +157,7 @@ class LsrVectorStore(VectorStore):
 
     Args:
         index: An index or its folder.
-        settings: Of `Index.search`, for all searches; arguments of a call override them.
+        settings: Arguments of `Index.search` for all searches; arguments of a call override them.
     """
 
     def __init__(self, index: Index | str | PathLike[str], **settings: Unpack[FilteredOptions]) -> None:
@@ -183,7 +183,7 @@ class LsrVectorStore(VectorStore):
             metadatas: One for each text.
             ids: One for each text; None for random ids.
             path: The folder of the index.
-            build: For `Index.build`: encoder, passages, overwrite and so on.
+            build: Arguments of `Index.build`: encoder, passages, overwrite and so on.
         """
         if embedding is not None:
             raise TypeError("an index has its own encoder: pass encoder=... and leave embedding out")

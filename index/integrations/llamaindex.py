@@ -39,7 +39,7 @@ class LsrRetriever(BaseRetriever):
         k: Maximum number of nodes.
         filters: LlamaIndex filters, or a filter as for `Index.search`.
         callback_manager: Passed on to LlamaIndex.
-        settings: Of `Index.search`: alpha, algorithm, rerank and so on.
+        settings: Arguments of `Index.search`: alpha, algorithm, rerank and so on.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class LsrRetriever(BaseRetriever):
     def from_nodes(
         cls, nodes: Iterable[BaseNode], path: str | PathLike[str], *, k: int = 10, **build: Unpack[BuildOptions]
     ) -> LsrRetriever:
-        """Build an index from nodes. Their texts are encoded, without metadata; everything else is stored.
+        """Build an index from nodes. Their texts are encoded and stored; their metadata are only stored.
 
         Args:
             nodes: Nodes from LlamaIndex readers and parsers.
             path: The folder of the index.
             k: Maximum number of nodes to retrieve.
-            build: For `Index.build`: encoder, passages, overwrite and so on.
+            build: Arguments of `Index.build`: encoder, passages, overwrite and so on.
         """
         return cls(Index.build(path, (_document(node) for node in nodes), **build), k)
 

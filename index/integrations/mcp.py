@@ -84,7 +84,7 @@ def mcp_server(
         index: The index. Each call sees the latest commit by any process.
         name: The index's name for agents; by default the folder's name.
         writable: Allow adding and deleting documents.
-        settings: Of `Index.search`, for all searches: mode, rerank and so on.
+        settings: Arguments of `Index.search` for all searches: mode, rerank and so on.
 
     Raises:
         TypeError: An unknown setting.

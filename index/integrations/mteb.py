@@ -33,7 +33,7 @@ class LsrModel:
     Args:
         encoder: An encoder, or its name or folder.
         name: The model's name in MTEB's results, "organisation/name"; None for "lsr/" and the encoder's name.
-        settings: Of `Index.search`: mode="hybrid" for an encoder with dense vectors, and so on.
+        settings: Arguments of `Index.search`: mode="hybrid" for an encoder with dense vectors, and so on.
     """
 
     def __init__(

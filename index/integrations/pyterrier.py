@@ -44,7 +44,7 @@ class LsrRetriever(pt.Transformer):
         index: An index or its folder.
         k: Maximum number of documents per query.
         text: Whether to return the documents' texts.
-        settings: Of `Index.search`: alpha, algorithm and so on.
+        settings: Arguments of `Index.search`: alpha, algorithm and so on.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class LsrReranker(pt.Transformer):
     """Rescores documents found by another system: a frame of `qid`, `query`, `docno` and `text` gets new scores.
 
     Args:
-        encoder: An encoder, an argument of `lsr.load_encoder`, or an index whose encoder to use. A BM25 part, such as
-            lsr-mini's, needs a collection's word counts: pass an index, or lexical=0.
+        encoder: An encoder, an argument of `lsr.load_encoder`, or an index, which stands for its encoder. A BM25
+            part, such as lsr-mini's, needs a collection's word counts: pass an index, or lexical=0.
     """
 
     def __init__(self, encoder: Encoder | Index | str | PathLike[str]) -> None:
@@ -116,7 +116,7 @@ class LsrIndexer(pt.Indexer):
 
     Args:
         path: The folder.
-        build: For `Index.build`: encoder, passages, overwrite and so on.
+        build: Arguments of `Index.build`: encoder, passages, overwrite and so on.
     """
 
     def __init__(self, path: str | PathLike[str], **build: Unpack[BuildOptions]) -> None:

@@ -42,8 +42,8 @@ def semantic_search_lsr(
         top_k: Maximum number of documents per query.
         output_index: Whether to return the index, too. The folder of an index that is built here is temporary; it is
             deleted with the `Index` object.
-        index_kwargs: For `Index.build`.
-        search_kwargs: For `Index.search_batch`: alpha, algorithm, threads and so on.
+        index_kwargs: Arguments of `Index.build`.
+        search_kwargs: Arguments of `Index.search_batch`: alpha, algorithm, threads and so on.
 
     Returns:
         For each query [{"corpus_id": row or document number, "score": float}, ...]; the seconds that the search took;

@@ -237,7 +237,9 @@ def add_list(files, query, i, w, bounds):
 
 @kernel
 def highest(bounds, m, scratch):
-    """Return a bound that at least m blocks reach, or 1: the m-th largest of the maxima of groups of 8 blocks.
+    """Return a bound that at least m blocks reach, or 1.
+
+    It is the m-th largest of the maxima of groups of 8 blocks; 1 if that is below 1, or if there are fewer groups.
 
     Args:
         bounds: (n_blocks,) int32; the number of blocks is a multiple of FOLD.

@@ -42,7 +42,8 @@ _RUN = 32  # entries that `reaching` compares at once
 _STRIP = 4096  # documents whose scores are added up together from dense rows
 _ASKED = 512  # postings prefetched at the beginning of a list
 _SAMPLE = 256  # scores sampled to guess the first threshold
-_SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8  # guess for k >= 128, in windows of at least 8 * k documents
+# The first threshold is guessed for k >= 128, in windows of at least 8 * k documents.
+_SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8
 
 
 @kernel

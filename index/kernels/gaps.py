@@ -2,8 +2,8 @@
 
 A posting is stored as two bytes: the distance from the previous document, and the impact. If two documents are more
 than 255 apart, postings with an impact of 0 are stored between them. A list is preceded by one byte for each of its
-skips, so that a look-up can begin at the skip: the distance from the document before the skip's first posting to the
-document that the skip is for.
+skips: the distance from the last posting before the skip to the skip's own document. With it, a look-up can begin at
+the skip.
 """
 
 from __future__ import annotations

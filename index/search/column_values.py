@@ -38,7 +38,7 @@ def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
         wrong["boost is for titles and columns: the text as a whole can't be boosted"] = None
     for name in shown:
         if not any(key == name or key.startswith(f"{name}.") for key in (*kinds, *mixed)):
-            wrong[f"fields: {unknown_column(name, kinds, {})}; or title, text, metadata"] = None
+            wrong[f"fields: {unknown_column(name, kinds, {})} (title, text and metadata are allowed, too)"] = None
     for sort in options.sorts:
         if kinds.get(sort.column, "").startswith("list of "):
             wrong[f"{sort.column} is a {kinds[sort.column]}, and hits can't be sorted by lists"] = None

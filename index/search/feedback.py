@@ -142,7 +142,7 @@ def mixed(query: NDArray[np.float32], documents: NDArray[np.float32], weight: fl
 
 
 def stored_dense(index: Reader, docs: Iterable[int]) -> NDArray[np.float32]:
-    """Return (n, width) float32: the stored dense vectors of documents, by number."""
+    """Return (n, width) float32: the stored dense vectors of the documents with these numbers."""
     snapshot = index.snapshot
     rows = [np.zeros((0, require_dense(dense_width(snapshot), index.path)), np.float32)]
     for doc in docs:

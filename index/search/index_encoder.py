@@ -34,7 +34,7 @@ class IndexEncoder:
         encoder_files: As above.
         tokens: Reads the tokens; None if they aren't known.
         damaged: As above.
-        base: The IndexEncoder without the tokens that later commits appended; this one uses its encoder.
+        base: The IndexEncoder without the tokens that later commits appended; its encoder is used.
     """
 
     def __init__(

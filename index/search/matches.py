@@ -221,7 +221,7 @@ class SnapshotRanking:
 
     Args:
         matcher: Finds the documents.
-        vectors: Returns the vectors of documents, by number.
+        vectors: Returns the vectors of the documents with given numbers.
     """
 
     def __init__(self, matcher: Matcher, vectors: Callable[[Sequence[int]], SparseMatrix]) -> None:

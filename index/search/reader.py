@@ -60,8 +60,8 @@ class Reader(StoredDocuments, QueryEncoding):
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"{self.path}: a pinned reader can't be sent to another process: send the index, which the other process "
-            "reopens, or its path"
+            f"{self.path}: a pinned reader can't be sent to another process: send the index or its path, and the other "
+            "process opens it"
         )
 
     def __repr__(self) -> str:
@@ -285,7 +285,8 @@ class Reader(StoredDocuments, QueryEncoding):
 
         Args:
             query: As for `search`.
-            k: Number of documents; with passages, the plan covers the first round of the search.
+            k: Number of documents. If documents are cut into passages, a search may need several rounds; the plan
+                covers the first.
             where: As for `search`.
             settings: Fields of `SearchSettings`.
         """
@@ -338,7 +339,7 @@ class Reader(StoredDocuments, QueryEncoding):
         return hits_by_id(reader._snapshot, query, scores, reader._explain)
 
     def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
-        """Suggest corrections for the words of a query that no document contains.
+        """Suggest corrections for a query's unknown words, which no document contains.
 
         Args:
             text: The query.
@@ -373,7 +374,7 @@ class Reader(StoredDocuments, QueryEncoding):
         return Words(SnapshotWords(self._snapshot), self.encoder)
 
     def compared_vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """Return the vectors of documents, by number, weighted by `compared`."""
+        """Return the vectors of the documents with these numbers, weighted by `compared`."""
         return self.compared(self.document_vectors(docs))
 
     def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:

@@ -36,7 +36,7 @@ from lsr.index.kernels.queries import Batch, Found, run_blocks, run_maxscore, ru
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.postings import Run
 
-_SEEDS = 2  # blocks with the highest bounds to score first, plus a quarter of k
+_SEEDS = 2  # number of blocks or clusters to score first (those with the highest bounds), besides a share of k
 
 
 class Group:

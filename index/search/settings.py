@@ -193,8 +193,8 @@ class Experience:
     lost update only delays learning.
     """
 
-    # The initial ratio of the costs; the weight of the newest observation; its largest ratio; and, while block search
-    # doesn't pay, the number of queries after which it is tried again.
+    # The initial ratio of the costs; the weight of the newest observation; the largest ratio that an observation counts
+    # as; and, while block search doesn't pay, the number of queries after which it is tried again.
     _FIRST, _WEIGHT, _MOST, _AGAIN = 0.9, 1 / 16, 1.5, 32
 
     def __init__(self) -> None:

@@ -226,7 +226,7 @@ class Snapshot:
         return _PASSAGES * k if self.has_passages else k
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """Return the stored vectors of documents, by number; takes a few milliseconds each."""
+        """Return the stored vectors of the documents with these numbers; takes a few milliseconds each."""
         rows = []
         for doc in docs:
             number, within = self.searcher.locate(doc)
@@ -266,7 +266,7 @@ class Snapshot:
         return int(mask.allowed.sum()) if mask is not None else len(self)
 
     def numbers(self, where: Where | Filter | None = None, first: int = 0, *, known: bool = False) -> Iterator[int]:
-        """Return the numbers, from `first` on, of the live documents that match a filter, ascending.
+        """Return the numbers of the live documents that match a filter, ascending, from `first` on.
 
         Other arguments and errors as for `mask`.
         """
@@ -364,7 +364,10 @@ class Snapshot:
         *,
         known: bool = False,
     ) -> Plan:
-        """Report what a search does; with passages, its first round. Arguments and errors as for `top` and `mask`."""
+        """Report what a search does; if documents are cut into passages, only what its first round does.
+
+        Arguments and errors are as for `top` and `mask`.
+        """
         terms, weights = vector.row(0)
         return self.searcher.plan(terms, weights, self.depth(k), settings, self.mask(where, known=known))
 

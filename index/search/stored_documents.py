@@ -152,7 +152,7 @@ class StoredDocuments:
             yield documents.id(doc), documents.content(doc)
 
     def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """Return the stored vectors of documents, by number (`Hit.doc`); takes a few milliseconds each."""
+        """Return the stored vectors of the documents with these numbers (`Hit.doc`); takes a few milliseconds each."""
         return self._snapshot.vectors(docs)
 
     def verify(self) -> list[str]:

@@ -5,7 +5,7 @@ objects are joined by dots, "author.name". A key whose values differ in kind get
 stored for messages about filters.
 
 Numbers are exact: a column is int64, uint64 or float64 if that can represent all of its values, else a dictionary of
-their JSON texts, in a field whose metadata says that its kind is "number".
+their JSON texts. The field's metadata then says that the kind is "number".
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ class Filter:
             raise DataError("; ".join([*told[:_TOLD], *(["and more"] if len(told) > _TOLD else [])]), "where")
 
     def hints(self, segments: Sequence[Columns]) -> list[str]:
-        """Return a hint for each text of a == or "in" condition that no document has; it names similar texts.
+        """Return a hint for each text that a == or "in" condition asks for and no document has; it names similar texts.
 
         Args:
             segments: The columns of all segments, including deleted documents.
@@ -258,7 +258,7 @@ def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
 
 
 def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Return the nearest number of a type at or below a value, and at or above it; None if there is no such number."""
+    """Return a type's nearest numbers below and above a value, or the value itself twice; None where there is none."""
     if dtype.kind == "f":
         try:
             near = float(value)

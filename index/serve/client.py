@@ -209,7 +209,9 @@ class Client:
     def _reranked(self, path: str, query: AnyQuery, k: int, options: Options, asked: dict[str, Any]) -> Hits:
         """Return one page of the re-ranked results."""
         if options.diversity:
-            raise ValueError("diversity needs document vectors, which a client that re-ranks lacks: leave one out")
+            raise ValueError(
+                "diversity needs document vectors, which a client that re-ranks lacks: leave out diversity or rerank"
+            )
         asked = asked | {"offset": 0}
         for name in ("group_by", "per_group", "depth"):
             asked.pop(name, None)

@@ -19,8 +19,8 @@ from lsr.index.serve.settings import ServeSettings
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 LARGE = 1 << 16  # bodies with more bytes are parsed in a thread, so that they don't block the event loop
-_ERRORS = 20_000  # invalid values aren't listed if a body has more of them
-_DRAINED = 2.0  # seconds to read the rest of an oversized body, so that the client gets to read the answer
+_ERRORS = 20_000  # with more invalid values than this, only their number is reported
+_DRAINED = 2.0  # seconds to go on reading an oversized body: a client reads no answer while it sends
 
 
 class Answer(Response):

@@ -141,7 +141,7 @@ class ReviewApp(Starlette):
         """Return the document that was answered before a given one.
 
         Raises:
-            Problem: The given document was answered first.
+            Problem: No document was answered before the given one.
         """
         answered = list(self.going.judged)
         number = self._numbers.get(doc_id) if doc_id is not None else None

@@ -199,7 +199,7 @@ def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what:
 
 
 def open_source(source: Source, encoder: Encoder | None = None, *, skip_bad: bool = False) -> Opened:
-    """Open a path or name as vectors or texts, and documents with vectors as vectors; return anything else unchanged.
+    """Open a path or name as vectors or texts. Documents with vectors become `Vectors`; the rest stays unchanged.
 
     If an encoder is given, vectors in JSONL get its term ids.
     """

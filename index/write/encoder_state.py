@@ -20,7 +20,7 @@ from lsr.sparse import SparseMatrix
 
 
 class EncoderState:
-    """The encoder and vocabulary of an index, as committed and as uncommitted documents have changed them.
+    """The encoder and vocabulary of an index, including the changes by uncommitted documents.
 
     Documents may append tokens to the vocabulary, and the first documents of an empty index may fit the encoder.
 

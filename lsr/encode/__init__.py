@@ -1,4 +1,4 @@
-"""Encoders turn texts into sparse vectors. Names are imported on first use, without torch."""
+"""Encoders turn texts into sparse vectors. Names are imported on first use, so this import doesn't load torch."""
 
 from typing import TYPE_CHECKING
 

@@ -136,8 +136,8 @@ class Analyzer:
         return terms, _lucene_length(length) if self._lucene else length
 
     def query(self, text: str) -> dict[str, float]:
-        """{term: weight} of a query. A weight is the number of occurrences. Stop words weigh less, the less the more
-        other words the query has.
+        """{term: weight} of a query. A weight is the number of occurrences. A stop word weighs less, and its weight
+        falls with the number of other words in the query.
         """
         weights: dict[str, float] = {}
         light: Counter[str] = Counter()
@@ -340,7 +340,8 @@ def _lucene_pattern() -> re.Pattern[str]:
 
 
 def _lucene_length(length: int) -> int:
-    """A length rounded as Lucene stores it, in a byte: exact below 40, then with four significant bits above 24."""
+    """A length rounded as Lucene stores it, in a byte: exact below 40; for longer texts, what exceeds 24
+    is cut to four significant bits."""
     above = length - 24
     spare = max(above.bit_length() - 4, 0) if above > 0 else 0
     return length if not spare else 24 + (above >> spare << spare)

@@ -146,8 +146,8 @@ class Encoder(abc.ABC):
         return {}
 
     def _reduced(self, **settings: Any) -> tuple[Any, ...]:
-        """The value of `__reduce__`: another process then calls `load` with these files and opens models from their
-        current paths.
+        """The value of `__reduce__`: another process then calls `load` with the `query_files`, and opens models
+        from the paths where they are now.
         """
         return _reopened, (type(self), self.query_files(), settings)
 

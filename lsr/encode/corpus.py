@@ -90,7 +90,7 @@ def cut_texts(cut: int, n: int, max_length: int | None, *, queries: bool = False
     )
     if queries:
         return said
-    return f"{said}. passages=Passages({max_length}), --passages {max_length}, encodes all of the text, in passages"
+    return f"{said}. passages=Passages({max_length}) (or --passages {max_length}) encodes all of the text, in passages"
 
 
 def encode_corpus(

@@ -19,9 +19,9 @@ _NEVER = -1e4  # bias of terms that no text may have
 class Head(nn.Module):
     """Base of all heads.
 
-    A head from another package (see `lsr.plugins`) has `__init__(tensors, n_terms)` and a class method `start(hidden,
-    n_terms, absent)`, which returns its initial tensors; `LexicalHead` is an example. `tensors` returns the tensors to
-    save.
+    A head from another package (see `lsr.plugins`) has `__init__(tensors, n_terms)`, a class method `start(hidden,
+    n_terms, absent)`, which returns its initial tensors, and a method `tensors()`, which returns the tensors to save;
+    `LexicalHead` is an example.
 
     Args:
         pooling: "max" or "sum".
@@ -29,8 +29,8 @@ class Head(nn.Module):
         n_terms: Size of the vocabulary.
 
     Attributes:
-        reads: The input from the backbone: its "output" (last states, or logits); "raw", the last states even if the
-            backbone computes logits from them; or "both", concatenated.
+        reads: The input from the backbone. "output": the logits if the backbone computes them, otherwise the last
+            states. "raw": the last states in any case. "both": the last states and the output, concatenated.
         NAMES: Names of the head's tensors.
         MODEL: The class of transformers that opens the backbone. The output of "AutoModelForMaskedLM" is the logits,
             (batch, seq, n_terms), if the head doesn't detach the output layer.
@@ -153,7 +153,7 @@ class MaskedLMHead(Head):
         """Refuse a model whose output layer couldn't be detached.
 
         Raises:
-            EncoderError: The layer isn't detached; the message names the checkpoint and the feature that needs this.
+            EncoderError: The layer isn't detached; the message has the checkpoint `where` and the feature `what`.
         """
         if not self.apart:
             raise EncoderError(f"{where}: its output layer can't be detached, so {what} is not possible")
@@ -184,8 +184,11 @@ class MaskedLMHead(Head):
 class GatedHead(MaskedLMHead):
     """A masked language model's weights behind a gate for each term.
 
-    The gate is 0 or 1 in the forward pass; its gradient is that of a sigmoid (straight-through estimator). Arguments
-    are those of `MaskedLMHead`, and `tensors`: the result of `start`, or of a saved head's `tensors`.
+    The gate is 0 or 1 in the forward pass; its gradient is that of a sigmoid (straight-through estimator).
+
+    Args:
+        model, pooling, saturation, n_terms, where: As for `MaskedLMHead`.
+        tensors: The initial tensors from `start`, or those of a saved head.
     """
 
     NAMES = ("gate.weight", "gate.bias")
@@ -219,7 +222,7 @@ class LexicalHead(Head):
     """Weights for the text's own tokens only, without expansion.
 
     Args:
-        tensors: The result of `start`, or of a saved head's `tensors`.
+        tensors: The initial tensors from `start`, or those of a saved head.
         n_terms: Size of the vocabulary.
     """
 
@@ -232,7 +235,7 @@ class LexicalHead(Head):
 
     @classmethod
     def start(cls, hidden: int, n_terms: int, absent: Tensor) -> dict[str, Tensor]:
-        """Initial tensors: every token of a text has a weight, except absent terms."""
+        """Initial tensors: each token of a text has the weight 1; terms in `absent` never have one."""
         counts = torch.ones(n_terms)
         counts[absent] = 0
         return {"weigh.weight": torch.zeros(1, hidden), "weigh.bias": torch.ones(1), "counts": counts}
@@ -263,7 +266,7 @@ class ExpansionHead(Head):
     text is added.
 
     Args:
-        tensors: The result of `start`, or of a saved head's `tensors`.
+        tensors: The initial tensors from `start`, or those of a saved head.
         saturation: As for `Head`; the pooling is max.
     """
 
@@ -290,11 +293,11 @@ class ExpansionHead(Head):
     def start(
         cls, embeddings: Tensor, states: Sequence[Tensor], absent: Tensor, *, width: int = 768
     ) -> dict[str, Tensor]:
-        """Initial tensors: standardised logits of the input embeddings, and a bias that leaves few terms.
+        """Initial tensors: the input embeddings as output layer, with standardised logits; few terms pass the bias.
 
         Args:
             embeddings: (n_terms, hidden) float32, input embeddings of the backbone.
-            states: For each of some texts its last states, (n_tokens, hidden) float32.
+            states: The last states of some texts; (n_tokens, hidden) float32 for each.
             absent: (n,) int64, terms that no text may have: special and unused tokens.
             width: Hidden size of the perceptron.
         """

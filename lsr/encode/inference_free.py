@@ -140,7 +140,7 @@ class InferenceFreeEncoder(Encoder):
             texts: The queries.
             rows: Terms of each query and their weights in the table. A query without terms stays empty: the model would
                 only guess.
-            own: Tokens of each query. The model can't add a token of the query that is missing from its row.
+            own: Tokens of each query. If the query's row lacks one of them, the model doesn't add it.
         """
         if self.query_model is not None:
             guessed = self.query_model.encode_query(texts).top_k(_QUERY_TERMS)

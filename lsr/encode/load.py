@@ -355,8 +355,8 @@ def _read_sentence_transformers(reference: str, folder: Path) -> _Layout:
         limit = files.tokenizer_limit(at)
         if kept is not None and (limit is None or limit > kept):
             raise EncoderError(
-                f"{folder}: max_active_dims {kept} would prune queries by a SparseStaticEmbedding, too, which is not "
-                "supported"
+                f"{folder}: max_active_dims {kept} would prune queries, too, which isn't supported if a "
+                "SparseStaticEmbedding encodes them"
             )
         tokenizer = TextTokenizer.open(at)
         table = _static_table(folder, at, tokenizer)
@@ -395,8 +395,8 @@ def _read_tower(
     kinds = [kind for kind, _ in modules]
     if kinds not in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):
         raise EncoderError(
-            f"{folder}: made of the modules {', '.join(kinds) or 'none'}; only Transformer and "
-            "SpladePooling, alone or in a Router, make a SPLADE encoder, or a SparseStaticEmbedding for queries"
+            f"{folder}: made of the modules {', '.join(kinds) or 'none'}; a SPLADE encoder consists of "
+            "Transformer and SpladePooling, alone or in a Router, where queries may have a SparseStaticEmbedding"
         )
     at, pooling = files.inside(folder, modules[0][1]), files.inside(folder, modules[1][1])
     paths = [at / name for name in _TRANSFORMER_CONFIGS]

@@ -162,7 +162,7 @@ class OnnxRunner:
         return self._unit(self._run(self._dense_one, ids, "dense"))
 
     def _run(self, one: Callable[[Any, list[int]], _Result], ids: Sequence[list[int]], *outputs: str) -> list[_Result]:
-        """Run a function of a session and a text for each text."""
+        """For each text, call a function with a session and the text's token ids; return the results."""
         self._check(max(map(max, ids)))
         with self._in_use():
             session = self._session(*outputs)

@@ -64,8 +64,8 @@ def over_tiles(
         mask: (batch, seq), 0 at masked positions.
         weight: (n_terms, hidden) float.
         bias: (n_terms,) float, or None.
-        part: A function from states (docs, seq, width), a mask (docs, seq, 1) that is true where they are masked, and
-            rows of weight and bias, to (docs, terms).
+        part: A function of states (docs, seq, width), a mask (docs, seq, 1) that is true where these are masked, and
+            rows of weight and bias. It returns (docs, terms).
 
     Returns:
         (batch, n_terms) float.

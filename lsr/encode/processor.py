@@ -17,7 +17,7 @@ def adds_bytes_exactly() -> bool:
 
 @cache
 def sums_of_bytes() -> int:
-    """How many 32-bit sums of four byte products one VNNI instruction computes: 16, 8, or 0 without VNNI."""
+    """Number of sums that one VNNI instruction computes, each of four products of bytes: 16, 8, or 0 without VNNI."""
     features = get_host_cpu_features()
     if features.get("avx512vnni", False):
         return 16

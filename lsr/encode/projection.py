@@ -4,9 +4,9 @@
 
 The output layer is nine tenths of a small encoder's work, and only the maxima of its tokens x terms logits are kept.
 Here, a block of terms is multiplied with all tokens while the running maximum stays in registers, so that only the
-maximum is written to memory. Processors with VNNI use its instruction for sums of four byte products; other processors
-multiply the same integers as float32, block by block. Sums below 2^24 are exact in float32, so the result has the same
-bits on any machine.
+maximum is written to memory. Processors with VNNI use its instruction, which adds four products of bytes at once. Other
+processors multiply the same integers as float32, block by block. Sums below 2^24 are exact in float32, so the result
+has the same bits on any machine.
 """
 
 from __future__ import annotations

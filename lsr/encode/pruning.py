@@ -52,7 +52,7 @@ class PruneSettings:
         fit: Whether products are refitted; otherwise only their biases change.
 
     Raises:
-        ValueError: A share is below 0, or 1 or above.
+        ValueError: A share is below 0, or at least 1.
     """
 
     heads: float = 0.25

@@ -27,7 +27,7 @@ class EpicHead(MaskedLMHead):
 
     Args:
         model, n_terms, where: As for `MaskedLMHead`.
-        tensors: The result of `start`, or of a saved head's `tensors`.
+        tensors: The initial tensors from `start`, or those of a saved head.
     """
 
     NAMES = ("query.weight", "query.bias", "importance.weight", "importance.bias", "quality.weight", "quality.bias",
@@ -123,7 +123,7 @@ class SpartaHead(Head):
 
     Args:
         embeddings: The backbone's embedding layer; the head doesn't own its weights.
-        tensors: The result of `start`, or of a saved head's `tensors`.
+        tensors: The initial tensors from `start`, or those of a saved head.
     """
 
     NAMES = ("bias", "counts")
@@ -182,7 +182,7 @@ class TildeHead(MaskedLMHead):
 
     Args:
         model, n_terms, where: As for `MaskedLMHead`.
-        tensors: The result of `start`, or of a saved head's `tensors`.
+        tensors: The initial tensors from `start`, or those of a saved head.
     """
 
     NAMES = ("counts",)
@@ -217,7 +217,7 @@ class TildeHead(MaskedLMHead):
 
 
 def counted(n_terms: int, absent: Tensor) -> Tensor:
-    """(n_terms,) float32, 0 for absent terms and 1 for others."""
+    """(n_terms,) float32, 0 for the terms in `absent` and 1 for others."""
     counts = torch.ones(n_terms)
     counts[absent] = 0
     return counts

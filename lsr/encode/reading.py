@@ -107,7 +107,7 @@ def applied(content: bytes, settings: Mapping[str, Any]) -> bytes:
 
 
 def _like_bert(tokenizer: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of BERT-like tokenizers, from which alone transformers rebuilds normalizer and pre-tokenizer."""
+    """Settings of BERT-like tokenizers. transformers rebuilds normalizer and pre-tokenizer from these alone."""
     if (tokenizer.get("model") or {}).get("type", "WordPiece") != "WordPiece":
         return {}
     wanted = {

@@ -91,7 +91,7 @@ def open_texts(
 ) -> Corpus | None:
     """Open texts with `open_corpus` or `read_documents`; None for vectors.
 
-    A BEIR folder is opened by `open_corpus`; rows of a single file keep their own ids.
+    `open_corpus` opens BEIR folders and single tables, whose rows keep their own ids.
 
     Args:
         source: As for `open_corpus`, or a folder of files, or one file.
@@ -107,7 +107,7 @@ def open_texts(
     if not (queries or is_remote(source) or is_stream(source)) and _is_files(Path(source)):
         return read_documents(source, url=url)
     if url:
-        raise DataError("a url is for a folder of files, or one of them", str(source))
+        raise DataError("a url is for a folder of files, or for a single file", str(source))
     return None if holds_vectors(source) else open_corpus(source, queries=queries, skip_bad=skip_bad)
 
 
@@ -330,7 +330,7 @@ class LeftOutFiles:
 
 
 def _unnamed(errors: Sequence[DataError], text: str) -> bool:
-    """Whether a text doesn't name the files of all errors."""
+    """Whether at least one error is about a file that a text doesn't name."""
     return any(error.where not in text for error in errors)
 
 

@@ -50,7 +50,7 @@ def read_notebook(text: str) -> Parsed:
 
 def _add_markdown(source: str, out: Extracted) -> None:
     """Add a cell's Markdown. Its headings also apply to the cells that follow, and get Jupyter's anchors."""
-    cell = read_markdown("\n" + source)  # no front matter
+    cell = read_markdown("\n" + source)  # with an empty first line, nothing is read as front matter
     before: tuple[str, ...] = ()
     for block, text in cell.pieces():
         if block.headings and block.headings != before:
@@ -65,7 +65,7 @@ def _add_markdown(source: str, out: Extracted) -> None:
 def _text(value: Any) -> str:
     """The text of a cell, which may be a list of lines."""
     text = "".join(map(str, value)) if isinstance(value, list) else str(value or "")
-    return text.encode("utf-8", "replace").decode()  # JSON may have escaped halves of surrogate pairs
+    return text.encode("utf-8", "replace").decode()  # an escape in JSON can be half of a surrogate pair
 
 
 def _printed(output: Any) -> str:

@@ -213,7 +213,7 @@ def _told_as_broken(kind: str) -> Iterator[None]:
         raise
     except (RecursionError, MemoryError) as error:
         raise DataError(f"not a {kind} that can be read: {type(error).__name__}") from None
-    except Exception as error:  # pypdf, python-docx and zipfile raise many kinds for bad files
+    except Exception as error:  # pypdf, python-docx and zipfile raise many kinds of errors for bad files
         said = one_line(str(error))[:200]
         raise DataError(f"not a whole {kind}: {said or type(error).__name__}") from None
 

@@ -3,8 +3,8 @@ that PISA, BMP, JASS, Terrier and others read. It has a Header, a PostingsList f
 document, each a Protocol Buffers message preceded by its length.
 
 Term frequencies hold integer impacts. The weight of an impact of 1 is at the end of the header's description, so that
-files that lsr wrote read back as weights. The format has no titles, texts, metadata or encoder. Lists are ordered by
-the bytes of their tokens; a list has the number of its first document, then gaps.
+lsr can turn the impacts in its own files back into weights. The format has no titles, texts, metadata or encoder. Lists
+are ordered by the bytes of their tokens; a list has the number of its first document, then gaps.
 """
 
 from __future__ import annotations

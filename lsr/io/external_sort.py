@@ -35,7 +35,7 @@ class Regrouping:
         self._dealt: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
 
     def add(self, keys: ArrayLike, others: ArrayLike, weights: NDArray[Any]) -> None:
-        """Append (n,) entries; a single key or other applies to all weights."""
+        """Append (n,) entries. `keys` or `others` may be a single number, which then applies to all weights."""
         entries = np.empty(len(weights), _ENTRY)
         entries["key"], entries["other"], entries["weight"] = keys, others, weights
         self._added.write(entries.data)

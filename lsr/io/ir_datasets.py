@@ -42,5 +42,8 @@ def ir_items(name: str, items: Callable[[], Iterable[Any]]) -> Iterator[Any]:
     except Exception as error:  # downloads and parsers of a hundred datasets raise all kinds of errors
         why = f"{type(error).__name__}: {error}"
         if host := re.search(r"host=\\*'([^'\\]+)", why):
-            why = f"no connection to {host[1]}. Offline, put a folder of this name into the current folder; {_FOLDER}"
+            why = (
+                f"no connection to {host[1]}. "
+                f"Offline, put a BEIR folder of this name into the current folder; {_FOLDER}"
+            )
         raise DataError(f"ir-datasets can't read it: {why}", name) from error

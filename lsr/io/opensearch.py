@@ -51,7 +51,8 @@ def is_action(line: str | DataError) -> bool:
 def read_bulk(lines: Iterator[tuple[str | DataError, str]]) -> Iterator[Values | DataError]:
     """Yield documents and weights of a bulk file; a bad document yields an error.
 
-    The vector is the field of the first document that is an object of numbers; only `metadata` may be another one.
+    The vector's field is the one that holds an object of numbers in the first document. Apart from `metadata`, no other
+    field may hold such an object.
 
     Args:
         lines: Lines with their "file:number", from `read_lines`.

@@ -74,7 +74,7 @@ def parquet_files(path: Path) -> list[Path]:
     """
     files = part_files(path) if path.is_dir() else [path]
     if not files or not files[0].is_file() or vectors_kind(files[0]) != "parquet":
-        raise DataError("not vectors in Parquet, which lsr encode writes into a folder", str(path))
+        raise DataError("not vectors in Parquet, such as the folder that lsr encode writes", str(path))
     return files
 
 

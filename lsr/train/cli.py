@@ -57,7 +57,7 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     With the scores of a stronger model, and deeper:
       lsr mine bm25.trec dense.trec --teacher reranked.trec --dataset scifact/ --out hard.jsonl --skip 10 --sample
 
-    With --weights and --sample a candidate is drawn with its probability of not being relevant.
+    With --weights and --sample, candidates that are probably not relevant are drawn more often.
     """
     from lsr.console import note
     from lsr.errors import DataError, OutputExists

@@ -44,7 +44,7 @@ class CrossEncoderTeacher(PairTeacher):
         max_length = min(limits, default=None)
         try:
             self._model = CrossEncoder(str(folder), device=device, max_length=max_length)
-        except Exception as error:  # transformers raises many kinds for files that aren't a model
+        except Exception as error:  # transformers raises many kinds of errors if files aren't a model
             raise EncoderError(f"{name}: can't be loaded as a cross-encoder: {error}") from error
         if (outputs := int(self._model.config.num_labels)) != 1:
             raise EncoderError(f"{name}: this model has {outputs} outputs; a teacher of scores has one")

@@ -83,7 +83,7 @@ def pooling_weights(
         names += [(query, doc) for doc in docs]
     label = np.array(labels)
     if not (label == 1).any() or not np.isnan(label).any():
-        raise DataError("no candidate is judged relevant, or none is without a judgment: weights can't be estimated")
+        raise DataError("weights can't be estimated: no candidate is judged relevant, or all candidates are judged")
     relevant, selected = _fit(np.concatenate(quality), np.concatenate(found), label)
     doubt = relevant * (1 - selected) / np.maximum(1 - relevant * selected, 1e-9)
     weight = np.where(np.isnan(label), 1 - doubt, 1.0)

@@ -165,8 +165,8 @@ class LossSettings(Settings):
         term_recall: Squared error of a positive's weights for its own words, where the target is 1 for words of the
             query and 0 for other words (DeepCT, arXiv 1910.10687). Over many queries, a word's weight approaches the
             share of the document's queries that contain it.
-        vectors: Squared differences, summed over terms, from the documents' vectors of the teachers that are sparse
-            models with the same vocabulary. The weight falls to 0 by the last step.
+        vectors: Squared differences, summed over terms, between the model's vectors of documents and those of the
+            teachers that are sparse models with the same vocabulary. The weight falls to 0 by the last step.
         bank: InfoNCE of the positives against a bank of frozen negatives (`lsr.train.bank`), without BM25's scores. For
             runs that start from a trained sparse model.
         alone: With `TrainSettings.lexical`: weight of the same ranking losses on the model's scores without BM25's, so

@@ -233,7 +233,7 @@ def test_invalid_combinations_of_options_are_refused(folder, lsr_command, args):
     assert (ran.code, ran.out) == (2, "")
 
 
-def test_judgments_alone_are_enough_for_a_run(folder, lsr_command):
+def test_a_file_of_judgments_is_enough_to_evaluate(folder, lsr_command):
     path, qrels = write_run(folder, "q1 d2", "q1 d1"), folder / "trec-qrels.txt"
     qrels.write_text("q1 0 d1 1\nq2 0 d2 2\n")
     ran = lsr_command("evaluate", "--run", path, "--dataset", qrels, "--measures", "RR@2")

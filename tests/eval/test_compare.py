@@ -98,7 +98,7 @@ def test_all_problems_are_reported_together(results, runs, dataset, tmp_path):
     assert "bad.trec:1" in text
 
 
-def test_runs_are_checked_with_judgments_and_measures(runs, dataset, lsr_command, tmp_path):
+def test_runs_are_checked_against_judgments_and_measures(runs, dataset, lsr_command, tmp_path):
     (tmp_path / "doubled.trec").write_text("q0 Q0 a 1 2 x\nq0 Q0 a 2 1 x\n")
     (tmp_path / "others.trec").write_text("x1 Q0 a 1 2 x\n")
     names = [runs["best"], tmp_path / "doubled.trec", tmp_path / "others.trec", tmp_path / "none.trec"]
@@ -112,7 +112,7 @@ def test_runs_are_checked_with_judgments_and_measures(runs, dataset, lsr_command
     assert f"note: {runs['worst']}: none of its hits is judged" in ran.err
 
 
-def test_runs_are_compared_with_judgments_alone(runs, dataset, tmp_path):
+def test_a_file_of_judgments_is_enough_to_compare_runs(runs, dataset, tmp_path):
     qrels = tmp_path / "qrels.txt"
     qrels.write_text("".join(f"q{i} 0 a 1\n" for i in range(6)))
     found = read_values(list(runs.values()), open_dataset(str(qrels)), MEASURES)
@@ -128,7 +128,7 @@ def test_runs_need_judgments(runs):
 
 
 def test_measures_missing_in_the_folder_are_refused(results):
-    with pytest.raises(DataError, match=r"there is nothing with any of R@5 \(--measures\)"):
+    with pytest.raises(DataError, match=r"there are no values of any of R@5 \(--measures\)"):
         read_values([str(results)], None, "R@5")
 
 

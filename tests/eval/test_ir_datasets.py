@@ -138,8 +138,8 @@ def test_a_failed_download_is_reported(opened):
     (message,) = opened["beir/fiqa/test"]
     assert message.startswith("beir/fiqa/test: ir-datasets can't read it: no connection to ")
     assert message.endswith(
-        ". Offline, put a folder of this name into the current folder; a BEIR folder has corpus.jsonl, queries.jsonl "
-        "and qrels/test.tsv"
+        ". Offline, put a BEIR folder of this name into the current folder; a BEIR folder has corpus.jsonl, "
+        "queries.jsonl and qrels/test.tsv"
     )
 
 

@@ -361,7 +361,7 @@ def of_similar_hits(living):
 def of_reranked_diversity(living):
     for kind, index in living.items():
         if kind == "Client":
-            with pytest.raises(ValueError, match="no document vectors"):
+            with pytest.raises(ValueError, match="needs document vectors"):
                 index.search("wing", rerank=length, diversity=0.5)
         else:
             assert index.search("wing", rerank=length, diversity=0.5)

@@ -149,7 +149,7 @@ def test_documents_are_read_from_standard_input(tmp_path, lsr_command, monkeypat
     assert lsr_command("search", tmp_path / "idx", "flutter").lines()[0]["_id"] == "d1"
 
 
-def test_index_accepts_passages_no_text_and_float_impacts(tmp_path, beir, lsr_command, index_words):
+def test_index_accepts_options_about_passages_texts_and_impacts(tmp_path, beir, lsr_command, index_words):
     ran = index_words(beir, "--out", tmp_path / "i", "--passages", 2, "--overlap", 1, "--impacts", "float32")
     assert ran.code == 0
     hit = lsr_command("search", tmp_path / "i", "heat").lines()[0]

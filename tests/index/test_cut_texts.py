@@ -39,7 +39,7 @@ def test_building_adding_and_updating_warn_once_per_call(tmp_path, encoder, monk
     index, messages = told(lambda: Index.build(tmp_path / "idx", many, encoder=encoder, passages=None, report=report))
     (message,) = messages
     assert message.startswith("1 of 3 documents (33.3%) is longer than the 512 tokens that the encoder reads")
-    assert "passages=Passages(512), --passages 512" in message
+    assert "passages=Passages(512) (or --passages 512)" in message
     assert (report.truncated, report.vectors) == (3, 9)
     assert told(lambda: index.add(DOCS[:1]))[1] == []
     change, messages = told(lambda: index.add(DOCS[1:2]))

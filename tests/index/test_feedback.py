@@ -129,7 +129,7 @@ def test_feedback_makes_a_hybrid_find_more_documents(topics, feedback):
     assert {*found} <= {"wing-0", "wing-3", "heart-1", "price-2"}
 
 
-def test_feedback_before_gives_the_dense_ranking_and_both_gives_the_fused_ranking(topics):
+def test_mode_before_gives_the_dense_ranking_and_mode_both_the_fused_one(topics):
     index, dense = topics
     before, both = (Hybrid(index, dense, feedback=how) for how in ("before", "both"))
     rankings = before.rankings({"q": "wing"})

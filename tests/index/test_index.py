@@ -329,7 +329,7 @@ def test_duplicate_query_ids_are_refused(index, tmp_path):
         read_queries(tmp_path / "q.jsonl", index)
 
 
-def test_the_method_only_selects_queries_by_id(index, tmp_path):
+def test_queries_are_selected_by_id(index, tmp_path):
     (tmp_path / "q.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": "flat"}) + "\n" for i in range(4)))
     queries = read_queries(tmp_path / "q.jsonl", index).only({"q1": 1, "q3": 1, "q9": 1})
     assert (queries.ids, queries.texts) == (["q1", "q3"], ["flat", "flat"])

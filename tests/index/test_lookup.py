@@ -54,7 +54,7 @@ def test_invalid_ids_are_refused(index):
         index.get(2.5)
 
 
-def test_the_operator_in_finds_ids(index):
+def test_the_in_operator_finds_ids(index):
     assert [one in index for one in ("d0", "d11", "gone", "never", 5, None, True, ["d0"])] == [True, True] + [False] * 6
 
 

@@ -183,7 +183,7 @@ def test_duplicate_ids_in_different_shards_are_refused(tmp_path):
 def test_vectors_in_unsupported_formats_are_refused(tmp_path, lsr_command):
     (tmp_path / "v.jsonl").write_text('{"_id": "a", "vector": {"x": 1.0}}\n')
     ran = lsr_command("index", tmp_path / "v.jsonl", "--shards", "2", "--out", tmp_path / "shards")
-    assert (ran.code, "not vectors in Parquet, which lsr encode writes" in ran.err) == (1, True)
+    assert (ran.code, "not vectors in Parquet, such as the folder that lsr encode writes" in ran.err) == (1, True)
 
 
 def test_more_shards_than_documents_are_refused(tmp_path, corpus):

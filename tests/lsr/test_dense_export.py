@@ -1,4 +1,4 @@
-"""DenseExport projects sparse vectors to dense vectors and keeps inner products as well as possible."""
+"""DenseExport projects sparse vectors to dense vectors and changes inner products as little as possible."""
 
 from __future__ import annotations
 

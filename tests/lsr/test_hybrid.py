@@ -93,7 +93,7 @@ def test_a_saved_encoder_gives_the_same_vectors(encoder, parts, texts, tmp_path)
     assert [d.split()[0] for d in encoder.fingerprint.differences(other.fingerprint)] == ["weights"]
 
 
-def test_any_checkpoint_can_be_combined(checkpoint, texts):
+def test_any_checkpoint_can_be_combined_with_bm25(checkpoint, texts):
     encoder = load_encoder(checkpoint, lexical=0.5, device="cpu")
     assert isinstance(encoder, HybridEncoder)
     assert isinstance(encoder.learned, SpladeEncoder)

@@ -100,7 +100,7 @@ def test_training_is_repeatable_and_saved(texts, head, tmp_path):
         LexicalHead.load(tmp_path / "head.arrow", states)
 
 
-def test_a_head_of_a_model_with_a_sparse_teacher():
+def test_the_head_of_a_model_learns_from_a_sparse_teacher():
     some = [
         f"ice on the wing number {i}. The {word} is cold" for i, word in enumerate(["tail", "cabin", "fuel", "sky"])
     ]

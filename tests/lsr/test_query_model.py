@@ -125,7 +125,7 @@ def test_an_encoder_with_a_query_model_is_saved_and_opened(tmp_path, lexical):
     assert "splade-tiny" in (tmp_path / "moved" / "README.md").read_text()
 
 
-def test_other_layouts_with_a_table_can_have_a_query_model(checkpoint, query_weights, tmp_path):
+def test_any_checkpoint_with_a_query_table_can_have_a_query_model(checkpoint, query_weights, tmp_path):
     import json
     import shutil
 

@@ -125,7 +125,7 @@ function closingFence(lines) {
   const fences = lines.filter(({ text }) => FENCE.test(text));
   const isBare = (line) => /^\s*(`+|~+)\s*$/.test(line.text);
   let inside = false;
-  let wrong = false; // if the first fence opens code: whether code would open within code, or stay open
+  let wrong = false; // if the first fence opens code: whether code then opens within code, or is never closed
   for (const fence of fences) {
     wrong ||= inside && !isBare(fence);
     inside = isBare(fence) ? !inside : true;

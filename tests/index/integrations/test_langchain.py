@@ -244,7 +244,7 @@ def test_a_store_is_built_from_texts(tmp_path):
     for wrong in ({"embedding": object(), "path": tmp_path / "x"}, {}):
         with pytest.raises(TypeError, match=r"own encoder|path="):
             LsrVectorStore.from_texts(["Cats"], **wrong)
-    with pytest.raises(ValueError, match="takes ids"):
+    with pytest.raises(ValueError, match="needs ids"):
         store.delete()
 
 
