@@ -88,7 +88,7 @@ def test_random_texts_are_distinct_and_reproducible():
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_claims_about_the_climate(real_data, benchmark_module):
+def test_fewer_dimensions_lose_recall_faster_on_climate_claims(real_data, benchmark_module):
     """The fewer dimensions, the faster recall falls; texts of random letters are hardly ever among the best ten."""
     found, queries, judged = benchmark_module("dimensions").climate(real_data("climate-fever-evidence").parent)
     first = sorted({doc for docs in judged for doc in docs})

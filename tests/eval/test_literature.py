@@ -228,7 +228,7 @@ def test_claims_of_the_papers_hold_on_cranfield(tmp_path):
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_feedback_and_comparisons_on_three_collections(real_data, tmp_path):
+def test_interpolation_around_feedback_finds_most_on_three_collections(real_data, tmp_path):
     """Interpolation before and after feedback finds at least as much as each other way, in the mean of the collections.
     A third of the comparisons is almost as good as all.
     """

@@ -163,7 +163,7 @@ def test_trained_policies_beat_overlap_at_equal_reads(built):
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_a_tenth_of_the_vectors_of_scifact(real_data, benchmark_module, monkeypatch, tmp_path):
+def test_a_tenth_of_the_vectors_keeps_most_of_the_best_on_scifact(real_data, benchmark_module, monkeypatch, tmp_path):
     """Trained policies keep more of the exact hybrid's best ten than untrained ones. With the vectors of the first 50
     results, nine of ten are kept, and nDCG falls by at most 0.005.
     """

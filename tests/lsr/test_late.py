@@ -193,7 +193,7 @@ def test_a_saved_late_encoder_is_read_back(encoder, tmp_path):
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 @pytest.mark.parametrize("name", ["scifact", "msmarco-dl19-pool"])
-def test_real_collections(real_data, tmp_path, name):
+def test_late_scores_rank_no_worse_on_real_collections(real_data, tmp_path, name):
     """No late score of a query and a document is above their first score, and the best 100 documents in the order of
     their late scores are ranked no worse. Prints the bytes per document.
     """

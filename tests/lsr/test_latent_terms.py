@@ -119,7 +119,7 @@ def test_latent_terms_of_a_model_are_saved_and_opened(tmp_path):
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_scifact(real_data):
+def test_latent_terms_beside_bm25_rank_better_than_the_dense_vector_on_scifact(real_data):
     """Latent terms rank nearly as well as the dense vector; beside BM25 they rank better. The documents are the judged
     ones of SciFact and every fourth other one.
     """

@@ -164,7 +164,7 @@ def test_concatenation_raises_recall_on_scifact(real_data):
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_questions_of_squadshifts(real_data, benchmark_module, tmp_path):
+def test_concatenation_ranks_better_on_squadshifts(real_data, benchmark_module, tmp_path):
     """Beside the dense vector, the imitated one raises nDCG@10 by at least 0.01 with a weight of 0.3."""
     pytest.importorskip("ir_measures", reason="needs the extra eval")
     from lsr.eval.datasets import open_dataset

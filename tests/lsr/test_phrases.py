@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -155,3 +157,17 @@ def test_wrong_input_is_refused(encoder, drawn):
     pytest.importorskip("torch")
     with pytest.raises(DataError, match="no example has an answer"):
         PhraseReader.fit(encoder, [Asked("who?", "a text", 100, 110)])
+
+
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+def test_a_reader_marks_answers_of_squadshifts(real_data, benchmark_module):
+    """A reader trained on 450 paragraphs marks a fifth of the answers exactly. It finds the right sentence almost as
+    often as BM25.
+    """
+    pytest.importorskip("torch")
+    _, rows = benchmark_module("phrases").compared(real_data("squadshifts-answers"))
+    print(rows)
+    (means,) = (row for row in rows if row["set"] == "all")
+    assert means["exact"] >= 0.15
+    assert means["f1"] >= 0.3
+    assert means["reader"] >= means["bm25"] - 0.06

@@ -216,7 +216,7 @@ def test_weighted_info_nce_equals_its_formula():
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_hidden_judgments_of_real_collections(real_data, benchmark_module, tmp_path):
+def test_weights_rank_hidden_documents_better_on_real_collections(real_data, benchmark_module, tmp_path):
     """With weights, hidden relevant documents are ranked better than with all negatives, and than with a filter."""
     pytest.importorskip("torch")
     pytest.importorskip("ir_measures", reason="needs the extra eval")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from itertools import islice
+
 import numpy as np
 import pytest
 
@@ -114,3 +117,23 @@ def test_the_command_prunes_and_does_not_overwrite(tmp_path, lsr_command):
     again = lsr_command(*how)
     assert again.code == 1
     assert "exists; choose another folder" in again.err
+
+
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
+def test_half_of_lsr_mini_loses_little_on_cranfield(real_data, benchmark_module, tmp_path):
+    """On Cranfield, half of the heads and columns lose at most 0.01 nDCG@10 and save a quarter of the time."""
+    pytest.importorskip("ir_measures", reason="needs the extra eval")
+    module, folder = benchmark_module("pruned"), real_data("cranfield")
+    seen = [doc.content for doc in islice(open_corpus(str(real_data("openstax"))), 200)]
+    places = {"whole": "lsr-mini", "fitted": tmp_path / "fitted", "plain": tmp_path / "plain"}
+    for name in ("fitted", "plain"):
+        prune("lsr-mini", places[name], seen, PruneSettings(0.5, 0.5, fit=name == "fitted"))
+    alone, both = {}, {}
+    for name, place in places.items():
+        alone[name], both[name], _ = module.quality(place, folder)
+    speed = module.speeds(places, [doc.content for doc in islice(open_corpus(str(folder)), 50)])
+    print(alone, both, speed)
+    assert both["fitted"] >= both["whole"] - 0.01
+    assert alone["fitted"] >= alone["whole"] - 0.01
+    assert alone["fitted"] > alone["plain"]
+    assert speed["fitted"] > 1.33 * speed["whole"]

@@ -99,7 +99,7 @@ def test_a_committee_finds_at_least_as_much_as_each_member():
 
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
-def test_topics_of_judged_collections(real_data, benchmark_module, monkeypatch, tmp_path):
+def test_a_committee_reads_less_on_judged_collections(real_data, benchmark_module, monkeypatch, tmp_path):
     """Until a recall of 0.8, a committee reads no more than its better member. The rule stops too early in at most a
     fifth of the reviews.
     """
