@@ -165,12 +165,13 @@ def encoders() -> str:
     return table(header, rows) + caption("python benchmarks/encoders.py", found)
 
 
-def encoding() -> str:
+def encoding(name: str = "encoding-cranfield", options: str = "") -> str:
     """Encoding speed compared with sentence-transformers on the same weights."""
-    found = result("encoding-cranfield")
+    found = result(name)
+    graph = "8 bit, ONNX Runtime" + ("" if options else ", the graph of lsr-mini")
     rows = [
         (
-            row["system"].replace("8 bit", "8 bit, ONNX Runtime, the graph of lsr-mini"),
+            row["system"].replace("8 bit", graph),
             f"{row['documents_s']:.1f}",
             f"{row['tokens_s']:,.0f}",
             f"{row['times']:.2f}",
@@ -179,7 +180,7 @@ def encoding() -> str:
         for row in found["rows"]
     ]
     header = ("system", "documents/s", "tokens/s", "times", "peak memory")
-    return table(header, rows) + caption("python benchmarks/encoding.py", found)
+    return table(header, rows) + caption(f"python benchmarks/encoding.py{options}", found)
 
 
 LIVING = "NUMBA_NUM_THREADS=1 python benchmarks/living.py --data FOLDER --work WORK"
@@ -278,15 +279,25 @@ def _digits(ms: float) -> str:
 
 
 def engines_real() -> str:
-    """Exact search of engines on real vectors."""
+    """Search of engines on real vectors: the exact ones, and approximate ones that reach a recall of .97 and .99."""
     found = result("engines-real")
-    engines, rows = _engine_rows(found), []
+    engines, builds, rows = _engine_rows(found), {row["engine"]: row for row in found["builds"]}, []
     for key, name in _EXACT.items():
         if key in engines:
             ms = [engines[key][k]["latency_ms"] for k in (10, 100, 1000)]
-            name = name.removesuffix(", recall .97")
-            rows.append((name, *(f"{_digits(one['median'])} ({_digits(one['mean'])})" for one in ms)))
-    header = ("median (mean), ms", "k = 10", "k = 100", "k = 1000")
+            build = builds.get(key.split()[0]) if key != "lsr exhaustive" else None
+            last = (f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB") if build else ("", "")
+            cells = (f"{_digits(one['median'])} ({_digits(one['mean'])})" for one in ms)
+            rows.append((name.removesuffix(", recall .97"), *cells, *last))
+    best = {(row["engine"], row["k"], row["recall_at_least"]): row["fastest"] for row in found["best_at_recall"]}
+    for engine, name in (("seismic", "Seismic 0.5.4"), ("lsr_clusters", "lsr, clusters")):
+        for recall in (0.97, 0.99):
+            ms = [best[engine, k, recall]["latency_ms"] for k in (10, 100, 1000)]
+            build = builds[engine]
+            last = (f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB")
+            cells = (f"{_digits(one['median'])} ({_digits(one['mean'])})" for one in ms)
+            rows.append((f"{name}, recall {recall:.2f}", *cells, *last))
+    header = ("median (mean), ms", "k = 10", "k = 100", "k = 1000", "build", "size")
     return table(header, rows) + caption("python benchmarks/engines.py --data VECTORS", found)
 
 
@@ -775,6 +786,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "languages": languages,
     "encoders": encoders,
     "encoding": encoding,
+    "encoding-splade-tiny": lambda: encoding("encoding-splade-tiny", " --checkpoint SPLADE-TINY"),
     "segments": segments,
     "additions": additions,
     "filters": filters,
