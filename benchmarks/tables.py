@@ -165,12 +165,13 @@ def encoders() -> str:
     return table(header, rows) + caption("python benchmarks/encoders.py", found)
 
 
-def encoding() -> str:
+def encoding(name: str = "encoding-cranfield", options: str = "") -> str:
     """Encoding speed compared with sentence-transformers on the same weights."""
-    found = result("encoding-cranfield")
+    found = result(name)
+    graph = "8 bit, ONNX Runtime" + ("" if options else ", the graph of lsr-mini")
     rows = [
         (
-            row["system"].replace("8 bit", "8 bit, ONNX Runtime, the graph of lsr-mini"),
+            row["system"].replace("8 bit", graph),
             f"{row['documents_s']:.1f}",
             f"{row['tokens_s']:,.0f}",
             f"{row['times']:.2f}",
@@ -179,7 +180,7 @@ def encoding() -> str:
         for row in found["rows"]
     ]
     header = ("system", "documents/s", "tokens/s", "times", "peak memory")
-    return table(header, rows) + caption("python benchmarks/encoding.py", found)
+    return table(header, rows) + caption(f"python benchmarks/encoding.py{options}", found)
 
 
 LIVING = "NUMBA_NUM_THREADS=1 python benchmarks/living.py --data FOLDER --work WORK"
@@ -278,15 +279,25 @@ def _digits(ms: float) -> str:
 
 
 def engines_real() -> str:
-    """Exact search of engines on real vectors."""
+    """Search of engines on real vectors: the exact ones, and approximate ones that reach a recall of .97 and .99."""
     found = result("engines-real")
-    engines, rows = _engine_rows(found), []
+    engines, builds, rows = _engine_rows(found), {row["engine"]: row for row in found["builds"]}, []
     for key, name in _EXACT.items():
         if key in engines:
             ms = [engines[key][k]["latency_ms"] for k in (10, 100, 1000)]
-            name = name.removesuffix(", recall .97")
-            rows.append((name, *(f"{_digits(one['median'])} ({_digits(one['mean'])})" for one in ms)))
-    header = ("median (mean), ms", "k = 10", "k = 100", "k = 1000")
+            build = builds.get(key.split()[0]) if key != "lsr exhaustive" else None
+            last = (f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB") if build else ("", "")
+            cells = (f"{_digits(one['median'])} ({_digits(one['mean'])})" for one in ms)
+            rows.append((name.removesuffix(", recall .97"), *cells, *last))
+    best = {(row["engine"], row["k"], row["recall_at_least"]): row["fastest"] for row in found["best_at_recall"]}
+    for engine, name in (("seismic", "Seismic 0.5.4"), ("lsr_clusters", "lsr, clusters")):
+        for recall in (0.97, 0.99):
+            ms = [best[engine, k, recall]["latency_ms"] for k in (10, 100, 1000)]
+            build = builds[engine]
+            last = (f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB")
+            cells = (f"{_digits(one['median'])} ({_digits(one['mean'])})" for one in ms)
+            rows.append((f"{name}, recall {recall:.2f}", *cells, *last))
+    header = ("median (mean), ms", "k = 10", "k = 100", "k = 1000", "build", "size")
     return table(header, rows) + caption("python benchmarks/engines.py --data VECTORS", found)
 
 
@@ -300,6 +311,77 @@ def planner() -> str:
         rows.append((*what, *means, f"{row['regret']:.2f}", f"{row['beside_scan']:.2f}"))
     header = ("collection", "documents", "index", "k", "scan, ms", "blocks", "known", "auto", "regret", "auto / scan")
     return table(header, rows) + caption("NUMBA_NUM_THREADS=1 python benchmarks/planner.py --data FOLDER", found)
+
+
+def engine_goals() -> str:
+    """The engine's goals: the ratios before the second design, now, and with the k-th best score known beforehand."""
+    large, real, big = result("engines-1000000-topic"), result("engines-real"), result("scale-8841823")
+    chosen = {(row["collection"], row["index"], row["k"]): row["ms"] for row in result("planner")["rows"]}
+    batches = [row["times"]["batch, 2 cores"] for row in result("batch")["rows"]]
+
+    def beside_rivals(found: dict[str, Any], k: int) -> float:
+        engines = {name: ks[k]["latency_ms"]["median"] for name, ks in _engine_rows(found).items()}
+        return float(min(ms for name, ms in engines.items() if name.split()[0] != "lsr") / engines["lsr"])
+
+    def beside_scan(way: str, k: int) -> str:
+        kinds = (big[f"{kind}, k={k}"] for kind in ("SPLADE", "inference-free"))
+        return ", ".join(f"{ways['exhaustive']['p50'] / ways[way]['p50']:.1f}x" for ways in kinds)
+
+    def million(way: str, k: int, index: str = "1 segment", percentile: str = "p50") -> float:
+        return float(chosen["synthetic-1M", index, k][way][percentile])
+
+    def bytes_of(found: dict[str, float]) -> float:
+        own = ("ids.arrow", "keys.arrow", "places.arrow")
+        return sum(size for name, size in found.items() if name not in own)
+
+    ten = "10 segments, as commits leave them"
+    orders = (("order-1000000", "ours"), ("order-176408", "bisection alone"))  # as `order="auto"` chooses them
+    stored = [bytes_of(result(name)[order]["bytes_per_posting"]) for name, order in orders]
+    build = next(row["build_seconds"] for row in large["builds"] if row["engine"] == "lsr")
+    approximate = {(row["engine"], row["recall_at_least"]): row for row in real["best_at_recall"] if row["k"] == 10}
+    seismic = approximate["seismic", 0.99]["fastest"]["latency_ms"]["median"]
+    exact = _engine_rows(real)["lsr"][10]["latency_ms"]["median"]
+    rows = [
+        ("a million, k = 10, the fastest exact rival's time", "3.4x", f"{beside_rivals(large, 10):.1f}x", "4x", ""),
+        ("412,230 real documents, the same", "", f"{beside_rivals(real, 10):.1f}x", "4x", ""),
+        *(
+            (f"8.8 million, k = {k}, the scan's time", before, beside_scan("auto", k), goal, beside_scan("known", k))
+            for k, before, goal in ((10, "5.0x, 5.6x", "10x"), (100, "1.6x, 1.3x", "3x"), (1000, "1.0x", "1.7x"))
+        ),
+        (
+            "a million, k = 100, the scan's time",
+            "1.0x",
+            f"{million('exhaustive', 100) / million('auto', 100):.1f}x",
+            "1.5x",
+            f"{million('exhaustive', 100) / million('known', 100):.1f}x",
+        ),
+        (
+            "a million, k = 10, p99 over p50",
+            "3.9",
+            f"{million('auto', 10, percentile='p99') / million('auto', 10):.1f}",
+            "2.5",
+            f"{million('known', 10, percentile='p99') / million('known', 10):.1f}",
+        ),
+        (
+            "ten segments, as commits leave them, k = 10, one segment's time",
+            "2.5x",
+            f"{million('auto', 10, ten) / million('auto', 10):.1f}x",
+            "1.6x",
+            f"{million('known', 10, ten) / million('known', 10):.1f}x",
+        ),
+        ("bytes a posting, synthetic, real", "3.90", ", ".join(f"{size:.2f}" for size in stored), "2.6", ""),
+        ("real, k = 10, Seismic's time at a recall of .99 and lsr's, exact", "", f"{seismic / exact:.1f}x", "1x", ""),
+        (
+            "1,000 queries on two cores, one by one",
+            "1.5x to 1.8x",
+            f"{min(batches):.1f}x to {max(batches):.1f}x",
+            "1.9x",
+            "",
+        ),
+        ("building a million, ordered", "18 s", f"{build:.0f} s", "12 s", ""),
+    ]
+    header = ("", "2026-11-21", "now", "goal", "with the threshold known")
+    return table(header, rows) + caption("python benchmarks/tables.py", result("planner"))
 
 
 def batch() -> str:
@@ -783,6 +865,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "languages": languages,
     "encoders": encoders,
     "encoding": encoding,
+    "encoding-splade-tiny": lambda: encoding("encoding-splade-tiny", " --checkpoint SPLADE-TINY"),
     "segments": segments,
     "additions": additions,
     "filters": filters,
@@ -791,6 +874,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engines-real": engines_real,
     "planner": planner,
     "batch": batch,
+    "engine-goals": engine_goals,
     "scale": scale,
     "capacity": capacity,
     "report": report,
