@@ -1,4 +1,4 @@
-"""lsr bench: the grid of settings, the Pareto frontier and the recommended settings."""
+"""lsr bench tries a grid of settings, finds the Pareto frontier and recommends settings."""
 
 from __future__ import annotations
 

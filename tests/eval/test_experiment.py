@@ -578,7 +578,7 @@ def test_the_command_reads_yaml_and_writes_a_report(tmp_path, lsr_command):
     assert "did you mean encoder" in ran.err
 
 
-def test_the_command_reports_all_problems_and_has_a_split_option(tmp_path, lsr_command):
+def test_the_command_reports_all_problems_and_accepts_a_split(tmp_path, lsr_command):
     folder = make_dataset(tmp_path / "one", 1)
     (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "dev.tsv")
     config = tmp_path / "config.yaml"
@@ -599,7 +599,7 @@ def test_the_command_reports_all_problems_and_has_a_split_option(tmp_path, lsr_c
 
 
 def test_written_runs_reproduce_the_report_despite_ties(done, datasets):
-    """trec_eval computes the report's values from the written runs, and the by_id values from the original scores."""
+    """trec_eval computes the report's values from the written runs, and the `by_id` values from the original scores."""
     import ir_measures
 
     out, record = done

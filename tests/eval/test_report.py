@@ -1,4 +1,4 @@
-"""lsr report: the page and the Markdown file show the values of a result folder, and escape markup in names."""
+"""lsr report writes the values of a result folder to a page and a Markdown file, and escapes markup in names."""
 
 from __future__ import annotations
 

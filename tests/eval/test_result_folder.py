@@ -1,4 +1,4 @@
-"""A result folder is checked before use; one error lists all problems of experiment.json."""
+"""A result folder is checked before use, and one error lists all problems of experiment.json."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_damaged_values_per_query_are_refused(hostile, table, problem):
     assert problem in str(raised.value)
 
 
-def test_a_truncated_parquet_file_is_refused_and_an_empty_one_read(hostile):
+def test_a_truncated_parquet_file_is_refused_but_an_empty_file_is_read(hostile):
     folder, _ = hostile
     path = folder / "latencies.parquet"
     path.write_bytes(path.read_bytes()[:-100])

@@ -63,7 +63,7 @@ def require_exact(segment, terms, weights, ks=(1, 10, 10_000), chosen=EVERYTHING
 
 @pytest.fixture(scope="module")
 def topical():
-    """3,000 documents of 30 topics. Each document has terms of its topic and common terms."""
+    """3,000 documents on 30 topics. Each document has terms of its topic and common terms."""
     rng = np.random.default_rng(5)
     rows = []
     for topic in rng.integers(0, 30, 3000):

@@ -1,4 +1,4 @@
-"""The main commands. Invalid input gives a one-line error and changes nothing."""
+"""The main commands work. Invalid input gives a one-line error and changes nothing."""
 
 from __future__ import annotations
 
@@ -515,7 +515,7 @@ def test_a_run_tag_must_be_one_word(pets, lsr_command, tmp_path, tag):
 
 
 @pytest.mark.parametrize("shards", [(), ("--shards", 2)])
-def test_options_change_settings_of_an_encoder_given_as_an_index(tmp_path, lsr_command, shards):
+def test_options_change_the_settings_of_the_encoder_of_an_index(tmp_path, lsr_command, shards):
     texts = {"a": "physicians and patients", "b": "cats"}
     (tmp_path / "docs.jsonl").write_text(jsonl([{"_id": name, "text": text} for name, text in texts.items()]))
     (tmp_path / "queries.jsonl").write_text(jsonl([{"_id": "q", "text": "doctor"}]))

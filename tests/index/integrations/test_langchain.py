@@ -1,4 +1,4 @@
-"""The retriever and the vector store for LangChain: in chains, and with LangChain's own tests."""
+"""The retriever and the vector store for LangChain work in chains and pass LangChain's own tests."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def test_a_metadata_key_of_mixed_kinds_is_not_a_column(living, serving):
         assert asking.post("/v1/merge", {}).status == 200
 
 
-def test_an_index_without_an_encoder_takes_no_text(tmp_path, serving):
+def test_an_index_without_an_encoder_refuses_texts(tmp_path, serving):
     index = Index.build(tmp_path / "v", SparseMatrix.from_dicts([{0: 1.0}, {1: 2.0}], 2))
     asking = serving(index)
     assert not asking.get("/v1/indexes").json["indexes"][0]["takes_text"]

@@ -29,7 +29,7 @@ def found(asking, query, **how):
 
 
 def until(true, seconds=10.0):
-    """Poll the condition `true` until it holds, for at most this many seconds."""
+    """Poll the condition `true` until it holds, for at most `seconds`."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"not true after {seconds} s"
