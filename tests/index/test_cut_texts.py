@@ -89,7 +89,7 @@ def test_long_queries_warn_once_per_call(tmp_path, encoder):
     assert message.startswith("1 of 1 query (100.0%) is longer than the 64 tokens that the encoder reads")
     assert "passages" not in message
     with pytest.raises(DataError, match="text 0 holds a byte that isn't UTF-8, 0xe9, at character 3"):
-        index.search("caf\udce9")  # Python decodes a Latin-1 byte of the command line to this character
+        index.search("caf\udce9")  # Python decodes a Latin-1 byte on the command line to this character
     _, (message,) = told(lambda: index.search_batch(["wing", LONG, LONG]))
     assert message.startswith("2 of 3 queries (66.7%) are longer")
 

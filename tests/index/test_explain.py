@@ -60,7 +60,7 @@ def test_adjacent_highlights_are_merged(terms, marked):
     assert highlight("abcdefgh", terms[::-1]) == marked
 
 
-def test_combining_accents_stay_with_their_letter():
+def test_a_combining_accent_stays_with_its_letter():
     text = unicodedata.normalize("NFD", "über Café")
     assert highlight(text, [term(1, 1, (0, 1)), term(2, 1, (6, 10))]) == "**u\u0308**ber **Cafe\u0301**"
 
@@ -230,7 +230,7 @@ def test_no_other_part_has_a_larger_share(marked, length):
 
 @pytest.fixture
 def encoder():
-    """BM25 that expands every document by the term "flutter". The origin of the expansion is the text's last word."""
+    """BM25 that adds the term "flutter" to every document. The origin of this expansion is the text's last word."""
     made = load_encoder("bm25")
     made.fit(["wing flutter", "car"])
     flutter, wing = (list(made.vocabulary).index(t) for t in ("flutter", "wing"))

@@ -1,4 +1,4 @@
-"""Documents by id, iteration and counts, for one index, for shards opened as one index, and for a ShardedIndex."""
+"""Documents are found, iterated and counted in one index, in shards opened as one index, and in a ShardedIndex."""
 
 from __future__ import annotations
 

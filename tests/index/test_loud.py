@@ -77,7 +77,7 @@ def test_a_document_of_large_weights_does_not_reduce_the_precision_of_others(tmp
     ),
     st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_merging_changes_no_result(tmp_path_factory, parts, seed):
+def test_a_merge_does_not_change_results(tmp_path_factory, parts, seed):
     path, rng = tmp_path_factory.mktemp("merge"), np.random.default_rng(seed)
     index = None
     for number, (n, loudness) in enumerate(parts):

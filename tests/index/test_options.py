@@ -612,7 +612,7 @@ def test_passages_can_be_separate_hits(passages, cut, k):
     assert [len(one[3]) for one in reranked] == [len(one[3]) for one in best[:k]]
 
 
-def test_passages_must_be_true_or_false(cut):
+def test_the_option_passages_must_be_true_or_false(cut):
     with pytest.raises(ValueError, match="passages must be true or false, got 3"):
         cut.search("wing", passages=3)
 

@@ -96,7 +96,7 @@ def test_overlapping_windows_move_the_best_texts_to_the_top(seed):
     scores = ListwiseReranker(order, window=window, step=step).scores("q", list(map(str, values)))
     assert sorted(scores) == list(range(1, n + 1))
     ranked = [values[i] for i in sorted(range(n), key=lambda i: -scores[i])]
-    sure = n if n <= window else window - step  # this many of the best texts rise through all windows
+    sure = n if n <= window else window - step  # the number of best texts that rise through all windows
     assert ranked[:sure] == sorted(values, reverse=True)[:sure]
     assert max(sizes) <= window
 

@@ -1,4 +1,4 @@
-"""The options of `lsr search` that change results, and the commands similar, get and duplicates."""
+"""`lsr search` with its options, `lsr similar`, `lsr get` and `lsr duplicates` print the results of the index."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_passages_of_a_document_stay_in_one_shard(tmp_path, corpus):
 
 
 class Shouting(FixedBM25Encoder):
-    """BM25 with weights a thousand times as large for texts that contain "SHOCK"."""
+    """BM25 whose weights are a thousand times as large for texts that contain "SHOCK"."""
 
     def encode_document(self, texts):
         made = super().encode_document(texts)
@@ -199,7 +199,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Make a build stop at a shard, as if it were killed; return a list that collects the numbers of shards begun."""
+    """Stop a build at a shard, as a kill would. Returns a list that collects the numbers of the shards that began."""
     built, real = [], module.build_shard
 
     def build_shard(task, job):
@@ -234,7 +234,7 @@ def test_a_second_run_builds_missing_shards(tmp_path, corpus, monkeypatch, out):
     assert Place(with_suffix(out, ".partial")).sizes() == {}
 
 
-def test_the_old_index_stays_until_the_new_one_is_complete(tmp_path, corpus, monkeypatch, out):
+def test_the_old_index_stays_until_the_new_index_is_complete(tmp_path, corpus, monkeypatch, out):
     build(out, corpus)
     before = answers(Index.open(str(out)))
     with pytest.raises(OutputExists, match="a sharded index exists already"):
@@ -286,7 +286,7 @@ def test_a_bad_line_is_reported_and_can_be_skipped(tmp_path, corpus, lsr_command
 
 
 def digests(made):
-    """The SHA-256 of every file, for each shard, by file name without the segment's random name."""
+    """For each shard, {file name without the segment's random name: SHA-256}."""
     manifests = [read_manifest(folder_of(made.location(entry))) for entry in made.entries]
     return [{name.partition("/")[2]: file["sha256"] for name, file in m["files"].items()} for m in manifests]
 

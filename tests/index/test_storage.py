@@ -429,7 +429,8 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, path, impacts):
     assert kinds(path) == [MANIFEST, "segment", "shared"]
 
 
-# The process builds once to import everything. Then its child processes build with the given limits of the file size.
+# The process builds an index once to import everything. Then its child processes build indexes with the given limits
+# of the file size.
 BUILD_LIMITED = """
     import contextlib, io, os, resource, sys
     from lsr.cli import main

@@ -1,4 +1,4 @@
-"""`lsr sync` updates an index to the new, changed, moved and deleted files of a folder, and resumes after a kill."""
+"""`lsr sync` applies a folder's new, changed, moved and deleted files to an index, and resumes after a kill."""
 
 from __future__ import annotations
 

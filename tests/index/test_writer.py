@@ -606,7 +606,7 @@ def test_a_kill_at_any_step_leaves_the_last_commit(path, tmp_path, python, where
     assert committed == 0 if where == "background" else committed > 30
     assert merged > (deleted + 3 if where == "background" else committed + 10)
     assert ids == [old] * committed + [new] * (deleted - committed) + [last] * (len(ids) - deleted)
-    assert len({json.dumps(outcome[2]) for outcome in outcomes[deleted:]}) == 1  # merging changes no results
+    assert len({json.dumps(outcome[2]) for outcome in outcomes[deleted:]}) == 1  # results are the same after the merge
     assert outcomes[0][2] != outcomes[-1][2] or where == "background"
     later = [outcome[3:] for outcome in outcomes]  # hits for words of the new documents, and the vocabulary
     assert later[:committed] == [[[], words]] * committed
@@ -697,9 +697,9 @@ def built(path):
      (built, errno.EACCES)],
 )  # fmt: skip
 def test_any_failed_write_is_reported_and_leaves_the_index_intact(path, monkeypatch, work, code):
-    """Whichever write fails, the index is in its old or its new state, and can be changed again.
+    """If a write fails, the index is in its old or its new state, and can be changed again.
 
-    Every other write fails in turn; with LSR_LONG_TESTS, every write does.
+    Each round makes one write fail: every second write in turn, or every write with LSR_LONG_TESTS.
     """
     shutil.copytree(path, path.parent / "kept")
     step = 1 if os.environ.get("LSR_LONG_TESTS") else 2

@@ -1,4 +1,4 @@
-"""BM25Encoder: weights equal a hand-worked example and the formula; saving and loading."""
+"""Weights of BM25Encoder equal a hand-worked example and the formula. A saved encoder gives the same vectors."""
 
 import json
 import math
@@ -104,7 +104,7 @@ def test_a_corpus_without_words_gives_empty_vectors(corpus):
     assert load_encoder_files(encoder.query_files()).fingerprint == encoder.fingerprint
 
 
-def test_no_texts_give_no_rows():
+def test_an_empty_list_of_texts_gives_a_matrix_without_rows():
     encoder = fitted(["wing"])
     assert encoder.encode_document([]).shape == (0, 1)
     assert encoder.encode_query([]).shape == (0, 1)

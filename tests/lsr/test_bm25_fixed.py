@@ -1,4 +1,4 @@
-"""FixedBM25Encoder of earlier versions: weights equal a hand-worked example and the formula; saving and loading."""
+"""Weights of FixedBM25Encoder equal a hand-worked example and the formula. Earlier versions used this encoder."""
 
 import json
 import math
@@ -91,7 +91,7 @@ def test_a_corpus_without_words_leaves_the_encoder_unfitted(corpus):
     assert not again.needs_fit
 
 
-def test_no_texts_give_no_rows():
+def test_an_empty_list_of_texts_gives_a_matrix_without_rows():
     encoder = fitted(["wing"])
     assert encoder.encode_document([]).shape == (0, 1)
     assert encoder.encode_query([]).shape == (0, 1)

@@ -25,7 +25,7 @@ from .conftest import epub, pdf, put
 
 
 def left_out(corpus):
-    """Read a corpus; returns its ids and the lines of its LeftOut warnings."""
+    """Read a corpus, and return its ids and the lines of its LeftOut warnings."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         ids = [document.id for document in corpus]
@@ -84,7 +84,7 @@ def test_hidden_and_ignored_files_are_skipped(tmp_path):
     put(tmp_path / "outside.md", "text")
     (root / "circle").symlink_to(root)
     (root / "file.md").symlink_to(tmp_path / "outside.md")
-    os.mkfifo(root / "pipe.md")  # reading a pipe would wait for ever
+    os.mkfifo(root / "pipe.md")  # a read from a pipe would wait forever
     corpus = read_documents(root)
     assert left_out(corpus) == (
         ["a.md"],
