@@ -1,4 +1,4 @@
-"""CIFF: round trips, exchange with other programs, and refusal of truncated, changed and forged files."""
+"""CIFF files are read back and exchanged with other programs. Truncated, changed and forged files are refused."""
 
 import gzip
 import re
@@ -255,7 +255,7 @@ def test_the_file_that_the_next_tests_damage_is_valid(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["v.ciff", "v.ciff.gz"])
-def test_a_file_truncated_anywhere_is_refused(tmp_path, name):
+def test_a_file_that_is_truncated_anywhere_is_refused(tmp_path, name):
     data = put(tmp_path / "v.ciff", ids=IDS).read_bytes()
     for size in range(len(data)):
         assert re.match(r": byte \d+: ", refused(tmp_path, data[:size], name))
@@ -271,7 +271,7 @@ def test_a_truncated_gzip_file_is_refused(tmp_path):
 
 @given(st.binary(max_size=200), st.integers(0, 400), st.integers(0, 255))
 @settings(max_examples=100)
-def test_garbage_is_refused_or_read_but_never_crashes(tmp_path_factory, garbage, at, byte):
+def test_garbage_is_refused_or_read_without_a_crash(tmp_path_factory, garbage, at, byte):
     path = tmp_path_factory.mktemp("c") / "v.ciff"
     changed = bytearray(put(path).read_bytes())
     changed[at % len(changed)] = byte

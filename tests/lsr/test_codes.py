@@ -23,7 +23,7 @@ SMALL = CodeSettings(latents=96, top_k=8, steps=300, batch=128, rate=3e-3)
 
 
 def mixtures(n, seed, noise=0.05):
-    """Unit vectors; each is a noisy sum of a few of 40 directions."""
+    """Unit vectors. Each vector is a noisy sum of a few of 40 directions."""
     rng = np.random.default_rng(seed)
     directions = np.random.default_rng(99).standard_normal((TOPICS, WIDTH))
     shares = (

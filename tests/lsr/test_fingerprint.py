@@ -1,4 +1,4 @@
-"""Fingerprints: comparison of encoders, JSON, and digests."""
+"""Fingerprints compare encoders and are read back from JSON. Digests depend only on the bytes."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Languages: detection, and searches over documents in several languages."""
+"""The language of a text is detected, and documents in several languages can be searched."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_text_is_analyzed_by_the_analyzer_of_its_language():
         assert mixed.query(text, [language]) == Analyzer(language).query(text)
 
 
-def test_a_query_has_stems_of_all_languages_and_stop_words_of_its_own():
+def test_a_query_has_stems_of_all_languages_and_stop_words_of_its_own_language():
     mixed = MixedAnalyzer("en,de")
     weights = mixed.query("die Häuser der Stadt")
     assert {"haus": 1.0, "stadt": 1.0, "häuser": 0.5}.items() <= weights.items()

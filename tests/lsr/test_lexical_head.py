@@ -20,14 +20,14 @@ SMALL = HeadSettings(width=48, steps=200, batch=24, rate=4e-3)
 
 
 def state(word):
-    """A word's token state: one half depends on the word, the other on its topic (the last letter)."""
+    """A word's token state. One half depends on the word, the other half on the word's topic (the last letter)."""
     own, topic = int(word.strip("w.abcd")), ord(word.rstrip(".")[-1])
     draw = [np.random.default_rng([kind, seed]).standard_normal(16) for kind, seed in enumerate((own, topic))]
     return np.concatenate(draw)
 
 
 def states(texts):
-    """Token states of each text: one half depends on the word, the other on its topic (the last letter)."""
+    """Token states of each text. One half depends on the word, the other half on the word's topic (the last letter)."""
     return [
         np.array(
             [
@@ -44,7 +44,7 @@ def states(texts):
 
 @pytest.fixture(scope="module")
 def texts():
-    """Documents of ten words; "w7a" is word 7 of the topic a."""
+    """Documents of ten words; "w7a" is word 7 of topic a."""
     rng = np.random.default_rng(0)
     topics = [[f"w{i}{letter}" for i in range(start, WORDS, 4)] for start, letter in enumerate("abcd")]
     return [" ".join(rng.choice(topics[i % 4], 5)) + ". " + " ".join(rng.choice(topics[i % 4], 5)) for i in range(160)]
@@ -56,7 +56,7 @@ def head(texts):
 
 
 def overlap(scores, truth):
-    """The share of the true top five documents that have the five highest scores; the mean over queries."""
+    """The mean over queries of a share: the true top five documents that also have the five highest scores."""
     best = [set(np.argsort(-row, kind="stable")[:5].tolist()) for row in scores]
     return np.mean([len(found & set(right)) / 5 for found, right in zip(best, truth, strict=True)])
 
@@ -110,7 +110,7 @@ def test_the_head_of_a_model_learns_from_a_sparse_teacher():
     assert made.documents(some).shape == (4, 8)
 
 
-def test_batches_of_one_document_are_trained_on(texts):
+def test_training_accepts_batches_of_one_document(texts):
     """With small batches, all queries of a batch may have the same document."""
     settings = HeadSettings(width=4, steps=20, batch=2)
     assert np.isfinite(LexicalHead.fit(texts[:2], states, settings=settings).documents(texts[:2])).all()

@@ -183,7 +183,7 @@ def test_the_error_names_a_bad_line(tmp_path, lines, problem):
     with pytest.raises(DataError, match=rf"docs\.ndjson{problem}.*--skip-bad"):
         list(read_vectors(path))
     good = put_lines(tmp_path / "good.ndjson", *lines, {"index": {"_id": "g"}}, {"v": {"a": 1}})
-    if lines == [ACTION]:  # the second action is read as the document of the first, so the last line has no action
+    if lines == [ACTION]:  # the second action is read as the first action's document, so the last line has no action
         with pytest.raises(DataError, match="none of 2 documents can be read"):
             read_all(good, skip_bad=True)
         return
