@@ -64,7 +64,7 @@ def test_an_opensearch_model_gives_the_same_vectors(opensearch, reference, texts
 
 
 def test_the_layout_of_sentence_transformers_5_is_opened(reference, texts, tmp_path):
-    """Files of sentence-transformers 5 have other module names, the key max_seq_length, and an old key for the width."""
+    """Files of sentence-transformers 5 have other module names, the key max_seq_length, and an old width key."""
     folder = Path(shutil.copytree(reference("max-relu")[0], tmp_path / "old"))
     prefix = "sentence_transformers.sparse_encoder.models"
     modules = json.loads((folder / "modules.json").read_text())

@@ -73,7 +73,7 @@ def test_files_that_are_not_graphs_are_refused(content):
 
 
 def test_each_session_of_the_shipped_model_runs_only_its_part(shipped_learned):
-    """Vectors are equal if sparse and dense vectors are computed together. Each part of the graph has fewer nodes."""
+    """One run for both kinds of vectors equals two separate runs. Each part of the graph has fewer nodes."""
     runner = shipped_learned.document._model(shipped_learned.document.document)
     ids = [[101, 2054, 2003, 1037, 3945, 3194, 102], [101, 2591, 102]]
     sparse, dense = runner.weights_and_dense(ids)

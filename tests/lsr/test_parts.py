@@ -127,7 +127,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Make encoding stop at a part, as if killed. Returns a list to which each begun part adds its number."""
+    """Stop encoding at a part, as a kill would. Returns a list that collects the numbers of the parts that began."""
     encoded, real = [], parts._encode_part
 
     def encode_part(*args):

@@ -106,7 +106,7 @@ def test_impossible_sizes_are_refused(encoder, size, overlap):
 
 @pytest.fixture(scope="module")
 def reader(checkpoint):
-    """An encoder that reads 24 tokens, including two special tokens and one of its prompt."""
+    """An encoder that reads 24 tokens, including two special tokens and one token of its prompt."""
     return SpladeEncoder(Tower.open(checkpoint, prompt="the "))
 
 

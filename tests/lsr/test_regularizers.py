@@ -126,8 +126,8 @@ def test_a_sample_of_the_columns_is_unbiased(name):
 # --- group sparsity
 
 
-def test_group_removes_rare_terms_and_keeps_the_most_used_unchanged():
-    """Fits weights of 40 documents to wanted weights. Of the six terms, the two most used aren't penalized."""
+def test_the_group_penalty_removes_rare_terms_and_keeps_the_most_frequent_unchanged():
+    """Fits weights of 40 documents to wanted weights. The two most frequent of the six terms aren't penalized."""
     generator = torch.Generator().manual_seed(0)
     frequent = torch.tensor([0.9, 0.8, 0.3, 0.2, 0.1, 0.05])
     wanted = (torch.rand(40, 6, generator=generator) < frequent) * (0.5 + torch.rand(40, 6, generator=generator))
@@ -164,7 +164,7 @@ def test_common_terms_cost_more():
     assert idf_flops(common, idf, view="query") > 100 * idf_flops(rare, idf, view="query")
 
 
-def test_a_term_of_all_documents_has_a_finite_cost():
+def test_a_term_in_all_documents_has_a_finite_cost():
     assert idf_flops(torch.ones(1, 2), torch.tensor([0.0, -1.0]), view="query").item() == pytest.approx(2e4)
 
 

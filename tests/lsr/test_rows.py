@@ -156,7 +156,7 @@ def test_csv_files_are_read_with_several_separators(tmp_path, mark):
     assert read(put(tmp_path / "D.CSV.GZ", gzip.compress(text.encode()))) == EXPECTED
 
 
-def test_csv_columns_are_numbers_if_all_of_their_cells_are(tmp_path):
+def test_csv_columns_are_numbers_if_all_their_cells_are_numbers(tmp_path):
     text = "id,text,n,price,zip,mixed\n1,2020,1,0.5,01234,1\n2,t,,-3e2,1,x\n"
     first, second = read(put(tmp_path / "d.csv", text))
     assert first == ("1", "", "2020", {"n": 1, "price": 0.5, "zip": "01234", "mixed": "1"})

@@ -1,4 +1,4 @@
-"""Qrels and runs: reading and writing the usual formats; errors name every bad line."""
+"""Qrels and runs are read and written in the usual formats, and errors name every bad line."""
 
 import gzip
 import json

@@ -58,7 +58,7 @@ def test_a_matrix_is_unchanged_by_conversion_to_scipy(dense):
 
 
 @given(DENSE, st.randoms())
-def test_terms_are_sorted_and_zeros_dropped(dense, random):
+def test_terms_are_sorted_and_zeros_are_dropped(dense, random):
     rows = []
     for row in dense:
         order = list(range(len(row)))
@@ -274,7 +274,7 @@ def test_saving_needs_an_id_for_each_row(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_loading_something_else_is_refused(tmp_path):
+def test_the_error_names_a_missing_matrix_file(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_matrix(tmp_path / "missing.parquet")
 

@@ -234,7 +234,7 @@ def test_the_heaviest_weights_are_kept_with_their_gradient():
 
 
 @pytest.mark.parametrize("kind", ["encoded", "table"])
-def test_training_prunes_vectors_like_the_encoder(settings, tmp_path, kind):
+def test_training_prunes_vectors_as_the_encoder_does(settings, tmp_path, kind):
     queries = QuerySettings(kind, max_length=16, **({"top_k": 2} if kind == "encoded" else {}))
     settings = replace(settings, model=replace(settings.model, top_k=5), queries=queries)
     run = trainer(settings, tmp_path)

@@ -32,7 +32,7 @@ def jsonl(rows):
 
 @pytest.fixture
 def put(tmp_path):
-    """Returns a function that writes rows, or a text, to a file and returns its path as a string."""
+    """Returns a function that writes rows, or a text, to a file and returns the file's path as a string."""
 
     def write(name, rows):
         path = tmp_path / name
@@ -66,7 +66,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def refusal(load):
-    """Returns a function that opens a source that must be refused, and returns the message."""
+    """Returns a function that checks that a source is refused, and returns the message."""
 
     def message(source, **options):
         with pytest.raises(DataError) as error:
@@ -179,7 +179,7 @@ def ir_dataset(**parts):
 
 @pytest.fixture
 def datasets(monkeypatch):
-    """{name: dataset} that ir-datasets loads in place of its own."""
+    """{name: dataset} that ir-datasets loads in place of its own datasets."""
     known = {}
     ir_datasets = pytest.importorskip("ir_datasets")
     monkeypatch.setattr(ir_datasets, "load", known.__getitem__)
@@ -567,7 +567,7 @@ def test_mixed_sources_have_their_own_epochs(numbered):
 
 @pytest.mark.parametrize("start", [0, 5, 10, 20_478, 20_480, 41_000])
 def test_successive_examples_can_come_from_one_source(numbered, start):
-    """Each group has examples of one source, drawn by the sources' weights, and is the same from any start."""
+    """Each group comes from one source, which is drawn by weight. Groups are the same from any start."""
     data = numbered(100, 10, 1, weights=[1, 3, 0.5])
     whole = queries(data.stream(0, together=5), 42_000)
     groups = [{query.split(":")[0] for query in whole[i : i + 5]} for i in range(0, len(whole), 5)]
