@@ -999,7 +999,7 @@ def test_a_soup_that_is_better_is_the_best_encoder(settings, tmp_path, better):
 
 
 def test_encoders_before_the_end_of_the_ramp_are_not_the_best_encoder(settings, tmp_path, capsys):
-    """Vectors are long during the regularizer's ramp. Until it ends, validation selects no encoder and uses no patience."""
+    """Vectors are long during the regularizer's ramp. Until it ends, validation selects no encoder."""
     settings = replace(
         settings,
         documents_regularizer=RegularizerSettings("flops", weight=0.01, ramp=5),
