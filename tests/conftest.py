@@ -204,7 +204,7 @@ def cluster_benchmark():
 
 @pytest.fixture(scope="module")
 def ray_nodes():
-    """The number of nodes that `ray_cluster` starts. Modules that need fewer nodes override it to save time."""
+    """The number of nodes that `ray_cluster` starts. Modules override this fixture to start fewer nodes."""
     return 3
 
 

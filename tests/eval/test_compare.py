@@ -127,7 +127,7 @@ def test_runs_need_judgments(runs):
         read_values(list(runs.values()), None, MEASURES)
 
 
-def test_measures_missing_in_the_folder_are_refused(results):
+def test_measures_that_are_missing_in_the_folder_are_refused(results):
     with pytest.raises(DataError, match=r"there are no values of any of R@5 \(--measures\)"):
         read_values([str(results)], None, "R@5")
 

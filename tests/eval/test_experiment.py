@@ -172,7 +172,7 @@ def test_flops_count_the_terms_that_queries_and_documents_share(done, datasets):
     assert result(record, "one", "BM25")["query_terms"] == 2
 
 
-def test_values_per_query_and_times_are_written(done, datasets):
+def test_times_and_values_per_query_are_written(done, datasets):
     out, record = done
     rows = pq.read_table(out / "per-query.parquet").to_pylist()
     assert len(rows) == len(datasets) * 7 * 2 * 8
@@ -209,7 +209,7 @@ def test_a_fusion_has_a_latency_and_the_total_size_of_its_indexes(done):
 
 
 def test_the_timed_search_of_a_fusion_finds_the_hits_of_its_written_run(datasets, vectors, tmp_path, monkeypatch):
-    """An index used twice is counted once in the size. A fusion with a run from a file has neither latency nor size."""
+    """The size counts each index once. A fusion with a run from a file has neither latency nor size."""
     systems = (
         SystemSettings("BM25", encoder="bm25"),
         SystemSettings("again", encoder="bm25"),
@@ -270,7 +270,7 @@ def test_the_similarity_of_rankings_is_recorded(done, datasets):
     assert found["one", "clusters", "BM25"]["rbo"] == pytest.approx(np.mean(expected)) != pytest.approx(1)
 
 
-def test_recall_by_depth_and_query_texts_are_written(done, datasets):
+def test_query_texts_and_recall_by_depth_are_written(done, datasets):
     out, record = done
     found = result(record, "one", "BM25")
     run = read_run(out / "runs" / "one" / "BM25.trec.gz")
@@ -452,7 +452,7 @@ def test_all_invalid_settings_are_reported():
 
 @pytest.fixture(scope="module")
 def seeded(datasets, vectors, tmp_path_factory):
-    """An experiment with runs of two seeds. The run of seed 2 has every other line of the run of seed 1."""
+    """An experiment with runs of two seeds. The run of seed 2 has every second line of the run of seed 1."""
     root = tmp_path_factory.mktemp("seeded")
     for name in datasets:
         lines = (vectors / f"{name}.trec").read_text().splitlines(keepends=True)

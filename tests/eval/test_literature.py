@@ -46,7 +46,7 @@ LATENCY = LatencySettings(k=3, queries=3, rounds=1)
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
-    """Forty documents of Cranfield, with six queries and their judgments of these documents."""
+    """Forty documents of Cranfield, with six queries and judgments of these documents."""
     whole = open_dataset(str(Path(lsr.data.__file__).parent / "cranfield"))
     folder = tmp_path_factory.mktemp("data") / "small"
     (folder / "qrels").mkdir(parents=True)
@@ -214,13 +214,13 @@ def test_claims_of_the_papers_hold_on_cranfield(tmp_path):
     # Feedback both before and after fusion is as good as the best of the four simpler systems.
     single = ("BM25, feedback", "dense vector, feedback", "BM25 and dense vector", "interpolation after feedback")
     assert recall["interpolation before and after feedback"] >= max(recall[name] for name in single) - 0.002
-    # Densified vectors are as good as sparse ones; coloured slices beat random slices.
+    # Densified vectors are as good as sparse vectors; coloured slices beat random slices.
     assert quality["densified, 768 coloured slices"] >= quality["lsr-mini"] - 0.003
     for width in (256, 768):
         assert quality[f"densified, {width} coloured slices"] > quality[f"densified, {width} random slices"]
     # Late interaction without training is as good as its first stage.
     assert quality["late, refined"] >= quality["late, fused vectors"] - 0.003
-    # Coarse vectors that find candidates, with full vectors that verify them, are as good as a full search.
+    # If coarse vectors find candidates and full vectors verify them, results are as good as those of a full search.
     assert quality["lsr-mini, 32 terms verified"] >= quality["lsr-mini"] - 0.003
     # A tenth or a third of the pairwise comparisons is almost as good as all of them.
     assert quality["BM25, a third of the comparisons"] >= 0.99 * quality["BM25, all comparisons"]

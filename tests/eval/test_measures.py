@@ -209,7 +209,7 @@ def test_trec_eval_computes_the_same_values_from_a_written_run(seed, tmp_path):
         )
 
 
-def test_tied_queries_have_equal_scores_within_the_depth():
+def test_a_query_is_tied_if_it_has_equal_scores_within_the_depth():
     run = {"apart": {"a": 2.0, "b": 1.0}, "tied": {"a": 1.0, "b": 1.0}, "deep": {"a": 3.0, "b": 1.0, "c": 1.0}}
     assert tied_queries(run, 2) == ["tied"]
     assert tied_queries(run, 3) == ["tied", "deep"]

@@ -141,8 +141,8 @@ def test_the_error_for_invalid_input_names_the_query_or_argument():
 
 def test_the_test_over_seeds_equals_a_hand_worked_example():
     # The mean differences per query are 2 and 4: their variance is 2, so the variance of their mean is 1. The means per
-    # seed are also 2 and 4, which adds another variance of 1. The baseline has one seed and adds none. The standard
-    # error is sqrt(1 + 1), with (1 + 1)^2 / (1 + 1) = 2 degrees of freedom.
+    # seed are also 2 and 4, which adds another variance of 1. The baseline has one seed and adds no variance. The
+    # standard error is sqrt(1 + 1), with (1 + 1)^2 / (1 + 1) = 2 degrees of freedom.
     seeds = [by_query([1, 3]), by_query([3, 5])]
     found = compare_seeds(seeds, [zeros(2)])
     assert (found.difference, found.wins, found.n) == (3, 2, 2)

@@ -422,7 +422,7 @@ def test_a_cross_encoder_needs_a_score_output(random_bert, negatives, cranfield,
     assert f"{random_bert}: no cross-encoder but a BertForMaskedLM, which has no output for scores" in ran.err
 
 
-def test_cached_cross_encoder_scores_equal_fresh_ones(cross_encoder, tmp_path):
+def test_cached_cross_encoder_scores_equal_fresh_scores(cross_encoder, tmp_path):
     pytest.importorskip("sentence_transformers")
     from lsr.train.cross_encoder import CrossEncoderTeacher
 

@@ -341,7 +341,7 @@ def test_every_scoring_kernel_is_used(tmp_path, monkeypatch, segment, truth, que
     require_equal(segment, truth, *queries[0], ks=(1000,), algorithms=["blocks"])
     assert ran["score_window"] == 1
     ran["score_window"] = 0
-    # Each document has 12 of 600 random terms and some of the 6 light terms, so no block can be skipped.
+    # Each document has 12 random terms out of 600 and some of the 6 light terms, so no block can be skipped.
     rng = np.random.default_rng(13)
     rows = []
     for _ in range(N_CLUSTERED):

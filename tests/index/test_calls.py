@@ -173,7 +173,7 @@ def test_all_kinds_give_equal_explanations(alike):
         assert len({str(hit.explain()) for hit in hits}) == len({hit.highlight(20) for hit in hits}) == 1
 
 
-def test_all_kinds_explain_terms_missing_from_the_document(living):
+def test_all_kinds_explain_terms_that_the_document_lacks(living):
     """In a sharded index, only the vocabulary of the last shard contains an added word."""
     named = []
     for index in living.values():
@@ -185,7 +185,7 @@ def test_all_kinds_explain_terms_missing_from_the_document(living):
     assert all(names == named[0] for names in named)
 
 
-def test_all_kinds_support_len_in_and_iteration(alike):
+def test_all_kinds_support_len_iteration_and_the_in_operator(alike):
     for kind in ("Index", "ShardedIndex", "Client"):
         index = alike[kind]
         assert (len(index), "c" in index, 5 in index, "nobody" in index) == (6, True, True, False)

@@ -171,7 +171,7 @@ def test_scores_are_exact_even_if_clusters_are_skipped(path, topical):
             assert sorted(zip(-scores, docs, strict=True)) == list(zip(-scores, docs, strict=True))
 
 
-def test_cut_heap_factor_and_mass_trade_recall_for_work(path, topical, tmp_path):
+def test_recall_and_work_depend_on_cut_heap_factor_and_mass(path, topical, tmp_path):
     index = Index.open(path)
     sample = topical[np.arange(0, 3000, 60)]
 

@@ -106,7 +106,7 @@ def test_commands_print_the_warnings(tmp_path, monkeypatch, capsys):
     run_command("index", [str(source), "--out", str(tmp_path / "idx"), "--whole"])
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("1 of 3 documents (33.3%) is longer than the 512 tokens")  # after the first chunk
-    assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 512 tokens")  # the total at the end
+    assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 512 tokens")  # at the end, with the total
     run_command(
         "encode", [str(source), "--out", str(tmp_path / "v.parquet"), "--queries", "--encoder", str(tmp_path / "idx")]
     )

@@ -178,7 +178,7 @@ def test_damaged_files_give_results_or_an_lsr_error(indexed, name, python):
 
 
 def rewrite(path, out, how):
-    """Rewrite an index by merging, resharding or exporting it; returns the path of the result."""
+    """Rewrite an index by merging, resharding or exporting it, and return the path of the result."""
     if how == "merge":
         Index.open(path).merge()
         return path

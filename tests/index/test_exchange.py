@@ -1,4 +1,4 @@
-"""An index exported to any format and imported again has the same documents, weights and scores."""
+"""An index that is exported to any format and imported again has the same documents, weights and scores."""
 
 import json
 

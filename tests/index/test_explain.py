@@ -81,7 +81,7 @@ def test_html_is_escaped_except_the_highlights():
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_scores_of_a_words_terms_are_added_up():
+def test_the_scores_of_all_terms_of_a_word_are_added_up():
     text = "Uploads of pictures"
     parts = [("bm25:upload", 0, 7), ("##load", 2, 6), ("up", 0, 2), ("bm25:pictur", 11, 19)]
     terms = [
@@ -332,7 +332,7 @@ def test_styles_do_not_change_the_width_of_cells():
 # --- words without weight, titles, and Markdown -------------------------------------------------------------------
 
 
-def test_a_word_of_the_text_without_a_weight_is_shown_as_unweighted(tmp_path):
+def test_a_word_without_a_weight_is_shown_as_unweighted(tmp_path):
     """A word may lack a weight because it follows the last token that the encoder reads."""
     encoder = load_encoder("bm25", language="none")
     encoder.fit(["heat", "flat", "plate", "wing"])

@@ -1,4 +1,4 @@
-"""Relevance feedback adds the heaviest terms of the best documents, read from stored vectors, to a query."""
+"""Relevance feedback adds terms to a query: the heaviest terms in the stored vectors of the best documents."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     python tests/index/test_formats.py FOLDER      makes an index like the one in tests/index/format-4
 
-When the format changes, keep these folders and add a new one.
+When the format changes, keep these folders and add a new folder.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def test_the_stored_index_can_be_searched_and_verified(path):
     assert index.search("flat plate")[0].explain().words() == "flat 50%, plate 50%"
 
 
-def test_the_stored_index_equals_a_new_one(path, tmp_path):
+def test_the_stored_index_equals_a_new_index(path, tmp_path):
     make(tmp_path / "now")
     assert answers(Index.open(path)) == answers(Index.open(tmp_path / "now"))
     old, new = (json.loads((folder / MANIFEST).read_bytes()) for folder in (path, tmp_path / "now"))

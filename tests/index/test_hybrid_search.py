@@ -28,7 +28,7 @@ WORDS = ["wing", "lift", "drag", "flow", "shock", "heat", "plate", "body", "nose
 
 
 class DenseBM25(BM25Encoder):
-    """BM25 with dense vectors, which sum a random vector per word. Queries that contain "turned" reverse the sum."""
+    """BM25 whose dense vectors are sums of one random vector per word. The word "turned" reverses a query's vector."""
 
     dense_width = WIDTH
 

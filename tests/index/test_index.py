@@ -97,7 +97,7 @@ def test_a_matrix_can_be_indexed_with_or_without_ids(tmp_path):
 
 
 @pytest.mark.parametrize("source", [[], SparseMatrix.empty(5)], ids=["documents", "matrix"])
-def test_an_index_can_be_built_from_no_documents(tmp_path, source):
+def test_an_index_can_be_built_without_documents(tmp_path, source):
     index = Index.build(tmp_path / "idx", source)
     assert (len(index), index.n_postings, index.verify()) == (0, 0, [])
     assert (
@@ -145,7 +145,7 @@ def test_only_ids_are_stored_if_store_text_is_false(tmp_path):
     assert not any(b"supersonic flow" in p.read_bytes() for p in index.path.rglob("*") if p.is_file())
 
 
-def test_integer_weights_are_exact_and_other_weights_within_max_error(tmp_path):
+def test_integer_weights_are_exact_and_other_weights_are_within_max_error(tmp_path):
     rng = np.random.default_rng(0)
     whole = SparseMatrix.from_dense(rng.integers(0, 256, (20, 8)))
     assert Index.build(tmp_path / "whole", whole).max_error == 0
@@ -240,7 +240,7 @@ def test_contributions_sum_to_the_score_and_spans_locate_the_words(tmp_path, imp
     assert json.dumps(explanation.to_json())
 
 
-def test_a_term_added_by_the_encoder_is_an_expansion(tmp_path):
+def test_a_term_that_the_encoder_adds_is_an_expansion(tmp_path):
     encoder = load_encoder("bm25")
     encoder.fit(["wing flutter", "car"])
     flutter, wing = (list(encoder.vocabulary).index(t) for t in ("flutter", "wing"))

@@ -56,7 +56,7 @@ def anew(documents, folder, **how):
 
 
 def live(index, history, path):
-    """Apply a sequence of changes to an index and to a dict {id: text}; return both."""
+    """Apply a sequence of changes to an index and to a dict {id: text}, and return both."""
     committed, now = {}, {}
     for step, names, text in history:
         there = [name for name in names if name in now]
@@ -135,7 +135,7 @@ def test_scores_equal_those_of_a_fitted_bm25_encoder(tmp_path):
     assert scores == pytest.approx(dict(zip("ab", expected[:2], strict=True)), rel=1e-5)
 
 
-def test_words_added_later_are_explained_and_highlighted(tmp_path):
+def test_words_that_are_added_later_are_explained_and_highlighted(tmp_path):
     index = anew({"a": "wing flow"}, tmp_path / "idx")
     index.add([{"_id": "b", "text": "call getOpenApi() on a wing"}])
     index.commit()

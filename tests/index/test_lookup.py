@@ -132,7 +132,7 @@ def test_async_calls_give_the_same_results(built):
 # --- similar documents ------------------------------------------------------------------------------------------------
 
 
-def test_similar_is_a_search_without_the_document_itself(index, built):
+def test_similar_is_a_search_that_leaves_out_the_document(index, built):
     one = built["one"]
     doc = one.documents.find("d3")
     whole = one.search(one.as_query(one.document_vectors([doc])), 12)

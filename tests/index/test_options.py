@@ -148,7 +148,7 @@ def test_a_column_of_numbers_boosts_scores(index, k, weight):
 
 
 def in_title(index, query, factor):
-    """The boost factor of each matching document, by id, computed from its explanation."""
+    """{id: boost factor} of all matching documents, computed from their explanations."""
 
     def of(why):
         title = sum(part.score for part in why if any(end <= why.title_length for _, end in part.spans))

@@ -35,7 +35,7 @@ def length(query, texts):
 
 
 def longer(query, pairs):
-    """Prefers the longer text of each pair. If both are equally long, the first has a small advantage."""
+    """Prefers the longer text of each pair. If both texts are equally long, the first text has a small advantage."""
     return [0.9 if len(a) > len(b) else 0.6 if len(a) == len(b) else 0.2 for a, b in pairs]
 
 

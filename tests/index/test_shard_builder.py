@@ -125,7 +125,7 @@ class Shouting(FixedBM25Encoder):
 
 
 @pytest.mark.parametrize("at", [0, 256])
-def test_a_document_of_large_weights_does_not_reduce_the_precision_of_others(tmp_path, monkeypatch, at):
+def test_a_document_with_large_weights_does_not_reduce_the_precision_of_other_documents(tmp_path, monkeypatch, at):
     """The document is in the first part, or is the only document of the last part."""
     monkeypatch.setattr(parts, "PART", 128)
     rng = random.Random(3)
@@ -310,7 +310,7 @@ def test_losing_a_machine_during_a_build_changes_no_shard(tmp_path, corpus, ray_
     assert answers(Index.open(tmp_path / "many")) == answers(one_index(tmp_path / "one", corpus))
 
 
-def test_shards_are_built_from_and_to_object_storage(tmp_path, corpus, ray_cluster, bucket, lsr_command):
+def test_shards_of_a_remote_corpus_are_built_in_object_storage(tmp_path, corpus, ray_cluster, bucket, lsr_command):
     Place(bucket()).put(corpus, "docs.jsonl")
     args = ["index", bucket("docs.jsonl"), "--encoder", "bm25", "--out", bucket("idx"), "--shards", "3"]
     ran = lsr_command(*args, "--ray", ray_cluster.address, "--workers", "2", "--memory", "1024")

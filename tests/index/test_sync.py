@@ -110,7 +110,7 @@ def test_a_missing_library_deletes_no_documents(docs, index, monkeypatch):
     assert "a.md" in ids(index)
 
 
-def test_documents_added_without_sync_are_kept(docs, index):
+def test_documents_that_sync_did_not_add_are_kept(docs, index):
     index.add([{"_id": "mine", "text": "my own wings"}, {"_id": "theirs", "text": "t", "source": "x"}])
     index.commit()
     (docs / "a.md").unlink()

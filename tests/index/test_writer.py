@@ -1,4 +1,4 @@
-"""Changes to an index: after each commit, results equal those of an index rebuilt from the same documents."""
+"""Changes to an index: after each commit, results equal those of an index that is rebuilt from the same documents."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_added_texts_give_the_same_index_as_a_build(tmp_path):
         index.add([{"_id": "d1", "text": "again"}])
 
 
-def test_larger_weights_get_a_coarser_scale_and_stay_within_its_error_when_merged(tmp_path):
+def test_larger_weights_get_a_coarser_scale_and_stay_within_its_error_after_a_merge(tmp_path):
     rng = np.random.default_rng(0)
     soft, loud = SparseMatrix.from_dense(rng.random((30, 9))), SparseMatrix.from_dense(5 * rng.random((30, 9)))
     index = Index.build(tmp_path / "idx", soft, ids=[f"s{i}" for i in range(30)])
@@ -516,7 +516,7 @@ def test_a_full_merge_makes_one_segment_of_the_latest_format():
     assert plan_merges([], everything=True) is None
 
 
-def test_many_single_adds_leave_few_segments(tmp_path):
+def test_many_additions_of_single_documents_leave_few_segments(tmp_path):
     rng = np.random.default_rng(0)
     rows = rows_of(rng, 60)
     index = Index.build(tmp_path / "idx", rows[:1], ids=["0"])
@@ -768,7 +768,7 @@ def test_damaged_segments_can_be_skipped(path):
             some.delete("new")
 
 
-def test_skip_damaged_finds_a_changed_byte_of_a_large_file(path, monkeypatch):
+def test_the_option_skip_damaged_finds_a_changed_byte_of_a_large_file(path, monkeypatch):
     index = Index.open(path)
     index.add([{"_id": "new", "text": "wing new"}])
     index.commit()
@@ -782,7 +782,7 @@ def test_skip_damaged_finds_a_changed_byte_of_a_large_file(path, monkeypatch):
     assert "ids.arrow" in some.damaged[0]
 
 
-def test_files_removed_by_a_writer_during_opening_are_not_reported_as_damage(path, monkeypatch):
+def test_files_that_a_writer_removes_during_opening_are_not_reported_as_damage(path, monkeypatch):
     check_files = snapshots.check_files
 
     def late(*args, **kwargs):
@@ -802,7 +802,7 @@ def test_files_removed_by_a_writer_during_opening_are_not_reported_as_damage(pat
 
 
 @pytest.mark.parametrize("name", ["columns.arrow", "encoder/bm25.json", "encoder/encoder.json"])
-def test_a_file_missing_during_opening_is_reported(path, monkeypatch, name):
+def test_a_file_that_is_missing_during_opening_is_reported(path, monkeypatch, name):
     """A writer may remove a segment while a reader opens the index, after the reader checked that the file exists."""
     (file,) = path.glob(f"*/{name}")
 

@@ -61,7 +61,7 @@ def test_more_latents_reconstruct_better(trained):
     assert trained.dead < 0.05
 
 
-def test_codes_rank_like_the_vectors(vectors, trained):
+def test_codes_and_vectors_give_similar_rankings(vectors, trained):
     documents, queries = mixtures(800, 2), mixtures(60, 3)
     codes = Codes(trained.weight, trained.bias, trained.query_bias, ("",) * 96)
     found = codes.encode(queries, 16).dot(codes.encode(documents, 16))
@@ -139,7 +139,7 @@ def test_steering_changes_a_search(encoder, tmp_path):
         encoder.steer(query, {64: 1.0})
 
 
-def test_opening_codes_over_a_function_needs_the_function(encoder, tmp_path):
+def test_codes_over_a_function_cannot_be_opened_without_the_function(encoder, tmp_path):
     encoder.save(tmp_path / "codes")
     with pytest.raises(EncoderError, match="codes over a function"):
         load_encoder(tmp_path / "codes")

@@ -55,7 +55,7 @@ def test_scores_are_gated_inner_products(documents, queries, made):
     }[made]()
     found = DensifiedVectors.of(documents, slices)
     expected = [[gated(slices, query, doc) for doc in documents.rows()] for query in queries.rows()]
-    assert found.scores(queries) == pytest.approx(np.array(expected), rel=2e-3, abs=1e-4)  # stored as float16
+    assert found.scores(queries) == pytest.approx(np.array(expected), rel=2e-3, abs=1e-4)  # the store is float16
     assert slices.keep(queries).dot(slices.keep(documents)) == pytest.approx(np.array(expected), rel=1e-5, abs=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""load_encoder opens every layout, with the same vectors as the library that wrote the files."""
+"""load_encoder opens every layout and gives the same vectors as the library that wrote the files."""
 
 from __future__ import annotations
 

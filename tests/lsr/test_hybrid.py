@@ -32,7 +32,7 @@ def encoder(parts):
     return HybridEncoder(*parts, 0.7)
 
 
-def test_scores_are_sums_of_both_encoders(encoder, parts, texts):
+def test_scores_are_sums_of_the_scores_of_both_encoders(encoder, parts, texts):
     learned, lexical = (part.encode_document(texts).dot(part.encode_query(QUERIES)) for part in parts)
     assert learned.any()
     assert lexical.any()
@@ -167,7 +167,7 @@ def test_whole_words_keep_their_weights(mini):
     assert mini.learned.encode_query("endpoint").nnz == 2  # without BM25's vocabulary, pieces keep their weights
 
 
-def test_the_old_name_of_split_by_encoder_warns(mini):
+def test_the_old_name_of_split_by_encoder_gives_a_warning(mini):
     vector = mini.encode_query("glue")
     with pytest.warns(DeprecationWarning, match=r"is now HybridEncoder\.split_by_encoder") as told:
         assert [half.nnz for half in mini.halves(vector)] == [half.nnz for half in mini.split_by_encoder(vector)]

@@ -56,7 +56,7 @@ def head(texts):
 
 
 def overlap(scores, truth):
-    """The mean over queries of a share: the true top five documents that also have the five highest scores."""
+    """The share of the true top five documents that have the five highest scores, averaged over queries."""
     best = [set(np.argsort(-row, kind="stable")[:5].tolist()) for row in scores]
     return np.mean([len(found & set(right)) / 5 for found, right in zip(best, truth, strict=True)])
 
@@ -86,7 +86,7 @@ def test_scores_of_concatenated_vectors_add_up(texts, head):
     np.testing.assert_allclose(np.linalg.norm(documents, axis=1), 1, atol=1e-5)
 
 
-def test_training_is_repeatable_and_saved(texts, head, tmp_path):
+def test_training_is_repeatable_and_a_saved_head_is_read_back(texts, head, tmp_path):
     again = LexicalHead.fit(texts, states, settings=SMALL)
     np.testing.assert_array_equal(again.documents(texts[:5]), head.documents(texts[:5]))
     head.save(tmp_path / "head.arrow")
@@ -140,7 +140,7 @@ def test_invalid_input_is_refused(texts):
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_concatenation_raises_recall_on_scifact(real_data):
-    """The concatenation has a higher recall than the model's own vector. Prints the overlap with BM25."""
+    """The concatenation has a higher recall than the model's own vector. The test prints the overlap with BM25."""
     from lsr.io.corpus import open_corpus
     from lsr.io.runs import open_qrels
 

@@ -86,7 +86,7 @@ def test_a_candidate_that_scores_too_high_in_one_run_is_dropped():
     assert negatives([RUN, {"q": {"p": 3.0, "e": 2.99}}]) == [["d"]]
 
 
-def test_a_run_without_the_positive_does_not_filter():
+def test_a_run_without_the_positive_filters_no_negatives():
     assert negatives([RUN, {"q": {"e": 5.0, "z": 4.0}}]) == [["e", "d"]]
 
 

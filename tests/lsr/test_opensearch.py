@@ -72,7 +72,7 @@ def test_the_bulk_file_and_the_mapping_have_all_fields(tmp_path):
     }
 
 
-def test_without_a_vocabulary_tokens_are_term_numbers(tmp_path):
+def test_tokens_are_term_numbers_without_a_vocabulary(tmp_path):
     path = put(tmp_path / "docs.ndjson", vocabulary=None)
     _, rows, _ = read_all(path)
     assert rows == [{"0": 0.5, "1": 4.25}, {}, {"2": np.float32(3.1), "3": 1.0}]

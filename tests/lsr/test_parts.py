@@ -65,7 +65,7 @@ def files(folder):
 
 @pytest.mark.parametrize("n", [0, 1, 5, 6, 12, 20])
 @pytest.mark.parametrize("how", [{}, {"passages": Passages(2, 1)}, {"with_text": False}])
-def test_parts_equal_encoding_in_memory(tmp_path, n, how):
+def test_parts_equal_vectors_that_are_encoded_in_memory(tmp_path, n, how):
     source = write_corpus(tmp_path / "docs.jsonl", n)
     encoder, expected = BM25Encoder(), Report()
     encoder.fit(document.content for document in open_corpus(source))
@@ -212,7 +212,7 @@ def test_another_encoder_of_the_same_name_is_refused(tmp_path, corpus, monkeypat
         encode(corpus, tmp_path / "v", encoder=fitted(2))
 
 
-def test_a_bad_line_stops_encoding_and_finished_parts_are_kept(tmp_path, corpus, monkeypatch):
+def test_a_bad_line_stops_the_encoding_but_finished_parts_are_kept(tmp_path, corpus, monkeypatch):
     lines = corpus.read_text().splitlines()
     lines[14] = "no JSON"
     corpus.write_text("\n".join(lines))

@@ -13,7 +13,7 @@ from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tower import Tower
 from lsr.io.document import Block, Document
 
-STOP_WORDS = ["the", "of", "a", "-"]  # not tokens of the encoder
+STOP_WORDS = ["the", "of", "a", "-"]  # these words aren't tokens of the encoder
 SEVERAL = st.lists(st.sampled_from([*STOP_WORDS, "word"]), max_size=30)
 SIZES = st.integers(1, 6).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1)))
 

@@ -79,7 +79,7 @@ def test_judged_documents_alone_are_refused():
 
 
 def trained(truth, qrels, vectors, queries, negatives, weights):
-    """Mean average precision of a linear map trained with weighted info_nce."""
+    """Mean average precision of a linear map that is trained with weighted info_nce."""
     torch = pytest.importorskip("torch")
     from lsr.train.losses import info_nce
 

@@ -1,4 +1,4 @@
-"""EPIC, SPARTA, DeepCT and TILDE equal their formulas, computed from transformers' own models."""
+"""Weights of EPIC, SPARTA, DeepCT and TILDE equal their formulas, which use transformers' own models."""
 
 from __future__ import annotations
 

@@ -257,7 +257,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(("value", "plain"), PLAIN)
-def test_values_become_plain_python(value, plain):
+def test_values_become_plain_python_values(value, plain):
     (document,) = documents_corpus([{"_id": "a", "text": "t", "v": value}])
     assert json.loads(json.dumps(document.metadata)) == {"v": plain}
     assert plain_metadata({"v": value}, "a", "") == {"v": plain}
@@ -460,7 +460,7 @@ READ = [("a", "Cats", "purr", {"year": 2020, "when": "2020-01-01T00:00:00+00:00"
 
 
 def read_twice(source):
-    """The documents of a corpus made from `source`. Checks that a second pass gives the same documents."""
+    """The documents of a corpus that is made from `source`. Checks that a second pass gives the same documents."""
     corpus = documents_corpus(source)
     first, second = ([(d.id, d.title, d.text, d.metadata or {}) for d in corpus] for _ in range(2))
     assert first == second

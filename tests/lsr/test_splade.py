@@ -175,7 +175,7 @@ def test_vectors_equal_those_of_plain_logits(make_checkpoint, tmp_path, texts, k
     assert model.model.head.apart == (kind != "mobilebert")  # MobileBERT's head can't be split
 
 
-def test_order_and_batch_make_no_difference(checkpoint, texts):
+def test_the_order_and_the_batch_of_texts_make_no_difference(checkpoint, texts):
     encoder = SpladeEncoder(checkpoint, batch_tokens=40, device="cpu")
     together = encoder.encode_document(texts).to_dense()
     for i, text in enumerate(texts):

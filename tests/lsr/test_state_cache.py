@@ -20,7 +20,7 @@ def test_writers_of_one_folder_keep_each_others_rows(tmp_path: Path) -> None:
 
     def write(number: int) -> None:
         for first in range(0, 120, 6):
-            some = range(first + number, first + number + 8)  # overlaps with the other caches
+            some = range(first + number, first + number + 8)  # overlaps with the keys of the other caches
             caches[number].put((key, _rows(key)) for key in some)
 
     with ThreadPoolExecutor(4) as pool:

@@ -312,7 +312,7 @@ def cut_off(corpus, out, encoder=None, **options):
 
 
 @pytest.mark.parametrize("change", ["settings", "source"])
-def test_unfinished_work_with_other_settings_is_kept_unless_overwritten(tmp_path, corpus, change):
+def test_unfinished_work_with_other_settings_is_kept_without_overwrite(tmp_path, corpus, change):
     out = tmp_path / "v.parquet"
     cut_off(corpus, out)
     before = names(tmp_path / "v.parquet.partial")

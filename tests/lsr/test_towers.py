@@ -314,7 +314,7 @@ def test_term_recall_equals_its_definition():
 
 @pytest.mark.parametrize(("kind", "sample"), [("encoded", 0), ("tokens", 0), ("tokens", 8)])
 def test_term_recall_of_a_batch_equals_that_of_its_texts(settings, triples, tmp_path, kind, sample):
-    """This also holds if the batch has columns only for a sample of terms."""
+    """The values are also equal if the batch has columns only for a sample of terms."""
     settings = replace(
         settings,
         model=replace(settings.model, head="deepct"),

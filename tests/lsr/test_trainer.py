@@ -730,7 +730,7 @@ def test_a_killed_run_resumes_exactly(settings, tmp_path):
     assert [json.loads(line)["step"] for line in lines if "loss" in line] == list(range(1, 9))
 
 
-def test_a_run_that_failed_in_a_step_resumes(settings, tmp_path, monkeypatch):
+def test_a_run_resumes_after_a_failure_in_a_step(settings, tmp_path, monkeypatch):
     settings = replace(settings, gradient_cache=True, optimizer=replace(settings.optimizer, accumulate=2))
     expected = whole_run(settings, tmp_path / "whole")
     run = trainer(settings, tmp_path / "failed")

@@ -104,7 +104,7 @@ def test_candidate_lists_with_scores_are_read(load, put):
         ("b", ["p3"], 1),
         ("c", ["p4", "n1", "n2"], 1),
     ]
-    assert all(e.scores.dtype == np.float32 and e.scores.flags.writeable for e in examples)  # as torch needs them
+    assert all(e.scores.dtype == np.float32 and e.scores.flags.writeable for e in examples)  # torch needs such arrays
     assert examples[0].scores.tolist() == [[3, 2.5, 1]]
     np.testing.assert_equal(examples[2].scores, np.array([[3, np.nan, 1]], np.float32))
 
@@ -491,7 +491,7 @@ def test_texts_are_memory_mapped(tmp_path):
     assert pa.total_allocated_bytes() - before < 1 << 20
 
 
-def test_looked_up_texts_are_a_sequence():
+def test_texts_that_are_looked_up_form_a_sequence():
     asked = []
 
     def get(row):

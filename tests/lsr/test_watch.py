@@ -87,7 +87,7 @@ def test_the_model_card_has_the_validation_figures(settings, tmp_path):
         assert "| nDCG@10 | 0.5000 |\n| terms | 7.0000 |" in card
 
 
-def test_a_function_that_fails_ends_the_run(settings, tmp_path):
+def test_a_failing_function_ends_the_run(settings, tmp_path):
     def watch(line):
         raise KeyboardInterrupt if line["step"] == 2 else TypeError
 

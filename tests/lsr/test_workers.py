@@ -219,7 +219,7 @@ def test_a_busy_cluster_is_reported(cluster, monkeypatch):
         taking.close()
 
 
-def test_without_a_worker_count_all_free_cores_are_used(cluster, monkeypatch):
+def test_all_free_cores_are_used_without_a_worker_count(cluster, monkeypatch):
     """Cores that others use aren't free, and neither are cores of lost machines, which Ray still counts."""
     monkeypatch.setattr("lsr.distributed.ray_cluster._FREE", 0.5)
     taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3), "others")

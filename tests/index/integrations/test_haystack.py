@@ -279,7 +279,7 @@ def test_updates_of_documents_with_passages_are_refused(passages):
         store.update_by_filter({}, {"lang": "en"})
 
 
-def test_a_pipeline_writes_skips_and_overwrites_documents(tmp_path):
+def test_a_pipeline_can_write_skip_and_overwrite_documents(tmp_path):
     store = LsrDocumentStore(tmp_path / "idx", encoder="bm25")
     indexing = Pipeline()
     indexing.add_component("writer", DocumentWriter(store, policy=DuplicatePolicy.OVERWRITE))

@@ -292,7 +292,7 @@ def test_settings_apply_to_all_searches(index):
         mcp_server(index, alhpa=1)
 
 
-def test_the_command_serves_stdin_and_stdout(index):
+def test_the_command_serves_over_stdin_and_stdout(index):
     """The test starts the command as a desktop client does."""
 
     async def asked():

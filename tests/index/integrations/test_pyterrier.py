@@ -44,7 +44,7 @@ def test_results_equal_those_of_the_index(folder):
     assert "text" not in LsrRetriever(index, text=False)(TOPICS).columns
 
 
-def test_no_hits_give_an_empty_frame(folder):
+def test_a_search_without_hits_gives_an_empty_frame(folder):
     full = LsrRetriever(folder)(TOPICS)
     for topics in (TOPICS[:0], TOPICS[1:2]):
         empty = LsrRetriever(folder)(topics)

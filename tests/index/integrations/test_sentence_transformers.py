@@ -60,7 +60,7 @@ def _model(kind, folder, seed=0):
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    """Returns a function that returns an encoder with a model of the given kind. Each encoder is made once."""
+    """Returns a function that gives an encoder with a model of the given kind. Each encoder is made once."""
     import torch
 
     made, threads = {}, torch.get_num_threads()

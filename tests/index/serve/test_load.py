@@ -80,7 +80,7 @@ def test_one_caller_cannot_fill_the_queue():
     assert (refused.status, refused.headers["retry-after"]) == (429, "1")
 
 
-def test_one_key_cannot_starve_another(serving, small, monkeypatch):
+def test_one_key_cannot_starve_another_key(serving, small, monkeypatch):
     one, other = "one-key-0123456789", "other-key-0123456789"
     asking = serving(small, threads=1, waiting=3, keys=Keys({one: "reader", other: "reader"}))
     free = threading.Event()

@@ -252,7 +252,7 @@ PATTERNS = st.lists(
     top=PATTERNS,
     below=PATTERNS,
 )
-def test_files_ignored_by_git_are_skipped(tmp_path_factory, files, top, below):
+def test_files_that_git_ignores_are_skipped(tmp_path_factory, files, top, below):
     root = tmp_path_factory.mktemp("repository")
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     put(root / ".gitignore", "\n".join(top))
@@ -355,7 +355,7 @@ def test_a_single_file_can_be_read(tmp_path, read):
     assert list(read(path)) == ["a.md"]
 
 
-def test_open_texts_opens_collections_and_returns_none_for_vectors(tmp_path):
+def test_the_function_open_texts_opens_collections_and_returns_none_for_vectors(tmp_path):
     put(tmp_path / "beir" / "corpus.jsonl", '{"_id": "x", "text": "t"}')
     assert [d.id for d in open_texts(tmp_path / "beir")] == ["x"]
     put(tmp_path / "rows.jsonl", '{"_id": "x", "text": "t"}')

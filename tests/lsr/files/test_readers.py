@@ -489,7 +489,7 @@ def test_the_encoding_of_short_texts_is_guessed(text, encoding):
     assert decoded(text.encode(encoding)) == (text, encoding)
 
 
-def test_the_encoding_declared_in_markup_is_used():
+def test_the_encoding_that_markup_declares_is_used():
     page = f'<html><head><meta charset="iso-8859-1"></head><body>{GERMAN} “quoted”</body></html>'
     assert decoded(page.encode("cp1252"), markup=True) == (page, "")
     japanese = '<?xml version="1.0" encoding="Shift_JIS"?><p>日本語の文書</p>'
