@@ -1,4 +1,4 @@
-"""The public API: the names that `lsr`, `lsr.encode`, `lsr.index`, `lsr.train` and `lsr.eval` export."""
+"""`lsr`, `lsr.encode`, `lsr.index`, `lsr.train` and `lsr.eval` export the public API."""
 
 from __future__ import annotations
 

@@ -333,7 +333,7 @@ def test_the_list_of_left_out_files_overwrites_no_input(docs, tmp_path, lsr_comm
     assert not idx.exists()
 
 
-def test_an_index_inside_its_folder_is_not_read(docs, lsr_command):
+def test_sync_does_not_read_an_index_inside_the_folder(docs, lsr_command):
     assert lsr_command("index", docs, "--out", docs / "idx", "--encoder", "bm25").code == 0
     assert lsr_command("sync", docs, docs / "idx").err.endswith("3 unchanged; 4 passages in 1 segment\n")
 

@@ -1,4 +1,4 @@
-"""Clusters of dense vectors, and policies that choose which clusters a query reads."""
+"""Dense vectors are clustered, and a policy chooses the clusters that a query reads."""
 
 from __future__ import annotations
 

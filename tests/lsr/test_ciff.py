@@ -249,7 +249,7 @@ def refused(tmp_path, data, name="v.ciff"):
     return str(raised.value).removeprefix(str(path))
 
 
-def test_the_file_that_the_next_tests_damage_is_valid(tmp_path):
+def test_the_undamaged_file_is_valid(tmp_path):
     (tmp_path / "v.ciff").write_bytes(head() + LIST + RECORDS)
     assert read_all(tmp_path / "v.ciff")[:2] == (["a", "b"], [{"t": 1.0}, {"t": 1.0}])
 
@@ -331,7 +331,7 @@ def test_sizes_in_the_file_are_not_trusted(tmp_path):
 
 
 def test_valid_but_unusual_encodings_are_read(tmp_path):
-    """Fields in another order, explicit zeros, overlong varints, unknown fields, and a frequency of 0."""
+    """The file has fields in another order, explicit zeros, overlong varints, unknown fields, and a frequency of 0."""
     zero = b"\x22\x04\x08\x00\x10\x05"
     longer = b"\x22\x05\x08\x81\x00\x10\x06"
     unknown = posting(1, 9, b"\x1d" + struct.pack("<f", 1), b"\x21" + bytes(8))

@@ -1,4 +1,4 @@
-"""The lsr command: help, exit codes, one-line errors, and lazy imports of heavy packages."""
+"""The lsr command prints help and one-line errors, sets exit codes, and imports heavy packages lazily."""
 
 import io
 import json

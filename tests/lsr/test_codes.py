@@ -1,4 +1,4 @@
-"""Sparse codes of dense vectors: training, named latents, steering, saving, and an index of codes."""
+"""Sparse codes of dense vectors are trained, named, steered, saved and indexed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Console output: progress in a log, and numbers with singular and plural nouns."""
+"""The console prints progress, and numbers with singular or plural nouns."""
 
 from __future__ import annotations
 

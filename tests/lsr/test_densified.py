@@ -1,4 +1,4 @@
-"""Densified vectors: the gated inner product, the slices, and searches with an added dense vector."""
+"""Searches of densified vectors use slices and the gated inner product, and can add a dense vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Late interaction: token vectors, their store, and scores that equal those of plain NumPy."""
+"""Late interaction stores token vectors. Its scores equal those of plain NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A head whose dense vectors imitate a sparse teacher: training, concatenation, files."""
+"""A lexical head learns dense vectors from a sparse teacher. They can be concatenated with other vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mining of hard negatives: hand-worked filters, invariants, and the command."""
+"""Hard negatives are mined from runs. The filters agree with hand-worked examples."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""OpenSearch's bulk format: round trips, the mapping, and errors that name bad lines."""
+"""Files in OpenSearch's bulk format are written with a mapping and read back. Errors name bad lines."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Sparsity penalties: hand-worked examples, gradients, samples of the vocabulary, and values of other libraries."""
+"""Sparsity penalties equal hand-worked examples and values of other libraries, and have correct gradients."""
 
 import math
 import warnings

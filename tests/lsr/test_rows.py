@@ -1,4 +1,4 @@
-"""Input in many forms: JSON arrays, CSV and TSV, tables and data frames, pipes, all kinds of metadata."""
+"""Documents are read from JSON arrays, CSV, TSV, tables, data frames and pipes, with all kinds of metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SpladeEncoder and its pooling give the weights that all logits give, but in bounded memory."""
+"""SpladeEncoder computes the same weights as pooling over all logits, but in bounded memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LargestTensor(dispatch.TorchDispatchMode):
 
 
 def plain_weights(folder, texts, pool="max", saturation="log1p", max_length=24):
-    """Weights that follow the definition. transformers encodes one text at a time."""
+    """The weights by the definition. The library transformers encodes one text at a time."""
     from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()
@@ -88,7 +88,7 @@ def test_the_screen_equals_pool_states(monkeypatch, exact, saturation, shift):
     monkeypatch.setattr(pooling, "_TERMS", 37)
     make = torch.Generator().manual_seed(4)
     states = torch.randn(5, 11, 8, generator=make)
-    states[0, 3] *= 40  # a large token leaves few 8-bit levels for the others
+    states[0, 3] *= 40  # a large token leaves few 8-bit levels for the other tokens
     weight = torch.randn(101, 8, generator=make)
     weight[7] *= 9
     bias = None if shift is None else torch.randn(101, generator=make) + shift
@@ -205,7 +205,7 @@ def test_only_documents_are_pruned(checkpoint, texts):
     assert pruned.fingerprint == plain.fingerprint
 
 
-def test_counted_texts_are_not_tokenized_again(checkpoint, texts, monkeypatch):
+def test_texts_whose_tokens_were_counted_are_not_tokenized_again(checkpoint, texts, monkeypatch):
     encoder, read = SpladeEncoder(Tower.open(checkpoint, max_length=12), device="cpu"), []
     plain = TextTokenizer.ids
 

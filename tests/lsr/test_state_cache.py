@@ -1,4 +1,4 @@
-"""The disk cache of rows: several writers, incomplete writes, repeated texts."""
+"""The disk cache of rows copes with several writers, incomplete writes and repeated texts."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

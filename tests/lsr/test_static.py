@@ -1,4 +1,4 @@
-"""InferenceFreeEncoder: query vectors from a table, without torch."""
+"""InferenceFreeEncoder takes query vectors from a table, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Separate towers for queries and documents, pruning during training, and target lengths."""
+"""Training supports separate towers for queries and documents, pruning, and target lengths."""
 
 from __future__ import annotations
 

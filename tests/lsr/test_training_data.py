@@ -1,4 +1,4 @@
-"""Training data: all forms of sources, joins by id, refused input, and streams that resume anywhere."""
+"""Training data is read from all kinds of sources, joined by id, and streamed from any position."""
 
 import gzip
 import json

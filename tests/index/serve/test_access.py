@@ -1,4 +1,4 @@
-"""Access control: keys, roles, host names and cross-site requests. Keys are never shown or logged."""
+"""The server checks keys, roles, host names and cross-site requests. It never shows or logs keys."""
 
 from __future__ import annotations
 

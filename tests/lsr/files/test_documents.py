@@ -1,4 +1,4 @@
-"""Folders as documents: which files are read, their ids, links and metadata, and messages about skipped files."""
+"""A folder's files are read as documents with ids, links and metadata. Skipped files are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of each kind of file: title, headings, anchors, lines, pages, metadata, and refused files."""
+"""Readers find a file's title, headings, anchors, lines, pages and metadata, and refuse bad files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users search on the page: hits, highlights, filters, settings, comparison side by side, addresses, keyboard."""
+"""The page searches, highlights, filters, compares indexes, keeps settings in its address, and works by keyboard."""
 
 from __future__ import annotations
 
