@@ -56,7 +56,7 @@ def datasets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vectors(datasets, tmp_path_factory, module_command):
-    """For each dataset: document vectors, query vectors, and a run as if from another engine."""
+    """For each dataset: document vectors, query vectors, and a run that could be another engine's."""
     root = tmp_path_factory.mktemp("theirs")
     for name, dataset in datasets.items():
         docs = root / f"{name}.parquet"

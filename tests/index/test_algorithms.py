@@ -75,7 +75,7 @@ class Truth:
         return sums, factor
 
     def ranking(self, terms, weights):
-        """The documents with scores above zero and their scores, by descending score, then by document number."""
+        """The documents with scores above zero and their scores, sorted by descending score, then by number."""
         sums, factor = self.sums(terms, weights)
         docs = np.flatnonzero(sums)
         docs = docs[np.lexsort((docs, -sums[docs]))]

@@ -433,7 +433,7 @@ def test_calls_that_behave_differently_are_documented():
 
 
 class Dense(BM25Encoder):
-    """BM25 with dense vectors made from the first four letters of a text."""
+    """BM25 with dense vectors that are made from the first four letters of a text."""
 
     dense_width = 4
 

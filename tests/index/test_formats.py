@@ -1,6 +1,6 @@
 """Stored indexes of formats 3 and 4 can be read and changed; other formats are refused with advice.
 
-    python tests/index/test_formats.py FOLDER      makes an index like the one in tests/index/format-4
+    python tests/index/test_formats.py FOLDER      makes an index like tests/index/format-4
 
 When the format changes, keep these folders and add a new folder.
 """
@@ -42,7 +42,7 @@ def make(folder):
     numbers = itertools.count()
     names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # 8 bytes for file names, 16 for the index id
     with mock.patch.object(secrets, "token_hex", lambda n: names[n]()):
-        encoder = FixedBM25Encoder()  # as in the stored indexes
+        encoder = FixedBM25Encoder()  # the stored indexes have this encoder
         encoder.fit(document["text"] for document in DOCUMENTS)
         index = Index.build(folder, DOCUMENTS[:4], encoder=encoder, passages=Passages(4, 1))
         index.add(DOCUMENTS[4:])

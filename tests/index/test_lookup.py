@@ -1,4 +1,4 @@
-"""Documents are found, iterated and counted in one index, in shards opened as one index, and in a ShardedIndex."""
+"""Documents are found, iterated and counted in one index, in shards that open as one index, and in a ShardedIndex."""
 
 from __future__ import annotations
 

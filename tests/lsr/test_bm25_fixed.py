@@ -47,7 +47,7 @@ def test_weights_equal_a_hand_worked_example():
     # Three documents of 3, 2 and 1 words, 2 on average. k1 = 1, b = 0.5.
     # "cat" is in two documents, so its idf is ln(1 + 1.5 / 2.5) = ln(1.6). In the first document, its tf is 2 and the
     # length norm is 0.5 + 0.5 * 3 / 2 = 1.25, so its weight is ln(1.6) * 2 * 2 / (2 + 1.25) = 0.578466.
-    # "dog" is in one document: ln(1 + 2.5 / 1.5) * 1 * 2 / (1 + 1.25) = 0.871848.
+    # "dog" is in one document, so its weight is ln(1 + 2.5 / 1.5) * 1 * 2 / (1 + 1.25) = 0.871848.
     encoder = fitted(["cat cat dog", "cat mouse", "bird"], k1=1, b=0.5)
     weights = by_token(encoder, encoder.encode_document("cat cat dog"))
     assert weights == pytest.approx({"cat": 0.578466, "dog": 0.871848}, abs=1e-6)

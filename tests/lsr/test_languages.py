@@ -150,7 +150,7 @@ def test_spelling_suggestions_know_the_words_of_all_languages(index):
 def test_the_languages_of_an_index_follow_its_documents(tmp_path):
     encoder = load_encoder("bm25", language="auto")
     with Index.build(tmp_path / "idx", [{"_id": "en", "text": TEXTS["english"]}], encoder=encoder) as index:
-        assert index.query_vectors(["houses, Häuser"]).nnz == 1  # only English stems
+        assert index.query_vectors(["houses, Häuser"]).nnz == 1  # the query has only English stems
         index.add([{"_id": "de", "text": TEXTS["german"]}])
         index.commit()
         assert index.search("Krieg")[0].id == "de"

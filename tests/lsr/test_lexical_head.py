@@ -1,4 +1,4 @@
-"""A lexical head learns dense vectors from a sparse teacher. They can be concatenated with other vectors."""
+"""A lexical head learns dense vectors from a sparse teacher. The vectors can be concatenated with other vectors."""
 
 from __future__ import annotations
 

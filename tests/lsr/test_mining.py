@@ -36,7 +36,7 @@ def negatives(*args, **options):
         ({"share": 0.95, "margin": 2.0}, ["e"]),
         ({"share": None}, ["a", "b", "c", "d", "e"]),
         ({"share": None, "count": 2}, ["a", "b"]),
-        ({"share": None, "skip": 1, "depth": 4}, ["b", "c"]),  # the positive is one of the first four
+        ({"share": None, "skip": 1, "depth": 4}, ["b", "c"]),  # the positive is one of the first four documents
     ],
 )
 def test_filters_keep_the_expected_negatives(options, expected):

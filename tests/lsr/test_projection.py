@@ -9,7 +9,7 @@ from lsr.encode.processor import sums_of_bytes
 from lsr.encode.projection import LARGEST_WIDTH, Projection
 from lsr.errors import EncoderError
 
-LANES = [0] + [lanes for lanes in (8, 16) if lanes <= sums_of_bytes()]  # 0: without VNNI
+LANES = [0] + [lanes for lanes in (8, 16) if lanes <= sums_of_bytes()]  # 0 means without VNNI
 
 
 def layer(n_terms: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A query model: its weights are averaged with those of the query table."""
+"""The weights of a query model are averaged with the weights of the query table."""
 
 from __future__ import annotations
 

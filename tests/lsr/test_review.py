@@ -1,4 +1,4 @@
-"""High-recall review: which documents are read next, when the review stops, and how it resumes."""
+"""A high-recall review chooses the documents that are read next, stops in time, and resumes."""
 
 from __future__ import annotations
 

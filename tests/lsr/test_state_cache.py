@@ -10,7 +10,7 @@ from lsr.train.state_cache import RowCache
 
 
 def _rows(key: int, width: int = 3) -> np.ndarray:
-    """Rows with values derived from their key."""
+    """Rows whose values depend on their key."""
     return np.full((key % 4 + 1, width), key, np.float16)
 
 

@@ -867,7 +867,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(settings, tmp_path, monkeypatch
         with pytest.raises(OutputError, match=r"00000006: .*No space left.*checkpoint-00000003 is complete"):
             run.run()
     assert [path.name for path in (tmp_path / "run").glob("checkpoint*")] == ["checkpoint-00000003"]
-    (tmp_path / "run" / "checkpoint.partial").mkdir()  # as a kill would leave it
+    (tmp_path / "run" / "checkpoint.partial").mkdir()  # a kill would leave this folder
     (tmp_path / "run" / "checkpoint.partial" / "state.json").write_text("{}")
     again = trainer(settings, tmp_path / "run")
     assert again.step == 3
@@ -1160,10 +1160,10 @@ def test_negatives_and_best_encoders_of_other_settings_are_not_reused(mined, tmp
     stopped(settings, 3)
     assert (len(asked), (tmp_path / "run" / "best").is_dir()) == (1, True)
     stopped(settings, 3)
-    assert len(asked) == 1  # the same encoder, so its negatives are reused
+    assert len(asked) == 1  # the encoder is the same, so its negatives are reused
     changed = replace(settings, seed=9, validation=None)
     run = trainer(changed, tmp_path / "run", mine=mine)
-    assert run.run() == tmp_path / "run" / "last"  # not the best encoder of the other settings
+    assert run.run() == tmp_path / "run" / "last"  # the best encoder of the other settings isn't used
     assert len(asked) == 4
 
 

@@ -1,4 +1,4 @@
-"""A page of curves, loggers, and the user's own functions show a training run."""
+"""A training run can be watched on a page of curves, by loggers, and by the user's own functions."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def test_a_pipeline_of_two_stages_works_on_cranfield(tmp_path):
 
 
 def test_a_reranker_reorders_the_results_of_terrier(tmp_path):
-    """Terrier needs Java and jars that PyTerrier downloads. It runs in its own process, as Java can't be unloaded."""
+    """Terrier needs Java and downloaded jars. Terrier runs in its own process, because Java can't be unloaded."""
     if find_spec("jnius") is None or not (shutil.which("java") or os.environ.get("JAVA_HOME")):
         pytest.skip('Terrier needs Java and pip install "pyterrier[java]"')
     code = f"""

@@ -1,4 +1,4 @@
-"""What all adapters have in common: each names the extra it needs, and all change an index in the same way."""
+"""Each adapter names the extra that it needs. All adapters change an index in the same way."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ MARKUP = [
 
 
 def texts(words):
-    """Texts with lines of these words, and lines of markup."""
+    """Texts with lines of the given words, and lines of markup."""
     line = st.lists(st.sampled_from(words), min_size=1, max_size=30).map(" ".join)
     odd = st.sampled_from(["", "\f", "\x0b", "\u2028"])
     return st.lists(st.one_of(line, st.sampled_from(MARKUP), odd), max_size=40).map("\n".join)

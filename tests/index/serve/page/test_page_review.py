@@ -61,7 +61,7 @@ def test_answers_are_kept_until_the_review_is_complete(served):
     while not by_hand.stops():
         for number in by_hand.batch()[: 8 - len(by_hand.judged)]:
             by_hand.judge(number, by_hand.ids[number] in WINGS)
-    assert read == [by_hand.ids[number] for number in by_hand.judged]  # the same order as in a terminal
+    assert read == [by_hand.ids[number] for number in by_hand.judged]  # the order is the same as in a terminal
 
 
 def test_going_back_allows_a_different_answer(served):

@@ -87,7 +87,7 @@ def test_the_query_is_shown_as_words(visit, served):
     shown = page.locator(".vector li bdi").all_inner_texts()
     assert sorted(shown) == sorted(QUERY.split())
     page.search("Zeppelins")
-    assert page.locator(".vector li bdi").all_inner_texts() == ["Zeppelins"]  # the word, not a token such as "##lin"
+    assert page.locator(".vector li bdi").all_inner_texts() == ["Zeppelins"]  # a word, not a token such as "##lin"
 
 
 def test_an_outdated_search_is_cancelled(visit, served):
