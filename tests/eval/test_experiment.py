@@ -695,7 +695,7 @@ def test_reproducing_gives_equal_measures_and_reports_changes(tmp_path, lsr_comm
     assert not any(what.startswith("one, mine") for what in found)
 
 
-def test_reproduce_refuses_a_missing_or_invalid_record(tmp_path, lsr_command):
+def test_the_command_reproduce_refuses_a_missing_or_invalid_record(tmp_path, lsr_command):
     ran = lsr_command("reproduce", tmp_path)
     assert (ran.code, "is this the result folder of an experiment?" in ran.err) == (1, True)
     (tmp_path / "experiment.json").write_text('{"settings": {"systems": [{"name": "x"}]}}')

@@ -43,7 +43,7 @@ def test_a_written_folder_is_read_back(hostile):
     assert len(results.times(results.systems[3])) == 300 + 190
 
 
-def test_best_other_is_the_best_system_besides_the_baseline(hostile):
+def test_the_best_other_system_is_the_best_system_besides_the_baseline(hostile):
     folder, written = hostile
     change(folder, baseline=written["systems"][5]["name"])
     results = read_results(folder)

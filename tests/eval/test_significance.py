@@ -118,7 +118,7 @@ def test_bootstrap_intervals_equal_normal_intervals_for_many_queries():
     assert bootstrap_interval({"q": 0.3}) == (0.3, 0.3)
 
 
-def test_most_different_sorts_queries_by_absolute_difference():
+def test_the_function_most_different_sorts_queries_by_absolute_difference():
     values, baseline = {"a": 0.5, "b": 1, "c": 0.2, "d": 0.2}, {"a": 0.4, "b": 0.5, "c": 0.7, "d": 0.2}
     assert most_different(values, baseline) == [("b", 1, 0.5), ("c", 0.2, 0.7), ("a", 0.5, 0.4)]
     assert most_different(values, baseline, 1) == [("b", 1, 0.5)]

@@ -71,7 +71,7 @@ def require_refused(ran, *mentioned):
 
 
 @pytest.mark.parametrize("form", ["v.parquet", "v"])
-def test_encode_index_search_explain_evaluate_and_verify_succeed(tmp_path, beir, lsr_command, form):
+def test_the_commands_encode_index_search_explain_evaluate_and_verify_succeed(tmp_path, beir, lsr_command, form):
     pytest.importorskip("ir_measures")
     assert lsr_command("encode", beir, "--out", tmp_path / form, "--encoder", "bm25").code == 0
     assert lsr_command("index", tmp_path / form, "--out", tmp_path / "idx").code == 0
@@ -149,7 +149,7 @@ def test_documents_are_read_from_standard_input(tmp_path, lsr_command, monkeypat
     assert lsr_command("search", tmp_path / "idx", "flutter").lines()[0]["_id"] == "d1"
 
 
-def test_index_accepts_options_about_passages_texts_and_impacts(tmp_path, beir, lsr_command, index_words):
+def test_the_command_index_accepts_options_about_passages_texts_and_impacts(tmp_path, beir, lsr_command, index_words):
     ran = index_words(beir, "--out", tmp_path / "i", "--passages", 2, "--overlap", 1, "--impacts", "float32")
     assert ran.code == 0
     hit = lsr_command("search", tmp_path / "i", "heat").lines()[0]

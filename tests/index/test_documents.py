@@ -48,7 +48,7 @@ def test_ids_are_found_across_batches(tmp_path, monkeypatch):
     assert [read.id(i) for i in range(100)] == [d.id for d in given]
 
 
-def test_any_text_and_id_is_stored_unchanged(tmp_path):
+def test_any_text_and_any_id_are_stored_unchanged(tmp_path):
     ids = ["é", "e", "z", "日", "🙂", " a b ", "a#0", "\ufeff", "\uffff"]
     given = [
         Document(i, text, text[:50], {"key": text[:50], "deep": [1, {"x": None}]}, parent=f"p{i}")

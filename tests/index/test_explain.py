@@ -117,7 +117,7 @@ def test_terms_without_a_position_are_readable():
         ("a-b", "-", "a-b"),
     ],
 )
-def test_word_at_returns_the_whole_word(text, part, word):
+def test_the_function_word_at_returns_the_whole_word(text, part, word):
     start = text.index(part)
     assert word_at(text, start, start + len(part)) == word
 

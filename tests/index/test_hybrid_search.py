@@ -508,7 +508,7 @@ def test_shards_accept_dense_vectors_of_queries(spread):
     assert batches[0] == batches[1]
 
 
-def test_similar_compares_dense_vectors(tmp_path):
+def test_the_call_similar_compares_dense_vectors(tmp_path):
     given = documents(30)
     index = Index.build(tmp_path / "idx", given, encoder=DenseBM25(), hybrid=True)
     own = rounded(DenseBM25().encode_dense([doc["text"] for doc in given]))

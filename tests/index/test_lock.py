@@ -317,7 +317,7 @@ def test_an_interrupted_change_is_complete_or_rolled_back(path, monkeypatch, wha
             break
 
 
-def test_an_interrupt_while_a_lock_is_taken_releases_the_lock(path, monkeypatch):
+def test_an_interrupt_during_the_acquisition_of_a_lock_releases_the_lock(path, monkeypatch):
     index = Index.open(path)
     with monkeypatch.context() as patch:
         patch.setattr("lsr.index.storage.transaction._note_holder", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))

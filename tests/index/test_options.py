@@ -80,14 +80,14 @@ QUERIES = ["wing", "shock layer", "jet heat flow drag"]
 
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("offset", [0, 1, 7, 100, 10_000])
-def test_offset_skips_the_best_hits(index, query, offset):
+def test_the_option_offset_skips_the_best_hits(index, query, offset):
     whole = ranking(index, query)
     assert pairs(index.search(query, 5, offset=offset)) == whole[offset : offset + 5]
 
 
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore"])
-def test_min_score_drops_hits_with_lower_scores(index, query, algorithm):
+def test_the_option_min_score_drops_hits_with_lower_scores(index, query, algorithm):
     whole = ranking(index, query)
     for place in (0, 3, len(whole) // 2, len(whole) - 1):
         least = whole[place][1]
@@ -107,7 +107,7 @@ def grouped(whole, value, k, per_group, offset):
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize(("k", "per_group", "offset"), [(1, 1, 0), (5, 1, 0), (5, 3, 2), (100, 2, 0), (3, 1, 90)])
 @pytest.mark.parametrize("column", ["source", "even"])
-def test_group_by_limits_the_hits_per_group(index, query, k, per_group, offset, column):
+def test_the_option_group_by_limits_the_hits_per_group(index, query, k, per_group, offset, column):
     expected = grouped(ranking(index, query), lambda document: document.get(column), k, per_group, offset)
     found = index.search(query, k, group_by=column, per_group=per_group, offset=offset)
     assert pairs(found) == expected
@@ -535,7 +535,7 @@ def test_one_passage_must_match_all_conditions(passages, k):
 
 
 @pytest.mark.parametrize("k", [1, 7, 80])
-def test_documents_of_passages_are_boosted_counted_grouped_and_sorted(passages, k):
+def test_documents_with_passages_are_boosted_counted_grouped_and_sorted(passages, k):
     expected = of_passages(passages, "wing jet", factor=lambda metadata: 1 + metadata["n"])
     found = passages.search("wing jet", k, boost={"n": 1}, facets="n")
     assert [hit.id for hit in found] == [doc_id for doc_id, *_ in expected[:k]]

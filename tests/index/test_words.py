@@ -48,7 +48,7 @@ def test_corrections_are_words_of_the_documents(index, text, expected):
     assert index.corrections(text) == expected
 
 
-def test_did_you_mean_replaces_unknown_words(index):
+def test_the_call_did_you_mean_replaces_unknown_words(index):
     assert index.did_you_mean("retreival, of  Boundray zebra!") == "retrieval, of  boundary zebra!"
     assert index.did_you_mean("boundary zebra") is None
     assert index.search("retreival") == []

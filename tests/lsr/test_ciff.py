@@ -94,7 +94,7 @@ def test_float_weights_are_rounded_to_levels(tmp_path_factory, rows):
         assert read_all(put(path.with_name("again.ciff"), again, step=vectors.step))[1] == read
 
 
-def test_fewer_levels_round_integer_weights(tmp_path):
+def test_integer_weights_are_rounded_to_fewer_levels(tmp_path):
     _, rows, vectors = read_all(put(tmp_path / "v.ciff", levels=10))
     assert vectors.step == 25.5
     assert rows[0] == {"wing": 25.5, "größe": 255.0, "翼.x": 25.5}  # no weight is rounded to zero

@@ -200,7 +200,7 @@ def test_an_empty_file_is_an_empty_corpus(tmp_path):
     assert list(open_corpus(put(tmp_path / "d.jsonl", b""))) == []
 
 
-def test_document_batch_keeps_texts_only_on_request():
+def test_the_function_document_batch_keeps_texts_only_on_request():
     document = Document("a", "text", "title", {"k": [1]}, "p")
     whole = {"id": "a", "parent": "p", "title": "title", "text": "text", "metadata": '{"k": [1]}'}
     assert document_batch([document]).to_pylist() == [whole]

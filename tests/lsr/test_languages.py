@@ -45,13 +45,13 @@ def test_the_language_of_a_text_is_detected(language):
 
 
 @pytest.mark.parametrize("text", UNSPACED.values(), ids=UNSPACED)
-def test_latin_words_in_scripts_without_spaces_are_english(text):
+def test_texts_that_mix_an_unspaced_script_with_latin_words_are_english(text):
     assert detect_language(text, ALL) == "english"
     assert detect_language(text, ("german", "none")) == "none"
 
 
 @pytest.mark.parametrize("text", ["", "12 34", "Zürich Reykjavík", "!?", "\ud800"])
-def test_texts_of_unclear_language_have_the_first_language(text):
+def test_texts_of_unclear_language_get_the_first_language(text):
     assert detect_language(text, ALL) is None
     assert MixedAnalyzer().language_of(text) == "english"
     assert MixedAnalyzer("de,fr").language_of(text) == "german"

@@ -92,7 +92,7 @@ def test_training_is_repeatable_and_a_saved_head_is_read_back(texts, head, tmp_p
     head.save(tmp_path / "head.arrow")
     opened = LexicalHead.load(tmp_path / "head.arrow", states)
     np.testing.assert_array_equal(opened.queries(texts[:5]), head.queries(texts[:5]))
-    assert opened.width == 32  # at most the width of a token state
+    assert opened.width == 32  # the width is at most that of a token state
     assert opened.embed(queries=True)([]).shape == (0, 32)
     assert not opened.documents([""]).any()
     (tmp_path / "head.arrow").write_bytes(b"damaged")

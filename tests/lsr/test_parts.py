@@ -192,7 +192,7 @@ def test_skipped_documents_are_still_reported_after_a_kill(tmp_path, corpus, mon
     assert "docs.jsonl:21: not JSON" in report.bad[0]
 
 
-def test_work_with_other_settings_is_not_resumed(tmp_path, corpus, monkeypatch):
+def test_unfinished_work_with_other_settings_is_not_resumed(tmp_path, corpus, monkeypatch):
     cut_off(monkeypatch, corpus, tmp_path / "v", 2)
     with pytest.raises(OutputExists, match="holds unfinished work from another source or with other settings"):
         encode(corpus, tmp_path / "v", settings="others")

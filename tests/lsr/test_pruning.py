@@ -66,7 +66,7 @@ def test_pruning_with_shares_of_zero_keeps_vectors(tmp_path, texts):
 
 
 def test_means_of_removed_columns_are_added_to_the_bias(tmp_path, texts):
-    """With the means, vectors are nearer to those of the whole model than with unchanged biases."""
+    """Unchanged biases would give vectors that are farther from the whole model's vectors."""
     prune("lsr-tiny", tmp_path / "one", texts[:20], PruneSettings(0, 0.75, fit=False))
     whole = load_encoder("lsr-tiny", lexical=0)
     compensated = distance(load_encoder(tmp_path / "one", lexical=0), whole, texts[40:])

@@ -69,7 +69,7 @@ def test_terms_are_sorted_and_zeros_are_dropped(dense, random):
     assert np.array_equal(matrix.to_dense(), dense)
 
 
-def test_from_scipy_sums_duplicates_and_keeps_its_input():
+def test_the_constructor_from_scipy_sums_duplicates_and_keeps_its_input():
     doubled = sparse.csr_array(([1.0, 2.0], [3, 3], [0, 2]), shape=(1, 5))
     assert SparseMatrix.from_scipy(doubled) == SparseMatrix.from_dicts([{3: 3.0}], 5)
     assert doubled.nnz == 2
@@ -209,7 +209,7 @@ def test_top_k_keeps_the_heaviest_terms_and_breaks_ties_by_number(dense, k):
 
 
 @given(DENSE, st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]))
-def test_prune_is_relative_to_the_largest_weight_of_the_row(dense, ratio):
+def test_the_ratio_of_prune_is_relative_to_the_largest_weight_of_the_row(dense, ratio):
     largest = dense.max(axis=1, keepdims=True, initial=0)
     pruned = SparseMatrix.from_dense(dense).prune(ratio)
     assert_canonical(pruned)
@@ -228,7 +228,7 @@ def test_top_k_refuses_zero():
 
 
 @given(DENSE, st.integers(0, 10))
-def test_within_cuts_the_vocabulary(dense, n_terms):
+def test_the_method_within_cuts_the_vocabulary(dense, n_terms):
     cut = SparseMatrix.from_dense(dense).within(n_terms)
     assert cut.shape == (len(dense), n_terms)
     assert as_dicts(cut.to_dense()) == as_dicts(dense[:, :n_terms])

@@ -59,7 +59,7 @@ def plain_weights(folder, texts, pool="max", saturation="log1p", max_length=24):
 @pytest.mark.parametrize("pool", ["max", "sum"])
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_pool_states_equals_pool_logits(monkeypatch, pool, saturation, bias):
+def test_the_function_pool_states_equals_pool_logits(monkeypatch, pool, saturation, bias):
     monkeypatch.setattr(pooling, "TRANSIENT_BYTES", 4 * 1000)  # several chunks of documents and of the vocabulary
     monkeypatch.setattr(pooling, "_TERMS", 37)
     make = torch.Generator().manual_seed(3)

@@ -284,7 +284,7 @@ def test_documents_reach_the_target_length(settings, tmp_path, target):
     assert abs(lengths[0] - target) > 0.3 * target
 
 
-def test_the_pressure_is_part_of_a_checkpoint(settings, tmp_path):
+def test_the_state_of_a_target_length_is_part_of_a_checkpoint(settings, tmp_path):
     settings = replace(settings, documents_regularizer=RegularizerSettings("l1", weight=1e-3, target=4))
     run = trainer(settings, tmp_path)
     run.run()

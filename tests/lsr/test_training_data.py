@@ -311,7 +311,7 @@ def test_missing_documents_are_named_for_every_join(refusal, put, documents, joi
     assert said.endswith("'gone'")
 
 
-def test_joins_need_ids(refusal, put, documents):
+def test_a_join_needs_ids(refusal, put, documents):
     run = put("run.trec", RUN)
     triples = put("t.jsonl", TRIPLES)
     assert "give `documents`, the collection" in refusal(triples, candidates=run)

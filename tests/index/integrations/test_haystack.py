@@ -116,7 +116,7 @@ def test_only_matching_documents_are_read(tmp_path, monkeypatch):
     assert len(read) == 2
 
 
-def test_filter_documents_returns_matching_documents(folder):
+def test_the_call_filter_documents_returns_matching_documents(folder):
     store = LsrDocumentStore(folder)
     assert store.count_documents() == 3
     assert [d.id for d in store.filter_documents()] == ["wing", "plate", "flutter"]

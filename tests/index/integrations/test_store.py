@@ -48,7 +48,7 @@ def test_a_store_accepts_an_index_or_its_folder(folder):
     assert opened_or_created(folder, "bm25").path == folder
 
 
-def test_stored_yields_all_documents(folder):
+def test_the_function_stored_yields_all_documents(folder):
     assert [(doc_id, title, about["year"]) for doc_id, title, _, about in stored(Index.open(folder))] == [
         ("wing", "Wings", 1958),
         ("plate", "", 1962),

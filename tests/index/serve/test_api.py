@@ -270,7 +270,7 @@ def test_health_readiness_and_statistics_are_served(asking):
     assert "process_resident_memory_bytes" in text
 
 
-def test_head_gives_the_response_of_get_without_its_body(asking):
+def test_a_head_request_gets_the_response_of_get_without_its_body(asking):
     reply = asking.ask("HEAD", "/health")
     assert (reply.status, reply.body) == (200, b"")
 

@@ -353,7 +353,7 @@ def test_repeated_invalid_requests_are_logged_at_most_once(serving, small, caplo
     assert sum("Invalid HTTP" in record.getMessage() for record in caplog.records) <= 1
 
 
-def test_stopping_finishes_running_requests(small, monkeypatch):
+def test_running_requests_are_finished_when_the_server_stops(small, monkeypatch):
     began, free, replies = threading.Event(), threading.Event(), []
     with Server({"idx": small}, ServeSettings(port=0)) as server:
         at = urlsplit(server.url)
