@@ -45,7 +45,7 @@ def test_the_language_of_a_text_is_detected(language):
 
 
 @pytest.mark.parametrize("text", UNSPACED.values(), ids=UNSPACED)
-def test_texts_that_mix_an_unspaced_script_with_latin_words_are_english(text):
+def test_texts_in_scripts_without_spaces_are_treated_as_english(text):
     assert detect_language(text, ALL) == "english"
     assert detect_language(text, ("german", "none")) == "none"
 
