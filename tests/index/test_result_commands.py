@@ -41,7 +41,7 @@ def path(tmp_path_factory):
     ],
     ids=str,
 )  # fmt: skip
-def test_search_options_equal_the_arguments_of_search(path, lsr_command, given, how):
+def test_options_of_the_command_equal_arguments_of_the_method_search(path, lsr_command, given, how):
     query = '"flutter flutter" wing' if "syntax" in how else "wing flutter"
     lines = lsr_command("search", path, query, "-k", "4", "--json", *given).lines()
     hits = Index.open(path).search(query, 4, **how)

@@ -969,10 +969,8 @@ def test_the_soup_is_the_mean_of_the_last_checkpoints(settings, tmp_path, capsys
     assert [path.is_file() for path in steps] == [True] * 3
     parts, compared = [load_file(path) for path in steps], 0
     last, soup = (load_file(next((tmp_path / "run" / name).rglob("*.safetensors"))) for name in ("last", "soup"))
-    for (
-        name,
-        tensor,
-    ) in last.items():  # weights have other names than in a checkpoint, so they are matched by value
+    # A checkpoint has other names for the weights, so weights are matched by value.
+    for name, tensor in last.items():
         for key, value in parts[-1].items():
             if value.shape == tensor.shape and value.unique().numel() > 1 and torch.equal(value, tensor):
                 mean = sum(part[key].double() for part in parts) / 3

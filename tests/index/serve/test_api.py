@@ -92,7 +92,9 @@ def test_encode_returns_the_vector_of_a_text(asking):
     assert encoded["vector"] == {
         "wing": pytest.approx(2 * math.log(2)),
         "flutter": pytest.approx(math.log(2)),
-        "the": pytest.approx(0.3 * math.log1p(3.5 / 1.5)),  # in one document; stop words get at most 0.3 of the weight
+        "the": pytest.approx(
+            0.3 * math.log1p(3.5 / 1.5)
+        ),  # one document has this stop word, which gets at most 0.3 of the weight
     }
 
 
