@@ -88,13 +88,12 @@ def test_encode_returns_the_vector_of_a_text(asking):
     encoded = asking.post("/v1/encode", {"text": "wing wing flutter the"}).json
     answers.Encoded.model_validate(encoded)
     assert list(encoded["vector"]) == ["wing", "flutter", "the"]
-    # "wing" and "flutter" are each in two of the four documents.
+    # "wing" and "flutter" are each in two of the four documents. "the" is in one document, and the weight of a stop
+    # word is multiplied by at most 0.3.
     assert encoded["vector"] == {
         "wing": pytest.approx(2 * math.log(2)),
         "flutter": pytest.approx(math.log(2)),
-        "the": pytest.approx(
-            0.3 * math.log1p(3.5 / 1.5)
-        ),  # one document has this stop word, which gets at most 0.3 of the weight
+        "the": pytest.approx(0.3 * math.log1p(3.5 / 1.5)),
     }
 
 
