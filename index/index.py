@@ -1,4 +1,4 @@
-"""Index: build an index from documents or vectors, open it in milliseconds, search it exactly, change it while in use.
+"""Index: build an index from documents or vectors, open it in milliseconds, search it exactly, and change it.
 
     index = Index.build("idx", [{"_id": "a", "text": "..."}], encoder=load_encoder("bm25"))
     for hit in Index.open("idx").search("a question", k=10):
@@ -7,8 +7,8 @@
     index.delete(["a"])
     index.commit()
 
-An `Index` is a `Reader` (lsr.index.search.reader) of one commit that can move to later commits; `Changes`
-(lsr.index.pending_changes) collects the changes for the next one.
+An `Index` is a `Reader` (lsr.index.search.reader) of one commit, and can move to later commits. `Changes`
+(lsr.index.pending_changes) collects the changes for the next commit.
 """
 
 from __future__ import annotations
@@ -134,16 +134,16 @@ class Index(Reader):
             memory: Approximate memory limit for building, in bytes, not counting the encoder.
             order: "bisection" stores similar documents next to each other, so that search can skip more of them;
                 "given" keeps their order. "auto" means "bisection" for 20,000 documents or more, or with clusters.
-                Results are the same.
-            clusters: Also write clusters, for approximate search; takes about twice the space, not counting texts.
-                Requires 8-bit impacts.
+                The order doesn't change results.
+            clusters: Also write clusters, for approximate search. The index then takes about twice the space, not
+                counting texts. Requires 8-bit impacts.
             summary_mass: A cluster's summary keeps the largest impacts of its terms, up to this share of their sum;
                 above 0 and at most 1.
-            hybrid: Also store the encoder's dense vectors, in 8 bits, for hybrid search; the forward pass that makes
-                the sparse vectors makes these, too.
+            hybrid: Also store the encoder's dense vectors, in 8 bits, for hybrid search; one forward pass makes both
+                kinds of vectors.
             report: Receives the encoding counts.
-            progress: Called with the current step, the number of documents done, and the total if known; replaces the
-                progress bar on a terminal and the line every ten seconds elsewhere.
+            progress: Called with the current step, the number of documents done, and the total if known. It replaces
+                the progress bar on a terminal, and elsewhere the line that is printed every ten seconds.
 
         Returns:
             The index, open.
@@ -204,7 +204,7 @@ class Index(Reader):
         index = cls(path, latest_snapshot(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
-            # The fingerprint names no encoder, but the index's tokens may show that another encoder made it.
+            # The fingerprint names no encoder, but the tokens may show that another encoder made the index.
             if index.fingerprint.tokenizer is None and not encoder.living:
                 require_same_terms(index.vocabulary, encoder, f"the index {path}")
         return index

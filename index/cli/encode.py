@@ -1,4 +1,4 @@
-"""lsr encode, and the options of all commands that encode texts."""
+"""The command `lsr encode`, and the options of all commands that encode texts."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def write_left_out(path: Path | None, bad: Sequence[str]) -> None:
 def listing_left_out(path: Path | None, read: Any) -> Iterator[None]:
     """Write the messages in `read.bad` even if the data are refused, for instance because nothing could be read.
 
-    `read` is None if workers read the vectors; the list is then empty.
+    `read` is None if workers read the vectors; the file is then empty.
     """
     from lsr.errors import DataError
 

@@ -1,4 +1,4 @@
-"""lsr serve and mcp."""
+"""The commands `lsr serve` and `lsr mcp`."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ class _Request:
                 del self._open[shard]
 
     def _overdue(self) -> None:
-        """Hedge requests to slow shards, and give up those whose time is up."""
+        """Hedge requests to slow shards, and give up shards whose time is up."""
         now = time.monotonic()
         for shard, asked in list(self._open.items()):
             if now >= self._over_at:

@@ -253,7 +253,7 @@ class ShardSearch:
         return self.explain(place.shard, version, query, place.doc, origins=origins)
 
     def explain(self, n: int, version: str, query: EncodedQuery, doc: int, *, origins: bool) -> Explanation:
-        """Explain the score of a document, by its number in shard n."""
+        """Explain the score of the document with this number in shard n."""
         asked = query._replace(given=None)
         explanation: Explanation = self._group.one(n, "explain", version, asked, doc, origins)
         return explanation.with_tokens(self._tokens() or ()).named(self._words(query.given))

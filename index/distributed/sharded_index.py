@@ -111,8 +111,8 @@ class ShardedIndex(QueryEncoding):
         Args:
             path: The folder. Every machine opens the shards by path, so all machines need the folder under the same
                 path.
-            ray: Address of a Ray cluster ("auto", "local", "host:port", "ray://host:port") whose actors search, one for
-                each replica; None for threads of this process.
+            ray: Address of a Ray cluster ("auto", "local", "host:port", "ray://host:port"), where each replica is an
+                actor; None to search with threads of this process.
             replicas: Number of replicas of each shard, on different machines as far as possible.
             cpus: Cores of each actor.
             encoder: Encodes queries instead of the stored encoder; must be the encoder that made the vectors.
@@ -123,7 +123,8 @@ class ShardedIndex(QueryEncoding):
                 an error.
 
         Raises:
-            IndexFormatError: Not a sharded folder; or shards are missing or have another format. Names all of them.
+            IndexFormatError: Not a sharded folder; or shards are missing or have another format, and the message names
+                each of them.
             EncoderMismatch: Shards of another encoder.
             ClusterError: Ray doesn't answer or lacks resources, or a shard is lost.
             MissingExtra: ray isn't installed.
@@ -193,7 +194,7 @@ class ShardedIndex(QueryEncoding):
             Whether anything changed.
 
         Raises:
-            IndexFormatError: Shards are missing, damaged, or of another format; names all of them.
+            IndexFormatError: Shards are missing, damaged, or of another format; the message names each of them.
             EncoderMismatch: Shards of another encoder.
             ClusterError: A shard is lost.
         """

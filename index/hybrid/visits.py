@@ -177,9 +177,10 @@ def features(
 ) -> NDArray[np.float32]:
     """Return (n, N_FEATURES) float32, the features of n clusters in the order of their overlap.
 
-    A cluster's features are its similarity with the query, this similarity minus the highest one of all clusters, and
-    1 / its place in the order; for each bin of ranks, the share of results in the cluster, and their mean score; and
-    its mean similarity with each of several groups of clusters.
+    A cluster's first features are its similarity with the query, this similarity minus the highest one of all clusters,
+    and 1 / its place in the order. For each bin of ranks, two features follow: the share of the bin's results that are
+    in the cluster, and the mean score of these results. The last features are the cluster's mean similarities with
+    several groups of clusters.
 
     Args:
         clusters: All clusters.

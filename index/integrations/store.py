@@ -45,7 +45,7 @@ def opened_or_created(path: str | PathLike[str], encoder: str) -> Index:
         return Index.open(path)
     try:
         return Index.build(path, [], encoder=encoder)
-    except OutputExists:  # another process has created the index; or the folder is something else: `open` reports it
+    except OutputExists:  # another process has created the index, or the folder is something else, as `open` reports
         return Index.open(path)
 
 
@@ -78,7 +78,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 def put(
     index: Index, documents: Iterable[Mapping[str, Any]] | Iterable[Document], existing: Existing = "replace"
 ) -> Change:
-    """Add documents ({"_id", "text", ...}) and commit; returns the change.
+    """Add documents ({"_id", "text", ...}) and commit; return the change.
 
     Args:
         index: The index.

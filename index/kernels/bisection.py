@@ -142,7 +142,7 @@ def halve(indptr, terms, places, begin, end, align, iterations, sides, degrees, 
 
 @kernel
 def _step(degree, n, logs):
-    """Return the cost of another document with a term that `degree` of n documents contain."""
+    """Return what another document adds to the cost of a term that `degree` of n documents contain."""
     degree = max(degree, 0)
     after = np.float32(degree + 1) * (logs[n] - logs[degree + 2])
     return after - np.float32(degree) * (logs[n] - logs[degree + 1])
