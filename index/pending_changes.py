@@ -91,7 +91,7 @@ class Changes:
         """See `Index.rollback`."""
         with self._changing:
             self._left_with = None
-            if self._writer is not None:  # kept until closed, so that an interrupted rollback can be repeated
+            if self._writer is not None:  # it is kept until it is closed: an interrupted rollback can be repeated
                 self._writer.close()
                 self._writer = None
                 self._drop_warning()
@@ -140,7 +140,7 @@ class Changes:
         self._unsaved = None
 
     def _require_changeable(self) -> None:
-        """Raise OutputError if the index is read-only, such as a local copy of one in object storage."""
+        """Raise OutputError if the index is read-only, for instance because it is a copy from object storage."""
         if self._opened.uri:
             raise OutputError(
                 f"{self._opened.uri}: an index in object storage can't be changed in place: change it in a folder and "

@@ -118,8 +118,8 @@ class Space(NamedTuple):
         docs: (more than k,) int64, the documents found. A longer buffer is pruned to k results less often; 2k is a
             good length.
         scores: (len(docs),) of the accumulator's type, the documents' scores.
-        counts: (6,) int64, sums over searches of: blocks scored, windows scanned, postings scored, postings of a full
-            scan, look-ups of a term in a block, and bounds of a term in a block that were added up.
+        counts: (6,) int64, summed over searches: the numbers of blocks scored, windows scanned, postings scored,
+            postings that a full scan reads, look-ups of a term in a block, and added bounds of a term in a block.
     """
 
     accumulator: Any

@@ -225,7 +225,7 @@ def add_from_gaps(gaps, impacts, weight, required, docs, scores, n):
 
 @kernel
 def append(space, order, windows, w, docs, scores, n, k, found, threshold):
-    """Append n documents of window w; other arguments and the result are those of `collect`."""
+    """Append those of n documents of window w that reach `threshold`; arguments and result as for `collect`."""
     for c in range(n):
         if scores[c] >= threshold:
             space.docs[found] = number_of(order, windows, w, docs[c])

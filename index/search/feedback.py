@@ -104,13 +104,13 @@ def expand_dense(
 ) -> NDArray[np.float32]:
     """Move a query's dense vector towards those of the best documents: q / |q| + weight * m / |m|, scaled to length 1.
 
-    m is the mean vector of the documents. Compared with arXiv 2205.00235, a weight of 3 gives roughly the same as its
-    average of the query and three documents, and a weight of 1.5 roughly the same as its Rocchio method.
+    m is the mean vector of the documents. A weight of 3 gives roughly the same as the average of the query and three
+    documents in arXiv 2205.00235, and a weight of 1.5 gives roughly the same as the Rocchio method there.
 
     Args:
         index: An index with dense vectors (`hybrid=True`).
         query: A text, or its (width,) dense vector.
-        documents: Number of best documents, by dense vectors, to average.
+        documents: How many of the best documents by dense vectors to average.
         weight: Weight of the mean relative to the query; 0 leaves the direction unchanged.
         source: As for `expand_query`.
         settings: As for `expand_query`.

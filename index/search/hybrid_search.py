@@ -404,7 +404,7 @@ class Looked(NamedTuple):
 def meeting(
     look: Callable[[int], Looked], k: int, n_docs: int, *, boosted: bool, min_score: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the k best documents of a ranking by dense vectors that meet the conditions, and their scores.
+    """From a ranking by dense vectors, return the k best documents that meet the conditions, and their scores.
 
     Args:
         look: Maps n to the n best documents.

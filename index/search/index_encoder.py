@@ -111,7 +111,7 @@ class IndexEncoder:
     @property
     def vocabulary(self) -> list[str] | None:
         """The token of each term; None if the tokens aren't known."""
-        # Not a cached_property, whose lock all instances share: one instance would wait for another.
+        # This isn't a cached_property, because all instances share its lock: one instance would wait for another.
         if self._vocabulary is None and self._tokens is not None:
             self._vocabulary = self._tokens()
         return self._vocabulary

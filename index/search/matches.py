@@ -129,7 +129,7 @@ class Matcher:
     def looked_at(self, docs: NDArray[np.int64]) -> tuple[NDArray[np.bool_] | None, NDArray[np.float64] | None]:
         """Return (n,) bool, whether each text meets the conditions, and (n,) float64, the boosts' factors.
 
-        Either is None if there are no such conditions or no boosts.
+        The first is None without such conditions, and the second is None without boosts.
         """
         accepted = None if self._accept is None else self._accept(docs)
         return accepted, None if self._boosts is None else self._boosts.factors(docs)
@@ -199,7 +199,7 @@ def require_unsorted(conditions: Conditions) -> None:
 
 
 def require_texts(conditions: Conditions, segments: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse conditions that read texts on an index that stores none.
+    """Refuse conditions that need texts if the index stores no texts.
 
     Args:
         conditions: The conditions.

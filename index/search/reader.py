@@ -171,8 +171,9 @@ class Reader(StoredDocuments, QueryEncoding):
             threads: Number of threads; 0 for one per core.
             where: As for `search`.
             dense: As for `search`, with a vector for each query.
-            device: PyTorch device that scores the postings, such as "cuda"; None for the CPU kernels. For exact sparse
-                searches only, with the same results. The first search copies the postings into the device's memory.
+            device: PyTorch device that scores the postings, such as "cuda"; None for the CPU kernels. Only exact sparse
+                searches can use a device; results are the same. The first search copies the postings into the device's
+                memory.
             settings: As for `search`.
 
         Returns:
@@ -286,7 +287,7 @@ class Reader(StoredDocuments, QueryEncoding):
         Args:
             query: As for `search`.
             k: Number of documents. If documents are cut into passages, a search may need several rounds; the plan
-                covers the first.
+                covers the first round.
             where: As for `search`.
             settings: Fields of `SearchSettings`.
         """
@@ -358,7 +359,7 @@ class Reader(StoredDocuments, QueryEncoding):
         return self._words.corrected(text)
 
     def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
-        """Suggest completions while a user types: the last word completed, then titles.
+        """Suggest completions while a user types: first texts with the last word completed, then titles.
 
         Args:
             text: What the user has typed.

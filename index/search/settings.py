@@ -31,8 +31,8 @@ class SearchSettings:
             is exact; lower values are faster and may miss documents. Found documents have their exact scores.
         beta: Fraction of the query's terms to use, heaviest first; at least one term. 1 uses all. Lower values are
             harmless for the long queries of a SPLADE encoder, but ruin the short ones of inference-free encoders.
-        guaranteed: For "blocks" and "clusters": number of blocks with the highest bounds, or clusters with the
-            highest summaries, that are always scored.
+        guaranteed: For "blocks" and "clusters": how many blocks with the highest bounds, or clusters with the highest
+            summaries, are always scored.
         cut: For "clusters": number of the query's heaviest terms that select clusters. The documents in these clusters
             are scored with all terms.
         heap_factor: For "clusters": a cluster is skipped if its summary score is below heap_factor times the k-th best
@@ -193,8 +193,8 @@ class Experience:
     lost update only delays learning.
     """
 
-    # The initial ratio of the costs; the weight of the newest observation; the largest ratio that an observation counts
-    # as; and, while block search doesn't pay, the number of queries after which it is tried again.
+    # The initial ratio of the costs; the weight of the newest observation; the limit to which an observation's ratio is
+    # cut; and, while block search doesn't pay, the number of queries after which it is tried again.
     _FIRST, _WEIGHT, _MOST, _AGAIN = 0.9, 1 / 16, 1.5, 32
 
     def __init__(self) -> None:
@@ -211,7 +211,7 @@ class Experience:
         return self._scans[size] % self._AGAIN == 0
 
     def learn(self, k: int, blocks: float, scan: float) -> None:
-        """Record the cost of a block search, and that of a scan for the same query.
+        """Record the costs of a block search and of a scan for the same query.
 
         The means of both are kept, not the mean of their ratios, which would weigh short queries as much as long ones.
         """

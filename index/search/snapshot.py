@@ -179,7 +179,7 @@ class Snapshot:
         return [(path, self)]
 
     def require_changeable(self, path: Path) -> None:
-        """Raise if the index is read-only; a single index never is."""
+        """Raise if the index is read-only; a single index is never read-only."""
 
     @cached_property
     def id(self) -> str:

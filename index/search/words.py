@@ -1,7 +1,7 @@
 """Words of an index: spelling corrections, and suggestions while typing.
 
 Words come from the index's own terms. A term may be a stem, so the word to show is looked up in the text of a document
-that contains it; without stored texts, the term itself is shown.
+that contains the term; without stored texts, the term itself is shown.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Terms:
         return cls(keys, np.array([number for _, number in found], np.int64), codes, offsets)
 
 
-# Titles that start with a text, and titles in which a later word starts with it.
+# Titles that start with a text, and titles in which a later word starts with this text.
 Titles = tuple[list[Suggestion], list[Suggestion]]
 
 
@@ -290,9 +290,9 @@ def term_queries(terms: Sequence[int]) -> SparseMatrix:
 
 
 def matching_titles(snapshot: Snapshot, typed: str, limit: int) -> Titles:
-    """Find titles that start with the typed text, and titles in which a later word starts with it.
+    """Find titles that start with the typed text, and titles in which a later word starts with this text.
 
-    At most `limit` of each, in document order.
+    Returns at most `limit` titles of each kind, in document order.
     """
     begins, within = list[Suggestion](), list[Suggestion]()
     inner = re.compile(r"(?<!\w)" + re.escape(typed))

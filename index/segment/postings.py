@@ -302,8 +302,8 @@ class Segment:
 
         Args:
             terms: (n,) term ids.
-            alive: (n_docs,) bool, by document number: the documents to count, which requires reading whole lists. None
-                counts all documents.
+            alive: (n_docs,) bool, by document number: the documents to count; this reads whole lists. None counts all
+                documents.
 
         Raises:
             CorruptIndex: A list that is read lies outside its window.
@@ -364,7 +364,7 @@ class Segment:
     def rows(
         self, scratch: Path, kept: NDArray[np.bool_], n_terms: int
     ) -> Iterator[Callable[[int, int], SparseMatrix]]:
-        """Give access to the documents' vectors in document order, transposed into a temporary file.
+        """Transpose the postings into a temporary file, and give access to the vectors in document order.
 
         Args:
             scratch: Folder for the temporary file, which has 8 bytes per weight and is removed at the end.

@@ -293,7 +293,7 @@ class SegmentWriter:
         """Write the rows of maxima and skips in a new order.
 
         Args:
-            shifts: (n,) how many units each row lies behind its new place.
+            shifts: (n,) how many units each row's old place lies after its new place.
             lengths: (n,) the length of each row, in units.
         """
         n = int(lengths.sum())
