@@ -68,8 +68,9 @@ class Quantizer:
             whole: Whether all weights are whole numbers.
 
         Returns:
-            A quantizer with that scale if the weights fit, else with the smallest power of two times that scale that
-            fits them.
+            A quantizer with that scale if the weights fit. Otherwise, its scale is that scale times the smallest power
+            of two with which the weights fit.
+
         """
         own = cls.of(largest, whole)
         if own.scale == scale or (scale != 1.0 and largest <= LEVELS * scale):

@@ -304,7 +304,7 @@ class Client:
         """Iterate over the documents that match a filter, in the order in which they were added; see `Index.stored`.
 
         Raises:
-            ServerError: The last document received was deleted or replaced meanwhile, so the position is lost.
+            ServerError: The last document of a page has been deleted or replaced, so the position is lost.
         """
         asked = {"most": _AT_ONCE} | ({} if where is None else {"where": where_body(where)})
         found = self._post("/v1/list", asked)

@@ -44,7 +44,7 @@ class Listener:
     """Runs an ASGI application on a port.
 
     Attributes:
-        url: The URL where it listens.
+        url: The URL of the server.
 
     Args:
         app: The application.
@@ -191,7 +191,7 @@ def network_of(host: str) -> str:
 
 
 class _Patient(HttpToolsProtocol):
-    """A connection that is closed if its client sends headers too slowly, sends too many, or doesn't read."""
+    """A connection that is closed if its client sends headers too slowly or too many, or doesn't read responses."""
 
     settings: ServeSettings
 

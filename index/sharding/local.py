@@ -46,7 +46,8 @@ class ShardedSnapshot(Snapshot):
             files |= {f"{entry.path}/{name}": file for name, file in snapshot.manifest["files"].items()}
         self.manifest: Mapping[str, Any] = {**snapshots[-1].manifest, "files": files}
         self.damaged = [message for snapshot in snapshots for message in snapshot.damaged]
-        # Shards share the encoder, but a shard may lack tokens that others appended: use the one with the most tokens.
+        # Shards share the encoder, but a shard may lack tokens that others appended. The longest vocabulary has all.
+
         whole = [s for s in snapshots if not s.shared.damaged] or list(snapshots)
         self.shared = max(whole, key=lambda s: n_grown(s.manifest)).shared
         grown = {s.shared for s in whole if n_grown(s.manifest)} - {self.shared}
@@ -66,7 +67,7 @@ class ShardedSnapshot(Snapshot):
         """Refuse to change shards in object storage.
 
         Raises:
-            OutputError: There are such shards; names all of them.
+            OutputError: There are such shards; the message names each of them.
         """
         if remote := [entry.path for entry in self.shards.entries if "://" in entry.path]:
             raise OutputError(f"{path}: shards in object storage can't be changed: {', '.join(remote)}")

@@ -271,7 +271,7 @@ def describe(new: Path) -> dict[str, Any]:
 
 
 def _lock(path: Path, patience: float = 0.0) -> filelock.BaseFileLock:
-    # Not thread-local: calls of asyncio run in any thread, so another thread may release the lock.
+    # The lock isn't thread-local: calls of asyncio run in any thread, so another thread may release the lock.
     return filelock.FileLock(path, timeout=patience, poll_interval=0.01, thread_local=False)
 
 

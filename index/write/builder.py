@@ -1,4 +1,4 @@
-"""Write documents or vectors as a segment, and build a new index with one segment. Call it through `Index.build`."""
+"""Write documents or vectors as a segment, and build a new index with one segment, for `Index.build`."""
 
 from __future__ import annotations
 

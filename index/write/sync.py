@@ -119,7 +119,7 @@ def known_files(snapshot: Snapshot) -> dict[str, str]:
     """Return {file: digest} of an index; the digest is empty if a file's documents have different digests.
 
     Raises:
-        DataError: Documents use these metadata keys for something else.
+        DataError: Documents use the metadata keys "source" or "digest" for something else.
     """
     known: dict[str, str] = {}
     for part in snapshot.parts:

@@ -49,7 +49,7 @@ _BUFFER = 1 << 28  # largest buffer of documents and vectors, in bytes
 
 
 class Writer:
-    """Changes an index; only one writer at a time.
+    """Changes an index. An index has only one writer at a time.
 
     Attributes:
         snapshot: The committed state.
@@ -228,7 +228,7 @@ class Writer:
         skip_bad: bool,
         doubled: bool,
     ) -> Iterator[VectorBatch]:
-        """Read documents from any source, with vectors in the index's terms; with `doubled`, also repeated ids."""
+        """Read documents from any source, with vectors in the index's terms; with `doubled`, ids may be repeated."""
         read = partial(
             read_batches,
             source,
@@ -247,14 +247,15 @@ class Writer:
         self._stored, self._buffer = [*self._stored, *([stored] if stored else [])], Buffer()
 
     def _spill(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
-        """Write a buffer as a segment, and append this to the stored segments."""
+        """Write a buffer as a segment, and append the segment to the stored segments."""
         stored = self._written(buffer, kept)
         if stored is not None:
             self._stored.append(stored)
         return stored
 
     def _written(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
-        """Write the documents to keep of a buffer as a segment; return None if there are none."""
+        """Write a segment with the documents of a buffer whose flag in `kept` is true; return None if none is true."""
+
         scale = self._scale
         quantizer = quantizer_of(self._encoder.fingerprint, scale) or Quantizer.of
         if not any(kept):
@@ -292,7 +293,8 @@ class Writer:
             return merged
 
     def keep_pace(self, at_work: Collection[str]) -> None:
-        """Merge the newest committed segments, while the background merger is behind and there are too many.
+        """Merge the newest committed segments, while the background merger is behind and there are too many segments.
+
 
         A failure is logged as a warning and leaves the committed state unchanged.
 

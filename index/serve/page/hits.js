@@ -70,7 +70,7 @@ export class HitView {
     this.#part(".bar").style.width = `${best > 0 ? (100 * this.hit.score) / best : 0}%`;
   }
 
-  // Show the rank of this hit in the other ranking.
+  // Shows how the hit's rank in the other ranking differs.
   compare(text) {
     this.#part(".moved").textContent = text;
   }
