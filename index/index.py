@@ -190,7 +190,7 @@ class Index(Reader):
         Raises:
             IndexFormatError: Not an index, or one of a later format.
             CorruptIndex: A file is missing or truncated, or a small file fails its checksum.
-            EncoderMismatch: Another encoder made the index, or shards have different ones.
+            EncoderMismatch: Another encoder made the index, or shards have different encoders.
             StorageError: The URI can't be read, or is used with `skip_damaged`.
         """
         uri = str(path) if is_remote(path) else None
@@ -295,7 +295,7 @@ class Index(Reader):
         Merging frees the space of deleted documents and reorders documents for faster search. Results don't change.
 
         Args:
-            everything: Merge all segments into one; False merges those that the policy chooses.
+            everything: Merge all segments into one; False merges the segments that the policy chooses.
             background: Merge in a thread, while this object and other processes can make changes. `close` waits for
                 the thread; a failure is logged as a warning. By default the call returns when the merge is done, and
                 other processes can't write meanwhile.

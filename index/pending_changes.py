@@ -91,7 +91,8 @@ class Changes:
         """See `Index.rollback`."""
         with self._changing:
             self._left_with = None
-            if self._writer is not None:  # it is kept until it is closed: an interrupted rollback can be repeated
+            # The writer is kept until it is closed, so that an interrupted rollback can be repeated.
+            if self._writer is not None:
                 self._writer.close()
                 self._writer = None
                 self._drop_warning()

@@ -162,8 +162,8 @@ def index(
     note(f"{out}: {much}, {built.fingerprint}" + (", hybrid" if built.has_dense else ""))
     if clusters:
         note(
-            f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} against exact search, with documents cut to "
-            "their heaviest terms as queries; a larger --cut or a lower --heap-factor raises the recall"
+            f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} against exact search; the queries were "
+            "documents cut to their heaviest terms. A larger --cut or a lower --heap-factor raises the recall"
         )
 
 

@@ -36,8 +36,10 @@ def encoder_options(command: F) -> F:
         click.option("--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="For masked-LM checkpoints."),
         click.option("--max-length", type=click.IntRange(min=2), help="Maximum number of tokens read from a text."),
         click.option("--top-k", type=click.IntRange(min=1), help="Keep the k heaviest terms of a document."),
-        click.option("--max-ratio", type=Number(0, 1), help="Drop weights below this share of the largest."),
-        click.option("--lexical", type=Number(min=0), metavar="W", help="Add W times the BM25 score to the model's."),
+        click.option("--max-ratio", type=Number(0, 1), help="Drop weights below this share of the largest weight."),
+        click.option(
+            "--lexical", type=Number(min=0), metavar="W", help="Add W times the BM25 score to the model's score."
+        ),
         click.option("--k1", type=Number(min=0), help="For bm25: term frequency saturation. [default: 0.9]"),
         click.option("--b", type=Number(0, 1), help="For bm25: length normalization. [default: 0.4]"),
         click.option(
@@ -249,7 +251,7 @@ def passages_of(size: int | None, overlap: int, whole: bool) -> Any:
     type=PathOrURI(),
     help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz); a folder may be a URI.",
 )
-@click.option("--queries", is_flag=True, help="Encode queries: those of a BEIR folder or dataset, or a file's texts.")
+@click.option("--queries", is_flag=True, help="Encode the queries of a BEIR folder or dataset, or the texts of a file.")
 @click.option("--anserini", is_flag=True, help="Write Anserini's JSONL.")
 @worker_options
 @encoder_options

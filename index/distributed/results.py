@@ -36,7 +36,7 @@ class FoundDocuments:
 
     Attributes:
         versions: {shard: the version that was searched}.
-        places: {number: shard, number there and ids}.
+        places: {number: the document's shard, its number there, and its ids}.
 
     Args:
         versions: As above.

@@ -1,4 +1,4 @@
-"""A query's sparse results choose the dense vectors that it reads, after CluSD (arXiv 2502.10639).
+"""A query's sparse results choose the dense vectors that the query reads, after CluSD (arXiv 2502.10639).
 
     dense = build_dense(index, "vectors", embed, clusters=True)
     hybrid = Hybrid(index, dense, method="interpolation", visit=Visits(share=0.1))

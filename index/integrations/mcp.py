@@ -193,7 +193,7 @@ class _Tools:
     def get_document(
         self,
         id: Id,  # noqa: A002 - the name that agents see
-        start: Annotated[int, Field(ge=0, description="The first character of the text.")] = 0,
+        start: Annotated[int, Field(ge=0, description="Position of the first character to return.")] = 0,
         max_tokens: Tokens = 4000,
     ) -> CallToolResult:
         """Read a document: title, metadata, and its text from `start` on, as far as max_tokens allows.
@@ -272,7 +272,7 @@ class _Tools:
             return _result(answer.json())
 
     def add(self, documents: Annotated[list[NewDocument], Field(min_length=1, max_length=1000)]) -> CallToolResult:
-        """Add documents, all or none, replacing those with the same ids."""
+        """Add all of the documents or none, replacing those with the same ids."""
         rows = [one.model_dump() for one in documents]
         with self._changes():
             change = put(self._index, [{"_id": row.pop("id"), **row} for row in rows])
@@ -289,7 +289,7 @@ class _Tools:
 
     @contextmanager
     def _reading(self) -> Iterator[Reader]:
-        """Provide a snapshot of the latest commit, or of the one before it while a change is being written."""
+        """Provide a snapshot of the latest commit, or of the commit before it while a change is being written."""
         with self._telling():
             if self._changing.acquire(blocking=False):
                 try:

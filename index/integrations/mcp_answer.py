@@ -146,7 +146,7 @@ class Row:
         self.wanted = tokens_of(self._with(0, len(self._text)))
 
     def told(self, tokens: int) -> dict[str, Any]:
-        """Return the hit with as much text as fits into a number of tokens, at least `least`."""
+        """Return the hit with as much text as fits into `tokens` tokens. `tokens` is at least `least`."""
         if self.wanted <= tokens:
             return self._with(0, len(self._text))
         length = max(1, (tokens - self.least) * _TOKEN)

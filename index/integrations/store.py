@@ -45,7 +45,7 @@ def opened_or_created(path: str | PathLike[str], encoder: str) -> Index:
         return Index.open(path)
     try:
         return Index.build(path, [], encoder=encoder)
-    except OutputExists:  # another process has created the index, or the folder is something else, as `open` reports
+    except OutputExists:  # either another process has created the index, or `open` reports what else the folder is
         return Index.open(path)
 
 
@@ -83,8 +83,8 @@ def put(
     Args:
         index: The index.
         documents: The documents.
-        existing: What to do if an id exists at the latest commit: replace that document, refuse all documents, or skip
-            this one.
+        existing: What to do if an id exists at the latest commit: replace the existing document, refuse all documents,
+            or skip the new document.
 
     Raises:
         DoubledId: An id exists, and `existing` is "refuse".

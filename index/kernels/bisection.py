@@ -22,7 +22,7 @@ from lsr.index.kernels.jit import kernel
 from lsr.index.kernels.topk import select, sort
 
 DECAY = np.float32(0.976)
-_SETTLED = 200  # stop when fewer than one in this many documents of a run change sides
+_SETTLED = 200  # stop when less than 1/200 of a run's documents change sides
 
 
 @kernel

@@ -91,7 +91,7 @@ def scatter(files, query, terms, w, accumulator):
         if lists[i, w, DENSE] >= 0:
             places[n_dense] = i
             n_dense += 1
-    # Add dense rows strip by strip, so that a strip's scores stay in the L1 cache, and two rows at a time.
+    # Add dense rows two at a time, and strip by strip, so that a strip's scores stay in the L1 cache.
     for first in range(0, n if n_dense else 0, _STRIP):
         scores = accumulator[first : min(first + _STRIP, n)]
         for j in range(0, n_dense, 2):

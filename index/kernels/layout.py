@@ -131,7 +131,7 @@ class Space(NamedTuple):
 
 @kernel
 def find_terms(lexicon, terms, ranks, max_impacts):
-    """Find a query's terms among those of each segment.
+    """Find a query's terms among the terms of each segment.
 
     Args:
         lexicon: `Lexicon`.

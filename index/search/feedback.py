@@ -49,7 +49,7 @@ def expand_query(
     Args:
         index: The index to search.
         query: As for `Index.search`.
-        documents: Number of best documents to average.
+        documents: How many of the best documents to average.
         terms: How many of the mean's heaviest terms to keep.
         weight: Weight of the mean relative to the query; 0 leaves the query unchanged.
         source: Hits, or ids of documents or passages, best first, to use instead of a first search.

@@ -56,7 +56,7 @@ class IndexEncoder:
 
     @classmethod
     def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> IndexEncoder:
-        """Open the encoder and tokens that a manifest names, without those whose files are damaged.
+        """Open the encoder and the tokens that a manifest names; skip them if their files are damaged.
 
         Args:
             path: The index.

@@ -22,7 +22,7 @@ def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranke
         query: The text.
         k: Maximum number of hits.
         reranker: Computes late scores.
-        depth: Documents scored in the first round; doubled until the bound holds.
+        depth: Number of documents to score in the first round; it is doubled until the bound holds.
 
     Returns:
         Hits by descending late score. Documents that share no term with the query aren't found.

@@ -50,7 +50,7 @@ class Matcher:
 
     Args:
         snapshot: The snapshot to search.
-        query: The query; with a dense vector, weighted by `beside_dense`.
+        query: The query. If it has a dense vector, its sparse vector is weighted by `beside_dense`.
         criteria: The conditions that documents have to meet.
         encoder: Returns the encoder; called if titles are boosted.
         known: Skip the checks of columns and stored texts, because the caller has made them.

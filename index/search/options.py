@@ -121,7 +121,7 @@ class Options:
             Other fields are empty.
 
     Raises:
-        ValueError: Values are out of range or can't be combined; lists every problem.
+        ValueError: Values are out of range or can't be combined; the message lists every problem.
         TypeError: `rerank` isn't a re-ranker.
     """
 

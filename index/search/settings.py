@@ -48,7 +48,7 @@ class SearchSettings:
             passages, or of all its passages if it has fewer.
 
     Raises:
-        ValueError: An unknown algorithm or a value out of range; lists every problem.
+        ValueError: An unknown algorithm or a value out of range; the message lists every problem.
     """
 
     algorithm: Algorithm = "auto"

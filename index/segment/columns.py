@@ -26,7 +26,7 @@ from lsr.io.metadata import parse_time
 
 COLUMNS_FILE = "columns.arrow"
 MOST_COLUMNS = 1000  # with more keys, values are probably used as keys
-_MOST_MIXED = 2 * MOST_COLUMNS  # maximum number of keys without a column to remember; further keys are ignored
+_MOST_MIXED = 2 * MOST_COLUMNS  # maximum number of remembered keys that have no column; further keys are ignored
 _DEEPEST = 30  # deeper objects are ignored
 _MIXED = b"lsr.mixed"
 _KIND = b"lsr.kind"

@@ -229,7 +229,7 @@ class Filter:
 
         Args:
             columns: Columns of the segment; None if its documents have no metadata.
-            n_docs: Number of its documents.
+            n_docs: Number of documents in the segment.
         """
         met = np.full(n_docs, self.how != "any")
         for part in self.parts:
@@ -284,7 +284,7 @@ def _as_mask(met: pa.Array) -> Mask:
 
 
 def _nearest(text: str, known: list[str]) -> list[str]:
-    """Return up to three similar texts, ignoring case. If many are known, only those with the same first letter count."""
+    """Return up to three similar texts, ignoring case. If there are many, the first letters must be the same."""
     if len(known) > _COMPARED:
         known = [one for one in known if one[:1].casefold() == text[:1].casefold()][:_COMPARED]
     folded: dict[str, str] = {}

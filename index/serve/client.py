@@ -352,7 +352,7 @@ class Client:
         """Add documents in one request; see `Index.add`.
 
         Args:
-            source: Documents, vectors of the index's encoder, or the local path or the name of either.
+            source: Documents, vectors of the index's encoder, or a local path or a name of either.
             skip_bad: Skip bad documents and existing ids; `Change.bad` lists them.
             commit: Commit at once.
         """

@@ -98,7 +98,9 @@ class HowToSearch(OfIndex):
     )
     facets: Columns = Field([], description="Columns whose values are counted over all matching documents.")
     total: bool = Field(False, description="Count the matching documents; implied by facets.")
-    diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents that differ from better ones.")
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="Above 0: prefer documents that differ from those ranked above them."
+    )
     rerank: bool = Field(False, description="Re-rank the best documents with the server's re-ranker.")
     rerank_unit: Unit = Field("text", description='What the re-ranker scores: "text", or each "sentence".')
     depth: int = Field(100, ge=1, description="Number of documents to re-rank or diversify.")

@@ -38,7 +38,7 @@ class ServeSettings:
         rerank: A re-ranker that requests may ask for, as for `Index.search`.
 
     Raises:
-        ValueError: Values out of range, or an open address without keys; lists every problem.
+        ValueError: Values out of range, or an open address without keys; the message lists every problem.
         TypeError: `rerank` isn't a re-ranker.
     """
 

@@ -1,4 +1,4 @@
-"""A sharded folder, searched and changed as one index by one process; what `Index.open` returns for such a folder.
+"""Search and change a sharded folder as one index, in one process; `Index.open` does this for such a folder.
 
 Kernels search the segments of all shards like those of one index, in one call that shares the score threshold. New
 documents go to the last shard, so they come after all others; documents are deleted in their own shard. So the order of
@@ -79,8 +79,8 @@ class ShardedSnapshot(Snapshot):
         """Open the latest commit of each shard; arguments as for `Snapshot.latest`.
 
         Raises:
-            IndexFormatError: Not a sharded folder; or shards are missing, have another format, or were replaced. All
-                of them are named.
+            IndexFormatError: Not a sharded folder; or shards are missing, have another format, or were replaced. The
+                message names each of them.
             EncoderMismatch: Shards of another encoder.
             CorruptIndex: A file is missing or truncated, or a small file fails its checksum.
         """

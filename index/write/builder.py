@@ -319,7 +319,7 @@ def read_batches(
         if not isinstance(corpus, Corpus):
             corpus = documents_corpus(corpus, replay=encoder.needs_fit, skip_bad=skip_bad)
         corpus = corpus.with_doubled() if doubled else corpus
-        # Without documents, there is nothing to fit to; the encoder is fitted to the first documents added later.
+        # Without documents, there is nothing to fit to; the encoder is fitted to the first documents that are added.
         if encoder.needs_fit and next(iter(corpus), None) is not None:
             fit(encoder, corpus)
         if settings.hybrid and not encoder.dense_width:

@@ -76,7 +76,7 @@ def plan_merges(
 
     Args:
         entries: The segments' manifest entries.
-        everything: Merge all segments into one of the latest format, without deleted documents.
+        everything: Merge all segments into one segment of the latest format, without deleted documents.
         newest: Within the lowest level with enough segments, choose the last run instead of the first. A segment with
             many deleted documents is then not rewritten by itself.
 

@@ -21,7 +21,7 @@ class Change:
 
     Attributes:
         added: Number of new documents.
-        updated: Number of documents that replaced one with the same id.
+        updated: Number of documents that replaced a document with the same id.
         deleted: Number of deleted documents.
         missing: Ids to delete that don't exist.
         bad: Messages about skipped documents.

@@ -312,7 +312,8 @@ class Writer:
             _log.warning("%s: merging failed: %s", self._path, error)
 
     def take(self, merged: Merged) -> bool:
-        """Replace segments by the result of a background merge, without documents deleted meanwhile, and commit.
+        """Replace segments by the result of a background merge, without documents that were deleted since, and commit.
+
 
         Returns:
             Whether segments were replaced; False if the source segments were merged or replaced meanwhile.
@@ -355,7 +356,7 @@ class Writer:
     def _require_idle(self) -> None:
         if self._reading:
             raise IndexLocked(
-                f"{self._path}: the iterator of documents to add changes this index: let it only yield documents, "
+                f"{self._path}: the iterator of the documents changes this index: let it only yield documents, "
                 "and commit after `add` has returned"
             )
 

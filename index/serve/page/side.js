@@ -48,7 +48,7 @@ export class Side {
     return this.settings.skip === "exact" ? "exact" : "approximate";
   }
 
-  // The column to group hits by: documents of the same source become one result. Passages of a document are always one.
+  // The column to group hits by: documents of the same source become one result. Passages of a document are always one result.
   get #group() {
     const { whole_documents, columns } = this.index;
     return columns.source?.kind === "text" && columns.source.distinct < 0.9 * whole_documents ? "source" : null;
