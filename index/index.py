@@ -127,7 +127,7 @@ class Index(Reader):
                 weight them by current document frequencies.
             ids: For a matrix, the ids of its rows; by default their numbers.
             impacts: "uint8", or "float32" to store exact weights at three times the size.
-            passages: How to cut long documents into passages; a document's score is that of its best passage. If None,
+            passages: How to cut long documents into passages; a document gets the score of its best passage. If None,
                 documents aren't cut, and text beyond the encoder's limit is ignored.
             store_text: Store titles, texts and metadata.
             overwrite: Replace an existing index.

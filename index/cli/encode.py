@@ -194,7 +194,7 @@ def given_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
-    """Open an encoder by name or path, or the one stored in an index or a file of vectors."""
+    """Open an encoder by name or path, or open the encoder that an index or a file of vectors stores."""
     from lsr.encode.load import load_encoder, load_encoder_files
 
     if name is None:

@@ -117,7 +117,7 @@ class LsrRetriever(BaseRetriever):
         k: int = 10,
         **build: Unpack[BuildOptions],
     ) -> LsrRetriever:
-        """Build an index from texts; other arguments are those of `from_documents`."""
+        """Build an index from texts; other arguments are as for `from_documents`."""
         return cls.from_documents(_documents(texts, metadatas, ids), path, k=k, **build)
 
     def add_documents(self, documents: Iterable[Document]) -> list[str]:

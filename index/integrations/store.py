@@ -26,7 +26,7 @@ Existing = Literal["replace", "refuse", "skip"]
 
 
 def opened(index: Index | str | PathLike[str]) -> Index:
-    """Return an index that is already open, or open the one in a folder.
+    """Return an index that is already open, or open the index in a folder.
 
     Raises:
         IndexFormatError: Not an index.

@@ -64,7 +64,7 @@ def order_run(indptr, terms, places, begin, end, align, iterations, sides, degre
     Args:
         indptr: (n_docs + 1,) int64.
         terms: (nnz,) uint16 or uint32, the documents' terms.
-        places: (n_docs,) int64, the documents in their current order; those of the run are reordered.
+        places: (n_docs,) int64, the documents in their current order; the run's documents are reordered.
         begin: The run's first place.
         end: The run's end, exclusive.
         align: Runs of this length aren't split; halves begin at multiples of this length.

@@ -505,8 +505,8 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
         alive[c] = c
     counts[BLOCKS_SCORED] += n
     lookups = 0
-    # A pipeline of three terms: add up the postings of the first; locate and prefetch those of the second; prefetch the
-    # skips that locate those of the third.
+    # A pipeline of three terms: add up the first term's postings; locate and prefetch the second term's postings;
+    # prefetch the skips that locate the third term's postings.
     for i in range(-2, len(terms)):
         kept = 0
         for j in range(n):

@@ -102,7 +102,7 @@ def expand_dense(
     source: Source | None = None,
     **settings: Unpack[FilteredOptions],
 ) -> NDArray[np.float32]:
-    """Move a query's dense vector towards those of the best documents: q / |q| + weight * m / |m|, scaled to length 1.
+    """Move a query's dense vector towards the best documents: q / |q| + weight * m / |m|, scaled to length 1.
 
     m is the mean vector of the documents. A weight of 3 gives roughly the same as the average of the query and three
     documents in arXiv 2205.00235, and a weight of 1.5 gives roughly the same as the Rocchio method there.

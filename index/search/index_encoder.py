@@ -34,7 +34,7 @@ class IndexEncoder:
         encoder_files: As above.
         tokens: Reads the tokens; None if they aren't known.
         damaged: As above.
-        base: The IndexEncoder without the tokens that later commits appended; its encoder is used.
+        base: An IndexEncoder that lacks the tokens that later commits appended, but has the encoder to use.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ def _tokens_of(file: ArrowFile, wanted: str) -> list[str]:
 
 
 def _more_tokens(base: IndexEncoder, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
-    """Return the base's tokens, then those of (file, checksum) pairs; `known` is a prefix that isn't read again."""
+    """Return the base's tokens, then the tokens in (file, checksum) pairs; the first tokens may be `known` already."""
     tokens = list(known if known is not None else base.vocabulary or ())
     at = len(base.vocabulary or ())
     for file, wanted in files:

@@ -178,7 +178,7 @@ class Matcher:
         return len(docs), count_values(self.snapshot, names, docs)
 
     def _near(self, dense: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return all documents that a dense search finds: every document that may be found."""
+        """Return all documents that a dense search finds: those that pass the filter and the conditions on texts."""
         if self._conditions.min_score:
             return self._by_both(max(1, self.snapshot.searcher.n_docs), dense).docs
         allowed = self.snapshot.searcher.by_number(self._mask)

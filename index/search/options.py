@@ -224,7 +224,8 @@ class Options:
         return (self.fields,) if isinstance(self.fields, str) else None if self.fields is None else tuple(self.fields)
 
     def split(self, query: Any) -> tuple[Any, TextQuery | None]:
-        """Split a query into the text to encode and the operators, or None if there are none.
+        """Split a query into the text to encode and the operators; the operators are None if there are none.
+
 
         Raises:
             DataError: The operators are malformed, or the query isn't a text.

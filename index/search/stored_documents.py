@@ -64,7 +64,7 @@ class StoredDocuments:
 
     @property
     def n_postings(self) -> int:
-        """Number of stored weights, including those of deleted documents until a merge removes them."""
+        """Number of stored weights, including the weights of deleted documents until a merge removes them."""
         return sum(int(part.entry["n_postings"]) for part in self._snapshot.parts)
 
     @property

@@ -70,7 +70,7 @@ class Terms:
 
     @classmethod
     def of(cls, tokens: Sequence[str], encoder: Encoder) -> Terms:
-        """Select the terms among an encoder's tokens: those of its BM25 part, if it has one, else whole words."""
+        """Select an encoder's tokens that are words: the tokens of its BM25 part, if it has one, else whole words."""
         found: list[tuple[str, int]] = []
         for number, token in enumerate(tokens):
             if isinstance(encoder, HybridEncoder):

@@ -220,7 +220,8 @@ class Filter:
         return list(said)[:_TOLD]
 
     def conditions(self) -> Iterable[Condition]:
-        """Iterate over all conditions, including those of inner filters."""
+        """Iterate over all conditions, including the conditions of inner filters."""
+
         for part in self.parts:
             yield from part.conditions() if isinstance(part, Filter) else (part,)
 

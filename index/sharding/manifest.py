@@ -5,9 +5,9 @@
       shard-00000/       an index, usable on its own
       shard-00001/
 
-Documents are numbered by shard, in the order of the list, and within a shard as in its index: shards are ranges of one
-collection. Shards share one encoder and one scale of impacts, so a query has the same integer weights in all of them.
-So scores can be compared exactly, and the results equal those of one index, ties included.
+Documents are numbered shard by shard, in the order of shards.json, and within a shard as in its index. So shards are
+ranges of one collection. Shards share one encoder and one scale of impacts, so a query has the same integer weights in
+all of them. So scores can be compared exactly, and the results equal those of one index, ties included.
 """
 
 from __future__ import annotations

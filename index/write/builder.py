@@ -178,7 +178,7 @@ def quantizer_of(fingerprint: Fingerprint, scale: float = 0.0) -> Callable[[floa
 
 
 def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what: str) -> None:
-    """Refuse an encoder whose term ids differ from those of given vectors.
+    """Refuse an encoder whose term ids differ from the term ids of given vectors.
 
     Args:
         vocabulary: The tokens of the vectors; None if unknown.

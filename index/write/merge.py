@@ -1,6 +1,6 @@
 """Merging: combine adjacent segments into one, without deleted documents and in a new storage order.
 
-Only neighbours are merged, so documents keep their order. The policy is that of Lucene's LogMergePolicy: segments have
+Only neighbours are merged, so documents keep their order. The policy is as in Lucene's LogMergePolicy: segments have
 levels by size, and 8 segments of one level are merged into a segment of the next level. So each document is rewritten
 once per level, and the number of segments grows with the logarithm of the number of documents. A segment that has lost
 more than a third of its documents is rewritten by itself.
