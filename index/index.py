@@ -215,7 +215,7 @@ class Index(Reader):
         """Add documents; searches find them after `commit`.
 
         The first change locks the index against other writers until `commit` or `rollback`. Documents are encoded, cut
-        and stored like those that the index was built from. A call adds all of its documents or none.
+        and stored like the documents that the index was built from. A call adds all of its documents or none.
 
         Args:
             source: As for `build`: documents, a corpus, vectors of the index's encoder, or a matrix.
@@ -237,7 +237,7 @@ class Index(Reader):
             return writer.add(source, lambda: self.encoder, ids, replace=False, skip_bad=skip_bad)
 
     def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
-        """Add documents, replacing those with the same ids.
+        """Add documents, replacing existing documents with the same ids.
 
         A replaced document moves to the end, as if deleted and added. If an id is repeated, its last document counts.
         Arguments and errors as for `add`; the result counts updated and added documents.

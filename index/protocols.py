@@ -141,7 +141,7 @@ class SearchIndex(Searchable, Protocol):
         ...
 
     def upsert(self, source: AnySource, *, skip_bad: bool = False) -> Change:
-        """Add documents, replacing those with the same ids; see `Index.upsert`."""
+        """Add documents, replacing existing documents with the same ids; see `Index.upsert`."""
         ...
 
     def update(self, source: AnySource, *, skip_bad: bool = False) -> Change:

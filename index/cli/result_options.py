@@ -79,8 +79,8 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--rerank-unit",
                 metavar="UNIT",
-                help="What the re-ranker scores: text, or each sentence; a document then gets the score of its best "
-                "sentence. [default: text]",
+                help="What the re-ranker scores: text, or sentence (a document gets the score of its best sentence). "
+                "[default: text]",
             ),
             click.option(
                 "--depth", type=click.IntRange(min=1), help="Documents to re-rank or diversify. [default: 100]"

@@ -443,7 +443,7 @@ class ShardedIndex(QueryEncoding):
         return self.changes.add(source, ids=ids, skip_bad=skip_bad)
 
     def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
-        """Add documents, replacing those with the same ids in any shard; see `Index.upsert`."""
+        """Add documents, replacing existing documents with the same ids in any shard; see `Index.upsert`."""
         return self.changes.upsert(source, ids=ids, skip_bad=skip_bad)
 
     def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:

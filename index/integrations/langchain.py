@@ -121,7 +121,7 @@ class LsrRetriever(BaseRetriever):
         return cls.from_documents(_documents(texts, metadatas, ids), path, k=k, **build)
 
     def add_documents(self, documents: Iterable[Document]) -> list[str]:
-        """Add documents, replacing those with the same ids, and commit; return the ids."""
+        """Add documents, replacing existing documents with the same ids, and commit; return the ids."""
         mapped = [_document(document) for document in documents]
         put(self.index, mapped)
         return [document["_id"] for document in mapped]

@@ -272,7 +272,7 @@ class _Tools:
             return _result(answer.json())
 
     def add(self, documents: Annotated[list[NewDocument], Field(min_length=1, max_length=1000)]) -> CallToolResult:
-        """Add all of the documents or none, replacing those with the same ids."""
+        """Add all of the documents or none, replacing existing documents with the same ids."""
         rows = [one.model_dump() for one in documents]
         with self._changes():
             change = put(self._index, [{"_id": row.pop("id"), **row} for row in rows])

@@ -359,7 +359,7 @@ class Client:
         return self._add(source, skip_bad=skip_bad, commit=commit, update=False)
 
     def upsert(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:
-        """Add documents in one request, replacing those with the same ids; see `Index.upsert`."""
+        """Add documents in one request, replacing existing documents with the same ids; see `Index.upsert`."""
         return self._add(source, skip_bad=skip_bad, commit=commit, update=True)
 
     def update(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:

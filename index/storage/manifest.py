@@ -41,7 +41,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Opening hashes files of up to 4 MB, the smallest first, and stops at 32 MB in total.
 CHECKED_AT_OPEN, _CHECKED_IN_ALL = 1 << 22, 1 << 25
-# The digits are too many to match a user's dated folders. Earlier formats used data-….
+# With 16 digits, the pattern doesn't match a user's dated folders. Earlier formats used data-….
 _FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
 _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
 OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
