@@ -309,7 +309,7 @@ def cosine_of(snapshot: Snapshot, dense: NDArray[np.float32], doc: int, *, passa
     Args:
         snapshot: The snapshot that holds the document.
         dense: (width,) float32, the query.
-        doc: The document's number, or a passage's.
+        doc: Number of a document or passage.
         passages: Use the passage itself, even if another passage of the document is nearer.
     """
     own = _passages(snapshot, doc) if snapshot.has_passages and not passages else [doc]

@@ -18,7 +18,7 @@ def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranke
     bound may be slightly too low.
 
     Args:
-        index: An index whose encoder is the reranker's.
+        index: An index built with the re-ranker's encoder.
         query: The text.
         k: Maximum number of hits.
         reranker: Computes late scores.

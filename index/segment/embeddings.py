@@ -97,7 +97,7 @@ class Embeddings:
             raise CorruptIndex(f"{self.source.path}: {sum(sizes)} vectors for {n_docs} documents; {RESTORE}")
 
     def similarities(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (n_docs,) float32: the dot product of each document's vector with the query's.
+        """Return (n_docs,) float32: the dot products of the documents' vectors with the query's vector.
 
         Args:
             query: (width,) float32; for unit vectors, the products are cosines.
