@@ -164,7 +164,7 @@ class CoarseIndex:
 
 
 def cut(vectors: SparseMatrix, terms: int, factors: NDArray[np.float64]) -> SparseMatrix:
-    """Keep the terms of each row that have the largest products of weight and factor, with unchanged weights.
+    """Keep the terms of each row that have the largest products of weight and factor; weights stay unchanged.
 
     Args:
         vectors: (n_docs, n_terms).

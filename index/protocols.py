@@ -116,7 +116,7 @@ class Searchable(Protocol):
         ...
 
     def count(self, where: Where | Filter | None = None) -> int:
-        """Count the documents, or those that match a filter; see `Index.count`."""
+        """Count all documents, or the documents that match a filter; see `Index.count`."""
         ...
 
     def __len__(self) -> int:

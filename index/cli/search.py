@@ -93,7 +93,7 @@ def open_index(
 ) -> Any:
     """Open an index, with the encoder of --encoder and its settings, in this process or on a Ray cluster.
 
-    Reports segments that are left out as damaged.
+    Damaged segments that are left out are reported.
     """
     from lsr.console import note
 

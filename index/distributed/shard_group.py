@@ -1,4 +1,4 @@
-"""ShardGroup: asks the shards of a folder, through their replicas, and knows what each of them holds."""
+"""ShardGroup: asks the shards of a folder, through their replicas, and knows what each shard holds."""
 
 from __future__ import annotations
 

@@ -277,7 +277,7 @@ class ShardSearch:
         raise DataError(f"{group.shards.folder}: no document has the id {doc_id!r}")
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """Return, for each term, the contents (title and text) of the n documents in which it weighs most."""
+        """Return, for each term, the contents (title and text) of the n documents in which the term weighs most."""
         if not terms:
             return []
         found = [self.hits(None, ranked) for ranked in self.rank(lambda: term_queries(terms), n, Criteria())]

@@ -242,7 +242,7 @@ class Shard:
         return searched, ShardCandidates(found, ids, parents, *matcher.looked_at(found.docs))
 
     def _searched(self, version: str) -> tuple[str, Snapshot]:
-        """Return a version and its snapshot; if the version is gone, those of the latest commit."""
+        """Return a version and its snapshot; if the version is gone, return the latest version and its snapshot."""
         if (snapshot := self._kept.get(version)) is not None:
             return version, snapshot
         return self._latest(refresh=True)

@@ -380,7 +380,7 @@ class ShardedIndex(QueryEncoding):
         return index.duplicates(threshold, where=where)
 
     def count(self, where: Where | Filter | None = None) -> int:
-        """Count the documents, or those that match a filter; see `Index.count`."""
+        """Count all documents, or the documents that match a filter; see `Index.count`."""
         parsed = None if where is None else as_filter(where)
         self._group.require_known(parsed)
         return sum(self._group.every("count", parsed).values())

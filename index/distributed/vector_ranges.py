@@ -70,7 +70,7 @@ class Scanned:
         stretches: The files, in order; the first has the tokens.
         largest: The largest weight that impacts have to represent, from `lsr.sparse.usual_largest`.
         whole: Whether all weights are whole numbers.
-        identity: A text that changes when the vectors do.
+        identity: A text that changes when the vectors change.
         fingerprint: The fingerprint of the encoder that made the vectors.
     """
 

@@ -64,7 +64,7 @@ def build_dense(
         index: The index with the texts.
         path: Folder for the vectors.
         embed: Maps n texts to (n, dimensions) numbers.
-        embed_documents: Embeds documents, if they need another function; see `DenseVectors.build`.
+        embed_documents: Embeds documents, if `embed` is only for queries; see `DenseVectors.build`.
         similarity: "cosine", or "dot" for vectors with meaningful lengths.
         graph: Also write a usearch graph, for approximate search of large collections.
         clusters: Store the vectors by clusters, for `Hybrid(visit=…)`.

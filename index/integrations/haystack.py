@@ -230,7 +230,7 @@ _EXACT = 2**53  # whole numbers up to here are exact in a column of floats
 
 
 def _where(filters: Any, index: Index) -> dict[str, Any] | None:
-    """Return an index filter that keeps at least the documents that Haystack's filters keep; None if there is none.
+    """Return an index filter that keeps at least the documents that Haystack's filters keep, if possible, else None.
 
     Haystack filters read documents one by one. The index filter reduces how many they have to read.
     """

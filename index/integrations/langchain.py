@@ -99,7 +99,7 @@ class LsrRetriever(BaseRetriever):
         """Build an index from LangChain documents.
 
         Args:
-            documents: The documents; those without an id get a random one.
+            documents: The documents; a document without an id gets a random id.
             path: The folder of the index.
             k: Maximum number of documents to retrieve.
             build: Arguments of `Index.build`: encoder, passages, overwrite and so on.

@@ -45,7 +45,7 @@ def opened_or_created(path: str | PathLike[str], encoder: str) -> Index:
         return Index.open(path)
     try:
         return Index.build(path, [], encoder=encoder)
-    except OutputExists:  # either another process has created the index, or `open` reports what else the folder is
+    except OutputExists:  # if another process has created the index, open it; else `open` says what the folder is
         return Index.open(path)
 
 

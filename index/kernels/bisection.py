@@ -5,8 +5,8 @@ finds the centre of a document. Weights aren't stored: a document's terms are so
 weight DECAY^r, which approximates learned sparse vectors.
 
 Recursive graph bisection halves a run of documents and moves documents that fit the other half better, so that few
-terms are spread over both halves; then it halves each half. In a half of n documents, a term that d of them contain
-costs d * log2(n / (d + 1)): the bits of its gaps.
+terms are spread over both halves; then it halves each half. In a half of n documents, a term that occurs in d of
+them costs d * log2(n / (d + 1)): the bits of its gaps.
 
 Sources: Dhulipala et al. 2016 (arXiv 1602.08820); Mackenzie, Petri, Moffat 2021 for fast bisection. These papers sort
     each half by gain and swap pairs whose gains add up to more than zero. Here, all documents are split at the median
@@ -92,7 +92,7 @@ def order_run(indptr, terms, places, begin, end, align, iterations, sides, degre
 
 @kernel
 def halve(indptr, terms, places, begin, end, align, iterations, sides, degrees, prices, touched, keys, logs):
-    """Split a run of documents, longer than `align`, in two; arguments are those of `order_run`.
+    """Split a run of documents, longer than `align`, in two; arguments as for `order_run`.
 
     Returns:
         The place where the second half begins.

@@ -240,8 +240,8 @@ def add_list(files, query, i, w, bounds):
 def highest(bounds, m, scratch):
     """Return a bound that at least m blocks reach, or 1.
 
-    It is the m-th largest maximum of a group of 8 blocks; 1 if this maximum is below 1, or if there are fewer than m
-    groups.
+    Blocks are taken in groups of 8. The bound is the m-th largest of the groups' maxima; 1 if this maximum is below 1,
+    or if there are fewer than m groups.
 
     Args:
         bounds: (n_blocks,) int32; the number of blocks is a multiple of FOLD.

@@ -109,7 +109,7 @@ class Explanation:
     Attributes:
         id: The document's id.
         score: The score of an exact search: the sum of the contributions and of the dense part, if there is one. In
-            mode "dense", the score is the dense part alone; contributions are those of a sparse search, with share 0.
+            mode "dense", the score is the dense part alone; contributions come from a sparse search and have share 0.
         contributions: One for each query term, highest score first; terms that the document lacks come last.
         content: The text that spans refer to; empty if it isn't stored.
         title_length: Length of the title, in characters, at the start of `content`; a space follows it.
@@ -166,7 +166,7 @@ class Explanation:
         """Sum the contributions of the terms of each word; highest score first.
 
         A word's `query_weight` is the sum of its terms' query weights. Its `impact` is the mean of its terms' impacts,
-        weighted by their query weights. So the product of the two is still the score. `term` and `token` are those of
+        weighted by their query weights. So the product of the two is still the score. `term` and `token` come from
         the word's highest-scoring term.
         """
         words: dict[str, list[Contribution]] = {}

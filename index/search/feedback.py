@@ -42,7 +42,7 @@ def expand_query(
 ) -> SparseMatrix:
     """Expand a query by Rocchio's method on sparse vectors: q + weight * |q| / |m| * m.
 
-    m is the mean vector of the best documents, cut to its heaviest terms, and |.| the Euclidean norm (Rocchio, 1971,
+    m is the mean vector of the best documents, cut to its heaviest terms, and |.| is the Euclidean norm (Rocchio, 1971,
     without the term for non-relevant documents). This helps if many documents are relevant, and hurts if the first
     results are wrong.
 

@@ -121,8 +121,8 @@ class Reader(StoredDocuments, QueryEncoding):
             settings: Fields of `SearchSettings` (mode, algorithm, alpha, beta, guaranteed, cut, heap_factor,
                 best_passages, dense_weight) and of `lsr.index.search.options.Options` (offset, min_score, group_by,
                 per_group, sort, boost, facets, total, diversity, syntax, rerank, rerank_unit, depth, passages,
-                fields). By default, the search is exact. It uses sparse vectors, and dense ones too if the index was
-                built with hybrid=True.
+                fields). By default, the search is exact. It uses sparse vectors, and also dense vectors if the index
+                was built with hybrid=True.
 
         Returns:
             Hits by descending score, unless an option sets another order; ties in the order in which documents were

@@ -30,13 +30,13 @@ class SearchSettings:
         alpha: For "blocks": a block is skipped if alpha times its upper bound is below the k-th best score so far. 1
             is exact; lower values are faster and may miss documents. Found documents have their exact scores.
         beta: Fraction of the query's terms to use, heaviest first; at least one term. 1 uses all. Lower values are
-            harmless for the long queries of a SPLADE encoder, but ruin the short ones of inference-free encoders.
+            harmless for the long queries of a SPLADE encoder, but ruin the short queries of inference-free encoders.
         guaranteed: For "blocks" and "clusters": how many blocks with the highest bounds, or clusters with the highest
             summaries, are always scored.
         cut: For "clusters": number of the query's heaviest terms that select clusters. The documents in these clusters
             are scored with all terms.
         heap_factor: For "clusters": a cluster is skipped if its summary score is below heap_factor times the k-th best
-            score so far. Lower values find more and are slower; 0 skips only clusters without any of the terms.
+            score so far. Lower values find more but are slower; 0 skips only clusters without any of the terms.
         mode: "sparse" searches sparse vectors, "dense" searches the dense vectors of an index built with hybrid=True,
             and "hybrid" searches both (`lsr.index.search.hybrid_search`). The other settings apply to the sparse side;
             dense search is exact and compares all vectors. "auto" means "hybrid" for queries with dense vectors, and

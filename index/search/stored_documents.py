@@ -128,7 +128,7 @@ class StoredDocuments:
         return map(self._snapshot.documents.stored, self._snapshot.numbers(where))
 
     def count(self, where: Where | Filter | None = None) -> int:
-        """Count the documents (or passages), or those that match a filter.
+        """Count all documents (or passages), or only the documents that match a filter.
 
         Raises:
             DataError: The filter names a column that doesn't exist or has another kind.

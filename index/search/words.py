@@ -107,7 +107,7 @@ class WordSource(Protocol):
         ...
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """Return, for each term, the contents (title and text) of the n documents in which it weighs most."""
+        """Return, for each term, the contents (title and text) of the n documents in which the term weighs most."""
         ...
 
     def titles(self, typed: str, limit: int) -> Titles:
@@ -123,7 +123,7 @@ class SnapshotWords:
         self.vocabulary, self.kept, self.frequencies = snapshot.shared.vocabulary, snapshot.kept, snapshot.frequencies
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """Return, for each term, the contents (title and text) of the n documents in which it weighs most."""
+        """Return, for each term, the contents (title and text) of the n documents in which the term weighs most."""
         found = []
         for row in range(len(queries := term_queries(terms))):
             docs, _ = self._snapshot.top(queries[row], n, SearchSettings())

@@ -68,8 +68,8 @@ class Quantizer:
             whole: Whether all weights are whole numbers.
 
         Returns:
-            A quantizer with that scale if the weights fit. Otherwise, its scale is that scale times the smallest power
-            of two with which the weights fit.
+            A quantizer with the scale `scale` if the weights fit. Otherwise, its scale is `scale` times the smallest
+            power of two with which the weights fit.
 
         """
         own = cls.of(largest, whole)

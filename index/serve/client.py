@@ -57,7 +57,7 @@ def _again(url: str, index: str | None, key: str | None, timeout: float) -> Clie
 
 
 class Client:
-    """An index over HTTP. Arguments, results and errors are those of `Index`; safe to use from many threads.
+    """An index over HTTP. Arguments, results and errors are as for `Index`; safe to use from many threads.
 
     Changes are buffered on the server, where a commit by any client makes all of them visible.
 
@@ -319,7 +319,7 @@ class Client:
         return documents()
 
     def count(self, where: Where | Filter | None = None) -> int:
-        """Count the documents, or those that match a filter; see `Index.count`."""
+        """Count all documents, or the documents that match a filter; see `Index.count`."""
         return int(self._post("/v1/count", {"where": where_body(where)})["count"])
 
     def _hits(

@@ -1,6 +1,6 @@
 """Search and change a sharded folder as one index, in one process; `Index.open` does this for such a folder.
 
-Kernels search the segments of all shards like those of one index, in one call that shares the score threshold. New
+Kernels search the segments of all shards like the segments of one index: in one call, with one score threshold. New
 documents go to the last shard, so they come after all others; documents are deleted in their own shard. So the order of
 documents, and with it every result, is the same as in one index. A change is committed shard by shard, starting with
 the last shard, which has the new documents. If the process is killed between two of these commits, the old version of a
@@ -162,7 +162,7 @@ class ShardedWriter:
         replace: bool,
         skip_bad: bool,
     ) -> Change:
-        """Add documents to the last shard; with `replace`, delete those with the same ids in all shards."""
+        """Add documents to the last shard; with `replace`, replace documents with the same ids in all shards."""
         return self._writers[-1].add(source, encoder, ids, replace=replace, skip_bad=skip_bad)
 
     def delete(self, ids: Sequence[str], where: Filter | None = None) -> Change:

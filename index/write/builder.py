@@ -163,7 +163,7 @@ class EncoderMetadata:
 
 
 def growing(encoder: Encoder, tokens: Sequence[str] | None = None) -> Encoder:
-    """Let a living encoder append new terms to its tokens, or to given ones; other encoders are returned unchanged."""
+    """Let a living encoder append new terms to its own or given tokens; other encoders are returned unchanged."""
     known = list(encoder.vocabulary if tokens is None else tokens) if encoder.living else []
     return encoder.over(Lexicon(known, grows=True)) if encoder.living else encoder
 

@@ -114,7 +114,7 @@ class Writer:
         replace: bool,
         skip_bad: bool,
     ) -> Change:
-        """Add documents; with `replace`, replace those with the same ids. See `Index.add`."""
+        """Add documents; with `replace`, replace existing documents with the same ids. See `Index.add`."""
         self.require_whole()
         self._require_idle()
         opened, change = open_source(source, skip_bad=skip_bad), Change()
@@ -279,7 +279,7 @@ class Writer:
             self._replace([stored.write(self._transaction) for stored in self._stored])
 
     def merge(self, *, everything: bool) -> bool:
-        """Merge committed segments: all into one, or those that the policy chooses.
+        """Merge committed segments: all into one, or the segments that the policy chooses.
 
         Returns:
             Whether there was anything to merge.
