@@ -53,7 +53,8 @@ class Visits:
     """Which vectors a query reads.
 
     Attributes:
-        share: Share of all vectors to read: those of the first sparse results, then whole clusters while they fit.
+        share: Share of all vectors to read: the vectors of the first sparse results, then whole clusters while they
+            fit.
         policy: How clusters are ordered: "centroid" by the similarity of their centroids with the query, "overlap" by
             the sparse results that they hold; `Hybrid.fit_visits` trains "logistic" and "lstm".
         results: Number of sparse results whose vectors are always read; with 0, search works as in the paper.

@@ -32,7 +32,7 @@ def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranke
     """
     if str(index.fingerprint) != str(reranker.encoder.fingerprint):
         raise EncoderMismatch(
-            f"{index.path}: the index was built with {index.fingerprint}, so its scores don't bound those of "
+            f"{index.path}: the index was built with {index.fingerprint}, so its scores don't bound the scores of "
             f"{reranker.encoder.fingerprint}: build it with the re-ranker's encoder"
         )
     depth = max(depth, k)

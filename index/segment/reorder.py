@@ -60,7 +60,7 @@ def reduce_documents(
     *,
     threads: int = 0,
 ) -> Reduced:
-    """Reduce documents to their heaviest terms, 2 or 4 bytes each.
+    """Reduce documents to their heaviest terms; a term takes 2 or 4 bytes.
 
     Args:
         indptr: (n_docs + 1,).
