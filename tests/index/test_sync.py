@@ -124,7 +124,7 @@ def test_documents_that_sync_did_not_add_are_kept(docs, index):
 
 def test_another_folder_is_refused(docs, index, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"none of the 3 files that .* was made from exists here"):
+    with pytest.raises(DataError, match=r"none of the 3 files in the index .* exists here"):
         index.sync(tmp_path / "empty")
     monkeypatch.setattr(syncing, "_FEW", 2)
     put(tmp_path / "other" / "x.md", "text")
