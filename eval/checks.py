@@ -4,10 +4,10 @@ Errors make a mean meaningless: unreadable lines of a run or of queries, a docum
 measures, no judged query with a relevant document, and ids that don't match (none of the run's queries is judged, none
 of the judged queries has a text, none of the judged documents exists).
 
-Warnings are about means that may be misleading: judged documents that aren't in the collection (they can't be found),
-judged queries without a text or without results (they count as 0) or without a relevant document (always 0), unjudged
-queries of the run (they don't count), hits left out as the query's own document, equal scores, measures deeper than the
-run, and a run without any judged hit.
+Warnings say why a mean may mislead: judged documents that aren't in the collection (they can't be found), judged
+queries without a text or without results (they count as 0), judged queries without a relevant document (they always
+count as 0), unjudged queries of the run (they don't count), hits left out because they are the query's own document,
+equal scores, measures deeper than the run, and a run without any judged hit.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Findings:
     Attributes:
         errors: Problems that make a mean meaningless.
         warnings: What a reader of the mean should know.
-        counts: The numbers behind errors and warnings, and further numbers; a number that wasn't checked is missing.
+        counts: The numbers in errors and warnings, and further numbers; a number is missing if it wasn't checked.
         run: The run without its bad lines; None if no run was checked.
-        unjudged: Queries without judgments that have been reported.
+        unjudged: Unjudged queries that have been reported.
     """
 
     errors: tuple[str, ...]

@@ -1,6 +1,6 @@
 """`lsr compare`: compare systems query by query.
 
-Systems are TREC runs, which are measured here, or systems in an experiment's result folder, where values are stored.
+A system is a TREC run, which is measured here, or a system of an experiment, whose result folder has the values.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
     Args:
         names: TREC runs, result folders (all of their systems), or "FOLDER:SYSTEM" (one system of a folder).
         dataset: Dataset with the judgments for runs.
-        measures: Names of measures; result folders contribute those that they have.
-        notes: Warnings about runs and judgments are appended.
+        measures: Names of measures; from a result folder, those that it has are read.
+        notes: A list to which warnings about runs and judgments are appended.
 
     Raises:
         DataError: A measure is unknown, a file is missing, a run has bad lines or no dataset, or a folder lacks a

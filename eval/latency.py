@@ -1,4 +1,4 @@
-"""Latency of one query at a time on one thread after a warm-up; encoding and searching are timed separately."""
+"""Measure latency: one query at a time on one thread, after a warm-up. Encoding and searching are timed separately."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def search_latency(
 
 
 def encode_latency(index: Index, texts: Sequence[str], mode: Mode = "sparse") -> Latency:
-    """Latency of encoding a query; with both vectors if the mode needs them."""
+    """Latency of encoding a query to its sparse vector, and to its dense vector if the mode needs it."""
 
     def encode(i: int) -> None:
         index.query_vectors([texts[i]])
@@ -195,7 +195,7 @@ def throughput(
 ) -> Rate:
     """Measure batch search on all cores, or on a number of threads; settings are those of `Index.search`.
 
-    Searches all queries repeatedly for at least 0.3 seconds and uses the median time.
+    All queries are searched repeatedly for at least 0.3 seconds; the median time counts.
     """
     first = None if dense is None else dense[:8]
     index.search_batch(vectors[:8], k, threads=threads, dense=first, **settings)

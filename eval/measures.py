@@ -84,8 +84,8 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
         measures: From `parse_measures`.
 
     Returns:
-        ({measure: mean, or sum for counts}, {measure: {query_id: value}}). A query is missing if a measure isn't
-        defined for the query, such as Accuracy if nothing relevant was found.
+        ({measure: mean, or sum for counts}, {measure: {query_id: value}}). A measure lacks the queries for which it
+        isn't defined; Accuracy, for example, isn't if nothing relevant was found.
 
     Raises:
         DataError: A measure can't be computed from these judgments or results.
@@ -95,7 +95,7 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
     _require_computable(qrels, measures)
     judged, ranked = {}, {}
     queries = list(qrels)
-    # Numbers replace ids, because scripts of some measures misread other ids.
+    # Numbers replace ids, because the scripts of some measures misread ids that aren't numbers.
     for number, query in enumerate(map(str, range(len(queries)))):
         names: dict[str, str] = {}
         grades, hits = qrels[queries[number]], run.get(queries[number], {})

@@ -4,7 +4,7 @@ Each figure has a mark of its reliability:
 
     repo        read in the named public repository: README, documentation, configuration
     paper-text  read in a copy of the paper's text
-    derived     computed from such figures
+    derived     computed from figures of the two kinds above
     secondary   quoted by another publication; check the paper before you print it
     unmarked    stated by the sources, not checked separately
 

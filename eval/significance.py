@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from lsr.errors import DataError, MissingExtra
 
 _AT_ONCE = 1 << 21  # numbers drawn at a time
-_EQUAL = 1e-12  # smaller differences count as equal: rounding of a sum can be as large
+_EQUAL = 1e-12  # smaller differences count as equal: the rounding error of a sum can be as large
 
 Values = Mapping[str, float]
 
@@ -93,10 +93,10 @@ def compare(
 
 
 def compare_seeds(values: Sequence[Values], baseline: Sequence[Values]) -> Comparison:
-    """Compare two systems, at least one of them trained with several seeds; two-sided.
+    """Compare two systems of which at least one was trained with several seeds; the test is two-sided.
 
-    A t test of whether the difference generalizes to other queries and other seeds. It counts the interaction of query
-    and seed twice, so it is conservative: it may miss differences, but doesn't find too many.
+    A t test shows whether the difference generalizes to other queries and other seeds. It counts the interaction of
+    query and seed twice, so it is conservative: it may miss differences, but doesn't find too many.
 
     Args:
         values: {query_id: value} for each seed of a system; a single mapping in the list for a system without seeds.
@@ -245,7 +245,7 @@ def _positive(number: int, name: str) -> int:
 def _randomization(differences: NDArray[np.float64], samples: int, seed: int) -> float:
     """Return the share of sign flips whose sum is at least as far from 0 as the observed sum."""
     moved = differences[differences != 0]  # flipping the sign of 0 changes nothing
-    bound = abs(moved.sum()) - _EQUAL * np.abs(moved).sum()  # sums of the same numbers round differently
+    bound = abs(moved.sum()) - _EQUAL * np.abs(moved).sum()  # the same numbers in another order have a slightly different sum
     exact = len(moved) < 63 and 2 ** len(moved) <= samples
     count = 2 ** len(moved) if exact else samples
     reached = 0

@@ -374,7 +374,7 @@ def _checksums_of(dataset: Dataset) -> dict[str, str]:
 
 
 def _as_given(dataset: Dataset) -> DatasetSettings:
-    """Return settings as in a YAML file, with which the dataset can be opened again."""
+    """Return the settings that open the dataset again, as in a YAML file."""
     folder = Path(dataset.name).is_dir()
     qrels = None if folder or dataset.qrels_path is None else str(dataset.qrels_path)
     parts = (dataset.source, dataset.query_source)

@@ -59,9 +59,9 @@ class FeedbackSettings(Settings):
         terms: Number of terms kept of the documents' mean vector.
         weight: Weight of the documents relative to the query.
         dense_weight: Weight of the documents relative to the query, for dense vectors.
-        source: Name of an earlier system whose first documents give feedback; by default this system. If the source is
-            a fusion, interpolation comes before feedback. A fusion of systems with feedback interpolates after
-            feedback.
+        source: Name of an earlier system whose first documents give feedback; by default, the system itself. If the
+            source is a fusion, interpolation comes before feedback. A fusion of systems with feedback interpolates
+            after feedback.
     """
 
     documents: int = field(default=DOCUMENTS, metadata=within(at_least=1))
@@ -206,8 +206,8 @@ class SystemSettings(Settings):
         mode: "sparse"; "hybrid" adds the dense vectors that the encoder computes in the same pass; "dense" ranks by
             them alone.
         run: A TREC run from any engine; only quality is measured.
-        fuse: Names of earlier systems whose runs are fused. The latency includes their searches, with the depth of the
-            runs, and the fusion; the size is the sum of their indexes.
+        fuse: Names of earlier systems whose runs are fused. The latency is that of the fusion and of the systems'
+            searches, which are as deep as the runs; the size is the sum of the systems' indexes.
         method: "rrf", or "interpolation" of the scores.
         normalization: Normalization of interpolated scores.
         weights: One weight for each fused system; by default all 1.

@@ -97,8 +97,8 @@ def check_inputs(
         settings: The systems.
         datasets: {name in tables: dataset}.
         depth: Depth of the measures.
-        notes: Warnings about given runs are appended.
-        problems: Errors about files that are missing, unreadable or don't fit are added.
+        notes: A list to which warnings about given runs are appended.
+        problems: Errors about missing, unreadable or unsuitable files are added to them.
         told: {dataset: unjudged queries that were reported}; unjudged queries of runs are added.
     """
     from lsr.index.cli.encode import open_encoder
@@ -400,8 +400,8 @@ def _other_search(
 def _vectors(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Vectors, Facts, str, dict[str, str]]:
-    """Return a system's document vectors (given or encoded here), measurements, their digest, and digests of the
-    inputs.
+    """Return a system's document vectors (given or encoded here), measurements, the digest of the vectors, and digests
+    of the inputs.
     """
     if system.documents:
         path, _ = _their_vectors(system, name)
@@ -533,7 +533,7 @@ def time_systems(
         settings: How to time.
         systems: The systems.
         artifacts: The cache.
-        depth: Number of documents that a fusion uses of each of its systems.
+        depth: Number of documents that a fusion takes from each of its systems.
 
     Returns:
         {system: its times}, without systems that have no index. The time of a fusion includes its searches, one after
