@@ -245,7 +245,7 @@ def _positive(number: int, name: str) -> int:
 def _randomization(differences: NDArray[np.float64], samples: int, seed: int) -> float:
     """Return the share of sign flips whose sum is at least as far from 0 as the observed sum."""
     moved = differences[differences != 0]  # flipping the sign of 0 changes nothing
-    bound = abs(moved.sum()) - _EQUAL * np.abs(moved).sum()  # the same numbers in another order have a slightly different sum
+    bound = abs(moved.sum()) - _EQUAL * np.abs(moved).sum()  # rounding depends on the order of a sum
     exact = len(moved) < 63 and 2 ** len(moved) <= samples
     count = 2 ** len(moved) if exact else samples
     reached = 0

@@ -26,7 +26,7 @@ from lsr.arrays import Layout, read_arrays, write_arrays
 from lsr.errors import DataError
 from lsr.sparse import SparseMatrix
 
-FIRST_WORD = 570  # of BERT's vocabulary; before it are unused tokens and punctuation
+FIRST_WORD = 570  # id of the first word in BERT's vocabulary; smaller ids are unused tokens and punctuation
 _SAMPLE = 4000  # documents from which slices are coloured
 _FULLEST = 1.6  # terms of the fullest slice, relative to the average
 _BALANCE = 0.01  # cost of a full slice, as a share of the term's total weight

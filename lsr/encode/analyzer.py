@@ -94,7 +94,7 @@ class Analyzer:
         language: A Snowball language ("german"), its code ("de"), "none" for neither stems nor stop words, or "lucene"
             for Lucene's English analyzer with its stop words.
         stop_words: "light" keeps the language's stop words, with little weight in queries; "drop" leaves them out;
-            "lucene" leaves out the 33 of Lucene's English analyzer; "keep" treats them like other words.
+            "lucene" leaves out the 33 stop words of Lucene's English analyzer; "keep" treats them like other words.
         words: The stop words of a saved analyzer, so that later versions of a library can't change them.
 
     Raises:
@@ -210,7 +210,7 @@ class Analyzer:
                 continue
             pieces = [(m.group(), run.start() + m.start()) for m in re.finditer(r"[^'’]+", run.group())]
             for piece, start in pieces:
-                if len(pieces) == 1 or len(piece) > 1:  # not the s of "wing's", the l of "l'avion"
+                if len(pieces) == 1 or len(piece) > 1:  # drops the s of "wing's" and the l of "l'avion"
                     yield from self._compound(piece, start)
 
     def _compound(self, piece: str, start: int) -> Iterator[Term]:

@@ -52,8 +52,7 @@ class Encoder(abc.ABC):
 
     @property
     def query_fingerprint(self) -> Fingerprint | None:
-        """Identifies a model that encodes only queries, which isn't part of `fingerprint`; None without such a
-        model.
+        """Identifies a model that encodes only queries and isn't part of `fingerprint`; None without such a model.
         """
         return None
 
@@ -119,7 +118,7 @@ class Encoder(abc.ABC):
         """The word of a document from which each term comes; empty if the encoder can't tell.
 
         With max or sum pooling a term comes from the word of the token with the largest logit. Only the part of the
-        text that the encoder reads counts. Never downloads a model.
+        text that the encoder reads counts. No model is downloaded.
 
         Args:
             text: The document's text.
@@ -155,7 +154,7 @@ class Encoder(abc.ABC):
         """Learn statistics of the corpus; does nothing for most encoders."""
 
     def over(self, lexicon: Lexicon | None) -> Encoder:
-        """For living encoders, a copy with the terms and counts of an index (None for none); else this encoder."""
+        """For living encoders, a copy with the terms and counts of `lexicon`, or with none; else this encoder."""
         return self
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
@@ -168,8 +167,8 @@ class Encoder(abc.ABC):
         """How many more tokens fit after each text; prompt and special tokens are already counted.
 
         Args:
-            texts: The texts with their titles; for an empty text, the result is the longest text that the encoder
-                reads.
+            texts: The texts with their titles; for an empty text, the result is the length of the longest text that the
+                encoder reads.
             queries: Read as queries instead of documents.
 
         Returns:
@@ -197,7 +196,7 @@ def _reopened(kind: Any, content: dict[str, bytes], settings: dict[str, Any]) ->
 
 
 def as_texts(texts: Texts) -> list[str]:
-    """One text or many as a list of strings. Of documents (`Document` or mappings) the title and the text are used.
+    """One text or many as a list of strings. A document (`Document` or mapping) becomes its title and text.
 
     Args:
         texts: Strings or documents; an iterable is read once.

@@ -67,7 +67,7 @@ class BM25Encoder(Encoder):
     ) -> None:
         try:
             known = pivot == "mean" or 0 < pivot < math.inf
-        except TypeError:  # another text
+        except TypeError:  # a text other than "mean"
             known = False
         if not (0 <= k1 < math.inf and 0 <= b <= 1 and known):
             raise EncoderError(

@@ -64,7 +64,7 @@ class Codes:
         return np.asarray(np.maximum(vectors @ self.weight.T + bias, 0), np.float32)
 
     def encode(self, vectors: NDArray[np.float32], top_k: int, *, queries: bool = False) -> SparseMatrix:
-        """The codes of (n, width) vectors, each of norm 1; among equal activations, those with the lowest numbers are
+        """The codes of (n, width) vectors; every code has norm 1. Of latents with equal activations, the first are
         kept.
         """
         rows: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
@@ -295,7 +295,7 @@ class CsrEncoder(Encoder):
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        """The latents, "latent:7 (wing, flow, lift)"; empty until there are codes."""
+        """The latents, such as "latent:7 (wing, flow, lift)"; empty until there are codes."""
         names = self.codes.names if self.codes is not None else ()
         return [f"latent:{i} ({name})" if name else f"latent:{i}" for i, name in enumerate(names)]
 

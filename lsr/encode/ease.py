@@ -82,7 +82,7 @@ class EaseEncoder(Encoder):
         return self.table is None
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Count the terms of all documents; solve the model for the 2,000 most frequent terms of the first 50,000."""
+        """Count the terms of all documents; solve the model for the 2,000 most frequent terms of the first 50,000 documents."""
         some: list[str] = []
 
         def kept() -> Iterator[str]:
@@ -137,7 +137,7 @@ class EaseEncoder(Encoder):
         return SparseMatrix.from_rows(rows, self.n_terms)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
-        """BM25's documents."""
+        """BM25's vectors of documents."""
         return self.bm25.encode_document(as_texts(texts))
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:

@@ -70,7 +70,7 @@ class HybridEncoder(Encoder):
         return self.lexical.living
 
     def over(self, lexicon: Lexicon | None) -> HybridEncoder:
-        """Return a copy with BM25's terms and counts of an index; None gives a copy without terms."""
+        """Return a copy in which BM25 has the terms and counts of an index; None gives a copy without terms."""
         if not isinstance(self.lexical, BM25Encoder):
             return self
         mine = None if lexicon is None else lexicon.part(self.learned.n_terms, PREFIX)

@@ -194,7 +194,7 @@ class LatentTermsEncoder(Encoder):
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        """The latents, "latent:7 (wing, flow, lift)"; empty before `fit`."""
+        """The latents, such as "latent:7 (wing, flow, lift)"; empty before `fit`."""
         names = self.codes.names if self.codes is not None else ()
         return [f"latent:{i} ({name})" if name else f"latent:{i}" for i, name in enumerate(names)]
 
