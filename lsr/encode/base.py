@@ -52,8 +52,7 @@ class Encoder(abc.ABC):
 
     @property
     def query_fingerprint(self) -> Fingerprint | None:
-        """Identifies a model that encodes only queries and isn't part of `fingerprint`; None without such a model.
-        """
+        """Identifies a model that encodes only queries and isn't part of `fingerprint`; None without such a model."""
         return None
 
     @property

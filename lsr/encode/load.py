@@ -83,9 +83,9 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
     Args:
         name: "bm25", "lsr-mini", a folder, or a model of the Hugging Face hub.
         settings: For "bm25" and "ease": k1, b, language, stop_words and pivot, see `BM25Encoder`. For models: pooling,
-            saturation and max_length of the documents' tower (and the queries', if it is the same), instead of the
-            checkpoint's; top_k and max_ratio, to prune documents; query_model, another checkpoint for queries (for an
-            `InferenceFreeEncoder`, its weights are averaged with those of the table); lexical, the weight of BM25's
+            saturation and max_length of the documents' tower (and of the queries' tower, if it is the same), instead of
+            the checkpoint's; top_k and max_ratio, to prune documents; query_model, another checkpoint for queries (for
+            an `InferenceFreeEncoder`, its weights are averaged with those of the table); lexical, the weight of BM25's
             score added to the model's (`HybridEncoder`), 0 for none; device and batch_tokens, see `SpladeEncoder`. For
             "csr:MODEL" and "ncl:MODEL": top_k and latents, see `CsrEncoder`; for "late:MODEL" top_k, see `LateEncoder`;
             for "latent:MODEL" top_k, latents, k1 and b, see `LatentTermsEncoder`; all other settings go to the model.
@@ -273,7 +273,7 @@ class _Layout:
         query: The queries' tower, if it differs from the documents'.
         table: (n,) float32, query weights, for inference-free models.
         tokenizer: The queries' tokenizer, if they have one of their own.
-        query_length: Number of tokens read from a query, if that differs from documents.
+        query_length: Number of tokens read from a query, if documents have another limit.
         query_prompt: Text before every query.
     """
 

@@ -343,6 +343,3 @@ def _load_head(path: Path, kind: str) -> dict[str, Tensor]:
 
 def _states(out: Any) -> Tensor:
     return cast(Tensor, out.logits if "logits" in out else out.last_hidden_state)
-
-
-# --- heads ------------------------------------------------------------------------------------------------------------

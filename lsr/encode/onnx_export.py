@@ -33,7 +33,7 @@ from lsr.errors import EncoderError, MissingExtra
 
 _TERMS = 2048  # terms per matrix product of an output layer in the graph
 _HEADS = ("ExpansionHead", "MaskedLMHead", "GatedHead", "LexicalHead")
-# GELU is never below -0.17. With this zero point and at least this maximum, the integers cover that.
+# GELU is never below -0.17. With this zero point and at least this maximum, the integers cover all its values.
 _GELU_ZERO, _GELU_LARGEST = 16, 2.55
 _WORDS = "embeddings.word_embeddings.weight"
 
@@ -303,7 +303,7 @@ class _Graph:
 
         Args:
             name: Name of the graph.
-            given: Name of the input and its dimensions after the first, which is tokens.
+            given: Name of the input, and its dimensions after the first one, the tokens.
             found: {name of an output: its dimensions}
         """
         helper, kinds = self._onnx.helper, self._onnx.TensorProto

@@ -116,7 +116,7 @@ class SpladeEncoder(Encoder):
 
     @property
     def dense_width(self) -> int:
-        """See `Encoder`; only exported models that include the layers of a dense model have one."""
+        """See `Encoder`; only exported models that include the layers of a dense model have dense vectors."""
         return int(self._dense_settings.get("width", 0))
 
     @cached_property
@@ -191,8 +191,8 @@ class SpladeEncoder(Encoder):
                 found.append(SparseMatrix.empty(self.n_terms))
                 continue
             terms, weights, logits = model.by_token(row)
-            # Logits are known up to a constant for each term. The term's weight comes from its largest logit, so it
-            # gives the constant.
+            # Logits are known up to a constant for each term. The term's weight comes from its largest logit, so the
+            # weight determines the constant.
             at_best = np.expm1(weights) if tower.saturation == "log1p" else np.expm1(np.expm1(weights))
             values = np.log1p(np.maximum(at_best + logits - logits.max(0, initial=-np.inf), 0))[own]
             values = values if tower.saturation == "log1p" else np.log1p(values)
@@ -527,6 +527,3 @@ def _copy(source: Path, target: Path, tokenizer: TextTokenizer) -> None:
                 files.require_whole(path)
             shutil.copyfile(path, target / path.name)
     (target / TOKENIZER_FILE).write_bytes(tokenizer.content)
-
-
-# --- the model, in torch ------------------------------------------------------------------------------------
