@@ -82,7 +82,7 @@ class EaseEncoder(Encoder):
         return self.table is None
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Count all documents' terms; solve the model for the 2,000 most frequent terms of the first 50,000 documents."""
+        """Count all terms; solve the model for the 2,000 most frequent terms of the first 50,000 documents."""
         some: list[str] = []
 
         def kept() -> Iterator[str]:

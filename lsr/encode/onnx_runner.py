@@ -223,7 +223,7 @@ class OnnxRunner:
         An alternative is to run the model again without each word in turn, and to take the word whose removal lowers
         the weight most. On 83 expansions of Cranfield's abstracts with lsr-mini, both methods give the same word for
         50; for 66, the word chosen here is among the alternative's first three. Removing the word chosen here lowers
-        the weight by 92 % as much as removing the alternative's first word.
+        the weight 92 % as much as removing the alternative's word.
 
         Raises:
             EncoderError: The model doesn't know a token, or lsr didn't make the graph.

@@ -2,7 +2,7 @@
 
     z_j = max_t s_t (h_t . e_j) r_j    h_t, e_j: integers from -127 to 127; s_t: scale of a token; r_j: scale of a term
 
-The output layer takes nine tenths of a small encoder's time, but only the largest logit of each term is kept. Here, a
+The output layer does nine tenths of a small encoder's work, but only the largest logit of each term is kept. Here, a
 block of terms is multiplied with all tokens while the running maximum stays in registers, so that only the maximum is
 written to memory. Processors with VNNI use its instruction, which adds four products of bytes at once. Other processors
 multiply the same integers as float32, block by block. Sums below 2^24 are exact in float32, so the result has the same

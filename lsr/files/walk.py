@@ -71,7 +71,7 @@ def _ending(name: str) -> str:
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names."""
+    """The first names, separated by commas."""
     return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
 
 

@@ -70,7 +70,7 @@ def cache_folder() -> Path:
 
 
 class Place:
-    """A folder of files, which need not exist yet.
+    """A folder of files; it need not exist yet.
 
     Attributes:
         name: The path or URI.
@@ -236,7 +236,7 @@ class Place:
             self._files.delete_dir(self._root)
 
     def _require_bucket(self) -> None:
-        """Raise an error if the bucket is missing, which other requests can't tell from a missing file."""
+        """Raise an error if the bucket is missing; other requests can't tell a missing bucket from a missing file."""
         from pyarrow.fs import FileType
 
         if self._files.type_name != "local":

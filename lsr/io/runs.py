@@ -240,7 +240,7 @@ def read_run(path: Path, problems: DataErrors | None = None) -> Run:
 
     Args:
         path: The file.
-        problems: If given, bad lines are added to it and left out of the run, instead of raising an error.
+        problems: If given, bad lines are added to it and left out of the run; otherwise they raise an error.
 
     Raises:
         DataError: Lines are invalid, or a document occurs twice for a query; the message lists these with file and
