@@ -55,8 +55,8 @@ def margin_mse(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, *, e
 
     The student learns the teacher's score differences between positive and negatives, not its absolute scores. With
     `every_pair` it also learns differences among negatives. The mean is then over all ordered pairs of candidates,
-    including pairs of a candidate with itself, as in naver/splade's trainer of SPLADE-v3, whose loss weights can
-    therefore be used here.
+    including pairs of a candidate with itself, as in naver/splade's trainer of SPLADE-v3. So the loss weights of that
+    trainer can be used here.
 
     Args:
         scores: (n_queries, n_candidates) float, candidate 0 the positive.

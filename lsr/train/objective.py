@@ -27,7 +27,7 @@ def ranking_loss(
         batch: The batch.
         settings: Weights of the losses.
         teachers: Models to imitate; without models, the scores in the examples are imitated.
-        examples: Imitate the scores in the examples in addition to the models.
+        examples: Imitate both the models and the scores in the examples.
 
     Returns:
         Unweighted losses by name, and their weighted sum.

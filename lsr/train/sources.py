@@ -395,8 +395,8 @@ def _good_pairs(pairs: Iterable[_Pair | DataError], problems: Problems) -> Itera
 
 
 def _scored(path: Path, needs_scores: bool = True) -> Iterator[_Pair | DataError]:
-    """Yield query, document, score and "file:line" of a TREC run or of rows; if scores aren't needed, only a row's
-    negatives.
+    """Yield query, document, score and "file:line" of a TREC run or of rows; if scores aren't needed, a row yields only
+    its negatives.
     """
     try:
         is_run = file_kind(path) == "tsv"
