@@ -95,7 +95,7 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
                 found[one if one not in found else f"{name}:{one}"] = values_of_one
     problems.settle()
     if len(found) < 2:
-        raise DataError(f"a comparison needs two systems, there is only {', '.join(found)}")
+        raise DataError(f"a comparison needs two systems; there is only {', '.join(found)}")
     return found
 
 

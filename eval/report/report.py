@@ -215,7 +215,7 @@ def _costs_of_quality(results: Results) -> Iterator[Section]:
         measure = results.experiment.measures[0]
         shown = [s for s in results.systems if results.mean_p50(s) and results.mean(s, measure) is not None]
         if missing := [name for name in results.systems if name not in shown]:
-            legend += f" Without a search time or a value on every dataset: {', '.join(missing)}."
+            legend += f" These systems lack a search time or a value on some dataset: {', '.join(missing)}."
         yield Section(
             "Quality, time and size", figures=tuple(found), legend=legend, key=figures.key(results, results.systems)
         )

@@ -135,8 +135,8 @@ def _find(results: Results, encoder: Encoder, wanted: str, folder: str) -> tuple
         raise DataError(f"there is no system {wanted!r}; there are: {', '.join(results.systems)}", folder)
     if not found or (wanted and wanted not in found):
         raise DataError(
-            f"{wanted or 'none of the systems'} is{' not' if wanted else ''} this encoder, with its own settings; "
-            "measure what you publish, with lsr experiment --encoder FOLDER",
+            f"{wanted or 'none of the systems'} is{' not' if wanted else ''} this encoder with its own settings; "
+            "measure the encoder that you publish: lsr experiment --encoder FOLDER",
             folder,
         )
     if not wanted and len(found) > 1:

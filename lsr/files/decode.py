@@ -69,7 +69,7 @@ def _by(content: bytes, encoding: str) -> str:
             encoding = "cp1252"  # like browsers: cp1252 adds quotes and dashes
         text = content.decode(encoding)
     except (UnicodeDecodeError, LookupError) as error:
-        raise DataError(f"not {encoding}, though it declares it: {error}") from None
+        raise DataError(f"not {encoding}, though the file declares it: {error}") from None
     if not isinstance(text, str):
         raise DataError(f"{encoding} is not an encoding of text")
     return text

@@ -110,9 +110,9 @@ def _findings(weights: SparseMatrix, vocabulary: Sequence[str], special: Collect
         found.append(
             Finding(
                 "the same terms everywhere",
-                f"{common} terms are in more than nine of ten documents, which have {mean:.0f} on average, and carry "
-                f"{share:.0%} of all weight: vectors hardly differ. Lower the learning rate, and check that the loss "
-                "has fallen at all.",
+                f"{common} terms are in more than nine of ten documents and carry {share:.0%} of all weight; a "
+                f"document has {mean:.0f} terms on average. So vectors hardly differ. Lower the learning rate, and "
+                "check that the loss has fallen at all.",
             )
         )
     elif len(lengths) >= 20 and alike > 0.3:

@@ -84,7 +84,7 @@ def _taught(
     if examples or not teachers:
         if batch.scores is None:
             raise TrainingError(
-                "kl and margin_mse need teachers, or examples with scores, all of them of the same number of teachers"
+                "kl and margin_mse need teachers, or examples that all have scores of the same number of teachers"
             )
         brought = [batch.scores.to(device)]
     brought += [
