@@ -67,7 +67,7 @@ def settings_grid(given: Mapping[str, Sequence[Any]], *, clusters: bool) -> list
         clusters: Whether the index has clusters.
 
     Raises:
-        ValueError: A value is out of range, or cut or heap_factor is given and the index has no clusters; lists all
+        ValueError: A value is out of range, or the index lacks the clusters that cut and heap_factor need; lists all
             problems.
     """
     chosen = {name: tuple(values) for name, values in given.items() if values}
@@ -106,7 +106,7 @@ def bench_index(
     rounds: int = ROUNDS,
     threads: Sequence[int] = (0,),
 ) -> list[Benched]:
-    """Measure settings; settings with the same k are timed in turns.
+    """Measure settings. While settings with the same k are timed, they take turns.
 
     Args:
         index: The index.

@@ -282,7 +282,7 @@ def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset,
     if tied:
         notes.warnings.append(
             f"{name}: {_these(tied, 'query', 'has', 'have')} equal scores among their first {look + 1:,} hits; "
-            "here they stay in the order of the run; trec_eval orders them by id"
+            "here they stay in the order of the run, but trec_eval orders them by id"
         )
     if own:
         notes.warnings.append(f"{name}: {counted(own, 'hit')} left out: the query's own document")

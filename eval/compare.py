@@ -53,7 +53,7 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
     Args:
         names: TREC runs, result folders (all of their systems), or "FOLDER:SYSTEM" (one system of a folder).
         dataset: Dataset with the judgments for runs.
-        measures: Names of measures; from a result folder, those that it has are read.
+        measures: Names of measures; a result folder may lack some of them.
         notes: A list to which warnings about runs and judgments are appended.
 
     Raises:

@@ -167,7 +167,7 @@ def search_latency(
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[FilteredOptions],
 ) -> Latency:
-    """Latency of searches by vector, including hits; `dense` and settings are those of `Index.search_batch`."""
+    """Latency of searches by vector until the hits are made; `dense` and settings are those of `Index.search_batch`."""
     rows = [vectors[i] for i in range(len(vectors))]
     near = [None] * len(rows) if dense is None else list(dense)
     return time_each(lambda i: index.search(rows[i], k, dense=near[i], **settings), len(rows))

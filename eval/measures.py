@@ -84,8 +84,8 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
         measures: From `parse_measures`.
 
     Returns:
-        ({measure: mean, or sum for counts}, {measure: {query_id: value}}). A measure lacks the queries for which it
-        isn't defined; Accuracy, for example, isn't if nothing relevant was found.
+        ({measure: mean, or sum for counts}, {measure: {query_id: value}}). A measure lacks the queries for which it is
+        undefined. For example, Accuracy is undefined if nothing relevant was found.
 
     Raises:
         DataError: A measure can't be computed from these judgments or results.

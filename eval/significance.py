@@ -64,7 +64,7 @@ def compare(
     samples: int = 100_000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two systems on the same queries, two-sided.
+    """Compare two systems on the same queries; the test is two-sided.
 
     Args:
         values: {query_id: value} of a system.
@@ -133,7 +133,7 @@ def _mean_of(seeds: Sequence[Values]) -> dict[str, float]:
     if not seeds:
         raise DataError("a comparison over seeds needs at least one seed")
     for other in seeds[1:]:
-        _paired(other, seeds[0])  # the same queries
+        _paired(other, seeds[0])  # raises an error if the queries differ
     return {query: sum(one[query] for one in seeds) / len(seeds) for query in seeds[0]}
 
 

@@ -62,7 +62,7 @@ class _LogLines:
         self.reset(total)
 
     def reset(self, total: int | None = None) -> None:
-        """Begin now."""
+        """Start counting now."""
         self.total, self.n = total, self._before
         self._told = self._started = time.monotonic()
 

@@ -67,7 +67,7 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
         The content of experiment.json.
 
     Raises:
-        DataError: A measure or reference is unknown; or vectors, runs or queries are missing or don't fit.
+        DataError: A measure or reference is unknown; or vectors, runs or queries are missing or unsuitable.
         OutputExists: The folder has something other than an experiment, or another process is writing there.
     """
     problems, notes = DataErrors(), list[str]()

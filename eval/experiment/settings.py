@@ -56,7 +56,7 @@ class FeedbackSettings(Settings):
 
     Attributes:
         documents: Number of documents that give feedback.
-        terms: Number of terms kept of the documents' mean vector.
+        terms: Number of terms kept from the documents' mean vector.
         weight: Weight of the documents relative to the query.
         dense_weight: Weight of the documents relative to the query, for dense vectors.
         source: Name of an earlier system whose first documents give feedback; by default, the system itself. If the

@@ -98,7 +98,7 @@ def check_inputs(
         datasets: {name in tables: dataset}.
         depth: Depth of the measures.
         notes: A list to which warnings about given runs are appended.
-        problems: Errors about missing, unreadable or unsuitable files are added to them.
+        problems: A collection to which errors about missing, unreadable or unsuitable files are added.
         told: {dataset: unjudged queries that were reported}; unjudged queries of runs are added.
     """
     from lsr.index.cli.encode import open_encoder
@@ -141,7 +141,7 @@ def run_systems(
         cutoffs: Depths of the measures; approximate systems are also searched with each of these depths.
 
     Raises:
-        DataError: Vectors, runs or queries are missing or don't fit.
+        DataError: Vectors, runs or queries are missing or unsuitable.
     """
     identity = identity_of(dataset)
     done: dict[str, System] = {}

@@ -84,7 +84,7 @@ def publish(
 
 
 def tell_results(card: Path, encoder: Encoder, name: str) -> None:
-    """Write an experiment's figures of an encoder on its model card, replacing earlier figures.
+    """Write the figures that an experiment has for an encoder on its model card. They replace earlier figures.
 
     Args:
         card: The card.

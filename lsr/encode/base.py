@@ -153,7 +153,7 @@ class Encoder(abc.ABC):
         """Learn statistics of the corpus; does nothing for most encoders."""
 
     def over(self, lexicon: Lexicon | None) -> Encoder:
-        """For living encoders, a copy with the terms and counts of `lexicon`, or with none; else this encoder."""
+        """For living encoders, a copy with the terms and counts of `lexicon` (without any if None); else this encoder."""
         return self
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
@@ -187,7 +187,7 @@ class Encoder(abc.ABC):
 
 
 def _reopened(kind: Any, content: dict[str, bytes], settings: dict[str, Any]) -> Encoder:
-    with tempfile.TemporaryDirectory() as temporary:  # all files are read into memory before it is deleted
+    with tempfile.TemporaryDirectory() as temporary:  # all files are read into memory before the folder is deleted
         folder = Path(temporary)
         write_files(folder, content)
         encoder: Encoder = kind.load(folder, read_config(folder), **settings)
@@ -223,7 +223,7 @@ def as_rows(values: Iterable[Any], what: str) -> list[Any]:
             bytes (which iterate over numbers).
     """
     kind = f"{type(values).__module__.partition('.')[0]}.{type(values).__name__}".removeprefix("builtins.")
-    if hasattr(values, "columns"):  # of pandas, polars, pyarrow
+    if hasattr(values, "columns"):  # a table of pandas, polars or pyarrow
         raise TypeError(
             f'{what} are a table ({kind}), which iterates over its columns: pass one of them, as table["text"]'
         )

@@ -154,7 +154,7 @@ def load_encoder_files(content: Mapping[str, bytes], **settings: Unpack[EncoderO
     Raises:
         EncoderError: The files are damaged, or a setting is unknown.
     """
-    with tempfile.TemporaryDirectory() as temporary:  # all files are read into memory before it is deleted
+    with tempfile.TemporaryDirectory() as temporary:  # all files are read into memory before the folder is deleted
         folder = Path(temporary)
         for name, data in content.items():
             files.inside(folder, name).write_bytes(data)
