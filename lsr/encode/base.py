@@ -153,7 +153,7 @@ class Encoder(abc.ABC):
         """Learn statistics of the corpus; does nothing for most encoders."""
 
     def over(self, lexicon: Lexicon | None) -> Encoder:
-        """For living encoders, a copy with the terms and counts of `lexicon` (without any if None); else this encoder."""
+        """For living encoders, a copy with the terms and counts of `lexicon`, if any; else this encoder."""
         return self
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:

@@ -138,7 +138,7 @@ class CsrEncoder(Encoder):
     ) -> None:
         self.dense = dense.learned if isinstance(dense, HybridEncoder) else dense
         self.codes, self.settings, self.queries = codes, settings or CodeSettings(), queries
-        self._known: dict[str, NDArray[np.float32]] = {}  # vectors of `fit`'s texts, usually encoded next
+        self._known: dict[str, NDArray[np.float32]] = {}  # vectors of `fit`'s texts, which are encoded next
         if isinstance(self.dense, Encoder):
             if not self.dense.dense_width:
                 raise EncoderError(f"{self.dense.fingerprint.model} has no dense vectors; lsr-mini has them")

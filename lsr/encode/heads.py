@@ -235,7 +235,7 @@ class LexicalHead(Head):
 
     @classmethod
     def start(cls, hidden: int, n_terms: int, absent: Tensor) -> dict[str, Tensor]:
-        """Initial tensors: each token of a text has the weight 1; terms in `absent` never have one."""
+        """Initial tensors: each token of a text has the weight 1; terms in `absent` never have a weight."""
         counts = torch.ones(n_terms)
         counts[absent] = 0
         return {"weigh.weight": torch.zeros(1, hidden), "weigh.bias": torch.ones(1), "counts": counts}

@@ -97,8 +97,8 @@ class InferenceFreeEncoder(Encoder):
 
         A word that isn't in the vocabulary is split into pieces, which also occur in unrelated words. So pieces count
         only if the query also has a whole word that isn't a stop word and that the other encoder knows. The first piece
-        then counts in full, each further piece half. If the other encoder doesn't know the split word, only its first
-        piece counts, and only if that has at least three letters.
+        then counts in full, and each further piece counts half. If the other encoder doesn't know the split word, only
+        its first piece counts, and only if this piece has at least three letters.
 
         Args:
             texts: The queries.

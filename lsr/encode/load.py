@@ -270,7 +270,7 @@ class _Layout:
 
     Attributes:
         document: The documents' tower.
-        query: The queries' tower, if it differs from the documents'.
+        query: The queries' tower, if it differs from the documents' tower.
         table: (n,) float32, query weights, for inference-free models.
         tokenizer: The queries' tokenizer, if they have one of their own.
         query_length: Number of tokens read from a query, if documents have another limit.

@@ -35,8 +35,8 @@ class OnnxRunner:
     Args:
         folder: The folder of the graph and its output layer.
         n_terms: Number of terms that the graph must output.
-        threads: Texts encoded at a time; 0 for the value of OMP_NUM_THREADS (which Ray sets to a worker's share), or
-            without one for all cores.
+        threads: Texts encoded at a time; 0 for the value of OMP_NUM_THREADS (which Ray sets to a worker's share) or, if
+            it isn't set, for all cores.
 
     Raises:
         EncoderError: A file can't be opened, or is another kind of graph.

@@ -171,7 +171,7 @@ AS_NEEDED = Passages()
 def _cuts(
     offsets: Sequence[tuple[int, int]], text: str, size: int, overlap: int, breaks: Sequence[Sequence[int]] = ()
 ) -> Iterator[tuple[int, int]]:
-    """Character ranges of passages. A passage starts with its first token and ends where the token after its last one
+    """Character ranges of passages. A passage starts with its first token and ends where the first token after it
     starts.
 
     Args:

@@ -237,7 +237,7 @@ def _read(model: SpladeEncoder, text: str, *, queries: bool = False) -> _Read:
 
 
 def _scaled(states: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale vectors to the length of the square root of their width."""
+    """Scale vectors so that their length is the square root of their width."""
     lengths = np.linalg.norm(states, axis=-1, keepdims=True)
     return np.asarray(states / np.where(lengths > 0, lengths, 1) * states.shape[-1] ** 0.5, np.float32)
 

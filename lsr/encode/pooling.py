@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from lsr.encode.processor import adds_bytes_exactly
 
 TRANSIENT_BYTES = 64 << 20  # logits in memory at a time
-_CACHE_BYTES = 4 << 20  # on a CPU: fewer, so that they are still in its caches when the maximum is taken
+_CACHE_BYTES = 4 << 20  # the limit on a CPU, so that the logits are still in its caches when the maximum is taken
 _TERMS = 4096  # terms at a time: few enough that a batch of texts fits, and enough for a fast multiplication
 
 

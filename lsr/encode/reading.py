@@ -2,8 +2,8 @@
 
 transformers rebuilds most tokenizers from the vocabulary in tokenizer.json and the settings in tokenizer_config.json;
 sentence-transformers adds settings of its own (lsr.encode.load). `tokenizer_settings` finds settings that differ from
-tokenizer.json, and `applied` writes them into tokenizer.json, so that it needs neither these libraries nor their
-settings. Unknown settings that would change how text is read are refused.
+tokenizer.json, and `applied` writes them into tokenizer.json. Then neither these libraries nor their settings are
+needed. Unknown settings that would change how text is read are refused.
 """
 
 from __future__ import annotations

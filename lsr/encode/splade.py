@@ -37,11 +37,11 @@ _COPIED = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "m
 # Tokens of a batch: few on a CPU, so that a batch fits its caches and has texts of similar length. Many on other
 # devices, and for ONNX graphs, where each core takes one text at a time.
 _BATCH_TOKENS, _LARGE_BATCH_TOKENS = 1024, 65536
-_KEPT_IDS = 1 << 20  # tokens
+_KEPT_IDS = 1 << 20  # tokens whose ids are kept
 
 
 class SpladeEncoder(Encoder):
-    """Queries and documents through masked-LM checkpoints.
+    """Encodes queries and documents with masked-LM checkpoints.
 
     Args:
         document: The documents' tower, or the folder or name of a plain checkpoint.

@@ -181,7 +181,7 @@ class FileCorpus(Corpus):
         """The files to read.
 
         Args:
-            passed_over: Filled in with files that are skipped.
+            passed_over: Skipped files are added to it.
         """
         passed_over = PassedOver() if passed_over is None else passed_over
         if self.root.is_file():

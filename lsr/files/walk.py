@@ -83,7 +83,7 @@ def walk(root: Path, passed_over: PassedOver) -> Iterator[Found]:
 
     Args:
         root: The folder.
-        passed_over: Filled in with skipped files.
+        passed_over: Skipped files are added to it.
     """
     ignored, folders = Ignored(root), [(root, "")]
     while folders:
