@@ -3,8 +3,8 @@
 A place is a path or a URI that pyarrow knows: s3://bucket/folder, gs://bucket/folder, file:///folder. pyarrow finds
 credentials where the clouds' own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS). The user
 can choose another S3 server in the URI, s3://bucket/folder?endpoint_override=localhost:9000&scheme=http, or with
-AWS_ENDPOINT_URL; a file that lsr reads can't choose one. Requests have timeouts, files get their final name only when
-they are complete, and checksums are checked.
+AWS_ENDPOINT_URL; a file that lsr reads can't choose the server. Requests have timeouts, files get their final name only
+when they are complete, and checksums are checked.
 """
 
 from __future__ import annotations

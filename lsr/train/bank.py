@@ -16,7 +16,7 @@ from lsr.train.losses import info_nce
 from lsr.train.settings import TrainSettings
 from lsr.train.student import Student
 
-_AT_ONCE = 32  # texts
+_AT_ONCE = 32  # texts encoded per batch
 
 
 class NegativeBank:

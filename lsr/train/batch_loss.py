@@ -55,7 +55,7 @@ class BatchLoss:
         student: The model to train.
         processes: Processes of the run; each encodes its share of the texts.
         teachers: Models to imitate.
-        lexical: BM25, whose scores are added to the student's.
+        lexical: BM25, whose scores are added to the student's scores.
         bank: Frozen negatives for `LossSettings.bank`.
 
     Attributes:

@@ -136,7 +136,7 @@ def _findings(weights: SparseMatrix, vocabulary: Sequence[str], special: Collect
 
 
 def effective_rank(weights: SparseMatrix) -> float:
-    """RankMe (arXiv 2210.02885): e to the power of an entropy, that of the singular values divided by their sum.
+    """RankMe (arXiv 2210.02885): exp(H), where H is the entropy of the singular values divided by their sum.
 
     The rank is the number of directions in which documents differ: 1 if all are equal, n for n documents without common
     terms. It needs no labels, and in a collapse it falls before other figures do. It is computed from the first 512

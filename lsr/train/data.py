@@ -89,7 +89,7 @@ class TrainingData:
     def documents(self) -> Iterator[str]:
         """All documents' texts, each once: whole collections, and texts in the sources' lines.
 
-        Encoders that need a fit, such as BM25, are fitted to them.
+        Encoders that need a fit, such as BM25, are fitted to these texts.
         """
         stores = {source.texts.folder: source.texts for source in self._sources if source.texts is not None}
         for store in stores.values():

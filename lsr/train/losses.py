@@ -83,7 +83,7 @@ def margin_mse(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, *, e
 
 
 def kl(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-    """KL divergence of the student's softmax over each query's candidates from the teacher's.
+    """KL divergence between the teacher's and the student's softmax over each query's candidates.
 
         mean over queries of T^2 * sum over c of  p_c (log p_c - log q_c),   p = softmax(t / T), q = softmax(s / T)
 

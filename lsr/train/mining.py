@@ -108,9 +108,9 @@ def mine_negatives(
     """Yield negatives for every judged query, in the order of the judgments; queries without negatives are left out.
 
     Candidates of several runs are merged by their best rank. A document judged above 0 never becomes a negative; a
-    document judged 0 or below may, and isn't filtered. With several positives, the lowest score is the limit, so a
-    negative is below all of them. Without a teacher, a candidate's scores are compared with the positive's score in the
-    same run, and a candidate that is too close in any run is dropped.
+    document judged 0 or below may become one, and isn't filtered. With several positives, the lowest score is the
+    limit, so a negative is below all of them. Without a teacher, a candidate's scores are compared with the positive's
+    score in the same run, and a candidate that is too close in any run is dropped.
 
     Args:
         runs: {query_id: {doc_id: score}}, one or more.

@@ -29,8 +29,8 @@ class ModelSettings(Settings):
         freeze: Number of frozen layers, counted from the embeddings, which are then frozen, too. Their states are
             computed once for each text and cached. Only for the heads "expansion", "lexical" and "deepct".
         lora: Rank of low-rank adapters, which are trained instead of the backbone; 0 for none. Needs the package peft.
-        dropout: Dropout probability; None for the checkpoint's. Without dropout, a step on a CPU takes two thirds of
-            the time.
+        dropout: Dropout probability; None for that of the checkpoint. Without dropout, a step on a CPU takes two thirds
+            of the time.
         prompt: Text before every document.
         top_k: Number of a document's heaviest terms to keep, both in training and in the encoder; 0 for all.
     """
@@ -169,8 +169,8 @@ class LossSettings(Settings):
             sparse models; these need the same vocabulary. The weight falls to 0 by the last step.
         bank: InfoNCE of the positives against a bank of frozen negatives (`lsr.train.bank`), without BM25's scores. For
             runs that start from a trained sparse model.
-        alone: With `TrainSettings.lexical`: weight of the same ranking losses on the model's scores without BM25's, so
-            that the learned part also ranks well by itself.
+        alone: With `TrainSettings.lexical`: weight of the same ranking losses on the model's scores without BM25's
+            scores, so that the learned part also ranks well by itself.
         temperature: Divides scores in info_nce and bank.
         teacher_scores: How kl scales each teacher's scores for a query. "min-max" scales to 0..1 and "standard" to mean
             0 and standard deviation 1, so that teachers with different scales count equally. "raw" doesn't scale; it is
