@@ -58,9 +58,9 @@ def time_together(calls: Sequence[Callable[[int], Any]], n: int, rounds: int = R
     """Time several systems on the same queries in turns; each round starts with a different system.
 
     Args:
-        calls: Functions to call with 0 … n - 1, after a warm-up round.
+        calls: Functions to call with 0 … n - 1.
         n: Number of queries.
-        rounds: Number of timed rounds.
+        rounds: Number of timed rounds; a warm-up round comes first.
 
     Returns:
         (len(calls), n) float64, milliseconds: the median of the rounds.
@@ -167,7 +167,7 @@ def search_latency(
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[FilteredOptions],
 ) -> Latency:
-    """Latency of searches by vector until the hits are made; `dense` and settings are those of `Index.search_batch`."""
+    """Latency of `Index.search` by vector; `dense` and settings are those of `Index.search_batch`."""
     rows = [vectors[i] for i in range(len(vectors))]
     near = [None] * len(rows) if dense is None else list(dense)
     return time_each(lambda i: index.search(rows[i], k, dense=near[i], **settings), len(rows))

@@ -1,7 +1,7 @@
 """A dense vector that imitates a sparse teacher, from a frozen dense model's token states (SPAR, arXiv 2110.06918).
 
     pooled = sum_t softplus(u h_t + b) (h_t - c)          h_t: state of token t; c: mean of all training states
-    vector = unit(W pooled)                               the same for queries and documents
+    vector = unit(W pooled)                               for queries and documents alike
 
     head = LexicalHead.fit(texts, load_encoder("lsr-mini"))        # imitates BM25 of these texts
     head.documents(texts), head.queries(["ice on the wing"])

@@ -62,7 +62,7 @@ def connect(address: str, timeout: float = 120.0) -> Any:
 
 
 _CHECK = (
-    'check that the cluster runs ("ray status" on its head), that the address is that of its head (port 6379, or 10001 '
+    'check that the cluster runs ("ray status" on its head), that the address names its head (port 6379, or 10001 '
     "with ray://), and that both sides have the same versions of Python and Ray, and the same RAY_AUTH_MODE and token"
 )
 

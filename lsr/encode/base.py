@@ -153,7 +153,10 @@ class Encoder(abc.ABC):
         """Learn statistics of the corpus; does nothing for most encoders."""
 
     def over(self, lexicon: Lexicon | None) -> Encoder:
-        """For living encoders, a copy with the terms and counts of `lexicon`, if any; else this encoder."""
+        """Return a copy with the terms and counts of `lexicon`; None gives a copy without terms.
+
+        Encoders that aren't living return themselves.
+        """
         return self
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:

@@ -204,7 +204,7 @@ class BM25Encoder(Encoder):
         """The words that count for a document's length; unknown words have term -1."""
         return [(-1, start, end) for _, start, end in self.analyzer.spans(text, counted=True)]
 
-    # --- what it is, and on disk -------------------------------------------------------------------------------------
+    # --- identity and files ------------------------------------------------------------------------------------------
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -167,7 +167,10 @@ class EntityEncoder(Encoder):
             self._lexicon = Lexicon.of_counts(self._tokens, counts.tolist(), n_docs)
 
     def over(self, lexicon: Lexicon | None) -> EntityEncoder:
-        """With BM25 as base, a copy with the terms and counts of `lexicon`, if any; else the encoder itself."""
+        """Return a copy in which BM25 has the terms and counts of `lexicon`; None gives a copy without BM25's terms.
+
+        With another base, return the encoder itself.
+        """
         if not self.living:
             return self
         other = object.__new__(type(self))

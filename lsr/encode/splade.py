@@ -345,7 +345,7 @@ class SpladeEncoder(Encoder):
         self._last_ids = tower.place, rows
         return found
 
-    # --- what it is, and on disk ----------------------------------------------------------------------------
+    # --- identity and files ---------------------------------------------------------------------------------
 
     @property
     def fingerprint(self) -> Fingerprint:

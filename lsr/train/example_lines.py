@@ -5,8 +5,8 @@
     {"query_id": ID, "query": TEXT, "positive_ids": [ID, ...], "negative_ids": [ID, ...], "scores": [[...], ...]}
 
 Each value may be a list or a single item. Negatives, query ids and scores are optional. The scores of a teacher are a
-list in the order of the documents, positives first; those of several teachers are a list of such lists. A missing score
-is null.
+list in the order of the documents, positives first; several teachers have a list of such lists. A missing score is
+null.
 """
 
 from __future__ import annotations

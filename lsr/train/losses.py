@@ -1,8 +1,8 @@
 """Ranking losses: pure functions of (n_queries, n_docs) scores to a scalar.
 
-Scores are either those of all documents of a batch for all its queries (`info_nce`), or those of each query's own
-candidates (`margin_mse`, `kl`). Half precision is converted to float32. A mask marks absent documents; their values,
-even infinities and NaN, affect neither the loss nor the gradient.
+`info_nce` takes the scores of all documents of a batch for all its queries; `margin_mse` and `kl` take the scores of
+each query's own candidates. Half precision is converted to float32. A mask marks absent documents; their values, even
+infinities and NaN, affect neither the loss nor the gradient.
 """
 
 from __future__ import annotations

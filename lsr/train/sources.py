@@ -423,5 +423,5 @@ def _row_scores(values: Mapping[str, Any], where: str, needs_scores: bool) -> li
     if not needs_scores:
         return [(query_id, doc_id, math.nan, where) for doc_id in raw.documents[raw.n_positives :]]
     if len(raw.scores) != 1:
-        raise DataError(f"scores of {len(raw.scores)} teachers; a file of scores must have those of one", where)
+        raise DataError(f"scores of {len(raw.scores)} teachers; a file of scores must have a single teacher", where)
     return [(query_id, doc_id, s, where) for doc_id, s in zip(raw.documents, raw.scores[0], strict=True) if s == s]
