@@ -138,7 +138,7 @@ def run_systems(
         dataset: The dataset.
         artifacts: The cache.
         depth: Number of documents per query in a run.
-        cutoffs: Depths of the measures; approximate systems are also searched with each of these depths.
+        cutoffs: Depths of the measures; approximate systems are also searched at each of these depths.
 
     Raises:
         DataError: Vectors, runs or queries are missing or unsuitable.
@@ -292,7 +292,7 @@ def _search_system(
 def _index(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Path, Facts, str, dict[str, str]]:
-    """Return a system's index, built from cached vectors, or from texts if dense vectors are needed, too."""
+    """Return a system's index, built from cached vectors, or from texts if dense vectors are also needed."""
     if system.mode == "sparse":
         vectors, encoded, vectors_key, inputs = _vectors(system, name, dataset, identity, artifacts)
         key = {"format": FORMAT, "vectors": vectors_key, "index": asdict(system.index)}
@@ -514,8 +514,13 @@ def _term_facts(index: Index, queries: SparseMatrix) -> Facts:
 
 @dataclass(frozen=True)
 class Timed:
-    """(n,) milliseconds of a system's queries; for batch search on all cores, queries per second and joules per
-    query.
+    """Times of a system.
+
+    Attributes:
+        queries: Ids of the n queries that were timed.
+        times: (n,) float64, milliseconds per query.
+        per_second: Queries per second of batch search on all cores; None for fusions.
+        joules: Energy per query of this batch search; None if it wasn't measured.
     """
 
     queries: list[str]

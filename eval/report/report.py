@@ -222,10 +222,10 @@ def _costs_of_quality(results: Results) -> Iterator[Section]:
     if times := figures.latency(results):
         legend = "Bold line: median. Mark: 99th percentile."
         if results.latencies is not None:
-            legend = "Box: 25th to 75th percentile. Whiskers: 5th to 95th. " + legend
+            legend = "Box: 25th to 75th percentile. Whiskers: 5th to 95th percentile. " + legend
             legend += " Queries of all datasets together." if len(results.datasets) > 1 else ""
         else:
-            legend += " Line: to the 95th." + _mean_note(results)
+            legend += " Line: up to the 95th percentile." + _mean_note(results)
         yield Section("Search time", figures=(times,), legend=legend)
 
 
@@ -248,8 +248,8 @@ def _approximate(results: Results) -> Iterator[Section]:
 def _baseline(results: Results) -> Iterator[Section]:
     if found := figures.differences(results):
         experiment = results.experiment
-        legend = f"{experiment.measures[0]} minus {experiment.baseline}'s. Full bars are significant, hollow bars"
-        legend += " aren't; lines are 95 % intervals."
+        legend = f"Bars: {experiment.measures[0]} minus the value of {experiment.baseline}. Full bars are significant,"
+        legend += " hollow bars aren't; lines are 95 % intervals."
         yield Section(f"Difference from {experiment.baseline}", figures=tuple(found), legend=legend)
 
 

@@ -279,11 +279,11 @@ class CsrEncoder(Encoder):
 
     @property
     def dense_width(self) -> int:
-        """See `Encoder`; from the dense model."""
+        """Provided by the dense model; see `Encoder`."""
         return self.dense.dense_width if isinstance(self.dense, Encoder) else self._width
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """See `Encoder`; from the dense model."""
+        """Provided by the dense model; see `Encoder`."""
         found = self._embedded(as_texts(texts), queries=queries)
         return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12), np.float32)
 
@@ -310,7 +310,7 @@ class CsrEncoder(Encoder):
         return [(-1, match.start(), match.end()) for match in re.finditer(r"\w+", text)]
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; from the dense model, which reads as many tokens of a query as of a document."""
+        """Provided by the dense model, which reads as many tokens of a query as of a document; see `Encoder`."""
         return self.dense.room(texts) if isinstance(self.dense, Encoder) else None
 
     def check(self) -> None:

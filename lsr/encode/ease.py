@@ -155,15 +155,15 @@ class EaseEncoder(Encoder):
         return self.bm25.n_terms
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; from BM25."""
+        """Provided by BM25; see `Encoder`."""
         return self.bm25.spans(text)
 
     def fillers(self, text: str) -> list[tuple[int, int]]:
-        """See `Encoder`; from BM25."""
+        """Provided by BM25; see `Encoder`."""
         return self.bm25.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; from BM25."""
+        """Provided by BM25; see `Encoder`."""
         return self.bm25.tokens(text)
 
     @property

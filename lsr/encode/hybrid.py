@@ -130,11 +130,11 @@ class HybridEncoder(Encoder):
 
     @property
     def dense_width(self) -> int:
-        """See `Encoder`; from the learned encoder."""
+        """Provided by the learned encoder; see `Encoder`."""
         return self.learned.dense_width
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """See `Encoder`; from the learned encoder."""
+        """Provided by the learned encoder; see `Encoder`."""
         return self.learned.encode_dense(texts, queries=queries)
 
     def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
@@ -179,15 +179,15 @@ class HybridEncoder(Encoder):
         return self.lexical.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; from the learned encoder."""
+        """Provided by the learned encoder; see `Encoder`."""
         return self.learned.tokens(text)
 
     def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
-        """See `Encoder`; from the learned encoder."""
+        """Provided by the learned encoder; see `Encoder`."""
         return self.learned.offsets(texts)
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; for the learned encoder. BM25 reads texts of any length."""
+        """Provided by the learned encoder, because BM25 reads texts of any length; see `Encoder`."""
         return self.learned.room(texts, queries=queries)
 
     def check(self) -> None:
@@ -213,7 +213,7 @@ class HybridEncoder(Encoder):
 
     @property
     def query_fingerprint(self) -> Fingerprint | None:
-        """See `Encoder`; from the learned encoder."""
+        """Provided by the learned encoder; see `Encoder`."""
         return self.learned.query_fingerprint
 
     # --- on disk ------------------------------------------------------------------------------------------------------

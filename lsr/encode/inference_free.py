@@ -160,15 +160,15 @@ class InferenceFreeEncoder(Encoder):
 
     @property
     def dense_width(self) -> int:
-        """See `Encoder`; from the documents' model."""
+        """Provided by the documents' model; see `Encoder`."""
         return self.document.dense_width
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """See `Encoder`; from the documents' model, also for queries."""
+        """Provided by the documents' model, also for queries; see `Encoder`."""
         return self.document.encode_dense(texts, queries=queries)
 
     def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
-        """See `Encoder`; from the documents' model."""
+        """Provided by the documents' model; see `Encoder`."""
         return self.document.encode_both(texts)
 
     @property
@@ -182,15 +182,15 @@ class InferenceFreeEncoder(Encoder):
         return [span for span in self.tokenizer.spans(text) if span[0] < n_terms]
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; from the documents' model."""
+        """Provided by the documents' model; see `Encoder`."""
         return self.document.tokens(text)
 
     def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
-        """See `Encoder`; from the documents' model."""
+        """Provided by the documents' model; see `Encoder`."""
         return self.document.offsets(texts)
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """See `Encoder`; from the documents' model."""
+        """Provided by the documents' model; see `Encoder`."""
         return self.document.origins(text, terms)
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:

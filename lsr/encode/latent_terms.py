@@ -214,7 +214,7 @@ class LatentTermsEncoder(Encoder):
         return found
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; from the model."""
+        """Provided by the model; see `Encoder`."""
         return self.model.room(texts) if isinstance(self.model, SpladeEncoder) else None
 
     def check(self) -> None:

@@ -125,7 +125,7 @@ class SpladeEncoder(Encoder):
         return found if isinstance(found, Mapping) and self.document.head == "onnx" else {}
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """See `Encoder`; from the documents' model, also for queries."""
+        """Provided by the documents' model, also for queries; see `Encoder`."""
         prompt = str(self._dense_settings.get("query_prompt", "")) if queries else self.document.prompt
         model, done = self._dense_model(), [np.zeros((1, self.dense_width), np.float32)]
         ids, order = self._in_order(self.document, [prompt + text for text in as_texts(texts)])

@@ -26,8 +26,8 @@ class ModelSettings(Settings):
         pooling: How the logits of a text's tokens are pooled.
         saturation: Function from logits to weights.
         max_length: Number of tokens read from a document.
-        freeze: Number of frozen layers, counted from the embeddings, which are then frozen, too. Their states are
-            computed once for each text and cached. Only for the heads "expansion", "lexical" and "deepct".
+        freeze: Number of frozen layers, counted from the embeddings, which are then frozen, too. The states of frozen
+            layers are computed once for each text and cached. Only for the heads "expansion", "lexical" and "deepct".
         lora: Rank of low-rank adapters, which are trained instead of the backbone; 0 for none. Needs the package peft.
         dropout: Dropout probability; None for that of the checkpoint. Without dropout, a step on a CPU takes two thirds
             of the time.
