@@ -31,7 +31,7 @@ class Compared:
         mean: The system's mean.
         comparison: The comparison with the baseline; None for the baseline itself.
         p_corrected: p corrected for the number of systems (Holm).
-        most: The queries that differ most, with the system's value and the baseline's.
+        most: The queries that differ most, with the system's value and the baseline's value.
     """
 
     dataset: str

@@ -25,7 +25,7 @@ from lsr.io.runs import Qrels, Run, open_qrels, qrels_file, read_qrels
 _DROP_OWN = ("arguana", "quora")
 
 # ir-datasets names of the 13 BEIR sets whose mean is usually published for learned sparse encoders. BEIR also has
-# private sets, CQADupStack, and "beir/msmarco/dev". Such encoders are trained on MS MARCO.
+# private sets, CQADupStack, and "beir/msmarco/dev". MS MARCO is left out because these encoders are trained on it.
 _BEIR = (
     "beir/trec-covid",
     "beir/nfcorpus/test",
@@ -57,7 +57,7 @@ _LOTTE = ("writing", "recreation", "science", "technology", "lifestyle")
 _MIRACL = (
     "ar", "bn", "de", "en", "es", "fa", "fi", "fr", "hi", "id", "ja", "ko", "ru", "sw", "te", "th", "yo", "zh",
 )  # fmt: skip
-# {suite: ir-datasets names of its collections}. If the current folder has a folder of such a name, the folder is used
+# {suite: ir-datasets names of its collections}. If the current folder has a folder of this name, the folder is used
 # instead.
 SUITES: dict[str, tuple[str, ...]] = {
     "beir": _BEIR,

@@ -108,7 +108,7 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
         ranked[query] = {names.setdefault(d, str(len(names))): float(len(hits) - i) for i, d in enumerate(best_first)}
     per_query: dict[str, dict[str, float]] = {str(m): {} for m in measures}
     aggregators = {str(m): m.aggregator() for m in measures}
-    # Only counts get queries without results: some other measures divide by the number of hits.
+    # Only counts are computed for queries without results: some other measures divide by the number of hits.
     found = {query: hits for query, hits in ranked.items() if hits}
     means = [m for m in measures if is_mean(m)]
     # Accuracy is computed separately: together with other measures, undefined values would be 0.

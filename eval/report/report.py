@@ -95,7 +95,7 @@ def _write_tables(sections: list[Section], folder: Path) -> None:
 
 
 def render_html(results: Results, sections: list[Section]) -> str:
-    """Render the page. Its Content-Security-Policy forbids other scripts, and anything from other sites."""
+    """Render the page. Its Content-Security-Policy forbids all other scripts, and everything from other sites."""
     from jinja2 import Environment, StrictUndefined
 
     template, style, script = (_file(f"report.{suffix}") for suffix in ("html.j2", "css", "js"))

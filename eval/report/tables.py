@@ -162,7 +162,7 @@ def alike(results: Results) -> Table | None:
 
 
 def recall_at(results: Results) -> Table | None:
-    """Table of recall at depths up to those of the runs; means over the datasets."""
+    """Table of recall at several depths, up to the depth of the runs; means over the datasets."""
     found = {name: results.recall_at(name) for name in results.systems}
     depths = sorted({k for values in found.values() for k in values})
     rows = [[system_cell(results, name), *(score(found[name].get(k)) for k in depths)] for name in results.systems]

@@ -65,7 +65,7 @@ def publish(
             from lsr.encode.onnx_export import compress
 
             compress(opened, folder)
-            if own.is_file():  # without the figures, which are those of the unrounded model
+            if own.is_file():  # without the figures: they were measured before rounding
                 _append(folder / portable.CARD, _section(own.read_text(encoding="utf-8"), "Training"))
         else:
             opened.save(folder)

@@ -38,7 +38,7 @@ from lsr.sparse import SparseMatrix
 TABLE_FILE = "query_weights.arrow"
 _QUERY_MODEL = "query"  # folder of the query model, and its key in encoder.json
 _QUERY_TERMS = 32  # the query model gives at most this many terms
-_BEGINNING = 3  # letters that the first piece of a word unknown to the other encoder must have
+_BEGINNING = 3  # minimum letters of the first piece, if the other encoder doesn't know the word
 
 
 class InferenceFreeEncoder(Encoder):

@@ -56,7 +56,7 @@ _OWN: dict[str, type[Head]] = {
 _LANGUAGE_MODELS = {
     "masked-lm": "AutoModelForMaskedLM",
     "causal-lm": "AutoModelForCausalLM",
-}  # no other tensors
+}  # heads without tensors of their own
 
 
 def _own_head(kind: str) -> Any:

@@ -263,7 +263,7 @@ def _jobs(corpus: Corpus, size: tuple[int, int], done: frozenset[int], *, pack: 
 
 
 def _same_encoder(encoder: Encoder, place: Place, plan: Mapping[str, Any], done: Mapping[int, Part]) -> Encoder:
-    """Return the encoder to resume with. An encoder that has to be fitted comes, fitted, from the first part."""
+    """Return the encoder to resume with. If it needs a fit, the fitted encoder is read from the first part."""
     if encoder.living:  # equal settings don't imply equal vocabularies
         _require_same(encoder, place, plan)
     if not (encoder.needs_fit or encoder.living) or 0 not in done:

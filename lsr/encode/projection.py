@@ -38,8 +38,8 @@ class Projection:
     Args:
         rows: (n_terms, width) int8, without -128; width a multiple of 4.
         scales: (n_terms,) float32, a factor for each row.
-        lanes: Number of sums that a VNNI instruction computes, 16 or 8; 0 for no VNNI. By default the processor's
-            number.
+        lanes: Number of sums that a VNNI instruction computes, 16 or 8; 0 for no VNNI. By default, the number of this
+            processor.
 
     Raises:
         EncoderError: The shapes don't fit.

@@ -45,7 +45,7 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Mine hard negatives from runs for training.
 
     A RUN is a TREC run of any engine. Candidates that score nearly as high as the positive are probably relevant,
-    too, so they are dropped. The output has ids, not texts; a training file refers to it.
+    too, so they are dropped. The output has ids, not texts; settings of a training run refer to it.
 
     \b
     Example, negatives of BM25:

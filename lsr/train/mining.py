@@ -119,7 +119,7 @@ def mine_negatives(
         report: Its counts are updated.
         teacher: {query_id: {doc_id: score}} of candidates and positives, used instead of the runs' scores.
         weights: {query_id: {doc_id: weight}}; with `sample`, negatives are drawn with probabilities proportional to
-            these weights (see `lsr.train.pooling`). A candidate without a weight has 1.
+            these weights (see `lsr.train.pooling`). A candidate without a weight has the weight 1.
 
     Raises:
         DataError: TopK-PercPos is used, and a positive's score isn't above 0.

@@ -58,9 +58,9 @@ class QuerySettings(Settings):
     """Settings for queries.
 
     Attributes:
-        kind: "encoded": a model encodes queries, either the documents' model or one of their own. With the other kinds,
-            the query's tokens get weights without a model, and the encoder stores these as a table: "idf" with the
-            training documents' IDF; "table" with learned weights that start at the IDF, scaled to a mean of 1;
+        kind: "encoded": a model encodes queries, either the documents' model or a model of their own. With the other
+            kinds, the query's tokens get weights without a model, and the encoder stores these as a table: "idf" with
+            the training documents' IDF; "table" with learned weights that start at the IDF, scaled to a mean of 1;
             "projected" with a learned function of the input embeddings; "tokens" with 1 for all.
         max_length: Number of tokens read from a query.
         weights: A JSON file {token: weight}, such as OpenSearch's idf.json, used instead of the IDF. The scale of the

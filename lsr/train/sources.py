@@ -49,13 +49,13 @@ class TrainingSource(Settings):
         split: The split of the judgments of a folder or dataset.
         documents: The collection of the document ids: anything that `lsr.io.corpus.open_corpus` opens. A folder or
             dataset uses its own documents by default.
-        queries: The collection of the query ids, with the corresponding default.
+        queries: The collection of the query ids. A folder or dataset uses its own queries by default.
         candidates: A TREC run, or a file of `lsr mine`. Its documents are appended as negatives, unless the query has
             them already.
         scores: Files of teachers' scores, one for each teacher: TREC runs, or .jsonl(.gz) and .parquet files with rows
             of {"query_id", "scores": {ID: NUMBER}} or in the forms of `lsr.train.example_lines`.
         weights: A file like those of `scores`, with weights of documents in info_nce; a document without a weight has
-            1. `lsr mine --weights` writes such a file.
+            the weight 1. `lsr mine --weights` writes such a file.
         allow_missing: Allow queries without candidates, and missing scores.
         weight: Relative frequency of this source.
     """
