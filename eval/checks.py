@@ -128,8 +128,8 @@ def check_dataset(
 
     Args:
         dataset: The dataset.
-        document_ids: Ids of the documents that will be searched, such as an index's; by default the ids of local
-            documents.
+        document_ids: Ids of the documents that will be searched, such as the ids of an index; by default the ids of
+            local documents.
         query_ids: Ids of the queries; by default the dataset's queries.
     """
     notes = _Notes()

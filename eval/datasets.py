@@ -158,7 +158,7 @@ def open_dataset(
             of `qrels`; any name if all parts are given.
         split: For a folder, the name of the file in qrels/. If an ir-datasets name has no judgments, the split is
             appended to the name ("/test").
-        documents: File, folder or name of other documents, which replace the dataset's.
+        documents: File, folder or name of other documents, which replace the dataset's documents.
         queries: File, folder or name of other queries.
         qrels: A file that replaces the dataset's judgments: BEIR's TSV, TREC's four columns, or Parquet.
         drop_own: Whether each query's own document is left out; by default only for datasets named ArguAna or Quora.

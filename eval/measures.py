@@ -1,4 +1,4 @@
-"""Measures of quality, computed by ir-measures, with its names. nDCG has trec_eval's linear gain.
+"""Measures of quality, with the names of ir-measures, which computes them. nDCG has trec_eval's linear gain.
 
 Inputs that would crash, hang or mislead one of the programs behind ir-measures are refused.
 """

@@ -36,11 +36,11 @@ class Comparison:
     """A comparison of two systems.
 
     Attributes:
-        difference: Mean of the system's values minus the baseline's.
+        difference: Mean of the system's values minus the mean of the baseline's values.
         low: Lower end of the difference's 95 % interval.
         high: Upper end of this interval.
         p: Two-sided p-value: the probability of a difference at least as large if the systems are equally good.
-        wins: Queries with a higher value than the baseline's.
+        wins: Queries with a higher value than in the baseline.
         ties: Queries with the same value.
         losses: Queries with a lower value.
         n: Number of queries.

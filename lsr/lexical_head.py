@@ -77,7 +77,7 @@ class LexicalHead:
         model: An encoder with dense vectors, or a function from a list of texts to the (n_tokens, n_dims) token
             states of each.
         arrays: The head's parameters; `fit` and `load` set them.
-        queries: The function for queries, if it differs from that for documents.
+        queries: The function for queries, if it differs from the function for documents.
     """
 
     def __init__(self, model: Encoder | States, arrays: dict[str, NDArray[np.float32]], queries: Any = None) -> None:

@@ -255,7 +255,7 @@ def _scored(
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Score a run as `score_run` does, but for approximate systems use a search with the depth of each measure.
 
-    With `by_id`, equal scores are in trec_eval's order instead of the search's.
+    With `by_id`, equal scores are in trec_eval's order instead of the order of the search.
     """
     groups: dict[int | None, list[Any]] = {}
     for measure in parsed:

@@ -91,9 +91,7 @@ def _marked(cell: Cell, test: Tested | None) -> Cell:
 
 
 def wins(results: Results) -> Table | None:
-    """Table of the numbers of datasets and queries on which systems are better than, equal to and worse than the
-    baseline.
-    """
+    """Table that counts datasets and queries on which a system is better than, equal to or worse than the baseline."""
     measure, rows = results.experiment.measures[0], []
     for name in results.systems:
         tests = [t for dataset in results.datasets if (t := results.comparison(dataset, name, measure))]

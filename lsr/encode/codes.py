@@ -120,7 +120,7 @@ class CsrEncoder(Encoder):
             store a function: pass it again when you open the codes, `CsrEncoder(function, codes)`.
         codes: Codes; None to learn them with `fit`.
         settings: Settings of `fit`; `top_k` is also the number of latents per text.
-        queries: The function for queries, if it differs from that for documents.
+        queries: The function for queries, if it differs from the function for documents.
 
     Raises:
         EncoderError: The encoder has no dense vectors, or the codes have another width.
@@ -190,7 +190,7 @@ class CsrEncoder(Encoder):
         Args:
             vectors: (n, width) float32.
             queries: (m, width) float32, vectors of queries for the contrastive loss.
-            positives: (m,) int, the row of `vectors` relevant to each query; by default row i to query i.
+            positives: (m,) int, the row of `vectors` relevant to each query; by default, row i for query i.
 
         Returns:
             The codes with their decoder and the losses.
@@ -379,7 +379,7 @@ class CsrEncoder(Encoder):
         if not dense:
             raise EncoderError(
                 f"{folder}: these are codes over a function, which isn't stored: open them with "
-                f"CsrEncoder(function, Codes.read(Path(FOLDER) / {CODES_FILE!r})), and give an index that encoder"
+                f"CsrEncoder(function, Codes.read(Path(FOLDER) / {CODES_FILE!r})), and pass this encoder to the index"
             )
         kind = InferenceFreeEncoder if dense.get("type") == InferenceFreeEncoder.type else SpladeEncoder
         return cls(kind.load(folder, dense, **given), codes, settings=how)

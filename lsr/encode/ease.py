@@ -7,8 +7,8 @@ terms with the largest positive values in that column:
 
     query = q + weight * top(B q)
 
-Document vectors are those of BM25. Vocabulary and matrix are fixed by `fit`; they don't grow with an index, as the
-vocabulary of "bm25" does.
+Document vectors are those of BM25. Vocabulary and matrix are fixed by `fit`; unlike the vocabulary of "bm25", they
+don't grow with an index.
 """
 
 from __future__ import annotations

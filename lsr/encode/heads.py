@@ -99,7 +99,7 @@ class MaskedLMHead(Head):
 
     def __init__(self, model: Any, pooling: str, saturation: str, n_terms: int, where: str) -> None:
         super().__init__(pooling, saturation, n_terms)
-        # The output layer is in a list, so that its parameters don't count as the head's.
+        # The output layer is in a list, so that its parameters don't count as parameters of the head.
         self._output = [model.get_output_embeddings()]
         self.apart = self._take_apart(model, where)
         self._screen: Screen | None = None

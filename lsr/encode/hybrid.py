@@ -2,8 +2,8 @@
 
     score = learned score + weight * BM25 score
 
-One inverted index searches both at once, exactly, and explains hits by the terms of both. The vocabulary is the
-model's, followed by BM25's terms as "bm25:TERM", which grow with the index.
+One inverted index searches both at once, exactly, and explains hits by the terms of both. The vocabulary has the
+model's tokens, followed by BM25's terms as "bm25:TERM", which grow with the index.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class HybridEncoder(Encoder):
         return HybridEncoder(self.learned, self.lexical.over(mine), self.weight)
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """1 for the learned encoder's terms, IDF for BM25's."""
+        """1 for the learned encoder's terms, IDF for BM25's terms."""
         terms, first = np.asarray(terms, np.int64), self.learned.n_terms
         factors = np.ones(len(terms))
         factors[terms >= first] = self.lexical.query_factors(terms[terms >= first] - first)
@@ -145,7 +145,7 @@ class HybridEncoder(Encoder):
         return _beside(learned, lexical, 1 / self._size), dense
 
     def split_by_encoder(self, vectors: SparseMatrix) -> tuple[SparseMatrix, SparseMatrix]:
-        """Split vectors into the learned encoder's terms and BM25's; term ids stay the same."""
+        """Split vectors into the learned encoder's terms and BM25's terms; term ids stay the same."""
         first = self.learned.n_terms
         return vectors.within(first), vectors.beyond(first)
 

@@ -134,13 +134,13 @@ class InferenceFreeEncoder(Encoder):
         rows: list[tuple[NDArray[np.int64], NDArray[np.float32]]],
         own: Sequence[NDArray[np.int64]],
     ) -> SparseMatrix:
-        """Average the table's weights with the query model's.
+        """Average the table's weights with the query model's weights.
 
         Args:
             texts: The queries.
             rows: Terms of each query and their weights in the table. A query without terms stays empty: the model would
                 only guess.
-            own: Tokens of each query. If the query's row lacks one of them, the model doesn't add it.
+            own: Tokens of each query. The model doesn't add a token that the query's row lacks.
         """
         if self.query_model is not None:
             guessed = self.query_model.encode_query(texts).top_k(_QUERY_TERMS)

@@ -56,7 +56,7 @@ class LatentTermsEncoder(Encoder):
         top_k: Latents kept per token.
         k1: Saturation of the frequency.
         b: Strength of the length normalisation, 0 to 1.
-        queries: The function for queries, if it differs from that for documents.
+        queries: The function for queries, if it differs from the function for documents.
 
     Raises:
         EncoderError: The encoder has no dense vectors, or a value is out of range.
@@ -300,7 +300,7 @@ def states_of(
 
     Args:
         model: An encoder with dense vectors, or a function.
-        queries: The function for queries, if it differs from that for documents.
+        queries: The function for queries, if it differs from the function for documents.
         width: Dimensions of a state; None if unknown.
 
     Raises:

@@ -60,7 +60,7 @@ _LANGUAGE_MODELS = {
 
 
 def _own_head(kind: str) -> Any:
-    """The class of a head with tensors of its own: one of lsr's, or another package's.
+    """The class of a head with tensors of its own, from lsr or from another package.
 
     Raises:
         EncoderError: No package has this head, or it isn't a subclass of `Head`.

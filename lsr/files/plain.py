@@ -35,7 +35,7 @@ def read_python(text: str) -> Parsed:
     """Read Python: a block for each class and function, with the comments above it. Invalid files are read like other
     source code.
 
-    Anchors are GitHub's, "L17".
+    Anchors are line numbers as on GitHub, "L17".
     """
     try:
         with warnings.catch_warnings():
