@@ -1,9 +1,9 @@
 """SPLADE: a masked-LM checkpoint whose logits, pooled over the text, are the weights of the vocabulary's terms.
 
-This encoder opens any checkpoint with a masked-LM head, with a common tower for queries and documents or one for each
-(SPLADE, SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and transformers
-are imported when the first text is encoded; vocabulary, spans and fingerprint don't need them. See `pooling` for the
-pooling, `model_files` for files, and `load` for layouts of other libraries.
+This encoder opens any checkpoint with a masked-LM head, with a common tower for queries and documents or one tower for
+each (SPLADE, SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and
+transformers are imported when the first text is encoded; vocabulary, spans and fingerprint don't need them. See
+`pooling` for the pooling, `model_files` for files, and `load` for layouts of other libraries.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ class SpladeEncoder(Encoder):
                     if changed := self._stored.differences(self._compute_fingerprint()):
                         raise EncoderMismatch(
                             f"{tower.checkpoint} is no longer the model that made these vectors "
-                            f"({', '.join(changed)}): its vectors can't be compared with them. Build the index "
+                            f"({', '.join(changed)}): vectors of the two can't be compared. Build the index "
                             "again from its documents, or restore the former model (for a built-in one, the "
                             "former version of lsr)"
                         )
