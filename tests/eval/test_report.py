@@ -275,7 +275,7 @@ def test_a_minimal_experiment_has_a_report(hostile):
 def test_the_picture_shows_percentiles_if_latencies_parquet_is_missing(hostile):
     folder, _ = hostile
     (folder / "latencies.parquet").unlink()
-    assert "Line: to the 95th." in write_report(folder)[0].read_text(encoding="utf-8")
+    assert "Line: up to the 95th percentile." in write_report(folder)[0].read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

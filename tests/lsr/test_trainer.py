@@ -628,9 +628,9 @@ def test_distillation_needs_teachers(settings, triples, tmp_path, teachers):
     models = [Lengths() for teacher in teachers if not teacher.examples]
     settings = replace(settings, losses=LossSettings(kl=1.0), teachers=teachers)
     for some, told in (
-        (sources[:2], r"triples.jsonl has those of 1, .*none.jsonl has those of none\. Name models"),
-        (sources[1:2], "none.jsonl has those of none"),
-        (sources[::2], r"triples.jsonl has those of 1, .*two.jsonl has those of 2\."),
+        (sources[:2], r"triples.jsonl has 1, .*none.jsonl has none\. Name models"),
+        (sources[1:2], "none.jsonl has none"),
+        (sources[::2], r"triples.jsonl has 1, .*two.jsonl has 2\."),
     ):
         data = replace(settings.data, sources=tuple(some))
         with pytest.raises(TrainingError, match=told):
