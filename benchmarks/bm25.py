@@ -4,11 +4,11 @@
 
 FOLDER holds collections in BEIR layout. Three tables:
 
-    judged     nDCG@10 on the judged collections, and on docs-open with the questions of questions.tsv, where function
-               words such as "not" often matter
-    scripts    how many of 200 random words of a script find a passage that contains them among the first ten. Texts
-               are translated messages of the programs installed on this machine (/usr/share/locale). In scripts without
-               spaces, words are runs of two to five characters.
+    judged     nDCG@10 on the judged collections, and on docs-open with the questions of questions.tsv; in these
+               questions, function words such as "not" often matter
+    scripts    how many of 200 random words of a script find, among the first ten passages, one that contains the
+               word. Texts are translated messages of programs installed on this machine (/usr/share/locale). In scripts
+               without spaces, words are runs of two to five characters.
     held out   nDCG@10 on collections that were not used to choose any constant, also with other settings
 """
 

@@ -15,8 +15,8 @@ measured on the documents of benchmarks/scale.py (its work folder can be used as
 
 This is simulated: a query's latency over S shards is the maximum of S draws. "same query" draws from the latencies of
 one query, because an expensive query is expensive on all shards; "independent" draws from the latencies of all queries,
-which is the worse case. A replica is asked after the 95th percentile of a shard's latency. The rate of stragglers is an
-assumption.
+which is the worse case. If a shard takes longer than the 95th percentile of its latency, a replica is asked, too. The
+rate of stragglers is an assumption.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ but encoding takes as long as with trained models, because a bias leaves about 1
 
     masked-lm   a BertForMaskedLM with a new head and tied embeddings; both libraries run the same files
     expansion   the head of lsr-mini as a graph of 8-bit integers, which only lsr runs. It is compared with masked-lm in
-                sentence-transformers, which has the same layers and the same 384 x 30,522 projection, but lacks this
-                head's perceptron and frequencies.
+                sentence-transformers: masked-lm has the same layers and the same 384 x 30,522 projection, but not
+                this head's perceptron and frequencies.
 """
 
 from __future__ import annotations

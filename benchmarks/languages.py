@@ -1,4 +1,4 @@
-"""Compare BM25 on collections in two languages with one language for all documents, known or detected languages.
+"""Compare ways to set BM25's language on collections in two languages: one language for all, known, or detected.
 
     python benchmarks/languages.py --data FOLDER
 
