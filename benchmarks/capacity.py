@@ -7,7 +7,7 @@ measured on the documents of benchmarks/scale.py (its work folder can be used as
 
 * bytes per document and latency, with one index of all documents and with --shards shards. Every query runs on every
   shard, one at a time on one thread; the latencies of all rounds are kept;
-* documents per second of the build (or from benchmarks/results/scale-8841823.json), and of encoding (from
+* documents per second of the build (or read from benchmarks/results/scale-8841823.json), and of encoding (read from
   encoding-cranfield.json);
 * time to merge the results of S shards;
 * postings and blocks scored, with one wave of requests and with two waves. In the second wave, the other shards get the
