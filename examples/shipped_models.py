@@ -53,7 +53,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 @dataclass(frozen=True)
 class Collection:
-    """The used part of a collection.
+    """The part of a collection that is used.
 
     Attributes:
         name: Folder of the collection.
