@@ -85,7 +85,7 @@ def used(vectors: SparseMatrix) -> NDArray[np.int64]:
 
 
 def columns(folder: Path) -> dict[str, Any]:
-    """Count the columns of the vocabulary that files of vectors use, and the postings' share in the most used columns."""
+    """Count the vocabulary columns that files of vectors use, and the share of postings in the most used columns."""
     matrices = [load_matrix(path) for path in sorted(folder.glob("*.parquet"))]
     counts = np.sort(np.sum([used(matrix) for matrix in matrices], axis=0))[::-1]
     largest = counts[:KEPT_TERMS].sum() / counts.sum()
