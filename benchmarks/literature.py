@@ -31,8 +31,8 @@ MEASURES = ("nDCG@10", "R@100")
 
 
 def write_synonyms(glosses: Path, path: Path) -> None:
-    """Write WordNet's nouns with several names as entities. Names of several nouns are ambiguous, so they are left
-    out.
+    """Write WordNet's nouns with several names as entities. Names that several nouns share are
+    left out.
     """
     qrels, _ = open_qrels(str(glosses), "train")
     names: dict[str, list[str]] = defaultdict(list)
