@@ -6,9 +6,9 @@
 Each method is trained with several weights of its regularizer, in short runs of lsr-tiny's recipe with the same data,
 order of examples, steps and learning rates. If query weights are the IDF, IDF-aware FLOPS equals plain FLOPS, so
 compare it with "queries of 1": plain FLOPS with query weights of 1. The other methods learn the query weights, starting
-from the IDF. Methods are compared at equal document lengths: regularizer weights are tried until the runs of a method
-bracket all lengths of the second table, and nDCG@10 is interpolated linearly in the logarithm of the length. Runs are
-kept in WORK/ablations and reused.
+from the IDF. Methods are compared at equal document lengths: the script tries regularizer weights until a method has
+runs below and above all lengths of the second table, and interpolates nDCG@10 linearly in the logarithm of the length.
+Runs are kept in WORK/ablations and reused.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 FOLDER holds collections in BEIR layout. bm25s (Lucene's variant, k1 0.9, b 0.4; title and text joined, English stop
 words, Snowball stems) searches each collection. lsr writes the run as a TREC file, reads it again, checks it and
 measures it; pytrec_eval and ir-measures measure the same results from memory. The last column is the nDCG@10 published
-with the collection. Ties matter: on mtrag-clapnq-pool, published as 0.311, nDCG@10 is 0.31050 in one order of equal
+with the collection. Ties matter: on mtrag-clapnq-pool (published: 0.311), nDCG@10 is 0.31050 in one order of equal
 scores and 0.31048 in trec_eval's order.
 """
 

@@ -4,12 +4,12 @@
 
 FOLDER holds collections in BEIR layout. Three tables:
 
-    judged     nDCG@10 on the judged collections, and on docs-open with the questions of questions.tsv, where function
-               words such as "not" often matter
-    scripts    how many of 200 random words of a script find a passage that contains them among the first ten. Texts
-               are translated messages of the programs installed on this machine (/usr/share/locale). In scripts without
-               spaces, words are runs of two to five characters.
-    held out   nDCG@10 on collections that were not used to choose any constant, also with other settings
+    judged     nDCG@10 on the judged collections, and on docs-open with the questions of questions.tsv; in these
+               questions, function words such as "not" often matter
+    scripts    for each script, 200 random words are searched for; the table counts searches that find a passage with
+               the word among the first ten. Texts are translated messages of programs installed on this machine
+               (/usr/share/locale). In scripts without spaces, words are runs of two to five characters.
+    held out   nDCG@10 on collections that were not used to choose a constant, with the defaults and other settings
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def drawn(texts: list[str], language: str) -> list[str]:
 
 
 def finds(language: str, settings: dict[str, Any], work: Path) -> tuple[int, int, int]:
-    """Return the numbers of passages, of words, and of words that find a passage containing them."""
+    """Return the numbers of passages, of words, and of words that found a passage with the word."""
     texts = messages(language)
     rows = [{"_id": str(i), "text": text} for i, text in enumerate(texts)]
     index = Index.build(work, rows, encoder=load_encoder("bm25", **settings))

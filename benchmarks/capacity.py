@@ -7,7 +7,7 @@ measured on the documents of benchmarks/scale.py (its work folder can be used as
 
 * bytes per document and latency, with one index of all documents and with --shards shards. Every query runs on every
   shard, one at a time on one thread; the latencies of all rounds are kept;
-* documents per second of the build (or from benchmarks/results/scale-8841823.json), and of encoding (from
+* documents per second of the build (or read from benchmarks/results/scale-8841823.json), and of encoding (read from
   encoding-cranfield.json);
 * time to merge the results of S shards;
 * postings and blocks scored, with one wave of requests and with two waves. In the second wave, the other shards get the
@@ -15,8 +15,8 @@ measured on the documents of benchmarks/scale.py (its work folder can be used as
 
 This is simulated: a query's latency over S shards is the maximum of S draws. "same query" draws from the latencies of
 one query, because an expensive query is expensive on all shards; "independent" draws from the latencies of all queries,
-which is the worse case. A replica is asked after the 95th percentile of a shard's latency. The rate of stragglers is an
-assumption.
+which is the worse case. If a shard takes longer than the 95th percentile of its latency, a replica is asked, too. The
+rate of stragglers is an assumption.
 """
 
 from __future__ import annotations

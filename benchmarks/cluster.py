@@ -5,7 +5,7 @@
 Starts a cluster on this machine: a head and three nodes of two cores. A node is lost by killing its processes.
 
 * Building: --rounds rounds of `lsr encode --ray` and `lsr index --ray`. A node is killed when half of the parts or
-  shards exist. Every file must have the same bytes as with one worker or without a cluster.
+  shards exist. Every file must have the same bytes as a build with one worker or without a cluster.
 * Searching: threads compare each result of a ShardedIndex with the result of a single index, for --seconds per
   condition: no failures; one replica is slow (its process is stopped four fifths of the time), with and without asking
   another replica after 0.1 s; a node is killed and replaced every ten seconds, with two replicas and with one. A result

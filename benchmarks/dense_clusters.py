@@ -1,4 +1,4 @@
-"""Compare hybrid search over clusters of dense vectors that the sparse results select with a search over all vectors.
+"""Compare two hybrid searches: over clusters of dense vectors, selected by sparse results, and over all dense vectors.
 
     NUMBA_NUM_THREADS=1 python benchmarks/dense_clusters.py --data FOLDER --work FOLDER --sparse FOLDER
 

@@ -4,11 +4,11 @@
 
 Three collections (after arXiv 2012.14210 and 2508.21038):
 
-    growing    the evidence of 300 claims of climate-fever-evidence, to which its other documents, passages of
-               msmarco-dl19-pool, and glosses of wordnet-glosses are added
-    random     all of climate-fever-evidence, to which texts of random letters are added
-    pairs      46 documents that say who likes what, and a query for each pair of them; documents that answer no query
-               are added
+    growing    the evidence documents of 300 claims of climate-fever-evidence; then the collection's other documents,
+               passages of msmarco-dl19-pool, and glosses of wordnet-glosses are added
+    random     all documents of climate-fever-evidence; then texts of random letters are added
+    pairs      46 documents that say who likes what, and a query for each pair of documents; then documents that answer
+               no query are added
 
 --data has the collections in BEIR layout, --sparse is the folder of splade-tiny. Dense vectors are those of lsr-mini,
 projected onto their first singular directions; codes are learned from these vectors. --work keeps vectors and figures,

@@ -15,8 +15,8 @@ active.
 
     masked-lm   a BertForMaskedLM with a new head and tied embeddings; both libraries run the same files
     expansion   the head of lsr-mini as a graph of 8-bit integers, which only lsr runs. It is compared with masked-lm in
-                sentence-transformers, which has the same layers and the same 384 x 30,522 projection, but lacks this
-                head's perceptron and frequencies.
+                sentence-transformers: masked-lm has the same layers and the same 384 x 30,522 projection, but not
+                this head's perceptron and frequencies.
 
 With --checkpoint, both libraries run this model, and lsr also runs it as a graph of 8-bit integers.
 """

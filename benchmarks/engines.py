@@ -6,13 +6,12 @@
     python benchmarks/engines.py --vectors DOCS.jsonl.gz QUERIES.jsonl.gz --engines splade_index,lsr
 
 PEERS is the folder of the peer harness, which measures the engines; $PEERS_HOME holds a virtual environment for each
-rival, made by the harness's setup_venvs.sh. Each engine runs in its own process, one query at a time on one thread,
-with rounds interleaved over the engines; a query's latency is the median of its rounds. The timed call is the engine's
-Python entry point with a query in the engine's own form (Searcher.search for lsr). All engines get the same 8-bit
-weights. Recall is the share of the k results whose true score is at least the true k-th best score, so ties don't
-matter. BMP rounds query weights to 1..32 before it searches exactly; --query-levels 32 rounds them for all engines.
-Peak memory is that of the building process, including libraries and vectors. Kernels are compiled before a build is
-timed.
+rival, made by the harness's setup_venvs.sh. Each engine runs in its own process, one query at a time on one thread, and
+the engines take turns; a query's latency is the median of its rounds. The timed call is the engine's Python entry point
+with a query in the engine's own form (Searcher.search for lsr). All engines get the same 8-bit weights. Recall is the
+share of the k results whose true score is at least the true k-th best score, so ties don't matter. BMP rounds query
+weights to 1..32 before it searches exactly; --query-levels 32 rounds them for all engines. Peak memory is that of the
+building process, including libraries and vectors. Kernels are compiled before a build is timed.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     NUMBA_NUM_THREADS=1 python benchmarks/feedback.py --data FOLDER
 
-FOLDER holds collections in BEIR layout. From each collection, 400 training queries are sampled, and 3,000 documents
-that include all judged documents (from SciFact, all documents). The table shows mean differences from searches without
-feedback. Most of these queries have one relevant document.
+FOLDER holds collections in BEIR layout. 400 training queries and 3,000 documents are sampled from each
+collection; all judged documents are among them. From SciFact, all documents are used. The table shows mean differences
+from searches without feedback. Most of these queries have one relevant document.
 """
 
 from __future__ import annotations

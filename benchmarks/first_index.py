@@ -22,7 +22,7 @@ from rivals import PAGES, unpack
 from lsr import Index
 from lsr.console import table
 
-MORE = {"django": "docs"}  # increases the number of passages to 13,000
+MORE = {"django": "docs"}  # more documentation: 14,728 passages in total
 
 
 def built(folder: Path, out: Path, encoder: str, hybrid: bool) -> float:

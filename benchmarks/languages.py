@@ -1,12 +1,12 @@
-"""Compare BM25 on collections in two languages with one language for all documents, known or detected languages.
+"""Compare BM25 on texts in two languages: with one language for all, with known and with detected languages.
 
     python benchmarks/languages.py --data FOLDER
 
 FOLDER holds XQuAD's files, such as xquad.en.json.
 
 XQuAD (Artetxe, Ruder & Yogatama 2020) has the same 240 paragraphs and 1,190 questions in 12 languages, translated by
-people. Each collection here has the paragraphs in two languages; the relevant paragraph is the paragraph in the
-question's language.
+people. Each collection here has the paragraphs in two languages. A question's relevant paragraph is the version in
+the question's language.
 """
 
 from __future__ import annotations

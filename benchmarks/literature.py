@@ -36,8 +36,8 @@ WEIGHTS = (0.1, 0.3, 0.5, 1.0, 1.43)  # of the imitated vector beside the dense 
 
 
 def write_synonyms(glosses: Path, path: Path) -> None:
-    """Write WordNet's nouns with several names as entities. Names of several nouns are ambiguous, so they are left
-    out.
+    """Write WordNet's nouns with several names as entities. Names that several nouns share are
+    left out.
     """
     qrels, _ = open_qrels(str(glosses), "train")
     names: dict[str, list[str]] = defaultdict(list)

@@ -224,7 +224,7 @@ def measure_resident(path: Path, queries: Path) -> None:
 
 
 def held() -> float:
-    """Return megabytes of memory of this process, on Linux without pages of mapped files."""
+    """Return this process's memory in megabytes; on Linux, pages of mapped files are left out."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             kinds = dict(line.split(":", 1) for line in file if line.startswith("Rss"))

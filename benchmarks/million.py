@@ -47,7 +47,7 @@ def random_rows(rng: np.random.Generator, n: int, terms: int, popularity: np.nda
 
 
 def write_vectors(path: Path, n: int, seed: int) -> tuple[np.ndarray, np.random.Generator]:
-    """Write the documents to Parquet; return the popularity of terms, for queries, and the random generator."""
+    """Write the documents to Parquet; return the terms' popularity, by which queries are drawn, and the generator."""
     rng = np.random.default_rng(seed)
     popularity = 1 / (np.arange(N_TERMS) + 10.0) ** 0.75
     popularity = rng.permutation(popularity / popularity.sum())

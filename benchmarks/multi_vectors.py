@@ -1,4 +1,4 @@
-"""Compare several dense vectors per document, of which the nearest to the query counts, with one vector.
+"""Compare one dense vector per document with several, of which the vector nearest to the query counts.
 
     NUMBA_NUM_THREADS=1 python benchmarks/multi_vectors.py --data FOLDER --work FOLDER
 

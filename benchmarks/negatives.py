@@ -4,10 +4,10 @@ bias.
     NUMBA_NUM_THREADS=1 python benchmarks/negatives.py --data FOLDER --work FOLDER
 
 FOLDER holds cranfield and msmarco-dl19-pool in BEIR layout. Only relevant documents among BM25's first 20 stay judged,
-as if BM25 had made the pool; the judgments of the others are hidden. A linear map of lsr-mini's dense query vectors is
+as if BM25 had made the pool; the other judgments are hidden. A linear map of lsr-mini's dense query vectors is
 trained with BM25's first 100 as negatives; the teacher is lsr-tiny's learned half. Then all documents except the judged
-ones are ranked for the same queries, and a good ranking finds the hidden relevant documents. Documents that are neither
-judged nor among BM25's first 100 for a query are left out. --work keeps the vectors.
+ones are ranked for the same queries; a good ranking finds the relevant documents whose judgments are hidden. Documents
+that are neither judged nor among BM25's first 100 for a query are left out. --work keeps the vectors.
 """
 
 from __future__ import annotations

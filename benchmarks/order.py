@@ -5,8 +5,8 @@ and how many bytes per posting each file takes.
     python benchmarks/order.py --data FOLDER [--queries 40]
 
 Compares random order, graph bisection alone, "ours" (clusters, then bisection, as lsr orders large segments), and the
-generator's own order (topic, cluster), an oracle that real vectors lack. Counts the blocks whose upper bound reaches
-the k-th best score, and also runs of blocks, which could form superblocks.
+generator's own order by topic and cluster, which real vectors don't have. Counts the blocks whose upper bound reaches
+the k-th best score, and also such runs of blocks, which could form superblocks.
 """
 
 from __future__ import annotations

@@ -51,9 +51,7 @@ def variants(model: str, data: Path, work: Path) -> Iterator[tuple[str, str | Pa
 
 
 def quality(place: str | Path, folder: Path) -> list[float]:
-    """Return nDCG@10 on a collection of the learned half alone, of the learned half with BM25, and of the dense
-    vector.
-    """
+    """Measure nDCG@10 on a collection: the learned half alone, the learned half with BM25, and the dense vector."""
     encoder = load_encoder(place)
     assert isinstance(encoder, HybridEncoder)
     qrels = read_qrels(folder / "qrels" / "test.tsv")

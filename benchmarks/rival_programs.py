@@ -1,8 +1,8 @@
 """Programs for several libraries, each in the style of the library's tutorial.
 
-All do the same task: index documents and find pages that answer a question. Each program gets the
-documents, a work folder and, if needed, a dense model. It returns a function that maps a question to pages, best first.
-`benchmarks/rivals.py` runs them and counts their lines.
+All programs do the same task: index documents and find pages that answer a question. Each program gets the documents, a
+work folder and, if needed, a dense model. It returns a function that maps a question to pages, best first.
+`benchmarks/rivals.py` runs the programs and counts their lines.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-PASSAGES = 50  # requested by programs that can't group by page, so that they find ten pages
+PASSAGES = 50  # passages that a program requests if it can't group by page, so that it finds ten pages
 
 
 class Passage(NamedTuple):

@@ -12,8 +12,9 @@ vectors. All of them use this model instead of their default models, which are d
 
 The rivals don't read files, so they get lsr's passages with their headings. Their line counts include `cut` in
 rival_programs.py, a simple way to cut pages into passages. A page is ranked by its best passage. Build times are CPU
-times, because other work may run at the same time. Texts are embedded once, and this time is added for each system that
-needs vectors. WORK keeps finished parts, so an interrupted run resumes, and new judgments don't require new searches.
+times, because other work may run at the same time. Texts are embedded once, and the time for it is added to the build
+time of each system that needs vectors. WORK keeps finished parts, so an interrupted run resumes, and new judgments
+don't require new searches.
 """
 
 from __future__ import annotations

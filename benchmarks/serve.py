@@ -3,10 +3,10 @@
     python benchmarks/serve.py --work WORK [--seconds 60] [--connections 64] [--encoder lsr-mini]
 
 `lsr serve` serves the Cranfield collection on loopback. `wrk` (apt install wrk) sends the collection's 225 queries;
-without wrk, Python threads send them, and their speed limits the figures. Meanwhile, a writer adds a pair of documents
-with every commit and deletes the previous pair. Readers check that every result has both documents of a pair or
-neither, and includes the last commit before the request. Memory is the server's, without pages of mapped files. The
-baseline is the same queries from Python, without a server.
+without wrk, Python threads send them, and the figures are limited by the threads' speed. Meanwhile, a writer adds a
+pair of documents with every commit and deletes the previous pair. Readers check that every result has both documents of
+a pair or neither, and includes the last commit before the request. Memory is the server's, without pages of mapped
+files. The baseline is the same queries from Python, without a server.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 --data has squadshifts and cranfield in BEIR layout; --sparse is splade-tiny. Every run trains on squadshifts' training
 questions with BM25 as the teacher, and is evaluated on squadshifts' held-out questions and, as another domain, on
 Cranfield. A soup is the mean of the last five of ten checkpoints. "group" has no penalty for the 10,000 most used
-terms. Runs are kept in --work. The second command counts the vocabulary's columns that are used in files by `lsr
-encode`.
+terms. Runs are kept in --work. The second command counts the vocabulary's columns that have a weight in files
+written by `lsr encode`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def used(vectors: SparseMatrix) -> NDArray[np.int64]:
 
 
 def columns(folder: Path) -> dict[str, Any]:
-    """Count the columns of the vocabulary that files of vectors use, and the share of postings in the most used."""
+    """Count the vocabulary columns that files of vectors use, and the share of postings in the most used columns."""
     matrices = [load_matrix(path) for path in sorted(folder.glob("*.parquet"))]
     counts = np.sort(np.sum([used(matrix) for matrix in matrices], axis=0))[::-1]
     largest = counts[:KEPT_TERMS].sum() / counts.sum()

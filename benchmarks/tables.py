@@ -707,7 +707,7 @@ def rivals_install() -> str:
 
 
 def literature() -> str:
-    """The systems of the literature: nDCG@10 and R@100 on three collections."""
+    """The systems of the literature: nDCG@10 and R@100 on two collections."""
     found = result("literature")
     rows = [(row["system"], *(f"{value:.3f}" for value in row["values"])) for row in found["rows"]]
     command = "NUMBA_NUM_THREADS=1 python benchmarks/literature.py --data FOLDER --work FOLDER"

@@ -31,8 +31,8 @@ class Benched:
         recall: Recall against exact search, see `Index.recall`.
         latency: Latency of one query at a time on one thread, ms.
         per_second: {threads: queries per second of batch search}.
-        on_frontier: Whether the setting is Pareto-optimal: no other setting with this k is faster (median) without a
-            lower recall, or has a higher recall without being slower.
+        on_frontier: Whether the setting is Pareto-optimal. It isn't if another setting with this k has at least its
+            recall and at most its median latency, and is better in one of the two.
     """
 
     k: int
@@ -60,14 +60,14 @@ class Benched:
 
 
 def settings_grid(given: Mapping[str, Sequence[Any]], *, clusters: bool) -> list[dict[str, Any]]:
-    """Return the settings to try: exact search, and all combinations of the given values or a default grid.
+    """Return the settings to try: exact search and all combinations of the given values, or of default values.
 
     Args:
         given: Values of alpha, beta, cut and heap_factor to combine; empty for the default grid.
         clusters: Whether the index has clusters.
 
     Raises:
-        ValueError: Values are out of range, or cut or heap_factor are given for an index without clusters; lists all
+        ValueError: A value is out of range, or the index lacks the clusters that cut and heap_factor need; lists all
             problems.
     """
     chosen = {name: tuple(values) for name, values in given.items() if values}
@@ -106,7 +106,7 @@ def bench_index(
     rounds: int = ROUNDS,
     threads: Sequence[int] = (0,),
 ) -> list[Benched]:
-    """Measure settings; settings with the same k are timed in turns.
+    """Measure settings. While settings with the same k are timed, they take turns.
 
     Args:
         index: The index.

@@ -4,10 +4,10 @@ Errors make a mean meaningless: unreadable lines of a run or of queries, a docum
 measures, no judged query with a relevant document, and ids that don't match (none of the run's queries is judged, none
 of the judged queries has a text, none of the judged documents exists).
 
-Warnings are about means that may be misleading: judged documents that aren't in the collection (they can't be found),
-judged queries without a text or without results (they count as 0) or without a relevant document (always 0), unjudged
-queries of the run (they don't count), hits left out as the query's own document, equal scores, measures deeper than the
-run, and a run without any judged hit.
+Warnings say why a mean may mislead: judged documents that aren't in the collection (they can't be found), judged
+queries without a text or without results (they count as 0), judged queries without a relevant document (they always
+count as 0), unjudged queries of the run (they don't count), hits left out because they are the query's own document,
+equal scores, measures deeper than the run, and a run without any judged hit.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Findings:
     Attributes:
         errors: Problems that make a mean meaningless.
         warnings: What a reader of the mean should know.
-        counts: The numbers behind errors and warnings, and further numbers; a number that wasn't checked is missing.
+        counts: The numbers in errors and warnings, and further numbers; a number is missing if it wasn't checked.
         run: The run without its bad lines; None if no run was checked.
-        unjudged: Queries without judgments that have been reported.
+        unjudged: Unjudged queries that have been reported.
     """
 
     errors: tuple[str, ...]
@@ -128,8 +128,8 @@ def check_dataset(
 
     Args:
         dataset: The dataset.
-        document_ids: Ids of the documents that will be searched, such as an index's; by default the ids of local
-            documents.
+        document_ids: Ids of the documents that will be searched, such as the ids of an index; by default the ids of
+            local documents.
         query_ids: Ids of the queries; by default the dataset's queries.
     """
     notes = _Notes()
@@ -146,8 +146,8 @@ def _check_judgments(notes: _Notes, dataset: Dataset) -> None:
         notes.errors.append(f"{_judgments(dataset)}: no query has a relevant document")
     elif barren:
         notes.warnings.append(
-            f"{_judgments(dataset)}: {_these(barren, 'judged query', 'has', 'have')} no relevant document, "
-            "which always counts as 0"
+            f"{_judgments(dataset)}: {_these(barren, 'judged query', 'has', 'have')} no relevant document; "
+            "such a query always counts as 0"
         )
 
 
@@ -168,8 +168,8 @@ def _check_queries(notes: _Notes, dataset: Dataset, given: Collection[str] | Non
         return
     if len(textless) == len(dataset.qrels):
         notes.errors.append(
-            f"{_judgments(dataset)}: none of the queries is judged; are these the right judgments? Judged are "
-            f"{_some(dataset.qrels)}, queries are {_some(sorted(where))}"
+            f"{_judgments(dataset)}: none of the queries is judged; are these the right judgments? The judged "
+            f"queries are {_some(dataset.qrels)}; the queries are {_some(sorted(where))}"
         )
         return
     if textless:
@@ -220,8 +220,8 @@ def _check_documents(notes: _Notes, dataset: Dataset, given: Iterable[str] | Non
     notes.counts |= {"judged_documents": len(judged), "judged_documents_missing": len(missing)}
     if len(missing) == len(judged):
         notes.errors.append(
-            f"{_judgments(dataset)}: none of the judged documents exists; are these the right documents? Judged are "
-            f"{_some(sorted(judged))}"
+            f"{_judgments(dataset)}: none of the judged documents exists; are these the right documents? The "
+            f"judged documents are {_some(sorted(judged))}"
         )
     elif missing:
         lines = _lines(qrels_rows, dataset.qrels_path, 1, sorted(missing))
@@ -258,8 +258,8 @@ def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset,
         return
     if len(unjudged) == len(run):
         notes.errors.append(
-            f"{name}: none of its queries is judged in {_judgments(dataset)}; it has {_some(run)}, judged are "
-            f"{_some(qrels)}"
+            f"{name}: none of its queries is judged in {_judgments(dataset)}; its queries are {_some(run)}; the "
+            f"judged queries are {_some(qrels)}"
         )
         return
     if fresh := [query for query in unjudged if query not in notes.unjudged]:
@@ -267,11 +267,14 @@ def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset,
         lines = _lines(run_rows, path, 0, fresh)
         notes.warnings.append(f"{name}: {_these(fresh, 'query', 'is', 'are')} not judged; left out{lines}")
     if missing:
-        notes.warnings.append(f"{name}: {_these(missing, 'judged query', 'has', 'have')} no results, which counts as 0")
+        notes.warnings.append(
+            f"{name}: {_these(missing, 'judged query', 'has', 'have')} no results; such a query counts as 0"
+        )
     if not any(doc in qrels[query] for query, hits in run.items() if query in qrels for doc in hits):
         notes.warnings.append(
-            f"{name}: none of its hits is judged; do run and judgments use the same document ids? It has "
-            f"{_some(next(hits for hits in run.values() if hits))}, judged are {_some(next(iter(qrels.values())))}"
+            f"{name}: none of its hits is judged; do run and judgments use the same document ids? Its hits are "
+            f"{_some(next(hits for hits in run.values() if hits))}; the judged documents are "
+            f"{_some(next(iter(qrels.values())))}"
         )
     look = depth or longest
     tied = tied_queries({query: hits for query, hits in run.items() if query in qrels}, look + 1)
@@ -279,14 +282,14 @@ def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset,
     if tied:
         notes.warnings.append(
             f"{name}: {_these(tied, 'query', 'has', 'have')} equal scores among their first {look + 1:,} hits; "
-            "here they stay in the order of the run, trec_eval orders them by id"
+            "here they stay in the order of the run, but trec_eval orders them by id"
         )
     if own:
         notes.warnings.append(f"{name}: {counted(own, 'hit')} left out: the query's own document")
     if depth is not None and longest < depth:
         notes.warnings.append(
-            f"{name}: the measures look at {depth:,} hits, but no query has more than {longest:,}; documents below "
-            "count as not found"
+            f"{name}: the measures look at {depth:,} hits, but no query has more than {longest:,}; documents further "
+            "down count as not found"
         )
 
 

@@ -425,9 +425,9 @@ def bench(
 ) -> None:
     """Measure latency and recall of an index for several settings, and find the fastest setting that reaches a recall.
 
-    All combinations of the given values are tried; by default, a selection from fast to thorough. Times are in ms, for
-    one query at a time on one thread; settings are timed in turns. A star marks settings that are Pareto-optimal in
-    latency and recall.
+    All combinations of the given values are tried. By default, a selection from fast to thorough is tried. Times are in
+    ms, for one query at a time on one thread; settings are timed in turns. A star marks settings that are
+    Pareto-optimal in latency and recall.
 
     \b
     Examples:

@@ -1,6 +1,6 @@
 """`lsr compare`: compare systems query by query.
 
-Systems are TREC runs, which are measured here, or systems in an experiment's result folder, where values are stored.
+A system is a TREC run, which is measured here, or a system of an experiment, whose result folder has the values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Compared:
         mean: The system's mean.
         comparison: The comparison with the baseline; None for the baseline itself.
         p_corrected: p corrected for the number of systems (Holm).
-        most: The queries that differ most, with the system's value and the baseline's.
+        most: The queries that differ most, with the system's value and the baseline's value.
     """
 
     dataset: str
@@ -53,8 +53,8 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
     Args:
         names: TREC runs, result folders (all of their systems), or "FOLDER:SYSTEM" (one system of a folder).
         dataset: Dataset with the judgments for runs.
-        measures: Names of measures; result folders contribute those that they have.
-        notes: Warnings about runs and judgments are appended.
+        measures: Names of measures; a result folder may lack some of them.
+        notes: A list to which warnings about runs and judgments are appended.
 
     Raises:
         DataError: A measure is unknown, a file is missing, a run has bad lines or no dataset, or a folder lacks a
@@ -95,7 +95,7 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
                 found[one if one not in found else f"{name}:{one}"] = values_of_one
     problems.settle()
     if len(found) < 2:
-        raise DataError(f"a comparison needs two systems, there is only {', '.join(found)}")
+        raise DataError(f"a comparison needs two systems; there is only {', '.join(found)}")
     return found
 
 

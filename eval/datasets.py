@@ -25,7 +25,7 @@ from lsr.io.runs import Qrels, Run, open_qrels, qrels_file, read_qrels
 _DROP_OWN = ("arguana", "quora")
 
 # ir-datasets names of the 13 BEIR sets whose mean is usually published for learned sparse encoders. BEIR also has
-# private sets, CQADupStack, and MS MARCO ("beir/msmarco/dev"), on which such encoders are trained.
+# private sets, CQADupStack, and "beir/msmarco/dev". MS MARCO is left out because these encoders are trained on it.
 _BEIR = (
     "beir/trec-covid",
     "beir/nfcorpus/test",
@@ -57,7 +57,8 @@ _LOTTE = ("writing", "recreation", "science", "technology", "lifestyle")
 _MIRACL = (
     "ar", "bn", "de", "en", "es", "fa", "fi", "fr", "hi", "id", "ja", "ko", "ru", "sw", "te", "th", "yo", "zh",
 )  # fmt: skip
-# {suite: ir-datasets names of its collections}. Folders of these names in the current folder are used instead.
+# {suite: ir-datasets names of its collections}. If the current folder has a folder of this name, the folder is used
+# instead.
 SUITES: dict[str, tuple[str, ...]] = {
     "beir": _BEIR,
     "beir-small": ("beir/scifact/test", "beir/nfcorpus/test", "beir/arguana", "beir/scidocs", "beir/fiqa/test"),
@@ -157,7 +158,7 @@ def open_dataset(
             of `qrels`; any name if all parts are given.
         split: For a folder, the name of the file in qrels/. If an ir-datasets name has no judgments, the split is
             appended to the name ("/test").
-        documents: File, folder or name of other documents, which replace the dataset's.
+        documents: File, folder or name of other documents, which replace the dataset's documents.
         queries: File, folder or name of other queries.
         qrels: A file that replaces the dataset's judgments: BEIR's TSV, TREC's four columns, or Parquet.
         drop_own: Whether each query's own document is left out; by default only for datasets named ArguAna or Quora.

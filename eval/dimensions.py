@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_ROUNDS = 1000  # of the bootstrap
+_ROUNDS = 1000  # samples of the bootstrap
 _AT_ONCE = 32  # queries ranked per batch
 
 

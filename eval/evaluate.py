@@ -170,7 +170,7 @@ def evaluate_index(
         index: The index.
         dataset: Queries and judgments.
         measures: Names, such as "nDCG@10 RR@10".
-        queries: Queries that replace the dataset's, such as encoded queries.
+        queries: Queries that replace the dataset's queries, such as encoded queries.
         mode: As for `Index.search`; "hybrid" and "dense" need texts.
 
     Raises:

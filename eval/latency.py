@@ -1,4 +1,4 @@
-"""Latency of one query at a time on one thread after a warm-up; encoding and searching are timed separately."""
+"""Measure latency: one query at a time on one thread, after a warm-up. Encoding and searching are timed separately."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def time_together(calls: Sequence[Callable[[int], Any]], n: int, rounds: int = R
     """Time several systems on the same queries in turns; each round starts with a different system.
 
     Args:
-        calls: Functions to call with 0 … n - 1, after a warm-up round.
+        calls: Functions to call with 0 … n - 1.
         n: Number of queries.
-        rounds: Number of timed rounds.
+        rounds: Number of timed rounds; a warm-up round comes first.
 
     Returns:
         (len(calls), n) float64, milliseconds: the median of the rounds.
@@ -167,14 +167,14 @@ def search_latency(
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[FilteredOptions],
 ) -> Latency:
-    """Latency of searches by vector, including hits; `dense` and settings are those of `Index.search_batch`."""
+    """Latency of `Index.search` by vector; `dense` and settings are those of `Index.search_batch`."""
     rows = [vectors[i] for i in range(len(vectors))]
     near = [None] * len(rows) if dense is None else list(dense)
     return time_each(lambda i: index.search(rows[i], k, dense=near[i], **settings), len(rows))
 
 
 def encode_latency(index: Index, texts: Sequence[str], mode: Mode = "sparse") -> Latency:
-    """Latency of encoding a query; with both vectors if the mode needs them."""
+    """Latency of encoding a query to its sparse vector, and to its dense vector if the mode needs it."""
 
     def encode(i: int) -> None:
         index.query_vectors([texts[i]])
@@ -195,7 +195,7 @@ def throughput(
 ) -> Rate:
     """Measure batch search on all cores, or on a number of threads; settings are those of `Index.search`.
 
-    Searches all queries repeatedly for at least 0.3 seconds and uses the median time.
+    All queries are searched repeatedly for at least 0.3 seconds; the median time counts.
     """
     first = None if dense is None else dense[:8]
     index.search_batch(vectors[:8], k, threads=threads, dense=first, **settings)

@@ -1,4 +1,4 @@
-"""Measures of quality, computed by ir-measures, with its names. nDCG has trec_eval's linear gain.
+"""Measures of quality, with the names of ir-measures, which computes them. nDCG has trec_eval's linear gain.
 
 Inputs that would crash, hang or mislead one of the programs behind ir-measures are refused.
 """
@@ -84,8 +84,8 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
         measures: From `parse_measures`.
 
     Returns:
-        ({measure: mean, or sum for counts}, {measure: {query_id: value}}). A query is missing if a measure isn't
-        defined for the query, such as Accuracy if nothing relevant was found.
+        ({measure: mean, or sum for counts}, {measure: {query_id: value}}). A measure lacks the queries for which it is
+        undefined. For example, Accuracy is undefined if nothing relevant was found.
 
     Raises:
         DataError: A measure can't be computed from these judgments or results.
@@ -95,7 +95,7 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
     _require_computable(qrels, measures)
     judged, ranked = {}, {}
     queries = list(qrels)
-    # Numbers replace ids, because scripts of some measures misread other ids.
+    # Numbers replace ids, because the scripts of some measures misread ids that aren't numbers.
     for number, query in enumerate(map(str, range(len(queries)))):
         names: dict[str, str] = {}
         grades, hits = qrels[queries[number]], run.get(queries[number], {})
@@ -108,7 +108,7 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
         ranked[query] = {names.setdefault(d, str(len(names))): float(len(hits) - i) for i, d in enumerate(best_first)}
     per_query: dict[str, dict[str, float]] = {str(m): {} for m in measures}
     aggregators = {str(m): m.aggregator() for m in measures}
-    # Only counts get queries without results: some other measures divide by the number of hits.
+    # Only counts are computed for queries without results: some other measures divide by the number of hits.
     found = {query: hits for query, hits in ranked.items() if hits}
     means = [m for m in measures if is_mean(m)]
     # Accuracy is computed separately: together with other measures, undefined values would be 0.

@@ -4,7 +4,7 @@ Each figure has a mark of its reliability:
 
     repo        read in the named public repository: README, documentation, configuration
     paper-text  read in a copy of the paper's text
-    derived     computed from such figures
+    derived     computed from figures of the two kinds above
     secondary   quoted by another publication; check the paper before you print it
     unmarked    stated by the sources, not checked separately
 
@@ -130,7 +130,7 @@ def reference(dataset: str, measure: str, split: str | None = None) -> list[Refe
         dataset: A folder or a name, such as "data/scifact", "beir/scifact", "irds:beir/scifact/test",
             "msmarco-passage/dev/small"; "beir" for the mean over the 13 sets.
         measure: The ir-measures name; MRR@10 means RR@10.
-        split: Split of the judgments, if not part of the name. There are figures only for test splits and for MS
+        split: Split of the judgments, if it isn't part of the name. There are figures only for test splits and for MS
             MARCO's 6,980 dev queries.
     """
     name, wanted = _plain(dataset, split), _MEASURES.get(measure.lower())

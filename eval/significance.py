@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from lsr.errors import DataError, MissingExtra
 
 _AT_ONCE = 1 << 21  # numbers drawn at a time
-_EQUAL = 1e-12  # smaller differences count as equal: rounding of a sum can be as large
+_EQUAL = 1e-12  # smaller differences count as equal: the rounding error of a sum can be as large
 
 Values = Mapping[str, float]
 
@@ -36,11 +36,11 @@ class Comparison:
     """A comparison of two systems.
 
     Attributes:
-        difference: Mean of the system's values minus the baseline's.
+        difference: Mean of the system's values minus the mean of the baseline's values.
         low: Lower end of the difference's 95 % interval.
         high: Upper end of this interval.
         p: Two-sided p-value: the probability of a difference at least as large if the systems are equally good.
-        wins: Queries with a higher value than the baseline's.
+        wins: Queries with a higher value than in the baseline.
         ties: Queries with the same value.
         losses: Queries with a lower value.
         n: Number of queries.
@@ -64,7 +64,7 @@ def compare(
     samples: int = 100_000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two systems on the same queries, two-sided.
+    """Compare two systems on the same queries; the test is two-sided.
 
     Args:
         values: {query_id: value} of a system.
@@ -93,10 +93,10 @@ def compare(
 
 
 def compare_seeds(values: Sequence[Values], baseline: Sequence[Values]) -> Comparison:
-    """Compare two systems, at least one of them trained with several seeds; two-sided.
+    """Compare two systems of which at least one was trained with several seeds; the test is two-sided.
 
-    A t test of whether the difference generalizes to other queries and other seeds. It counts the interaction of query
-    and seed twice, so it is conservative: it may miss differences, but doesn't find too many.
+    A t test shows whether the difference generalizes to other queries and other seeds. It counts the interaction of
+    query and seed twice, so it is conservative: it may miss differences, but doesn't find too many.
 
     Args:
         values: {query_id: value} for each seed of a system; a single mapping in the list for a system without seeds.
@@ -133,7 +133,7 @@ def _mean_of(seeds: Sequence[Values]) -> dict[str, float]:
     if not seeds:
         raise DataError("a comparison over seeds needs at least one seed")
     for other in seeds[1:]:
-        _paired(other, seeds[0])  # the same queries
+        _paired(other, seeds[0])  # raises an error if the queries differ
     return {query: sum(one[query] for one in seeds) / len(seeds) for query in seeds[0]}
 
 
@@ -245,7 +245,7 @@ def _positive(number: int, name: str) -> int:
 def _randomization(differences: NDArray[np.float64], samples: int, seed: int) -> float:
     """Return the share of sign flips whose sum is at least as far from 0 as the observed sum."""
     moved = differences[differences != 0]  # flipping the sign of 0 changes nothing
-    bound = abs(moved.sum()) - _EQUAL * np.abs(moved).sum()  # sums of the same numbers round differently
+    bound = abs(moved.sum()) - _EQUAL * np.abs(moved).sum()  # rounding depends on the order of a sum
     exact = len(moved) < 63 and 2 ** len(moved) <= samples
     count = 2 ** len(moved) if exact else samples
     reached = 0

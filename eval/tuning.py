@@ -20,8 +20,8 @@ class Tuned:
 
     Attributes:
         hybrid: The hybrid with the best weights.
-        value: Its measure on these queries. Expect slightly less on other queries, because the weights were chosen on
-            these.
+        value: The measure of this hybrid. Expect slightly less on other queries, because the weights were chosen on
+            these queries.
         tried: (weights, measure) of all weights that were tried.
     """
 

@@ -49,7 +49,7 @@ class Found(BaseModel):
 async def search(
     request: Request, q: str, k: Annotated[int, Query(ge=1, le=100)] = 10, since: int | None = None
 ) -> list[Found]:
-    """Return the k best documents, optionally only documents since a year."""
+    """Return the k best documents, optionally only documents from a given year on."""
     where = None if since is None else {"year": {">=": since}}
     try:
         hits = await request.app.state.index.search(q, k, where=where)

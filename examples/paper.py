@@ -4,8 +4,8 @@
 
 Sets are BEIR folders or ir-datasets names. A small SPLADE model is fine-tuned on the training queries of --train, once
 for each seed. Then BM25, the original model and the fine-tuned models are compared on every set. The models are
-converted to 8-bit graphs, which encode several times faster on a CPU. OUT keeps finished parts, so an interrupted
-command can be repeated. OUT/paper.tex includes the report's tables; compile it with pdflatex.
+converted to 8-bit graphs, which encode several times faster on a CPU. OUT keeps finished parts; if the command was
+interrupted, run it again. OUT/paper.tex includes the report's tables; compile it with pdflatex.
 """
 
 from __future__ import annotations

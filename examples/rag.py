@@ -48,7 +48,7 @@ def link(about):
 
 
 def answer(index, question):
-    """Ask the language model with the best passages in the prompt; return the answer, followed by their links."""
+    """Ask the language model with the best passages in the prompt; return its answer and links to the passages."""
     found = passages(index, question)
     context = "\n\n".join(f"[{n}] {one['title']}\n{one['text']}" for n, one in enumerate(found, 1))
     told = llm(

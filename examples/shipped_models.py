@@ -6,7 +6,7 @@ The model is lsr-tiny, lsr-mini or splade-tiny. splade-tiny isn't trained, only 
 
 --data is a folder with a BEIR folder for each collection named in this file. All output is in --work: documents,
 queries with candidates (`documents.jsonl.gz`, `train/`), caches, training runs and encoders. Finished steps are
-skipped, so an interrupted command can be repeated.
+skipped; if the command was interrupted, run it again.
 
     --sparse    rasyosef/splade-tiny: the initial weights of lsr-tiny, and a teacher
     --dense     Snowflake/snowflake-arctic-embed-xs: a teacher of both models, and the backbone of lsr-mini
@@ -53,12 +53,12 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 @dataclass(frozen=True)
 class Collection:
-    """The used part of a collection.
+    """The part of a collection that is used.
 
     Attributes:
         name: Folder of the collection.
         title: Whether a document's text includes its title; False if queries are titles or headings.
-        limit: Number of documents, judged documents first; None for all.
+        limit: Number of documents to use, judged documents first; None for all.
         sentences: Whether sentences of the documents are also used as queries.
         share: Relative frequency of the queries in training; lower for collections with many similar queries.
         split: Split of the judgments.

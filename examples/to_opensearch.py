@@ -19,12 +19,12 @@ from lsr.cli import run_command
 
 
 def query_body(index, text, k=10, field="vector"):
-    """Return the body of an OpenSearch query with an encoded text, which scores documents as this index does."""
+    """Return the body of an OpenSearch query for a text. OpenSearch then scores documents as this index does."""
     return {"size": k, "query": {"neural_sparse": {field: {"query_tokens": encoded(index, text)}}}}
 
 
 def encoded(index, text):
-    """Return {token: weight} of a query."""
+    """Encode a query and return {token: weight}."""
     terms, weights = index.query_vectors([text]).row(0)
     return {index.vocabulary[term]: float(weight) for term, weight in zip(terms, weights, strict=True)}
 

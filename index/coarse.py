@@ -79,7 +79,7 @@ class CoarseIndex:
             terms: Number of terms of each document that the coarse index keeps: those with the largest products of
                 weight and factor.
             factors: (n_terms,) query weight of each term, from `Encoder.query_factors`; by default 1.
-            dense: (n_docs, width) float32, vectors of a dense model to rank by instead of `vectors`.
+            dense: (n_docs, width) float32, a dense model's vectors, which rank candidates instead of `vectors`.
             overwrite: Replace an existing index.
 
         Raises:
@@ -164,7 +164,7 @@ class CoarseIndex:
 
 
 def cut(vectors: SparseMatrix, terms: int, factors: NDArray[np.float64]) -> SparseMatrix:
-    """Keep the terms of each row that have the largest products of weight and factor, with unchanged weights.
+    """Keep the terms of each row that have the largest products of weight and factor; weights stay unchanged.
 
     Args:
         vectors: (n_docs, n_terms).

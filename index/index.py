@@ -1,4 +1,4 @@
-"""Index: build an index from documents or vectors, open it in milliseconds, search it exactly, change it while in use.
+"""Index: build an index from documents or vectors, open it in milliseconds, search it exactly, and change it.
 
     index = Index.build("idx", [{"_id": "a", "text": "..."}], encoder=load_encoder("bm25"))
     for hit in Index.open("idx").search("a question", k=10):
@@ -7,8 +7,8 @@
     index.delete(["a"])
     index.commit()
 
-An `Index` is a `Reader` (lsr.index.search.reader) of one commit that can move to later commits; `Changes`
-(lsr.index.pending_changes) collects the changes for the next one.
+An `Index` is a `Reader` (lsr.index.search.reader) of one commit, and can move to later commits. `Changes`
+(lsr.index.pending_changes) collects the changes for the next commit.
 """
 
 from __future__ import annotations
@@ -127,23 +127,23 @@ class Index(Reader):
                 weight them by current document frequencies.
             ids: For a matrix, the ids of its rows; by default their numbers.
             impacts: "uint8", or "float32" to store exact weights at three times the size.
-            passages: How to cut long documents into passages; a document's score is that of its best passage. If None,
+            passages: How to cut long documents into passages; a document gets the score of its best passage. If None,
                 documents aren't cut, and text beyond the encoder's limit is ignored.
             store_text: Store titles, texts and metadata.
             overwrite: Replace an existing index.
             memory: Approximate memory limit for building, in bytes, not counting the encoder.
             order: "bisection" stores similar documents next to each other, so that search can skip more of them;
                 "given" keeps their order. "auto" means "bisection" for 20,000 documents or more, or with clusters.
-                Results are the same.
-            clusters: Also write clusters, for approximate search; takes about twice the space, not counting texts.
-                Requires 8-bit impacts.
+                The order doesn't change results.
+            clusters: Also write clusters, for approximate search. The index then takes about twice the space, not
+                counting texts. Requires 8-bit impacts.
             summary_mass: A cluster's summary keeps the largest impacts of its terms, up to this share of their sum;
                 above 0 and at most 1.
-            hybrid: Also store the encoder's dense vectors, in 8 bits, for hybrid search; the forward pass that makes
-                the sparse vectors makes these, too.
+            hybrid: Also store the encoder's dense vectors, in 8 bits, for hybrid search; one forward pass makes both
+                kinds of vectors.
             report: Receives the encoding counts.
-            progress: Called with the current step, the number of documents done, and the total if known; replaces the
-                progress bar on a terminal and the line every ten seconds elsewhere.
+            progress: Called with the current step, the number of documents done, and the total if known. It replaces
+                the progress bar on a terminal, and elsewhere the line that is printed every ten seconds.
 
         Returns:
             The index, open.
@@ -190,7 +190,7 @@ class Index(Reader):
         Raises:
             IndexFormatError: Not an index, or one of a later format.
             CorruptIndex: A file is missing or truncated, or a small file fails its checksum.
-            EncoderMismatch: Another encoder made the index, or shards have different ones.
+            EncoderMismatch: Another encoder made the index, or shards have different encoders.
             StorageError: The URI can't be read, or is used with `skip_damaged`.
         """
         uri = str(path) if is_remote(path) else None
@@ -204,7 +204,7 @@ class Index(Reader):
         index = cls(path, latest_snapshot(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
-            # The fingerprint names no encoder, but the index's tokens may show that another encoder made it.
+            # The fingerprint names no encoder, but the tokens may show that another encoder made the index.
             if index.fingerprint.tokenizer is None and not encoder.living:
                 require_same_terms(index.vocabulary, encoder, f"the index {path}")
         return index
@@ -215,7 +215,7 @@ class Index(Reader):
         """Add documents; searches find them after `commit`.
 
         The first change locks the index against other writers until `commit` or `rollback`. Documents are encoded, cut
-        and stored like those that the index was built from. A call adds all of its documents or none.
+        and stored like the documents that the index was built from. A call adds all of its documents or none.
 
         Args:
             source: As for `build`: documents, a corpus, vectors of the index's encoder, or a matrix.
@@ -237,7 +237,7 @@ class Index(Reader):
             return writer.add(source, lambda: self.encoder, ids, replace=False, skip_bad=skip_bad)
 
     def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
-        """Add documents, replacing those with the same ids.
+        """Add documents, replacing existing documents with the same ids.
 
         A replaced document moves to the end, as if deleted and added. If an id is repeated, its last document counts.
         Arguments and errors as for `add`; the result counts updated and added documents.
@@ -295,7 +295,7 @@ class Index(Reader):
         Merging frees the space of deleted documents and reorders documents for faster search. Results don't change.
 
         Args:
-            everything: Merge all segments into one; False merges those that the policy chooses.
+            everything: Merge all segments into one; False merges the segments that the policy chooses.
             background: Merge in a thread, while this object and other processes can make changes. `close` waits for
                 the thread; a failure is logged as a warning. By default the call returns when the merge is done, and
                 other processes can't write meanwhile.

@@ -91,7 +91,8 @@ class Changes:
         """See `Index.rollback`."""
         with self._changing:
             self._left_with = None
-            if self._writer is not None:  # kept until closed, so that an interrupted rollback can be repeated
+            # The writer is kept until it is closed, so that an interrupted rollback can be repeated.
+            if self._writer is not None:
                 self._writer.close()
                 self._writer = None
                 self._drop_warning()
@@ -140,7 +141,7 @@ class Changes:
         self._unsaved = None
 
     def _require_changeable(self) -> None:
-        """Raise OutputError if the index is read-only, such as a local copy of one in object storage."""
+        """Raise OutputError if the index is read-only, for instance because it is a copy from object storage."""
         if self._opened.uri:
             raise OutputError(
                 f"{self._opened.uri}: an index in object storage can't be changed in place: change it in a folder and "

@@ -116,7 +116,7 @@ class Searchable(Protocol):
         ...
 
     def count(self, where: Where | Filter | None = None) -> int:
-        """Count the documents, or those that match a filter; see `Index.count`."""
+        """Count all documents, or the documents that match a filter; see `Index.count`."""
         ...
 
     def __len__(self) -> int:
@@ -141,7 +141,7 @@ class SearchIndex(Searchable, Protocol):
         ...
 
     def upsert(self, source: AnySource, *, skip_bad: bool = False) -> Change:
-        """Add documents, replacing those with the same ids; see `Index.upsert`."""
+        """Add documents, replacing existing documents with the same ids; see `Index.upsert`."""
         ...
 
     def update(self, source: AnySource, *, skip_bad: bool = False) -> Change:

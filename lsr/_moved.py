@@ -162,7 +162,7 @@ def names_of(old: str) -> Callable[[str], Any]:
     """A `__getattr__` that finds the names of the module `old` in their new places."""
 
     def __getattr__(name: str) -> Any:
-        # A package's own module may not be imported yet.
+        # Perhaps the name is a module of the package that hasn't been imported yet.
         inner = "__path__" in vars(sys.modules[old]) and find_spec(f"{old}.{name}")
         if not name.startswith("__") and not inner:
             new = RENAMED.get(f"{old}.{name}", name)
@@ -186,7 +186,7 @@ def _face_of(name: str, home: str) -> str:
 
 
 def moved_function(old: str, module: str, name: str) -> Callable[..., Any]:
-    """The function that replaces a removed method; warns."""
+    """Return the function that replaces a removed method, and warn."""
     _warn(old, f"{_face_of(name, module)}.{name}")
     return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 

@@ -1,6 +1,6 @@
 """Named NumPy arrays in one Arrow file, memory-mapped when they are read.
 
-The file has one row. Each array is a column with one list, the array's numbers in C order, and the column's metadata
+The file has one row. Each array is a column with a single list: the array's numbers in C order. The column's metadata
 has the array's shape.
 """
 

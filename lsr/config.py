@@ -137,7 +137,7 @@ def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[
 
 
 def _compose(yaml: Any, text: str, where: str, *, lines: bool = True) -> Any:
-    """Parse YAML to nodes; the error names the line if `lines`."""
+    """Parse YAML to nodes; the error names the line if `lines` is true."""
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:

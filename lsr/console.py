@@ -62,7 +62,7 @@ class _LogLines:
         self.reset(total)
 
     def reset(self, total: int | None = None) -> None:
-        """Begin now."""
+        """Start counting now."""
         self.total, self.n = total, self._before
         self._told = self._started = time.monotonic()
 
@@ -118,7 +118,7 @@ class _Calls:
 
 
 class Number(click.FloatRange):
-    """A finite number, optionally in a range, as the type of an option; click's own type accepts NaN."""
+    """The type of options that take a finite number, optionally in a range; click's own type accepts NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert a value."""

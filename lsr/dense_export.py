@@ -143,7 +143,7 @@ def beside(*parts: NDArray[np.float32], weights: ArrayLike | None = None) -> NDA
         weights: Weight of each part. Give weights only for queries, or only for documents.
 
     Raises:
-        ValueError: Numbers of rows, or of parts and weights, differ.
+        ValueError: The parts differ in their number of rows, or there isn't one weight for each part.
     """
     factors = np.ones(len(parts)) if weights is None else np.asarray(weights, np.float64)
     if len({len(part) for part in parts}) != 1 or factors.shape != (len(parts),):

@@ -26,7 +26,7 @@ from lsr.arrays import Layout, read_arrays, write_arrays
 from lsr.errors import DataError
 from lsr.sparse import SparseMatrix
 
-FIRST_WORD = 570  # of BERT's vocabulary; before it are unused tokens and punctuation
+FIRST_WORD = 570  # id of the first word in BERT's vocabulary; smaller ids are unused tokens and punctuation
 _SAMPLE = 4000  # documents from which slices are coloured
 _FULLEST = 1.6  # terms of the fullest slice, relative to the average
 _BALANCE = 0.01  # cost of a full slice, as a share of the term's total weight
@@ -59,7 +59,7 @@ class Slices:
 
     @classmethod
     def striped(cls, n_terms: int, count: int = 768, first: int = FIRST_WORD) -> Slices:
-        """Every count-th term in one slice, as in the paper; terms before `first` are left out."""
+        """Put every count-th term into one slice, as in the paper; terms before `first` are left out."""
         terms = np.arange(n_terms)
         return cls(np.where(terms < first, -1, (terms - first) % count).astype(np.int32), count)
 
@@ -75,8 +75,8 @@ class Slices:
         """Slices whose terms seldom occur together.
 
         Terms are placed by descending total weight, each in the slice that loses the least. The loss is a sum over the
-        documents with the term: the smaller of the term's weight and the slice's heaviest weight so far. Takes a few
-        seconds.
+        documents with the term: the smaller of the term's weight and the slice's heaviest weight so far. This takes a
+        few seconds.
 
         Args:
             documents: Documents of the collection; if there are more than 4,000, a sample of them is used.
@@ -187,7 +187,7 @@ class DensifiedVectors:
     def scores(
         self, queries: SparseMatrix, *, dense: NDArray[np.float32] | None = None, dense_weight: float = 1.0
     ) -> NDArray[np.float32]:
-        """(n_queries, n_docs) float32, gated inner products, plus `dense_weight` times those of the dense vectors.
+        """(n_queries, n_docs) float32, gated inner products plus `dense_weight` times the dense inner products.
 
         Args:
             queries: Queries as sparse vectors.

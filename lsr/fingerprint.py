@@ -12,7 +12,7 @@ from pathlib import Path
 from lsr.errors import DataError, EncoderMismatch
 
 _KINDS = {"vocabulary_size": int, "max_length": int, "max_weight": float}
-_LARGEST = 3e38  # of a float32, about
+_LARGEST = 3e38  # a little less than the largest float32
 
 
 @dataclass(frozen=True)

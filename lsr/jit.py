@@ -1,9 +1,9 @@
 """Compile kernels with Numba: options in one place, and a cache that is never stale.
 
 Numba's own cache watches only the file of the decorated function, writes into the installed package, and fails at
-import if it can't. Here, compiled kernels go into a folder named by a digest of the kernels' sources. It is in the
-user's cache directory, or else in the temporary directory; if neither is writable, kernels aren't cached.
-NUMBA_CACHE_DIR overrides this.
+import if it can't write there. Here, compiled kernels go into a folder named by a digest of the kernels' sources. This
+folder is in the user's cache directory, or else in the temporary directory; if neither is writable, kernels aren't
+cached. NUMBA_CACHE_DIR overrides this.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A dense vector that imitates a sparse teacher, from a frozen dense model's token states (SPAR, arXiv 2110.06918).
 
     pooled = sum_t softplus(u h_t + b) (h_t - c)          h_t: state of token t; c: mean of all training states
-    vector = unit(W pooled)                               the same for queries and documents
+    vector = unit(W pooled)                               for queries and documents alike
 
     head = LexicalHead.fit(texts, load_encoder("lsr-mini"))        # imitates BM25 of these texts
     head.documents(texts), head.queries(["ice on the wing"])
@@ -9,7 +9,7 @@
 Training needs no labels: random sentences of the texts serve as queries. In each batch, a softmax turns the teacher's
 scores of a query into a distribution over documents, and the head learns this distribution. Queries and documents share
 the parameters, so a word that training hasn't seen still matches itself. `lsr.dense_export.beside` concatenates the
-head's vector with the model's own, so that the inner product adds the two scores.
+head's vector with the model's own vector, so that the inner product adds the two scores.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lsr.errors import DataError, EncoderError, MissingExtra
 
 _AT_ONCE = 64  # texts read per batch
 _STATES = 256  # states per text in training, at most
-_BEST, _NEAR = 10, 50  # a query's positive is one of its 10 best documents, its negative one of the next 40
+_BEST, _NEAR = 10, 50  # a query's positive is one of its 10 best documents; its negative is one of the next 40
 _WARMUP = 20  # steps
 _MEASURED = 20_000  # states whose mean is taken
 _KIND = "a lexical head"
@@ -77,7 +77,7 @@ class LexicalHead:
         model: An encoder with dense vectors, or a function from a list of texts to the (n_tokens, n_dims) token
             states of each.
         arrays: The head's parameters; `fit` and `load` set them.
-        queries: The function for queries, if it differs from that for documents.
+        queries: The function for queries, if it differs from the function for documents.
     """
 
     def __init__(self, model: Encoder | States, arrays: dict[str, NDArray[np.float32]], queries: Any = None) -> None:
@@ -101,7 +101,7 @@ class LexicalHead:
         Args:
             texts: Documents; no labels are needed.
             model: As for the class.
-            teacher: The sparse encoder to imitate, which is fitted to the texts if it needs that; BM25 by default.
+            teacher: The sparse encoder to imitate, which is fitted to the texts if it needs a fit; BM25 by default.
             settings: Settings of the training.
             queries: As for the class.
 
@@ -160,7 +160,7 @@ class LexicalHead:
         return self._vectors(texts, queries=True)
 
     def embed(self, *, queries: bool = False) -> Callable[[list[str]], NDArray[np.float32]]:
-        """Returns a function from texts to vectors, as `build_dense` and vector databases take it."""
+        """Return a function from texts to vectors, as `build_dense` and vector databases take it."""
         return self.queries if queries else self.documents
 
     def _vectors(self, texts: Sequence[str], *, queries: bool) -> NDArray[np.float32]:
@@ -262,7 +262,7 @@ class _Net:
         return torch.nn.functional.normalize(pooled @ parts["out"].T, dim=1)
 
     def loss(self, queries: Any, documents: Any, taught: NDArray[np.float32]) -> Any:
-        """KL divergence of the head's distribution over the documents from the teacher's, mean over the queries."""
+        """KL(teacher || head) of their distributions over the documents, averaged over the queries."""
         scores = self._vectors(*queries) @ self._vectors(*documents).T
         target = self._torch.from_numpy(np.asarray(taught, np.float32))
         spread = target.std(1, keepdim=True, correction=0).clamp(min=1e-6)

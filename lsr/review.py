@@ -260,8 +260,8 @@ def logistic_regression(rows: SparseMatrix, labels: NDArray[np.float64]) -> tupl
 
 
 def chance_of_less(labels: NDArray[np.int64], n_docs: int, target: float, starts: Sequence[int]) -> float:
-    """Return how probable it would be to find as few relevant documents among those read recently as were found, if
-    recall were below the target.
+    """Assume that recall is below the target, and return the probability of finding so few relevant documents among
+    those read recently.
 
     For each round, the documents read since its start are taken as a random sample of the documents unread at that
     time; the result is the smallest probability over all rounds. The rule is cautious, because the most probable

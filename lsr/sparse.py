@@ -293,7 +293,7 @@ class SparseMatrix:
         return scores
 
     def expected_overlap(self, other: SparseMatrix) -> float:
-        """The mean number of terms that a row of this matrix and one of `other` share: sum_j p_j p'_j.
+        """The mean number of terms that a row of this matrix and a row of `other` share: sum_j p_j p'_j.
 
         p_j is the share of rows in which term j is active. Between queries and documents, this is the "FLOPS" that
         papers report for learned sparse models (arXiv 2004.05665). It is 0 if either matrix has no rows.
@@ -377,7 +377,7 @@ def _canonical(
     bad = ~np.isfinite(weights) | (weights < 0)
     if bad.any():
         at, row = first_bad(bad)
-        weight = np.asarray(data)[at]  # as given: a weight beyond float32 is infinite here
+        weight = np.asarray(data)[at]  # the given value: in `weights`, a value beyond float32 is infinite
         raise ValueError(f"row {row}: weight {weight} of term {terms[at]}; weights are finite and not negative")
     bad = (terms < 0) | (terms >= n_terms)
     if bad.any():

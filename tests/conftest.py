@@ -1,4 +1,4 @@
-"""Shared fixtures: run `lsr` in this process, fork, start S3 and Ray servers, and find real collections."""
+"""Shared fixtures, which run `lsr` in this process, fork processes, start S3 and Ray, and find real collections."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LONGEST = ("test_writer", "test_workers", "test_storage", "test_ray", "test_shar
 
 
 def pytest_collection_modifyitems(items):
-    """Run the longest test files first: each worker runs whole files, so a late long file would delay the end."""
+    """Run the longest test files first: workers run whole files, and a long file that starts late delays the end."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
@@ -99,7 +99,7 @@ def lsr_command(capsys):
 
 @pytest.fixture
 def forked():
-    """Returns a function that calls `work` in a forked child and returns its result; kills a child that hangs."""
+    """Returns a function that calls `work` in a forked child, returns the result, and kills the child if it hangs."""
 
     def run(work, seconds=120):
         reading, writing = os.pipe()
@@ -142,7 +142,7 @@ def s3_server():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_fsync():
-    """Replace fsync by a no-op: it is slow, and no test simulates a power cut."""
+    """Replace fsync, which is slow, by a no-op: no test simulates a power cut."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
@@ -211,7 +211,7 @@ def cluster_benchmark():
 
 @pytest.fixture(scope="module")
 def ray_nodes():
-    """The number of nodes that `ray_cluster` starts. Modules that need fewer override this fixture to save time."""
+    """The number of nodes that `ray_cluster` starts. Modules override this fixture to start fewer nodes."""
     return 3
 
 

@@ -1,4 +1,4 @@
-"""Layers: which folder may import which. Imports in functions and under TYPE_CHECKING count, too."""
+"""A folder imports only from its own or a lower layer. Imports in functions and under TYPE_CHECKING count, too."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def layer(path):
 
 
 def cycle(edges):
-    """A cycle as a list of modules; empty if there is none."""
+    """A cycle as a list of modules, or an empty list if there is no cycle."""
     done, path = set(), []
 
     def visit(name):

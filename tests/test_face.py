@@ -1,4 +1,4 @@
-"""The public API: the names that `lsr`, `lsr.encode`, `lsr.index`, `lsr.train` and `lsr.eval` export."""
+"""`lsr`, `lsr.encode`, `lsr.index`, `lsr.train` and `lsr.eval` export the public API."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def signatures(face):
 
 @pytest.mark.parametrize("face", FACES)
 def test_no_public_signature_takes_arbitrary_keywords(face):
-    """Editors can complete named keywords, and type checkers can find misspelled ones."""
+    """Editors can complete named keywords, and type checkers can find misspelled keywords."""
     free = [
         f"{name}: {parameter}"
         for name, signature in signatures(face)
@@ -95,7 +95,7 @@ def test_no_public_signature_takes_arbitrary_keywords(face):
 
 
 def test_declared_options_equal_the_accepted_options():
-    """TypedDicts declare the options that are passed on as **keywords; they must match the signature that is called."""
+    """TypedDicts declare options that are passed on as **keywords. They must match the signature that is called."""
     from lsr.encode.bm25 import BM25Encoder
     from lsr.encode.load import _BM25_SETTINGS, _CODE_SETTINGS, _MODEL_SETTINGS, EncoderOptions
     from lsr.encode.splade import SpladeEncoder

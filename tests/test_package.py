@@ -1,4 +1,4 @@
-"""The package: the files in the wheel, which package may import which, and fast imports."""
+"""The wheel has all files, packages depend on each other in one direction, and imports are fast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKOUT = (ROOT / "pyproject.toml").is_file() and (ROOT / "index").is_dir()
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="needs the source checkout")
 
 WINGS = {"lsr": ("lsr",), "index": ("lsr", "lsr.index"), "eval": ("lsr", "lsr.index", "lsr.eval")}
-FACES = ("lsr/__init__.py", "lsr/train/__init__.py", "lsr/cli.py")  # these import from the other packages lazily
+FACES = ("lsr/__init__.py", "lsr/train/__init__.py", "lsr/cli.py")  # these files import from the other packages lazily
 
 
 def setuptools_table():
@@ -82,7 +82,7 @@ def test_all_data_files_are_in_the_wheel():
 
 def test_no_module_is_imported_under_two_names():
     names = [*modules("index"), *modules("eval")]
-    names = [name for name in names if ".integrations." not in name]  # slow to import, and some need extras
+    names = [name for name in names if ".integrations." not in name]  # slow imports, some of which need extras
     loaded = python(f"import importlib, sys\nfor m in {names!r}: importlib.import_module(m)\nprint(*sys.modules)")
     assert set(names) <= set(loaded)
     assert not {"index", "eval"} & {name.split(".")[0] for name in loaded}

@@ -38,8 +38,8 @@ class Artifacts:
         Args:
             kind: Beginning of the artifact's name.
             key: Everything that determines the content, as a JSON object.
-            make: Function that writes the artifact to a path and returns measurements. The path may have the remains of
-                an interrupted attempt.
+            make: Function that writes the artifact to a path and returns measurements. The remains of an interrupted
+                attempt may be there.
             suffix: End of the artifact's name.
 
         Returns:

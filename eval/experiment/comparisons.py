@@ -41,7 +41,7 @@ def with_baseline(
 def _compare(
     values: list[dict[str, float]], baseline: list[dict[str, float]], settings: ExperimentSettings
 ) -> Comparison | None:
-    """Compare on the queries for which every seed of both systems has a value; None if there are no such queries."""
+    """Compare two systems on the queries for which all their seeds have a value; None if there are no such queries."""
     both = shared(*values, *baseline)
     if not both[0]:
         return None

@@ -67,7 +67,7 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
         The content of experiment.json.
 
     Raises:
-        DataError: A measure or reference is unknown; or vectors, runs or queries are missing or don't fit.
+        DataError: A measure or reference is unknown; or vectors, runs or queries are missing or unsuitable.
         OutputExists: The folder has something other than an experiment, or another process is writing there.
     """
     problems, notes = DataErrors(), list[str]()
@@ -255,7 +255,7 @@ def _scored(
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Score a run as `score_run` does, but for approximate systems use a search with the depth of each measure.
 
-    With `by_id`, equal scores are in trec_eval's order instead of the search's.
+    With `by_id`, equal scores are in trec_eval's order instead of the order of the search.
     """
     groups: dict[int | None, list[Any]] = {}
     for measure in parsed:
@@ -374,7 +374,7 @@ def _checksums_of(dataset: Dataset) -> dict[str, str]:
 
 
 def _as_given(dataset: Dataset) -> DatasetSettings:
-    """Return settings as in a YAML file, with which the dataset can be opened again."""
+    """Return the settings that open the dataset again, as in a YAML file."""
     folder = Path(dataset.name).is_dir()
     qrels = None if folder or dataset.qrels_path is None else str(dataset.qrels_path)
     parts = (dataset.source, dataset.query_source)

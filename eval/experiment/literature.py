@@ -41,7 +41,7 @@ from lsr.lexical_head import HeadSettings, LexicalHead
 from lsr.pairwise import AGGREGATORS, SAMPLERS, compared
 from lsr.sparse import SparseMatrix
 
-_STEEP = 10.0  # slope of the logistic function of a difference of scores, which are from 0 to 1
+_STEEP = 10.0  # slope of the logistic function that turns a difference of scores (each 0 to 1) into a probability
 
 
 def with_feedback(

@@ -15,7 +15,7 @@ from lsr.eval.datasets import open_datasets
 from lsr.eval.experiment.experiment import RECORD, named, run_experiment
 from lsr.eval.experiment.settings import ExperimentSettings
 
-_EQUAL = 1e-9  # smaller differences of measures are ignored: rounding of a sum depends on its order
+_EQUAL = 1e-9  # smaller differences between measures are ignored: the order of a sum affects its rounding
 
 
 @dataclass(frozen=True)

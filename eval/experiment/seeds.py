@@ -64,7 +64,7 @@ def mean_times(seeds: Sequence[Timed | None]) -> Timed | None:
 
 
 def mean_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Average measurements over the seeds, also within sections; other values are those of the first seed."""
+    """Average numbers over the seeds, also in nested sections; other values are those of the first seed."""
     if len(facts) == 1:
         return dict(facts[0])
     found: dict[str, Any] = {}

@@ -56,12 +56,12 @@ class FeedbackSettings(Settings):
 
     Attributes:
         documents: Number of documents that give feedback.
-        terms: Number of terms kept of the documents' mean vector.
+        terms: Number of terms kept from the documents' mean vector.
         weight: Weight of the documents relative to the query.
         dense_weight: Weight of the documents relative to the query, for dense vectors.
-        source: Name of an earlier system whose first documents give feedback; by default this system. If the source is
-            a fusion, interpolation comes before feedback. A fusion of systems with feedback interpolates after
-            feedback.
+        source: Name of an earlier system whose first documents give feedback; by default, the system itself. If the
+            source is a fusion, interpolation comes before feedback. A fusion of systems with feedback interpolates
+            after feedback.
     """
 
     documents: int = field(default=DOCUMENTS, metadata=within(at_least=1))
@@ -187,7 +187,7 @@ class SystemSettings(Settings):
     Attributes:
         name: Name in tables.
         encoder: Encoder of documents and queries: a name or path, as for --encoder.
-        lexical: Weight of BM25's score, which is added to the encoder's; 0 for none.
+        lexical: Weight of BM25's score, which is added to the encoder's score; 0 for none.
         max_length: Number of tokens of a text that are read.
         top_k: Number of terms of a document to keep.
         max_ratio: Drop weights below this share of a document's largest weight.
@@ -206,8 +206,8 @@ class SystemSettings(Settings):
         mode: "sparse"; "hybrid" adds the dense vectors that the encoder computes in the same pass; "dense" ranks by
             them alone.
         run: A TREC run from any engine; only quality is measured.
-        fuse: Names of earlier systems whose runs are fused. The latency includes their searches, with the depth of the
-            runs, and the fusion; the size is the sum of their indexes.
+        fuse: Names of earlier systems whose runs are fused. The latency includes the fusion and the systems' searches,
+            which are as deep as the runs; the size is the sum of the systems' indexes.
         method: "rrf", or "interpolation" of the scores.
         normalization: Normalization of interpolated scores.
         weights: One weight for each fused system; by default all 1.
@@ -335,7 +335,7 @@ class LatencySettings(Settings):
     """How searches are timed: one query at a time on one thread, after a warm-up round.
 
     Attributes:
-        k: Number of documents to search for; also for the recall of approximate systems.
+        k: Number of documents to search for; also the depth of the recall of approximate systems.
         queries: Largest number of queries, sampled evenly from all queries; 0 measures no latency.
         rounds: Timed rounds, in which the systems of a dataset take turns; a query's latency is the median over the
             rounds.

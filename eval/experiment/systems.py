@@ -97,8 +97,8 @@ def check_inputs(
         settings: The systems.
         datasets: {name in tables: dataset}.
         depth: Depth of the measures.
-        notes: Warnings about given runs are appended.
-        problems: Errors about files that are missing, unreadable or don't fit are added.
+        notes: A list to which warnings about given runs are appended.
+        problems: A collection to which errors about missing, unreadable or unsuitable files are added.
         told: {dataset: unjudged queries that were reported}; unjudged queries of runs are added.
     """
     from lsr.index.cli.encode import open_encoder
@@ -138,10 +138,10 @@ def run_systems(
         dataset: The dataset.
         artifacts: The cache.
         depth: Number of documents per query in a run.
-        cutoffs: Depths of the measures; approximate systems are also searched with each of these depths.
+        cutoffs: Depths of the measures; approximate systems are also searched at each of these depths.
 
     Raises:
-        DataError: Vectors, runs or queries are missing or don't fit.
+        DataError: Vectors, runs or queries are missing or unsuitable.
     """
     identity = identity_of(dataset)
     done: dict[str, System] = {}
@@ -292,7 +292,7 @@ def _search_system(
 def _index(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Path, Facts, str, dict[str, str]]:
-    """Return a system's index, built from cached vectors, or from texts if dense vectors are needed, too."""
+    """Return a system's index, built from cached vectors, or from texts if dense vectors are also needed."""
     if system.mode == "sparse":
         vectors, encoded, vectors_key, inputs = _vectors(system, name, dataset, identity, artifacts)
         key = {"format": FORMAT, "vectors": vectors_key, "index": asdict(system.index)}
@@ -400,8 +400,8 @@ def _other_search(
 def _vectors(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Vectors, Facts, str, dict[str, str]]:
-    """Return a system's document vectors (given or encoded here), measurements, their digest, and digests of the
-    inputs.
+    """Return a system's document vectors (given or encoded here), measurements, the digest of the vectors, and digests
+    of the inputs.
     """
     if system.documents:
         path, _ = _their_vectors(system, name)
@@ -514,8 +514,13 @@ def _term_facts(index: Index, queries: SparseMatrix) -> Facts:
 
 @dataclass(frozen=True)
 class Timed:
-    """(n,) milliseconds of a system's queries; for batch search on all cores, queries per second and joules per
-    query.
+    """Times of a system.
+
+    Attributes:
+        queries: Ids of the n queries that were timed.
+        times: (n,) float64, milliseconds per query.
+        per_second: Queries per second of batch search on all cores; None for fusions.
+        joules: Energy per query of this batch search; None if it wasn't measured.
     """
 
     queries: list[str]
@@ -533,7 +538,7 @@ def time_systems(
         settings: How to time.
         systems: The systems.
         artifacts: The cache.
-        depth: Number of documents that a fusion uses of each of its systems.
+        depth: Number of documents that a fusion takes from each of its systems.
 
     Returns:
         {system: its times}, without systems that have no index. The time of a fusion includes its searches, one after

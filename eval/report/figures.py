@@ -168,7 +168,7 @@ def differences(results: Results) -> list[Figure]:
 
 
 def per_query(results: Results, other: str) -> Figure | None:
-    """Draw a system's values against the baseline's, by query."""
+    """Draw a system's values against the baseline's values, by query."""
     measure, baseline = results.experiment.measures[0], results.experiment.baseline
     before, after = results.query_values(baseline, measure), results.query_values(other, measure)
     counts = Counter(

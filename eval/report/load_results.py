@@ -138,7 +138,7 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
         if (lengths := result.lengths) is not None:
             rising = all(a < b for a, b in zip(lengths.edges, lengths.edges[1:], strict=False))
             if len(lengths.edges) != len(lengths.counts) + 1 or not rising or min(lengths.counts, default=0) < 0:
-                yield f"{where}.lengths must have rising edges, one more than counts, and counts from 0 on"
+                yield f"{where}.lengths must have rising edges, one edge more than counts, and no negative counts"
         for field in dataclasses.fields(result):
             value = getattr(result, field.name)
             worst = min(dataclasses.astuple(value)) if isinstance(value, Latency) else value

@@ -95,7 +95,7 @@ def _write_tables(sections: list[Section], folder: Path) -> None:
 
 
 def render_html(results: Results, sections: list[Section]) -> str:
-    """Render the page. Its Content-Security-Policy forbids other scripts, and anything from other sites."""
+    """Render the page. Its Content-Security-Policy forbids all other scripts, and everything from other sites."""
     from jinja2 import Environment, StrictUndefined
 
     template, style, script = (_file(f"report.{suffix}") for suffix in ("html.j2", "css", "js"))
@@ -215,17 +215,17 @@ def _costs_of_quality(results: Results) -> Iterator[Section]:
         measure = results.experiment.measures[0]
         shown = [s for s in results.systems if results.mean_p50(s) and results.mean(s, measure) is not None]
         if missing := [name for name in results.systems if name not in shown]:
-            legend += f" Without a search time or a value on every dataset: {', '.join(missing)}."
+            legend += f" These systems lack a search time or a value on some dataset: {', '.join(missing)}."
         yield Section(
             "Quality, time and size", figures=tuple(found), legend=legend, key=figures.key(results, results.systems)
         )
     if times := figures.latency(results):
         legend = "Bold line: median. Mark: 99th percentile."
         if results.latencies is not None:
-            legend = "Box: 25th to 75th percentile. Whiskers: 5th to 95th. " + legend
+            legend = "Box: 25th to 75th percentile. Whiskers: 5th to 95th percentile. " + legend
             legend += " Queries of all datasets together." if len(results.datasets) > 1 else ""
         else:
-            legend += " Line: to the 95th." + _mean_note(results)
+            legend += " Line: up to the 95th percentile." + _mean_note(results)
         yield Section("Search time", figures=(times,), legend=legend)
 
 
@@ -248,8 +248,8 @@ def _approximate(results: Results) -> Iterator[Section]:
 def _baseline(results: Results) -> Iterator[Section]:
     if found := figures.differences(results):
         experiment = results.experiment
-        legend = f"{experiment.measures[0]} minus {experiment.baseline}'s. Full bars are significant, hollow bars"
-        legend += " aren't; lines are 95 % intervals."
+        legend = f"Bars: {experiment.measures[0]} minus the value of {experiment.baseline}. Full bars are significant,"
+        legend += " hollow bars aren't; lines are 95 % intervals."
         yield Section(f"Difference from {experiment.baseline}", figures=tuple(found), legend=legend)
 
 

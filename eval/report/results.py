@@ -24,7 +24,7 @@ from lsr.eval.significance import Comparison
 
 @dataclass(frozen=True)
 class Lengths:
-    """A histogram of documents' numbers of terms: `counts[i]` documents from `edges[i]` to `edges[i + 1]`."""
+    """A histogram of documents' lengths: `counts[i]` documents have `edges[i]` to `edges[i + 1]` terms."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
@@ -217,11 +217,11 @@ class Results:
         return float(np.std(np.mean(values, axis=0), ddof=1))
 
     def mean_p50(self, system: str) -> float | None:
-        """Mean over all datasets of the median search time, milliseconds; None if a dataset's is missing."""
+        """Mean over all datasets of the median search time, milliseconds; None if it is missing for a dataset."""
         return self._over_datasets(system, [r.search_ms.p50 if r.search_ms else None for r in self.of_system(system)])
 
     def mean_bytes(self, system: str) -> float | None:
-        """Mean over all datasets of the index's size, bytes; None if a dataset's is missing."""
+        """Mean over all datasets of the index's size, bytes; None if it is missing for a dataset."""
         return self._over_datasets(system, [r.index_bytes for r in self.of_system(system)])
 
     def recall_at(self, system: str) -> dict[int, float]:

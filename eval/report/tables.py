@@ -91,9 +91,7 @@ def _marked(cell: Cell, test: Tested | None) -> Cell:
 
 
 def wins(results: Results) -> Table | None:
-    """Table of the numbers of datasets and queries on which systems are better than, equal to and worse than the
-    baseline.
-    """
+    """Table that counts datasets and queries on which a system is better than, equal to or worse than the baseline."""
     measure, rows = results.experiment.measures[0], []
     for name in results.systems:
         tests = [t for dataset in results.datasets if (t := results.comparison(dataset, name, measure))]
@@ -162,7 +160,7 @@ def alike(results: Results) -> Table | None:
 
 
 def recall_at(results: Results) -> Table | None:
-    """Table of recall at depths up to those of the runs; means over the datasets."""
+    """Table of recall at several depths, up to the depth of the runs; means over the datasets."""
     found = {name: results.recall_at(name) for name in results.systems}
     depths = sorted({k for values in found.values() for k in values})
     rows = [[system_cell(results, name), *(score(found[name].get(k)) for k in depths)] for name in results.systems]

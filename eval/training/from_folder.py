@@ -20,7 +20,7 @@ _DEPTH = 100  # BM25 hits per query from which negatives are drawn
 
 
 def of_folder(overrides: Sequence[str]) -> tuple[list[str], str | None]:
-    """Separate data=FOLDER from the other overrides; return these, and the folder or None.
+    """Separate data=FOLDER from the other overrides; return the others, and the folder or None.
 
     Raises:
         DataError: data=FOLDER is given twice.

@@ -65,7 +65,7 @@ def publish(
             from lsr.encode.onnx_export import compress
 
             compress(opened, folder)
-            if own.is_file():  # without the figures, which are those of the unrounded model
+            if own.is_file():  # without the figures: they were measured before rounding
                 _append(folder / portable.CARD, _section(own.read_text(encoding="utf-8"), "Training"))
         else:
             opened.save(folder)
@@ -84,7 +84,7 @@ def publish(
 
 
 def tell_results(card: Path, encoder: Encoder, name: str) -> None:
-    """Write an experiment's figures of an encoder on its model card, replacing earlier figures.
+    """Write the figures that an experiment has for an encoder on its model card. They replace earlier figures.
 
     Args:
         card: The card.
@@ -135,8 +135,8 @@ def _find(results: Results, encoder: Encoder, wanted: str, folder: str) -> tuple
         raise DataError(f"there is no system {wanted!r}; there are: {', '.join(results.systems)}", folder)
     if not found or (wanted and wanted not in found):
         raise DataError(
-            f"{wanted or 'none of the systems'} is{' not' if wanted else ''} this encoder, with its own settings; "
-            "measure what you publish, with lsr experiment --encoder FOLDER",
+            f"{wanted or 'none of the systems'} is{' not' if wanted else ''} this encoder with its own settings; "
+            "measure the encoder that you publish: lsr experiment --encoder FOLDER",
             folder,
         )
     if not wanted and len(found) > 1:

@@ -1,4 +1,4 @@
-"""lsr index."""
+"""The command `lsr index`."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ from lsr.index.cli.search import size_of
     type=click.Choice(["auto", "given", "bisection"]),
     default="auto",
     show_default=True,
-    help="bisection stores similar documents next to each other: slower to build, faster to search, same results. "
-    "auto chooses bisection for 20,000 documents or more.",
+    help="bisection stores similar documents next to each other: building is slower, searching is faster, and results "
+    "are the same. auto chooses bisection for 20,000 documents or more.",
 )
 @click.option("--clusters", is_flag=True, help="Also write clusters, for search with --algorithm clusters.")
 @click.option(
     "--summary-mass",
     type=float,
-    help="A cluster's summary keeps the largest impacts of its terms, up to this share of their sum. A larger share is "
-    "slower and finds more. [default: 0.6]",
+    help="A cluster's summary keeps the largest impacts of its terms, up to this share of their sum. A larger share "
+    "slows search down and finds more. [default: 0.6]",
 )
 @click.option(
     "--hybrid",
@@ -162,8 +162,8 @@ def index(
     note(f"{out}: {much}, {built.fingerprint}" + (", hybrid" if built.has_dense else ""))
     if clusters:
         note(
-            f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} against exact search, with documents cut to "
-            "their heaviest terms as queries; a larger --cut or a lower --heap-factor raises the recall"
+            f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} against exact search; the queries were "
+            "documents cut to their heaviest terms. A larger --cut or a lower --heap-factor raises the recall"
         )
 
 

@@ -1,4 +1,4 @@
-"""lsr get, similar, duplicates."""
+"""The commands `lsr get`, `lsr similar` and `lsr duplicates`."""
 
 from __future__ import annotations
 

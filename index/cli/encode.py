@@ -1,4 +1,4 @@
-"""lsr encode, and the options of all commands that encode texts."""
+"""The command `lsr encode`, and the options of all commands that encode texts."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ def encoder_options(command: F) -> F:
         click.option("--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="For masked-LM checkpoints."),
         click.option("--max-length", type=click.IntRange(min=2), help="Maximum number of tokens read from a text."),
         click.option("--top-k", type=click.IntRange(min=1), help="Keep the k heaviest terms of a document."),
-        click.option("--max-ratio", type=Number(0, 1), help="Drop weights below this share of the largest."),
-        click.option("--lexical", type=Number(min=0), metavar="W", help="Add W times the BM25 score to the model's."),
+        click.option("--max-ratio", type=Number(0, 1), help="Drop weights below this share of the largest weight."),
+        click.option(
+            "--lexical", type=Number(min=0), metavar="W", help="Add W times the BM25 score to the model's score."
+        ),
         click.option("--k1", type=Number(min=0), help="For bm25: term frequency saturation. [default: 0.9]"),
         click.option("--b", type=Number(0, 1), help="For bm25: length normalization. [default: 0.4]"),
         click.option(
@@ -135,7 +137,7 @@ def write_left_out(path: Path | None, bad: Sequence[str]) -> None:
 def listing_left_out(path: Path | None, read: Any) -> Iterator[None]:
     """Write the messages in `read.bad` even if the data are refused, for instance because nothing could be read.
 
-    `read` is None if workers read the vectors; the list is then empty.
+    `read` is None if workers read the vectors; the file is then empty.
     """
     from lsr.errors import DataError
 
@@ -192,7 +194,7 @@ def given_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
-    """Open an encoder by name or path, or the one stored in an index or a file of vectors."""
+    """Open an encoder by name or path, or open the encoder that an index or a file of vectors stores."""
     from lsr.encode.load import load_encoder, load_encoder_files
 
     if name is None:
@@ -249,7 +251,7 @@ def passages_of(size: int | None, overlap: int, whole: bool) -> Any:
     type=PathOrURI(),
     help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz); a folder may be a URI.",
 )
-@click.option("--queries", is_flag=True, help="Encode queries: those of a BEIR folder or dataset, or a file's texts.")
+@click.option("--queries", is_flag=True, help="Encode the queries of a BEIR folder or dataset, or the texts of a file.")
 @click.option("--anserini", is_flag=True, help="Write Anserini's JSONL.")
 @worker_options
 @encoder_options

@@ -1,4 +1,4 @@
-"""lsr export, and reading an index as vectors for any format of lsr.io.convert."""
+"""The command `lsr export`; `index_vectors` reads an index as vectors, which lsr.io.convert writes in any format."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def index_vectors(index: Index) -> Vectors:
 def _encoder_files(index: Index) -> dict[str, bytes]:
     """Return the files of the query encoder.
 
-    For an encoder that grows with the index, they have the current vocabulary and counts.
+    For an encoder that grows with the index, these files have the current vocabulary and counts.
     """
     files = index.shared.encoder_files
     if not files or not index.encoder.living:

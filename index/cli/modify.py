@@ -1,4 +1,4 @@
-"""lsr add, delete, merge, reshard, verify."""
+"""The commands `lsr add`, `sync`, `delete`, `merge`, `reshard` and `verify`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from lsr.index.cli.search import open_index, size_of, where_option
 
 @contextmanager
 def committed(index: Any) -> Iterator[None]:
-    """Commit the changes made in the block; if it fails, roll them back."""
+    """Commit the changes made in the block; if the block fails, roll them back."""
     try:
         yield
         index.commit(merge=False)
-        index.merge(everything=False)  # in the foreground, so that the command ends when all is done
+        index.merge(everything=False)  # in the foreground, so that the command doesn't end before the merge
     finally:
         index.rollback()
 
@@ -56,8 +56,8 @@ def add(
 ) -> None:
     """Add documents to an index: all of them, or none if one is bad.
 
-    SOURCE is as for `lsr index`. Texts are encoded by the index's own encoder, and cut into passages and stored like
-    the documents already in the index. Open readers keep their snapshot.
+    SOURCE is as for `lsr index`. The index's own encoder encodes texts. They are cut into passages and stored like the
+    documents already in the index. Open readers keep their snapshot.
 
     \b
     Examples:
@@ -72,7 +72,7 @@ def add(
         change = index.update(source, skip_bad=skip_bad) if update else index.add(source, skip_bad=skip_bad)
     write_left_out(left_out, change.bad)
     bad = change.bad[len(change.report.bad) :] if change.report.bad_told else change.bad
-    change.report.bad = []  # these are reported by a warning, or below together with existing ids
+    change.report.bad = []  # a warning reports these, or the lines below list them together with existing ids
     change.report.tell()
     for message in bad[:10]:
         note(f"left out: {message}")
@@ -173,7 +173,7 @@ def delete(index_path: Path | str, doc_ids: tuple[str, ...], ids: IO[str] | None
 def merge(index_path: Path | str) -> None:
     """Merge all segments of an index into one. This frees the space of deleted documents and speeds up search a little.
 
-    It is rarely needed: `lsr add` and `lsr delete` already merge enough to keep the number of segments small.
+    Merging is rarely needed: `lsr add` and `lsr delete` already merge enough to keep the number of segments small.
 
     \b
     Example:

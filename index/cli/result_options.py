@@ -79,7 +79,7 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--rerank-unit",
                 metavar="UNIT",
-                help="What the re-ranker scores: the whole text, or each sentence; then the best sentence counts. "
+                help="What the re-ranker scores: text, or sentence (a document gets the score of its best sentence). "
                 "[default: text]",
             ),
             click.option(
@@ -124,7 +124,7 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_options(message: str, names: Iterable[str]) -> str:
-    """Replace the names of arguments in a message by those of the options, such as min_score by --min-score."""
+    """Replace the names of arguments in a message by the names of options, such as min_score by --min-score."""
     return re.sub(rf"\b({'|'.join(names)})\b", lambda name: "--" + name[0].replace("_", "-"), message)
 
 

@@ -1,4 +1,4 @@
-"""lsr review."""
+"""The command `lsr review`."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ _ANSWERS = {"y": True, "n": False, "q": None}
     "--judgments",
     metavar="FILE",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Take the answers from a file instead of asking: a line has an id, a tab, and 1 or 0. Documents that it "
-    "doesn't list are irrelevant.",
+    help="Take the answers from a file instead of asking: a line has an id, a tab, and 1 or 0. Documents that "
+    "aren't in the file are irrelevant.",
 )
 @click.option("--page", metavar="PORT", type=click.IntRange(0, 65535), help="Ask in the browser, on a page "
               "served at this port, instead of in the terminal; 0 for any free port.")  # fmt: skip
@@ -158,7 +158,7 @@ def _read(going: Review, state: Path, answer: Callable[[str], bool | None]) -> b
 
 
 def _on_a_page(going: Review, state: Path, index: Index, port: int) -> bool:
-    """Serve the page until it is stopped; returns whether the review is complete."""
+    """Serve the page until the server is stopped; return whether the review is complete."""
     from lsr.console import note
     from lsr.errors import MissingExtra
 

@@ -1,4 +1,4 @@
-"""lsr search, explain, warmup."""
+"""The commands `lsr search`, `lsr explain` and `lsr warmup`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ damaged_option = click.option(
 
 
 def size_of(index: Any) -> str:
-    """Return the number of an index's documents as text, or of its passages if documents were cut."""
+    """Return the number of an index's documents, or of its passages if documents were cut, as in "12 documents"."""
     from lsr.console import counted
 
     return counted(len(index), "passage" if index.has_passages else "document")
@@ -91,9 +91,9 @@ def open_index(
     cpus: float = 1.0,
     skip_damaged: bool = False,
 ) -> Any:
-    """Open an index, with the encoder of --encoder and its settings, here or on a Ray cluster.
+    """Open an index, with the encoder of --encoder and its settings, in this process or on a Ray cluster.
 
-    Reports segments that are left out as damaged.
+    Damaged segments that are left out are reported.
     """
     from lsr.console import note
 
@@ -145,7 +145,7 @@ def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> st
     "--highlight",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Show the N characters of text that match best. JSON has them, as highlights, only with this option. "
+    help="Show the N characters of text that match best. Without this option, JSON has no highlights. "
     f"[default: {_PREVIEW}]",
 )
 @click.option("--plan", is_flag=True, help="Instead of results, print what the search reads and skips.")

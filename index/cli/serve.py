@@ -1,4 +1,4 @@
-"""lsr serve and mcp."""
+"""The commands `lsr serve` and `lsr mcp`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def serve(
 ) -> None:
     """Serve indexes over HTTP: a search page, and a JSON API described by /openapi.json.
 
-    An INDEX is a folder or a URI, or NAME=FOLDER. Requests search the first one unless they name another. By default,
+    An INDEX is a folder or a URI, or NAME=FOLDER. Requests search the first index unless they name another. By default,
     only this machine can reach the server, and nothing can be changed.
 
     \b

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from lsr.errors import CorruptIndex, EncoderError, IndexFormatError
 
-_AVOIDED = 10.0  # a replica that fails or is overtaken by another one is asked last for this many seconds
+_AVOIDED = 10.0  # for this many seconds, a replica that fails or is overtaken by another one is asked last
 _REFUSALS = (EncoderError, IndexFormatError, ValueError, TypeError)  # a DataError is a ValueError
 
 
@@ -102,7 +102,7 @@ class ReplicaSet:
 
 @dataclass
 class _Asked:
-    """A shard without an answer: the replicas still to ask, those asked, when to ask the next, and the last failure."""
+    """A shard without an answer: the replicas to ask, those asked, when to ask the next one, and the last failure."""
 
     order: list[int]
     waiting: list[int] = field(default_factory=list)
@@ -190,7 +190,7 @@ class _Request:
                 del self._open[shard]
 
     def _overdue(self) -> None:
-        """Hedge requests to slow shards, and give up those whose time is up."""
+        """Hedge requests to slow shards, and give up shards whose time is up."""
         now = time.monotonic()
         for shard, asked in list(self._open.items()):
             if now >= self._over_at:

@@ -36,7 +36,7 @@ class FoundDocuments:
 
     Attributes:
         versions: {shard: the version that was searched}.
-        places: {number: shard, number there and ids}.
+        places: {number: the document's shard, its number there, and its ids}.
 
     Args:
         versions: As above.
@@ -94,7 +94,7 @@ class FoundDocuments:
         return self._fetched[doc]
 
     def _fetch(self, wanted: int) -> None:
-        """Fetch missing texts from all shards at once; fails only if those of shard `wanted` can't be fetched."""
+        """Fetch missing texts from all shards at once; fail only if the texts of shard `wanted` can't be fetched."""
         of_shard: dict[int, list[int]] = {}
         for doc, place in self.places.items():
             if doc not in self._fetched:

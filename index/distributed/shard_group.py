@@ -1,4 +1,4 @@
-"""ShardGroup: asks the shards of a folder, through their replicas, and knows what each of them holds."""
+"""ShardGroup: asks the shards of a folder, through their replicas, and knows what each shard holds."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ShardGroup:
         """Move to the latest commits; return whether anything changed.
 
         Raises:
-            IndexFormatError: Shards are missing, damaged, or of another format; names all of them.
+            IndexFormatError: Shards are missing, damaged, or of another format; the message names each of them.
             EncoderMismatch: Shards of another encoder.
             ClusterError: A shard is lost, and `allow_missing` is off.
         """
@@ -85,7 +85,7 @@ class ShardGroup:
         return self.states[n].version if n in self.states else ""
 
     def kept(self, name: str, make: Callable[[], T]) -> T:
-        """Return a value that is computed only once, until a refresh changes the searched versions."""
+        """Return a cached value; it is computed again only after a refresh has changed the searched versions."""
         now, (states, made) = self.states, self._made
         if states is not now:
             made = {}
@@ -132,7 +132,7 @@ class ShardGroup:
         return outcome.answers[n]
 
     def any(self, method: str) -> Any:
-        """Return the answer of the first shard that responds; use it for what is the same in all shards."""
+        """Return the answer of the first shard that responds, for values that are the same in all shards."""
         lost: dict[int, str] = {}
         for n in sorted(self.states):
             outcome = self.ask(method, {n: ()})

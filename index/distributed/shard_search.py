@@ -253,7 +253,7 @@ class ShardSearch:
         return self.explain(place.shard, version, query, place.doc, origins=origins)
 
     def explain(self, n: int, version: str, query: EncodedQuery, doc: int, *, origins: bool) -> Explanation:
-        """Explain the score of a document, by its number in shard n."""
+        """Explain the score of the document with this number in shard n."""
         asked = query._replace(given=None)
         explanation: Explanation = self._group.one(n, "explain", version, asked, doc, origins)
         return explanation.with_tokens(self._tokens() or ()).named(self._words(query.given))
@@ -277,7 +277,7 @@ class ShardSearch:
         raise DataError(f"{group.shards.folder}: no document has the id {doc_id!r}")
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """Return, for each term, the contents (title and text) of the n documents in which it weighs most."""
+        """Return, for each term, the contents (title and text) of the n documents in which the term weighs most."""
         if not terms:
             return []
         found = [self.hits(None, ranked) for ranked in self.rank(lambda: term_queries(terms), n, Criteria())]

@@ -126,7 +126,7 @@ class Shard:
         self._opening = threading.Lock()
 
     def _latest(self, *, refresh: bool = False) -> tuple[str, Snapshot]:
-        """Return the version and snapshot opened last; with `refresh`, or if none is open, open the latest commit."""
+        """Return the last opened version and its snapshot; with `refresh`, or if none is open, open the last commit."""
         with self._opening:
             if refresh or not self._kept:
                 before = next(reversed(self._kept.values()), None)
@@ -193,7 +193,8 @@ class Shard:
             version: The version to search; the latest commit if it is gone.
             queries: A row for each query.
             k: Number of documents.
-            criteria: The conditions that documents have to meet, already checked against the columns of all shards.
+            criteria: The conditions that documents have to meet. The filter was already checked against the columns of
+                all shards.
             threads: Number of threads for several queries; 0 for one per core of the shard.
 
         Returns:
@@ -241,7 +242,7 @@ class Shard:
         return searched, ShardCandidates(found, ids, parents, *matcher.looked_at(found.docs))
 
     def _searched(self, version: str) -> tuple[str, Snapshot]:
-        """Return a version, or the latest commit if it is gone."""
+        """Return a version and its snapshot; if the version is gone, return the latest version and its snapshot."""
         if (snapshot := self._kept.get(version)) is not None:
             return version, snapshot
         return self._latest(refresh=True)
@@ -309,7 +310,7 @@ class Shard:
         return snapshot.documents.get_many(ids, passages=snapshot.has_passages)
 
     def count(self, version: str, where: Filter | None) -> int:
-        """Count the documents that match a filter, already checked against the columns of all shards."""
+        """Count the documents that match a filter, which was already checked against the columns of all shards."""
         return self._version(version).count(where, known=True)
 
     def stored(self, version: str, first: int, most: int, where: Filter | None) -> tuple[list[Document], int | None]:

@@ -111,8 +111,8 @@ class ShardedIndex(QueryEncoding):
         Args:
             path: The folder. Every machine opens the shards by path, so all machines need the folder under the same
                 path.
-            ray: Address of a Ray cluster ("auto", "local", "host:port", "ray://host:port") whose actors search, one for
-                each replica; None for threads of this process.
+            ray: Address of a Ray cluster ("auto", "local", "host:port", "ray://host:port"), where each replica is an
+                actor; None to search with threads of this process.
             replicas: Number of replicas of each shard, on different machines as far as possible.
             cpus: Cores of each actor.
             encoder: Encodes queries instead of the stored encoder; must be the encoder that made the vectors.
@@ -123,7 +123,8 @@ class ShardedIndex(QueryEncoding):
                 an error.
 
         Raises:
-            IndexFormatError: Not a sharded folder; or shards are missing or have another format. Names all of them.
+            IndexFormatError: Not a sharded folder; or shards are missing or have another format, and the message names
+                each of them.
             EncoderMismatch: Shards of another encoder.
             ClusterError: Ray doesn't answer or lacks resources, or a shard is lost.
             MissingExtra: ray isn't installed.
@@ -193,7 +194,7 @@ class ShardedIndex(QueryEncoding):
             Whether anything changed.
 
         Raises:
-            IndexFormatError: Shards are missing, damaged, or of another format; names all of them.
+            IndexFormatError: Shards are missing, damaged, or of another format; the message names each of them.
             EncoderMismatch: Shards of another encoder.
             ClusterError: A shard is lost.
         """
@@ -379,7 +380,7 @@ class ShardedIndex(QueryEncoding):
         return index.duplicates(threshold, where=where)
 
     def count(self, where: Where | Filter | None = None) -> int:
-        """Count the documents, or those that match a filter; see `Index.count`."""
+        """Count all documents, or the documents that match a filter; see `Index.count`."""
         parsed = None if where is None else as_filter(where)
         self._group.require_known(parsed)
         return sum(self._group.every("count", parsed).values())
@@ -442,7 +443,7 @@ class ShardedIndex(QueryEncoding):
         return self.changes.add(source, ids=ids, skip_bad=skip_bad)
 
     def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
-        """Add documents, replacing those with the same ids in any shard; see `Index.upsert`."""
+        """Add documents, replacing existing documents with the same ids in any shard; see `Index.upsert`."""
         return self.changes.upsert(source, ids=ids, skip_bad=skip_bad)
 
     def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:

@@ -70,7 +70,7 @@ class Scanned:
         stretches: The files, in order; the first has the tokens.
         largest: The largest weight that impacts have to represent, from `lsr.sparse.usual_largest`.
         whole: Whether all weights are whole numbers.
-        identity: A text that changes when the vectors do.
+        identity: A text that changes when the vectors change.
         fingerprint: The fingerprint of the encoder that made the vectors.
     """
 
@@ -180,7 +180,7 @@ def _begins(parents: Any, at: int, begin: int, before: str | None) -> tuple[NDAr
         before: The parent of the preceding row.
 
     Returns:
-        (n,) int64, the number of the first row of each row's document; and the parent of the last row.
+        (n,) int64: for each row, the number of its document's first row; and the parent of the last row.
     """
     own = np.ones(len(parents), bool)
     if parents.null_count < len(parents):

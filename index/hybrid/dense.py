@@ -120,8 +120,8 @@ class DenseVectors:
             path: The folder; created if needed.
             documents: (id, text) of all documents; vectors of other documents are dropped.
             embed: Maps n texts to (n, dimensions) numbers.
-            embed_documents: Embeds documents, if they need another function than queries. Maps n texts to (n,
-                dimensions) numbers; or to (n, m, dimensions) for m vectors of each, as `lsr.encode.multi_vectors` does.
+            embed_documents: Embeds documents, if `embed` is only for queries. Maps n texts to (n, dimensions) numbers;
+                or to (n, m, dimensions) for m vectors of each text, as `lsr.encode.multi_vectors` does.
             similarity: "cosine", or "dot" for vectors with meaningful lengths.
             graph: Also write a usearch graph, for approximate search of large collections.
             clusters: Store the vectors by k-means clusters, so that `Hybrid(visit=…)` can read a part of them. Exact

@@ -64,7 +64,7 @@ def build_dense(
         index: The index with the texts.
         path: Folder for the vectors.
         embed: Maps n texts to (n, dimensions) numbers.
-        embed_documents: Embeds documents, if they need another function; see `DenseVectors.build`.
+        embed_documents: Embeds documents, if `embed` is only for queries; see `DenseVectors.build`.
         similarity: "cosine", or "dot" for vectors with meaningful lengths.
         graph: Also write a usearch graph, for approximate search of large collections.
         clusters: Store the vectors by clusters, for `Hybrid(visit=…)`.
@@ -207,7 +207,7 @@ class Hybrid:
         dense: Sequence[ArrayLike] | None = None,
         **settings: Unpack[BatchOptions],
     ) -> list[Hits]:
-        """Return the k best documents for each query; arguments as for `search`, with a vector for each in `dense`."""
+        """Return the k best documents for each query; arguments as for `search`, and `dense` has a vector per query."""
         checked_k(k)
         index = self._index.pinned()
         queries = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
@@ -259,7 +259,7 @@ class Hybrid:
 
         Args:
             queries: {query id: text}.
-            depth: Number of documents in each ranking; by default that of the constructor.
+            depth: Number of documents in each ranking; by default the constructor's `depth`.
             settings: As for `search`.
         """
         index, texts = self._index.pinned(), list(queries.values())

@@ -1,4 +1,4 @@
-"""A query's sparse results choose the dense vectors that it reads, after CluSD (arXiv 2502.10639).
+"""A query's sparse results choose the dense vectors that the query reads, after CluSD (arXiv 2502.10639).
 
     dense = build_dense(index, "vectors", embed, clusters=True)
     hybrid = Hybrid(index, dense, method="interpolation", visit=Visits(share=0.1))
@@ -53,7 +53,8 @@ class Visits:
     """Which vectors a query reads.
 
     Attributes:
-        share: Share of all vectors to read: those of the first sparse results, then whole clusters while they fit.
+        share: Share of all vectors to read: the vectors of the first sparse results, then whole clusters while they
+            fit.
         policy: How clusters are ordered: "centroid" by the similarity of their centroids with the query, "overlap" by
             the sparse results that they hold; `Hybrid.fit_visits` trains "logistic" and "lstm".
         results: Number of sparse results whose vectors are always read; with 0, search works as in the paper.
@@ -177,9 +178,10 @@ def features(
 ) -> NDArray[np.float32]:
     """Return (n, N_FEATURES) float32, the features of n clusters in the order of their overlap.
 
-    A cluster's features are its similarity with the query, this similarity minus the highest one of all clusters, and
-    1 / its place in the order; for each bin of ranks, the share of results in the cluster, and their mean score; and
-    its mean similarity with each of several groups of clusters.
+    A cluster's first features are its similarity with the query, this similarity minus the highest one of all clusters,
+    and 1 / its place in the order. For each bin of ranks, two features follow: the share of the bin's results that are
+    in the cluster, and the mean score of these results. The last features are the cluster's mean similarities with
+    several groups of clusters.
 
     Args:
         clusters: All clusters.

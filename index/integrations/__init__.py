@@ -1,1 +1,1 @@
-"""lsr.index.integrations: adapters for other libraries; a missing library is named with its extra."""
+"""lsr.index.integrations: adapters for other libraries. The error for a missing library names the extra to install."""

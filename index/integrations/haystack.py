@@ -7,7 +7,7 @@ pipeline.add_component("retriever", LsrRetriever(store, top_k=5))
 import asyncio
 import os
 from dataclasses import replace
-from typing import Any  # without __future__ annotations, as Haystack reads the types of `run`
+from typing import Any  # and no __future__ annotations, because Haystack reads the types of `run`
 
 from lsr.errors import DataError, DoubledId, MissingExtra
 from lsr.index.index import Index
@@ -64,7 +64,7 @@ class LsrDocumentStore:
         return [document for document in documents if _matches(filters, document)]
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
-        """Add documents and commit, all or none.
+        """Add all of the documents or none, and commit.
 
         Args:
             documents: The documents.
@@ -97,13 +97,13 @@ class LsrDocumentStore:
         remove(self.index, list(self.index.documents.all_ids()))
 
     def delete_by_filter(self, filters: dict[str, Any]) -> int:
-        """Delete the documents that match Haystack filters and commit; returns their number."""
+        """Delete the documents that match Haystack filters, and commit; return their number."""
         ids = [document.id for document in self.filter_documents(filters)]
         remove(self.index, ids)
         return len(ids)
 
     def update_by_filter(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
-        """Update the meta of documents that match Haystack filters and commit; returns their number.
+        """Update the meta of documents that match Haystack filters, and commit; return their number.
 
         Raises:
             ValueError: The index cuts documents into passages, from which the documents can't be restored.
@@ -230,7 +230,7 @@ _EXACT = 2**53  # whole numbers up to here are exact in a column of floats
 
 
 def _where(filters: Any, index: Index) -> dict[str, Any] | None:
-    """Return an index filter that keeps at least the documents that Haystack's filters keep; None if there is none.
+    """Return an index filter that keeps at least the documents that Haystack's filters keep, if possible, else None.
 
     Haystack filters read documents one by one. The index filter reduces how many they have to read.
     """

@@ -99,7 +99,7 @@ class LsrRetriever(BaseRetriever):
         """Build an index from LangChain documents.
 
         Args:
-            documents: The documents; those without an id get a random one.
+            documents: The documents; a document without an id gets a random id.
             path: The folder of the index.
             k: Maximum number of documents to retrieve.
             build: Arguments of `Index.build`: encoder, passages, overwrite and so on.
@@ -117,11 +117,11 @@ class LsrRetriever(BaseRetriever):
         k: int = 10,
         **build: Unpack[BuildOptions],
     ) -> LsrRetriever:
-        """Build an index from texts; other arguments are those of `from_documents`."""
+        """Build an index from texts; other arguments are as for `from_documents`."""
         return cls.from_documents(_documents(texts, metadatas, ids), path, k=k, **build)
 
     def add_documents(self, documents: Iterable[Document]) -> list[str]:
-        """Add documents and commit, replacing those with the same ids; returns the ids."""
+        """Add documents, replacing existing documents with the same ids, and commit; return the ids."""
         mapped = [_document(document) for document in documents]
         put(self.index, mapped)
         return [document["_id"] for document in mapped]
@@ -200,7 +200,7 @@ class LsrVectorStore(VectorStore):
         ids: list[str] | None = None,
         **_: Any,
     ) -> list[str]:
-        """Add texts and commit, replacing documents with the same ids; returns the ids."""
+        """Add texts, replacing documents with the same ids, and commit; return the ids."""
         mapped = [_document(document) for document in _documents(texts, metadatas, ids)]
         put(self.index, mapped)
         return [document["_id"] for document in mapped]
@@ -235,7 +235,7 @@ class LsrVectorStore(VectorStore):
     def max_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **settings: Any
     ) -> list[Document]:
-        """Pick k diverse documents among the fetch_k best; the smaller lambda_mult, the more diverse."""
+        """Pick k diverse documents from the fetch_k best; a smaller lambda_mult picks more diverse documents."""
         return self.similarity_search(query, k, diversity=1 - lambda_mult, depth=fetch_k, **settings)
 
     def _select_relevance_score_fn(self) -> Any:

@@ -73,7 +73,7 @@ class LsrRetriever(BaseRetriever):
         return cls(Index.build(path, (_document(node) for node in nodes), **build), k)
 
     def insert_nodes(self, nodes: Iterable[BaseNode]) -> None:
-        """Add nodes and commit, replacing those with the same ids."""
+        """Add nodes, replacing existing nodes with the same ids, and commit."""
         put(self.index, [_document(node) for node in nodes])
 
     def delete_nodes(self, node_ids: Sequence[str]) -> None:

@@ -168,15 +168,15 @@ class _Tools:
         self,
         query: Query,
         k: Annotated[int, Field(ge=1, le=100, description="Maximum number of hits.")] = 5,
-        where: Annotated[dict[str, Any] | None, Field(description=f"Which documents, {_FILTERS}.")] = None,
+        where: Annotated[dict[str, Any] | None, Field(description=f"Filter documents {_FILTERS}.")] = None,
         fields: Annotated[list[str], Field(description="Metadata columns to return for each hit.")] = [],  # noqa: B006 - pydantic copies it
         offset: Annotated[int, Field(ge=0, description="Number of best hits to skip.")] = 0,
         max_tokens: Tokens = 4000,
     ) -> CallToolResult:
         """Find the documents that match a query best.
 
-        Each hit has its id, score, title, link, why (the words that contributed most) and the best part of its text:
-        characters span[0] to span[1] of length.
+        Each hit has its id, score, title, link, why (the words that contributed most) and the best part of its text.
+        This part has the characters span[0] to span[1] of the whole text, which has `length` characters.
         """
         with self._reading() as reader:
             require_columns(Options(fields=fields), reader.documents.columns)
@@ -193,13 +193,14 @@ class _Tools:
     def get_document(
         self,
         id: Id,  # noqa: A002 - the name that agents see
-        start: Annotated[int, Field(ge=0, description="The first character of the text.")] = 0,
+        start: Annotated[int, Field(ge=0, description="Position of the first character to return.")] = 0,
         max_tokens: Tokens = 4000,
     ) -> CallToolResult:
         """Read a document: title, metadata, and its text from `start` on, as far as max_tokens allows.
 
-        The text is characters span[0] to span[1] of length. A document that is cut into passages is returned as its
-        passages, one after the other, with their starting positions in `passages`; they may overlap.
+        The answer has the characters span[0] to span[1] of the text, which has `length` characters. If a document is
+        cut into passages, its text consists of the passages, one after the other. `passages` has their starting
+        positions; passages may overlap.
         """
         with self._reading() as reader:
             documents = reader.documents
@@ -229,8 +230,8 @@ class _Tools:
     def explain(self, query: Query, id: Id, max_tokens: Tokens = 2000) -> CallToolResult:  # noqa: A002
         """Explain a document's score for a query: what each word adds, and where it occurs in the text.
 
-        The kind of a word is match (it occurs in the text), expansion (the encoder added it), or missing. Spans are
-        characters of title, a space, text.
+        The kind of a word is match (it occurs in the text), expansion (the encoder added it), or missing. Spans count
+        the characters of title and text, joined by a space.
         """
         with self._reading() as reader:
             why = reader.explain(query, id, **{n: v for n, v in self._settings.items() if n in _EXPLAINED})
@@ -271,7 +272,7 @@ class _Tools:
             return _result(answer.json())
 
     def add(self, documents: Annotated[list[NewDocument], Field(min_length=1, max_length=1000)]) -> CallToolResult:
-        """Add documents, all or none, replacing those with the same ids."""
+        """Add all of the documents or none, replacing existing documents with the same ids."""
         rows = [one.model_dump() for one in documents]
         with self._changes():
             change = put(self._index, [{"_id": row.pop("id"), **row} for row in rows])
@@ -288,7 +289,7 @@ class _Tools:
 
     @contextmanager
     def _reading(self) -> Iterator[Reader]:
-        """Provide a snapshot of the latest commit, or of the one before it while a change is being written."""
+        """Provide a snapshot of the latest commit, or of the commit before it while a change is being written."""
         with self._telling():
             if self._changing.acquire(blocking=False):
                 try:

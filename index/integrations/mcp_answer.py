@@ -123,8 +123,8 @@ class Row:
     """A hit with as much of its text as there is room for.
 
     Attributes:
-        least: Number of tokens with one character of the text.
-        wanted: Number of tokens with the whole text.
+        least: Number of tokens of the hit with one character of its text.
+        wanted: Number of tokens of the hit with its whole text.
     """
 
     def __init__(self, answer: Answer, hit: Hit, why: Explanation, rank: int, fields: Sequence[str]) -> None:
@@ -146,7 +146,7 @@ class Row:
         self.wanted = tokens_of(self._with(0, len(self._text)))
 
     def told(self, tokens: int) -> dict[str, Any]:
-        """Return the hit with as much text as fits into a number of tokens, at least `least`."""
+        """Return the hit with as much text as fits into `tokens` tokens. `tokens` is at least `least`."""
         if self.wanted <= tokens:
             return self._with(0, len(self._text))
         length = max(1, (tokens - self.least) * _TOKEN)
@@ -194,7 +194,7 @@ def link_of(metadata: Mapping[str, Any]) -> str:
 
 
 def words_of(why: Explanation, most: int = 4) -> str:
-    """Of the words that highlights mark, return those that add most to the score, with their shares."""
+    """Return the highlighted words that add most to the score, with their shares."""
     words = [(one.share, one.word[:_LONGEST]) for one in why.by_word() if one.score and one.share and one.marked][:most]
     if why.dense:
         words = sorted([(why.dense.share, "dense vector"), *words], key=lambda one: -one[0])

@@ -84,7 +84,7 @@ class LsrModel:
         Args:
             queries: Rows with id, text and maybe an instruction.
             top_k: Maximum number of documents per query.
-            top_ranked: {query: documents to rank}; None ranks all. Those that share no term with the query score 0.
+            top_ranked: {query: documents to rank}; None ranks all. Documents that share no term with the query score 0.
 
         Returns:
             {query: {document: score}}

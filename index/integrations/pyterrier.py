@@ -124,7 +124,7 @@ class LsrIndexer(pt.Indexer):
         self.build = build
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Unpack[BuildOptions]) -> Index:  # noqa: A002 - PyTerrier's name
-        """Build the index and open it; keyword arguments override those of the indexer."""
+        """Build the index and open it; keyword arguments override the indexer's arguments."""
         documents = ({"_id": document["docno"], **_without_docno(document)} for document in iter)
         options: BuildOptions = {**self.build, **kwargs}
         return Index.build(self.path, documents, **options)

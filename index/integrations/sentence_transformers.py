@@ -74,7 +74,8 @@ class SentenceTransformersEncoder(Encoder):
         self._tokenizer = TextTokenizer(backend.to_str())
         self._n_terms = matrix(model.encode_document([""], show_progress_bar=False)).shape[1]
         kinds = {type(module).__name__ for module in model.modules()}
-        # An autoencoder's terms are dimensions, whatever the tokenizer's vocabulary.
+        # An autoencoder's terms are dimensions, not the tokenizer's tokens.
+
         self._terms_are_tokens = not kinds.isdisjoint({"SpladePooling", "SparseStaticEmbedding"})
         in_child(self)
 

@@ -26,7 +26,7 @@ Existing = Literal["replace", "refuse", "skip"]
 
 
 def opened(index: Index | str | PathLike[str]) -> Index:
-    """Return an index that is already open, or open the one in a folder.
+    """Return an index that is already open, or open the index in a folder.
 
     Raises:
         IndexFormatError: Not an index.
@@ -45,7 +45,7 @@ def opened_or_created(path: str | PathLike[str], encoder: str) -> Index:
         return Index.open(path)
     try:
         return Index.build(path, [], encoder=encoder)
-    except OutputExists:  # another process has created the index; or the folder is something else: `open` reports it
+    except OutputExists:  # if another process has created the index, open it; else `open` says what the folder is
         return Index.open(path)
 
 
@@ -78,13 +78,13 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 def put(
     index: Index, documents: Iterable[Mapping[str, Any]] | Iterable[Document], existing: Existing = "replace"
 ) -> Change:
-    """Add documents ({"_id", "text", ...}) and commit; returns the change.
+    """Add documents ({"_id", "text", ...}) and commit; return the change.
 
     Args:
         index: The index.
         documents: The documents.
-        existing: What to do if an id exists at the latest commit: replace that document, refuse all documents, or skip
-            this one.
+        existing: What to do if an id exists at the latest commit: replace the existing document, refuse all documents,
+            or skip the new document.
 
     Raises:
         DoubledId: An id exists, and `existing` is "refuse".

@@ -5,8 +5,8 @@ finds the centre of a document. Weights aren't stored: a document's terms are so
 weight DECAY^r, which approximates learned sparse vectors.
 
 Recursive graph bisection halves a run of documents and moves documents that fit the other half better, so that few
-terms are spread over both halves; then it halves each half. In a half of n documents, a term that d of them contain
-costs d * log2(n / (d + 1)): the bits of its gaps.
+terms are spread over both halves; then it halves each half. In a half of n documents, a term that occurs in d of
+them costs d * log2(n / (d + 1)): the bits of its gaps.
 
 Sources: Dhulipala et al. 2016 (arXiv 1602.08820); Mackenzie, Petri, Moffat 2021 for fast bisection. These papers sort
     each half by gain and swap pairs whose gains add up to more than zero. Here, all documents are split at the median
@@ -22,7 +22,7 @@ from lsr.index.kernels.jit import kernel
 from lsr.index.kernels.topk import select, sort
 
 DECAY = np.float32(0.976)
-_SETTLED = 200  # stop when fewer than one in this many documents of a run change sides
+_SETTLED = 200  # stop when less than 1/200 of a run's documents change sides
 
 
 @kernel
@@ -64,7 +64,7 @@ def order_run(indptr, terms, places, begin, end, align, iterations, sides, degre
     Args:
         indptr: (n_docs + 1,) int64.
         terms: (nnz,) uint16 or uint32, the documents' terms.
-        places: (n_docs,) int64, the documents in their current order; those of the run are reordered.
+        places: (n_docs,) int64, the documents in their current order; the run's documents are reordered.
         begin: The run's first place.
         end: The run's end, exclusive.
         align: Runs of this length aren't split; halves begin at multiples of this length.
@@ -92,7 +92,7 @@ def order_run(indptr, terms, places, begin, end, align, iterations, sides, degre
 
 @kernel
 def halve(indptr, terms, places, begin, end, align, iterations, sides, degrees, prices, touched, keys, logs):
-    """Split a run of documents, longer than `align`, in two; arguments are those of `order_run`.
+    """Split a run of documents, longer than `align`, in two; arguments as for `order_run`.
 
     Returns:
         The place where the second half begins.
@@ -142,7 +142,7 @@ def halve(indptr, terms, places, begin, end, align, iterations, sides, degrees, 
 
 @kernel
 def _step(degree, n, logs):
-    """Return the cost of another document with a term that `degree` of n documents contain."""
+    """Return what another document adds to the cost of a term that `degree` of n documents contain."""
     degree = max(degree, 0)
     after = np.float32(degree + 1) * (logs[n] - logs[degree + 2])
     return after - np.float32(degree) * (logs[n] - logs[degree + 1])

@@ -8,7 +8,7 @@ Shorter lists store no maxima, because reading their postings costs no more. A s
    ways:
    - few candidates are scored term by term, heaviest first, by looking their postings up in the lists. After each
      term, a block is dropped if its best document so far, plus the bounds of the other terms, is below the threshold;
-   - many candidates are scored as in MaxScore: terms that can't reach the threshold together (long lists with low
+   - many candidates are scored as in MaxScore: terms that together can't reach the threshold (long lists with low
      weights) are set aside, and the lists of the other terms are scanned. The terms set aside are then looked up in the
      blocks where the best document so far, plus the bounds of these terms, reaches the threshold;
    - otherwise, the whole window is scanned, as in the exhaustive kernel.
@@ -16,7 +16,7 @@ Shorter lists store no maxima, because reading their postings costs no more. A s
 Bounds and scores are sums of the same int32 products, so a bound is never rounded below a score. A block is dropped
 only if its bound is strictly below the k-th best score, so ties are broken as in the exhaustive kernel.
 
-Most of the time goes into cache misses (about 0.2 µs each). So postings are looked up for many blocks at a time and
+Cache misses (about 0.2 µs each) take most of the time. So postings are looked up for many blocks at a time and
 prefetched well before they are read.
 
 Sources: Block-Max Pruning (Mallia, Suel, Tonellotto 2024, arXiv 2405.01117) for block bounds over learned impacts and
@@ -68,7 +68,7 @@ from lsr.index.kernels.topk import select, sort
 
 FOLD = 128  # the number of blocks is rounded up to a multiple of this, so that loops over bounds vectorize
 _CHUNK = 64  # blocks scored together: their accumulators just fit the L1 cache
-_AHEAD = 4  # rows of maxima between the one being prefetched and the one being read
+_AHEAD = 4  # rows of maxima between the row that is prefetched and the row that is read
 _GROUP = 16  # windows whose bounds are computed together: their data fits the L2 cache
 # The first three are costs in postings: looking up a term in a candidate block, looking it up in a seed, and clearing a
 # window's accumulator. After lists are scanned, one of _LEFT_OVER candidates is expected to be left.
@@ -87,8 +87,9 @@ def search_blocks(files, query, space, k, alpha, seeds, threshold):
         query: `Query`, heaviest term first.
         space: `Space`; docs and scores receive the results by descending score, ties by ascending number.
         k: Number of documents.
-        alpha: Blocks are dropped if alpha times their bound is below the threshold; below 1, search is approximate.
-        seeds: Number of blocks that are always scored, those with the highest bounds; at least 1.
+        alpha: Blocks are dropped if alpha times their bound is below the threshold. With an alpha below 1, search is
+            approximate.
+        seeds: Number of blocks that are always scored, at least 1: the blocks with the highest bounds.
         threshold: Initial threshold, int32, at least 1; lower scores are left out.
 
     Returns:
@@ -239,7 +240,8 @@ def add_list(files, query, i, w, bounds):
 def highest(bounds, m, scratch):
     """Return a bound that at least m blocks reach, or 1.
 
-    It is the m-th largest of the maxima of groups of 8 blocks; 1 if that is below 1, or if there are fewer groups.
+    Blocks are taken in groups of 8. The bound is the m-th largest of the groups' maxima; 1 if this maximum is below 1,
+    or if there are fewer than m groups.
 
     Args:
         bounds: (n_blocks,) int32; the number of blocks is a multiple of FOLD.
@@ -345,7 +347,7 @@ def by_cost(files, query, space):
 
 @kernel
 def split(files, query, w, required, cheap_first, scanned, looked_up):
-    """Split a query's terms as MaxScore does: terms that can't reach `required` together needn't be scanned.
+    """Split a query's terms as MaxScore does: terms that together can't reach `required` needn't be scanned.
 
     Args:
         files: `Files`.
@@ -503,8 +505,8 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
         alive[c] = c
     counts[BLOCKS_SCORED] += n
     lookups = 0
-    # A pipeline of three terms: add up the postings of the first; locate and prefetch those of the second; prefetch the
-    # skips that locate those of the third.
+    # A pipeline of three terms: add up the first term's postings; locate and prefetch the second term's postings;
+    # prefetch the skips that locate the third term's postings.
     for i in range(-2, len(terms)):
         kept = 0
         for j in range(n):

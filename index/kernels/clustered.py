@@ -71,7 +71,7 @@ class Clusters(NamedTuple):
 def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, firsts, groups, maxima, postings):
     """Group the postings of a window by cluster and, within a cluster, by term and document.
 
-    Called twice: with empty outputs it only counts.
+    The kernel is called twice: with empty outputs, it only counts.
 
     Args:
         ranks: (n,) int64, the window's terms, ascending.
@@ -122,7 +122,7 @@ def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, 
 
 @kernel
 def summarize(group_ends, maxima, mass, kept):
-    """Choose each cluster's largest maxima, up to a share of the sum of all; equal maxima are chosen together.
+    """Choose each cluster's largest maxima, up to a share of the sum of its maxima; equal maxima are chosen together.
 
     Args:
         group_ends: (n_clusters,) int64.
@@ -177,7 +177,7 @@ def search_clusters(clusters, query, heaviest, docs, scratch, space, k, heap_fac
             after.
         space: `Space`; docs and scores are the results so far.
         k: Number of documents.
-        heap_factor: Clusters with sums below this times the k-th best score are skipped.
+        heap_factor: Clusters whose sums are below heap_factor times the k-th best score are skipped.
         seeds: Number of clusters with the highest sums that are scored first, at least 1.
         found: Number of results so far, from earlier segments.
         threshold: Smallest score of a result.
@@ -291,7 +291,8 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
         begin, end = run_of(clusters.group_ends, 0, c, n_groups)
         for g in range(begin, end, 16):
             prefetch(firsts, g)
-    for x in range(len(chosen)):  # find the group that may contain each term: the last that begins at or before it
+    # Find the group that may contain each term: the last group that begins at or before the term.
+    for x in range(len(chosen)):
         begin, end = run_of(clusters.group_ends, 0, chosen[x], n_groups)
         for i in range(len(ranks)):
             g, n = begin, end - begin

@@ -2,8 +2,8 @@
 
 Other exact kernels must return the same results.
 
-Scores are exact: with 8-bit impacts, sums of int32 products that can't overflow (lsr.index.segment.quantize scales the
-query accordingly); with float weights, float64 sums in ascending term order.
+Scores are exact. With 8-bit impacts, they are sums of int32 products that can't overflow (lsr.index.segment.quantize
+scales the query accordingly). With float weights, they are float64 sums in ascending term order.
 
 Kernels see documents by place, in storage order; results hold document numbers. Documents that may not be found
 (deleted, or filtered out) get a score of 0 before results are collected.
@@ -91,7 +91,7 @@ def scatter(files, query, terms, w, accumulator):
         if lists[i, w, DENSE] >= 0:
             places[n_dense] = i
             n_dense += 1
-    # Add dense rows strip by strip, so that a strip's scores stay in the L1 cache, and two rows at a time.
+    # Add dense rows two at a time, and strip by strip, so that a strip's scores stay in the L1 cache.
     for first in range(0, n if n_dense else 0, _STRIP):
         scores = accumulator[first : min(first + _STRIP, n)]
         for j in range(0, n_dense, 2):
@@ -146,8 +146,8 @@ def ask(docs, impacts, gaps, windows, lists, i, w):
 def seed(space, n, k, threshold):
     """Return a starting score that at least k documents of the window reach, or `threshold`.
 
-    The score is guessed from a sample and checked by counting. Without it, a search for a large k spends most of its
-    time on documents that are soon dropped again.
+    The score is guessed from a sample and checked by counting. Without this score, a search for a large k spends most
+    of its time on documents that are soon dropped again.
 
     Args:
         space: `Space`; docs and scores are overwritten.
@@ -181,7 +181,7 @@ def collect(space, accumulator, order, windows, w, first, n, k, found, threshold
 
     The loops are written to be vectorized: 128 scores are folded into 16 maxima, which are compared at once. When the
     room for results runs out, only the k best are kept, and the k-th score becomes the threshold. A document with an
-    equal score is still collected, as it may win the tie by its number.
+    equal score is still collected, because it may win the tie by its number.
 
     Args:
         space: `Space`; docs and scores hold the results.

@@ -2,8 +2,8 @@
 
 A posting is stored as two bytes: the distance from the previous document, and the impact. If two documents are more
 than 255 apart, postings with an impact of 0 are stored between them. A list is preceded by one byte for each of its
-skips: the distance from the last posting before the skip to the skip's own document. With it, a look-up can begin at
-the skip.
+skips: the distance from the last posting before the skip to the skip's own document. With this distance, a look-up
+can begin at the skip.
 """
 
 from __future__ import annotations

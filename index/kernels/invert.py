@@ -1,4 +1,4 @@
-"""Invert a window: rows of (term, weight) by document to lists of (document, weight) by term, and back."""
+"""Invert a window: turn rows of (term, weight) by document into lists of (document, weight) by term, and back."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def transpose(ranks, lists, docs, impacts, dense, n_docs, terms, cursor, out_ter
     """Turn a window's lists back into rows, terms ascending.
 
     Args:
-        ranks: As for `count_rows`, like the following.
+        ranks: This and the arguments up to `n_docs` are as for `count_rows`.
         lists: (n, 4) int64.
         docs: (n_postings,) uint16.
         impacts: (n_postings,) uint8 or float32.
@@ -116,7 +116,7 @@ def find_row(ranks, lists, docs, impacts, dense, n_docs, doc, out):
     """Find one document's impacts in all lists of a window.
 
     Args:
-        ranks: As for `count_rows`, like the following.
+        ranks: This and the arguments up to `n_docs` are as for `count_rows`.
         lists: (n, 4) int64.
         docs: (n_postings,) uint16.
         impacts: (n_postings,) uint8 or float32.

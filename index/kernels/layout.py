@@ -53,7 +53,7 @@ class Files(NamedTuple):
         dense: uint8, the files of dense rows: an impact for each document of the window, 0 if it lacks the term.
         gaps: uint8, the files of gaps (`lsr.index.kernels.gaps`); window w's gaps begin at windows[w, GAPS_AT], and
             their impacts at windows[w, GAP_IMPACTS_AT].
-        maxima: uint8, block maxima, row by row, rows by term.
+        maxima: uint8, the rows of block maxima, ordered by term and window.
         skips: uint16, for each 1024th document of a window, how many postings of the list precede it.
         windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows.
         order: uint32, document numbers by place, for segments that don't store documents in the order of addition.
@@ -76,7 +76,7 @@ class Lexicon(NamedTuple):
         segments: (n_segments, SEGMENT_COLUMNS) int64, the table of segments.
         terms: uint32, the terms that occur, ascending within a segment.
         table: int32, the rank of each term among the segment's terms, -1 for terms that don't occur. Only segments
-            with a TABLE_SIZE above 0 have one; in other segments, terms are found by binary search.
+            with a TABLE_SIZE above 0 have a table; in other segments, terms are found by binary search.
         max_impacts: float32, the largest impact of each term.
         ends: uint64, end of each term's entries.
         entries: Five arrays with an entry for each list, ordered by term and window: window, begin and size (uint32),
@@ -118,8 +118,8 @@ class Space(NamedTuple):
         docs: (more than k,) int64, the documents found. A longer buffer is pruned to k results less often; 2k is a
             good length.
         scores: (len(docs),) of the accumulator's type, the documents' scores.
-        counts: (6,) int64, sums over searches of: blocks scored, windows scanned, postings scored, postings of a full
-            scan, look-ups of a term in a block, and bounds of a term in a block that were added up.
+        counts: (6,) int64, summed over searches: the numbers of blocks scored, windows scanned, postings scored,
+            postings that a full scan reads, look-ups (one term in one block), and bounds added (one term in one block).
     """
 
     accumulator: Any
@@ -131,7 +131,7 @@ class Space(NamedTuple):
 
 @kernel
 def find_terms(lexicon, terms, ranks, max_impacts):
-    """Find a query's terms among those of each segment.
+    """Find a query's terms among the terms of each segment.
 
     Args:
         lexicon: `Lexicon`.

@@ -5,8 +5,8 @@ add up to less than the k-th best score so far can't lift a document into the to
 the other, essential terms are scanned. The non-essential terms are then looked up in the documents found, as long as
 these can still reach the threshold.
 
-Like Lucene's bulk scorer, this adds up the essential lists of a window in the accumulator, one after the other, and
-then looks up the other terms, one by one, in the remaining documents.
+Like Lucene's bulk scorer, this kernel adds up the essential lists of a window in the accumulator, one after the other,
+and then looks up the other terms, one by one, in the remaining documents.
 
 Integer sums don't depend on the order of additions, and a bound is never below a score. So a document is dropped only
 if it scores below the k-th best; on a tie it can still win by its number. Float sums have neither property.
@@ -225,7 +225,7 @@ def add_from_gaps(gaps, impacts, weight, required, docs, scores, n):
 
 @kernel
 def append(space, order, windows, w, docs, scores, n, k, found, threshold):
-    """Append n documents of window w; other arguments and the result are those of `collect`."""
+    """Append documents of window w if their scores reach `threshold`; arguments and result as for `collect`."""
     for c in range(n):
         if scores[c] >= threshold:
             space.docs[found] = number_of(order, windows, w, docs[c])

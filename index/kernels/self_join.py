@@ -1,4 +1,4 @@
-"""All pairs of rows of a matrix whose products reach a threshold.
+"""All pairs of matrix rows whose products reach a threshold.
 
 Each row is compared with the rows before it through an inverted index that grows row by row. The index leaves out the
 most frequent terms of each row, as long as these alone can't reach the threshold with any row. So two rows that share

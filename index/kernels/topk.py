@@ -30,7 +30,7 @@ def _order(docs, scores, a, b):
 
 @inlined
 def _median(docs, scores, a, b, c):
-    """Put these three entries in order, so that the median is at b."""
+    """Put the entries at a, b and c in order, so that their median is at b."""
     _order(docs, scores, a, b)
     _order(docs, scores, b, c)
     _order(docs, scores, a, b)

@@ -25,7 +25,7 @@ def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
     """Refuse columns that no document has or whose kind doesn't fit the option.
 
     Raises:
-        DataError: Lists every problem.
+        DataError: An option names such a column; the message lists every problem.
     """
     shown = [name for name in options.shown or () if name not in STORED]
     if not options.columns and not shown:

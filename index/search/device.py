@@ -1,7 +1,7 @@
 """Exact search on a GPU: the postings stay in GPU memory, and PyTorch scores queries in batches.
 
-Scores are sums of integers, so the order of additions doesn't matter: documents, scores and ties are the same as those
-of the CPU kernels. In GPU memory, a posting takes 5 bytes, and a batch takes 4 bytes per document and query.
+Scores are sums of integers, so the order of additions doesn't matter: documents, scores and ties are the same as with
+the CPU kernels. In GPU memory, a posting takes 5 bytes, and a batch takes 4 bytes per document and query.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DeviceSearcher:
 
     Raises:
         MissingExtra: PyTorch isn't installed.
-        IndexFormatError: Weights are stored as float32; sums of these depend on the order of additions.
+        IndexFormatError: Weights are stored as float32; their sums depend on the order of additions.
         CorruptIndex: The postings are damaged.
         ValueError: PyTorch can't use the device.
     """

@@ -41,7 +41,7 @@ def duplicates(
 
     Args:
         snapshot: The snapshot; all its vectors are loaded into memory.
-        threshold: The minimum cosine, above 0 and at most 1; rounding may miss it by 1e-9.
+        threshold: The minimum cosine, above 0 and at most 1. Because of rounding, a pair's cosine may be lower by 1e-9.
         compared: Weights vectors so that the dot product of two is their similarity.
         allowed: (n_docs,) bool, true for documents to compare; None for all.
 

@@ -56,8 +56,8 @@ class Contribution:
             if unknown.
         marked: Whether highlights mark the term. Stop words and terms with little weight in the query are left unmarked
             if other terms are marked.
-        word: The whole word that the term (perhaps a stem or a word piece) belongs to: a word of the query if its text
-            is known, else of the document; if there is none, the readable form of the token.
+        word: The whole word that contains the term (perhaps a stem or a word piece). It is a word of the query if the
+            query's text is known, else a word of the document, else the readable form of the token.
     """
 
     term: int
@@ -109,7 +109,7 @@ class Explanation:
     Attributes:
         id: The document's id.
         score: The score of an exact search: the sum of the contributions and of the dense part, if there is one. In
-            mode "dense", the score is the dense part alone; contributions are those of a sparse search, with share 0.
+            mode "dense", the score is the dense part alone; contributions come from a sparse search and have share 0.
         contributions: One for each query term, highest score first; terms that the document lacks come last.
         content: The text that spans refer to; empty if it isn't stored.
         title_length: Length of the title, in characters, at the start of `content`; a space follows it.
@@ -165,8 +165,9 @@ class Explanation:
     def by_word(self) -> list[Contribution]:
         """Sum the contributions of the terms of each word; highest score first.
 
-        A word's `query_weight` is the sum over its terms, and its `impact` their mean weighted by query weight, so that
-        their product is still the score. `term` and `token` are those of the word's highest-scoring term.
+        A word's `query_weight` is the sum of its terms' query weights. Its `impact` is the mean of its terms' impacts,
+        weighted by their query weights. So the product of the two is still the score. `term` and `token` come from
+        the word's highest-scoring term.
         """
         words: dict[str, list[Contribution]] = {}
         for c in self.contributions:
@@ -321,7 +322,7 @@ def explain_document(
     Args:
         snapshot: The snapshot that holds the document.
         encoder: Finds terms in the text; None if there is no encoder.
-        query: The query; if it has a dense vector, with the `fusion` of a search.
+        query: The query. If it has a dense vector and the `fusion` of a search, the dense part is explained, too.
         doc: The document's number.
         origins: Whether to find the words that expansions come from, which runs the document encoder.
     """
@@ -453,7 +454,7 @@ def _apart(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def _moved(term: Contribution, begin: int) -> Contribution:
-    """Shift a term's spans by -begin and drop those before it."""
+    """Shift a term's spans by -begin, and drop the spans before `begin`."""
     places = tuple((start - begin, end - begin) for start, end in term.spans if start >= begin)
     origin = term.origin if term.origin and term.origin[0] >= begin else None
     return replace(term, spans=places, origin=origin and (origin[0] - begin, origin[1] - begin))

@@ -42,14 +42,14 @@ def expand_query(
 ) -> SparseMatrix:
     """Expand a query by Rocchio's method on sparse vectors: q + weight * |q| / |m| * m.
 
-    m is the mean vector of the best documents, cut to its heaviest terms, and |.| the Euclidean norm (Rocchio, 1971,
+    m is the mean vector of the best documents, cut to its heaviest terms, and |.| is the Euclidean norm (Rocchio, 1971,
     without the term for non-relevant documents). This helps if many documents are relevant, and hurts if the first
     results are wrong.
 
     Args:
         index: The index to search.
         query: As for `Index.search`.
-        documents: Number of best documents to average.
+        documents: How many of the best documents to average.
         terms: How many of the mean's heaviest terms to keep.
         weight: Weight of the mean relative to the query; 0 leaves the query unchanged.
         source: Hits, or ids of documents or passages, best first, to use instead of a first search.
@@ -102,15 +102,15 @@ def expand_dense(
     source: Source | None = None,
     **settings: Unpack[FilteredOptions],
 ) -> NDArray[np.float32]:
-    """Move a query's dense vector towards those of the best documents: q / |q| + weight * m / |m|, scaled to length 1.
+    """Move a query's dense vector towards the best documents: q / |q| + weight * m / |m|, scaled to length 1.
 
-    m is the mean vector of the documents. Compared with arXiv 2205.00235, a weight of 3 gives roughly the same as its
-    average of the query and three documents, and a weight of 1.5 roughly the same as its Rocchio method.
+    m is the mean vector of the documents. A weight of 3 gives roughly the same as the average of the query and three
+    documents in arXiv 2205.00235, and a weight of 1.5 gives roughly the same as the Rocchio method there.
 
     Args:
         index: An index with dense vectors (`hybrid=True`).
         query: A text, or its (width,) dense vector.
-        documents: Number of best documents, by dense vectors, to average.
+        documents: How many of the best documents by dense vectors to average.
         weight: Weight of the mean relative to the query; 0 leaves the direction unchanged.
         source: As for `expand_query`.
         settings: As for `expand_query`.

@@ -78,7 +78,7 @@ def searched(snapshot: Snapshot, query: EncodedQuery, criteria: Criteria) -> Enc
 
 def _beside(snapshot: Snapshot, query: EncodedQuery) -> EncodedQuery:
     if query.dense is None:
-        return query  # doesn't open the stored encoder, which may need packages that aren't installed
+        return query  # without opening the stored encoder, which may need packages that aren't installed
     stored = snapshot.shared.encoder if snapshot.shared.encoder_files else None
     return query._replace(vector=beside_dense(stored, query.vector))
 
@@ -157,7 +157,7 @@ def with_dense(
         given: The queries' dense vectors; None to encode the texts.
         width: Width of the index's dense vectors, 0 if it has no documents yet; None if it stores no dense vectors.
         path: The index, for messages.
-        encoder: Returns the encoder, called only if texts have to be encoded.
+        encoder: Returns the encoder; called only if texts have to be encoded.
 
     Returns:
         The request, whose mode is no longer "auto"; and for each query (width,) float32, or None for a sparse search.

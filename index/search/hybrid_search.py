@@ -36,7 +36,7 @@ from lsr.sparse import SparseMatrix
 
 _CANDIDATES = 100  # minimum number of candidates from each search
 _LEXICAL = 2.0  # factor for the weights of BM25 terms
-_POWER = 2.5  # of z
+_POWER = 2.5  # the power of |z|
 _CLEAR = 52.0  # |z|^2.5 that adds as much as the best sparse score: 4.9 standard deviations
 _BOOSTED = 4  # boosts apply to the 4 * k best documents
 _DEEPER = 4  # factor by which the depth grows when too few documents meet the conditions
@@ -281,7 +281,7 @@ def hybrid_top(
     *,
     passages: bool = False,
 ) -> Ranked:
-    """Return the k best documents by both vectors, or by the dense one alone.
+    """Return the k best documents by both vectors, or by the dense vectors alone.
 
     Args:
         snapshot: The snapshot to search.
@@ -309,7 +309,7 @@ def cosine_of(snapshot: Snapshot, dense: NDArray[np.float32], doc: int, *, passa
     Args:
         snapshot: The snapshot that holds the document.
         dense: (width,) float32, the query.
-        doc: The document's number, or a passage's.
+        doc: Number of a document or passage.
         passages: Use the passage itself, even if another passage of the document is nearer.
     """
     own = _passages(snapshot, doc) if snapshot.has_passages and not passages else [doc]
@@ -324,7 +324,7 @@ def cosine_of(snapshot: Snapshot, dense: NDArray[np.float32], doc: int, *, passa
 def _scores(
     snapshot: Snapshot, vector: SparseMatrix, wholes: list[list[int]], settings: SearchSettings
 ) -> NDArray[np.float64]:
-    """Return (n,) float64, the exact sparse scores of n documents, by one search restricted to these documents.
+    """Return (n,) float64, the exact sparse scores of n documents. One search, restricted to them, finds all scores.
 
     Each document is given as the list of its passages; its score is the mean of its best passages.
     """
@@ -404,7 +404,7 @@ class Looked(NamedTuple):
 def meeting(
     look: Callable[[int], Looked], k: int, n_docs: int, *, boosted: bool, min_score: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the k best documents of a ranking by dense vectors that meet the conditions, and their scores.
+    """From a ranking by dense vectors, return the k best documents that meet the conditions, and their scores.
 
     Args:
         look: Maps n to the n best documents.

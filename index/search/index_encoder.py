@@ -34,7 +34,7 @@ class IndexEncoder:
         encoder_files: As above.
         tokens: Reads the tokens; None if they aren't known.
         damaged: As above.
-        base: The IndexEncoder without the tokens that later commits appended; its encoder is used.
+        base: An IndexEncoder that lacks the tokens that later commits appended, but has the encoder to use.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class IndexEncoder:
 
     @classmethod
     def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> IndexEncoder:
-        """Open the encoder and tokens that a manifest names, without those whose files are damaged.
+        """Open the encoder and the tokens that a manifest names; skip them if their files are damaged.
 
         Args:
             path: The index.
@@ -111,7 +111,7 @@ class IndexEncoder:
     @property
     def vocabulary(self) -> list[str] | None:
         """The token of each term; None if the tokens aren't known."""
-        # Not a cached_property, whose lock all instances share: one instance would wait for another.
+        # This isn't a cached_property, because all instances share its lock: one instance would wait for another.
         if self._vocabulary is None and self._tokens is not None:
             self._vocabulary = self._tokens()
         return self._vocabulary
@@ -134,7 +134,7 @@ def _tokens_of(file: ArrowFile, wanted: str) -> list[str]:
 
 
 def _more_tokens(base: IndexEncoder, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
-    """Return the base's tokens, then those of (file, checksum) pairs; `known` is a prefix that isn't read again."""
+    """Return the base's tokens, then the tokens in (file, checksum) pairs; the first tokens may be `known` already."""
     tokens = list(known if known is not None else base.vocabulary or ())
     at = len(base.vocabulary or ())
     for file, wanted in files:

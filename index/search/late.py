@@ -18,11 +18,11 @@ def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranke
     bound may be slightly too low.
 
     Args:
-        index: An index whose encoder is the reranker's.
+        index: An index built with the re-ranker's encoder.
         query: The text.
         k: Maximum number of hits.
         reranker: Computes late scores.
-        depth: Documents scored in the first round; doubled until the bound holds.
+        depth: Number of documents to score in the first round; it is doubled until the bound holds.
 
     Returns:
         Hits by descending late score. Documents that share no term with the query aren't found.
@@ -32,7 +32,7 @@ def search_late(index: Reader, query: str, k: int = 10, *, reranker: LateReranke
     """
     if str(index.fingerprint) != str(reranker.encoder.fingerprint):
         raise EncoderMismatch(
-            f"{index.path}: the index was built with {index.fingerprint}, so its scores don't bound those of "
+            f"{index.path}: the index was built with {index.fingerprint}, so its scores don't bound the scores of "
             f"{reranker.encoder.fingerprint}: build it with the re-ranker's encoder"
         )
     depth = max(depth, k)

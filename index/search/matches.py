@@ -50,7 +50,7 @@ class Matcher:
 
     Args:
         snapshot: The snapshot to search.
-        query: The query; with a dense vector, weighted by `beside_dense`.
+        query: The query. If it has a dense vector, its sparse vector is weighted by `beside_dense`.
         criteria: The conditions that documents have to meet.
         encoder: Returns the encoder; called if titles are boosted.
         known: Skip the checks of columns and stored texts, because the caller has made them.
@@ -129,7 +129,7 @@ class Matcher:
     def looked_at(self, docs: NDArray[np.int64]) -> tuple[NDArray[np.bool_] | None, NDArray[np.float64] | None]:
         """Return (n,) bool, whether each text meets the conditions, and (n,) float64, the boosts' factors.
 
-        Either is None if there are no such conditions or no boosts.
+        The first is None without such conditions, and the second is None without boosts.
         """
         accepted = None if self._accept is None else self._accept(docs)
         return accepted, None if self._boosts is None else self._boosts.factors(docs)
@@ -178,7 +178,7 @@ class Matcher:
         return len(docs), count_values(self.snapshot, names, docs)
 
     def _near(self, dense: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return all documents that a dense search finds: every document that may be found."""
+        """Return all documents that a dense search finds: those that pass the filter and the conditions on texts."""
         if self._conditions.min_score:
             return self._by_both(max(1, self.snapshot.searcher.n_docs), dense).docs
         allowed = self.snapshot.searcher.by_number(self._mask)
@@ -199,7 +199,7 @@ def require_unsorted(conditions: Conditions) -> None:
 
 
 def require_texts(conditions: Conditions, segments: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse conditions that read texts on an index that stores none.
+    """Refuse conditions that need texts if the index stores no texts.
 
     Args:
         conditions: The conditions.

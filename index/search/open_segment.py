@@ -74,7 +74,8 @@ class OpenSegment(NamedTuple):
         """Hash the mapped files that merges and exports read.
 
         Raises:
-            CorruptIndex: Files have changed since they were written; names all of them.
+            CorruptIndex: Files have changed since they were written; the message names each of them.
+
         """
         wrong = []
         dense = () if self.embeddings is None else (self.embeddings.source,)

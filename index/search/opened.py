@@ -34,8 +34,8 @@ class Opened:
 
         Args:
             snapshot: The snapshot.
-            before: The snapshot that the new one was opened from. If it is no longer shown, nothing changes, because a
-                newer snapshot may have replaced it. None to show the new snapshot in any case.
+            before: The snapshot that the new one was opened from. If `before` is no longer shown, nothing changes,
+                because a newer snapshot may have replaced it. None to show the new snapshot in any case.
         """
         with self._moving:
             if before is not None and self.snapshot is not before:

@@ -32,7 +32,7 @@ _SEPARATOR = "\x00"
 
 @dataclass(frozen=True)
 class TextQuery:
-    """Required and excluded phrases. A phrase is a tuple of words, also for a single word.
+    """Required and excluded phrases. A phrase is a tuple of words; a single word is a phrase, too.
 
     Attributes:
         must: Phrases that have to occur.

@@ -42,7 +42,7 @@ class Boost:
 
     Attributes:
         column: A column of numbers; with a half-life, also of dates and times.
-        weight: At least 0. Values below 0 count as 0; documents without a value keep their score.
+        weight: At least 0. Column values below 0 count as 0; documents without a value keep their score.
         half_life: Distance from `origin` at which the boost is halved; in days for times. None for no decay.
         origin: The value with the largest boost; for times, in microseconds since 1970.
         of_times: Whether the column holds dates and times.
@@ -107,21 +107,21 @@ class Options:
             twice if they occur in the title.
         facets: Columns whose values are counted over all matching documents; sets `Hits.total`, too.
         total: Count the matching documents.
-        diversity: Above 0 and at most 1: pick documents among the `depth` best that differ from those picked before
-            (maximal marginal relevance). At 1, only difference counts.
+        diversity: Above 0 and at most 1: from the `depth` best documents, pick those that differ from the documents
+            picked before (maximal marginal relevance). At 1, only difference counts.
         syntax: "operators" parses "exact phrase", +must and -not; "plain" treats them as text.
         rerank: Rescores the `depth` best documents: a `Reranker`, a CrossEncoder of sentence-transformers, or a
             function of the query and a list of texts. For a `Client`, True uses the server's re-ranker.
         rerank_unit: "text" scores title and text of each document or passage; "sentence" scores each sentence, and a
             document gets the score of its best sentence.
-        depth: Number of documents that are re-ranked or diversified; never below the number requested.
+        depth: Number of documents that are re-ranked or diversified; at least the number of documents requested.
         passages: If documents are cut into passages, find k passages, each by its own score; several may be of one
             document. With group_by="_id" and `per_group`, find the best passages of k documents.
         fields: The fields that hits contain: "title", "text", "metadata", or columns of the metadata; by default all.
             Other fields are empty.
 
     Raises:
-        ValueError: Values are out of range or can't be combined; lists every problem.
+        ValueError: Values are out of range or can't be combined; the message lists every problem.
         TypeError: `rerank` isn't a re-ranker.
     """
 
@@ -224,7 +224,8 @@ class Options:
         return (self.fields,) if isinstance(self.fields, str) else None if self.fields is None else tuple(self.fields)
 
     def split(self, query: Any) -> tuple[Any, TextQuery | None]:
-        """Split a query into the text to encode and the operators, or None if there are none.
+        """Split a query into the text to encode and the operators; the operators are None if there are none.
+
 
         Raises:
             DataError: The operators are malformed, or the query isn't a text.

@@ -139,7 +139,7 @@ class QueryEncoding:
             call: Name of the calling method, for the message.
 
         Raises:
-            ValueError: A matrix without exactly one row.
+            ValueError: The matrix doesn't have exactly one row.
             DataError: As for `query_vectors`.
         """
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)

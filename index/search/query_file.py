@@ -59,7 +59,7 @@ def read_queries(source: str | Path, index: QueryEncoding, *, skip_bad: bool = F
         skip_bad: Skip bad lines and report them in `QuerySet.bad`.
 
     Raises:
-        EncoderMismatch: The vectors come from another encoder than the index's.
+        EncoderMismatch: The vectors come from another encoder than the index.
         DataError: There is nothing to read, or a query is malformed.
     """
     if not holds_vectors(source):

@@ -121,8 +121,8 @@ class Reader(StoredDocuments, QueryEncoding):
             settings: Fields of `SearchSettings` (mode, algorithm, alpha, beta, guaranteed, cut, heap_factor,
                 best_passages, dense_weight) and of `lsr.index.search.options.Options` (offset, min_score, group_by,
                 per_group, sort, boost, facets, total, diversity, syntax, rerank, rerank_unit, depth, passages,
-                fields). By default, the search is exact. It uses sparse vectors, and dense ones too if the index was
-                built with hybrid=True.
+                fields). By default, the search is exact. It uses sparse vectors, and also dense vectors if the index
+                was built with hybrid=True.
 
         Returns:
             Hits by descending score, unless an option sets another order; ties in the order in which documents were
@@ -171,8 +171,9 @@ class Reader(StoredDocuments, QueryEncoding):
             threads: Number of threads; 0 for one per core.
             where: As for `search`.
             dense: As for `search`, with a vector for each query.
-            device: PyTorch device that scores the postings, such as "cuda"; None for the CPU kernels. For exact sparse
-                searches only, with the same results. The first search copies the postings into the device's memory.
+            device: PyTorch device that scores the postings, such as "cuda"; None for the CPU kernels. Only exact sparse
+                searches can use a device; results are the same. The first search copies the postings into the device's
+                memory.
             settings: As for `search`.
 
         Returns:
@@ -286,7 +287,7 @@ class Reader(StoredDocuments, QueryEncoding):
         Args:
             query: As for `search`.
             k: Number of documents. If documents are cut into passages, a search may need several rounds; the plan
-                covers the first.
+                covers the first round.
             where: As for `search`.
             settings: Fields of `SearchSettings`.
         """
@@ -358,7 +359,7 @@ class Reader(StoredDocuments, QueryEncoding):
         return self._words.corrected(text)
 
     def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
-        """Suggest completions while a user types: the last word completed, then titles.
+        """Suggest completions while a user types: first texts with the last word completed, then titles.
 
         Args:
             text: What the user has typed.

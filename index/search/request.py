@@ -90,7 +90,7 @@ class SearchRequest:
 
     @property
     def plainly_sparse(self) -> bool:
-        """Whether this is an exact sparse search without options; "auto" counts, because it can become "sparse"."""
+        """Whether this is an exact sparse search without options. The mode may be "auto", which can become "sparse"."""
         return self.options.plain and self.settings.exact and self.settings.mode in ("auto", "sparse")
 
     def with_mode(self, queries: Sequence[Any] | SparseMatrix, dense: Any, *, has_dense: bool) -> SearchRequest:

@@ -110,18 +110,18 @@ class PairwiseReranker:
 
     By default, a text's score is the mean probability, 0 to 1, that it is better than another text. Each pair is
     compared in both orders, because models tend to prefer one position. So n texts take n * (n - 1) comparisons: keep
-    `depth` small, or compare only a `share` of the pairs (arXiv 2207.04470); a third is nearly as good.
+    `depth` small, or compare only a `share` of the pairs (arXiv 2207.04470); a third of them is nearly as good as all.
 
     Args:
         prefers: A function of the query and a list of pairs of texts. For each pair, it returns the probability, 0 to
             1, that the first text is better.
-        share: Share of the pairs to compare.
+        share: Share of the pairs to compare, above 0 and at most 1.
         sampler: How to choose the pairs, one of `lsr.pairwise.SAMPLERS`.
         aggregator: How comparisons become scores, one of `lsr.pairwise.AGGREGATORS`. "greedy" and "bradley-terry" are
             better than the default "mean" if few pairs are compared.
 
     Raises:
-        ValueError: `share` isn't above 0 and at most 1, or the sampler or aggregator is unknown.
+        ValueError: `share` is out of range, or the sampler or aggregator is unknown.
     """
 
     def __init__(
@@ -168,10 +168,10 @@ class ListwiseReranker:
         order: A function of the query and a list of texts. It returns the texts' positions from 0, best first, such as
             [2, 0, 1].
         window: Maximum number of texts in a call.
-        step: Number of places that the window moves.
+        step: Number of places that the window moves, at least 1 and below `window`.
 
     Raises:
-        ValueError: `step` isn't at least 1 and below `window`.
+        ValueError: `step` is out of range.
     """
 
     def __init__(self, order: Callable[[str, list[str]], Any], *, window: int = 20, step: int = 10) -> None:

@@ -45,7 +45,8 @@ from lsr.sparse import SparseMatrix
 _SPARE = 64  # room for results beyond 2k, so that results are rarely pruned for a small k
 # Costs of adding up a posting in a block search, looking up a term in a block, reading a block's bound for a term, and
 # clearing and checking a document's score in a scanned window. The unit is the cost of adding one posting in a scan.
-# Fitted to timings of 176,408 real documents and of a million and 8.8 million synthetic ones, for k from 10 to 1,000.
+# The costs are fitted to timings of 176,408 real documents, and of one million and 8.8 million synthetic documents, for
+# k from 10 to 1,000.
 _SCORED, _LOOKUP, _BOUND, _DOCUMENT = 1.8, 350, 0.8, 0.2
 _TOGETHER, _RESULTS = 16, 1 << 18  # maximum number of queries, and of results, in one kernel call
 _TINY = float(np.finfo(np.float64).tiny)

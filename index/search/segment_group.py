@@ -36,7 +36,8 @@ from lsr.index.kernels.queries import Batch, Found, run_blocks, run_maxscore, ru
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.postings import Run
 
-_SEEDS = 2  # number of blocks or clusters to score first (those with the highest bounds), besides a share of k
+# Score this many blocks or clusters first, plus a share of k. They are the ones with the highest bounds.
+_SEEDS = 2
 
 
 class Group:
@@ -107,7 +108,7 @@ class Group:
     def search_clusters(
         self, batch: Batch, k: int, settings: SearchSettings, space: Space, scratch: NDArray[np.int32]
     ) -> Found:
-        """Search the clusters of one segment after another, each starting with the threshold reached so far.
+        """Search the clusters segment by segment; each segment starts with the threshold reached so far.
 
         Args:
             batch: One query.

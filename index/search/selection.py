@@ -35,7 +35,7 @@ class Ranking(Protocol):
         ...
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """Return the documents' vectors, weighted so that the dot product of two is their similarity."""
+        """Return the documents' vectors, weighted so that the dot product of two vectors is their similarity."""
         ...
 
 
@@ -45,7 +45,7 @@ class Selected:
 
     Attributes:
         docs: The documents.
-        scores: The documents' scores, or the re-ranker's.
+        scores: The documents' scores; after re-ranking, the scores by the re-ranker.
         moved: {document: how a re-ranker moved it}.
     """
 

@@ -30,13 +30,13 @@ class SearchSettings:
         alpha: For "blocks": a block is skipped if alpha times its upper bound is below the k-th best score so far. 1
             is exact; lower values are faster and may miss documents. Found documents have their exact scores.
         beta: Fraction of the query's terms to use, heaviest first; at least one term. 1 uses all. Lower values are
-            harmless for the long queries of a SPLADE encoder, but ruin the short ones of inference-free encoders.
-        guaranteed: For "blocks" and "clusters": number of blocks with the highest bounds, or clusters with the
-            highest summaries, that are always scored.
+            harmless for the long queries of a SPLADE encoder, but ruin the short queries of inference-free encoders.
+        guaranteed: For "blocks" and "clusters": how many blocks with the highest bounds, or clusters with the highest
+            summaries, are always scored.
         cut: For "clusters": number of the query's heaviest terms that select clusters. The documents in these clusters
             are scored with all terms.
         heap_factor: For "clusters": a cluster is skipped if its summary score is below heap_factor times the k-th best
-            score so far. Lower values find more and are slower; 0 skips only clusters without any of the terms.
+            score so far. Lower values find more but are slower; 0 skips only clusters without any of the terms.
         mode: "sparse" searches sparse vectors, "dense" searches the dense vectors of an index built with hybrid=True,
             and "hybrid" searches both (`lsr.index.search.hybrid_search`). The other settings apply to the sparse side;
             dense search is exact and compares all vectors. "auto" means "hybrid" for queries with dense vectors, and
@@ -48,7 +48,7 @@ class SearchSettings:
             passages, or of all its passages if it has fewer.
 
     Raises:
-        ValueError: An unknown algorithm or a value out of range; lists every problem.
+        ValueError: An unknown algorithm or a value out of range; the message lists every problem.
     """
 
     algorithm: Algorithm = "auto"
@@ -193,8 +193,8 @@ class Experience:
     lost update only delays learning.
     """
 
-    # The initial ratio of the costs; the weight of the newest observation; the largest ratio that an observation counts
-    # as; and, while block search doesn't pay, the number of queries after which it is tried again.
+    # The initial ratio of the costs; the weight of the newest observation; the limit to which an observation's ratio is
+    # cut; and, while block search doesn't pay, the number of queries after which it is tried again.
     _FIRST, _WEIGHT, _MOST, _AGAIN = 0.9, 1 / 16, 1.5, 32
 
     def __init__(self) -> None:
@@ -211,7 +211,7 @@ class Experience:
         return self._scans[size] % self._AGAIN == 0
 
     def learn(self, k: int, blocks: float, scan: float) -> None:
-        """Record the cost of a block search, and that of a scan for the same query.
+        """Record the costs of a block search and of a scan for the same query.
 
         The means of both are kept, not the mean of their ratios, which would weigh short queries as much as long ones.
         """

@@ -145,8 +145,8 @@ class Snapshot:
             path: The index's folder.
             before: An open snapshot; returned if it is still the latest.
             skip_damaged: As above.
-            same: Refuse to open another index than that of `before`. False for a copy of an index in object storage,
-                which others may replace.
+            same: If another index has replaced the index of `before`, refuse to open it. False for a copy of an index
+                in object storage, which others may replace.
 
         Raises:
             IndexFormatError: Not an index, an unknown format, or another index.
@@ -179,7 +179,7 @@ class Snapshot:
         return [(path, self)]
 
     def require_changeable(self, path: Path) -> None:
-        """Raise if the index is read-only; a single index never is."""
+        """Raise if the index is read-only; a single index is never read-only."""
 
     @cached_property
     def id(self) -> str:

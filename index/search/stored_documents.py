@@ -64,7 +64,7 @@ class StoredDocuments:
 
     @property
     def n_postings(self) -> int:
-        """Number of stored weights, including those of deleted documents until a merge removes them."""
+        """Number of stored weights, including the weights of deleted documents until a merge removes them."""
         return sum(int(part.entry["n_postings"]) for part in self._snapshot.parts)
 
     @property
@@ -128,7 +128,7 @@ class StoredDocuments:
         return map(self._snapshot.documents.stored, self._snapshot.numbers(where))
 
     def count(self, where: Where | Filter | None = None) -> int:
-        """Count the documents (or passages), or those that match a filter.
+        """Count all documents (or passages), or only the documents that match a filter.
 
         Raises:
             DataError: The filter names a column that doesn't exist or has another kind.

@@ -1,7 +1,7 @@
 """Words of an index: spelling corrections, and suggestions while typing.
 
 Words come from the index's own terms. A term may be a stem, so the word to show is looked up in the text of a document
-that contains it; without stored texts, the term itself is shown.
+that contains the term; without stored texts, the term itself is shown.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Terms:
 
     @classmethod
     def of(cls, tokens: Sequence[str], encoder: Encoder) -> Terms:
-        """Select the terms among an encoder's tokens: those of its BM25 part, if it has one, else whole words."""
+        """Select an encoder's tokens that are words: the tokens of its BM25 part, if it has one, else whole words."""
         found: list[tuple[str, int]] = []
         for number, token in enumerate(tokens):
             if isinstance(encoder, HybridEncoder):
@@ -86,7 +86,7 @@ class Terms:
         return cls(keys, np.array([number for _, number in found], np.int64), codes, offsets)
 
 
-# Titles that start with a text, and titles in which a later word starts with it.
+# Titles that start with a text, and titles in which a later word starts with this text.
 Titles = tuple[list[Suggestion], list[Suggestion]]
 
 
@@ -107,7 +107,7 @@ class WordSource(Protocol):
         ...
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """Return, for each term, the contents (title and text) of the n documents in which it weighs most."""
+        """Return, for each term, the contents (title and text) of the n documents in which the term weighs most."""
         ...
 
     def titles(self, typed: str, limit: int) -> Titles:
@@ -123,7 +123,7 @@ class SnapshotWords:
         self.vocabulary, self.kept, self.frequencies = snapshot.shared.vocabulary, snapshot.kept, snapshot.frequencies
 
     def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """Return, for each term, the contents (title and text) of the n documents in which it weighs most."""
+        """Return, for each term, the contents (title and text) of the n documents in which the term weighs most."""
         found = []
         for row in range(len(queries := term_queries(terms))):
             docs, _ = self._snapshot.top(queries[row], n, SearchSettings())
@@ -290,9 +290,9 @@ def term_queries(terms: Sequence[int]) -> SparseMatrix:
 
 
 def matching_titles(snapshot: Snapshot, typed: str, limit: int) -> Titles:
-    """Find titles that start with the typed text, and titles in which a later word starts with it.
+    """Find titles that start with the typed text, and titles in which a later word starts with this text.
 
-    At most `limit` of each, in document order.
+    Returns at most `limit` titles of each kind, in document order.
     """
     begins, within = list[Suggestion](), list[Suggestion]()
     inner = re.compile(r"(?<!\w)" + re.escape(typed))

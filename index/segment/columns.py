@@ -1,11 +1,11 @@
 """Metadata as typed columns for filters, one for each key.
 
 Kinds are "truth", "number", "text", lists of each, and "empty list"; integers and floats are both numbers. Keys within
-objects are joined by dots, "author.name". A key whose values differ in kind gets no column; the reason is
+objects are joined by dots, as in "author.name". A key whose values differ in kind gets no column; the reason is
 stored for messages about filters.
 
-Numbers are exact: a column is int64, uint64 or float64 if that can represent all of its values, else a dictionary of
-their JSON texts. The field's metadata then says that the kind is "number".
+Numbers are exact: a column is int64, uint64 or float64 if this type can represent all of its values, else a dictionary
+of their JSON texts. The field's metadata then says that the kind is "number".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lsr.io.metadata import parse_time
 
 COLUMNS_FILE = "columns.arrow"
 MOST_COLUMNS = 1000  # with more keys, values are probably used as keys
-_MOST_MIXED = 2 * MOST_COLUMNS  # maximum number of keys without a column to remember; further keys are ignored
+_MOST_MIXED = 2 * MOST_COLUMNS  # maximum number of remembered keys that have no column; further keys are ignored
 _DEEPEST = 30  # deeper objects are ignored
 _MIXED = b"lsr.mixed"
 _KIND = b"lsr.kind"
@@ -149,7 +149,7 @@ class Columns:
         if name not in self._sound:
             column = self._batch.column(self._batch.schema.get_field_index(name))
             with damage(self._path, "damaged"):
-                column.validate(full=True)  # once, as a filter may have a thousand conditions
+                column.validate(full=True)  # once, because a filter may have a thousand conditions
             self._sound[name] = column
         return self._sound[name]
 
@@ -158,7 +158,7 @@ class Columns:
 
         The arrays have an entry for each value; in a column of lists, for each item; in a dictionary, for each text.
         """
-        if name not in self._times:  # cached, as parsing costs more than the rest of a filter
+        if name not in self._times:  # cached, because parsing costs more than the rest of a filter
             texts = self.column(name)
             texts = texts.values if pa.types.is_list(texts.type) else texts
             texts = texts.dictionary if pa.types.is_dictionary(texts.type) else texts

@@ -97,7 +97,7 @@ class Embeddings:
             raise CorruptIndex(f"{self.source.path}: {sum(sizes)} vectors for {n_docs} documents; {RESTORE}")
 
     def similarities(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (n_docs,) float32: the dot product of each document's vector with the query's.
+        """Return (n_docs,) float32: the dot products of the documents' vectors with the query's vector.
 
         Args:
             query: (width,) float32; for unit vectors, the products are cosines.
@@ -124,7 +124,7 @@ class Embeddings:
 
 
 def _as_integers(query: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
-    """Convert a query to the largest integers whose products with 8-bit values fit 32 bits; return their unit, too."""
+    """Convert a query to integers, as large as 32-bit inner products with 8-bit vectors allow; return the unit, too."""
     most = min(2**15 - 1, (2**31 - 1) // (LEVELS + 1) // max(len(query), 1))
     largest = float(np.abs(query).max(initial=0)) or 1.0
     return np.rint(query * (most / largest)).astype(np.int16), largest / most

@@ -102,7 +102,7 @@ class Condition:
         return there & (~met if self.operator in ("!=", "not in") else met)
 
     def _of(self, array: pa.Array, kind: str, columns: Columns) -> Mask:
-        """Return (n,) bool: which of n values match; != and not in are treated like == and in."""
+        """Return (n,) bool: which of n values match; "!=" and "not in" are treated like "==" and "in"."""
         if not len(array):
             return np.zeros(0, bool)
         if pa.types.is_dictionary(array.type):  # compare each distinct text once
@@ -196,7 +196,9 @@ class Filter:
             raise DataError("; ".join([*told[:_TOLD], *(["and more"] if len(told) > _TOLD else [])]), "where")
 
     def hints(self, segments: Sequence[Columns]) -> list[str]:
-        """Return a hint for each text that a == or "in" condition asks for and no document has; it names similar texts.
+        """Return a hint for each text that a condition with "==" or "in" asks for, but that no document has.
+
+        A hint also names similar texts.
 
         Args:
             segments: The columns of all segments, including deleted documents.
@@ -218,7 +220,8 @@ class Filter:
         return list(said)[:_TOLD]
 
     def conditions(self) -> Iterable[Condition]:
-        """Iterate over all conditions, including those of inner filters."""
+        """Iterate over all conditions, including the conditions of inner filters."""
+
         for part in self.parts:
             yield from part.conditions() if isinstance(part, Filter) else (part,)
 
@@ -227,7 +230,7 @@ class Filter:
 
         Args:
             columns: Columns of the segment; None if its documents have no metadata.
-            n_docs: Number of its documents.
+            n_docs: Number of documents in the segment.
         """
         met = np.full(n_docs, self.how != "any")
         for part in self.parts:
@@ -282,7 +285,7 @@ def _as_mask(met: pa.Array) -> Mask:
 
 
 def _nearest(text: str, known: list[str]) -> list[str]:
-    """Return up to three similar texts, ignoring case. Of many texts, only those with the same first letter count."""
+    """Return up to three similar texts, ignoring case. If there are many, the first letters must be the same."""
     if len(known) > _COMPARED:
         known = [one for one in known if one[:1].casefold() == text[:1].casefold()][:_COMPARED]
     folded: dict[str, str] = {}

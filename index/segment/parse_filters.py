@@ -29,7 +29,7 @@ def parse_where(where: Where) -> Filter:
     """Parse a filter.
 
     Raises:
-        DataError: `where` isn't a filter; lists every problem.
+        DataError: `where` isn't a filter; the message lists every problem.
     """
     wrong: list[str] = []
     parsed = _parsed(where, wrong)

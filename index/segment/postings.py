@@ -13,7 +13,7 @@
     places.arrow     if documents aren't stored in the order of addition: the document at each place, and the place of
                      each document, uint32; else no rows. All other files here are ordered by place.
     windows.arrow    first_doc int64, n_docs int64 of each window; and, if weights of some documents are too large for
-                     the segment's scale, shift uint8, ascending: a window's scale is the segment's times 2^shift
+                     the segment's scale, shift uint8, ascending: a window's scale is the segment's scale times 2^shift
     terms.arrow      the terms that occur, ascending, uint32; their document frequencies, df uint32; and where each
                      term's entries in lists.arrow end, uint64
     lists.arrow      an entry for each list, by term and window. uint32: the window, and the list's start and size
@@ -302,8 +302,8 @@ class Segment:
 
         Args:
             terms: (n,) term ids.
-            alive: (n_docs,) bool, by document number: the documents to count, which requires reading whole lists. None
-                counts all documents.
+            alive: (n_docs,) bool, by document number: the documents to count; then whole lists are read. None counts
+                all documents.
 
         Raises:
             CorruptIndex: A list that is read lies outside its window.
@@ -364,7 +364,7 @@ class Segment:
     def rows(
         self, scratch: Path, kept: NDArray[np.bool_], n_terms: int
     ) -> Iterator[Callable[[int, int], SparseMatrix]]:
-        """Give access to the documents' vectors in document order, transposed into a temporary file.
+        """Transpose the postings into a temporary file, and give access to the vectors in document order.
 
         Args:
             scratch: Folder for the temporary file, which has 8 bytes per weight and is removed at the end.
@@ -386,7 +386,7 @@ class Segment:
         path = scratch / f"{self.folder.name}.rows"
         indptr = np.zeros(self.n_docs + 1, np.int64)  # by place
         try:
-            # Window by window, by place: this writes the file front to back, so that a full disk raises an error.
+            # Write the file from front to back, one window after another, so that a full disk raises an error.
             with path.open("wb") as terms_file, path.with_suffix(".weights").open("wb") as weights_file:
                 for w in range(self.n_windows):
                     first, n = self.windows[w, [FIRST_DOC, N_DOCS]].tolist()

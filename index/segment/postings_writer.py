@@ -200,7 +200,7 @@ class SegmentWriter:
         weights: NDArray[np.float32],
         shifts: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
-        """Write places.arrow; return (n_docs,) int64, the documents in storage order, which is by shift first."""
+        """Write places.arrow; return (n_docs,) int64, the documents in storage order: by shift first."""
         ordered = self._order == "bisection" or (self._order == "auto" and self.n_docs >= _ORDERED_FROM)
         # Float weights have no block bounds, so they don't benefit from the order.
         ordered = ordered and self._impacts == "uint8" and self.n_postings > 0
@@ -293,7 +293,7 @@ class SegmentWriter:
         """Write the rows of maxima and skips in a new order.
 
         Args:
-            shifts: (n,) how many units each row lies behind its new place.
+            shifts: (n,) how many units each row's old place lies after its new place.
             lengths: (n,) the length of each row, in units.
         """
         n = int(lengths.sum())
@@ -307,7 +307,7 @@ class SegmentWriter:
             if n:
                 file.flush()
                 given, path = np.memmap(file.name, dtype, "r").reshape(-1, unit), Path(file.name + ".sorted")
-                # Written, not mapped: writing to a map on a full disk kills the process.
+                # The file is written, not mapped, because writing to a map on a full disk kills the process.
                 with path.open("wb") as rows:
                     for at in range(0, n, _UNITS):
                         rows.write(given[source[at : at + _UNITS]].data)
@@ -327,7 +327,7 @@ def _invert(
     weights: NDArray[np.float32],
     quantizer: Quantizer | None,
 ) -> _Window:
-    """Invert documents, given by place, as one window."""
+    """Invert some documents as one window."""
     rows = np.zeros(len(places) + 1, np.int64)
     np.cumsum(indptr[places + 1] - indptr[places], out=rows[1:])
     size = int(rows[-1])

@@ -5,9 +5,9 @@ the first segment's scale times a power of two, so scores of different segments 
 rounded to the nearest integer, but never to 0, so no document loses a term. The error is at most half a scale, or less
 than a scale for weights below half a scale. Whole weights up to 255 are exact.
 
-A document with a weight too large for the segment's scale gets its own scale: the segment's times two to the power of
-the document's shift. So only this document loses precision. Merging doesn't change the product of a document's impacts
-and scale.
+A document with a weight too large for the segment's scale gets its own scale: the segment's scale times 2^shift, with
+the document's own shift. So only this document loses precision. Merging doesn't change the product of a document's
+impacts and scale.
 
 Query weights become integers large enough that scores have the precision of float32, and small enough that no sum
 overflows int32: sum of weights * 255 < 2^31. If weights differ so much that the smallest would be rounded up too far,
@@ -68,8 +68,9 @@ class Quantizer:
             whole: Whether all weights are whole numbers.
 
         Returns:
-            A quantizer with that scale if the weights fit, else with the smallest power of two times that scale that
-            fits them.
+            A quantizer with the scale `scale` if the weights fit. Otherwise, its scale is `scale` times the smallest
+            power of two with which the weights fit.
+
         """
         own = cls.of(largest, whole)
         if own.scale == scale or (scale != 1.0 and largest <= LEVELS * scale):

@@ -27,7 +27,7 @@ from lsr.index.kernels.layout import BLOCK
 _KEEP, _KEEP_OF_CLUSTER = 32, 48
 _COMMON, _RARE = 50, 4
 _PER_CLUSTER, _MOST_CLUSTERS = 64, 1 << 15  # average number of documents per cluster; maximum number of clusters
-_CLUSTERED_FROM = 1 << 18  # segments with at least so many documents are clustered first
+_CLUSTERED_FROM = 1 << 18  # segments with at least this many documents are clustered first
 _SAMPLED = 16  # documents sampled per cluster to learn the centres
 _DEPTHS = (16, 24, 24)  # terms per document used in each round; the last round assigns all documents
 _RUN = 32  # blocks that bisection refines together
@@ -60,7 +60,7 @@ def reduce_documents(
     *,
     threads: int = 0,
 ) -> Reduced:
-    """Reduce documents to their heaviest terms, 2 or 4 bytes each.
+    """Reduce documents to their heaviest terms; a term takes 2 or 4 bytes.
 
     Args:
         indptr: (n_docs + 1,).

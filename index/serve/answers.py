@@ -1,4 +1,4 @@
-"""Models of responses; with `schemas`, the source of /openapi.json."""
+"""The models of responses; /openapi.json is generated from these and from `schemas`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Term(Given):
     term: int
     token: str
     word: str = Field(
-        description="The whole word that the term belongs to, in the query or else in the document; if it occurs in "
-        "neither, the token without tokenizer marks."
+        description="The whole word that contains the term, in the query or else in the document; if the term occurs "
+        "in neither, the token without tokenizer marks."
     )
     query_weight: float
     impact: float = Field(description="The stored weight; 0 if the document lacks the term.")
@@ -28,8 +28,8 @@ class Term(Given):
     share: float
     kind: str = Field(description='match, expansion, missing, unweighted, or "" if unknown.')
     spans: list[tuple[int, int]] = Field(
-        description="Where the term occurs: (start, end) in characters of title, a space, text (or of the text alone "
-        "if there is no title)."
+        description="Where the term occurs: (start, end), in characters of title and text, joined by a space (or of "
+        "the text alone if there is no title)."
     )
     origin: tuple[int, int] | None = Field(
         description="For an expansion, the span of the word that the expansion comes from."
@@ -53,7 +53,9 @@ class DensePart(Given):
     """What the dense vectors add to a score."""
 
     cosine: float
-    z: float | None = Field(description="Standard deviations above the mean over all documents; null in mode dense.")
+    z: float | None = Field(
+        description="How many standard deviations the cosine lies above the mean of all documents; null in mode dense."
+    )
     weight: float
     score: float = Field(description="weight * sign(z) * |z|^2.5 / 52; in mode dense, the cosine.")
     share: float
@@ -110,7 +112,9 @@ class AskedFor(Given):
 class Took(Given):
     """How long a search took, in milliseconds."""
 
-    encode_ms: float = Field(description="Encoding the query; in modes hybrid and dense, also as a dense vector.")
+    encode_ms: float = Field(
+        description="Time to encode the query; modes hybrid and dense also encode the query as a dense vector."
+    )
     search_ms: float
 
 
@@ -144,7 +148,7 @@ class FoundBatch(Given):
     snapshot: str
     results: list[list[Hit]]
     totals: list[int] | None = Field(None, description="Number of matching documents for each query, if requested.")
-    facets: list[dict[str, list[Facet]]] | None = Field(None, description="For each query.")
+    facets: list[dict[str, list[Facet]]] | None = Field(None, description="The facets of each query.")
 
 
 class Encoded(Given):

@@ -84,7 +84,7 @@ class App(Starlette):
         self.router.redirect_slashes = False
         self.serving = Serving(indexes, settings)
         self._held = 0  # bytes of request bodies in memory
-        # Longest first, because messages are searched for these paths and one may be a prefix of another.
+        # The longest path is first, because these paths are replaced in messages, and one may be a prefix of another.
         paths = {str(s.index.path): name for name, s in self.serving.indexes.items() if s.index.path.is_absolute()}
         paths |= {s.index.uri: name for name, s in self.serving.indexes.items() if s.index.uri}
         self._names = {path: paths[path] for path in sorted(paths, key=len, reverse=True)}
@@ -123,7 +123,7 @@ class App(Starlette):
 
     @contextmanager
     def _room_for(self, size: int) -> Iterator[None]:
-        """Reserve memory for a body until it is answered, so that many connections can't exhaust it."""
+        """Reserve memory for a body until the request is answered, so that many connections can't exhaust memory."""
         if size > LARGE and self._held + size > _BODIES * self.serving.settings.max_body:
             raise Problem(503, "too many large requests at once; try again later", retry_after=1, close=True)
         self._held += size
@@ -226,7 +226,7 @@ def require_own_page(request: Request, settings: ServeSettings) -> None:
 
 
 def _nothing_there(request: Request, error: Exception) -> Response:
-    """Answer a request with an unknown path, or with a method that the path doesn't take."""
+    """Answer a request whose path is unknown, or whose method isn't allowed at its path."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))

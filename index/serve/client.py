@@ -57,7 +57,7 @@ def _again(url: str, index: str | None, key: str | None, timeout: float) -> Clie
 
 
 class Client:
-    """An index over HTTP. Arguments, results and errors are those of `Index`; safe to use from many threads.
+    """An index over HTTP. Arguments, results and errors are as for `Index`; safe to use from many threads.
 
     Changes are buffered on the server, where a commit by any client makes all of them visible.
 
@@ -304,7 +304,7 @@ class Client:
         """Iterate over the documents that match a filter, in the order in which they were added; see `Index.stored`.
 
         Raises:
-            ServerError: The last document received was deleted or replaced meanwhile, so the position is lost.
+            ServerError: The last document of a page has been deleted or replaced, so the position is lost.
         """
         asked = {"most": _AT_ONCE} | ({} if where is None else {"where": where_body(where)})
         found = self._post("/v1/list", asked)
@@ -319,7 +319,7 @@ class Client:
         return documents()
 
     def count(self, where: Where | Filter | None = None) -> int:
-        """Count the documents, or those that match a filter; see `Index.count`."""
+        """Count all documents, or the documents that match a filter; see `Index.count`."""
         return int(self._post("/v1/count", {"where": where_body(where)})["count"])
 
     def _hits(
@@ -352,14 +352,14 @@ class Client:
         """Add documents in one request; see `Index.add`.
 
         Args:
-            source: Documents, vectors of the index's encoder, or the local path or the name of either.
+            source: Documents, vectors of the index's encoder, or a local path or a name of either.
             skip_bad: Skip bad documents and existing ids; `Change.bad` lists them.
             commit: Commit at once.
         """
         return self._add(source, skip_bad=skip_bad, commit=commit, update=False)
 
     def upsert(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:
-        """Add documents in one request, replacing those with the same ids; see `Index.upsert`."""
+        """Add documents in one request, replacing existing documents with the same ids; see `Index.upsert`."""
         return self._add(source, skip_bad=skip_bad, commit=commit, update=True)
 
     def update(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:

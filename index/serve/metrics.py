@@ -24,7 +24,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "lsr_request_seconds",
-            "From the end of a request's headers to its answer.",
+            "Seconds from the end of a request's headers to its answer.",
             ("path",),
             buckets=_SECONDS,
             registry=self._registry,

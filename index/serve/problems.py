@@ -116,7 +116,7 @@ def problem_of(error: Exception, names: Mapping[str, str]) -> Problem | None:
 
 
 def _too_many_files(error: BaseException | None) -> bool:
-    """Whether an exception was caused by a lack of file descriptors; pyarrow only says so in its message."""
+    """Whether an exception was caused by a lack of file descriptors; pyarrow says so only in its message."""
     while error is not None:
         if isinstance(error, OSError) and (error.errno in _NO_FILES or any(map(str(error).count, _NO_FILES.values()))):
             return True

@@ -20,7 +20,7 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 
 LARGE = 1 << 16  # bodies with more bytes are parsed in a thread, so that they don't block the event loop
 _ERRORS = 20_000  # with more invalid values than this, only their number is reported
-_DRAINED = 2.0  # seconds to go on reading an oversized body: a client reads no answer while it sends
+_DRAINED = 2.0  # seconds for which an oversized body is still read, because a client reads no answer while it sends
 
 
 class Answer(Response):

@@ -49,7 +49,7 @@ async def suggest(serving: Serving, request: Request, asked: schemas.Suggest) ->
 async def _read(
     serving: Serving, request: Request, index: str | None, call: Callable[[Served, Deadline], dict[str, Any]]
 ) -> Response:
-    """Run a call in a search thread, including serialization."""
+    """Run a call, and serialize its result, in a search thread."""
     served, seconds = _index(serving, index), serving.settings.seconds
     deadline = Deadline(seconds)
     return await serving.searches.run(

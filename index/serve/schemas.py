@@ -1,4 +1,4 @@
-"""Models of requests, which validate them; with `answers`, the source of /openapi.json."""
+"""The models that validate requests; /openapi.json is generated from these and from `answers`."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ class HowToSearch(OfIndex):
     )
     facets: Columns = Field([], description="Columns whose values are counted over all matching documents.")
     total: bool = Field(False, description="Count the matching documents; implied by facets.")
-    diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents that differ from those above.")
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="Above 0: prefer documents that differ from those ranked above them."
+    )
     rerank: bool = Field(False, description="Re-rank the best documents with the server's re-ranker.")
     rerank_unit: Unit = Field("text", description='What the re-ranker scores: "text", or each "sentence".')
     depth: int = Field(100, ge=1, description="Number of documents to re-rank or diversify.")

@@ -44,7 +44,7 @@ class Listener:
     """Runs an ASGI application on a port.
 
     Attributes:
-        url: The URL where it listens.
+        url: The URL of the server.
 
     Args:
         app: The application.
@@ -179,7 +179,7 @@ def _network(client: tuple[str, int] | None) -> str:
 
 @lru_cache(maxsize=4096)
 def network_of(host: str) -> str:
-    """Return the network of an address, to count connections by. An IPv6 customer has a network of 2^64 addresses."""
+    """Return an address's network; connections are counted by network. An IPv6 customer has 2^64 addresses."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -191,7 +191,7 @@ def network_of(host: str) -> str:
 
 
 class _Patient(HttpToolsProtocol):
-    """A connection that is closed if its client sends headers too slowly, sends too many, or doesn't read."""
+    """A connection that is closed if its client sends headers too slowly or too many, or doesn't read responses."""
 
     settings: ServeSettings
 

@@ -259,7 +259,7 @@ class Served:
         def read(_: Vectors) -> Iterator[VectorBatch]:
             yield VectorBatch(document_batch(documents), SparseMatrix.from_dicts(rows, max(len(tokens), 1)))
 
-        # Without a fingerprint, the tokens are assumed to be those of the index, as for JSONL files.
+        # Without a fingerprint, the tokens are assumed to be the index's tokens, as for JSONL files.
         fingerprint = asked.fingerprint or Fingerprint()
         return Vectors("documents", read, fingerprint=fingerprint, vocabulary=list(tokens))
 

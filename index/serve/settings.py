@@ -32,13 +32,13 @@ class ServeSettings:
         waiting: Maximum number of searches waiting for a thread; further searches are refused, to be retried later.
         seconds: Time limit of a search, including waiting.
         patience: Seconds that a client may take to send a request, or may pause while reading a response.
-        connections: Maximum number of connections; one address may have three quarters of them.
+        connections: Maximum number of connections; one client may have at most three quarters of them.
         refresh: Seconds between checks for commits of other processes.
         stop: Seconds that running requests get to finish when the server stops.
         rerank: A re-ranker that requests may ask for, as for `Index.search`.
 
     Raises:
-        ValueError: Values out of range, or an open address without keys; lists every problem.
+        ValueError: Values out of range, or an open address without keys; the message lists every problem.
         TypeError: `rerank` isn't a re-ranker.
     """
 

@@ -27,7 +27,7 @@ class Serving:
         metrics: The metrics.
         page: {file name: (content, content type)} of the search page.
         ready: Whether the server has started completely and isn't stopping.
-        started: When it started, from time.monotonic().
+        started: When the server started, from time.monotonic().
     """
 
     def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings) -> None:

@@ -73,7 +73,7 @@ class ThreadPool:
             args: The function's arguments.
             seconds: How long to wait for the result. If the call is running when the time is up, it keeps its place
                 until it ends.
-            caller: Whose share of the queue the call uses; None to use no share.
+            caller: The caller whose share of the queue the call uses; None to use no share.
 
         Raises:
             Problem: The queue is full, the caller has used up its share, or the call took too long.

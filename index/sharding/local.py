@@ -1,6 +1,6 @@
-"""A sharded folder, searched and changed as one index by one process; what `Index.open` returns for such a folder.
+"""Search and change a sharded folder as one index, in one process; `Index.open` does this for such a folder.
 
-Kernels search the segments of all shards like those of one index, in one call that shares the score threshold. New
+Kernels search the segments of all shards like the segments of one index: in one call, with one score threshold. New
 documents go to the last shard, so they come after all others; documents are deleted in their own shard. So the order of
 documents, and with it every result, is the same as in one index. A change is committed shard by shard, starting with
 the last shard, which has the new documents. If the process is killed between two of these commits, the old version of a
@@ -46,7 +46,8 @@ class ShardedSnapshot(Snapshot):
             files |= {f"{entry.path}/{name}": file for name, file in snapshot.manifest["files"].items()}
         self.manifest: Mapping[str, Any] = {**snapshots[-1].manifest, "files": files}
         self.damaged = [message for snapshot in snapshots for message in snapshot.damaged]
-        # Shards share the encoder, but a shard may lack tokens that others appended: use the one with the most tokens.
+        # Shards share the encoder, but a shard may lack tokens that others appended. The longest vocabulary has all.
+
         whole = [s for s in snapshots if not s.shared.damaged] or list(snapshots)
         self.shared = max(whole, key=lambda s: n_grown(s.manifest)).shared
         grown = {s.shared for s in whole if n_grown(s.manifest)} - {self.shared}
@@ -66,7 +67,7 @@ class ShardedSnapshot(Snapshot):
         """Refuse to change shards in object storage.
 
         Raises:
-            OutputError: There are such shards; names all of them.
+            OutputError: There are such shards; the message names each of them.
         """
         if remote := [entry.path for entry in self.shards.entries if "://" in entry.path]:
             raise OutputError(f"{path}: shards in object storage can't be changed: {', '.join(remote)}")
@@ -78,8 +79,8 @@ class ShardedSnapshot(Snapshot):
         """Open the latest commit of each shard; arguments as for `Snapshot.latest`.
 
         Raises:
-            IndexFormatError: Not a sharded folder; or shards are missing, have another format, or were replaced. All
-                of them are named.
+            IndexFormatError: Not a sharded folder; or shards are missing, have another format, or were replaced. The
+                message names each of them.
             EncoderMismatch: Shards of another encoder.
             CorruptIndex: A file is missing or truncated, or a small file fails its checksum.
         """
@@ -161,7 +162,7 @@ class ShardedWriter:
         replace: bool,
         skip_bad: bool,
     ) -> Change:
-        """Add documents to the last shard; with `replace`, delete those with the same ids in all shards."""
+        """Add documents to the last shard; with `replace`, replace documents with the same ids in all shards."""
         return self._writers[-1].add(source, encoder, ids, replace=replace, skip_bad=skip_bad)
 
     def delete(self, ids: Sequence[str], where: Filter | None = None) -> Change:

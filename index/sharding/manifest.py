@@ -5,9 +5,9 @@
       shard-00000/       an index, usable on its own
       shard-00001/
 
-Documents are numbered by shard, in the order of the list, and within a shard as in its index: shards are ranges of one
-collection. Shards share one encoder and one scale of impacts, so a query has the same integer weights in all of them.
-So scores can be compared exactly, and the results equal those of one index, ties included.
+Documents are numbered shard by shard, in the order of shards.json, and within a shard as in its index. So shards are
+ranges of one collection. Shards share one encoder and one scale of impacts, so a query has the same integer weights in
+all of them. So scores can be compared exactly, and the results equal those of one index, ties included.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Shards:
         folder: The sharded folder, a path or a URI.
         fingerprint: The fingerprint of the encoder that made all vectors.
         impacts: How weights are stored.
-        scale: Scale of the impacts; the scale of each segment is this times a power of two. 0 for float32.
+        scale: Scale of the impacts; the scale of each segment is this scale times a power of two. 0 for float32.
         shared: {file: SHA-256} of the encoder files, which are the same in each shard.
         entries: The shards, in document order.
     """
@@ -104,7 +104,7 @@ class Shards:
 
         Raises:
             IndexFormatError: There are no shards, a shard has no documents, or impacts differ in kind or scale.
-            EncoderMismatch: A shard's encoder differs from the first one's.
+            EncoderMismatch: A shard's encoder differs from the first shard's.
         """
         if not manifests:
             raise IndexFormatError(f"{folder}: a sharded folder has at least one shard")

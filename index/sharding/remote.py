@@ -36,12 +36,12 @@ from lsr.index.storage.transaction import sweep
 from lsr.io.object_store import Place, cache_folder, is_remote
 
 _THREADS = 8  # files copied in parallel
-_CHECKED = ".checked.json"  # {file: size and times of the last comparison with its checksum}
+_CHECKED = ".checked.json"  # {file: its size and times when its checksum was last compared}
 _TRIES = 3
 
 
 def download_index(uri: str) -> Path:
-    """Download an index, or a sharded folder, to the cache (`lsr.io.object_store.cache_folder`); return its folder.
+    """Download an index or sharded folder to the cache (`lsr.io.object_store.cache_folder`); return the copy's folder.
 
     Files that are missing or changed are downloaded, and kept only if their checksums match the manifest. Files that
     the manifest no longer lists are removed.
@@ -100,7 +100,7 @@ def read_manifests(shards: Shards) -> dict[str, dict[str, Any]]:
 
 
 def _copy_of(uri: str) -> Path:
-    """Return the folder for the copy of an index; the copy of a shard is within that of its sharded folder."""
+    """Return the folder for the copy of an index; a shard's copy is inside the copy of its sharded folder."""
     base, mark, options = uri.partition("?")
     parent, _, name = base.rstrip("/").rpartition("/")
     is_shard = SHARD_NAME.fullmatch(name) is not None
@@ -118,7 +118,7 @@ def _head(place: Place) -> tuple[str, bytes]:
 
 
 def _complete_shards(folder: Path, shards: Shards) -> None:
-    """Complete the copy of a sharded folder: download missing shards, and remove shards that it no longer has."""
+    """Complete the copy of a sharded folder: download missing shards, and remove unlisted shards."""
     for entry in shards.entries:
         download_index(shards.location(entry))
     named = {entry.path for entry in shards.entries}

@@ -1,4 +1,4 @@
-"""lsr.index.storage: the files of an index: complete, checksummed, replaced atomically."""
+"""lsr.index.storage: the files of an index. They are complete, have checksums, and are replaced atomically."""
 
 from lsr._moved import names_of
 

@@ -25,7 +25,8 @@ _LACK = (errno.ENOMEM, errno.EAGAIN)  # not enough memory, for data or for a thr
 def damage(path: Path | str, problem: str, mend: str = RESTORE) -> Iterator[None]:
     """Turn errors from reading a damaged file into CorruptIndex.
 
-    Lack of file descriptors or permission isn't damage: such errors pass unchanged. Lack of memory is a MemoryError.
+    A lack of file descriptors or permission isn't damage: such errors pass unchanged. A lack of memory raises
+    MemoryError.
 
     Args:
         path: The file.

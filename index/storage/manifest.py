@@ -11,7 +11,7 @@
       .lock, .writer      the writer's lock, and who holds it
       .merging            the background merger's lock
 
-All files of a manifest are complete before it is written. So a process killed at any moment leaves either the old or
+A manifest is written after all of its files are complete. So a process killed at any moment leaves either the old or
 the new manifest, with all of its files; the next writer removes files that no manifest lists. Opening an index checks
 the manifest, the size of every file and the content of small files; `verify` checks every byte.
 lsr.index.storage.transaction changes the folder.
@@ -41,13 +41,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Opening hashes files of up to 4 MB, the smallest first, and stops at 32 MB in total.
 CHECKED_AT_OPEN, _CHECKED_IN_ALL = 1 << 22, 1 << 25
-# The digits are too many to match a user's dated folders. Earlier formats used data-….
+# With 16 digits, the pattern doesn't match a user's dated folders. Earlier formats used data-….
 _FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
 _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
 OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
 ASIDE = re.compile(r"merging-[0-9a-f]{16}")
 _WIDEST = 1 << 16  # largest dimension of a dense vector
-_SCALES = 2.0**-300, 2.0**128  # bounds of valid scales; those of float32 weights are well within
+_SCALES = 2.0**-300, 2.0**128  # bounds of valid scales; scales of float32 weights are well within
 _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
 FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
 MOVED = "the index was moved or deleted while it was changed: move it back and try again, or roll back"

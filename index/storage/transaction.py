@@ -1,6 +1,6 @@
 """Transaction: the lock of an index folder, its new files, and the commit that adds them to the manifest.
 
-Only the holder of the lock commits, and removes files that dead processes left. A background merge writes to a folder
+Only the holder of the lock may commit, or remove files that dead processes left. A background merge writes to a folder
 of its own under another lock (`MergeWorkspace`) while others commit; a transaction then takes over the merged segment.
 """
 
@@ -271,7 +271,7 @@ def describe(new: Path) -> dict[str, Any]:
 
 
 def _lock(path: Path, patience: float = 0.0) -> filelock.BaseFileLock:
-    # Not thread-local: calls of asyncio run in any thread, so another thread may release the lock.
+    # The lock isn't thread-local: calls of asyncio run in any thread, so another thread may release the lock.
     return filelock.FileLock(path, timeout=patience, poll_interval=0.01, thread_local=False)
 
 

@@ -214,6 +214,6 @@ def _finish() -> None:
             merger.end(wait=False)
 
 
-# Merging needs executors, which shut down before atexit handlers run. So this uses the same private hook as executors,
-# which runs earlier. If Python lacks the hook, unfinished merges are abandoned.
+# Merging needs executors, and executors shut down before atexit handlers run. So `_finish` uses the private hook of
+# executors, which runs earlier. If Python lacks the hook, unfinished merges are abandoned.
 getattr(threading, "_register_atexit", atexit.register)(_finish)

@@ -1,4 +1,4 @@
-"""Write documents or vectors as a segment, and build a new index with one segment. Call it through `Index.build`."""
+"""Write documents or vectors as a segment, and build a new index with one segment, for `Index.build`."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class EncoderMetadata:
 
 
 def growing(encoder: Encoder, tokens: Sequence[str] | None = None) -> Encoder:
-    """Let a living encoder append new terms to its tokens, or to given ones; other encoders are returned unchanged."""
+    """Let a living encoder append new terms to its own or given tokens; other encoders are returned unchanged."""
     known = list(encoder.vocabulary if tokens is None else tokens) if encoder.living else []
     return encoder.over(Lexicon(known, grows=True)) if encoder.living else encoder
 
@@ -178,7 +178,7 @@ def quantizer_of(fingerprint: Fingerprint, scale: float = 0.0) -> Callable[[floa
 
 
 def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what: str) -> None:
-    """Refuse an encoder whose term ids differ from those of given vectors.
+    """Refuse an encoder whose term ids differ from the term ids of given vectors.
 
     Args:
         vocabulary: The tokens of the vectors; None if unknown.
@@ -319,7 +319,7 @@ def read_batches(
         if not isinstance(corpus, Corpus):
             corpus = documents_corpus(corpus, replay=encoder.needs_fit, skip_bad=skip_bad)
         corpus = corpus.with_doubled() if doubled else corpus
-        # Without documents, there is nothing to fit to; the encoder is fitted to the first documents added later.
+        # Without documents, there is nothing to fit to; the encoder is fitted to the first documents that are added.
         if encoder.needs_fit and next(iter(corpus), None) is not None:
             fit(encoder, corpus)
         if settings.hybrid and not encoder.dense_width:

@@ -87,7 +87,7 @@ class EncoderState:
             yield from read(model.over(self._growing))
             return
         unlearned = model.needs_fit  # the index is still empty
-        if unlearned:  # fit a copy to these documents, which is dropped if the call fails
+        if unlearned:  # fit a copy to these documents; the copy is dropped if the call fails
             model = load_encoder_files(known.encoder_files)
         yield from read(model)
         if model.fingerprint != known.fingerprint:
@@ -125,7 +125,7 @@ class EncoderState:
             self._growing.cut(n_tokens)
 
     def write(self, transaction: Transaction) -> dict[str, Any]:
-        """Write what changed to new files; return the manifest's entries about encoder and vocabulary."""
+        """Write all changes, to new files; return the manifest's entries about encoder and vocabulary."""
         names, grown = ("fingerprint", "shared", "has_encoder", "has_vocabulary"), self._manifest.get("grown")
         entries = {name: self._manifest[name] for name in names}
         if self.learned:

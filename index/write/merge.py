@@ -1,13 +1,13 @@
 """Merging: combine adjacent segments into one, without deleted documents and in a new storage order.
 
-Only neighbours are merged, so documents keep their order. The policy is that of Lucene's LogMergePolicy: segments have
+Only neighbours are merged, so documents keep their order. The policy is as in Lucene's LogMergePolicy: segments have
 levels by size, and 8 segments of one level are merged into a segment of the next level. So each document is rewritten
 once per level, and the number of segments grows with the logarithm of the number of documents. A segment that has lost
 more than a third of its documents is rewritten by itself.
 
-A writer merges within its transaction, or a `Merger` does it in a background thread while others commit. Documents
-deleted meanwhile are also deleted in the merged segment when it replaces its sources. If segments accumulate faster
-than they are merged (a large merge takes minutes), commits merge the newest ones themselves.
+A writer merges within its transaction, or a `Merger` merges in a background thread while others commit. If documents
+are deleted meanwhile, they are deleted in the merged segment, too, when this segment replaces its sources. If segments
+accumulate faster than they are merged (a large merge takes minutes), a commit merges the newest segments itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lsr.index.write.builder import BuildSettings, write_segment
 from lsr.io.vectors import VectorBatch
 from lsr.sparse import MOST_SHIFT
 
-MOST = 64  # with more segments, commits merge the newest ones themselves
+MOST = 64  # with more segments, a commit merges the newest segments itself
 _FACTOR = 8  # number of segments of a level that are merged, and the size ratio between levels
 _FLOOR = 128  # segments of up to _FACTOR times this many documents are on the lowest level
 _DEAD = 1 / 3  # segments with a larger share of deleted documents are rewritten
@@ -76,9 +76,9 @@ def plan_merges(
 
     Args:
         entries: The segments' manifest entries.
-        everything: Merge all segments into one of the latest format, without deleted documents.
+        everything: Merge all segments into one segment of the latest format, without deleted documents.
         newest: Within the lowest level with enough segments, choose the last run instead of the first. A segment with
-            many deleted documents isn't rewritten by itself.
+            many deleted documents is then not rewritten by itself.
 
     Returns:
         Start and end (exclusive); None if there is nothing to merge. Call again after merging.

@@ -27,7 +27,7 @@ from lsr.index.search.snapshot import Snapshot
 from lsr.index.write.update_batch import Change
 from lsr.io.document import Document
 
-_SECONDS = 30.0  # between commits; a kill loses at most this much work
+_SECONDS = 30.0  # seconds between commits; a kill loses at most this much work
 _FEW = 10  # an index of at most this many files may lose all of them in one sync
 
 
@@ -119,7 +119,7 @@ def known_files(snapshot: Snapshot) -> dict[str, str]:
     """Return {file: digest} of an index; the digest is empty if a file's documents have different digests.
 
     Raises:
-        DataError: Documents use these metadata keys for something else.
+        DataError: Documents use the metadata keys "source" or "digest" for something else.
     """
     known: dict[str, str] = {}
     for part in snapshot.parts:
@@ -184,7 +184,7 @@ def _require_same_folder(
     if {digest for _, digest in found} & set(known.values()):
         return
     raise DataError(
-        f"none of the {len(known):,} files that {index.path} was made from exists here: is it the right folder? "
+        f"none of the {len(known):,} files in the index {index.path} exists here: is this the right folder? "
         f"lsr index {corpus.root} --out {index.path} --overwrite builds the index again",
         str(corpus.root),
     )

@@ -1,4 +1,4 @@
-"""TermMapper: maps the terms of given vectors to those of an index."""
+"""TermMapper: maps the terms of given vectors to the terms of an index."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Change:
 
     Attributes:
         added: Number of new documents.
-        updated: Number of documents that replaced one with the same id.
+        updated: Number of documents that replaced a document with the same id.
         deleted: Number of deleted documents.
         missing: Ids to delete that don't exist.
         bad: Messages about skipped documents.
@@ -127,7 +127,10 @@ class Call:
         before: Sequence[Unit],
         own: Sequence[Unit],
     ) -> NDArray[np.bool_]:
-        """Mark replaced documents as deleted; return (n,) bool: which documents to keep, the last of a repeated id."""
+        """Mark replaced documents as deleted; return (n,) bool: which documents to keep.
+
+        Of a repeated id, the last document is kept.
+        """
         kept, anew = _last_versions(ids, parents, owners)
         here = np.flatnonzero(kept).tolist()
         # If this call has added passages of the same document, a passage belongs to them or starts the next version.

@@ -49,7 +49,7 @@ _BUFFER = 1 << 28  # largest buffer of documents and vectors, in bytes
 
 
 class Writer:
-    """Changes an index; only one writer at a time.
+    """Changes an index. An index has only one writer at a time.
 
     Attributes:
         snapshot: The committed state.
@@ -114,7 +114,7 @@ class Writer:
         replace: bool,
         skip_bad: bool,
     ) -> Change:
-        """Add documents; with `replace`, replace those with the same ids. See `Index.add`."""
+        """Add documents; with `replace`, replace existing documents with the same ids. See `Index.add`."""
         self.require_whole()
         self._require_idle()
         opened, change = open_source(source, skip_bad=skip_bad), Change()
@@ -228,7 +228,7 @@ class Writer:
         skip_bad: bool,
         doubled: bool,
     ) -> Iterator[VectorBatch]:
-        """Read documents from any source, with vectors in the index's terms; with `doubled`, also repeated ids."""
+        """Read documents from any source, with vectors in the index's terms; with `doubled`, ids may be repeated."""
         read = partial(
             read_batches,
             source,
@@ -247,14 +247,15 @@ class Writer:
         self._stored, self._buffer = [*self._stored, *([stored] if stored else [])], Buffer()
 
     def _spill(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
-        """Write a buffer as a segment, and append this to the stored segments."""
+        """Write a buffer as a segment, and append the segment to the stored segments."""
         stored = self._written(buffer, kept)
         if stored is not None:
             self._stored.append(stored)
         return stored
 
     def _written(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
-        """Write the documents to keep of a buffer as a segment; return None if there are none."""
+        """Write a segment with the documents of a buffer whose flag in `kept` is true; return None if none is true."""
+
         scale = self._scale
         quantizer = quantizer_of(self._encoder.fingerprint, scale) or Quantizer.of
         if not any(kept):
@@ -278,7 +279,7 @@ class Writer:
             self._replace([stored.write(self._transaction) for stored in self._stored])
 
     def merge(self, *, everything: bool) -> bool:
-        """Merge committed segments: all into one, or those that the policy chooses.
+        """Merge committed segments: all into one, or the segments that the policy chooses.
 
         Returns:
             Whether there was anything to merge.
@@ -292,7 +293,8 @@ class Writer:
             return merged
 
     def keep_pace(self, at_work: Collection[str]) -> None:
-        """Merge the newest committed segments, while the background merger is behind and there are too many.
+        """Merge the newest committed segments, while the background merger is behind and there are too many segments.
+
 
         A failure is logged as a warning and leaves the committed state unchanged.
 
@@ -310,7 +312,8 @@ class Writer:
             _log.warning("%s: merging failed: %s", self._path, error)
 
     def take(self, merged: Merged) -> bool:
-        """Replace segments by the result of a background merge, without documents deleted meanwhile, and commit.
+        """Replace segments by the result of a background merge, without documents that were deleted since, and commit.
+
 
         Returns:
             Whether segments were replaced; False if the source segments were merged or replaced meanwhile.
@@ -353,7 +356,7 @@ class Writer:
     def _require_idle(self) -> None:
         if self._reading:
             raise IndexLocked(
-                f"{self._path}: the iterator of documents to add changes this index: let it only yield documents, "
+                f"{self._path}: the iterator of the documents changes this index: let it only yield documents, "
                 "and commit after `add` has returned"
             )
 

@@ -2,8 +2,8 @@
 
 Each free actor gets one job, so the number of jobs in flight is bounded. If an actor dies, another one repeats its job,
 so results must not depend on the actor. Workers are actors, not tasks, because each holds something expensive to load
-(an encoder). Ray Data doesn't fit: its blocks depend on the number of processors, and its checkpoints on the rows
-processed so far. Here, jobs depend on the input alone, and each result is reported on its own.
+(an encoder). Ray Data doesn't fit: its blocks depend on the number of processors, and its checkpoints depend on the
+rows processed so far. Here, jobs depend on the input alone, and each result is reported on its own.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def connect(address: str, timeout: float = 120.0) -> Any:
 
     if address == "local":  # a local cluster ends with the thread that starts it
         init()
-    else:  # Ray waits for a silent head without a limit, so a thread does the waiting
+    else:  # Ray waits forever for a head that doesn't answer, so a thread does the waiting
         waiting = threading.Thread(target=init, daemon=True)
         waiting.start()
         waiting.join(timeout)
@@ -62,7 +62,7 @@ def connect(address: str, timeout: float = 120.0) -> Any:
 
 
 _CHECK = (
-    'check that the cluster runs ("ray status" on its head), that the address is that of its head (port 6379, or 10001 '
+    'check that the cluster runs ("ray status" on its head), that the address names its head (port 6379, or 10001 '
     "with ray://), and that both sides have the same versions of Python and Ray, and the same RAY_AUTH_MODE and token"
 )
 
@@ -94,7 +94,7 @@ def require(ray: Any, workers: int, *, cpus: float, memory: int = 0, gpus: float
         what: What the workers are, for the message.
 
     Raises:
-        ClusterError: The message has what is needed and what there is.
+        ClusterError: There is no room; the message says what is needed and what there is.
     """
     needed = {name: amount for name, amount in (("CPU", cpus), ("memory", memory), ("GPU", gpus)) if amount}
     room, nodes = 0, [node["Resources"] for node in ray.nodes() if node["Alive"]]

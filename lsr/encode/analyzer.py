@@ -3,7 +3,7 @@
     Unicode       NFKC, case folding; soft hyphens, zero-width characters, Arabic and Hebrew points are dropped
     words         runs of letters, digits and combining marks (near UAX #29), stemmed by Snowball; one letter is a word
     compounds     node.js, v1.2, get_openapi, getOpenApi, .NET, C++, C#: as a whole, and in parts that are words
-    no spaces     Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese: pairs of characters, and single ones
+    no spaces     Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese: single characters and pairs of them
 
 The language "lucene" is Lucene's English analyzer, with its words, stop words, stems and rounded lengths, for
 comparisons with Lucene and Anserini.
@@ -62,7 +62,7 @@ class Term(NamedTuple):
         end: Its end in the word, exclusive.
         weight: Its weight in a query; 0 if queries use other terms instead.
         counts: Whether it adds to a document's length; stop words don't, nor do compounds whose parts are also terms.
-        light: Whether it is a stop word, or has the stem of one.
+        light: Whether it is a stop word, or has the stem of a stop word.
     """
 
     term: str
@@ -94,8 +94,8 @@ class Analyzer:
         language: A Snowball language ("german"), its code ("de"), "none" for neither stems nor stop words, or "lucene"
             for Lucene's English analyzer with its stop words.
         stop_words: "light" keeps the language's stop words, with little weight in queries; "drop" leaves them out;
-            "lucene" leaves out the 33 of Lucene's English analyzer; "keep" treats them like other words.
-        words: The stop words of a saved analyzer, so that later versions of a library can't change them.
+            "lucene" leaves out the 33 stop words of Lucene's English analyzer; "keep" treats them like other words.
+        words: The stop words of a saved analyzer, so that later versions of Whoosh can't change them.
 
     Raises:
         EncoderError: The language or the choice of stop words is unknown.
@@ -210,7 +210,7 @@ class Analyzer:
                 continue
             pieces = [(m.group(), run.start() + m.start()) for m in re.finditer(r"[^'’]+", run.group())]
             for piece, start in pieces:
-                if len(pieces) == 1 or len(piece) > 1:  # not the s of "wing's", the l of "l'avion"
+                if len(pieces) == 1 or len(piece) > 1:  # drops the s of "wing's" and the l of "l'avion"
                     yield from self._compound(piece, start)
 
     def _compound(self, piece: str, start: int) -> Iterator[Term]:
@@ -349,7 +349,7 @@ def _lucene_length(length: int) -> int:
 
 @cache
 def _clusters() -> re.Pattern[str]:
-    """A pattern for a character with its combining marks; Hangul letters are single."""
+    """A pattern for a character with its combining marks; a run of single Hangul letters counts as one character."""
     return re.compile(rf"[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]+|.[{_marks()}\uff9e\uff9f]*", re.DOTALL)
 
 

@@ -25,7 +25,7 @@ from lsr.errors import EncoderError, MissingExtra
 Objective = Literal["csr", "ncl"]
 _DEAD_AT_ONCE = 512  # unused latents that reconstruct the residual
 _PRINCIPAL = 20_000  # vectors whose principal directions initialise the weights
-_SHORT = 0.7  # length of the other initial weights
+_SHORT = 0.7  # length of the initial weights that aren't principal directions
 _CHECKED = 4096  # vectors on which the result is measured
 
 

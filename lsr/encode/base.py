@@ -52,9 +52,7 @@ class Encoder(abc.ABC):
 
     @property
     def query_fingerprint(self) -> Fingerprint | None:
-        """Identifies a model that encodes only queries, which isn't part of `fingerprint`; None without such a
-        model.
-        """
+        """Identifies a model that encodes only queries and isn't part of `fingerprint`; None without such a model."""
         return None
 
     @property
@@ -119,7 +117,7 @@ class Encoder(abc.ABC):
         """The word of a document from which each term comes; empty if the encoder can't tell.
 
         With max or sum pooling a term comes from the word of the token with the largest logit. Only the part of the
-        text that the encoder reads counts. Never downloads a model.
+        text that the encoder reads counts. No model is downloaded.
 
         Args:
             text: The document's text.
@@ -155,7 +153,10 @@ class Encoder(abc.ABC):
         """Learn statistics of the corpus; does nothing for most encoders."""
 
     def over(self, lexicon: Lexicon | None) -> Encoder:
-        """For living encoders, a copy with the terms and counts of an index (None for none); else this encoder."""
+        """Return a copy with the terms and counts of `lexicon`; None gives a copy without terms.
+
+        Encoders that aren't living return themselves.
+        """
         return self
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
@@ -168,8 +169,8 @@ class Encoder(abc.ABC):
         """How many more tokens fit after each text; prompt and special tokens are already counted.
 
         Args:
-            texts: The texts with their titles; for an empty text, the result is the longest text that the encoder
-                reads.
+            texts: The texts with their titles; for an empty text, the result is the length of the longest text that the
+                encoder reads.
             queries: Read as queries instead of documents.
 
         Returns:
@@ -189,7 +190,7 @@ class Encoder(abc.ABC):
 
 
 def _reopened(kind: Any, content: dict[str, bytes], settings: dict[str, Any]) -> Encoder:
-    with tempfile.TemporaryDirectory() as temporary:  # all files are read into memory before it is deleted
+    with tempfile.TemporaryDirectory() as temporary:  # all files are read into memory before the folder is deleted
         folder = Path(temporary)
         write_files(folder, content)
         encoder: Encoder = kind.load(folder, read_config(folder), **settings)
@@ -197,7 +198,7 @@ def _reopened(kind: Any, content: dict[str, bytes], settings: dict[str, Any]) ->
 
 
 def as_texts(texts: Texts) -> list[str]:
-    """One text or many as a list of strings. Of documents (`Document` or mappings) the title and the text are used.
+    """One text or many as a list of strings. A document (`Document` or mapping) becomes its title and text.
 
     Args:
         texts: Strings or documents; an iterable is read once.
@@ -225,7 +226,7 @@ def as_rows(values: Iterable[Any], what: str) -> list[Any]:
             bytes (which iterate over numbers).
     """
     kind = f"{type(values).__module__.partition('.')[0]}.{type(values).__name__}".removeprefix("builtins.")
-    if hasattr(values, "columns"):  # of pandas, polars, pyarrow
+    if hasattr(values, "columns"):  # a table of pandas, polars or pyarrow
         raise TypeError(
             f'{what} are a table ({kind}), which iterates over its columns: pass one of them, as table["text"]'
         )

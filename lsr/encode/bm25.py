@@ -43,9 +43,9 @@ class BM25Encoder(Encoder):
     Args:
         k1: Saturation of the term frequency.
         b: Strength of the length normalisation, 0 to 1.
-        language: A Snowball language ("german") or its code ("de"); several ("de,en"), with each document in one of
-            them, or "auto" for any (see `lsr.encode.languages`); "none" for neither stems nor stop words; or "lucene"
-            for Lucene's English analyzer, whose results equal Lucene's if `pivot` is "mean".
+        language: A Snowball language ("german") or its code ("de"). "de,en": each document is in one of these
+            languages. "auto": a document may be in any language (see `lsr.encode.languages`). "none": neither stems nor
+            stop words. "lucene": Lucene's English analyzer; with the pivot "mean", results equal those of Lucene.
         stop_words: "light", "drop", "lucene" or "keep"; see `lsr.encode.analyzer.Analyzer`.
         pivot: Document length that is neither rewarded nor penalized, in words without stop words; or "mean" for the
             mean length of the documents that `fit` sees, which is fixed from then on. A growing index needs a number.
@@ -67,7 +67,7 @@ class BM25Encoder(Encoder):
     ) -> None:
         try:
             known = pivot == "mean" or 0 < pivot < math.inf
-        except TypeError:  # another text
+        except TypeError:  # a text other than "mean"
             known = False
         if not (0 <= k1 < math.inf and 0 <= b <= 1 and known):
             raise EncoderError(
@@ -81,7 +81,7 @@ class BM25Encoder(Encoder):
     def __reduce__(self) -> tuple[Any, ...]:
         return self._reduced()
 
-    # --- its terms ---------------------------------------------------------------------------------------------------
+    # --- terms -------------------------------------------------------------------------------------------------------
 
     @property
     def needs_fit(self) -> bool:  # type: ignore[override]
@@ -89,7 +89,7 @@ class BM25Encoder(Encoder):
         return self._lexicon is None
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Learn the terms, their document frequencies and a mean pivot in one pass."""
+        """Learn the terms, their document frequencies and, if the pivot is "mean", its value, in one pass."""
         n_texts = n_words = 0
 
         def terms() -> Iterator[list[str]]:
@@ -204,7 +204,7 @@ class BM25Encoder(Encoder):
         """The words that count for a document's length; unknown words have term -1."""
         return [(-1, start, end) for _, start, end in self.analyzer.spans(text, counted=True)]
 
-    # --- what it is, and on disk -------------------------------------------------------------------------------------
+    # --- identity and files ------------------------------------------------------------------------------------------
 
     @property
     def fingerprint(self) -> Fingerprint:

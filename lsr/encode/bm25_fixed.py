@@ -144,7 +144,7 @@ class FixedBM25Encoder(Encoder):
             self._cache[word] = term
         return term
 
-    # --- what it is, and on disk -----------------------------------------------------------------------------------
+    # --- identity and files ----------------------------------------------------------------------------------------
 
     @property
     def vocabulary(self) -> Sequence[str]:

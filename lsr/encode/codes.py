@@ -64,7 +64,7 @@ class Codes:
         return np.asarray(np.maximum(vectors @ self.weight.T + bias, 0), np.float32)
 
     def encode(self, vectors: NDArray[np.float32], top_k: int, *, queries: bool = False) -> SparseMatrix:
-        """The codes of (n, width) vectors, each of norm 1; among equal activations, those with the lowest numbers are
+        """The codes of (n, width) vectors; every code has norm 1. Of latents with equal activations, the first are
         kept.
         """
         rows: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
@@ -120,7 +120,7 @@ class CsrEncoder(Encoder):
             store a function: pass it again when you open the codes, `CsrEncoder(function, codes)`.
         codes: Codes; None to learn them with `fit`.
         settings: Settings of `fit`; `top_k` is also the number of latents per text.
-        queries: The function for queries, if it differs from that for documents.
+        queries: The function for queries, if it differs from the function for documents.
 
     Raises:
         EncoderError: The encoder has no dense vectors, or the codes have another width.
@@ -138,7 +138,7 @@ class CsrEncoder(Encoder):
     ) -> None:
         self.dense = dense.learned if isinstance(dense, HybridEncoder) else dense
         self.codes, self.settings, self.queries = codes, settings or CodeSettings(), queries
-        self._known: dict[str, NDArray[np.float32]] = {}  # vectors of `fit`'s texts, usually encoded next
+        self._known: dict[str, NDArray[np.float32]] = {}  # vectors of `fit`'s texts, which are encoded next
         if isinstance(self.dense, Encoder):
             if not self.dense.dense_width:
                 raise EncoderError(f"{self.dense.fingerprint.model} has no dense vectors; lsr-mini has them")
@@ -190,7 +190,7 @@ class CsrEncoder(Encoder):
         Args:
             vectors: (n, width) float32.
             queries: (m, width) float32, vectors of queries for the contrastive loss.
-            positives: (m,) int, the row of `vectors` relevant to each query; by default row i to query i.
+            positives: (m,) int, the row of `vectors` relevant to each query; by default, row i for query i.
 
         Returns:
             The codes with their decoder and the losses.
@@ -279,11 +279,11 @@ class CsrEncoder(Encoder):
 
     @property
     def dense_width(self) -> int:
-        """See `Encoder`; from the dense model."""
+        """Provided by the dense model; see `Encoder`."""
         return self.dense.dense_width if isinstance(self.dense, Encoder) else self._width
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """See `Encoder`; from the dense model."""
+        """Provided by the dense model; see `Encoder`."""
         found = self._embedded(as_texts(texts), queries=queries)
         return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12), np.float32)
 
@@ -295,7 +295,7 @@ class CsrEncoder(Encoder):
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        """The latents, "latent:7 (wing, flow, lift)"; empty until there are codes."""
+        """The latents, such as "latent:7 (wing, flow, lift)"; empty until there are codes."""
         names = self.codes.names if self.codes is not None else ()
         return [f"latent:{i} ({name})" if name else f"latent:{i}" for i, name in enumerate(names)]
 
@@ -310,7 +310,7 @@ class CsrEncoder(Encoder):
         return [(-1, match.start(), match.end()) for match in re.finditer(r"\w+", text)]
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; from the dense model, which reads as many tokens of a query as of a document."""
+        """Provided by the dense model, which reads as many tokens of a query as of a document; see `Encoder`."""
         return self.dense.room(texts) if isinstance(self.dense, Encoder) else None
 
     def check(self) -> None:
@@ -379,7 +379,7 @@ class CsrEncoder(Encoder):
         if not dense:
             raise EncoderError(
                 f"{folder}: these are codes over a function, which isn't stored: open them with "
-                f"CsrEncoder(function, Codes.read(Path(FOLDER) / {CODES_FILE!r})), and give an index that encoder"
+                f"CsrEncoder(function, Codes.read(Path(FOLDER) / {CODES_FILE!r})), and pass this encoder to the index"
             )
         kind = InferenceFreeEncoder if dense.get("type") == InferenceFreeEncoder.type else SpladeEncoder
         return cls(kind.load(folder, dense, **given), codes, settings=how)

@@ -32,7 +32,7 @@ class Report:
         max_length: Tokens that the encoder reads of a text; None for no limit.
         bad: Messages about documents that were skipped.
         queries: Whether queries are encoded.
-        told: Value of `vectors` at the warning about cut texts; 0 if there was none yet.
+        told: Number of vectors made when the warning about cut texts was given; 0 before the warning.
         bad_told: Whether a warning about skipped documents was given.
         told_empty: Whether a warning about texts without terms was given.
     """

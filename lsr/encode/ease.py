@@ -7,8 +7,8 @@ terms with the largest positive values in that column:
 
     query = q + weight * top(B q)
 
-Document vectors are those of BM25. Vocabulary and matrix are fixed by `fit`; unlike those of "bm25", they don't grow
-with an index.
+Document vectors are those of BM25. Vocabulary and matrix are fixed by `fit`; unlike the vocabulary of "bm25", they
+don't grow with an index.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class EaseEncoder(Encoder):
         return self.table is None
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Count the terms of all documents; solve the model for the 2,000 most frequent terms of the first 50,000."""
+        """Count all terms; solve the model for the 2,000 most frequent terms of the first 50,000 documents."""
         some: list[str] = []
 
         def kept() -> Iterator[str]:
@@ -137,7 +137,7 @@ class EaseEncoder(Encoder):
         return SparseMatrix.from_rows(rows, self.n_terms)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
-        """BM25's documents."""
+        """BM25's vectors of documents."""
         return self.bm25.encode_document(as_texts(texts))
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
@@ -155,15 +155,15 @@ class EaseEncoder(Encoder):
         return self.bm25.n_terms
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; from BM25."""
+        """Provided by BM25; see `Encoder`."""
         return self.bm25.spans(text)
 
     def fillers(self, text: str) -> list[tuple[int, int]]:
-        """See `Encoder`; from BM25."""
+        """Provided by BM25; see `Encoder`."""
         return self.bm25.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; from BM25."""
+        """Provided by BM25; see `Encoder`."""
         return self.bm25.tokens(text)
 
     @property

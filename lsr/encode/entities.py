@@ -167,7 +167,10 @@ class EntityEncoder(Encoder):
             self._lexicon = Lexicon.of_counts(self._tokens, counts.tolist(), n_docs)
 
     def over(self, lexicon: Lexicon | None) -> EntityEncoder:
-        """With BM25 as base, a copy with the terms and counts of an index (None for none); else the encoder itself."""
+        """Return a copy in which BM25 has the terms and counts of `lexicon`; None gives a copy without BM25's terms.
+
+        With another base, return the encoder itself.
+        """
         if not self.living:
             return self
         other = object.__new__(type(self))
@@ -234,26 +237,26 @@ class EntityEncoder(Encoder):
         return sorted(found, key=lambda span: (span[1], span[0]))
 
     def fillers(self, text: str) -> list[tuple[int, int]]:
-        """See `Encoder`; from the base."""
+        """Provided by the base; see `Encoder`."""
         return self.base.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; from the base."""
+        """Provided by the base; see `Encoder`."""
         return self.base.tokens(text)
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """See `Encoder`; from the base. Entities have no origin, as they are mentioned in the text itself."""
+        """Provided by the base; see `Encoder`. Entities have no origin, because the text itself mentions them."""
         first = len(self.entities)
         found = self.base.origins(text, [term - first for term in terms if term >= first])
         return {term + first: span for term, span in found.items()}
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; from the base. Entities are found in the whole text."""
+        """Provided by the base; see `Encoder`. Entities are found in the whole text."""
         return self.base.room(texts, queries=queries)
 
     @property
     def query_fingerprint(self) -> Fingerprint | None:
-        """See `Encoder`; from the base."""
+        """Provided by the base; see `Encoder`."""
         return self.base.query_fingerprint
 
     @property

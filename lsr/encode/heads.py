@@ -99,7 +99,7 @@ class MaskedLMHead(Head):
 
     def __init__(self, model: Any, pooling: str, saturation: str, n_terms: int, where: str) -> None:
         super().__init__(pooling, saturation, n_terms)
-        # In a list, so that its parameters don't count as the head's.
+        # The output layer is in a list, so that its parameters don't count as parameters of the head.
         self._output = [model.get_output_embeddings()]
         self.apart = self._take_apart(model, where)
         self._screen: Screen | None = None
@@ -235,7 +235,7 @@ class LexicalHead(Head):
 
     @classmethod
     def start(cls, hidden: int, n_terms: int, absent: Tensor) -> dict[str, Tensor]:
-        """Initial tensors: each token of a text has the weight 1; terms in `absent` never have one."""
+        """Initial tensors: each token of a text has the weight 1; terms in `absent` never have a weight."""
         counts = torch.ones(n_terms)
         counts[absent] = 0
         return {"weigh.weight": torch.zeros(1, hidden), "weigh.bias": torch.ones(1), "counts": counts}

@@ -2,8 +2,8 @@
 
     score = learned score + weight * BM25 score
 
-One inverted index searches both at once, exactly, and explains hits by the terms of both. The vocabulary is the
-model's, followed by BM25's terms as "bm25:TERM", which grow with the index.
+One inverted index searches both at once, exactly, and explains hits by the terms of both. The vocabulary has the
+model's tokens, followed by BM25's terms as "bm25:TERM", which grow with the index.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class HybridEncoder(Encoder):
         return self.lexical.living
 
     def over(self, lexicon: Lexicon | None) -> HybridEncoder:
-        """Return a copy with BM25's terms and counts of an index; None gives a copy without terms."""
+        """Return a copy in which BM25 has the terms and counts of an index; None gives a copy without terms."""
         if not isinstance(self.lexical, BM25Encoder):
             return self
         mine = None if lexicon is None else lexicon.part(self.learned.n_terms, PREFIX)
         return HybridEncoder(self.learned, self.lexical.over(mine), self.weight)
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """1 for the learned encoder's terms, IDF for BM25's."""
+        """1 for the learned encoder's terms, IDF for BM25's terms."""
         terms, first = np.asarray(terms, np.int64), self.learned.n_terms
         factors = np.ones(len(terms))
         factors[terms >= first] = self.lexical.query_factors(terms[terms >= first] - first)
@@ -130,11 +130,11 @@ class HybridEncoder(Encoder):
 
     @property
     def dense_width(self) -> int:
-        """See `Encoder`; from the learned encoder."""
+        """Provided by the learned encoder; see `Encoder`."""
         return self.learned.dense_width
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """See `Encoder`; from the learned encoder."""
+        """Provided by the learned encoder; see `Encoder`."""
         return self.learned.encode_dense(texts, queries=queries)
 
     def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
@@ -145,7 +145,7 @@ class HybridEncoder(Encoder):
         return _beside(learned, lexical, 1 / self._size), dense
 
     def split_by_encoder(self, vectors: SparseMatrix) -> tuple[SparseMatrix, SparseMatrix]:
-        """Split vectors into the learned encoder's terms and BM25's; term ids stay the same."""
+        """Split vectors into the learned encoder's terms and BM25's terms; term ids stay the same."""
         first = self.learned.n_terms
         return vectors.within(first), vectors.beyond(first)
 
@@ -179,15 +179,15 @@ class HybridEncoder(Encoder):
         return self.lexical.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; from the learned encoder."""
+        """Provided by the learned encoder; see `Encoder`."""
         return self.learned.tokens(text)
 
     def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
-        """See `Encoder`; from the learned encoder."""
+        """Provided by the learned encoder; see `Encoder`."""
         return self.learned.offsets(texts)
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; for the learned encoder. BM25 reads texts of any length."""
+        """Provided by the learned encoder, because BM25 reads texts of any length; see `Encoder`."""
         return self.learned.room(texts, queries=queries)
 
     def check(self) -> None:
@@ -213,7 +213,7 @@ class HybridEncoder(Encoder):
 
     @property
     def query_fingerprint(self) -> Fingerprint | None:
-        """See `Encoder`; from the learned encoder."""
+        """Provided by the learned encoder; see `Encoder`."""
         return self.learned.query_fingerprint
 
     # --- on disk ------------------------------------------------------------------------------------------------------

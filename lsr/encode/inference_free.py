@@ -38,7 +38,7 @@ from lsr.sparse import SparseMatrix
 TABLE_FILE = "query_weights.arrow"
 _QUERY_MODEL = "query"  # folder of the query model, and its key in encoder.json
 _QUERY_TERMS = 32  # the query model gives at most this many terms
-_BEGINNING = 3  # letters
+_BEGINNING = 3  # minimum letters of the first piece, if the other encoder doesn't know the word
 
 
 class InferenceFreeEncoder(Encoder):
@@ -97,8 +97,8 @@ class InferenceFreeEncoder(Encoder):
 
         A word that isn't in the vocabulary is split into pieces, which also occur in unrelated words. So pieces count
         only if the query also has a whole word that isn't a stop word and that the other encoder knows. The first piece
-        then counts in full, each further piece half. If the other encoder doesn't know the split word, only its first
-        piece counts, and only if that has at least three letters.
+        then counts in full, and each further piece counts half. If the other encoder doesn't know the split word, only
+        its first piece counts, and only if this piece has at least three letters.
 
         Args:
             texts: The queries.
@@ -134,13 +134,13 @@ class InferenceFreeEncoder(Encoder):
         rows: list[tuple[NDArray[np.int64], NDArray[np.float32]]],
         own: Sequence[NDArray[np.int64]],
     ) -> SparseMatrix:
-        """Average the table's weights with the query model's.
+        """Average the table's weights with the query model's weights.
 
         Args:
             texts: The queries.
             rows: Terms of each query and their weights in the table. A query without terms stays empty: the model would
                 only guess.
-            own: Tokens of each query. If the query's row lacks one of them, the model doesn't add it.
+            own: Tokens of each query. The model doesn't add a token that the query's row lacks.
         """
         if self.query_model is not None:
             guessed = self.query_model.encode_query(texts).top_k(_QUERY_TERMS)
@@ -160,15 +160,15 @@ class InferenceFreeEncoder(Encoder):
 
     @property
     def dense_width(self) -> int:
-        """See `Encoder`; from the documents' model."""
+        """Provided by the documents' model; see `Encoder`."""
         return self.document.dense_width
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """See `Encoder`; from the documents' model, also for queries."""
+        """Provided by the documents' model, also for queries; see `Encoder`."""
         return self.document.encode_dense(texts, queries=queries)
 
     def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
-        """See `Encoder`; from the documents' model."""
+        """Provided by the documents' model; see `Encoder`."""
         return self.document.encode_both(texts)
 
     @property
@@ -182,15 +182,15 @@ class InferenceFreeEncoder(Encoder):
         return [span for span in self.tokenizer.spans(text) if span[0] < n_terms]
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; from the documents' model."""
+        """Provided by the documents' model; see `Encoder`."""
         return self.document.tokens(text)
 
     def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
-        """See `Encoder`; from the documents' model."""
+        """Provided by the documents' model; see `Encoder`."""
         return self.document.offsets(texts)
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """See `Encoder`; from the documents' model."""
+        """Provided by the documents' model; see `Encoder`."""
         return self.document.origins(text, terms)
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:

@@ -43,7 +43,7 @@ class MixedAnalyzer:
 
     Args:
         languages: "auto" for all that can be detected, or names or codes, such as "de,en". If a text's language can't
-            be detected, the first of them is used.
+            be detected, the first of these languages is used.
         stop_words: As for `Analyzer`.
         words: {language: stop words} of a saved analyzer.
 

@@ -33,7 +33,7 @@ from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
-_TOP_K = 8  # terms of a token
+_TOP_K = 8  # terms kept per token
 
 
 class LateEncoder(Encoder):
@@ -95,23 +95,23 @@ class LateEncoder(Encoder):
         return self.model.n_terms
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; from the model."""
+        """Provided by the model; see `Encoder`."""
         return self.model.spans(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """See `Encoder`; from the model."""
+        """Provided by the model; see `Encoder`."""
         return self.model.tokens(text)
 
     def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
-        """See `Encoder`; from the model."""
+        """Provided by the model; see `Encoder`."""
         return self.model.offsets(texts)
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """See `Encoder`; from the model."""
+        """Provided by the model; see `Encoder`."""
         return self.model.origins(text, terms)
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; from the model."""
+        """Provided by the model; see `Encoder`."""
         return self.model.room(texts, queries=queries)
 
     def check(self) -> None:

@@ -56,7 +56,7 @@ class LatentTermsEncoder(Encoder):
         top_k: Latents kept per token.
         k1: Saturation of the frequency.
         b: Strength of the length normalisation, 0 to 1.
-        queries: The function for queries, if it differs from that for documents.
+        queries: The function for queries, if it differs from the function for documents.
 
     Raises:
         EncoderError: The encoder has no dense vectors, or a value is out of range.
@@ -194,7 +194,7 @@ class LatentTermsEncoder(Encoder):
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        """The latents, "latent:7 (wing, flow, lift)"; empty before `fit`."""
+        """The latents, such as "latent:7 (wing, flow, lift)"; empty before `fit`."""
         names = self.codes.names if self.codes is not None else ()
         return [f"latent:{i} ({name})" if name else f"latent:{i}" for i, name in enumerate(names)]
 
@@ -214,7 +214,7 @@ class LatentTermsEncoder(Encoder):
         return found
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """See `Encoder`; from the model."""
+        """Provided by the model; see `Encoder`."""
         return self.model.room(texts) if isinstance(self.model, SpladeEncoder) else None
 
     def check(self) -> None:
@@ -300,7 +300,7 @@ def states_of(
 
     Args:
         model: An encoder with dense vectors, or a function.
-        queries: The function for queries, if it differs from that for documents.
+        queries: The function for queries, if it differs from the function for documents.
         width: Dimensions of a state; None if unknown.
 
     Raises:

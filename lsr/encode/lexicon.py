@@ -16,7 +16,7 @@ Counts = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 class Lexicon:
-    """Terms and their counts; or a view of the terms from some id on, whose tokens share a prefix.
+    """Terms and their counts, or a view of the terms from an id on. The tokens of a view share a prefix.
 
     Attributes:
         tokens: Tokens of all terms.

@@ -83,12 +83,13 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
     Args:
         name: "bm25", "lsr-mini", a folder, or a model of the Hugging Face hub.
         settings: For "bm25" and "ease": k1, b, language, stop_words and pivot, see `BM25Encoder`. For models: pooling,
-            saturation and max_length of the documents' tower (and the queries', if it is the same), instead of the
-            checkpoint's; top_k and max_ratio, to prune documents; query_model, another checkpoint for queries (for an
-            `InferenceFreeEncoder`, its weights are averaged with those of the table); lexical, the weight of BM25's
-            score added to the model's (`HybridEncoder`), 0 for none; device and batch_tokens, see `SpladeEncoder`. For
-            "csr:MODEL" and "ncl:MODEL": top_k and latents, see `CsrEncoder`; for "late:MODEL" top_k, see `LateEncoder`;
-            for "latent:MODEL" top_k, latents, k1 and b, see `LatentTermsEncoder`; all other settings go to the model.
+            saturation and max_length of the documents' tower (and of the queries' tower, if it is the same) replace the
+            checkpoint's settings; top_k and max_ratio prune documents; query_model is another checkpoint for queries
+            (for an `InferenceFreeEncoder`, its weights are averaged with those of the table); lexical is the weight of
+            BM25's score, which is added to the model's score (`HybridEncoder`), 0 for none; for device and batch_tokens
+            see `SpladeEncoder`. For "csr:MODEL" and "ncl:MODEL": top_k and latents, see `CsrEncoder`. For "late:MODEL":
+            top_k, see `LateEncoder`. For "latent:MODEL": top_k, latents, k1 and b, see `LatentTermsEncoder`. With these
+            names, all other settings go to the model.
             For every encoder: entities, a file of entities (`EntityEncoder`).
 
     Raises:
@@ -154,7 +155,7 @@ def load_encoder_files(content: Mapping[str, bytes], **settings: Unpack[EncoderO
     Raises:
         EncoderError: The files are damaged, or a setting is unknown.
     """
-    with tempfile.TemporaryDirectory() as temporary:  # all files are read into memory before it is deleted
+    with tempfile.TemporaryDirectory() as temporary:  # all files are read into memory before the folder is deleted
         folder = Path(temporary)
         for name, data in content.items():
             files.inside(folder, name).write_bytes(data)
@@ -270,10 +271,10 @@ class _Layout:
 
     Attributes:
         document: The documents' tower.
-        query: The queries' tower, if it differs from the documents'.
+        query: The queries' tower, if it differs from the documents' tower.
         table: (n,) float32, query weights, for inference-free models.
         tokenizer: The queries' tokenizer, if they have one of their own.
-        query_length: Number of tokens read from a query, if that differs from documents.
+        query_length: Number of tokens read from a query, if documents have another limit.
         query_prompt: Text before every query.
     """
 

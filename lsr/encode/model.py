@@ -56,11 +56,11 @@ _OWN: dict[str, type[Head]] = {
 _LANGUAGE_MODELS = {
     "masked-lm": "AutoModelForMaskedLM",
     "causal-lm": "AutoModelForCausalLM",
-}  # no other tensors
+}  # heads without tensors of their own
 
 
 def _own_head(kind: str) -> Any:
-    """The class of a head with tensors of its own: one of lsr's, or another package's.
+    """The class of a head with tensors of its own, from lsr or from another package.
 
     Raises:
         EncoderError: No package has this head, or it isn't a subclass of `Head`.
@@ -343,6 +343,3 @@ def _load_head(path: Path, kind: str) -> dict[str, Tensor]:
 
 def _states(out: Any) -> Tensor:
     return cast(Tensor, out.logits if "logits" in out else out.last_hidden_state)
-
-
-# --- heads ------------------------------------------------------------------------------------------------------------

@@ -24,9 +24,9 @@ HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "epic", "epi
 OWN_HEADS = HEADS[3:]  # heads with tensors, pooling and saturation of their own
 ONNX_FILE = "model.onnx"
 OUTPUT_FILE = "output.arrow"  # the vocabulary's embeddings, in the graph's folder
-DENSE = "dense"  # key of config.json of an exported model that also gives dense vectors: {"width", "query_prompt"}
+DENSE = "dense"  # key in config.json of exported models with dense vectors: {"width", "query_prompt"}
 _ADAPTER = "adapter_config.json"  # written by peft
-HEAD_FILE = "head.safetensors"  # tensors of a head of OWN_HEADS
+HEAD_FILE = "head.safetensors"  # tensors of the heads in OWN_HEADS
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
 # Position ids of these models start at pad_token_id + 1, so the first pad_token_id + 1 positions are unusable.
@@ -103,7 +103,7 @@ def _download(name: str) -> Path:
 
 
 def inside(folder: Path, path: str) -> Path:
-    """A path within a folder, from a configuration file.
+    """Join a folder with a path from a configuration file.
 
     Raises:
         EncoderError: The path leads out of the folder.

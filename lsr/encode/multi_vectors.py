@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def multi_vectors(embed: Callable[[list[str]], ArrayLike], texts: Sequence[str], m: int = 4) -> NDArray[np.float32]:
-    """Return (n, m, width) float32, m vectors of each text: one of the whole text, and one of each of m - 1 parts.
+    """Return (n, m, width) float32, m vectors of each text: one of the whole text, and one for each of m - 1 parts.
 
     The parts have about the same number of words. A text with fewer than m - 1 words has fewer parts; the missing
     vectors repeat the first one.

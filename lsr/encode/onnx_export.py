@@ -33,7 +33,7 @@ from lsr.errors import EncoderError, MissingExtra
 
 _TERMS = 2048  # terms per matrix product of an output layer in the graph
 _HEADS = ("ExpansionHead", "MaskedLMHead", "GatedHead", "LexicalHead")
-# GELU is never below -0.17. With this zero point and at least this maximum, the integers cover that.
+# GELU is never below -0.17. With this zero point and at least this maximum, the integers cover all its values.
 _GELU_ZERO, _GELU_LARGEST = 16, 2.55
 _WORDS = "embeddings.word_embeddings.weight"
 
@@ -101,7 +101,7 @@ def export(model: Any, folder: Path, dense: Any = None) -> None:
 
 
 def _export_traced(onnx: Any, model: Any, folder: Path) -> None:
-    """Write a model as traced by PyTorch, with 8-bit weights; arguments are those of `export`."""
+    """Trace a model with PyTorch and write it with 8-bit weights; arguments are those of `export`."""
     import logging
     import warnings
 
@@ -165,12 +165,12 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
         encoder: A `SpladeEncoder`, an `InferenceFreeEncoder`, or a `HybridEncoder` of either.
         folder: The folder to write; an encoder that is there is replaced.
         dense: A checkpoint with the same first layers, whose last state of the first token is a text's dense vector.
-            The exported encoder then also gives this vector. Only layers that differ from the sparse model's add to the
-            file size.
+            The exported encoder then also gives this vector. Only layers that differ from those of the sparse model add
+            to the file size.
         query_prompt: The dense model's prompt before queries.
 
     Raises:
-        EncoderError: The model can't be exported, or shares no layers with the dense one.
+        EncoderError: The model can't be exported, or shares no layers with the dense model.
     """
     from lsr.encode.base import read_config
     from lsr.encode.hybrid import HybridEncoder
@@ -303,7 +303,7 @@ class _Graph:
 
         Args:
             name: Name of the graph.
-            given: Name of the input and its dimensions after the first, which is tokens.
+            given: Name of the input, and its dimensions without the first, the number of tokens.
             found: {name of an output: its dimensions}
         """
         helper, kinds = self._onnx.helper, self._onnx.TensorProto

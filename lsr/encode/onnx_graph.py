@@ -1,6 +1,6 @@
 """Read and cut ONNX graphs as Protocol Buffers, without the package onnx.
 
-The runtime computes all nodes of a graph, so nodes that no wanted output needs are cut away first.
+The runtime computes all nodes of a graph, so nodes that the wanted outputs don't need are cut away first.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ class OnnxRunner:
     Args:
         folder: The folder of the graph and its output layer.
         n_terms: Number of terms that the graph must output.
-        threads: Texts encoded at a time; 0 for OMP_NUM_THREADS (which Ray sets to a worker's share), or all cores.
+        threads: Texts encoded at a time; 0 for the value of OMP_NUM_THREADS (which Ray sets to a worker's share) or, if
+            it isn't set, for all cores.
 
     Raises:
         EncoderError: A file can't be opened, or is another kind of graph.
@@ -222,7 +223,7 @@ class OnnxRunner:
         An alternative is to run the model again without each word in turn, and to take the word whose removal lowers
         the weight most. On 83 expansions of Cranfield's abstracts with lsr-mini, both methods give the same word for
         50; for 66, the word chosen here is among the alternative's first three. Removing the word chosen here lowers
-        the weight by 92 % of the largest decrease that removing any word gives.
+        the weight 92 % as much as removing the alternative's word.
 
         Raises:
             EncoderError: The model doesn't know a token, or lsr didn't make the graph.

@@ -135,7 +135,7 @@ def _encode_part(
     number, documents = job[0], job[1] if isinstance(job[1], list) else _unpack(job[1])
     report = Report(max_length=encoder.fingerprint.max_length, queries=task.queries)
     rows, largest, whole = 0, [np.empty(0, np.float32)], True
-    if number:  # the tokens of a large corpus are larger than a part's vectors
+    if number:  # the tokens of a large corpus need more space than a part's vectors
         metadata = {"lsr.fingerprint": metadata["lsr.fingerprint"], FIRST_PART: part_name(0)}
     with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:
         path = Path(scratch) / part_name(number)
@@ -263,7 +263,7 @@ def _jobs(corpus: Corpus, size: tuple[int, int], done: frozenset[int], *, pack: 
 
 
 def _same_encoder(encoder: Encoder, place: Place, plan: Mapping[str, Any], done: Mapping[int, Part]) -> Encoder:
-    """The encoder to resume with: if the given one needs a fit, the fitted one stored in the first part."""
+    """Return the encoder to resume with. If it needs a fit, the fitted encoder is read from the first part."""
     if encoder.living:  # equal settings don't imply equal vocabularies
         _require_same(encoder, place, plan)
     if not (encoder.needs_fit or encoder.living) or 0 not in done:

@@ -1,7 +1,7 @@
 """Cut long documents into overlapping passages. A search can give each document the score of its best passage.
 
-A passage is a run of whole words; a word is cut only if it has more tokens than fit into a passage. Its id is the
-document's id with "#" and a number; `parent` is the document's id. Every passage has the document's title.
+A passage is a run of whole words; a word is cut only if it has more tokens than fit into a passage. A passage's id is
+the document's id with "#" and a number; `parent` is the document's id. Every passage has the document's title.
 
 If a document has blocks, as documents from files do, passages follow its sections, and within them its paragraphs, code
 blocks and list items. The title of such a passage includes the headings above it, and its metadata has its lines, page
@@ -23,7 +23,7 @@ from lsr.io.document import Block, Document
 # Default size: enough to answer a question, short enough to read.
 SIZE, OVERLAP = 256, 32
 _CHARACTERS = 4  # average characters per token, roughly
-_SMALL = 4  # sections shorter than this fraction of a passage are joined with the next
+_SMALL = 4  # sections shorter than 1 / _SMALL of a passage are joined with the next
 _LONGEST = 1 << 18  # characters tokenized at a time: a tokenizer's output takes many times the memory of the text
 SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
 
@@ -38,8 +38,8 @@ def split_passages(
         encoder: The encoder whose tokens are counted.
         size: Largest number of tokens of a passage, without its title. Passages are smaller if the encoder has less
             room after title, prompt and special tokens. A title that takes more than half of the encoder's maximum
-            length becomes the beginning of the text. With 0, documents that have blocks are cut into passages of SIZE
-            tokens; other documents are cut only if they are longer than the encoder reads.
+            length becomes the beginning of the text. With size 0, documents that have blocks are cut into passages of
+            SIZE tokens; other documents are cut only if they are longer than the encoder reads.
         overlap: Tokens that a passage repeats from the passage before it; reduced in proportion if passages are smaller
             than `size`. With size 0, the overlap is OVERLAP.
 
@@ -171,7 +171,8 @@ AS_NEEDED = Passages()
 def _cuts(
     offsets: Sequence[tuple[int, int]], text: str, size: int, overlap: int, breaks: Sequence[Sequence[int]] = ()
 ) -> Iterator[tuple[int, int]]:
-    """Character ranges of passages. A passage starts with its first token and ends where the next one starts.
+    """Character ranges of passages. A passage starts with its first token and ends where the first token after it
+    starts.
 
     Args:
         offsets: (start, end) of the text's tokens.

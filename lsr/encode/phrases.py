@@ -9,9 +9,9 @@ s_t, the context of token t, has weights of other words of the passage; q has we
 summands of s and q aren't in the paper: with few examples, attention alone doesn't learn where a sentence ends and
 which words are rare.
 
-h_t are a frozen model's token states of the passage, g_j those of the question, and c the state of its first token.
-s and q are sparse vectors over words (n = 1) and pairs of neighbouring words (n = 2); their products are computed over
-the tokens that occur in both.
+h_t are a frozen model's token states of the passage, g_j those of the question, and c the state of the question's first
+token. s and q are sparse vectors over words (n = 1) and pairs of neighbouring words (n = 2); their products are
+computed over the tokens that occur in both.
 
     reader = PhraseReader.fit(encoder, examples)
     reader.answers("who leads the abbey?", [hit.text for hit in hits])
@@ -237,7 +237,7 @@ def _read(model: SpladeEncoder, text: str, *, queries: bool = False) -> _Read:
 
 
 def _scaled(states: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale vectors to the length of the square root of their width."""
+    """Scale vectors so that their length is the square root of their width."""
     lengths = np.linalg.norm(states, axis=-1, keepdims=True)
     return np.asarray(states / np.where(lengths > 0, lengths, 1) * states.shape[-1] ** 0.5, np.float32)
 

@@ -3,7 +3,7 @@
     max: saturation(relu(max_t z[t, j]))        sum: sum_t saturation(relu(z[t, j]))
 
 over the positions t that the mask keeps. `pool_states` multiplies by the output projection, a few thousand terms at a
-time, so the logits of a batch are never in memory at once, not even for the gradient. `Screen` gives the same result
+time, so the logits of a batch are never all in memory, not even for the gradient. `Screen` gives the same result
 without a gradient, with most of the work in integers. `pool_logits` is the plain definition. This file needs torch, so
 only code that runs a model imports it.
 """
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from lsr.encode.processor import adds_bytes_exactly
 
 TRANSIENT_BYTES = 64 << 20  # logits in memory at a time
-_CACHE_BYTES = 4 << 20  # the same on a CPU, so that the logits are still in its caches for the maximum
+_CACHE_BYTES = 4 << 20  # the limit on a CPU, so that the logits are still in its caches when the maximum is taken
 _TERMS = 4096  # terms at a time: few enough that a batch of texts fits, and enough for a fast multiplication
 
 
@@ -64,8 +64,8 @@ def over_tiles(
         mask: (batch, seq), 0 at masked positions.
         weight: (n_terms, hidden) float.
         bias: (n_terms,) float, or None.
-        part: A function of states (docs, seq, width), a mask (docs, seq, 1) that is true where these are masked, and
-            rows of weight and bias. It returns (docs, terms).
+        part: A function of states (docs, seq, width), a mask (docs, seq, 1) that is true at masked positions, and rows
+            of weight and bias. It returns (docs, terms).
 
     Returns:
         (batch, n_terms) float.
@@ -141,7 +141,7 @@ class Screen:
     """The largest logits of the terms that may be above zero.
 
     Few terms of a vocabulary have a logit above zero. A first pass in 8-bit integers, which is a quarter of the work,
-    finds the terms that might, using a bound on the rounding error. Only these terms are computed in float.
+    finds the terms that may have one, using a bound on the rounding error. Only these terms are computed in float.
 
     Args:
         weight: (n_terms, hidden) float32, the output projection.

@@ -144,7 +144,7 @@ def write_card(folder: Path, about: Sequence[str], *, portable: bool, base: str 
 
     Args:
         folder: The encoder's folder.
-        about: Lines of its description.
+        about: Lines that describe the encoder.
         portable: Whether sentence-transformers opens it.
         base: The base model's name on the hub; "" if there is none.
     """

@@ -17,7 +17,7 @@ def adds_bytes_exactly() -> bool:
 
 @cache
 def sums_of_bytes() -> int:
-    """Number of sums that one VNNI instruction computes, each of four products of bytes: 16, 8, or 0 without VNNI."""
+    """Number of sums (of four products of bytes each) that one VNNI instruction computes: 16 or 8; 0 without VNNI."""
     features = get_host_cpu_features()
     if features.get("avx512vnni", False):
         return 16

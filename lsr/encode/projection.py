@@ -2,11 +2,11 @@
 
     z_j = max_t s_t (h_t . e_j) r_j    h_t, e_j: integers from -127 to 127; s_t: scale of a token; r_j: scale of a term
 
-The output layer is nine tenths of a small encoder's work, and only the maxima of its tokens x terms logits are kept.
-Here, a block of terms is multiplied with all tokens while the running maximum stays in registers, so that only the
-maximum is written to memory. Processors with VNNI use its instruction, which adds four products of bytes at once. Other
-processors multiply the same integers as float32, block by block. Sums below 2^24 are exact in float32, so the result
-has the same bits on any machine.
+The output layer does nine tenths of a small encoder's work, but only the largest logit of each term is kept. Here, a
+block of terms is multiplied with all tokens while the running maximum stays in registers, so that only the maximum is
+written to memory. Processors with VNNI use its instruction, which adds four products of bytes at once. Other processors
+multiply the same integers as float32, block by block. Sums below 2^24 are exact in float32, so the result has the same
+bits on any machine.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Projection:
     Args:
         rows: (n_terms, width) int8, without -128; width a multiple of 4.
         scales: (n_terms,) float32, a factor for each row.
-        lanes: Number of sums that a VNNI instruction computes, 16 or 8; 0 for no VNNI. By default the processor's
-            number.
+        lanes: Number of sums that a VNNI instruction computes, 16 or 8; 0 for no VNNI. By default, the number of this
+            processor.
 
     Raises:
         EncoderError: The shapes don't fit.

@@ -244,8 +244,8 @@ class _Pruning:
     def _fitted(
         self, block: _Block, weight: NDArray[np.float64], bias: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the weights, (n, m), and the bias, (m,), that bring the block's sum closest to the unpruned
-        model's.
+        """Return the weights, (n, m), and the bias, (m,), that bring the block's sum closest to the sum in the
+        unpruned model.
         """
         n = len(weight)
         gram, wrong = np.zeros((n + 1, n + 1)), np.zeros((n + 1, weight.shape[1]))

@@ -2,8 +2,8 @@
 
 transformers rebuilds most tokenizers from the vocabulary in tokenizer.json and the settings in tokenizer_config.json;
 sentence-transformers adds settings of its own (lsr.encode.load). `tokenizer_settings` finds settings that differ from
-tokenizer.json, and `applied` writes them into it, so that the result needs neither of these libraries nor their
-settings. Unknown settings that would change how text is read are refused.
+tokenizer.json, and `applied` writes them into tokenizer.json. Then neither these libraries nor their settings are
+needed. Unknown settings that would change how text is read are refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from lsr.errors import EncoderError
 
 CONFIG = "tokenizer_config.json"
-# Classes that transformers treats as BertTokenizer, and models for which it is the default.
+# Classes that transformers treats as BertTokenizer, and models whose default is BertTokenizer.
 _LIKE_BERT = {"Bert", "ConvBert", "DistilBert", "Electra", "LayoutLM", "MPNet", "MobileBert", "SqueezeBert"}
 _MODELS_LIKE_BERT = {
     "bert", "convbert", "distilbert", "electra", "ernie", "layoutlm", "megatron-bert", "mobilebert", "mpnet",
@@ -42,7 +42,7 @@ def tokenizer_settings(folder: Path, content: bytes | None, given: Mapping[str, 
 
     Args:
         folder: The checkpoint.
-        content: The checkpoint's tokenizer.json; None if it has none, so that transformers makes one.
+        content: The checkpoint's tokenizer.json; None if it has none and transformers makes one.
         given: Settings that override those in tokenizer_config.json.
 
     Raises:

@@ -1,9 +1,9 @@
 """SPLADE: a masked-LM checkpoint whose logits, pooled over the text, are the weights of the vocabulary's terms.
 
-This encoder opens any checkpoint with a masked-LM head, with a common tower for queries and documents or one for each
-(SPLADE, SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and transformers
-are imported when the first text is encoded; vocabulary, spans and fingerprint don't need them. See `pooling` for the
-pooling, `model_files` for files, and `load` for layouts of other libraries.
+This encoder opens any checkpoint with a masked-LM head, with a common tower for queries and documents or one tower for
+each (SPLADE, SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and
+transformers are imported when the first text is encoded; vocabulary, spans and fingerprint don't need them. See
+`pooling` for the pooling, `model_files` for files, and `load` for layouts of other libraries.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _COPIED = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "m
 # Tokens of a batch: few on a CPU, so that a batch fits its caches and has texts of similar length. Many on other
 # devices, and for ONNX graphs, where each core takes one text at a time.
 _BATCH_TOKENS, _LARGE_BATCH_TOKENS = 1024, 65536
-_KEPT_IDS = 1 << 20  # tokens
+_KEPT_IDS = 1 << 20  # tokens whose ids are kept
 
 
 class SpladeEncoder(Encoder):
-    """Queries and documents through masked-LM checkpoints.
+    """Encodes queries and documents with masked-LM checkpoints.
 
     Args:
         document: The documents' tower, or the folder or name of a plain checkpoint.
@@ -116,7 +116,7 @@ class SpladeEncoder(Encoder):
 
     @property
     def dense_width(self) -> int:
-        """See `Encoder`; only exported models that include the layers of a dense model have one."""
+        """See `Encoder`; only exported models that include the layers of a dense model have dense vectors."""
         return int(self._dense_settings.get("width", 0))
 
     @cached_property
@@ -125,7 +125,7 @@ class SpladeEncoder(Encoder):
         return found if isinstance(found, Mapping) and self.document.head == "onnx" else {}
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """See `Encoder`; from the documents' model, also for queries."""
+        """Provided by the documents' model, also for queries; see `Encoder`."""
         prompt = str(self._dense_settings.get("query_prompt", "")) if queries else self.document.prompt
         model, done = self._dense_model(), [np.zeros((1, self.dense_width), np.float32)]
         ids, order = self._in_order(self.document, [prompt + text for text in as_texts(texts)])
@@ -191,8 +191,8 @@ class SpladeEncoder(Encoder):
                 found.append(SparseMatrix.empty(self.n_terms))
                 continue
             terms, weights, logits = model.by_token(row)
-            # Logits are known up to a constant for each term. The term's weight comes from its largest logit, so it
-            # gives the constant.
+            # Logits are known up to a constant for each term. The term's weight comes from its largest logit, so the
+            # weight determines the constant.
             at_best = np.expm1(weights) if tower.saturation == "log1p" else np.expm1(np.expm1(weights))
             values = np.log1p(np.maximum(at_best + logits - logits.max(0, initial=-np.inf), 0))[own]
             values = values if tower.saturation == "log1p" else np.log1p(values)
@@ -240,7 +240,7 @@ class SpladeEncoder(Encoder):
                     if changed := self._stored.differences(self._compute_fingerprint()):
                         raise EncoderMismatch(
                             f"{tower.checkpoint} is no longer the model that made these vectors "
-                            f"({', '.join(changed)}): its vectors can't be compared with them. Build the index "
+                            f"({', '.join(changed)}): vectors of the two can't be compared. Build the index "
                             "again from its documents, or restore the former model (for a built-in one, the "
                             "former version of lsr)"
                         )
@@ -345,7 +345,7 @@ class SpladeEncoder(Encoder):
         self._last_ids = tower.place, rows
         return found
 
-    # --- what it is, and on disk ----------------------------------------------------------------------------
+    # --- identity and files ---------------------------------------------------------------------------------
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -527,6 +527,3 @@ def _copy(source: Path, target: Path, tokenizer: TextTokenizer) -> None:
                 files.require_whole(path)
             shutil.copyfile(path, target / path.name)
     (target / TOKENIZER_FILE).write_bytes(tokenizer.content)
-
-
-# --- the model, in torch ------------------------------------------------------------------------------------

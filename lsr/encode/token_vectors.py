@@ -45,7 +45,7 @@ _LAYOUT: Layout = {
 class TokenVectors:
     """Token vectors of documents in a memory-mapped file.
 
-    Each entry takes two bytes for its term (four if the vocabulary has more than 65,536) and one for its weight.
+    Each entry takes two bytes for its term (four if the vocabulary has more than 65,536 terms) and one for its weight.
     Weights are rounded down, so the score of a document's fused vector in float32 is never below its late score.
 
     Attributes:

@@ -201,7 +201,7 @@ def _convert_tokenizer(folder: Path) -> bytes:
     if pieces and importlib.util.find_spec("sentencepiece") is None:
         raise EncoderError(
             f"{folder}: no {TOKENIZER_FILE}, only the SentencePiece model {pieces}; converting that needs the "
-            "package sentencepiece: pip install sentencepiece; or take the file from where it is installed: "
+            "package sentencepiece: pip install sentencepiece; or make the file where this package is installed: "
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     try:

@@ -91,8 +91,8 @@ class Tower:
 
     @classmethod
     def open(cls, name: str | PathLike[str], subfolder: str = "", **settings: Unpack[TowerOptions]) -> Tower:
-        """Open the tower of a checkpoint. Without `max_length`, it reads 256 tokens, or fewer if the model can't read
-        as many.
+        """Open the tower of a checkpoint. Without `max_length`, the tower reads 256 tokens, or fewer if the model can't
+        read as many.
 
         Args:
             name: The checkpoint.

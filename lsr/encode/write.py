@@ -64,7 +64,7 @@ def encode_to(
         device: The device for models on other machines.
         workers: Where parts are encoded; by default in this process.
         overwrite: Replace an existing `out`, and drop unfinished work with other settings. The old `out` stays until
-            the new one is complete; in object storage it is replaced at the start.
+            the new one is complete; in object storage, it can't be read any more once the work starts.
         anserini: Write JSONL in Anserini's form.
 
     Returns:

@@ -24,7 +24,7 @@ _GUESSES = [
 _CLOSE = 0.1  # encodings whose `chaos` in charset-normalizer differs by less than this fit equally well
 _LOOKED_AT = 1 << 16
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-_MOST_CONTROL = 0.02  # largest share of control characters in a text, such as form feeds and escapes
+_MOST_CONTROL = 0.02  # largest share of control characters in a text; form feeds and escapes don't count
 
 
 def decoded(content: bytes, *, markup: bool = False) -> tuple[str, str]:
@@ -69,7 +69,7 @@ def _by(content: bytes, encoding: str) -> str:
             encoding = "cp1252"  # like browsers: cp1252 adds quotes and dashes
         text = content.decode(encoding)
     except (UnicodeDecodeError, LookupError) as error:
-        raise DataError(f"not {encoding}, though it declares it: {error}") from None
+        raise DataError(f"not {encoding}, though the file declares it: {error}") from None
     if not isinstance(text, str):
         raise DataError(f"{encoding} is not an encoding of text")
     return text

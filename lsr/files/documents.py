@@ -66,10 +66,10 @@ def read_documents(source: str | PathLike[str], *, url: str = "") -> FileCorpus:
     """Read files as documents: Markdown, reStructuredText, HTML, text, PDF, DOCX, EPUB, notebooks and source code; and
     the rows of CSV, TSV, JSON, JSONL and Parquet.
 
-    A document's id is its file's path within the folder; for a row of a table, the row's id is appended. Its metadata
-    are "source", the file; "digest", a digest of the content for `Index.sync`; "url"; and the file's own metadata, such
-    as front matter. Passages also have "line" and "end_line", or "page", and an "anchor" such as "#install", which is
-    also appended to "url".
+    A document's id is its file's path within the folder; for a row of a table, the row's id is appended. A document's
+    metadata are "source", the file; "digest", a digest of the content for `Index.sync`; "url"; and the file's own
+    metadata, such as front matter. Passages also have "line" and "end_line", or "page", and an "anchor" such as
+    "#install", which is also appended to "url".
 
     Hidden files and files that git ignores are left out, and symbolic links aren't followed. Files that can't be read
     are left out with a `LeftOut` warning; the warning and the corpus have a list `bad`, with a message about each. A
@@ -181,7 +181,7 @@ class FileCorpus(Corpus):
         """The files to read.
 
         Args:
-            passed_over: Filled in with files that are skipped.
+            passed_over: Skipped files are added to it.
         """
         passed_over = PassedOver() if passed_over is None else passed_over
         if self.root.is_file():

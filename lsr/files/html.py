@@ -44,8 +44,8 @@ def add_html(text: str, out: Extracted) -> tuple[str, dict[str, Any]]:
 
 
 def _without_open_ends(text: str) -> str:
-    """Make plain text of openings that are never closed, such as "<!--". For each of them, the parser would search the
-    whole rest of the page.
+    """Turn openings that are never closed, such as "<!--", into plain text. For each of them, the parser would search
+    the whole rest of the page.
     """
     for opening, end in _ENDS.items():
         last = text.rfind(end) + 1

@@ -1,4 +1,4 @@
-"""Read PDF, DOCX and EPUB. These compressed formats may be broken, encrypted, or huge when unpacked."""
+"""Read PDF, DOCX and EPUB. Such a compressed file may be broken, encrypted, or huge when unpacked."""
 
 from __future__ import annotations
 

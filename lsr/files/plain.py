@@ -35,7 +35,7 @@ def read_python(text: str) -> Parsed:
     """Read Python: a block for each class and function, with the comments above it. Invalid files are read like other
     source code.
 
-    Anchors are GitHub's, "L17".
+    Anchors are line numbers as on GitHub, "L17".
     """
     try:
         with warnings.catch_warnings():
@@ -43,7 +43,7 @@ def read_python(text: str) -> Parsed:
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return read_code(text)
-    if "\f" in text:  # don't rely on Python's line numbers then
+    if "\f" in text:  # with form feeds, Python may count lines differently
         return read_code(text)
     definitions = list(_definitions(tree, (), ""))
     begins = {end: (outer, anchor) for _, end, _, outer, anchor in reversed(definitions)}

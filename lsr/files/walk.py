@@ -71,7 +71,7 @@ def _ending(name: str) -> str:
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names."""
+    """The first names, separated by commas."""
     return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
 
 
@@ -83,7 +83,7 @@ def walk(root: Path, passed_over: PassedOver) -> Iterator[Found]:
 
     Args:
         root: The folder.
-        passed_over: Filled in with skipped files.
+        passed_over: Skipped files are added to it.
     """
     ignored, folders = Ignored(root), [(root, "")]
     while folders:

@@ -64,8 +64,8 @@ def write_ciff(
         vocabulary: Token of each term; complete after the last batch.
         step: A number of which all weights are multiples; the multiples become impacts. Without it, whole weights below
             65,536 become impacts as they are.
-        levels: The largest impact; larger ones are scaled down. By default 255 for weights that have no step and aren't
-            whole numbers below 65,536.
+        levels: The largest impact; if an impact would be larger, all are scaled down. By default 255 for weights that
+            have no step and aren't whole numbers below 65,536.
 
     Raises:
         DataError: The impacts of a document add up to 2^31 or more.
@@ -363,7 +363,7 @@ class _Input:
 
 
 def _usual_postings(buffer: bytes, at: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Parse the run of postings at an offset that are encoded as tag, size, 0x08, gap, 0x10, frequency.
+    """Parse the postings at an offset, as long as they are encoded as tag, size, 0x08, gap, 0x10, frequency.
 
     Returns:
         (n,) gaps, (n,) frequencies, and the number of bytes that they take.

@@ -34,7 +34,7 @@ class Block(NamedTuple):
     Attributes:
         start: The first character in the text; a block ends where the next one starts.
         headings: The headings above the block, highest first.
-        anchor: Fragment of a link to the block's section, after the "#"; may be empty.
+        anchor: Fragment of a link to the block's section, without the "#"; may be empty.
         line: The first line in the source, from 1; 0 if the source has no lines.
         end_line: The last line in the source.
         page: The page, from 1; 0 if the source has no pages.

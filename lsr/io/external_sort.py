@@ -63,8 +63,8 @@ class Regrouping:
             counts: The result of `counts`.
 
         Yields:
-            The position in `order` of the first key; (n + 1,) offsets of the entries of n keys; and the entries' others
-            and weights.
+            The position in `order` of the first key; (n + 1,) offsets of the entries of n keys; and `other` and
+            `weight` of the entries.
         """
         place = np.zeros(len(counts), np.int64)
         place[order] = np.arange(len(order))

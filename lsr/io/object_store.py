@@ -3,8 +3,8 @@
 A place is a path or a URI that pyarrow knows: s3://bucket/folder, gs://bucket/folder, file:///folder. pyarrow finds
 credentials where the clouds' own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS). The user
 can choose another S3 server in the URI, s3://bucket/folder?endpoint_override=localhost:9000&scheme=http, or with
-AWS_ENDPOINT_URL; a file that lsr reads can't choose one. Requests have timeouts, files get their final name only when
-they are complete, and checksums are checked.
+AWS_ENDPOINT_URL; a file that lsr reads can't choose the server. Requests have timeouts, files get their final name only
+when they are complete, and checksums are checked.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def cache_folder() -> Path:
 
 
 class Place:
-    """A folder of files, which need not exist yet.
+    """A folder of files; it need not exist yet.
 
     Attributes:
         name: The path or URI.
@@ -236,7 +236,7 @@ class Place:
             self._files.delete_dir(self._root)
 
     def _require_bucket(self) -> None:
-        """Raise an error if the bucket is missing, which other requests can't tell from a missing file."""
+        """Raise an error if the bucket is missing; other requests can't tell a missing bucket from a missing file."""
         from pyarrow.fs import FileType
 
         if self._files.type_name != "local":

@@ -34,7 +34,7 @@ _QRELS_SUFFIXES = (
 _QRELS_FORM = "query, document, grade (or TREC's four columns)"
 MAX_GRADE = 10_000  # trec_eval's time and memory grow with the highest grade
 _MOST = 1e38  # largest score that is written; float32 ends at 3.4e38
-# Names of columns in use.
+# Usual names of the columns.
 _QUERY_KEYS = ("query-id", "query_id", "qid", "q_id", "topic", "query")
 _DOC_KEYS = ("corpus-id", "corpus_id", "doc_id", "docid", "docno", "pid", "cid", "_id")
 _QRELS_KEYS = (_QUERY_KEYS, _DOC_KEYS, ("score", "relevance", "rel", "grade", "label"))
@@ -240,7 +240,7 @@ def read_run(path: Path, problems: DataErrors | None = None) -> Run:
 
     Args:
         path: The file.
-        problems: If given, bad lines are added to it and left out of the run, instead of raising an error.
+        problems: If given, bad lines are added to it and left out of the run; otherwise they raise an error.
 
     Raises:
         DataError: Lines are invalid, or a document occurs twice for a query; the message lists these with file and

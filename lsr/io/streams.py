@@ -1,4 +1,4 @@
-"""Streams, which can be read only once: kept in a temporary file while they are in use."""
+"""Streams can be read only once, so they are kept in a temporary file while they are in use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def end_spool(file: Any) -> None:
     Path(file.name).unlink(missing_ok=True)
 
 
-# Streams, by name, that were read to find out whether they hold vectors, and aren't opened yet.
+# {name: (file, digest)} of streams that were read to find out whether they hold vectors, but aren't opened yet.
 _streams: dict[str, tuple[Any, str]] = {}
 
 

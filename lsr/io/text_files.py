@@ -24,7 +24,8 @@ _KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"
 
 
 def read_rows(path: Path, name: str = "") -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
-    """Yield the rows of a file of a kind that `file_kind` knows, with "file:number"; a bad row yields an error.
+    """Yield the rows of a file, each with its "file:number"; a bad row yields an error. `file_kind` must know the
+    file's kind.
 
     Null values are left out, except the text.
 

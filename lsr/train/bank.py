@@ -2,7 +2,7 @@
 2404.11317).
 
 Scoring a query against thousands of stored vectors is cheap compared with encoding a batch, so a run that starts from a
-trained model can use all of them as negatives. Only the queries' vectors, and those of the positives, get gradients.
+trained model can use all of them as negatives. Only the vectors of queries and positives get gradients.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lsr.train.losses import info_nce
 from lsr.train.settings import TrainSettings
 from lsr.train.student import Student
 
-_AT_ONCE = 32  # texts
+_AT_ONCE = 32  # texts encoded per batch
 
 
 class NegativeBank:

@@ -1,5 +1,5 @@
-"""Forward and backward pass of a batch, with ranking losses, imitation of teachers' vectors and regularizers; or of a
-batch of pre-training with masked tokens.
+"""Forward and backward pass of a batch: ranking losses, imitation of teachers' vectors and regularizers; or
+pre-training with masked tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Columns:
 
     Attributes:
         terms: (n,) int64 on the device; None for all terms.
-        asked: The columns of the terms of the queries and of the teachers' vectors.
+        asked: The columns of the terms that occur in the queries or the teachers' vectors.
         sample: The columns of the sample, which stands for the whole vocabulary.
     """
 
@@ -55,7 +55,7 @@ class BatchLoss:
         student: The model to train.
         processes: Processes of the run; each encodes its share of the texts.
         teachers: Models to imitate.
-        lexical: BM25, whose scores are added to the student's.
+        lexical: BM25, whose scores are added to the student's scores.
         bank: Frozen negatives for `LossSettings.bank`.
 
     Attributes:
@@ -223,7 +223,7 @@ class BatchLoss:
         return [[term for term in row if not student.vocabulary[term].startswith("##")] for row in rows]
 
     def _taught_vectors(self, documents: Sequence[str]) -> SparseMatrix:
-        """The mean of the documents' vectors from the sparse models among the teachers."""
+        """For each document, the mean of its vectors from the teachers that are sparse models."""
         vocabulary = self._student.vocabulary
         if not self._models or any(list(model.encoder.vocabulary) != vocabulary for model in self._models):
             raise TrainingError("losses.vectors needs a teacher that is a sparse model of the same vocabulary")

@@ -105,7 +105,7 @@ class Checkpoints:
             count: Number of checkpoints to average; fewer if there aren't as many.
 
         Raises:
-            TrainingError: A checkpoint is damaged, or they belong to different models.
+            TrainingError: A checkpoint is damaged, or the checkpoints belong to different models.
         """
         paths, mean = self.paths()[-count:], dict[str, Tensor]()
         for path in paths:

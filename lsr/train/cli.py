@@ -23,7 +23,7 @@ from lsr.console import Number
     "--teacher",
     metavar="RUN",
     type=click.Path(path_type=Path),
-    help="Scores to filter by and to store. [default: RUN's]",
+    help="Scores to filter by and to store. [default: scores of RUN]",
 )
 @click.option("--share", type=Number(0, 1, min_open=True), help="Keep candidates below this share of the "
               "positive's score. [default: 0.95, without --margin]")  # fmt: skip
@@ -44,8 +44,8 @@ from lsr.console import Number
 def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Mine hard negatives from runs for training.
 
-    A RUN is a TREC run of any engine. Candidates that score nearly as high as the positive are likely relevant too and
-    are dropped. The output has ids, not texts; a training file refers to it.
+    A RUN is a TREC run of any engine. Candidates that score nearly as high as the positive are probably relevant,
+    too, so they are dropped. The output has ids, not texts; settings of a training run refer to it.
 
     \b
     Example, negatives of BM25:
@@ -218,7 +218,7 @@ def score(
 
 
 def _with_files(model: str) -> list[str]:
-    """A model's name and, if it is a folder, the current state of its files, since the folder may later hold another
+    """A model's name and, for a folder, the current state of the files, because the folder may later hold another
     model.
     """
     from lsr.io.text_files import file_identity

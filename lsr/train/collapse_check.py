@@ -110,9 +110,9 @@ def _findings(weights: SparseMatrix, vocabulary: Sequence[str], special: Collect
         found.append(
             Finding(
                 "the same terms everywhere",
-                f"{common} terms are in more than nine of ten documents, which have {mean:.0f} on average, and carry "
-                f"{share:.0%} of all weight: vectors hardly differ. Lower the learning rate, and check that the loss "
-                "has fallen at all.",
+                f"{common} terms are in more than nine of ten documents and carry {share:.0%} of all weight; a "
+                f"document has {mean:.0f} terms on average. So vectors hardly differ. Lower the learning rate, and "
+                "check that the loss has fallen at all.",
             )
         )
     elif len(lengths) >= 20 and alike > 0.3:
@@ -136,7 +136,7 @@ def _findings(weights: SparseMatrix, vocabulary: Sequence[str], special: Collect
 
 
 def effective_rank(weights: SparseMatrix) -> float:
-    """RankMe (arXiv 2210.02885): the exponential of the entropy of the singular values' shares of their sum.
+    """RankMe (arXiv 2210.02885): exp(H), where H is the entropy of the singular values divided by their sum.
 
     The rank is the number of directions in which documents differ: 1 if all are equal, n for n documents without common
     terms. It needs no labels, and in a collapse it falls before other figures do. It is computed from the first 512

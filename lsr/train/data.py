@@ -73,7 +73,7 @@ class TrainingData:
         return 0 if scores is None else len(scores)
 
     def n_unnamed(self, source: int) -> int:
-        """Number of a source's queries without an id, if its documents have ids."""
+        """Number of a source's queries without an id; 0 if its documents have no ids."""
         return self._sources[source].n_unnamed()
 
     def examples(self, source: int) -> Iterator[Example]:
@@ -89,7 +89,7 @@ class TrainingData:
     def documents(self) -> Iterator[str]:
         """All documents' texts, each once: whole collections, and texts in the sources' lines.
 
-        Encoders that need a fit, such as BM25, are fitted to them.
+        Encoders that need a fit, such as BM25, are fitted to these texts.
         """
         stores = {source.texts.folder: source.texts for source in self._sources if source.texts is not None}
         for store in stores.values():
@@ -178,7 +178,7 @@ class _Source:
         return len(self._batches)
 
     def n_unnamed(self) -> int:
-        """Number of queries without an id, if documents have ids."""
+        """Number of queries without an id; 0 if the documents have no ids."""
         return 0 if self.texts is None else self._batches.nulls(0)
 
     def __getitem__(self, number: int) -> Example:

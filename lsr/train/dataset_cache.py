@@ -1,6 +1,6 @@
 """Folders in which text stores and training sources are cached in Arrow.
 
-A folder's name is a digest of its sources, so it is never stale: a changed file gets a new folder. Folders may be
+A folder's name is a digest of its sources, so a folder is never stale: a changed file gets a new folder. Folders may be
 deleted at any time when no training runs.
 """
 

@@ -4,8 +4,9 @@
     {"query": TEXT, "positives": [TEXT, ...], "negatives": [TEXT, ...], "scores": [NUMBER, ...]}
     {"query_id": ID, "query": TEXT, "positive_ids": [ID, ...], "negative_ids": [ID, ...], "scores": [[...], ...]}
 
-Each value may be a list or a single item. Negatives, query ids and scores are optional. Scores are in the order of the
-documents, positives first, for one teacher, or as a list of such lists for several teachers; a missing score is null.
+Each value may be a list or a single item. Negatives, query ids and scores are optional. The scores of a teacher are a
+list in the order of the documents, positives first; several teachers have a list of such lists. A missing score is
+null.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Ranking losses: pure functions of (n_queries, n_docs) scores to a scalar.
 
-Scores are either those of all documents of a batch for all its queries (`info_nce`), or those of each query's own
-candidates (`margin_mse`, `kl`). Half precision is converted to float32. A mask marks absent documents; their values,
-even infinities and NaN, affect neither the loss nor the gradient.
+`info_nce` takes the scores of all documents of a batch for all its queries; `margin_mse` and `kl` take the scores of
+each query's own candidates. Half precision is converted to float32. A mask marks absent documents; their values, even
+infinities and NaN, affect neither the loss nor the gradient.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def margin_mse(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, *, e
 
     The student learns the teacher's score differences between positive and negatives, not its absolute scores. With
     `every_pair` it also learns differences among negatives. The mean is then over all ordered pairs of candidates,
-    including pairs of a candidate with itself, as in naver/splade's trainer of SPLADE-v3, whose loss weights can
-    therefore be used here.
+    including pairs of a candidate with itself, as in naver/splade's trainer of SPLADE-v3. So the loss weights of that
+    trainer can be used here.
 
     Args:
         scores: (n_queries, n_candidates) float, candidate 0 the positive.
@@ -83,7 +83,7 @@ def margin_mse(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, *, e
 
 
 def kl(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-    """KL divergence of the student's softmax over each query's candidates from the teacher's.
+    """KL divergence between the teacher's and the student's softmax over each query's candidates.
 
         mean over queries of T^2 * sum over c of  p_c (log p_c - log q_c),   p = softmax(t / T), q = softmax(s / T)
 

@@ -108,9 +108,9 @@ def mine_negatives(
     """Yield negatives for every judged query, in the order of the judgments; queries without negatives are left out.
 
     Candidates of several runs are merged by their best rank. A document judged above 0 never becomes a negative; a
-    document judged 0 or below may, and isn't filtered. With several positives, the lowest score is the limit, so a
-    negative is below all of them. Without a teacher, a candidate's scores are compared with the positive's score in the
-    same run, and a candidate that is too close in any run is dropped.
+    document judged 0 or below may become one, and isn't filtered. With several positives, the lowest score is the
+    limit, so a negative is below all of them. Without a teacher, a candidate's scores are compared with the positive's
+    score in the same run, and a candidate that is too close in any run is dropped.
 
     Args:
         runs: {query_id: {doc_id: score}}, one or more.
@@ -119,7 +119,7 @@ def mine_negatives(
         report: Its counts are updated.
         teacher: {query_id: {doc_id: score}} of candidates and positives, used instead of the runs' scores.
         weights: {query_id: {doc_id: weight}}; with `sample`, negatives are drawn with probabilities proportional to
-            these weights (see `lsr.train.pooling`). A candidate without a weight has 1.
+            these weights (see `lsr.train.pooling`). A candidate without a weight has the weight 1.
 
     Raises:
         DataError: TopK-PercPos is used, and a positive's score isn't above 0.

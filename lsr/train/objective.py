@@ -27,7 +27,7 @@ def ranking_loss(
         batch: The batch.
         settings: Weights of the losses.
         teachers: Models to imitate; without models, the scores in the examples are imitated.
-        examples: Imitate the scores in the examples in addition to the models.
+        examples: Imitate both the models and the scores in the examples.
 
     Returns:
         Unweighted losses by name, and their weighted sum.
@@ -84,7 +84,7 @@ def _taught(
     if examples or not teachers:
         if batch.scores is None:
             raise TrainingError(
-                "kl and margin_mse need teachers, or examples with scores, all of them of the same number of teachers"
+                "kl and margin_mse need teachers, or examples that all have scores of the same number of teachers"
             )
         brought = [batch.scores.to(device)]
     brought += [

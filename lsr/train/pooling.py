@@ -27,7 +27,7 @@ from lsr.errors import DataError
 
 _ROUNDS, _STEPS = 50, 4
 _RIDGE = 1.0  # weight of the squared penalty
-_MOST = 10.0  # weight of a positive, before it is divided by the mean
+_MOST = 10.0  # largest weight of a positive, before it is divided by the mean
 _Scores = Mapping[str, float]
 
 

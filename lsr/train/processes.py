@@ -84,7 +84,7 @@ class Processes:
 
 
 class SharedTeacher(Teacher):
-    """A teacher that scores each process's share of the documents in that process.
+    """A teacher for several processes; each process scores its share of the documents.
 
     Args:
         teacher: The teacher.

@@ -94,7 +94,7 @@ class TermSampler:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(n_asked,) the terms of the queries, ascending, and (n_sample,) the sampled terms; both int64.
 
-        The sample is drawn from all terms, including the queries', so that its mean is unbiased.
+        The sample is drawn from all terms, including the terms of the queries, so that its mean is unbiased.
         """
         asked = np.unique(np.concatenate([np.array(row, dtype=np.int64) for row in queries]))
         drawn = np.arange(self._n_terms)

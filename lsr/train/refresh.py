@@ -40,7 +40,7 @@ class NegativeRefresh:
         """Mine with the encoder after a step.
 
         If a run was killed between mining and its next checkpoint, the negatives of this step exist already. They are
-        used again, as the encoder was the same.
+        used again, because the encoder was the same.
         """
         assert self._mine is not None
         target = self._path(step)
@@ -54,7 +54,7 @@ class NegativeRefresh:
         take_name(work, target)
 
     def open(self, step: int) -> TrainingData | None:
-        """The data with the negatives that the run used at a step; None if none had been mined by then.
+        """The data with the negatives that the run used at a step; None if no negatives had been mined by then.
 
         Raises:
             TrainingError: The negatives are missing.

@@ -7,9 +7,9 @@ by its weight (lambda). The FLOPS that papers report for a finished model is a d
 
 **Lambdas of other libraries.** Here, means are over all rows of the batch, both positives and negatives.
 sentence-transformers' FlopsLoss and naver/splade's Hugging Face trainer do the same, so their lambdas can be used here.
-naver's older trainer takes the mean of two penalties, of the positives and of the negatives, which is about the same.
-OpenSearch's trainer adds up the penalties for each of the G positions in a query's group of documents. This sum is
-about G times larger, so multiply its lambda by G (and by its number of processes).
+naver's older trainer takes the mean of two penalties, one of the positives and one of the negatives; this is about the
+same. OpenSearch's trainer adds up the penalties for each of the G positions in a query's group of documents. This sum
+is about G times larger, so multiply its lambda by G (and by its number of processes).
 
 **A sample of the vocabulary.** FLOPS, L1 and similar penalties are sums over terms, so S of the V columns are enough:
 if columns are drawn uniformly, V / S times the value is an unbiased estimate, and so is its gradient. The caller does
@@ -59,7 +59,7 @@ def idf_flops(weights: Tensor, idf: Tensor, *, view: str, floor: float = 0.01) -
       penalty is sum_j ( mean_i u_ij / idf_j )^2.
 
     Both views give the same penalty for the same ranking: idf_flops(idf * w, "query") = idf_flops(w, "document").
-    Multiplying by the idf instead of dividing, as sometimes printed, would favour common terms.
+    A formula that is sometimes printed multiplies by the idf instead of dividing; it would favour common terms.
 
     Args:
         weights: (n_docs, n_terms) float, w or u.

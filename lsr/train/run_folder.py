@@ -148,7 +148,7 @@ def open_log(path: Path, step: int) -> Any:
 
 
 def _replace(path: Path, content: str) -> None:
-    """Replace a file atomically, as other processes may read it."""
+    """Replace a file atomically, because other processes may read it."""
     work = path.with_name(path.name + ".partial")
     work.write_text(content, encoding="utf-8")
     take_name(work, path)

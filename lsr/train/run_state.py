@@ -25,7 +25,7 @@ def pack_tensors(
         student: The model in training.
         optimizer: Its optimizer.
         penalties: Regularizers by side.
-        with_idf: Include the query table. Needed if it isn't trained, but computed from the data.
+        with_idf: Include the query table. This is needed if the table isn't trained but computed from the data.
     """
     moments = {
         f"{name}|{key}": value.reshape(-1) if value.dim() == 0 else value

@@ -26,11 +26,11 @@ class ModelSettings(Settings):
         pooling: How the logits of a text's tokens are pooled.
         saturation: Function from logits to weights.
         max_length: Number of tokens read from a document.
-        freeze: Number of frozen layers, counted from the embeddings, which are then frozen, too. Their states are
-            computed once for each text and cached. Only for the heads "expansion", "lexical" and "deepct".
+        freeze: Number of frozen layers, counted from the embeddings, which are then frozen, too. The states of frozen
+            layers are computed once for each text and cached. Only for the heads "expansion", "lexical" and "deepct".
         lora: Rank of low-rank adapters, which are trained instead of the backbone; 0 for none. Needs the package peft.
-        dropout: Dropout probability; None for the checkpoint's. Without dropout, a step on a CPU takes two thirds of
-            the time.
+        dropout: Dropout probability; None for that of the checkpoint. Without dropout, a step on a CPU takes two thirds
+            of the time.
         prompt: Text before every document.
         top_k: Number of a document's heaviest terms to keep, both in training and in the encoder; 0 for all.
     """
@@ -58,14 +58,14 @@ class QuerySettings(Settings):
     """Settings for queries.
 
     Attributes:
-        kind: "encoded": a model encodes queries, either the documents' model or one of their own. The other kinds
-            weight the query's tokens without a model, and are saved as a table: "idf" with the training documents' IDF;
-            "table" with learned weights that start at the IDF, scaled to a mean of 1; "projected" with a learned
-            function of the input embeddings; "tokens" with 1 for all.
+        kind: "encoded": a model encodes queries, either the documents' model or a model of their own. With the other
+            kinds, the query's tokens get weights without a model, and the encoder stores these as a table: "idf" with
+            the training documents' IDF; "table" with learned weights that start at the IDF, scaled to a mean of 1;
+            "projected" with a learned function of the input embeddings; "tokens" with 1 for all.
         max_length: Number of tokens read from a query.
         weights: A JSON file {token: weight}, such as OpenSearch's idf.json, used instead of the IDF. The scale of the
-            table matters for the regularizer: if the table is multiplied by c, documents' weights shrink by 1 / c, and
-            the regularizer's weight no longer fits.
+            table matters for the regularizer: if the table is multiplied by c, training divides the documents' weights
+            by c, and the regularizer's weight no longer fits.
         checkpoint: The checkpoint from which the queries' own model starts. It may have any size, but needs the same
             vocabulary; None to use the documents' model. Head, pooling, saturation, adapters and dropout are as for
             documents.
@@ -100,10 +100,10 @@ class DataSettings(Settings):
         queries: Queries per batch and process; losses see the queries of all processes.
         negatives: Negatives per query, drawn from its candidates.
         mixed: Whether a batch may mix queries of several sources. If not, each batch is from one source, drawn by the
-            sources' weights; with gradient_cache, the batches of `optimizer.accumulate` together count as one batch.
+            sources' weights; with gradient_cache, all batches of an update (`optimizer.accumulate`) count as one batch.
         bank: Number of documents in the bank of frozen negatives (see `LossSettings.bank`): the first positives of the
             sources.
-        refresh_every: Interval in steps at which the sources' collections are searched with the current encoder, whose
+        refresh_every: Interval in steps at which the sources' collections are searched with the current encoder; the
             results become the candidates (ANCE, arXiv 2007.00808); 0 for never. Only for sources with document ids.
         refresh_count: Number of candidates to keep per query.
         refresh_share: Drop candidates that score above this share of the positive's score (arXiv 2407.15831); None
@@ -165,17 +165,18 @@ class LossSettings(Settings):
         term_recall: Squared error of a positive's weights for its own words, where the target is 1 for words of the
             query and 0 for other words (DeepCT, arXiv 1910.10687). Over many queries, a word's weight approaches the
             share of the document's queries that contain it.
-        vectors: Squared differences, summed over terms, between the model's vectors of documents and those of the
-            teachers that are sparse models with the same vocabulary. The weight falls to 0 by the last step.
+        vectors: Squared distance between the model's vectors of documents and the mean vectors of the teachers that are
+            sparse models; these need the same vocabulary. The weight falls to 0 by the last step.
         bank: InfoNCE of the positives against a bank of frozen negatives (`lsr.train.bank`), without BM25's scores. For
             runs that start from a trained sparse model.
-        alone: With `TrainSettings.lexical`: weight of the same ranking losses on the model's scores without BM25's, so
-            that the learned part also ranks well by itself.
+        alone: With `TrainSettings.lexical`: weight of the same ranking losses on the model's scores without BM25's
+            scores, so that the learned part also ranks well by itself.
         temperature: Divides scores in info_nce and bank.
         teacher_scores: How kl scales each teacher's scores for a query. "min-max" scales to 0..1 and "standard" to mean
             0 and standard deviation 1, so that teachers with different scales count equally. "raw" doesn't scale; it is
             for a single cross-encoder.
-        scale: Factor of the teachers' mean scaled score in kl; 0 for the default: 30 for "min-max", else 1.
+        scale: Factor by which kl multiplies the teachers' mean scaled score; 0 for the default: 30 for "min-max", else
+            1.
         margin_pairs: The pairs that margin_mse compares: "positive", a query's positive with each negative; or "all",
             all of the query's documents with each other, as in naver/splade's trainer of SPLADE-v3.
         plugins: {name: weight} of losses from other packages, see `lsr.plugins`.

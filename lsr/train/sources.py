@@ -49,13 +49,13 @@ class TrainingSource(Settings):
         split: The split of the judgments of a folder or dataset.
         documents: The collection of the document ids: anything that `lsr.io.corpus.open_corpus` opens. A folder or
             dataset uses its own documents by default.
-        queries: The collection of the query ids, with the corresponding default.
+        queries: The collection of the query ids. A folder or dataset uses its own queries by default.
         candidates: A TREC run, or a file of `lsr mine`. Its documents are appended as negatives, unless the query has
             them already.
         scores: Files of teachers' scores, one for each teacher: TREC runs, or .jsonl(.gz) and .parquet files with rows
             of {"query_id", "scores": {ID: NUMBER}} or in the forms of `lsr.train.example_lines`.
         weights: A file like those of `scores`, with weights of documents in info_nce; a document without a weight has
-            1. `lsr mine --weights` writes such a file.
+            the weight 1. `lsr mine --weights` writes such a file.
         allow_missing: Allow queries without candidates, and missing scores.
         weight: Relative frequency of this source.
     """
@@ -395,8 +395,8 @@ def _good_pairs(pairs: Iterable[_Pair | DataError], problems: Problems) -> Itera
 
 
 def _scored(path: Path, needs_scores: bool = True) -> Iterator[_Pair | DataError]:
-    """Yield query, document, score and "file:line" of a TREC run or of rows; if scores aren't needed, only a row's
-    negatives.
+    """Yield query, document, score and "file:line" of a TREC run or of rows; if scores aren't needed, a row yields only
+    its negatives.
     """
     try:
         is_run = file_kind(path) == "tsv"
@@ -423,5 +423,5 @@ def _row_scores(values: Mapping[str, Any], where: str, needs_scores: bool) -> li
     if not needs_scores:
         return [(query_id, doc_id, math.nan, where) for doc_id in raw.documents[raw.n_positives :]]
     if len(raw.scores) != 1:
-        raise DataError(f"scores of {len(raw.scores)} teachers; a file of scores must have those of one", where)
+        raise DataError(f"scores of {len(raw.scores)} teachers; a file of scores must have a single teacher", where)
     return [(query_id, doc_id, s, where) for doc_id, s in zip(raw.documents, raw.scores[0], strict=True) if s == s]

@@ -1,8 +1,9 @@
 """A disk cache of rows of numbers, such as states of frozen layers or a teacher's vectors.
 
-`rows.bin` has float16 rows, `places.bin` the offset of each text. A text's key is a hash of its token ids, so all runs
-with the same model can use a cache, even at the same time: a lock is held while files are written, and a writer first
-reads what others have added. If a process was killed while writing, the next writer cuts off the incomplete rows.
+`rows.bin` has float16 rows, and `places.bin` has the offset of each text. A text's key is a hash of its token ids, so
+all runs with the same model can share a cache, even at the same time: a lock is held while files are written, and a
+writer first reads what others have added. If a process was killed while writing, the next writer cuts off the
+incomplete rows.
 """
 
 from __future__ import annotations

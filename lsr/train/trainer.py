@@ -439,9 +439,9 @@ def _check_data(settings: TrainSettings, data: TrainingData, helpers: Helpers) -
     if imitates and (not helpers.teachers or any(teacher.examples for teacher in settings.teachers)):
         counts = [data.n_teachers(number) for number in range(data.n_sources)]
         if 0 in counts or len(set(counts)) > 1:
-            each = ", ".join(f"{path} has those of {n or 'none'}" for path, n in zip(paths, counts, strict=True))
+            each = ", ".join(f"{path} has {n or 'none'}" for path, n in zip(paths, counts, strict=True))
             raise TrainingError(
-                "kl and margin_mse need teachers, or examples with scores, all of them of the same number of teachers; "
+                "kl and margin_mse need teachers, or examples that all have scores of the same number of teachers; "
                 f"here {each}. Name models under teachers, or leave out the sources without scores"
             )
     if settings.data.refresh_every and helpers.mine:

@@ -46,7 +46,7 @@ def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Watcher:
 
 
 def wandb(folder: Path, settings: Mapping[str, Any]) -> Watcher:
-    """Log to Weights & Biases, as a run with the folder's name, using the variables WANDB_PROJECT and so on."""
+    """Log to Weights & Biases, as a run with the folder's name. WANDB_PROJECT and other environment variables apply."""
     run = _need("wandb", "wandb").init(dir=str(folder), name=folder.name, config=dict(settings))
 
     def watch(line: Line) -> None:
@@ -59,7 +59,7 @@ def wandb(folder: Path, settings: Mapping[str, Any]) -> Watcher:
 
 
 def mlflow(folder: Path, settings: Mapping[str, Any]) -> Watcher:
-    """Log to MLflow, as a run with the folder's name, using the variables MLFLOW_TRACKING_URI and so on."""
+    """Log to MLflow, as a run with the folder's name. MLFLOW_TRACKING_URI and other environment variables apply."""
     library = _need("mlflow", "mlflow")
     library.start_run(run_name=folder.name)
     library.log_params({name: str(value)[:_MLFLOW_LONGEST] for name, value in _flat(settings)})

@@ -20,7 +20,7 @@ _ABOUT = {
     "documents_terms": "documents_terms: terms of a document, mean",
     "queries_terms": "queries_terms: terms of a query, mean",
     "norm": "norm of the gradient",
-    "rate": "learning rate, share of the full one",
+    "rate": "learning rate, share of the full rate",
 }
 _STYLE = """
 :root { color-scheme: light dark; font: 14px/1.4 system-ui, sans-serif; }

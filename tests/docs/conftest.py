@@ -80,7 +80,7 @@ def materials(tmp_path_factory):
 
 @pytest.fixture
 def page_folder(materials, tmp_path, monkeypatch):
-    """A copy of the materials as the current folder."""
+    """A folder with a copy of the materials. It is the current folder during the test."""
     folder = Path(shutil.copytree(materials, tmp_path / "page"))
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")

@@ -1,4 +1,4 @@
-"""Examples in docstrings (`>>>`) print the results shown."""
+"""Each example in a docstring (`>>>`) prints the result that the docstring shows."""
 
 from __future__ import annotations
 

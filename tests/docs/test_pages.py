@@ -3,7 +3,7 @@
 A page's blocks run top to bottom, in one folder and one Python namespace:
 
     ```python       runs; its names are visible to later blocks, and top-level `await` works
-    ```shell        runs; `lsr ...` in this process, all else in bash; a server runs until the next `lsr serve`
+    ```shell        runs: `lsr ...` in this process, everything else in bash; a server runs until the next `lsr serve`
     ```text         the output of the block above; numbers may differ by 3 %
     ```yaml, json, toml   is parsed; settings of a training run or an experiment are validated, too
 
@@ -289,7 +289,7 @@ def test_blocks_run(path, page_folder, port, request, monkeypatch):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
-def test_blocks_name_a_language_and_are_not_indented(path):
+def test_every_block_has_a_language_and_no_indentation(path):
     """The parser would miss indented blocks, and wouldn't run blocks without a language."""
     text = path.read_text(encoding="utf-8")
     found = blocks(text)

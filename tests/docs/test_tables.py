@@ -36,7 +36,7 @@ def test_a_figure_edited_by_hand_is_reported_and_restored(tmp_path):
     assert (tmp_path / "README.md").read_text() == right
 
 
-def test_every_row_of_the_literature_page_names_a_test_or_says_why_not():
+def test_every_row_of_the_literature_page_names_a_test_or_says_why_it_has_none():
     text = (ROOT / "docs" / "guides" / "literature.md").read_text()
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
     assert len(named) > 30

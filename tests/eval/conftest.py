@@ -141,7 +141,7 @@ def write_folder(folder, datasets=DATASETS, systems=SYSTEMS, names=None, absent=
 
 
 def percentiles(values):
-    """The percentiles in the form in which an experiment records latencies."""
+    """The percentiles that an experiment records for latencies."""
     p50, p95, p99 = np.percentile(values, (50, 95, 99))
     return {"p50": p50, "mean": values.mean(), "p95": p95, "p99": p99}
 
@@ -153,13 +153,13 @@ def write_table(path, columns, rows):
 
 @pytest.fixture(scope="session")
 def hostile_made(tmp_path_factory):
-    """A folder with hostile names and a missing result, and its parsed experiment.json. Tests must not change it."""
+    """A folder with hostile names and a missing result, and its parsed experiment.json. Tests must not change them."""
     folder = tmp_path_factory.mktemp("made") / "hostile"
     return folder, write_folder(folder, names=HOSTILE, absent={("cranfield", "lsr-mini, alpha 0.8")})
 
 
 @pytest.fixture
 def hostile(tmp_path, hostile_made):
-    """A copy of the folder that a test may change."""
+    """A copy of `hostile_made` for tests that change the folder."""
     folder, experiment = hostile_made
     return shutil.copytree(folder, tmp_path / "hostile"), experiment

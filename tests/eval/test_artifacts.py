@@ -1,4 +1,4 @@
-"""An artifact is made once per key, and made again if its making was interrupted or its files are damaged."""
+"""An artifact is made once per key. An interrupted or damaged artifact is made again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lsr.eval.experiment.artifact_cache import Artifacts, content_digest
 
 @pytest.fixture
 def made(tmp_path):
-    """Returns a function that gets the artifact of a key, and a log of the keys whose artifacts were made."""
+    """A function that gets the artifact of a key, and a list that logs each key whose artifact is made."""
     log = []
 
     def get(key, fail=False):

@@ -1,4 +1,4 @@
-"""lsr bench: the grid of settings, the Pareto frontier and the recommended settings."""
+"""lsr bench tries a grid of settings, finds the Pareto frontier and recommends settings."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def test_the_frontier_has_the_pareto_optimal_settings(index, matrix, monkeypatch
     assert recommended(found, 10, 0.96).settings == {}
 
 
-def test_no_queries_is_an_error(index, matrix):
+def test_an_empty_set_of_queries_is_an_error(index, matrix):
     with pytest.raises(DataError, match="no queries"):
         bench_index(index, matrix[:0], [10], [{}])
 
 
-def test_the_command_prints_all_settings_and_recommends_one(index, lsr_command, tmp_path):
+def test_the_command_prints_all_settings_and_a_recommendation(index, lsr_command, tmp_path):
     ran = lsr_command("bench", index.path, "--cut", "2,4", "--heap-factor", "1", "-k", "5", "--rounds", "1")
     assert ran.code == 0
     assert [(row["k"], row.get("cut")) for row in ran.lines()] == [(5, None), (5, 2), (5, 4)]

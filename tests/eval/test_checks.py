@@ -65,7 +65,7 @@ def test_all_problems_are_reported_at_once(folder):
     assert "test.tsv:5" in warnings
     assert "1 query (stray) is not judged" in warnings
     assert "run.trec:3" in warnings
-    assert "2 judged queries (q2, barren) have no results, which counts as 0" in warnings
+    assert "2 judged queries (q2, barren) have no results; such a query counts as 0" in warnings
     with pytest.raises(DataError, match=r"4 problems:"):
         found.raise_errors()
 
@@ -101,7 +101,10 @@ def test_a_measure_deeper_than_the_run_gives_a_warning(folder, k, told):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["x d1", "y d2"], r"run.trec: none of its queries is judged in .*test.tsv; it has x, y, judged are q1, q2"),
+        (
+            ["x d1", "y d2"],
+            r"run.trec: none of its queries is judged in .*test.tsv; its queries are x, y; the judged .* are q1, q2",
+        ),
         ([], r"run.trec: it has no hits"),
     ],
 )
@@ -119,8 +122,11 @@ def test_a_run_whose_document_ids_are_all_unjudged_is_reported(folder):
     ("lines", "message"),
     [
         (["q1 d1 0", "q2 d2 -1"], "no query has a relevant document"),
-        (["x1 d1 1", "x2 d2 1"], "none of the queries is judged; .* Judged are x1, x2, queries are q1, q2"),
-        (["q1 x1 1", "q2 x2 1"], "none of the judged documents exists; .* Judged are x1, x2"),
+        (
+            ["x1 d1 1", "x2 d2 1"],
+            "none of the queries is judged; .* The judged queries are x1, x2; the queries are q1, q2",
+        ),
+        (["q1 x1 1", "q2 x2 1"], "none of the judged documents exists; .* The judged documents are x1, x2"),
     ],
 )
 def test_judgments_without_relevant_documents_are_errors(folder, lines, message):
@@ -238,7 +244,7 @@ def test_a_file_of_judgments_is_enough_to_evaluate(folder, lsr_command):
     qrels.write_text("q1 0 d1 1\nq2 0 d2 2\n")
     ran = lsr_command("evaluate", "--run", path, "--dataset", qrels, "--measures", "RR@2")
     assert (ran.lines()[0]["RR@2"], ran.lines()[0]["missing_queries"]) == (0.25, 1)
-    assert ran.err.splitlines() == [f"note: {path}: 1 judged query (q2) has no results, which counts as 0"]
+    assert ran.err.splitlines() == [f"note: {path}: 1 judged query (q2) has no results; such a query counts as 0"]
     Index.build(folder / "idx", open_corpus(folder), encoder="bm25")
     ran = lsr_command("evaluate", folder / "idx", "--dataset", qrels)
     assert (ran.code, "--queries" in ran.err) == (2, True)

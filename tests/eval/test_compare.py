@@ -1,4 +1,4 @@
-"""lsr compare: compares runs and systems of experiments."""
+"""lsr compare compares runs and systems of experiments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Three runs: "best" always ranks the relevant document first, "middle" sometimes, and "worst" never finds it."""
+    """Three runs. "best" always ranks the relevant document first, "middle" sometimes does, "worst" never finds it."""
     orders = {"best": ["ab"] * 6, "middle": ["ab", "ba", "ab", "ba", "ab", "bc"], "worst": ["bc"] * 6}
     for name, docs in orders.items():
         lines = [f"q{i} Q0 {doc} {r + 1} {9 - r} {name}\n" for i, row in enumerate(docs) for r, doc in enumerate(row)]
@@ -127,7 +127,7 @@ def test_runs_need_judgments(runs):
         read_values(list(runs.values()), None, MEASURES)
 
 
-def test_measures_missing_in_the_folder_are_refused(results):
+def test_measures_that_are_missing_in_the_folder_are_refused(results):
     with pytest.raises(DataError, match=r"there are no values of any of R@5 \(--measures\)"):
         read_values([str(results)], None, "R@5")
 

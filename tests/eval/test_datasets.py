@@ -1,4 +1,4 @@
-"""Judged datasets: BEIR folders, names of ir-datasets, datasets made of single files, and suites."""
+"""Judged datasets come from BEIR folders, ir-datasets, single files and suites."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_own_documents_are_dropped_before_the_cut_at_k(tmp_path, parts):
 
 
 def test_documents_that_the_judgments_exclude_are_left_out(folder):
-    """As in BRIGHT: excluded documents (grade -100) are removed from the ranking, and lower documents move up."""
+    """Excluded documents (grade -100, as in BRIGHT) are removed from the ranking, and lower documents move up."""
     (folder / "corpus.jsonl").write_text("".join(f'{{"_id": "d{i}", "text": "one {i}"}}\n' for i in range(4)))
     index = Index.build(folder / "idx", open_dataset(str(folder)).corpus(), encoder="bm25")
     found = [hit.id for hit in index.search("one")]
@@ -254,7 +254,7 @@ def test_unknown_suites_are_refused():
         open_datasets(suite_entries("bier"))
 
 
-def test_the_suites_name_datasets_with_judgments():
+def test_every_dataset_of_a_suite_has_judgments():
     datasets = pytest.importorskip("ir_datasets")
     for name in {name for suite in SUITES.values() for name in suite} - set(SUITES["limit"]):
         found = datasets.load(name)

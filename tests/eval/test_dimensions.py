@@ -1,4 +1,4 @@
-"""The benchmark of vector width against collection size: vectors with few dimensions lose more in large collections."""
+"""In the benchmark of vector widths and collection sizes, narrower vectors lose more recall in large collections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation of an index: all judged queries count, even those without text or results."""
+"""The evaluation of an index counts all judged queries, even queries without text or results."""
 
 from __future__ import annotations
 

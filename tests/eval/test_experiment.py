@@ -56,7 +56,7 @@ def datasets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vectors(datasets, tmp_path_factory, module_command):
-    """For each dataset: document vectors, query vectors, and a run as if from another engine."""
+    """For each dataset: document vectors, query vectors, and a run that could be another engine's."""
     root = tmp_path_factory.mktemp("theirs")
     for name, dataset in datasets.items():
         docs = root / f"{name}.parquet"
@@ -172,7 +172,7 @@ def test_flops_count_the_terms_that_queries_and_documents_share(done, datasets):
     assert result(record, "one", "BM25")["query_terms"] == 2
 
 
-def test_values_per_query_and_times_are_written(done, datasets):
+def test_times_and_values_per_query_are_written(done, datasets):
     out, record = done
     rows = pq.read_table(out / "per-query.parquet").to_pylist()
     assert len(rows) == len(datasets) * 7 * 2 * 8
@@ -209,7 +209,7 @@ def test_a_fusion_has_a_latency_and_the_total_size_of_its_indexes(done):
 
 
 def test_the_timed_search_of_a_fusion_finds_the_hits_of_its_written_run(datasets, vectors, tmp_path, monkeypatch):
-    """An index used twice is counted once in the size. A fusion with a run from a file has neither latency nor size."""
+    """The size counts each index once. A fusion with a run from a file has neither latency nor size."""
     systems = (
         SystemSettings("BM25", encoder="bm25"),
         SystemSettings("again", encoder="bm25"),
@@ -270,7 +270,7 @@ def test_the_similarity_of_rankings_is_recorded(done, datasets):
     assert found["one", "clusters", "BM25"]["rbo"] == pytest.approx(np.mean(expected)) != pytest.approx(1)
 
 
-def test_recall_by_depth_and_query_texts_are_written(done, datasets):
+def test_query_texts_and_recall_by_depth_are_written(done, datasets):
     out, record = done
     found = result(record, "one", "BM25")
     run = read_run(out / "runs" / "one" / "BM25.trec.gz")
@@ -452,7 +452,7 @@ def test_all_invalid_settings_are_reported():
 
 @pytest.fixture(scope="module")
 def seeded(datasets, vectors, tmp_path_factory):
-    """An experiment with runs of two seeds. The run of seed 2 has every other line of the run of seed 1."""
+    """An experiment with runs of two seeds. The run of seed 2 has every second line of the run of seed 1."""
     root = tmp_path_factory.mktemp("seeded")
     for name in datasets:
         lines = (vectors / f"{name}.trec").read_text().splitlines(keepends=True)
@@ -578,7 +578,7 @@ def test_the_command_reads_yaml_and_writes_a_report(tmp_path, lsr_command):
     assert "did you mean encoder" in ran.err
 
 
-def test_the_command_reports_all_problems_and_has_a_split_option(tmp_path, lsr_command):
+def test_the_command_reports_all_problems_and_accepts_a_split(tmp_path, lsr_command):
     folder = make_dataset(tmp_path / "one", 1)
     (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "dev.tsv")
     config = tmp_path / "config.yaml"
@@ -599,7 +599,7 @@ def test_the_command_reports_all_problems_and_has_a_split_option(tmp_path, lsr_c
 
 
 def test_written_runs_reproduce_the_report_despite_ties(done, datasets):
-    """trec_eval computes the report's values from the written runs, and the by_id values from the original scores."""
+    """trec_eval computes the report's values from the written runs, and the `by_id` values from the original scores."""
     import ir_measures
 
     out, record = done
@@ -695,7 +695,7 @@ def test_reproducing_gives_equal_measures_and_reports_changes(tmp_path, lsr_comm
     assert not any(what.startswith("one, mine") for what in found)
 
 
-def test_reproduce_refuses_a_missing_or_invalid_record(tmp_path, lsr_command):
+def test_the_command_reproduce_refuses_a_missing_or_invalid_record(tmp_path, lsr_command):
     ran = lsr_command("reproduce", tmp_path)
     assert (ran.code, "is this the result folder of an experiment?" in ran.err) == (1, True)
     (tmp_path / "experiment.json").write_text('{"settings": {"systems": [{"name": "x"}]}}')

@@ -1,7 +1,8 @@
 """Datasets of ir-datasets are opened by their real names; small files replace the real downloads.
 
-ir-datasets verifies downloads but not files in its cache, so the small files are put there. It reads the location of
-its cache on import, so a script in a separate process opens the datasets. That process can't reach any server.
+ir-datasets verifies downloads but not files in its cache, so the test puts the small files into the cache. On import,
+ir-datasets reads the location of its cache, so a script in a separate process opens the datasets. That process can't
+reach any server.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def write(path, text):
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """The script's output per dataset: qrels, drop_own, documents, measures and run; or an error message."""
+    """The script's output per dataset: either qrels, drop_own, documents, measures and run, or an error message."""
     home, work = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
     queries = {"q1": "wing flutter", "q2": "flat plates", "q3": "wings"}
     beir_zip(home, "scifact", queries, {"test": [("q1", "d1", "1"), ("q2", "d2", "2")], "train": [("q3", "d1", "1")]})

@@ -1,4 +1,4 @@
-"""Latency (percentiles in milliseconds after a warm-up), throughput, and energy per query."""
+"""Latency is measured in percentiles after a warm-up; throughput and energy per query are measured, too."""
 
 from __future__ import annotations
 

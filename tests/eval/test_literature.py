@@ -1,4 +1,4 @@
-"""Methods from papers as systems of an experiment: feedback, densified vectors, pairwise comparisons, codes."""
+"""An experiment runs methods from papers: feedback, densified vectors, pairwise comparisons and codes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LATENCY = LatencySettings(k=3, queries=3, rounds=1)
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
-    """Forty documents of Cranfield, with six queries and their judgments of these documents."""
+    """Forty documents of Cranfield, with six queries and judgments of these documents."""
     whole = open_dataset(str(Path(lsr.data.__file__).parent / "cranfield"))
     folder = tmp_path_factory.mktemp("data") / "small"
     (folder / "qrels").mkdir(parents=True)
@@ -111,7 +111,8 @@ def test_feedback_equals_a_direct_call(result, datasets, tmp_path):
     index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="bm25")
     for query in open_corpus(dataset.query_source, queries=True):
         direct = index.search(expand_query(index, query.content, documents=2, weight=0.4), 20)
-        # Only the first ten: terms of equal weight are chosen by their number, which differs between the two indexes.
+        # Only the first ten hits are compared: terms of equal weight are chosen by number, and the indexes number them
+        # differently.
         assert [hit.id for hit in direct][:10] == list(found["feedback"][query.id])[:10]
         source = list(found["fused"][query.id])[:3]
         direct = index.search(expand_query(index, query.content, source=source), 20)
@@ -157,7 +158,7 @@ def test_reading_all_clusters_equals_exhaustive_search(result, datasets, tmp_pat
     assert found["some clusters"] != found["all clusters"]
 
 
-def test_imitated_query_vectors_rank_alone_or_beside_those_of_the_model(result, datasets):
+def test_imitated_query_vectors_rank_alone_or_with_the_vectors_of_the_model(result, datasets):
     found = runs(result[1], ("bm25", "imitated", "beside"))
     model, dataset = load_encoder("lsr-mini"), datasets["small"]
     ids, texts = zip(*((doc.id, doc.content) for doc in dataset.corpus()), strict=True)
@@ -197,7 +198,7 @@ def test_the_preset_runs_with_all_systems(datasets, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_claims_of_the_papers_hold_on_cranfield(tmp_path):
-    """The preset on all of Cranfield: combined systems beat their parts, and approximations lose little."""
+    """On all of Cranfield, the preset's combined systems beat their parts, and its approximations lose little."""
     settings = replace(read_config(CONFIG, ExperimentSettings), latency=LatencySettings(queries=0))
     dataset = open_dataset(str(Path(lsr.data.__file__).parent / "cranfield"))
     record = run_experiment(settings, named([dataset]), tmp_path / "out")
@@ -213,13 +214,13 @@ def test_claims_of_the_papers_hold_on_cranfield(tmp_path):
     # Feedback both before and after fusion is as good as the best of the four simpler systems.
     single = ("BM25, feedback", "dense vector, feedback", "BM25 and dense vector", "interpolation after feedback")
     assert recall["interpolation before and after feedback"] >= max(recall[name] for name in single) - 0.002
-    # Densified vectors are as good as sparse ones; coloured slices beat random slices.
+    # Densified vectors are as good as sparse vectors; coloured slices beat random slices.
     assert quality["densified, 768 coloured slices"] >= quality["lsr-mini"] - 0.003
     for width in (256, 768):
         assert quality[f"densified, {width} coloured slices"] > quality[f"densified, {width} random slices"]
     # Late interaction without training is as good as its first stage.
     assert quality["late, refined"] >= quality["late, fused vectors"] - 0.003
-    # Candidates of coarse vectors, verified with full vectors, are as good as a full search.
+    # If coarse vectors find candidates and full vectors verify them, results are as good as those of a full search.
     assert quality["lsr-mini, 32 terms verified"] >= quality["lsr-mini"] - 0.003
     # A tenth or a third of the pairwise comparisons is almost as good as all of them.
     assert quality["BM25, a third of the comparisons"] >= 0.99 * quality["BM25, all comparisons"]
@@ -259,7 +260,7 @@ def test_interpolation_around_feedback_finds_most_on_three_collections(real_data
         ({"encoder": "bm25"}, "has .*encoder.*compare"),
     ],
 )
-def test_a_comparison_cannot_have_settings_of_other_kinds_of_systems(wrong, message):
+def test_a_comparison_refuses_settings_of_other_systems(wrong, message):
     with pytest.raises(ValueError, match=message):
         SystemSettings("x", compare=ComparisonSettings("a", "b"), **wrong)
 

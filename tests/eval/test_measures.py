@@ -136,7 +136,7 @@ def test_counts_are_summed_and_not_averaged():
     assert per_query["NumRel"] == {"a": 2, "b": 1, "c": 1}
 
 
-def test_a_measure_undefined_for_a_query_has_no_value():
+def test_a_measure_that_is_undefined_for_a_query_has_no_value():
     qrels = {"found": {"x": 1, "y": 0}, "lost": {"x": 1}}
     run = {"found": {"y": 2.0, "x": 1.0, "z": 0.5}, "lost": {"y": 1.0}}
     means, per_query = score_run(qrels, run, parse_measures("Accuracy P@1"))
@@ -194,7 +194,7 @@ def test_trec_eval_computes_the_same_values_from_a_written_run(seed, tmp_path):
     for hits in written.values():
         scores = np.clip(list(hits.values()), -3.4028235e38, 3.4028235e38).astype(np.float32)
         assert (np.diff(scores.astype(np.float64)) < 0).all()
-    if seed < 4:  # seed 4 has scores beyond the range of float32, which trec_eval can't order
+    if seed < 4:  # trec_eval can't order the scores of seed 4, which exceed the range of float32
         direct = ir_measures.calc_aggregate(measures, qrels, written)
         assert {str(m): v for m, v in direct.items()} == pytest.approx(score_run(qrels, run, measures)[0])
     by_id = (
@@ -209,7 +209,7 @@ def test_trec_eval_computes_the_same_values_from_a_written_run(seed, tmp_path):
         )
 
 
-def test_tied_queries_have_equal_scores_within_the_depth():
+def test_a_query_is_tied_if_it_has_equal_scores_within_the_depth():
     run = {"apart": {"a": 2.0, "b": 1.0}, "tied": {"a": 1.0, "b": 1.0}, "deep": {"a": 3.0, "b": 1.0, "c": 1.0}}
     assert tied_queries(run, 2) == ["tied"]
     assert tied_queries(run, 3) == ["tied", "deep"]

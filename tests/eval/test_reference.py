@@ -1,4 +1,4 @@
-"""Published scores: their means equal the published means, and all names of a dataset find its scores."""
+"""The means of published scores equal the published means, and every name of a dataset finds its scores."""
 
 from __future__ import annotations
 

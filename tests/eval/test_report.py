@@ -1,4 +1,4 @@
-"""lsr report: the page and the Markdown file show the values of a result folder, and escape markup in names."""
+"""lsr report writes the values of a result folder to a page and a Markdown file, and escapes markup in names."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_the_page_shows_costs_recall_and_conditions(written):
         assert text in source
 
 
-def test_the_queries_that_differ_most_are_listed(written):
+def test_queries_whose_values_differ_most_are_listed(written):
     page, _, _, _ = written
     _, *rows = page.tables["Queries that differ most, nDCG@10"]
     gains = [float(row[4].replace("−", "-")) for row in rows]
@@ -272,10 +272,10 @@ def test_a_minimal_experiment_has_a_report(hostile):
         assert "Costs" not in page.tables
 
 
-def test_without_latencies_parquet_the_picture_shows_percentiles(hostile):
+def test_the_picture_shows_percentiles_if_latencies_parquet_is_missing(hostile):
     folder, _ = hostile
     (folder / "latencies.parquet").unlink()
-    assert "Line: to the 95th." in write_report(folder)[0].read_text(encoding="utf-8")
+    assert "Line: up to the 95th percentile." in write_report(folder)[0].read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

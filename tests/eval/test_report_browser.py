@@ -34,7 +34,7 @@ def url(hostile_made, tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, url):
-    """Returns a function that opens the report. A console message, an error or another request fails the test."""
+    """Returns a function that opens the report. A console message, an error or a further request fails the test."""
     complaints, contexts = [], []
 
     def open_page(viewport, **options):

@@ -1,4 +1,4 @@
-"""A result folder is checked before use; one error lists all problems of experiment.json."""
+"""A result folder is checked before use, and one error lists all problems of experiment.json."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_written_folder_is_read_back(hostile):
     assert len(results.times(results.systems[3])) == 300 + 190
 
 
-def test_best_other_is_the_best_system_besides_the_baseline(hostile):
+def test_the_best_other_system_is_the_best_system_besides_the_baseline(hostile):
     folder, written = hostile
     change(folder, baseline=written["systems"][5]["name"])
     results = read_results(folder)
@@ -145,7 +145,7 @@ def test_damaged_values_per_query_are_refused(hostile, table, problem):
     assert problem in str(raised.value)
 
 
-def test_a_truncated_parquet_file_is_refused_and_an_empty_one_read(hostile):
+def test_a_truncated_parquet_file_is_refused_but_an_empty_file_is_read(hostile):
     folder, _ = hostile
     path = folder / "latencies.parquet"
     path.write_bytes(path.read_bytes()[:-100])

@@ -49,7 +49,7 @@ def test_the_t_test_handles_constant_differences_and_single_queries():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_t_test_equals_that_of_scipy(seed):
+def test_the_t_test_agrees_with_scipy(seed):
     rng = np.random.default_rng(seed)
     a, b = rng.random(40), rng.random(40)
     assert compare(by_query(a), by_query(b), test="t").p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
@@ -65,7 +65,7 @@ def permutation_test(a, b, **settings):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_exact_randomization_test_equals_that_of_scipy(seed):
+def test_the_exact_randomization_test_agrees_with_scipy(seed):
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 4, (2, 10)) / 3  # thirds give tied sums, which rounding errors must not separate
     assert compare(by_query(a), by_query(b)).p == pytest.approx(permutation_test(a, b, n_resamples=np.inf), abs=1e-12)
@@ -118,13 +118,13 @@ def test_bootstrap_intervals_equal_normal_intervals_for_many_queries():
     assert bootstrap_interval({"q": 0.3}) == (0.3, 0.3)
 
 
-def test_most_different_sorts_queries_by_absolute_difference():
+def test_the_function_most_different_sorts_queries_by_absolute_difference():
     values, baseline = {"a": 0.5, "b": 1, "c": 0.2, "d": 0.2}, {"a": 0.4, "b": 0.5, "c": 0.7, "d": 0.2}
     assert most_different(values, baseline) == [("b", 1, 0.5), ("c", 0.2, 0.7), ("a", 0.5, 0.4)]
     assert most_different(values, baseline, 1) == [("b", 1, 0.5)]
 
 
-def test_invalid_input_is_refused_with_its_query():
+def test_the_error_for_invalid_input_names_the_query_or_argument():
     with pytest.raises(DataError, match=r"2 and 2 queries, of which 2 have one value only: b, c"):
         compare({"a": 1, "b": 1}, {"a": 1, "c": 1})
     with pytest.raises(DataError, match="no queries"):
@@ -141,8 +141,8 @@ def test_invalid_input_is_refused_with_its_query():
 
 def test_the_test_over_seeds_equals_a_hand_worked_example():
     # The mean differences per query are 2 and 4: their variance is 2, so the variance of their mean is 1. The means per
-    # seed are also 2 and 4, which adds another variance of 1. The baseline has one seed and adds none. The standard
-    # error is sqrt(1 + 1), with (1 + 1)^2 / (1 + 1) = 2 degrees of freedom.
+    # seed are also 2 and 4, which adds another variance of 1. The baseline has one seed and adds no variance. The
+    # standard error is sqrt(1 + 1), with (1 + 1)^2 / (1 + 1) = 2 degrees of freedom.
     seeds = [by_query([1, 3]), by_query([3, 5])]
     found = compare_seeds(seeds, [zeros(2)])
     assert (found.difference, found.wins, found.n) == (3, 2, 2)
@@ -161,7 +161,7 @@ def test_without_variance_over_seeds_the_test_is_a_t_test():
 
 
 def test_differences_due_to_seeds_are_not_significant():
-    """A test over queries alone often finds significant differences between systems that differ only by seed."""
+    """A test over queries alone often finds significant differences between systems that differ only in their seed."""
     rng = np.random.default_rng(1)
     over_seeds, over_queries = [], []
     for _ in range(200):

@@ -38,7 +38,7 @@ PRESETS = Path(__file__).resolve().parents[2] / "configs" / "train"
 
 @pytest.fixture(scope="module")
 def cranfield(tmp_path_factory):
-    """A third of the judged documents of the collection in the package, with its queries split into train and dev."""
+    """A third of the judged documents of the packaged collection, with the queries split into train and dev."""
     source, folder = files("lsr.data") / "cranfield", tmp_path_factory.mktemp("data") / "cranfield"
     (folder / "qrels").mkdir(parents=True)
     lines = (source / "qrels" / "test.tsv").read_text().splitlines()
@@ -188,7 +188,7 @@ def test_the_error_names_an_unknown_logger(config, tmp_path, lsr_command):
         ("model.max_length=65", "model.max_length 65: the model in"),
     ],
 )
-def test_problems_of_data_models_and_measures_are_reported(config, tmp_path, lsr_command, change, message):
+def test_problems_of_the_data_the_model_and_the_measures_are_reported(config, tmp_path, lsr_command, change, message):
     ran = lsr_command("train", config, "--out", tmp_path / "run", "--set", change)
     assert ran.code == 1
     assert message in ran.err
@@ -382,7 +382,7 @@ def test_interrupted_scoring_resumes(cross_encoder, negatives, cranfield, tmp_pa
 def test_scoring_restarts_after_a_change_of_model(
     random_bert, negatives, cranfield, tmp_path, lsr_command, monkeypatch
 ):
-    """Scores of the old and the new model in the same folder are not mixed."""
+    """If the model in a folder changes, scores of the old and the new model are not mixed."""
     from lsr.train.teachers import SparseTeacher
 
     model, real, calls = tmp_path / "model", SparseTeacher.scores, []
@@ -422,7 +422,7 @@ def test_a_cross_encoder_needs_a_score_output(random_bert, negatives, cranfield,
     assert f"{random_bert}: no cross-encoder but a BertForMaskedLM, which has no output for scores" in ran.err
 
 
-def test_cached_cross_encoder_scores_equal_fresh_ones(cross_encoder, tmp_path):
+def test_cached_cross_encoder_scores_equal_fresh_scores(cross_encoder, tmp_path):
     pytest.importorskip("sentence_transformers")
     from lsr.train.cross_encoder import CrossEncoderTeacher
 
@@ -489,7 +489,7 @@ def test_every_preset_runs(name, random_bert, decoder, cranfield, negatives, tmp
 
 
 @pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
-def test_two_training_processes_mine_negatives_once(random_bert, cranfield, tmp_path):
+def test_two_training_processes_mine_the_negatives_once(random_bert, cranfield, tmp_path):
     """The second process waits until the first has mined the negatives."""
     changes = [
         f"model.checkpoint={random_bert}", "model.max_length=40", "queries.max_length=16", f"data={cranfield}",

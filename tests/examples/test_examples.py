@@ -58,7 +58,7 @@ def small_package(part_of_cranfield, tmp_path, monkeypatch):
     )
 
 
-def test_compare_encoders_prints_a_row_per_encoder(part_of_cranfield, tmp_path, capsys):
+def test_the_example_compare_encoders_prints_a_row_per_encoder(part_of_cranfield, tmp_path, capsys):
     load("compare_encoders").main([str(part_of_cranfield), "bm25", "lsr-tiny", "--out", str(tmp_path / "out")])
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["encoder", "nDCG@10", "R@100", "terms", "ms"]
@@ -66,7 +66,7 @@ def test_compare_encoders_prints_a_row_per_encoder(part_of_cranfield, tmp_path, 
     assert all(float(row.split()[1]) > 0.2 for row in rows)
 
 
-def test_to_opensearch_writes_documents_mapping_and_query(tmp_path, capsys):
+def test_the_example_to_opensearch_writes_documents_mapping_and_query(tmp_path, capsys):
     Index.build(tmp_path / "idx", DOCS, encoder="bm25")
     load("to_opensearch").main([str(tmp_path / "idx"), str(tmp_path / "docs.ndjson")])
     lines = [json.loads(line) for line in (tmp_path / "docs.ndjson").read_text().splitlines()]
@@ -93,7 +93,7 @@ def test_the_fastapi_application_searches_and_adds_documents(tmp_path, monkeypat
 
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")  # the small model truncates texts to 48 tokens
-def test_train_splade_trains_a_model_and_searches_with_it(small_package, tmp_path, monkeypatch, capsys):
+def test_the_example_train_splade_trains_a_model_and_searches_with_it(small_package, tmp_path, monkeypatch, capsys):
     torch = pytest.importorskip("torch")
     pytest.importorskip("yaml")
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))

@@ -90,5 +90,5 @@ def python():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Shorten the time that writers of this process wait for a lock from a second to 50 ms."""
+    """Let writers of this process wait only 50 ms for a lock, instead of a second."""
     monkeypatch.setattr("lsr.index.storage.transaction._PATIENCE", 0.05)

@@ -75,7 +75,7 @@ class Truth:
         return sums, factor
 
     def ranking(self, terms, weights):
-        """The documents with scores above zero and their scores, by descending score, then by document number."""
+        """The documents with scores above zero and their scores, sorted by descending score, then by number."""
         sums, factor = self.sums(terms, weights)
         docs = np.flatnonzero(sums)
         docs = docs[np.lexsort((docs, -sums[docs]))]
@@ -191,7 +191,7 @@ def test_results_are_exact_in_windows_with_and_without_dense_rows(tmp_path, orde
 
 
 def test_results_are_exact_for_lists_with_large_gaps(tmp_path, order):
-    """The documents of each term lie in a few distant ranges, so postings lists have gaps above 255 and skips."""
+    """The documents of each term lie in a few distant ranges, so postings lists have skips and gaps above 255."""
     rng = np.random.default_rng(9)
     n_docs, n_terms = 70_000, 16
     own = [
@@ -252,7 +252,7 @@ N_CLUSTERED = 20_000
 
 @pytest.fixture(scope="module")
 def clustered():
-    """20,000 documents in 100 contiguous clusters: terms of the cluster, common terms (dense rows) and random terms."""
+    """20,000 documents in 100 clusters, each with terms of its cluster, common terms (dense rows) and random terms."""
     rng = np.random.default_rng(11)
     cores = rng.permutation(np.arange(30, 2030))[: 100 * 15].reshape(100, 15)
     rows = []
@@ -304,7 +304,7 @@ def test_blocks_and_postings_are_skipped(segment, queries):
 
 
 def test_maxscore_skips_nonessential_terms(tmp_path, clustered, truth, queries, order):
-    # Terms can be skipped only from the second window on, because there is no threshold before.
+    # Terms can be skipped only from the second window on, because the first window has no threshold.
     segment = write(tmp_path, clustered[0], memory=24 * 2 * 60_000, order=order)
     assert segment.n_windows > 3
     for terms, weights in queries[:10]:
@@ -341,7 +341,7 @@ def test_every_scoring_kernel_is_used(tmp_path, monkeypatch, segment, truth, que
     require_equal(segment, truth, *queries[0], ks=(1000,), algorithms=["blocks"])
     assert ran["score_window"] == 1
     ran["score_window"] = 0
-    # Each document has 12 random terms out of 600, and some of 6 light terms, so no block can be skipped.
+    # Each document has 12 random terms out of 600 and some of the 6 light terms, so no block can be skipped.
     rng = np.random.default_rng(13)
     rows = []
     for _ in range(N_CLUSTERED):
@@ -414,7 +414,7 @@ def test_guaranteed_blocks_are_scored_for_any_alpha(segment, clustered, truth, q
                     assert segment.plan(terms, weights, k, chosen).blocks_scored == (bounds > 0).sum()
 
 
-def test_the_best_block_is_scored_although_all_others_tie(tmp_path, order):
+def test_the_best_block_is_scored_although_all_other_blocks_tie(tmp_path, order):
     # The last block must be scored, because its upper bound is the highest. All other blocks have equal bounds.
     dense = np.full((40 * BLOCK, 2), [100.0, 0.0])
     dense[-1] = 100
@@ -426,7 +426,7 @@ def test_the_best_block_is_scored_although_all_others_tie(tmp_path, order):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_beta_gives_the_results_of_a_query_of_the_heaviest_terms(segment, queries, algorithm):
+def test_a_search_with_beta_uses_only_the_heaviest_terms(segment, queries, algorithm):
     for terms, weights in queries[:10]:
         heaviest = np.argsort(-weights, kind="stable")
         for beta, size in ((1e-9, 1), (0.25, -(-len(terms) // 4)), (0.5, -(-len(terms) // 2)), (1, len(terms))):
@@ -558,7 +558,7 @@ def test_concurrent_processes_give_equal_results(index, queries):
 # --- real vectors -----------------------------------------------------------------------------------------------------
 
 
-def test_splade_on_nfcorpus(real_data, tmp_path, order):
+def test_results_are_exact_for_splade_vectors_of_nfcorpus(real_data, tmp_path, order):
     folder = real_data("nfcorpus-splade-v3")
     matrices, tokens = [], []
     for name in ("corpus", "queries"):

@@ -52,13 +52,13 @@ async def _listed(found):
 
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory):
-    """An index of each kind, by the kind's name. All have the same documents, and tests must not change them."""
+    """{kind: index} with the same documents in each index. Tests must not change the indexes."""
     yield from everywhere(tmp_path_factory.mktemp("alike"))
 
 
 @pytest.fixture
 def living(tmp_path):
-    """An index of each kind, by the kind's name. The test may change them."""
+    """{kind: index} with the same documents in each index. The test may change the indexes."""
     yield from everywhere(tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_all_kinds_give_equal_explanations(alike):
         assert len({str(hit.explain()) for hit in hits}) == len({hit.highlight(20) for hit in hits}) == 1
 
 
-def test_all_kinds_explain_terms_missing_from_the_document(living):
+def test_all_kinds_explain_terms_that_the_document_lacks(living):
     """In a sharded index, only the vocabulary of the last shard contains an added word."""
     named = []
     for index in living.values():
@@ -185,7 +185,7 @@ def test_all_kinds_explain_terms_missing_from_the_document(living):
     assert all(names == named[0] for names in named)
 
 
-def test_all_kinds_support_len_in_and_iteration(alike):
+def test_all_kinds_support_len_iteration_and_the_in_operator(alike):
     for kind in ("Index", "ShardedIndex", "Client"):
         index = alike[kind]
         assert (len(index), "c" in index, 5 in index, "nobody" in index) == (6, True, True, False)
@@ -232,7 +232,7 @@ SPECIAL = ("__len__", "__contains__", "__iter__", "__enter__", "__exit__")
 
 
 def public(kind):
-    """Names of a class's public methods and properties, and of its special methods in SPECIAL (`len`, `with` etc.)."""
+    """Names of a class's public methods and properties, and of its special methods that are listed in SPECIAL."""
     return {name for name in dir(kind) if (name[0] != "_" and name != "after_fork") or name in SPECIAL}
 
 
@@ -291,7 +291,7 @@ def rows(heading):
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_docs_list_missing_calls_with_reasons():
+def test_missing_calls_are_documented_with_reasons():
     told = {}
     for names, *cells in rows("What not all of them have"):
         for name in re.findall(r"`([^`]+)`", names):
@@ -303,7 +303,7 @@ def test_the_docs_list_missing_calls_with_reasons():
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_docs_list_the_common_calls():
+def test_the_common_calls_are_documented():
     text = PAGE.read_text().partition("\n## What all of them have\n")[2].partition("\n## ")[0]
     names = {name for line in text.splitlines() if line.startswith("|") for name in re.findall(r"`(\w+)`", line)}
     assert names == {name for name in SHARED if not name.startswith("__")}
@@ -423,17 +423,17 @@ def test_documented_differences_are_real(living, what):
     DIFFERENT[what](living)
 
 
-def test_a_with_block_that_fails_changes_nothing(living):
+def test_a_failed_with_block_changes_nothing(living):
     of_failed_blocks(living)
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_docs_list_calls_that_behave_differently():
+def test_calls_that_behave_differently_are_documented():
     assert [row[0] for row in rows("Calls that behave differently")] == [*DIFFERENT]
 
 
 class Dense(BM25Encoder):
-    """BM25 with dense vectors made from the first four letters of a text."""
+    """BM25 with dense vectors that are made from the first four letters of a text."""
 
     dense_width = 4
 

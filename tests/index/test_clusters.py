@@ -63,7 +63,7 @@ def require_exact(segment, terms, weights, ks=(1, 10, 10_000), chosen=EVERYTHING
 
 @pytest.fixture(scope="module")
 def topical():
-    """3,000 documents of 30 topics. Each document has terms of its topic and common terms."""
+    """3,000 documents on 30 topics. Each document has terms of its topic and common terms."""
     rng = np.random.default_rng(5)
     rows = []
     for topic in rng.integers(0, 30, 3000):
@@ -171,7 +171,7 @@ def test_scores_are_exact_even_if_clusters_are_skipped(path, topical):
             assert sorted(zip(-scores, docs, strict=True)) == list(zip(-scores, docs, strict=True))
 
 
-def test_cut_heap_factor_and_mass_trade_recall_for_work(path, topical, tmp_path):
+def test_recall_and_work_depend_on_cut_heap_factor_and_mass(path, topical, tmp_path):
     index = Index.open(path)
     sample = topical[np.arange(0, 3000, 60)]
 

@@ -47,7 +47,7 @@ def exact(queries, documents, k):
 
 
 def test_the_search_is_exact_if_all_documents_are_candidates(built, documents, queries):
-    """Only documents that share a coarse term with the query can be found, so only the first five are compared."""
+    """Only documents that share a coarse term with the query can be found, so only the first five hits are compared."""
     found = [built.search(queries[i], 10, candidates=len(documents)) for i in range(len(queries))]
     for hits, best, scores in zip(found, exact(queries, documents, 10), queries.dot(documents), strict=True):
         assert [score for _, score in hits[:5]] == pytest.approx(scores[best[:5]].tolist(), rel=1e-5)
@@ -124,9 +124,9 @@ def test_wrong_arguments_and_damaged_files_are_refused(built, documents, queries
             CoarseIndex(path)
 
 
-@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long; runs with LSR_LONG_TESTS")
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_a_quarter_of_the_terms_finds_the_best_documents_of_real_vectors(real_data, tmp_path):
-    """SPLADE-v3's vectors of NFCorpus have 251 terms per document. With 64 of them, the first 100 candidates contain
+    """SPLADE-v3's vectors of NFCorpus have 251 terms per document. With 64 terms, the first 100 candidates contain
     98 % of the ten best documents.
     """
     folder = real_data("nfcorpus-splade-v3")

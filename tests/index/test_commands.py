@@ -1,4 +1,4 @@
-"""The main commands. Invalid input gives a one-line error and changes nothing."""
+"""The main commands work. Invalid input gives a one-line error and changes nothing."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def require_refused(ran, *mentioned):
 
 
 @pytest.mark.parametrize("form", ["v.parquet", "v"])
-def test_encode_index_search_explain_evaluate_and_verify_succeed(tmp_path, beir, lsr_command, form):
+def test_the_commands_encode_index_search_explain_evaluate_and_verify_succeed(tmp_path, beir, lsr_command, form):
     pytest.importorskip("ir_measures")
     assert lsr_command("encode", beir, "--out", tmp_path / form, "--encoder", "bm25").code == 0
     assert lsr_command("index", tmp_path / form, "--out", tmp_path / "idx").code == 0
@@ -149,7 +149,7 @@ def test_documents_are_read_from_standard_input(tmp_path, lsr_command, monkeypat
     assert lsr_command("search", tmp_path / "idx", "flutter").lines()[0]["_id"] == "d1"
 
 
-def test_index_accepts_options_about_passages_texts_and_impacts(tmp_path, beir, lsr_command, index_words):
+def test_the_command_index_accepts_options_about_passages_texts_and_impacts(tmp_path, beir, lsr_command, index_words):
     ran = index_words(beir, "--out", tmp_path / "i", "--passages", 2, "--overlap", 1, "--impacts", "float32")
     assert ran.code == 0
     hit = lsr_command("search", tmp_path / "i", "heat").lines()[0]
@@ -515,7 +515,7 @@ def test_a_run_tag_must_be_one_word(pets, lsr_command, tmp_path, tag):
 
 
 @pytest.mark.parametrize("shards", [(), ("--shards", 2)])
-def test_options_change_settings_of_an_encoder_given_as_an_index(tmp_path, lsr_command, shards):
+def test_options_change_the_settings_of_the_encoder_of_an_index(tmp_path, lsr_command, shards):
     texts = {"a": "physicians and patients", "b": "cats"}
     (tmp_path / "docs.jsonl").write_text(jsonl([{"_id": name, "text": text} for name, text in texts.items()]))
     (tmp_path / "queries.jsonl").write_text(jsonl([{"_id": "q", "text": "doctor"}]))

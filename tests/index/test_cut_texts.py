@@ -89,7 +89,7 @@ def test_long_queries_warn_once_per_call(tmp_path, encoder):
     assert message.startswith("1 of 1 query (100.0%) is longer than the 64 tokens that the encoder reads")
     assert "passages" not in message
     with pytest.raises(DataError, match="text 0 holds a byte that isn't UTF-8, 0xe9, at character 3"):
-        index.search("caf\udce9")  # Python decodes a Latin-1 byte of the command line to this character
+        index.search("caf\udce9")  # Python decodes a Latin-1 byte on the command line to this character
     _, (message,) = told(lambda: index.search_batch(["wing", LONG, LONG]))
     assert message.startswith("2 of 3 queries (66.7%) are longer")
 
@@ -106,7 +106,7 @@ def test_commands_print_the_warnings(tmp_path, monkeypatch, capsys):
     run_command("index", [str(source), "--out", str(tmp_path / "idx"), "--whole"])
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("1 of 3 documents (33.3%) is longer than the 512 tokens")  # after the first chunk
-    assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 512 tokens")  # the total at the end
+    assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 512 tokens")  # at the end, with the total
     run_command(
         "encode", [str(source), "--out", str(tmp_path / "v.parquet"), "--queries", "--encoder", str(tmp_path / "idx")]
     )

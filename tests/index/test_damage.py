@@ -1,4 +1,4 @@
-"""Whatever file is damaged, a search, read, merge or export gives a result or raises CorruptIndex.
+"""With any damaged file, a search, a read, a merge or an export gives a result or raises CorruptIndex.
 
 The process never crashes, and no other error is raised, even if the file is too large to be hashed on opening.
 """
@@ -178,7 +178,7 @@ def test_damaged_files_give_results_or_an_lsr_error(indexed, name, python):
 
 
 def rewrite(path, out, how):
-    """Rewrite an index by merging, resharding or exporting it; returns the path of the result."""
+    """Rewrite an index by merging, resharding or exporting it, and return the path of the result."""
     if how == "merge":
         Index.open(path).merge()
         return path
@@ -405,7 +405,7 @@ def test_lack_of_memory_at_any_step_is_not_reported_as_damage(tmp_path, monkeypa
     assert len(found) == 10
 
 
-@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="depends on chance; runs with LSR_LONG_TESTS")
+@pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="depends on chance: set LSR_LONG_TESTS")
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
 def test_lack_of_memory_is_not_reported_as_damage(tmp_path, python):
     Index.build(tmp_path / "idx", documents(3000), encoder="bm25")

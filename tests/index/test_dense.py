@@ -15,7 +15,7 @@ from lsr.index.hybrid.dense import DenseVectors
 
 
 class Embed:
-    """Embeds texts by their counts of letters, and records the texts."""
+    """Embeds each text as its letter counts, and records the texts."""
 
     def __init__(self):
         self.texts = []

@@ -48,7 +48,7 @@ def test_ids_are_found_across_batches(tmp_path, monkeypatch):
     assert [read.id(i) for i in range(100)] == [d.id for d in given]
 
 
-def test_any_text_and_id_is_stored_unchanged(tmp_path):
+def test_any_text_and_any_id_are_stored_unchanged(tmp_path):
     ids = ["é", "e", "z", "日", "🙂", " a b ", "a#0", "\ufeff", "\uffff"]
     given = [
         Document(i, text, text[:50], {"key": text[:50], "deep": [1, {"x": None}]}, parent=f"p{i}")
@@ -72,7 +72,7 @@ def test_the_error_about_a_duplicate_id_names_both_positions(tmp_path, monkeypat
         write(tmp_path, [Document(i, "") for i in ids], (13, 50))
 
 
-def test_with_text_false_stores_only_ids(tmp_path):
+def test_only_ids_are_stored_if_with_text_is_false(tmp_path):
     read, writer = write(tmp_path, [Document("a", "text", "title", {"n": 1})], with_text=False)
     assert not writer.has_text
     assert not (tmp_path / "texts.arrow").exists()

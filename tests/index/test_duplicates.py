@@ -1,4 +1,4 @@
-"""Near-duplicate pairs equal those found by comparing all pairs of documents."""
+"""The search for near-duplicates finds the same pairs as a comparison of all pairs of documents."""
 
 from __future__ import annotations
 

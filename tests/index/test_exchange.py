@@ -1,4 +1,4 @@
-"""An index exported to any format and imported again has the same documents, weights and scores."""
+"""An index that is exported to any format and imported again has the same documents, weights and scores."""
 
 import json
 
@@ -119,7 +119,7 @@ def test_an_export_gives_equal_results_after_the_largest_weight_is_deleted(tmp_p
 
 
 @pytest.mark.parametrize("name", ["v.parquet", "v.ndjson"])
-def test_parquet_keeps_texts_and_the_encoder_and_ndjson_keeps_texts(tmp_path, name):
+def test_parquet_keeps_texts_and_the_encoder_but_ndjson_keeps_only_texts(tmp_path, name):
     index = Index.build(tmp_path / "idx", DOCUMENTS, encoder=BM25Encoder())
     convert(index_vectors(index), tmp_path / name)
     again = Index.build(tmp_path / "again", read_vectors(tmp_path / name))

@@ -60,7 +60,7 @@ def test_adjacent_highlights_are_merged(terms, marked):
     assert highlight("abcdefgh", terms[::-1]) == marked
 
 
-def test_combining_accents_stay_with_their_letter():
+def test_a_combining_accent_stays_with_its_letter():
     text = unicodedata.normalize("NFD", "über Café")
     assert highlight(text, [term(1, 1, (0, 1)), term(2, 1, (6, 10))]) == "**u\u0308**ber **Cafe\u0301**"
 
@@ -81,7 +81,7 @@ def test_html_is_escaped_except_the_highlights():
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_scores_of_a_words_terms_are_added_up():
+def test_the_scores_of_all_terms_of_a_word_are_added_up():
     text = "Uploads of pictures"
     parts = [("bm25:upload", 0, 7), ("##load", 2, 6), ("up", 0, 2), ("bm25:pictur", 11, 19)]
     terms = [
@@ -117,7 +117,7 @@ def test_terms_without_a_position_are_readable():
         ("a-b", "-", "a-b"),
     ],
 )
-def test_word_at_returns_the_whole_word(text, part, word):
+def test_the_function_word_at_returns_the_whole_word(text, part, word):
     start = text.index(part)
     assert word_at(text, start, start + len(part)) == word
 
@@ -230,7 +230,7 @@ def test_no_other_part_has_a_larger_share(marked, length):
 
 @pytest.fixture
 def encoder():
-    """BM25 that expands every document by the term "flutter". The origin of the expansion is the text's last word."""
+    """BM25 that adds the term "flutter" to every document. The origin of this expansion is the text's last word."""
     made = load_encoder("bm25")
     made.fit(["wing flutter", "car"])
     flutter, wing = (list(made.vocabulary).index(t) for t in ("flutter", "wing"))
@@ -332,7 +332,7 @@ def test_styles_do_not_change_the_width_of_cells():
 # --- words without weight, titles, and Markdown -------------------------------------------------------------------
 
 
-def test_a_word_of_the_text_without_a_weight_is_shown_as_unweighted(tmp_path):
+def test_a_word_without_a_weight_is_shown_as_unweighted(tmp_path):
     """A word may lack a weight because it follows the last token that the encoder reads."""
     encoder = load_encoder("bm25", language="none")
     encoder.fit(["heat", "flat", "plate", "wing"])

@@ -1,4 +1,4 @@
-"""Relevance feedback expands a query by the heaviest terms of the best documents, read from their stored vectors."""
+"""Relevance feedback adds terms to a query: the heaviest terms in the stored vectors of the best documents."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def index(request, matrix, tmp_path_factory):
     return built
 
 
-def test_stored_vectors_equal_the_vectors_indexed(index, matrix):
+def test_stored_vectors_equal_the_indexed_vectors(index, matrix):
     assert index.document_vectors(range(N)).to_dense() == pytest.approx(matrix.to_dense())
     some = index.document_vectors([399, 0, 17])
     assert some.to_dense() == pytest.approx(matrix[np.array([399, 0, 17])].to_dense())
@@ -129,7 +129,7 @@ def test_feedback_makes_a_hybrid_find_more_documents(topics, feedback):
     assert {*found} <= {"wing-0", "wing-3", "heart-1", "price-2"}
 
 
-def test_mode_before_gives_the_dense_ranking_and_mode_both_the_fused_one(topics):
+def test_feedback_before_gives_the_dense_ranking_and_feedback_both_gives_the_fused_ranking(topics):
     index, dense = topics
     before, both = (Hybrid(index, dense, feedback=how) for how in ("before", "both"))
     rankings = before.rankings({"q": "wing"})

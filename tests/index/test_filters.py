@@ -519,7 +519,7 @@ COMPARED = {**OPERATORS, "!=": operator.ne}
     cut=st.integers(0, 8),
 )
 def test_numbers_of_any_type_compare_exactly(tmp_path_factory, docs, listed, name, value, per_batch, cut):
-    """Integers and fractions of any size compare as in Python, alone or in lists, in one segment or two."""
+    """Integers and fractions of any size compare as in Python, alone or in lists, in one or two segments."""
     docs = [doc if doc is None or isinstance(doc, list) == listed else [doc] if listed else doc[0] for doc in docs]
     rows = [{} if doc is None else {"n": doc} for doc in docs]
     parsed = parse_where({"n": {name: value}})
@@ -618,7 +618,7 @@ def test_prefix_and_contains_refuse_numbers(columns):
         found(columns, {"lang": {"prefix": ["a", "b"]}})
 
 
-def test_prefix_and_contains_on_a_command_line(columns):
+def test_prefix_and_contains_work_on_a_command_line(columns):
     for text, expected in (("lang^=e", [0, 2]), ("author.name*=o", [4]), ('lang^="e,n"', []), ("lang == en", [0, 2])):
         parsed = parse_where_text([text])
         parsed.require_known([columns])

@@ -1,4 +1,4 @@
-"""An index in several processes and threads: forked children, pickles, and threads that share one index."""
+"""An index works in forked children, after pickling, and in threads that share it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_locks_held_by_threads_are_free_in_a_child(index, forked):
     with (
         held(index.snapshot._masking),
         held(index._changes._changing),
-    ):  # the locks that a filtered search and a change take
+    ):  # a filtered search takes one of these locks, and a change takes the other
         assert forked(lambda: ids(index.search("wing", where={"n": {"<": 2}}))) == ["0", "1"]
         assert forked(lambda: [index.pending, index.add([{"_id": "x", "text": "wing"}]).added, index.rollback()]) == [
             False,

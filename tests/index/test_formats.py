@@ -1,8 +1,8 @@
 """Stored indexes of formats 3 and 4 can be read and changed; other formats are refused with advice.
 
-    python tests/index/test_formats.py FOLDER      makes an index like the one in tests/index/format-4
+    python tests/index/test_formats.py FOLDER      makes an index like tests/index/format-4
 
-When the format changes, keep these folders and add a new one.
+When the format changes, keep these folders and add a new folder.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def make(folder):
     numbers = itertools.count()
     names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # 8 bytes for file names, 16 for the index id
     with mock.patch.object(secrets, "token_hex", lambda n: names[n]()):
-        encoder = FixedBM25Encoder()  # as in the stored indexes
+        encoder = FixedBM25Encoder()  # the stored indexes have this encoder
         encoder.fit(document["text"] for document in DOCUMENTS)
         index = Index.build(folder, DOCUMENTS[:4], encoder=encoder, passages=Passages(4, 1))
         index.add(DOCUMENTS[4:])
@@ -83,7 +83,7 @@ def test_the_stored_index_can_be_searched_and_verified(path):
     assert index.search("flat plate")[0].explain().words() == "flat 50%, plate 50%"
 
 
-def test_the_stored_index_equals_a_new_one(path, tmp_path):
+def test_the_stored_index_equals_a_new_index(path, tmp_path):
     make(tmp_path / "now")
     assert answers(Index.open(path)) == answers(Index.open(tmp_path / "now"))
     old, new = (json.loads((folder / MANIFEST).read_bytes()) for folder in (path, tmp_path / "now"))

@@ -103,7 +103,7 @@ def test_a_full_disk_is_reported_and_leaves_the_index_unchanged(living, small_di
     assert outcomes.count("full") >= 5
 
 
-def test_a_full_disk_while_writing_a_graph_is_reported(small_disk):
+def test_a_disk_that_is_full_while_a_graph_is_written_is_reported(small_disk):
     pytest.importorskip("usearch", reason="the extra ann is not installed")
     subprocess.run(["mount", "-o", "remount,size=400k", small_disk], check=True)
     texts = [(str(i), f"{i}") for i in range(600)]

@@ -1,4 +1,4 @@
-"""Fusion of runs: ranks or scores, weights, missing documents, ties."""
+"""Runs are fused by ranks or scores, with weights, missing documents and ties."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_weights_and_k_change_reciprocal_ranks():
     assert fused == pytest.approx({"a": 1, "c": 1 / 3 + 0.5, "b": 1 / 2, "d": 0.25})
 
 
-def test_hand_worked_interpolation():
+def test_interpolation_equals_a_hand_worked_example():
     fused = interpolate([BM25, SPLADE], weights=[0.4, 0.6])["q"]
     assert fused == pytest.approx({"a": 0.4, "b": 0.2, "c": 0.6, "d": 0.0})
     assert list(fused) == ["c", "a", "b", "d"]

@@ -28,7 +28,7 @@ WORDS = ["wing", "lift", "drag", "flow", "shock", "heat", "plate", "body", "nose
 
 
 class DenseBM25(BM25Encoder):
-    """BM25 with dense vectors: sums of a random vector per word, reversed for queries that contain "turned"."""
+    """BM25 whose dense vectors are sums of one random vector per word. The word "turned" reverses a query's vector."""
 
     dense_width = WIDTH
 
@@ -119,7 +119,7 @@ def test_rankings_are_fused_while_the_index_changes(tmp_path, monkeypatch, depth
             index.merge()
             assert index.n_segments == 1
             assert index.verify() == []
-    assert kept == before  # merging changes no score
+    assert kept == before  # the merge changed no score
     assert "embeddings.arrow" in index.file_sizes()
 
 
@@ -508,7 +508,7 @@ def test_shards_accept_dense_vectors_of_queries(spread):
     assert batches[0] == batches[1]
 
 
-def test_similar_compares_dense_vectors(tmp_path):
+def test_the_call_similar_compares_dense_vectors(tmp_path):
     given = documents(30)
     index = Index.build(tmp_path / "idx", given, encoder=DenseBM25(), hybrid=True)
     own = rounded(DenseBM25().encode_dense([doc["text"] for doc in given]))
@@ -547,7 +547,7 @@ def test_explanations_add_up_to_the_score(spread, mode, how):
 
 
 def test_a_negative_share_of_the_dense_vector_is_shown(tmp_path):
-    """Without the negative share, the shares shown would add up to more than 100 %."""
+    """Without the negative share, the shown shares would add up to more than 100 %."""
     index = Index.build(tmp_path / "idx", documents(40), encoder=DenseBM25(), hybrid=True)
     why = index.search("wing lift", 1, mode="hybrid")[0].explain()
     for share, limit, shown in ((-0.3, 5, True), (-0.001, 1, False)):
@@ -571,7 +571,7 @@ def test_the_share_of_the_dense_vector_is_shown_with_the_words(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
-def test_explaining_a_document_of_passages_explains_its_best_passage(spread, mode):
+def test_the_explanation_of_a_document_explains_its_best_passage(spread, mode):
     for one in spread:
         for hit in one.search("wing lift", 12, mode=mode):
             assert one.explain("wing lift", hit.id, mode=mode) == hit.explain()

@@ -97,7 +97,7 @@ def test_a_matrix_can_be_indexed_with_or_without_ids(tmp_path):
 
 
 @pytest.mark.parametrize("source", [[], SparseMatrix.empty(5)], ids=["documents", "matrix"])
-def test_an_index_can_be_built_from_no_documents(tmp_path, source):
+def test_an_index_can_be_built_without_documents(tmp_path, source):
     index = Index.build(tmp_path / "idx", source)
     assert (len(index), index.n_postings, index.verify()) == (0, 0, [])
     assert (
@@ -137,7 +137,7 @@ def test_invalid_passage_sizes_are_refused(tmp_path):
         Passages(5, 5)
 
 
-def test_store_text_false_keeps_only_ids(tmp_path):
+def test_only_ids_are_stored_if_store_text_is_false(tmp_path):
     index = Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25", store_text=False)
     (hit,) = index.search("flutter")
     assert (hit.id, hit.title, hit.text, hit.metadata) == ("wing", "", "", {})
@@ -145,7 +145,7 @@ def test_store_text_false_keeps_only_ids(tmp_path):
     assert not any(b"supersonic flow" in p.read_bytes() for p in index.path.rglob("*") if p.is_file())
 
 
-def test_integer_weights_are_exact_and_other_weights_within_max_error(tmp_path):
+def test_integer_weights_are_exact_and_other_weights_are_within_max_error(tmp_path):
     rng = np.random.default_rng(0)
     whole = SparseMatrix.from_dense(rng.integers(0, 256, (20, 8)))
     assert Index.build(tmp_path / "whole", whole).max_error == 0
@@ -240,13 +240,13 @@ def test_contributions_sum_to_the_score_and_spans_locate_the_words(tmp_path, imp
     assert json.dumps(explanation.to_json())
 
 
-def test_a_term_added_by_the_encoder_is_an_expansion(tmp_path):
+def test_a_term_that_the_encoder_adds_is_an_expansion(tmp_path):
     encoder = load_encoder("bm25")
     encoder.fit(["wing flutter", "car"])
     flutter, wing = (list(encoder.vocabulary).index(t) for t in ("flutter", "wing"))
     encoder.encode_document = lambda texts: SparseMatrix.from_dicts([{flutter: 2.0, wing: 1.0}] * len(texts), 3)
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "The wing"}], encoder=encoder)
-    explanation = index.explain("wing flutter car", "a")  # the query leaves "car" out, because no document has it
+    explanation = index.explain("wing flutter car", "a")  # the query leaves out "car", which no document has
     assert {c.token: c.kind for c in explanation} == {"flutter": "expansion", "wing": "match"}
     assert explanation.words() == "flutter* 67%, wing 33%"
 
@@ -369,7 +369,7 @@ part = maps[maps.index("postings.arrow"):]
 print(re.search(r"Rss: +(\\d+) kB", part).group(1))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "idx"], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2000  # kB in memory, of the file's 19,000 kB
+    assert int(done.stdout) < 2000  # kB in memory; the file has 19,000 kB
 
 
 def test_processes_can_search_one_index_concurrently(index):

@@ -30,7 +30,7 @@ class Once:
 
 
 class Generated:
-    """Like Once, but each call of iter() returns a new iterator object."""
+    """Like `Once`, but each call of iter() returns a new iterator object."""
 
     def __init__(self, items):
         self._items = iter(items)

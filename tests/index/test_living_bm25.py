@@ -50,13 +50,13 @@ def found(index, queries=QUERIES):
 
 
 def anew(documents, folder, **how):
-    """Build a new index of {id: text}, in that order."""
+    """Build a new index of {id: text}, in the order of the dict."""
     rows = [{"_id": doc_id, "text": text} for doc_id, text in documents.items()]
     return Index.build(folder, rows, encoder="bm25", **how)
 
 
 def live(index, history, path):
-    """Apply a sequence of changes to an index and to a dict {id: text}; return both."""
+    """Apply a sequence of changes to an index and to a dict {id: text}, and return both."""
     committed, now = {}, {}
     for step, names, text in history:
         there = [name for name in names if name in now]
@@ -123,7 +123,7 @@ def test_any_sequence_of_changes_to_shards_equals_a_new_index(history):
             assert found(sharded) == expected
 
 
-def test_scores_are_bm25(tmp_path):
+def test_scores_equal_those_of_a_fitted_bm25_encoder(tmp_path):
     texts = {"a": "wing flow", "b": "wing heat heat", "c": "plate"}
     index = anew({"a": "wing flow"}, tmp_path / "idx", impacts="float32")
     index.add([{"_id": name, "text": texts[name]} for name in "bc"])
@@ -135,7 +135,7 @@ def test_scores_are_bm25(tmp_path):
     assert scores == pytest.approx(dict(zip("ab", expected[:2], strict=True)), rel=1e-5)
 
 
-def test_words_added_later_are_explained_and_highlighted(tmp_path):
+def test_words_that_are_added_later_are_explained_and_highlighted(tmp_path):
     index = anew({"a": "wing flow"}, tmp_path / "idx")
     index.add([{"_id": "b", "text": "call getOpenApi() on a wing"}])
     index.commit()

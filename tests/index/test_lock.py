@@ -1,4 +1,4 @@
-"""Identity and lock of an index that is moved, replaced, interrupted, or opened by a relative path."""
+"""An open index notices that its folder was moved or replaced, survives interrupts, and accepts relative paths."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_rebuilt_and_copied_indexes_keep_their_identity(path, tmp_path):
     assert len(Index.open(path)) == 2
 
 
-def test_an_index_without_an_id_gets_one(tmp_path):
+def test_an_index_without_an_id_gets_an_id(tmp_path):
     shutil.copytree(Path(__file__).parent / "format-3", tmp_path / "idx")
     index, reader = Index.open(tmp_path / "idx"), Index.open(tmp_path / "idx")
     assert "index_id" not in index.snapshot.manifest
@@ -208,7 +208,7 @@ _NEW = [{"_id": "new0", "text": "wing"}, {"_id": "d5", "text": "flow"}, {"_id": 
 
 
 class _Interrupted:
-    """Raises KeyboardInterrupt before line number `at` that lsr.index runs; `lines` counts the lines run."""
+    """Raises KeyboardInterrupt before the `at`-th line that lsr.index runs. `lines` counts the lines that have run."""
 
     def __init__(self, at):
         self.at, self.lines = at, 0
@@ -234,7 +234,7 @@ class _Interrupted:
 
 
 def _after_an_interrupt(path, kept, at, then):
-    """Interrupt a commit before line number `at`, then write with two objects; return the number of lines run."""
+    """Interrupt a commit before its `at`-th line, then write with two objects. Returns the number of lines that ran."""
     shutil.rmtree(path)
     shutil.copytree(kept, path)
     old = [d["_id"] for d in DOCUMENTS]
@@ -317,7 +317,7 @@ def test_an_interrupted_change_is_complete_or_rolled_back(path, monkeypatch, wha
             break
 
 
-def test_a_lock_is_released_if_taking_it_is_interrupted(path, monkeypatch):
+def test_an_interrupt_during_the_acquisition_of_a_lock_releases_the_lock(path, monkeypatch):
     index = Index.open(path)
     with monkeypatch.context() as patch:
         patch.setattr("lsr.index.storage.transaction._note_holder", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -1,4 +1,4 @@
-"""Documents by id, iteration and counts, for one index, for shards opened as one index, and for a ShardedIndex."""
+"""Documents are found, iterated and counted in one index, in shards that open as one index, and in a ShardedIndex."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def stored(i):
     return Document(f"d{i}", DOCS[i]["text"], DOCS[i]["title"], {"n": i})
 
 
-def test_get_returns_stored_documents_by_id(index):
+def test_the_call_get_returns_stored_documents_by_id(index):
     assert index.get("d3") == stored(3)
     assert index.get("gone") is None
     assert index.get("never") is None
@@ -68,7 +68,7 @@ def test_iteration_reads_shards_in_batches(built, monkeypatch):
     assert list(built["sharded"]) == [stored(i) for i in range(12)]
 
 
-def test_count_accepts_a_filter(index):
+def test_the_call_count_accepts_a_filter(index):
     assert index.count() == len(index) == 12
     assert index.count({"n": {">=": 4}}) == 8
     assert index.count({"n": 99}) == 0
@@ -132,7 +132,7 @@ def test_async_calls_give_the_same_results(built):
 # --- similar documents ------------------------------------------------------------------------------------------------
 
 
-def test_similar_is_a_search_without_the_document_itself(index, built):
+def test_the_call_similar_is_a_search_that_leaves_out_the_document(index, built):
     one = built["one"]
     doc = one.documents.find("d3")
     whole = one.search(one.as_query(one.document_vectors([doc])), 12)
@@ -146,7 +146,7 @@ def test_similar_is_a_search_without_the_document_itself(index, built):
         index.similar("gone")
 
 
-def test_similar_accepts_ids_of_documents_and_of_passages(tmp_path):
+def test_the_call_similar_accepts_ids_of_documents_and_of_passages(tmp_path):
     texts = {"a": "wing lift drag flow heat", "b": "heat jet shock", "c": "panel", "d": "lift drag"}
     documents = [{"_id": doc_id, "text": text} for doc_id, text in texts.items()]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25", passages=Passages(2, 0))

@@ -41,7 +41,7 @@ def overlap(matrix, vectors, index, k=10):
 
 
 @pytest.mark.parametrize("how", ["built", "added", "merged", "merged in clusters", "in shards"])
-def test_a_document_of_large_weights_does_not_reduce_the_precision_of_others(tmp_path, how):
+def test_a_document_with_large_weights_does_not_reduce_the_precision_of_other_documents(tmp_path, how):
     rng = np.random.default_rng(0)
     matrix, loud = random_documents(rng, 1500), SparseMatrix.from_rows([([3, 7], [300.0, 2.0])], N_TERMS)
     both, vectors = SparseMatrix.vstack([matrix, loud]), queries(rng, 12)
@@ -77,7 +77,7 @@ def test_a_document_of_large_weights_does_not_reduce_the_precision_of_others(tmp
     ),
     st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_merging_changes_no_result(tmp_path_factory, parts, seed):
+def test_a_merge_does_not_change_results(tmp_path_factory, parts, seed):
     path, rng = tmp_path_factory.mktemp("merge"), np.random.default_rng(seed)
     index = None
     for number, (n, loudness) in enumerate(parts):
@@ -117,7 +117,7 @@ def test_shifts_are_as_small_as_possible():
     assert (largest <= (LEVELS + 0.5) * scale * 2.0**shifts).all()
 
 
-def test_few_documents_of_large_weights_get_their_own_scale():
+def test_documents_with_large_weights_get_their_own_scale_if_they_are_few():
     usual = np.full(128, 3, np.float32)
     assert usual_largest(usual) == 3
     assert usual_largest(np.append(usual, np.float32(300))) == 3

@@ -14,7 +14,7 @@ from lsr.index.segment import reorder
 from lsr.index.segment.reorder import document_order, reduce_documents
 from lsr.io.open_vectors import read_vectors
 
-# The process may take 512 MB of further memory. An array over the vocabulary of 2**31 terms would take at least 2 GB.
+# The process may take 512 MB of extra memory. An array over the vocabulary of 2**31 terms would take at least 2 GB.
 LIMITED = """
     import resource, sys
     import numpy as np

@@ -1,4 +1,4 @@
-"""Background merges don't block other calls, keep the changes made during the merge, and leave no files behind."""
+"""Background merges don't block other calls, keep changes that are made meanwhile, and leave no files behind."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Gate:
     def __call__(self, *args):
         merged = merging.merge_aside(*args)
         self.reached.set()
-        assert self.opened.wait(600)  # long, because kernels may have to be compiled first
+        assert self.opened.wait(600)  # a long limit, because kernels may have to be compiled first
         return merged
 
 
@@ -136,7 +136,7 @@ def test_a_merge_waits_for_another_writer_except_at_exit(index, gate):
     other.delete(["7"])
     gate.opened.set()
     until(lambda: index._changes._merging._waiting)
-    index.close()  # gives up, because another writer may hold the lock for long
+    index.close()  # gives up, because another writer may hold the lock for a long time
     assert index.n_segments == 3
     other.commit()
     require_whole(other, 3)

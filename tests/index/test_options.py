@@ -80,14 +80,14 @@ QUERIES = ["wing", "shock layer", "jet heat flow drag"]
 
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("offset", [0, 1, 7, 100, 10_000])
-def test_offset_skips_the_best_hits(index, query, offset):
+def test_the_option_offset_skips_the_best_hits(index, query, offset):
     whole = ranking(index, query)
     assert pairs(index.search(query, 5, offset=offset)) == whole[offset : offset + 5]
 
 
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore"])
-def test_min_score_drops_hits_with_lower_scores(index, query, algorithm):
+def test_the_option_min_score_drops_hits_with_lower_scores(index, query, algorithm):
     whole = ranking(index, query)
     for place in (0, 3, len(whole) // 2, len(whole) - 1):
         least = whole[place][1]
@@ -107,7 +107,7 @@ def grouped(whole, value, k, per_group, offset):
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize(("k", "per_group", "offset"), [(1, 1, 0), (5, 1, 0), (5, 3, 2), (100, 2, 0), (3, 1, 90)])
 @pytest.mark.parametrize("column", ["source", "even"])
-def test_group_by_limits_the_hits_per_group(index, query, k, per_group, offset, column):
+def test_the_option_group_by_limits_the_hits_per_group(index, query, k, per_group, offset, column):
     expected = grouped(ranking(index, query), lambda document: document.get(column), k, per_group, offset)
     found = index.search(query, k, group_by=column, per_group=per_group, offset=offset)
     assert pairs(found) == expected
@@ -148,7 +148,7 @@ def test_a_column_of_numbers_boosts_scores(index, k, weight):
 
 
 def in_title(index, query, factor):
-    """The boost factor of each matching document, by id, computed from its explanation."""
+    """{id: boost factor} of all matching documents, computed from their explanations."""
 
     def of(why):
         title = sum(part.score for part in why if any(end <= why.title_length for _, end in part.spans))
@@ -535,7 +535,7 @@ def test_one_passage_must_match_all_conditions(passages, k):
 
 
 @pytest.mark.parametrize("k", [1, 7, 80])
-def test_documents_of_passages_are_boosted_counted_grouped_and_sorted(passages, k):
+def test_documents_with_passages_are_boosted_counted_grouped_and_sorted(passages, k):
     expected = of_passages(passages, "wing jet", factor=lambda metadata: 1 + metadata["n"])
     found = passages.search("wing jet", k, boost={"n": 1}, facets="n")
     assert [hit.id for hit in found] == [doc_id for doc_id, *_ in expected[:k]]
@@ -612,7 +612,7 @@ def test_passages_can_be_separate_hits(passages, cut, k):
     assert [len(one[3]) for one in reranked] == [len(one[3]) for one in best[:k]]
 
 
-def test_passages_must_be_true_or_false(cut):
+def test_the_option_passages_must_be_true_or_false(cut):
     with pytest.raises(ValueError, match="passages must be true or false, got 3"):
         cut.search("wing", passages=3)
 

@@ -14,7 +14,7 @@ from lsr.index.segment.reorder import Reduced, document_order, reduce_documents
 
 @pytest.fixture(scope="module", params=[0, 1 << 18], ids=["clusters", "bisection"], autouse=True)
 def ordering(request):
-    """Run every test with and without clustering documents before the bisection."""
+    """Run every test twice: once documents are clustered before the bisection, and once they aren't."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reorder, "_CLUSTERED_FROM", request.param)
         yield request.param
@@ -26,7 +26,7 @@ def reduced(rows, n_terms):
 
 
 def clustered_rows(rng, n_clusters, size):
-    """Documents in the order of their clusters: 10 of the cluster's 14 terms, then 4 lighter random terms."""
+    """Documents in the order of their clusters. Each has 10 of its cluster's 14 terms and 4 lighter random terms."""
     n_terms = n_clusters * 14
     return [
         np.concatenate((cluster * 14 + rng.permutation(14)[:10], rng.integers(0, n_terms, 4)))

@@ -67,7 +67,7 @@ def test_sorting_of_sorted_input_takes_less_than_quadratic_time(pattern):
     scores = shaped(pattern, n)
     docs = np.arange(n)
     wanted = docs[in_order(docs, scores)]
-    sort(docs.copy(), scores.copy(), 20)  # compiles
+    sort(docs.copy(), scores.copy(), 20)  # compiles the kernel
     started = time.thread_time()
     sort(docs, scores, n)
     assert time.thread_time() - started < 1  # takes 0.02 s; quadratic sorting would take 9 s
@@ -80,7 +80,7 @@ def test_selection_from_sorted_input_takes_less_than_quadratic_time(pattern):
     scores = shaped(pattern, n)
     docs = np.arange(n)
     wanted = docs[in_order(docs, scores)][:10]
-    select(docs.copy(), scores.copy(), 20, 10)  # compiles
+    select(docs.copy(), scores.copy(), 20, 10)  # compiles the kernel
     started = time.thread_time()
     select(docs, scores, n, 10)
     assert time.thread_time() - started < 1
@@ -102,7 +102,7 @@ def test_the_first_threshold_is_reached_by_k_documents(n, distinct):
 def test_collecting_clears_the_accumulator_and_breaks_ties_by_number(order):
     accumulator = np.zeros(WINDOW, np.int32)
     accumulator[:1000] = 7
-    accumulator[1000:1024] = 9  # after the last document, so never a hit
+    accumulator[1000:1024] = 9  # beyond the last document, so never a hit
     space = space_of(accumulator, 70)
     windows = np.zeros((1, WINDOW_COLUMNS), np.int64)
     windows[0, ORDER_AT] = 0 if order else -1

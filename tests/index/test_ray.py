@@ -132,7 +132,7 @@ def test_another_replica_answers_for_a_hung_replica(twice):
             assert [found(hits) for hits in index.search_batch(queries())] == expected
 
 
-def test_a_shard_without_an_answer_raises_or_is_listed_as_missing(twice):
+def test_a_shard_without_an_answer_raises_an_error_or_is_listed_as_missing(twice):
     one, index = twice
     expected = found(one.search(queries()[0], N_DOCS))
     kept = [hit for hit in expected if hit[0] < N_DOCS // 2]

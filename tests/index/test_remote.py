@@ -35,7 +35,7 @@ def answers(index):
 
 @pytest.fixture
 def fetched(monkeypatch):
-    """Names of the files downloaded during the test."""
+    """Names of the files that were downloaded during the test."""
     names, real = [], Place.fetch
 
     def fetch(self, name, *args):

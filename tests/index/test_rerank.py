@@ -35,7 +35,7 @@ def length(query, texts):
 
 
 def longer(query, pairs):
-    """Prefers the longer text of each pair. If both are equally long, the first has a small advantage."""
+    """Prefers the longer text of each pair. If both texts are equally long, the first text has a small advantage."""
     return [0.9 if len(a) > len(b) else 0.6 if len(a) == len(b) else 0.2 for a, b in pairs]
 
 
@@ -96,7 +96,7 @@ def test_overlapping_windows_move_the_best_texts_to_the_top(seed):
     scores = ListwiseReranker(order, window=window, step=step).scores("q", list(map(str, values)))
     assert sorted(scores) == list(range(1, n + 1))
     ranked = [values[i] for i in sorted(range(n), key=lambda i: -scores[i])]
-    sure = n if n <= window else window - step  # this many of the best texts rise through all windows
+    sure = n if n <= window else window - step  # the number of best texts that rise through all windows
     assert ranked[:sure] == sorted(values, reverse=True)[:sure]
     assert max(sizes) <= window
 

@@ -1,4 +1,4 @@
-"""The options of `lsr search` that change results, and the commands similar, get and duplicates."""
+"""`lsr search` with its options, `lsr similar`, `lsr get` and `lsr duplicates` print the results of the index."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def path(tmp_path_factory):
     ],
     ids=str,
 )  # fmt: skip
-def test_search_options_equal_the_arguments_of_search(path, lsr_command, given, how):
+def test_options_of_the_command_equal_arguments_of_the_method_search(path, lsr_command, given, how):
     query = '"flutter flutter" wing' if "syntax" in how else "wing flutter"
     lines = lsr_command("search", path, query, "-k", "4", "--json", *given).lines()
     hits = Index.open(path).search(query, 4, **how)
@@ -119,14 +119,14 @@ def test_queries_of_a_file_are_searched_in_every_mode(tmp_path, lsr_command):
         assert [line["score"] for line in lines] == pytest.approx(expected.scores.tolist())
 
 
-def test_similar_prints_similar_documents(path, lsr_command):
+def test_the_command_similar_prints_similar_documents(path, lsr_command):
     lines = lsr_command("similar", path, "d3", "-k", "3", "--where", "n<9", "--json").lines()
     hits = Index.open(path).similar("d3", 3, where={"n": {"<": 9}})
     assert [line["_id"] for line in lines] == [hit.id for hit in hits]
     assert "no document has the id" in lsr_command("similar", path, "x").err
 
 
-def test_get_prints_documents(path, lsr_command):
+def test_the_command_get_prints_documents(path, lsr_command):
     assert lsr_command("get", path, "d2", "d0").lines() == [DOCS[2], DOCS[0]]
     assert lsr_command("get", path).lines() == DOCS
     assert [line["n"] for line in lsr_command("get", path, "--where", "n>17").lines()] == [18, 19]
@@ -136,7 +136,7 @@ def test_get_prints_documents(path, lsr_command):
     assert lsr_command("get", path, "d1", "--where", "n=1").code == 2
 
 
-def test_duplicates_prints_pairs_of_similar_documents(path, lsr_command):
+def test_the_command_duplicates_prints_pairs_of_similar_documents(path, lsr_command):
     ran = lsr_command("duplicates", path, "--threshold", "0.99", "--where", "n<6")
     found = Index.open(path).duplicates(0.99, where={"n": {"<": 6}})
     assert [(line["id"], line["of"]) for line in ran.lines()] == [(one.id, one.of) for one in found]

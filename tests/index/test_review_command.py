@@ -61,7 +61,7 @@ def test_a_review_asks_and_pauses(index, lsr_command, tmp_path, monkeypatch):
     assert len(after) == 3
 
 
-def test_a_review_paused_before_the_first_answer_can_be_continued(index, lsr_command, tmp_path, monkeypatch):
+def test_a_review_that_is_paused_before_the_first_answer_can_be_continued(index, lsr_command, tmp_path, monkeypatch):
     path, _ = index
     how = ("review", path, "--state", tmp_path / "state.json")
     monkeypatch.setattr("lsr.index.cli.review._on_a_page", lambda *_: False)
@@ -87,7 +87,7 @@ def test_wrong_arguments_are_refused(index, lsr_command, tmp_path):
     ran = lsr_command(*how, "--budget", "5")
     assert ran.code == 0
     assert "the budget of 5 documents is used up" in ran.err
-    assert "recall is probably" not in ran.err  # stopping at a budget doesn't estimate recall
+    assert "recall is probably" not in ran.err  # a review that stops at its budget doesn't estimate recall
     ran = lsr_command(*how, "--target", "0.7")
     assert ran.code == 2
     assert "this review exists and keeps its settings" in ran.err

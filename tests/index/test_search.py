@@ -98,7 +98,7 @@ def test_results_equal_brute_force_on_random_vectors(seed, n_docs, n_terms, long
 @pytest.mark.parametrize("order", ["given", "bisection"])
 @pytest.mark.parametrize("impacts", IMPACTS)
 @pytest.mark.parametrize("memory", [24 * 2000, DEFAULT_MEMORY])
-def test_every_k_is_a_prefix_of_the_same_ranking(tmp_path, impacts, memory, order):
+def test_results_for_every_k_are_a_prefix_of_the_same_ranking(tmp_path, impacts, memory, order):
     rng = np.random.default_rng(3)
     matrix = random_matrix(rng, 12_000, 30, 4, [1.0, 2.0])
     segment = write_segment(tmp_path, matrix, impacts, memory, order=order)
@@ -199,7 +199,7 @@ def test_threads_and_repetition_give_equal_results(tmp_path, impacts):
         assert list(many) == alone * 4
 
 
-def test_terms_of_no_document_are_ignored(tmp_path):
+def test_terms_that_occur_in_no_document_are_ignored(tmp_path):
     matrix = SparseMatrix.from_dicts([{0: 0.7, 4: 0.2}, {4: 0.9}], 10)
     segment = write_segment(tmp_path, matrix, "uint8")
     known = segment.search(np.array([0, 4], np.uint32), np.array([1, 2], np.float32), 10)
@@ -245,7 +245,7 @@ def test_results_are_exact_for_large_k_and_many_ties(tmp_path, k, impacts):
 
 @pytest.fixture(scope="module")
 def clustered():
-    """20,000 shuffled documents of 200 clusters: terms of the document's cluster, common terms and random terms."""
+    """20,000 shuffled documents in 200 clusters. Each has terms of its cluster, common terms and random terms."""
     rng = np.random.default_rng(7)
     cores = rng.choice(np.arange(20, 3000), (200, 15))
     rows = []
@@ -390,7 +390,7 @@ def test_skipping_is_used_only_while_its_recorded_cost_is_low():
     for _ in range(20):
         experience.learn(10, 50, 100)
     assert experience.pays(10)
-    for _ in range(20):  # long queries save more than short ones lose
+    for _ in range(20):  # long queries save more than short queries lose
         experience.learn(1000, 13, 10)
         experience.learn(1000, 50, 100)
     assert experience.pays(1000)
@@ -398,7 +398,7 @@ def test_skipping_is_used_only_while_its_recorded_cost_is_low():
 
 @pytest.mark.parametrize(
     ("counts", "n_docs", "n_windows", "measured"),
-    [  # mean counts per query, and the time of block search divided by that of a scan
+    [  # mean counts per query, and the time of a block search divided by the time of a scan
         ([98, 0, 95_231, 910_162, 313, 185_988], 1_000_000, 16, 0.43),  # SPLADE, k = 10
         ([416, 4, 485_262, 910_162, 969, 185_988], 1_000_000, 16, 1.23),  # k = 100
         ([515, 9, 640_204, 907_738, 1118, 186_155], 1_000_000, 25, 1.49),  # k = 100, ten segments
@@ -407,7 +407,7 @@ def test_skipping_is_used_only_while_its_recorded_cost_is_low():
         ([934, 0, 74_557, 1_528_633, 3767, 481_466], 8_841_823, 135, 0.54),  # inference-free queries, k = 30
     ],
 )
-def test_the_estimated_cost_of_block_search_is_near_the_measured_one(counts, n_docs, n_windows, measured):
+def test_the_estimated_cost_of_block_search_is_near_the_measured_cost(counts, n_docs, n_windows, measured):
     blocks, scan = estimate_costs(np.array(counts), n_docs, n_windows)
     assert blocks / scan == pytest.approx(measured, rel=0.2)
 

@@ -122,7 +122,7 @@ def test_segments_and_masks_equal_brute_force(seed, sizes, palette, impacts, mem
 
 
 def require_equal_batches(rng, searcher, n_terms, mask, algorithms):
-    """Check that a batch equals its queries one by one. Some are empty or have weights that don't fit in 32 bits."""
+    """Check that a batch equals single searches. Some queries are empty or have weights that don't fit in 32 bits."""
     batch = []
     for size in (9, 0, 3, 9, 1) * 4:
         terms = np.unique(rng.integers(0, n_terms, size)).astype(np.uint32)
@@ -141,7 +141,7 @@ def require_equal_batches(rng, searcher, n_terms, mask, algorithms):
 
 @pytest.fixture(scope="module")
 def topical(tmp_path_factory):
-    """A matrix of 30,000 documents ordered by 100 topics, and searchers with one segment and with seven segments."""
+    """A matrix of 30,000 documents sorted by topic, a searcher with one segment, and a searcher with seven segments."""
     rng = np.random.default_rng(4)
     rows = []
     for topic in np.sort(rng.integers(0, 100, 30_000)):

@@ -29,7 +29,7 @@ def write(folder, parts, impacts, memory=DEFAULT_MEMORY):
 
 @pytest.mark.parametrize("memory", [1, 24 * 40, 24 * 1000, DEFAULT_MEMORY])
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
-def test_stored_weights_equal_those_written(tmp_path, impacts, memory):
+def test_stored_weights_equal_the_written_weights(tmp_path, impacts, memory):
     matrix = matrix_of(90, 25)
     segment, writer = write(tmp_path, [matrix[:1], matrix[1:1], matrix[1:50], matrix[50:]], impacts, memory)
     assert writer.n_docs == 90
@@ -68,6 +68,6 @@ def test_less_memory_gives_more_windows(tmp_path):
     assert segment.n_windows > 5
 
 
-def test_terms_of_no_document_have_weight_zero(tmp_path):
+def test_terms_that_occur_in_no_document_have_weight_zero(tmp_path):
     segment, _ = write(tmp_path, [SparseMatrix.from_dicts([{3: 2.0}], 9)], "uint8")
     assert segment.impacts_of(0, np.array([0, 3, 8], np.uint32)).tolist() == [0.0, 2.0, 0.0]

@@ -116,7 +116,7 @@ def test_passages_of_a_document_stay_in_one_shard(tmp_path, corpus):
 
 
 class Shouting(FixedBM25Encoder):
-    """BM25 with weights a thousand times as large for texts that contain "SHOCK"."""
+    """BM25 whose weights are a thousand times as large for texts that contain "SHOCK"."""
 
     def encode_document(self, texts):
         made = super().encode_document(texts)
@@ -125,7 +125,7 @@ class Shouting(FixedBM25Encoder):
 
 
 @pytest.mark.parametrize("at", [0, 256])
-def test_a_document_of_large_weights_does_not_reduce_the_precision_of_others(tmp_path, monkeypatch, at):
+def test_a_document_with_large_weights_does_not_reduce_the_precision_of_other_documents(tmp_path, monkeypatch, at):
     """The document is in the first part, or is the only document of the last part."""
     monkeypatch.setattr(parts, "PART", 128)
     rng = random.Random(3)
@@ -199,7 +199,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Make a build stop at a shard, as if it were killed; return a list that collects the numbers of shards begun."""
+    """Stop a build at a shard, as a kill would. Returns a list that collects the numbers of the shards that began."""
     built, real = [], module.build_shard
 
     def build_shard(task, job):
@@ -234,7 +234,7 @@ def test_a_second_run_builds_missing_shards(tmp_path, corpus, monkeypatch, out):
     assert Place(with_suffix(out, ".partial")).sizes() == {}
 
 
-def test_the_old_index_stays_until_the_new_one_is_complete(tmp_path, corpus, monkeypatch, out):
+def test_the_old_index_stays_until_the_new_index_is_complete(tmp_path, corpus, monkeypatch, out):
     build(out, corpus)
     before = answers(Index.open(str(out)))
     with pytest.raises(OutputExists, match="a sharded index exists already"):
@@ -286,7 +286,7 @@ def test_a_bad_line_is_reported_and_can_be_skipped(tmp_path, corpus, lsr_command
 
 
 def digests(made):
-    """The SHA-256 of every file, for each shard, by file name without the segment's random name."""
+    """For each shard, {file name without the segment's random name: SHA-256}."""
     manifests = [read_manifest(folder_of(made.location(entry))) for entry in made.entries]
     return [{name.partition("/")[2]: file["sha256"] for name, file in m["files"].items()} for m in manifests]
 
@@ -310,7 +310,7 @@ def test_losing_a_machine_during_a_build_changes_no_shard(tmp_path, corpus, ray_
     assert answers(Index.open(tmp_path / "many")) == answers(one_index(tmp_path / "one", corpus))
 
 
-def test_shards_are_built_from_and_to_object_storage(tmp_path, corpus, ray_cluster, bucket, lsr_command):
+def test_shards_of_a_remote_corpus_are_built_in_object_storage(tmp_path, corpus, ray_cluster, bucket, lsr_command):
     Place(bucket()).put(corpus, "docs.jsonl")
     args = ["index", bucket("docs.jsonl"), "--encoder", "bm25", "--out", bucket("idx"), "--shards", "3"]
     ran = lsr_command(*args, "--ray", ray_cluster.address, "--workers", "2", "--memory", "1024")

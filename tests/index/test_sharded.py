@@ -149,7 +149,7 @@ def test_a_commit_is_visible_to_all_readers(texts, tmp_path):
 def test_a_replica_that_missed_commits_catches_up(texts):
     one, index = texts
     shard = index._group.sets[2].replicas[0]._shard
-    for number in range(6):  # more commits than the number of snapshots kept
+    for number in range(6):  # more commits than the number of snapshots that are kept
         other = Index.open(index.path)
         other.update([{"_id": "d19", "text": f"wing number{number}"}])
         other.commit()
@@ -173,7 +173,7 @@ def test_reading_texts_of_a_discarded_snapshot_is_refused(texts):
 
 
 class Broken:
-    """A replica that can be made to fail."""
+    """A replica that fails if `broken` is true."""
 
     def __init__(self, replica):
         self._replica, self.broken = replica, False
@@ -189,7 +189,7 @@ class Broken:
 
 @pytest.fixture
 def breaking(texts):
-    """An index, and a function that opens its shards with replicas that the test can make fail."""
+    """An index, and a function that opens its shards with replicas of the class `Broken`."""
     one, index = texts
     opened = []
 

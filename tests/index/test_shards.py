@@ -117,7 +117,7 @@ def test_any_sequence_of_changes_equals_one_index(seed, impacts, n_shards, steps
             assert max(e.documents for e in again.entries) - min(e.documents for e in again.entries) <= 1
             assert found(Index.open(work / "again"), query) == found(one, query)
         for each in (one, index):
-            each.close()  # before the temporary folder is removed
+            each.close()  # the index must be closed before the temporary folder is removed
 
 
 def test_texts_are_added_to_the_last_shard(folder, whole):
@@ -265,7 +265,7 @@ def test_undamaged_shards_can_be_searched(folder, lsr_command):
     assert (ran.code, "leave --ray out" in ran.err) == (2, True)
 
 
-def test_repeating_a_killed_update_completes_it(folder):
+def test_a_repeated_update_completes_a_killed_update(folder):
     index = Index.open(folder)
     index.update([{"_id": "d2", "text": "wing number3 changed"}])
     index._changes._writer._writers[-1].commit()  # simulates a kill after the last shard's commit

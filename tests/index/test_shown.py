@@ -1,4 +1,4 @@
-"""Equality, repr and notebook HTML of hits, explanations, indexes and matrices."""
+"""Hits, explanations, indexes and matrices can be compared, printed, and shown as HTML in notebooks."""
 
 from __future__ import annotations
 

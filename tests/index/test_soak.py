@@ -1,4 +1,4 @@
-"""A writer is killed twice, or for LSR_LONG_TESTS seconds, while readers check the index."""
+"""A writer is killed twice, or repeatedly for LSR_LONG_TESTS seconds, while readers check the index."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def test_the_error_says_why_a_folder_is_not_an_index(tmp_path):
 
 
 def forge(path, change):
-    """Change the manifest as an attacker would, with a correct checksum."""
+    """Change the manifest and correct its checksum, as an attacker would."""
     manifest = json.loads((path / MANIFEST).read_bytes())
     del manifest["sha256"]
     change(manifest)
@@ -205,7 +205,7 @@ def test_the_error_about_another_format_says_what_to_do(path, version, what_to_d
 
 @pytest.mark.parametrize("name", ["../x", "/etc", "segment-1234", ".", "", "segment-0123456789abcdef/..", 7, None])
 @pytest.mark.parametrize("key", ["shared", "name", "alive"])
-def test_folder_names_that_lead_outside_are_refused(path, key, name):
+def test_folder_names_that_lead_out_of_the_index_are_refused(path, key, name):
     if name is None and key != "name":
         pytest.skip("this value may be null")
     place = (lambda manifest: manifest) if key == "shared" else (lambda manifest: manifest["segments"][0])
@@ -216,7 +216,7 @@ def test_folder_names_that_lead_outside_are_refused(path, key, name):
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "encoder/../x", "..", ".hidden", "", "encoder/"])
 @pytest.mark.parametrize("folder", ["", "segment-0123456789abcdef/"])
-def test_file_names_that_lead_outside_are_refused(path, folder, name):
+def test_file_names_that_lead_out_of_the_index_are_refused(path, folder, name):
     name = folder + name
     forge(path, lambda manifest: manifest["files"].update({name: {"bytes": 1, "sha256": ""}}))
     with pytest.raises(CorruptIndex, match=MANIFEST):
@@ -429,7 +429,8 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, path, impacts):
     assert kinds(path) == [MANIFEST, "segment", "shared"]
 
 
-# The process builds once to import everything. Then its child processes build with the given limits of the file size.
+# The process builds an index once to import everything. Then its child processes build indexes with the given limits
+# of the file size.
 BUILD_LIMITED = """
     import contextlib, io, os, resource, sys
     from lsr.cli import main
@@ -476,7 +477,7 @@ def test_the_error_names_an_unwritable_folder(tmp_path, place):
     (tmp_path / "file").write_text("in the way")
     target = tmp_path / place
     if not target.parent.exists():
-        pytest.skip(f"no {target.parent} here")
+        pytest.skip(f"this system has no {target.parent}")
     with pytest.raises(LsrError, match=f"^{target}: ") as error:
         Index.build(target, DOCUMENTS, encoder="bm25")
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""`lsr sync` updates an index to the new, changed, moved and deleted files of a folder, and resumes after a kill."""
+"""`lsr sync` applies a folder's new, changed, moved and deleted files to an index, and resumes after a kill."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_missing_library_deletes_no_documents(docs, index, monkeypatch):
     assert "a.md" in ids(index)
 
 
-def test_documents_added_without_sync_are_kept(docs, index):
+def test_documents_that_sync_did_not_add_are_kept(docs, index):
     index.add([{"_id": "mine", "text": "my own wings"}, {"_id": "theirs", "text": "t", "source": "x"}])
     index.commit()
     (docs / "a.md").unlink()
@@ -124,7 +124,7 @@ def test_documents_added_without_sync_are_kept(docs, index):
 
 def test_another_folder_is_refused(docs, index, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"none of the 3 files that .* was made from exists here"):
+    with pytest.raises(DataError, match=r"none of the 3 files in the index .* exists here"):
         index.sync(tmp_path / "empty")
     monkeypatch.setattr(syncing, "_FEW", 2)
     put(tmp_path / "other" / "x.md", "text")
@@ -333,7 +333,7 @@ def test_the_list_of_left_out_files_overwrites_no_input(docs, tmp_path, lsr_comm
     assert not idx.exists()
 
 
-def test_an_index_inside_its_folder_is_not_read(docs, lsr_command):
+def test_sync_does_not_read_an_index_inside_the_folder(docs, lsr_command):
     assert lsr_command("index", docs, "--out", docs / "idx", "--encoder", "bm25").code == 0
     assert lsr_command("sync", docs, docs / "idx").err.endswith("3 unchanged; 4 passages in 1 segment\n")
 

@@ -1,4 +1,4 @@
-"""Updates replace documents by id. If a call contains several documents with the same id, the last one is kept."""
+"""Updates replace documents by id. If a call contains several documents with the same id, the last document is kept."""
 
 from __future__ import annotations
 

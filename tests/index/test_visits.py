@@ -1,4 +1,4 @@
-"""Clusters of dense vectors, and policies that choose which clusters a query reads."""
+"""Dense vectors are clustered, and a policy chooses the clusters that a query reads."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def test_vectors_of_earlier_versions_can_be_opened(tmp_path):
 
 @pytest.mark.parametrize("visit", [Visits(0.1), Visits(0.1, "overlap"), Visits(0.1, results=0)], ids=str)
 def test_empty_clusters_are_not_read(tmp_path, visit):
-    """Identical vectors leave some clusters empty. Queries without sparse results still read a cluster of documents."""
+    """Identical vectors leave some clusters empty. Without sparse results, a query reads a cluster with documents."""
     docs = [{"_id": f"d{i}", "text": f"word t{i % 6} n{i % 6}"} for i in range(240)]
     index = Index.build(tmp_path / "idx", docs, encoder="bm25")
     dense = build_dense(index, tmp_path / "dense", Meanings(), clusters=True)

@@ -21,7 +21,7 @@ def metadata(i):
 
 
 def vectors(matrix, first=0):
-    """Vectors with metadata, like those read from a file."""
+    """Vectors with metadata, as if they were read from a file."""
 
     def read(_):
         for start in range(0, len(matrix), 100):

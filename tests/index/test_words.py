@@ -1,4 +1,4 @@
-"""Corrections and suggestions are words of the documents, the nearest first."""
+"""Corrections and suggestions are words of the documents, with the nearest word first."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_corrections_are_words_of_the_documents(index, text, expected):
     assert index.corrections(text) == expected
 
 
-def test_did_you_mean_replaces_unknown_words(index):
+def test_the_call_did_you_mean_replaces_unknown_words(index):
     assert index.did_you_mean("retreival, of  Boundray zebra!") == "retrieval, of  boundary zebra!"
     assert index.did_you_mean("boundary zebra") is None
     assert index.search("retreival") == []
@@ -95,7 +95,7 @@ def test_an_empty_index_suggests_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ["lsr-tiny"])
-def test_corrections_with_a_hybrid_encoder_are_its_bm25_words(tmp_path, encoder):
+def test_corrections_with_a_hybrid_encoder_are_words_of_its_bm25_part(tmp_path, encoder):
     index = Index.build(tmp_path / "idx", DOCS[:3], encoder=encoder)
     assert index.corrections("retreival of documnets") == {"retreival": ["retrieval"], "documnets": ["documents"]}
     assert index.search("xqzzyvw") == []

@@ -1,4 +1,4 @@
-"""Changes to an index: after each commit, results equal those of an index rebuilt from the same documents."""
+"""Changes to an index: after each commit, results equal those of an index that is rebuilt from the same documents."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_added_texts_give_the_same_index_as_a_build(tmp_path):
         index.add([{"_id": "d1", "text": "again"}])
 
 
-def test_larger_weights_get_a_coarser_scale_and_stay_within_its_error_when_merged(tmp_path):
+def test_larger_weights_get_a_coarser_scale_and_stay_within_its_error_after_a_merge(tmp_path):
     rng = np.random.default_rng(0)
     soft, loud = SparseMatrix.from_dense(rng.random((30, 9))), SparseMatrix.from_dense(5 * rng.random((30, 9)))
     index = Index.build(tmp_path / "idx", soft, ids=[f"s{i}" for i in range(30)])
@@ -516,7 +516,7 @@ def test_a_full_merge_makes_one_segment_of_the_latest_format():
     assert plan_merges([], everything=True) is None
 
 
-def test_many_single_adds_leave_few_segments(tmp_path):
+def test_many_additions_of_single_documents_leave_few_segments(tmp_path):
     rng = np.random.default_rng(0)
     rows = rows_of(rng, 60)
     index = Index.build(tmp_path / "idx", rows[:1], ids=["0"])
@@ -606,7 +606,7 @@ def test_a_kill_at_any_step_leaves_the_last_commit(path, tmp_path, python, where
     assert committed == 0 if where == "background" else committed > 30
     assert merged > (deleted + 3 if where == "background" else committed + 10)
     assert ids == [old] * committed + [new] * (deleted - committed) + [last] * (len(ids) - deleted)
-    assert len({json.dumps(outcome[2]) for outcome in outcomes[deleted:]}) == 1  # merging changes no results
+    assert len({json.dumps(outcome[2]) for outcome in outcomes[deleted:]}) == 1  # results are the same after the merge
     assert outcomes[0][2] != outcomes[-1][2] or where == "background"
     later = [outcome[3:] for outcome in outcomes]  # hits for words of the new documents, and the vocabulary
     assert later[:committed] == [[[], words]] * committed
@@ -697,9 +697,9 @@ def built(path):
      (built, errno.EACCES)],
 )  # fmt: skip
 def test_any_failed_write_is_reported_and_leaves_the_index_intact(path, monkeypatch, work, code):
-    """Whichever write fails, the index is in its old or its new state, and can be changed again.
+    """If a write fails, the index is in its old or its new state, and can be changed again.
 
-    Every other write fails in turn; with LSR_LONG_TESTS, every write does.
+    Each round makes one write fail: every second write in turn, or every write with LSR_LONG_TESTS.
     """
     shutil.copytree(path, path.parent / "kept")
     step = 1 if os.environ.get("LSR_LONG_TESTS") else 2
@@ -768,7 +768,7 @@ def test_damaged_segments_can_be_skipped(path):
             some.delete("new")
 
 
-def test_skip_damaged_finds_a_changed_byte_of_a_large_file(path, monkeypatch):
+def test_the_option_skip_damaged_finds_a_changed_byte_of_a_large_file(path, monkeypatch):
     index = Index.open(path)
     index.add([{"_id": "new", "text": "wing new"}])
     index.commit()
@@ -782,7 +782,7 @@ def test_skip_damaged_finds_a_changed_byte_of_a_large_file(path, monkeypatch):
     assert "ids.arrow" in some.damaged[0]
 
 
-def test_files_removed_by_a_writer_during_opening_are_not_reported_as_damage(path, monkeypatch):
+def test_files_that_a_writer_removes_during_opening_are_not_reported_as_damage(path, monkeypatch):
     check_files = snapshots.check_files
 
     def late(*args, **kwargs):
@@ -802,7 +802,7 @@ def test_files_removed_by_a_writer_during_opening_are_not_reported_as_damage(pat
 
 
 @pytest.mark.parametrize("name", ["columns.arrow", "encoder/bm25.json", "encoder/encoder.json"])
-def test_a_file_missing_during_opening_is_reported(path, monkeypatch, name):
+def test_a_file_that_is_missing_during_opening_is_reported(path, monkeypatch, name):
     """A writer may remove a segment while a reader opens the index, after the reader checked that the file exists."""
     (file,) = path.glob(f"*/{name}")
 

@@ -28,13 +28,13 @@ QUERY_WEIGHTS[: len(SPECIAL)] = 0
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
-    """Texts of very different lengths; one is empty, one is too long for the models."""
+    """Texts of very different lengths. One text is empty, and one text is too long for the models."""
     return TEXTS
 
 
 @pytest.fixture(scope="session")
 def query_weights() -> np.ndarray:
-    """A table of query weights: zero for special tokens, some negative."""
+    """A table of query weights. Special tokens have weight zero, and some weights are negative."""
     return QUERY_WEIGHTS
 
 

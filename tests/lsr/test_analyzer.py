@@ -1,4 +1,4 @@
-"""Analyzer: words in any script, their normalization, and their positions in the text."""
+"""The analyzer finds words in any script, normalizes them, and gives their positions in the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays in one Arrow file: they are read back unchanged, and damaged files are refused."""
+"""Arrays in one Arrow file are read back unchanged, and damaged files are refused."""
 
 from __future__ import annotations
 

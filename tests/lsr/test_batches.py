@@ -47,7 +47,7 @@ def batches(data, size, count=20):
 
 
 @pytest.mark.parametrize("size", [2, 5, 11])
-def test_the_same_id_in_two_collections_is_two_documents(put_source, tmp_path, size):
+def test_the_same_id_in_two_collections_names_two_documents(put_source, tmp_path, size):
     lines = tmp_path / "texts.jsonl"
     lines.write_text("".join(json.dumps({"query": f"plain query {i}", "positive": f"plain text {i}",
                                          "negative": f"plain text {i + 1}"}) + "\n" for i in range(4)))  # fmt: skip

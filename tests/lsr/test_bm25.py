@@ -1,4 +1,4 @@
-"""BM25Encoder: weights equal a hand-worked example and the formula; saving and loading."""
+"""Weights of BM25Encoder equal a hand-worked example and the formula. A saved encoder gives the same vectors."""
 
 import json
 import math
@@ -49,7 +49,8 @@ def idf(word, corpus):
 
 
 def test_weights_equal_a_hand_worked_example():
-    # Three documents. "cat" is in two of them, so its idf is ln(1 + 1.5 / 2.5); "dog" is in one: ln(1 + 2.5 / 1.5).
+    # "cat" is in two of three documents, so its idf is ln(1 + 1.5 / 2.5). "dog" is in one document, so its idf is
+    # ln(1 + 2.5 / 1.5).
     # k1 = 1, b = 0.5, pivot 2. The first document has three words, so its length norm is 0.5 + 0.5 * 3 / 2 = 1.25.
     # Weights: cat 2 * 2 / (2 + 1.25) = 1.230769, dog 1 * 2 / (1 + 1.25) = 0.888889.
     encoder = fitted(["cat cat dog", "cat mouse", "bird"], k1=1, b=0.5, pivot=2)
@@ -104,7 +105,7 @@ def test_a_corpus_without_words_gives_empty_vectors(corpus):
     assert load_encoder_files(encoder.query_files()).fingerprint == encoder.fingerprint
 
 
-def test_no_texts_give_no_rows():
+def test_an_empty_list_of_texts_gives_a_matrix_without_rows():
     encoder = fitted(["wing"])
     assert encoder.encode_document([]).shape == (0, 1)
     assert encoder.encode_query([]).shape == (0, 1)

@@ -1,4 +1,4 @@
-"""FixedBM25Encoder of earlier versions: weights equal a hand-worked example and the formula; saving and loading."""
+"""Weights of FixedBM25Encoder equal a hand-worked example and the formula. Earlier versions used this encoder."""
 
 import json
 import math
@@ -47,7 +47,7 @@ def test_weights_equal_a_hand_worked_example():
     # Three documents of 3, 2 and 1 words, 2 on average. k1 = 1, b = 0.5.
     # "cat" is in two documents, so its idf is ln(1 + 1.5 / 2.5) = ln(1.6). In the first document, its tf is 2 and the
     # length norm is 0.5 + 0.5 * 3 / 2 = 1.25, so its weight is ln(1.6) * 2 * 2 / (2 + 1.25) = 0.578466.
-    # "dog" is in one document: ln(1 + 2.5 / 1.5) * 1 * 2 / (1 + 1.25) = 0.871848.
+    # "dog" is in one document, so its weight is ln(1 + 2.5 / 1.5) * 1 * 2 / (1 + 1.25) = 0.871848.
     encoder = fitted(["cat cat dog", "cat mouse", "bird"], k1=1, b=0.5)
     weights = by_token(encoder, encoder.encode_document("cat cat dog"))
     assert weights == pytest.approx({"cat": 0.578466, "dog": 0.871848}, abs=1e-6)
@@ -91,7 +91,7 @@ def test_a_corpus_without_words_leaves_the_encoder_unfitted(corpus):
     assert not again.needs_fit
 
 
-def test_no_texts_give_no_rows():
+def test_an_empty_list_of_texts_gives_a_matrix_without_rows():
     encoder = fitted(["wing"])
     assert encoder.encode_document([]).shape == (0, 1)
     assert encoder.encode_query([]).shape == (0, 1)

@@ -43,7 +43,7 @@ def folder(checkpoint, tmp_path):
         ([], "Download it"),
     ],
 )
-def test_the_error_for_missing_weights_names_the_files_found(folder, names, message):
+def test_the_error_for_missing_weights_names_the_existing_files(folder, names, message):
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""CIFF: round trips, exchange with other programs, and refusal of truncated, changed and forged files."""
+"""CIFF files are read back and exchanged with other programs. Truncated, changed and forged files are refused."""
 
 import gzip
 import re
@@ -94,7 +94,7 @@ def test_float_weights_are_rounded_to_levels(tmp_path_factory, rows):
         assert read_all(put(path.with_name("again.ciff"), again, step=vectors.step))[1] == read
 
 
-def test_fewer_levels_round_integer_weights(tmp_path):
+def test_integer_weights_are_rounded_to_fewer_levels(tmp_path):
     _, rows, vectors = read_all(put(tmp_path / "v.ciff", levels=10))
     assert vectors.step == 25.5
     assert rows[0] == {"wing": 25.5, "größe": 255.0, "翼.x": 25.5}  # no weight is rounded to zero
@@ -249,13 +249,13 @@ def refused(tmp_path, data, name="v.ciff"):
     return str(raised.value).removeprefix(str(path))
 
 
-def test_the_file_that_the_next_tests_damage_is_valid(tmp_path):
+def test_the_undamaged_file_is_valid(tmp_path):
     (tmp_path / "v.ciff").write_bytes(head() + LIST + RECORDS)
     assert read_all(tmp_path / "v.ciff")[:2] == (["a", "b"], [{"t": 1.0}, {"t": 1.0}])
 
 
 @pytest.mark.parametrize("name", ["v.ciff", "v.ciff.gz"])
-def test_a_file_truncated_anywhere_is_refused(tmp_path, name):
+def test_a_file_that_is_truncated_anywhere_is_refused(tmp_path, name):
     data = put(tmp_path / "v.ciff", ids=IDS).read_bytes()
     for size in range(len(data)):
         assert re.match(r": byte \d+: ", refused(tmp_path, data[:size], name))
@@ -271,7 +271,7 @@ def test_a_truncated_gzip_file_is_refused(tmp_path):
 
 @given(st.binary(max_size=200), st.integers(0, 400), st.integers(0, 255))
 @settings(max_examples=100)
-def test_garbage_is_refused_or_read_but_never_crashes(tmp_path_factory, garbage, at, byte):
+def test_garbage_is_refused_or_read_without_a_crash(tmp_path_factory, garbage, at, byte):
     path = tmp_path_factory.mktemp("c") / "v.ciff"
     changed = bytearray(put(path).read_bytes())
     changed[at % len(changed)] = byte
@@ -331,7 +331,7 @@ def test_sizes_in_the_file_are_not_trusted(tmp_path):
 
 
 def test_valid_but_unusual_encodings_are_read(tmp_path):
-    """Fields in another order, explicit zeros, overlong varints, unknown fields, and a frequency of 0."""
+    """The file has fields in another order, explicit zeros, overlong varints, unknown fields, and a frequency of 0."""
     zero = b"\x22\x04\x08\x00\x10\x05"
     longer = b"\x22\x05\x08\x81\x00\x10\x06"
     unknown = posting(1, 9, b"\x1d" + struct.pack("<f", 1), b"\x21" + bytes(8))

@@ -1,4 +1,4 @@
-"""The lsr command: help, exit codes, one-line errors, and lazy imports of heavy packages."""
+"""The lsr command prints help and one-line errors, sets exit codes, and imports heavy packages lazily."""
 
 import io
 import json
@@ -28,14 +28,14 @@ def put(path, *lines):
 
 
 def call(*args):
-    """Run a command in this process; returns its exit code."""
+    """Run a command in this process, and return its exit code."""
     with pytest.raises(SystemExit) as exit_:
         main([str(arg) for arg in args])
     return exit_.value.code
 
 
 def failure(capsys, *args, code=1):
-    """Run a command that fails; returns its stderr."""
+    """Run a command that fails, and return its stderr."""
     assert call(*args) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -197,7 +197,7 @@ def test_encode_converts_vector_files(capsys, docs):
     assert first.ids == last.ids
 
 
-def test_encode_has_options_for_bad_documents_texts_and_passages(capsys, docs):
+def test_encode_has_options_for_passages_texts_and_bad_documents(capsys, docs):
     put(docs, *DOCS, "oops", {"_id": "c", "text": ""})
     out = docs.parent / "v.parquet"
     args = ("encode", docs, "--encoder", "bm25", "--out", out, "--skip-bad", "--no-text", "--passages", "1")

@@ -1,4 +1,4 @@
-"""Sparse codes of dense vectors: training, named latents, steering, saving, and an index of codes."""
+"""Sparse codes of dense vectors are trained, named, steered, saved and indexed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = CodeSettings(latents=96, top_k=8, steps=300, batch=128, rate=3e-3)
 
 
 def mixtures(n, seed, noise=0.05):
-    """Unit vectors; each is a noisy sum of a few of 40 directions."""
+    """Unit vectors. Each vector is a noisy sum of a few of 40 directions."""
     rng = np.random.default_rng(seed)
     directions = np.random.default_rng(99).standard_normal((TOPICS, WIDTH))
     shares = (
@@ -61,7 +61,7 @@ def test_more_latents_reconstruct_better(trained):
     assert trained.dead < 0.05
 
 
-def test_codes_rank_like_the_vectors(vectors, trained):
+def test_codes_and_vectors_give_similar_rankings(vectors, trained):
     documents, queries = mixtures(800, 2), mixtures(60, 3)
     codes = Codes(trained.weight, trained.bias, trained.query_bias, ("",) * 96)
     found = codes.encode(queries, 16).dot(codes.encode(documents, 16))
@@ -139,7 +139,7 @@ def test_steering_changes_a_search(encoder, tmp_path):
         encoder.steer(query, {64: 1.0})
 
 
-def test_opening_codes_over_a_function_needs_the_function(encoder, tmp_path):
+def test_codes_over_a_function_cannot_be_opened_without_the_function(encoder, tmp_path):
     encoder.save(tmp_path / "codes")
     with pytest.raises(EncoderError, match="codes over a function"):
         load_encoder(tmp_path / "codes")

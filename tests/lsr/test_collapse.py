@@ -61,7 +61,7 @@ def test_nearly_equal_vectors_are_reported(healthy):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_shared_terms_are_reported_by_their_mass(healthy, seed):
-    """All documents share 40 terms: a minority of each document's terms, but nearly all of its weight."""
+    """All documents share 40 terms, which are a minority of each document's terms but have nearly all its weight."""
     draw = np.random.default_rng(seed)
     healthy = healthy * 0.02
     for row in healthy:  # 100 light terms that differ from row to row

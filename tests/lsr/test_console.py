@@ -1,4 +1,4 @@
-"""Console output: progress in a log, and numbers with singular and plural nouns."""
+"""The console prints progress, and numbers with singular or plural nouns."""
 
 from __future__ import annotations
 
@@ -86,5 +86,5 @@ def test_short_and_background_work_print_nothing(clock, capsys):
         (1, "query", "1 query"),
     ],
 )
-def test_counted_uses_singular_and_plural(n, what, text):
+def test_the_function_counted_uses_singular_and_plural(n, what, text):
     assert counted(n, what) == text

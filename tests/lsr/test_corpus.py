@@ -1,4 +1,4 @@
-"""Texts from all sources. Errors name the file and the line of a bad document."""
+"""Texts are read from all sources. Errors name the file and the line of a bad document."""
 
 import datetime
 import gzip
@@ -141,7 +141,7 @@ def test_datasets_of_ir_datasets_are_read(tmp_path, monkeypatch):
     for name in ("tiny-test", "irds:tiny-test"):
         assert plain(open_corpus(name)) == plain([Document("a", "first"), Document("b", "second")])
         assert plain(open_corpus(name, queries=True)) == plain([Document("q", "which?")])
-    assert open_corpus("tiny-test", queries=True).count() is None  # this dataset doesn't know its count
+    assert open_corpus("tiny-test", queries=True).count() is None  # this dataset doesn't know the number of its queries
     bare = ir_datasets.create_dataset(docs_tsv=str(docs))
     monkeypatch.setitem(ir_datasets.registry._registered, "bare-test", bare)
     assert refusal("bare-test", queries=True) == "bare-test: this dataset has no queries"
@@ -200,7 +200,7 @@ def test_an_empty_file_is_an_empty_corpus(tmp_path):
     assert list(open_corpus(put(tmp_path / "d.jsonl", b""))) == []
 
 
-def test_document_batch_keeps_texts_only_if_asked():
+def test_the_function_document_batch_keeps_texts_only_on_request():
     document = Document("a", "text", "title", {"k": [1]}, "p")
     whole = {"id": "a", "parent": "p", "title": "title", "text": "text", "metadata": '{"k": [1]}'}
     assert document_batch([document]).to_pylist() == [whole]
@@ -260,7 +260,7 @@ def test_the_error_names_a_bad_line(tmp_path, line, problem):
     assert [d.id for d in corpus] == ["a", "b"]
     assert [m.startswith(f"{path}:3: {problem}") for m in corpus.bad] == [True]
     list(corpus)
-    assert len(corpus.bad) == 1  # `bad` lists the problems of the last pass only
+    assert len(corpus.bad) == 1  # `bad` lists only the problems of the last pass
 
 
 @pytest.mark.parametrize(

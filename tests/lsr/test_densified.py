@@ -1,4 +1,4 @@
-"""Densified vectors: the gated inner product, the slices, and searches with an added dense vector."""
+"""Searches of densified vectors use slices and the gated inner product, and can add a dense vector."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_scores_are_gated_inner_products(documents, queries, made):
     }[made]()
     found = DensifiedVectors.of(documents, slices)
     expected = [[gated(slices, query, doc) for doc in documents.rows()] for query in queries.rows()]
-    assert found.scores(queries) == pytest.approx(np.array(expected), rel=2e-3, abs=1e-4)  # stored as float16
+    assert found.scores(queries) == pytest.approx(np.array(expected), rel=2e-3, abs=1e-4)  # the store is float16
     assert slices.keep(queries).dot(slices.keep(documents)) == pytest.approx(np.array(expected), rel=1e-5, abs=1e-5)
 
 
@@ -82,7 +82,7 @@ def test_scores_of_dense_vectors_are_added(documents, queries):
         assert scores == pytest.approx(both[i][docs], abs=1e-5)
 
 
-def test_with_a_threshold_candidates_are_scored_with_all_terms(documents, queries):
+def test_candidates_above_a_threshold_are_scored_with_all_terms(documents, queries):
     found = DensifiedVectors.of(documents, Slices.coloured(documents, 64))
     exact, some = found.search(queries, 5), found.search(queries, 5, threshold=1.0, candidates=20)
     scores = found.scores(queries)
@@ -93,7 +93,7 @@ def test_with_a_threshold_candidates_are_scored_with_all_terms(documents, querie
     assert [docs.tolist() for docs, _ in everything] == [docs.tolist() for docs, _ in exact]
 
 
-def test_coloured_slices_lose_less_than_random_ones(documents):
+def test_coloured_slices_lose_less_than_random_slices(documents):
     kept = [slices.keep(documents).data.sum() for slices in (Slices.coloured(documents, 48), Slices.random(TERMS, 48))]
     assert kept[0] > 1.01 * kept[1]
     assert np.bincount(Slices.coloured(documents, 48).of_term).max() <= np.ceil(1.6 * TERMS / 48)
@@ -132,7 +132,7 @@ def test_invalid_settings_are_refused(documents, queries, wrong):
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_768_slices_keep_the_quality_of_splade_v3(real_data):
-    """On NFCorpus with SPLADE-v3's vectors, 768 coloured slices lose nothing, and 256 or 384 beat random slices."""
+    """On NFCorpus, 768 coloured slices lose nothing, and 256 or 384 coloured slices beat as many random slices."""
     measures = pytest.importorskip("lsr.eval.measures", reason="needs the extra eval")
     folder, tokens = real_data("nfcorpus-splade-v3"), {}
 

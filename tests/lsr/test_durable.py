@@ -29,7 +29,7 @@ class Disk:
     Attributes:
         renamed: New names of the renamed files.
         wrong: Messages about files that were renamed before they were synced.
-        synced: {inode: (size, modification time) when it was synced}.
+        synced: {inode: (size, modification time) of the file when it was synced}.
     """
 
     def __init__(self, patch):
@@ -153,9 +153,9 @@ class Killed(BaseException):
 
 @pytest.fixture
 def dying(monkeypatch):
-    """Returns a function that runs `work` and raises Killed at its n-th rename or removal and at all later ones.
+    """Returns a function that runs `work` and raises Killed at the n-th and at each later rename or removal.
 
-    So clean-up code fails, too, as after a real kill. The function returns whether `work` was killed.
+    So clean-up code also fails, as in a killed process. The function returns whether `work` was killed.
     """
 
     def run(n, work):
@@ -201,7 +201,7 @@ def test_a_killed_export_can_be_repeated(tmp_path, dying):
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.ndjson"])
-def test_an_encoding_killed_at_its_end_can_be_repeated(tmp_path, dying, name):
+def test_an_encoding_that_is_killed_at_its_end_can_be_repeated(tmp_path, dying, name):
     (tmp_path / "docs.jsonl").write_text('{"_id": "a", "text": "one wing"}\n{"_id": "b", "text": "two"}\n')
     encoder = BM25Encoder()
     encoder.fit(["one wing", "two"])

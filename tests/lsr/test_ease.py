@@ -1,4 +1,4 @@
-"""EASE: BM25 with queries expanded by a term-term matrix, which has a closed form."""
+"""EASE is BM25 whose queries are expanded by a term-term matrix. The matrix has a closed form."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_query_is_expanded_with_related_terms(encoder, tmp_path):
     assert {one.token for one in index.explain("flutter", "2") if one.score > 0} & {"wing", "lift"}
 
 
-def test_with_weight_0_scores_equal_bm25(encoder):
+def test_scores_with_weight_0_equal_bm25(encoder):
     bm25 = BM25Encoder()
     bm25.fit(TEXTS)
     plain = EaseEncoder(bm25, encoder.table, weight=0)

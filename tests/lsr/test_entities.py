@@ -60,7 +60,7 @@ def test_entity_weights_equal_their_formulas(encoder):
     assert query == pytest.approx({"entity:Mumbai": 0.1 * np.log1p(1) * idf})
 
 
-def test_with_weight_0_vectors_equal_those_of_the_base_encoder(encoder):
+def test_vectors_with_weight_0_equal_those_of_the_base_encoder(encoder):
     base = BM25Encoder()
     base.fit(TEXTS)
     off = EntityEncoder(base, PLACES, weight=0)

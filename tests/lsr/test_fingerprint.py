@@ -1,4 +1,4 @@
-"""Fingerprints: comparison of encoders, JSON, and digests."""
+"""Fingerprints compare encoders and are read back from JSON. Digests depend only on the bytes."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def test_the_name_is_not_compared():
     FULL.require_same(dataclasses.replace(FULL, model="the same files elsewhere"), "a", "b")
 
 
-def test_str_is_the_name_of_the_model():
+def test_the_str_of_a_fingerprint_is_the_name_of_the_model():
     assert str(FULL) == "m"
     assert str(Fingerprint()) == "an unknown encoder"
 

@@ -69,7 +69,7 @@ def test_torch_works_in_a_child(checkpoint, forked):
         large.exp()  # starts OpenMP's threads
 
         def encode():
-            large.exp()  # uses threads like a large model; the tiny encoder wouldn't
+            large.exp()  # uses threads as a large model would; the tiny encoder uses none
             return np.allclose(encoder.encode_document(TEXTS).data, expected.data, atol=1e-5)
 
         assert forked(encode)
@@ -96,7 +96,7 @@ def test_a_lock_that_a_thread_holds_is_free_in_a_child(mini, forked):
     assert found == mini.encode_document(TEXTS).nnz
 
 
-def test_a_cached_property_half_computed_by_a_thread_works_in_a_child(forked):
+def test_a_cached_property_that_a_thread_has_half_computed_works_in_a_child(forked):
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow:

@@ -1,4 +1,4 @@
-"""load_encoder opens every layout, with the same vectors as the library that wrote the files."""
+"""load_encoder opens every layout and gives the same vectors as the library that wrote the files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_an_opensearch_model_gives_the_same_vectors(opensearch, reference, texts
 
 
 def test_the_layout_of_sentence_transformers_5_is_opened(reference, texts, tmp_path):
-    """Files of sentence-transformers 5 have other module names, max_seq_length, and an old key for the width."""
+    """Files of sentence-transformers 5 have other module names, the key max_seq_length, and an old width key."""
     folder = Path(shutil.copytree(reference("max-relu")[0], tmp_path / "old"))
     prefix = "sentence_transformers.sparse_encoder.models"
     modules = json.loads((folder / "modules.json").read_text())
@@ -232,7 +232,7 @@ def test_unknown_modules_are_refused(reference, tmp_path):
         load_encoder(folder)
 
 
-def test_pickled_table_is_refused(reference, tmp_path):
+def test_a_pickled_table_is_refused(reference, tmp_path):
     folder = Path(shutil.copytree(reference("static")[0], tmp_path / "bad"))
     static = folder / "query_0_SparseStaticEmbedding"
     (static / "model.safetensors").rename(static / "pytorch_model.bin")

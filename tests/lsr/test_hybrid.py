@@ -32,7 +32,7 @@ def encoder(parts):
     return HybridEncoder(*parts, 0.7)
 
 
-def test_scores_are_sums_of_both_encoders(encoder, parts, texts):
+def test_scores_are_sums_of_the_scores_of_both_encoders(encoder, parts, texts):
     learned, lexical = (part.encode_document(texts).dot(part.encode_query(QUERIES)) for part in parts)
     assert learned.any()
     assert lexical.any()
@@ -41,7 +41,7 @@ def test_scores_are_sums_of_both_encoders(encoder, parts, texts):
     np.testing.assert_allclose(found.dot(encoder.encode_query(QUERIES)), learned + 0.7 * lexical, rtol=1e-5)
 
 
-def test_the_vocabulary_joins_those_of_both_parts(encoder, parts):
+def test_the_vocabulary_joins_the_vocabularies_of_both_parts(encoder, parts):
     learned, lexical = parts
     assert list(encoder.vocabulary[: learned.n_terms]) == list(learned.vocabulary)
     assert list(encoder.vocabulary[learned.n_terms :]) == [f"bm25:{stem}" for stem in lexical.vocabulary]
@@ -167,7 +167,7 @@ def test_whole_words_keep_their_weights(mini):
     assert mini.learned.encode_query("endpoint").nnz == 2  # without BM25's vocabulary, pieces keep their weights
 
 
-def test_the_old_name_of_split_by_encoder_warns(mini):
+def test_the_old_name_of_split_by_encoder_gives_a_warning(mini):
     vector = mini.encode_query("glue")
     with pytest.warns(DeprecationWarning, match=r"is now HybridEncoder\.split_by_encoder") as told:
         assert [half.nnz for half in mini.halves(vector)] == [half.nnz for half in mini.split_by_encoder(vector)]
@@ -176,7 +176,7 @@ def test_the_old_name_of_split_by_encoder_warns(mini):
 
 @pytest.fixture(scope="module", params=["lsr-tiny", "lsr-mini"])
 def pages(request, tmp_path_factory):
-    """Pages of a handbook; some were added later."""
+    """Pages of a handbook. Some pages were added later."""
     index = Index.build(
         tmp_path_factory.mktemp("pages") / "idx",
         [
@@ -213,7 +213,7 @@ def pages(request, tmp_path_factory):
         ("get openapi", ["openapi"]),
     ],
 )
-def test_words_split_into_pieces_match_only_documents_that_contain_them(pages, query, found):
+def test_words_that_become_pieces_match_only_documents_that_contain_the_words(pages, query, found):
     hits = [hit.id for hit in pages.search(query)]
     assert hits[: len(found)] == found
     assert hits == found or query.startswith(("what", "get"))  # the other words of these queries match more documents
@@ -223,5 +223,5 @@ def test_words_split_into_pieces_match_only_documents_that_contain_them(pages, q
     ("query", "first"),
     [("database error ORA-12541", "ora"), ("database ORA-12599", "tns"), ("take Zyntrel in a day", "zyntrel")],
 )
-def test_words_split_into_pieces_count_in_longer_queries(pages, query, first):
+def test_words_that_become_pieces_count_in_longer_queries(pages, query, first):
     assert pages.search(query)[0].id == first

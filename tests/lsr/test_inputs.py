@@ -95,7 +95,7 @@ def test_values_that_are_not_text_are_refused_with_their_type(encoder, wrong, er
             encode(wrong)
 
 
-def test_as_texts_returns_texts_unchanged():
+def test_the_function_as_texts_returns_texts_unchanged():
     texts = ["", " a\n", "naïve 日本 🙂", np.str_("x")]
     assert as_texts(texts) == texts
     assert as_texts("a") == ["a"]

@@ -1,4 +1,4 @@
-"""Languages: detection, and searches over documents in several languages."""
+"""The language of a text is detected, and documents in several languages can be searched."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_the_language_of_a_text_is_detected(language):
 
 
 @pytest.mark.parametrize("text", UNSPACED.values(), ids=UNSPACED)
-def test_latin_words_in_scripts_without_spaces_are_english(text):
+def test_texts_in_scripts_without_spaces_are_treated_as_english(text):
     assert detect_language(text, ALL) == "english"
     assert detect_language(text, ("german", "none")) == "none"
 
 
 @pytest.mark.parametrize("text", ["", "12 34", "Zürich Reykjavík", "!?", "\ud800"])
-def test_texts_of_unclear_language_have_the_first_language(text):
+def test_texts_of_unclear_language_get_the_first_language(text):
     assert detect_language(text, ALL) is None
     assert MixedAnalyzer().language_of(text) == "english"
     assert MixedAnalyzer("de,fr").language_of(text) == "german"
@@ -89,7 +89,7 @@ def test_a_text_is_analyzed_by_the_analyzer_of_its_language():
         assert mixed.query(text, [language]) == Analyzer(language).query(text)
 
 
-def test_a_query_has_stems_of_all_languages_and_stop_words_of_its_own():
+def test_a_query_has_stems_of_all_languages_and_stop_words_of_its_own_language():
     mixed = MixedAnalyzer("en,de")
     weights = mixed.query("die Häuser der Stadt")
     assert {"haus": 1.0, "stadt": 1.0, "häuser": 0.5}.items() <= weights.items()
@@ -150,7 +150,7 @@ def test_spelling_suggestions_know_the_words_of_all_languages(index):
 def test_the_languages_of_an_index_follow_its_documents(tmp_path):
     encoder = load_encoder("bm25", language="auto")
     with Index.build(tmp_path / "idx", [{"_id": "en", "text": TEXTS["english"]}], encoder=encoder) as index:
-        assert index.query_vectors(["houses, Häuser"]).nnz == 1  # only English stems
+        assert index.query_vectors(["houses, Häuser"]).nnz == 1  # the query has only English stems
         index.add([{"_id": "de", "text": TEXTS["german"]}])
         index.commit()
         assert index.search("Krieg")[0].id == "de"

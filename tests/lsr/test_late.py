@@ -1,4 +1,4 @@
-"""Late interaction: token vectors, their store, and scores that equal those of plain NumPy."""
+"""Late interaction stores token vectors. Its scores equal those of plain NumPy."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def max_sim(query, document):
 
 
 def test_the_maximum_over_tokens_is_the_vector_of_the_text(documents):
-    """Checks the terms that occur in the text, without pruning. Special tokens add further terms."""
+    """Terms that occur in the text have equal weights. Special tokens can raise the weights of other terms."""
     model = load_encoder("lsr-tiny").learned.document
     texts = [doc.content for doc in documents[:5]]
     found = fused(LateEncoder(model, top_k=model.n_terms).token_vectors(texts), model.n_terms).to_dense()
@@ -100,7 +100,7 @@ def test_the_store_rounds_down_by_less_than_a_step(encoder, documents, vectors):
     assert len(vectors) == len(documents)
 
 
-def test_the_fused_vectors_bound_the_late_scores(encoder, documents, vectors, index):
+def test_scores_of_fused_vectors_are_at_least_the_late_scores(encoder, documents, vectors, index):
     for text in QUERIES:
         first = index.search(text, len(documents))
         late = LateReranker(encoder, vectors).scores(text, [f"{hit.title} {hit.text}".strip() for hit in first])
@@ -116,7 +116,7 @@ def test_a_search_deepens_until_the_bound_is_met(encoder, documents, vectors, in
         assert len(hits) == 3
         scores = np.array(reranker.scores(text, [doc.content for doc in documents]))
         assert [hit.score for hit in hits] == pytest.approx(np.sort(scores)[::-1][:3].tolist(), abs=1e-4)
-    assert len(searched) == len(set(searched)) > len(QUERIES)  # one search per depth; some queries need more depth
+    assert len(searched) == len(set(searched)) > len(QUERIES)  # no search is repeated, but some go deeper
     other = LateReranker(LateEncoder(encoder.model, top_k=2))
     with pytest.raises(EncoderMismatch, match="don't bound"):
         search_late(index, "ice", reranker=other)

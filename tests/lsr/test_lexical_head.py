@@ -1,4 +1,4 @@
-"""A head whose dense vectors imitate a sparse teacher: training, concatenation, files."""
+"""A lexical head learns dense vectors from a sparse teacher. The vectors can be concatenated with other vectors."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SMALL = HeadSettings(width=48, steps=200, batch=24, rate=4e-3)
 
 
 def state(word):
-    """A word's token state: one half depends on the word, the other on its topic (the last letter)."""
+    """A word's token state. One half depends on the word, the other half on the word's topic (the last letter)."""
     own, topic = int(word.strip("w.abcd")), ord(word.rstrip(".")[-1])
     draw = [np.random.default_rng([kind, seed]).standard_normal(16) for kind, seed in enumerate((own, topic))]
     return np.concatenate(draw)
 
 
 def states(texts):
-    """Token states of each text: one half depends on the word, the other on its topic (the last letter)."""
+    """Token states of each text. One half depends on the word, the other half on the word's topic (the last letter)."""
     return [
         np.array(
             [
@@ -44,7 +44,7 @@ def states(texts):
 
 @pytest.fixture(scope="module")
 def texts():
-    """Documents of ten words; "w7a" is word 7 of the topic a."""
+    """Documents of ten words; "w7a" is word 7 of topic a."""
     rng = np.random.default_rng(0)
     topics = [[f"w{i}{letter}" for i in range(start, WORDS, 4)] for start, letter in enumerate("abcd")]
     return [" ".join(rng.choice(topics[i % 4], 5)) + ". " + " ".join(rng.choice(topics[i % 4], 5)) for i in range(160)]
@@ -56,7 +56,7 @@ def head(texts):
 
 
 def overlap(scores, truth):
-    """The share of the true top five documents that have the five highest scores; the mean over queries."""
+    """The share of the true top five documents that have the five highest scores, averaged over queries."""
     best = [set(np.argsort(-row, kind="stable")[:5].tolist()) for row in scores]
     return np.mean([len(found & set(right)) / 5 for found, right in zip(best, truth, strict=True)])
 
@@ -86,13 +86,13 @@ def test_scores_of_concatenated_vectors_add_up(texts, head):
     np.testing.assert_allclose(np.linalg.norm(documents, axis=1), 1, atol=1e-5)
 
 
-def test_training_is_repeatable_and_saved(texts, head, tmp_path):
+def test_training_is_repeatable_and_a_saved_head_is_read_back(texts, head, tmp_path):
     again = LexicalHead.fit(texts, states, settings=SMALL)
     np.testing.assert_array_equal(again.documents(texts[:5]), head.documents(texts[:5]))
     head.save(tmp_path / "head.arrow")
     opened = LexicalHead.load(tmp_path / "head.arrow", states)
     np.testing.assert_array_equal(opened.queries(texts[:5]), head.queries(texts[:5]))
-    assert opened.width == 32  # at most the width of a token state
+    assert opened.width == 32  # the width is at most that of a token state
     assert opened.embed(queries=True)([]).shape == (0, 32)
     assert not opened.documents([""]).any()
     (tmp_path / "head.arrow").write_bytes(b"damaged")
@@ -110,7 +110,7 @@ def test_the_head_of_a_model_learns_from_a_sparse_teacher():
     assert made.documents(some).shape == (4, 8)
 
 
-def test_batches_of_one_document_are_trained_on(texts):
+def test_training_accepts_batches_of_one_document(texts):
     """With small batches, all queries of a batch may have the same document."""
     settings = HeadSettings(width=4, steps=20, batch=2)
     assert np.isfinite(LexicalHead.fit(texts[:2], states, settings=settings).documents(texts[:2])).all()
@@ -140,7 +140,7 @@ def test_invalid_input_is_refused(texts):
 
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_concatenation_raises_recall_on_scifact(real_data):
-    """The concatenation has a higher recall than the model's own vector. Prints the overlap with BM25."""
+    """The concatenation has a higher recall than the model's own vector. The test prints the overlap with BM25."""
     from lsr.io.corpus import open_corpus
     from lsr.io.runs import open_qrels
 

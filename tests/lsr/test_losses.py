@@ -1,4 +1,4 @@
-"""Losses: hand-worked examples, gradients, permutations, masked documents, and sentence-transformers' values."""
+"""Losses equal hand-worked examples and sentence-transformers' values, and have correct gradients."""
 
 import math
 import warnings
@@ -129,7 +129,7 @@ def test_margin_mse_without_pairs_is_zero():
     assert margin_mse(random(1, 2), random(1, 2), absent).item() == 0
 
 
-def test_margin_mse_over_all_pairs_equals_that_of_naver():
+def test_margin_mse_over_all_pairs_equals_the_loss_of_naver():
     """Naver's trainer averages first over a query's (G, G) margins with their zero diagonal, then over queries."""
     scores, teacher = random(3, 4), random(3, 4, seed=1)
     margins = [values.unsqueeze(1) - values.unsqueeze(2) for values in (scores, teacher)]
@@ -173,7 +173,7 @@ def test_kl_is_nonnegative_and_shift_invariant(seed, shift):
     assert kl(teacher + shift, teacher).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_kl_of_one_candidate_or_none_is_zero():
+def test_kl_of_at_most_one_candidate_is_zero():
     scores = random(2, 2).requires_grad_()
     loss = kl(scores, random(2, 2), torch.tensor([[True, False], [False, False]]))
     loss.backward()
@@ -250,7 +250,7 @@ def test_gradients_equal_finite_differences(loss):
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 1000))
-def test_order_of_queries_and_documents_does_not_matter(seed):
+def test_the_order_of_queries_and_documents_does_not_matter(seed):
     generator = torch.Generator().manual_seed(seed)
     scores, teacher = random(4, 6, seed=seed), random(4, 6, seed=seed + 1)
     mask = random(4, 6, seed=seed + 2) > -0.5

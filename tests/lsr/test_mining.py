@@ -1,4 +1,4 @@
-"""Mining of hard negatives: hand-worked filters, invariants, and the command."""
+"""Hard negatives are mined from runs. The filters agree with hand-worked examples."""
 
 import json
 
@@ -36,7 +36,7 @@ def negatives(*args, **options):
         ({"share": 0.95, "margin": 2.0}, ["e"]),
         ({"share": None}, ["a", "b", "c", "d", "e"]),
         ({"share": None, "count": 2}, ["a", "b"]),
-        ({"share": None, "skip": 1, "depth": 4}, ["b", "c"]),  # the positive is one of the first four
+        ({"share": None, "skip": 1, "depth": 4}, ["b", "c"]),  # the positive is one of the first four documents
     ],
 )
 def test_filters_keep_the_expected_negatives(options, expected):
@@ -66,7 +66,7 @@ def test_scores_of_the_run_are_kept():
     assert mined.scores.tolist() == [[10, 9, 1]]
 
 
-def test_scores_of_a_teacher_replace_those_of_the_run():
+def test_scores_of_a_teacher_replace_the_scores_of_the_run():
     teacher = {"q": {"p": 1.0, "a": 0.1, "b": 0.99, "c": 0.3}}
     (mined,), report = mine([RUN], teacher=teacher)
     assert mined.negatives == ["a", "c"]
@@ -82,11 +82,11 @@ def test_several_runs_are_merged_by_rank():
     np.testing.assert_equal(mined.scores, np.array(expected, np.float32))
 
 
-def test_a_candidate_too_close_in_one_run_is_dropped():
+def test_a_candidate_that_scores_too_high_in_one_run_is_dropped():
     assert negatives([RUN, {"q": {"p": 3.0, "e": 2.99}}]) == [["d"]]
 
 
-def test_a_run_without_the_positive_does_not_filter():
+def test_a_run_without_the_positive_filters_no_negatives():
     assert negatives([RUN, {"q": {"e": 5.0, "z": 4.0}}]) == [["e", "d"]]
 
 
@@ -98,7 +98,7 @@ def test_the_positive_with_the_lowest_score_sets_the_limit():
     np.testing.assert_equal(mined.scores, np.array([[10, 9, np.nan, 1]], np.float32))
 
 
-def test_documents_judged_irrelevant_are_not_filtered():
+def test_documents_that_are_judged_irrelevant_are_not_filtered():
     qrels = {"q": {"p": 1, "a": 0, "b": -1}}
     assert negatives([RUN], qrels) == [["a", "b", "d", "e"]]
 
@@ -119,7 +119,7 @@ SCORES = st.dictionaries(IDS, st.sampled_from([0.5, 1.0, 1.9, 1.95, 2.0, 3.0]))
     qrels=st.dictionaries(st.sampled_from("qrs"), st.dictionaries(IDS, st.integers(-1, 2))),
     options=st.fixed_dictionaries({"count": st.integers(1, 5), "sample": st.booleans(), "skip": st.integers(0, 2)}),
 )
-def test_invariants_of_mining(runs, qrels, options):
+def test_mined_queries_agree_with_runs_judgments_and_settings(runs, qrels, options):
     mined, report = mine(runs, qrels, **options)
     assert report.queries == len(mined)
     assert report.negatives == sum(len(one.negatives) for one in mined)
@@ -197,7 +197,7 @@ def test_training_reads_the_output_of_the_command(collection, lsr_command):
     assert example.scores.tolist() == [[10, 9, 1]]
 
 
-def test_the_command_with_files_and_all_options(collection, lsr_command):
+def test_the_command_accepts_files_and_all_options(collection, lsr_command):
     (collection / "teacher.trec").write_text("q Q0 p 1 5 t\nq Q0 a 2 1 t\nq Q0 e 3 2 t\n")
     out = collection / "hard.jsonl"
     out.write_text("old")

@@ -195,7 +195,7 @@ def test_a_decoder_reads_the_text_twice(decoder):
             logits = plain(input_ids=torch.cat([text, text])[None]).logits[:, n:]
             expected = pooling.pool_logits(logits, torch.ones(1, n), "max", "log1p")
             assert torch.allclose(found[row], expected[0], atol=1e-4)
-    # The last token changes the vector. In a single pass, the first token couldn't attend to the last one.
+    # The last token changes the vector. In a single pass, the first token couldn't attend to the last token.
     other = ids.clone()
     other[0, 3] = 40_000
     with torch.no_grad():
@@ -375,7 +375,7 @@ def test_a_token_with_huge_states_does_not_make_other_tokens_less_exact(start, g
     assert np.abs(found - expected).mean() < 0.01
 
 
-def test_the_graph_is_equal_on_all_processors(start, graph, tmp_path, monkeypatch):
+def test_the_graph_gives_equal_weights_on_all_processors(start, graph, tmp_path, monkeypatch):
     sparse, texts = start("expansion"), [[2, 23, 24, 23, 3], [2, *range(5, 25), 3]]
     with torch.no_grad():
         sparse.head.bias[5:] += 5

@@ -31,7 +31,7 @@ def test_a_document_has_vectors_of_its_text_and_of_its_parts():
         multi_vectors(embed, ["a"], 0)
 
 
-def test_a_part_is_nearer_to_its_query_than_the_text():
+def test_a_part_is_nearer_to_its_query_than_the_whole_text_is():
     encoder = load_encoder("lsr-mini")
     query = encoder.encode_dense(["violin concert"], queries=True)[0]
     cosines = multi_vectors(encoder.encode_dense, [LONG], 3)[0] @ query

@@ -73,7 +73,7 @@ def test_files_that_are_not_graphs_are_refused(content):
 
 
 def test_each_session_of_the_shipped_model_runs_only_its_part(shipped_learned):
-    """Sparse and dense vectors computed together or separately are equal. Each part of the graph has fewer nodes."""
+    """One run for both kinds of vectors equals two separate runs. Each part of the graph has fewer nodes."""
     runner = shipped_learned.document._model(shipped_learned.document.document)
     ids = [[101, 2054, 2003, 1037, 3945, 3194, 102], [101, 2591, 102]]
     sparse, dense = runner.weights_and_dense(ids)
@@ -99,7 +99,7 @@ def test_a_truncated_graph_is_an_error(tmp_path, shipped_learned):
 
 
 def test_a_model_that_is_replaced_while_open_is_an_error(tmp_path, shipped_learned):
-    """Otherwise sparse vectors would come from the old model, and dense vectors from the new one."""
+    """Otherwise sparse vectors would come from the old model, and dense vectors from the new model."""
     folder = shipped_learned.document.document.folder()
     for name in ("model.onnx", "output.arrow"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())

@@ -1,4 +1,4 @@
-"""OpenSearch's bulk format: round trips, the mapping, and errors that name bad lines."""
+"""Files in OpenSearch's bulk format are written with a mapping and read back. Errors name bad lines."""
 
 import gzip
 import json
@@ -72,7 +72,7 @@ def test_the_bulk_file_and_the_mapping_have_all_fields(tmp_path):
     }
 
 
-def test_without_a_vocabulary_tokens_are_term_numbers(tmp_path):
+def test_tokens_are_term_numbers_without_a_vocabulary(tmp_path):
     path = put(tmp_path / "docs.ndjson", vocabulary=None)
     _, rows, _ = read_all(path)
     assert rows == [{"0": 0.5, "1": 4.25}, {}, {"2": np.float32(3.1), "3": 1.0}]
@@ -183,7 +183,7 @@ def test_the_error_names_a_bad_line(tmp_path, lines, problem):
     with pytest.raises(DataError, match=rf"docs\.ndjson{problem}.*--skip-bad"):
         list(read_vectors(path))
     good = put_lines(tmp_path / "good.ndjson", *lines, {"index": {"_id": "g"}}, {"v": {"a": 1}})
-    if lines == [ACTION]:  # the second action is read as the document of the first, so the last line has no action
+    if lines == [ACTION]:  # the second action is read as the first action's document, so the last line has no action
         with pytest.raises(DataError, match="none of 2 documents can be read"):
             read_all(good, skip_bad=True)
         return

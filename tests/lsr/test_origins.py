@@ -1,4 +1,4 @@
-"""The origin of a term is the word with the term's largest logit. Checked by brute force and on lsr-mini."""
+"""The origin of a term is the word with the term's largest logit. Brute force confirms this."""
 
 from __future__ import annotations
 

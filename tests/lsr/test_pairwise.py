@@ -30,7 +30,7 @@ def kendall(order, truth):
 
 @pytest.fixture(scope="module")
 def strengths():
-    """True strengths of the documents; they roughly follow the first ranking, with noise."""
+    """The documents' true strengths, which roughly follow the first ranking."""
     rng = np.random.default_rng(3)
     return np.linspace(12, 0, N) + rng.normal(0, 1.5, N)
 
@@ -59,7 +59,7 @@ def test_samplers_take_the_given_share(sampler, share):
     assert SAMPLERS[sampler](1, share) == SAMPLERS[sampler](0, share) == []
 
 
-def test_a_third_of_the_comparisons_is_nearly_as_good(strengths):
+def test_a_third_of_the_comparisons_is_nearly_as_good_as_all_comparisons(strengths):
     truth = -strengths
     for sampler, aggregator in (
         ("skipping windows", "greedy"),
@@ -74,16 +74,17 @@ def test_a_third_of_the_comparisons_is_nearly_as_good(strengths):
         )
 
 
-def test_windows_equal_an_example():
+def test_windows_equal_a_hand_worked_example():
     assert windows(5, 2) == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4), (3, 0), (4, 0), (4, 1)]
     assert windows(5, 2, skip=2) == [(0, 1), (0, 3), (1, 2), (1, 4), (2, 3), (2, 0), (3, 4), (3, 1), (4, 0), (4, 2)]
 
 
-def test_aggregators_equal_an_example():
+def test_aggregators_equal_a_hand_worked_example():
     preferences = compared(3, [(0, 1), (1, 0), (2, 0)], [0.9, 0.3, 0.9])
     assert additive(preferences) == pytest.approx([0.9 + 0.7 + 0.1, 0.3 + 0.1, 0.9])
     assert mean(preferences) == pytest.approx([1.7 / 3, 0.4 / 2, 0.9])
-    # Potentials are 0.2, -0.6 and 0.4, so document 2 comes first. Of the other two, document 0 has the potential 0.6.
+    # Potentials are 0.2, -0.6 and 0.4, so document 2 comes first. Without document 2, document 0
+    # has the potential 0.6.
     assert greedy(preferences).tolist() == [2, 1, 3]
 
 

@@ -65,7 +65,7 @@ def files(folder):
 
 @pytest.mark.parametrize("n", [0, 1, 5, 6, 12, 20])
 @pytest.mark.parametrize("how", [{}, {"passages": Passages(2, 1)}, {"with_text": False}])
-def test_parts_equal_encoding_in_memory(tmp_path, n, how):
+def test_parts_equal_vectors_that_are_encoded_in_memory(tmp_path, n, how):
     source = write_corpus(tmp_path / "docs.jsonl", n)
     encoder, expected = BM25Encoder(), Report()
     encoder.fit(document.content for document in open_corpus(source))
@@ -127,7 +127,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Make encoding stop at a part, as if killed. Returns a list to which each begun part adds its number."""
+    """Stop encoding at a part, as a kill would. Returns a list that collects the numbers of the parts that began."""
     encoded, real = [], parts._encode_part
 
     def encode_part(*args):
@@ -192,7 +192,7 @@ def test_skipped_documents_are_still_reported_after_a_kill(tmp_path, corpus, mon
     assert "docs.jsonl:21: not JSON" in report.bad[0]
 
 
-def test_work_with_other_settings_is_not_resumed(tmp_path, corpus, monkeypatch):
+def test_unfinished_work_with_other_settings_is_not_resumed(tmp_path, corpus, monkeypatch):
     cut_off(monkeypatch, corpus, tmp_path / "v", 2)
     with pytest.raises(OutputExists, match="holds unfinished work from another source or with other settings"):
         encode(corpus, tmp_path / "v", settings="others")
@@ -212,7 +212,7 @@ def test_another_encoder_of_the_same_name_is_refused(tmp_path, corpus, monkeypat
         encode(corpus, tmp_path / "v", encoder=fitted(2))
 
 
-def test_a_bad_line_stops_encoding_and_finished_parts_are_kept(tmp_path, corpus, monkeypatch):
+def test_a_bad_line_stops_the_encoding_but_finished_parts_are_kept(tmp_path, corpus, monkeypatch):
     lines = corpus.read_text().splitlines()
     lines[14] = "no JSON"
     corpus.write_text("\n".join(lines))

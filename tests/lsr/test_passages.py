@@ -13,7 +13,7 @@ from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tower import Tower
 from lsr.io.document import Block, Document
 
-STOP_WORDS = ["the", "of", "a", "-"]  # not tokens of the encoder
+STOP_WORDS = ["the", "of", "a", "-"]  # these words aren't tokens of the encoder
 SEVERAL = st.lists(st.sampled_from([*STOP_WORDS, "word"]), max_size=30)
 SIZES = st.integers(1, 6).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1)))
 
@@ -106,7 +106,7 @@ def test_impossible_sizes_are_refused(encoder, size, overlap):
 
 @pytest.fixture(scope="module")
 def reader(checkpoint):
-    """An encoder that reads 24 tokens, including two special tokens and one of its prompt."""
+    """An encoder that reads 24 tokens, including two special tokens and one token of its prompt."""
     return SpladeEncoder(Tower.open(checkpoint, prompt="the "))
 
 

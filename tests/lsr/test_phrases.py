@@ -1,4 +1,4 @@
-"""Contextual phrase vectors: scores, training, and the answers found."""
+"""Contextual phrase vectors are trained, score passages, and find answers."""
 
 from __future__ import annotations
 

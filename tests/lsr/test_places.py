@@ -69,7 +69,7 @@ def test_files_are_read_back_unchanged(where, tmp_path):
     assert place.sizes() == {}
     assert place.read("a.json") is None
     assert place.stat("a.json") is None
-    content = os.urandom(object_store._PIECE + 17)  # more than one piece
+    content = os.urandom(object_store._PIECE + 17)  # the content has more than one piece
     wanted = place.put(write(tmp_path / "big", content), "inner/big.gz")
     assert wanted["bytes"] == len(content)
     place.write("a.json", b"{}")

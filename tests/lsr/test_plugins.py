@@ -1,4 +1,4 @@
-"""Heads, losses and regularizers of another package, which is installed in a folder on sys.path."""
+"""A run uses heads, losses and regularizers of another package, which is installed in a folder on sys.path."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_the_error_names_a_package_that_fails(run, tmp_path, change, message):
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_name_used_by_two_packages_is_refused(run, tmp_path):
+def test_a_name_that_two_packages_use_is_refused(run, tmp_path):
     other = tmp_path / "site" / "second_package-1.0.dist-info"
     other.mkdir()
     (other / "METADATA").write_text("Name: second-package\nVersion: 1.0\n")

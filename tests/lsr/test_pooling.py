@@ -1,4 +1,4 @@
-"""Weights that correct pooling bias, tested on synthetic judgments whose unjudged relevant documents are known."""
+"""Weights correct pooling bias. In the synthetic judgments, the unjudged relevant documents are known."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def auc(values, labels):
     return float((ranks[labels].mean() - (n - 1) / 2) / (len(labels) - n))
 
 
-def test_hidden_positives_get_low_weights_and_true_negatives_high_ones():
+def test_hidden_positives_get_low_weights_and_true_negatives_get_high_weights():
     truth, qrels, run, teacher = collection(0)
     found = pooling_weights([run], qrels, teacher)
     pairs = [(p, doc in truth[q]) for q, own in found.relevant.items() for doc, p in own.items()]
@@ -80,7 +80,7 @@ def test_judged_documents_alone_are_refused():
 
 
 def trained(truth, qrels, vectors, queries, negatives, weights):
-    """Mean average precision of a linear map trained with weighted info_nce."""
+    """Mean average precision of a linear map that is trained with weighted info_nce."""
     torch = pytest.importorskip("torch")
     from lsr.train.losses import info_nce
 
@@ -108,8 +108,8 @@ def trained(truth, qrels, vectors, queries, negatives, weights):
     return float(np.mean(values))
 
 
-def test_weights_and_filters_train_better_than_unfiltered_negatives():
-    """Many of the hard negatives are hidden positives. Weights help, and so does a filter by the teacher."""
+def test_weights_and_filters_improve_training():
+    """Many of the hard negatives are hidden positives. Weights help, and a filter by the teacher helps, too."""
     pytest.importorskip("torch")
     truth, qrels, run, teacher = collection(2, n_queries=60, n=60)
     truth = {q: truth[q] for q in qrels if truth[q]}

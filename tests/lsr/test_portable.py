@@ -101,7 +101,7 @@ def test_lsr_opens_the_files_for_other_libraries(saved, texts):
         same(encoder, other.encode_query(texts).to_dense(), other.encode_document(texts).to_dense(), texts, 1e-6)
 
 
-def test_the_layout_of_opensearch_has_model_and_table(checkpoint, query_weights, texts, tmp_path):
+def test_the_layout_of_opensearch_has_a_model_and_a_table(checkpoint, query_weights, texts, tmp_path):
     encoder = inference_free(checkpoint, query_weights, 8)
     encoder.save(tmp_path / "saved")
     bare = tmp_path / "bare"
@@ -304,7 +304,7 @@ def test_lsr_publish_writes_a_graph(checkpoint, tmp_path, lsr_command):
     assert np.abs(difference).mean() < 0.02
     card = (tmp_path / "small" / "README.md").read_text()
     assert "library_name: lsr\n" in card
-    assert card.endswith("of this kind.\n\n## Training\n\n8 steps\n")  # without the figures of the original
+    assert card.endswith("of this kind.\n\n## Training\n\n8 steps\n")  # without the figures of the original encoder
 
 
 def test_publishing_a_graph_keeps_the_query_model(checkpoint, second, query_weights, tmp_path, lsr_command):
@@ -323,7 +323,7 @@ def test_publishing_a_graph_keeps_the_query_model(checkpoint, second, query_weig
 
 @pytest.fixture
 def measured(checkpoint, second, tmp_path, lsr_command):
-    """A folder with two encoders, one for each seed of a system, and results of an experiment with them and BM25."""
+    """A folder with two encoders, one per seed of a system, and results of an experiment with that system and BM25."""
     pytest.importorskip("jinja2")
     data = tmp_path / "data"
     (data / "qrels").mkdir(parents=True)

@@ -32,7 +32,7 @@ def test_presets_are_listed(lsr_command, command, name, text):
 @pytest.mark.parametrize(
     ("command", "wrong", "right"), [("train", "splade-v22", "splade-v2"), ("experiment", "hybird.yaml", "hybrid")]
 )
-def test_a_wrong_name_suggests_the_right_one(lsr_command, tmp_path, command, wrong, right):
+def test_a_wrong_name_suggests_the_right_name(lsr_command, tmp_path, command, wrong, right):
     ran = lsr_command(command, wrong, "--out", tmp_path / "out")
     assert ran.code == 2
     assert f"{wrong!r} is neither a file nor a preset. Did you mean {right!r}?" in ran.err

@@ -1,4 +1,4 @@
-"""Projection: the largest logit of each term, with the same bits on all processors."""
+"""Projection gives the largest logit of each term, with the same bits on all processors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lsr.encode.processor import sums_of_bytes
 from lsr.encode.projection import LARGEST_WIDTH, Projection
 from lsr.errors import EncoderError
 
-LANES = [0] + [lanes for lanes in (8, 16) if lanes <= sums_of_bytes()]  # 0: without VNNI
+LANES = [0] + [lanes for lanes in (8, 16) if lanes <= sums_of_bytes()]  # 0 means without VNNI
 
 
 def layer(n_terms: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -39,12 +39,12 @@ def test_the_largest_possible_sums_do_not_overflow(lanes):
 
 
 @pytest.mark.parametrize("lanes", LANES)
-def test_small_tokens_keep_precision_beside_large_ones(lanes):
+def test_small_tokens_keep_precision_beside_large_tokens(lanes):
     rows, scales = layer(50, 64)
     states = np.random.default_rng(2).normal(size=(2, 64)).astype(np.float32)
     alone = Projection(rows, scales, lanes=lanes).largest(states[:1])
     states[1] = 0
-    states[1, 0] = 1e-6  # logits near 0: the largest only where the other token's logits are negative
+    states[1, 0] = 1e-6  # logits near 0, which are the largest only where the other token's logits are negative
     both = Projection(rows, scales, lanes=lanes).largest(states)
     np.testing.assert_allclose(both, np.maximum(alone, 0), atol=1e-4)
 

@@ -55,21 +55,21 @@ def test_heads_and_columns_are_removed(pruned):
 
 
 def test_the_fit_reduces_the_distance_from_the_whole_encoder(pruned, texts):
-    """Measured on texts that the fit hasn't seen."""
+    """The distance is measured on texts that the fit hasn't seen."""
     whole, fitted, plain = (load_encoder(one, lexical=0) for one in ("lsr-tiny", pruned / "fitted", pruned / "plain"))
     apart = [distance(one, whole, texts[40:]) for one in (fitted, plain)]
     assert 0 < apart[0] < 0.9 * apart[1]
     assert fitted.encode_query("flutter of wings") == whole.encode_query("flutter of wings")
 
 
-def test_pruning_nothing_changes_nothing(tmp_path, texts):
+def test_pruning_with_shares_of_zero_keeps_vectors(tmp_path, texts):
     prune("lsr-tiny", tmp_path / "same", texts[:2], PruneSettings(0, 0, fit=False))
     whole, same = load_encoder("lsr-tiny", lexical=0), load_encoder(tmp_path / "same", lexical=0)
     assert same.encode_document(texts[:5]) == whole.encode_document(texts[:5])
 
 
 def test_means_of_removed_columns_are_added_to_the_bias(tmp_path, texts):
-    """This gives better vectors than the unchanged biases of the whole model."""
+    """Unchanged biases would give vectors that are farther from the whole model's vectors."""
     prune("lsr-tiny", tmp_path / "one", texts[:20], PruneSettings(0, 0.75, fit=False))
     whole = load_encoder("lsr-tiny", lexical=0)
     compensated = distance(load_encoder(tmp_path / "one", lexical=0), whole, texts[40:])
@@ -83,7 +83,7 @@ def test_means_of_removed_columns_are_added_to_the_bias(tmp_path, texts):
     assert compensated < distance(load_encoder(tmp_path / "without", lexical=0), whole, texts[40:])
 
 
-def test_a_pruned_encoder_is_pruned_again(pruned, tmp_path, texts):
+def test_a_pruned_encoder_can_be_pruned_again(pruned, tmp_path, texts):
     prune(pruned / "plain", tmp_path / "less", texts[:3], PruneSettings(0, 0.5, fit=False))
     assert shapes(tmp_path / "less")["encoder.layer.0.output.dense.weight"] == [128, 128]
     assert load_encoder(tmp_path / "less", lexical=0).encode_document(texts[:2]).nnz

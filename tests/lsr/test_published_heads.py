@@ -1,4 +1,4 @@
-"""EPIC, SPARTA, DeepCT and TILDE equal their formulas, computed from transformers' own models."""
+"""Weights of EPIC, SPARTA, DeepCT and TILDE equal their formulas, which use transformers' own models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def start(checkpoint):
 
 @pytest.fixture(scope="module")
 def plain(checkpoint):
-    """[(last states, logits)] of each text, computed alone by transformers, as float64 arrays."""
+    """[(last states, logits)] of each text as float64 arrays. transformers computes each text alone."""
     bert = transformers.AutoModelForMaskedLM.from_pretrained(checkpoint).eval()
     found = []
     for row in IDS:
@@ -130,7 +130,7 @@ KINDS = ["epic", "epic-query", "sparta", "deepct", "tilde"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_of_some_terms_equal_those_of_all_and_have_gradients(start, kind):
+def test_weights_of_some_terms_equal_those_in_the_whole_vector_and_have_gradients(start, kind):
     sparse, terms = start(kind), torch.tensor([23, 8, 30])
     if kind == "deepct":  # DeepCT's weights start at zero
         torch.nn.init.normal_(sparse.head.weigh.weight, std=0.3)

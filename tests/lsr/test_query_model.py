@@ -1,4 +1,4 @@
-"""A query model: its weights are averaged with those of the query table."""
+"""The weights of a query model are averaged with the weights of the query table."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_any_checkpoint_with_a_query_table_can_have_a_query_model(checkpoint, qu
 
 @pytest.mark.parametrize("opened", [lambda: "lsr-tiny", lambda: load_encoder("lsr-tiny").query_files()])
 def test_a_model_of_another_vocabulary_is_refused(checkpoint, opened):
-    """Checked for a named encoder and for the encoder files that an index stores."""
+    """The test checks a named encoder, and the encoder files that an index stores."""
     given = opened()
     load = load_encoder if isinstance(given, str) else load_encoder_files
     with pytest.raises(EncoderError, match="has another vocabulary than the document model"):
@@ -177,7 +177,7 @@ def test_a_teacher_caches_queries_separately_for_each_query_model(tmp_path):
         expected = encoder.encode_query(["doctor"])
         np.testing.assert_array_equal(weights[-1].indices, expected.indices)
     assert weights[1].nnz > weights[0].nnz
-    assert len(list(tmp_path.glob("sparse-documents-*"))) == 1  # both share the cached document vectors
+    assert len(list(tmp_path.glob("sparse-documents-*"))) == 1  # both teachers share the cached document vectors
 
 
 def test_replacing_the_document_graph_keeps_the_query_model(modelled, tmp_path):

@@ -88,7 +88,7 @@ CLASSES = {
     "AlbertTokenizer": ("albert", unigrams),
     "DebertaV2Tokenizer": ("deberta-v2", unigrams),
 }
-# Unsupported settings; they are refused if they would change the tokens.
+# Unsupported settings, which are refused if they would change the tokens.
 REFUSED = {
     "AlbertTokenizer": {"do_lower_case", "keep_accents"},
     "DebertaV2Tokenizer": {"split_by_punct"},

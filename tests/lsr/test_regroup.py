@@ -28,7 +28,7 @@ def test_rows_are_grouped(monkeypatch, memory):
     assert found == {key: np.flatnonzero(keys == key).tolist() for key in range(41)}
 
 
-def test_no_rows_give_empty_groups():
+def test_an_input_without_rows_gives_empty_groups():
     with Regrouping() as regrouping:
         assert list(regrouping.groups(np.arange(0), regrouping.counts(0))) == []
         [(first, indptr, others, weights)] = regrouping.groups(np.arange(3), regrouping.counts(3))

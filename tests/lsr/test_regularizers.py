@@ -1,4 +1,4 @@
-"""Sparsity penalties: hand-worked examples, gradients, samples of the vocabulary, and values of other libraries."""
+"""Sparsity penalties equal hand-worked examples and values of other libraries, and have correct gradients."""
 
 import math
 import warnings
@@ -93,7 +93,7 @@ def test_flops_and_l0_flops_agree_with_sentence_transformers(threshold):
 
 
 def test_the_sum_over_group_positions_is_larger_by_the_group_size():
-    """Checks the conversion of lambdas in the docstring of lsr.train.regularizers, with equal vectors in each group."""
+    """The docstring of lsr.train.regularizers converts lambdas by this factor. Vectors in a group are equal here."""
     by_query = random_weights(4, 6)
     n_places = 3
     groups = by_query.repeat_interleave(n_places, 0).reshape(4, n_places, 6)
@@ -126,8 +126,8 @@ def test_a_sample_of_the_columns_is_unbiased(name):
 # --- group sparsity
 
 
-def test_group_removes_rare_terms_and_keeps_the_most_used_unchanged():
-    """Fits weights of 40 documents to wanted weights. Of the six terms, the two most used aren't penalized."""
+def test_the_group_penalty_removes_rare_terms_and_keeps_the_most_frequent_terms():
+    """Fits weights of 40 documents to wanted weights. The two most frequent of the six terms aren't penalized."""
     generator = torch.Generator().manual_seed(0)
     frequent = torch.tensor([0.9, 0.8, 0.3, 0.2, 0.1, 0.05])
     wanted = (torch.rand(40, 6, generator=generator) < frequent) * (0.5 + torch.rand(40, 6, generator=generator))
@@ -164,7 +164,7 @@ def test_common_terms_cost_more():
     assert idf_flops(common, idf, view="query") > 100 * idf_flops(rare, idf, view="query")
 
 
-def test_a_term_of_all_documents_has_a_finite_cost():
+def test_a_term_in_all_documents_has_a_finite_cost():
     assert idf_flops(torch.ones(1, 2), torch.tensor([0.0, -1.0]), view="query").item() == pytest.approx(2e4)
 
 
@@ -294,6 +294,6 @@ def test_invalid_schedules_are_refused(kind, step, steps):
         schedule(kind, step, steps)
 
 
-def test_a_term_counts_half_at_document_frequency_a():
+def test_a_term_with_document_frequency_a_counts_half():
     assert df_flops(torch.ones(1, 1), torch.tensor([0.25]), a=0.25, b=3).item() == pytest.approx(0.25)
     assert math.isclose(df_flops(torch.ones(1, 1), torch.tensor([1.0])).item(), 1)

@@ -1,4 +1,4 @@
-"""High-recall review: which documents are read next, when the review stops, and how it resumes."""
+"""A high-recall review chooses the documents that are read next, stops in time, and resumes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_hypergeometric_rule_equals_a_hand_worked_example():
     stats = pytest.importorskip("scipy.stats")
     labels = np.array([1, 1, 1, 0, 1, *[0] * 20])
     # After the first five of 100 documents, 95 were unread. 20 of these were then read, and none is relevant. Four
-    # relevant documents are known, so recall is below 0.8 if the unread documents hold at least two more.
+    # relevant documents are known, so recall is below 0.8 if at least two relevant documents are unread.
     expected = stats.hypergeom.cdf(0, 95, 2, 20)
     assert chance_of_less(labels, 100, 0.8, [5]) == pytest.approx(expected, rel=1e-9)
     # After the first three documents, 97 were unread. 22 of these were then read, and one is relevant. If two more are
@@ -75,7 +75,7 @@ def test_a_knee_is_found_where_relevant_documents_run_out():
 
 
 @pytest.mark.parametrize("rule", ["hypergeometric", "quantile"])
-def test_the_target_is_reached_by_reading_less_than_half(rule):
+def test_the_target_is_reached_before_half_of_the_documents_are_read(rule):
     recalls, shares = [], []
     for seed in range(10):
         vectors, relevant = collection(seed)
@@ -116,13 +116,13 @@ def test_a_committee_reads_less_on_judged_collections(real_data, benchmark_modul
     assert np.mean(np.array(stopped) >= 0.8) >= 0.8
 
 
-def test_a_saved_review_continues_like_an_uninterrupted_one(tmp_path):
+def test_a_saved_review_continues_like_an_uninterrupted_review(tmp_path):
     vectors, relevant = collection(1)
     settings = ReviewSettings(batch=30, rule="budget", budget=150)
     whole = reviewed([vectors], relevant, settings)
     review = Review([str(i) for i in range(N)], [vectors], settings)
     while not review.stops():
-        for doc in review.batch()[:7]:  # saves and reloads in the middle of each batch
+        for doc in review.batch()[:7]:  # the review is saved and reloaded in the middle of each batch
             review.judge(doc, relevant[doc])
         review.save(tmp_path / "state.json")
         review = Review.load(tmp_path / "state.json", review.ids, [vectors])

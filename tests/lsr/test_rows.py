@@ -1,4 +1,4 @@
-"""Input in many forms: JSON arrays, CSV and TSV, tables and data frames, pipes, all kinds of metadata."""
+"""Documents are read from JSON arrays, CSV, TSV, tables, data frames and pipes, with all kinds of metadata."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_csv_files_are_read_with_several_separators(tmp_path, mark):
     assert read(put(tmp_path / "D.CSV.GZ", gzip.compress(text.encode()))) == EXPECTED
 
 
-def test_csv_columns_are_numbers_if_all_of_their_cells_are(tmp_path):
+def test_csv_columns_are_numbers_if_all_their_cells_are_numbers(tmp_path):
     text = "id,text,n,price,zip,mixed\n1,2020,1,0.5,01234,1\n2,t,,-3e2,1,x\n"
     first, second = read(put(tmp_path / "d.csv", text))
     assert first == ("1", "", "2020", {"n": 1, "price": 0.5, "zip": "01234", "mixed": "1"})
@@ -257,7 +257,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(("value", "plain"), PLAIN)
-def test_values_become_plain_python(value, plain):
+def test_values_become_plain_python_values(value, plain):
     (document,) = documents_corpus([{"_id": "a", "text": "t", "v": value}])
     assert json.loads(json.dumps(document.metadata)) == {"v": plain}
     assert plain_metadata({"v": value}, "a", "") == {"v": plain}
@@ -460,7 +460,7 @@ READ = [("a", "Cats", "purr", {"year": 2020, "when": "2020-01-01T00:00:00+00:00"
 
 
 def read_twice(source):
-    """The documents of a corpus made from `source`. Checks that a second pass gives the same documents."""
+    """The documents of a corpus that is made from `source`. Checks that a second pass gives the same documents."""
     corpus = documents_corpus(source)
     first, second = ([(d.id, d.title, d.text, d.metadata or {}) for d in corpus] for _ in range(2))
     assert first == second

@@ -1,4 +1,4 @@
-"""Qrels and runs: reading and writing the usual formats; errors name every bad line."""
+"""Qrels and runs are read and written in the usual formats, and errors name every bad line."""
 
 import gzip
 import json
@@ -132,7 +132,7 @@ def test_written_run_lines_are_read_back(tmp_path):
 
 
 @pytest.mark.parametrize(("query", "doc"), [("q 1", "d"), ("q", "d\t1"), ("q", ""), ("q", " d"), ("", "d")])
-def test_run_lines_refuse_whitespace(query, doc):
+def test_empty_ids_and_ids_with_whitespace_are_refused_in_run_lines(query, doc):
     with pytest.raises(DataError, match="has white space"):
         list(run_lines(query, [(doc, 1.0)], "lsr"))
 

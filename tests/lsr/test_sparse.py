@@ -58,7 +58,7 @@ def test_a_matrix_is_unchanged_by_conversion_to_scipy(dense):
 
 
 @given(DENSE, st.randoms())
-def test_terms_are_sorted_and_zeros_dropped(dense, random):
+def test_terms_are_sorted_and_zeros_are_dropped(dense, random):
     rows = []
     for row in dense:
         order = list(range(len(row)))
@@ -69,7 +69,7 @@ def test_terms_are_sorted_and_zeros_dropped(dense, random):
     assert np.array_equal(matrix.to_dense(), dense)
 
 
-def test_from_scipy_sums_duplicates_and_keeps_its_input():
+def test_the_constructor_from_scipy_sums_duplicates_and_keeps_its_input():
     doubled = sparse.csr_array(([1.0, 2.0], [3, 3], [0, 2]), shape=(1, 5))
     assert SparseMatrix.from_scipy(doubled) == SparseMatrix.from_dicts([{3: 3.0}], 5)
     assert doubled.nnz == 2
@@ -209,7 +209,7 @@ def test_top_k_keeps_the_heaviest_terms_and_breaks_ties_by_number(dense, k):
 
 
 @given(DENSE, st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]))
-def test_prune_is_relative_to_the_largest_weight_of_the_row(dense, ratio):
+def test_the_ratio_of_prune_is_relative_to_the_largest_weight_of_the_row(dense, ratio):
     largest = dense.max(axis=1, keepdims=True, initial=0)
     pruned = SparseMatrix.from_dense(dense).prune(ratio)
     assert_canonical(pruned)
@@ -228,7 +228,7 @@ def test_top_k_refuses_zero():
 
 
 @given(DENSE, st.integers(0, 10))
-def test_within_cuts_the_vocabulary(dense, n_terms):
+def test_the_method_within_cuts_the_vocabulary(dense, n_terms):
     cut = SparseMatrix.from_dense(dense).within(n_terms)
     assert cut.shape == (len(dense), n_terms)
     assert as_dicts(cut.to_dense()) == as_dicts(dense[:, :n_terms])
@@ -274,7 +274,7 @@ def test_saving_needs_an_id_for_each_row(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_loading_something_else_is_refused(tmp_path):
+def test_the_error_names_a_missing_matrix_file(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_matrix(tmp_path / "missing.parquet")
 

@@ -1,4 +1,4 @@
-"""SpladeEncoder and its pooling: weights equal those computed from all logits, with bounded memory."""
+"""SpladeEncoder computes the same weights as pooling over all logits, but in bounded memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LargestTensor(dispatch.TorchDispatchMode):
 
 
 def plain_weights(folder, texts, pool="max", saturation="log1p", max_length=24):
-    """Weights by the definition, with transformers, one text at a time."""
+    """The weights by the definition. The library transformers encodes one text at a time."""
     from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()
@@ -59,7 +59,7 @@ def plain_weights(folder, texts, pool="max", saturation="log1p", max_length=24):
 @pytest.mark.parametrize("pool", ["max", "sum"])
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_pool_states_equals_pool_logits(monkeypatch, pool, saturation, bias):
+def test_the_function_pool_states_equals_pool_logits(monkeypatch, pool, saturation, bias):
     monkeypatch.setattr(pooling, "TRANSIENT_BYTES", 4 * 1000)  # several chunks of documents and of the vocabulary
     monkeypatch.setattr(pooling, "_TERMS", 37)
     make = torch.Generator().manual_seed(3)
@@ -83,12 +83,12 @@ def exact():
 
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
 @pytest.mark.parametrize("shift", [None, -30.0, -8.0, 50.0])  # terms that pass: some, none, few, all
-def test_screen_equals_pool_states(monkeypatch, exact, saturation, shift):
+def test_the_screen_equals_pool_states(monkeypatch, exact, saturation, shift):
     monkeypatch.setattr(pooling, "TRANSIENT_BYTES", 4 * 1000)
     monkeypatch.setattr(pooling, "_TERMS", 37)
     make = torch.Generator().manual_seed(4)
     states = torch.randn(5, 11, 8, generator=make)
-    states[0, 3] *= 40  # a large token leaves few 8-bit levels for the others
+    states[0, 3] *= 40  # a large token leaves few 8-bit levels for the other tokens
     weight = torch.randn(101, 8, generator=make)
     weight[7] *= 9
     bias = None if shift is None else torch.randn(101, generator=make) + shift
@@ -102,7 +102,7 @@ def test_screen_equals_pool_states(monkeypatch, exact, saturation, shift):
 
 
 def test_the_screen_keeps_no_term_by_chance(exact):
-    """Rounding must not decide whether a term with a logit very close to zero passes."""
+    """Rounding must not decide whether the screen keeps a term whose logit is very close to zero."""
     make = torch.Generator().manual_seed(6)
     states, weight = torch.randn(4, 9, 48, generator=make), torch.randn(3000, 48, generator=make)
     mask = torch.ones(4, 9)
@@ -175,7 +175,7 @@ def test_vectors_equal_those_of_plain_logits(make_checkpoint, tmp_path, texts, k
     assert model.model.head.apart == (kind != "mobilebert")  # MobileBERT's head can't be split
 
 
-def test_order_and_batch_make_no_difference(checkpoint, texts):
+def test_the_order_and_the_batch_of_texts_make_no_difference(checkpoint, texts):
     encoder = SpladeEncoder(checkpoint, batch_tokens=40, device="cpu")
     together = encoder.encode_document(texts).to_dense()
     for i, text in enumerate(texts):
@@ -205,7 +205,7 @@ def test_only_documents_are_pruned(checkpoint, texts):
     assert pruned.fingerprint == plain.fingerprint
 
 
-def test_counted_texts_are_not_tokenized_again(checkpoint, texts, monkeypatch):
+def test_texts_whose_tokens_were_counted_are_not_tokenized_again(checkpoint, texts, monkeypatch):
     encoder, read = SpladeEncoder(Tower.open(checkpoint, max_length=12), device="cpu"), []
     plain = TextTokenizer.ids
 
@@ -264,7 +264,7 @@ def test_a_saved_encoder_gives_the_same_vectors(checkpoint, texts, tmp_path):
     assert again.fingerprint == encoder.fingerprint
     assert again.fingerprint.model == "tiny-bert"
     assert again.encode_document(texts) == encoder.encode_document(texts)
-    again.save(tmp_path / "saved")  # overwrites the files it was read from
+    again.save(tmp_path / "saved")  # overwrites the files from which it was read
     assert load_encoder(tmp_path / "saved").fingerprint == encoder.fingerprint
     assert load_encoder(checkpoint, pooling="sum", max_length=12).fingerprint == encoder.fingerprint
     other = load_encoder(tmp_path / "saved", pooling="max", device="cpu")
@@ -338,7 +338,7 @@ def test_a_checkpoint_may_have_only_a_vocabulary_file(checkpoint, texts, tmp_pat
 
 
 def test_unused_weights_of_older_checkpoints_are_ignored(checkpoint, texts, tmp_path):
-    """Older checkpoints hold a copy of the tied projection, a pooler, and buffers that are computed today."""
+    """Older checkpoints hold a copy of the tied projection, a pooler, and buffers that are now computed."""
     from safetensors.torch import load_file, save_file
 
     folder = Path(shutil.copytree(checkpoint, tmp_path / "old"))

@@ -1,4 +1,4 @@
-"""The disk cache of rows: several writers, incomplete writes, repeated texts."""
+"""The disk cache of rows copes with several writers, incomplete writes and repeated texts."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +10,7 @@ from lsr.train.state_cache import RowCache
 
 
 def _rows(key: int, width: int = 3) -> np.ndarray:
-    """Rows with values derived from their key."""
+    """Rows whose values depend on their key."""
     return np.full((key % 4 + 1, width), key, np.float16)
 
 
@@ -20,7 +20,7 @@ def test_writers_of_one_folder_keep_each_others_rows(tmp_path: Path) -> None:
 
     def write(number: int) -> None:
         for first in range(0, 120, 6):
-            some = range(first + number, first + number + 8)  # overlaps with the other caches
+            some = range(first + number, first + number + 8)  # overlaps with the keys of the other caches
             caches[number].put((key, _rows(key)) for key in some)
 
     with ThreadPoolExecutor(4) as pool:

@@ -1,4 +1,4 @@
-"""InferenceFreeEncoder: query vectors from a table, without torch."""
+"""InferenceFreeEncoder takes query vectors from a table, without torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_query_weights_come_from_the_table(encoder, query_weights):
     found = encoder.encode_query(["cat cat [SEP] ? mat", "", "a b"])
     cat, mat = (list(encoder.vocabulary).index(word) for word in ("cat", "mat"))
     terms, weights = found.row(0)
-    assert terms.tolist() == [cat, mat]  # each once, without the special and the unknown token
+    assert terms.tolist() == [cat, mat]  # each token once, without the special and the unknown token
     assert weights.tolist() == query_weights[[cat, mat]].tolist()
     assert found.lengths().tolist() == [2, 0, 0]  # "a" and "b" have negative weights, which count as zero
     assert found.shape == (3, encoder.n_terms)

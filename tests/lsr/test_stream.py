@@ -221,7 +221,7 @@ def test_an_output_is_replaced_only_with_overwrite(tmp_path, corpus, out):
 
 
 @pytest.mark.parametrize("out", ["v", "v.parquet"])
-def test_a_folder_of_something_else_is_not_replaced(tmp_path, corpus, out):
+def test_a_folder_of_other_files_is_not_replaced(tmp_path, corpus, out):
     (tmp_path / out).mkdir()
     (tmp_path / out / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputExists, match="holds something other than vectors"):
@@ -243,7 +243,7 @@ def test_an_unknown_suffix_is_refused_before_any_work(tmp_path, corpus):
 
 
 @pytest.mark.parametrize("out", OUTPUTS)
-def test_the_old_output_stays_until_the_new_one_is_complete(tmp_path, corpus, out):
+def test_the_old_output_stays_until_the_new_output_is_complete(tmp_path, corpus, out):
     encode(write_corpus(tmp_path / "other.jsonl", 3), tmp_path / out)
     old = content(tmp_path / out)
     with pytest.raises(RuntimeError, match="broken"):
@@ -258,7 +258,7 @@ def test_the_old_output_stays_until_the_new_one_is_complete(tmp_path, corpus, ou
 
 
 def killed(corpus, out, at, *, overwrite=False):
-    """Encode in a process that kills itself at a document; returns how many documents are in complete parts."""
+    """Encode in a process that kills itself at a document, and return how many documents are in complete parts."""
     log = corpus.with_name("log")
     child = subprocess.run(
         [sys.executable, __file__, corpus, out, log, text_of(at), "overwrite" * overwrite],
@@ -304,7 +304,7 @@ def test_a_kill_leaves_the_old_output(tmp_path, corpus):
 
 
 def cut_off(corpus, out, encoder=None, **options):
-    """Make a run fail after some parts were written."""
+    """Start a run that fails after it has written some parts."""
     encoder = encoder or Letters(at=text_of(14), what=RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
         encode(corpus, out, encoder, **options)
@@ -312,7 +312,7 @@ def cut_off(corpus, out, encoder=None, **options):
 
 
 @pytest.mark.parametrize("change", ["settings", "source"])
-def test_unfinished_work_with_other_settings_is_kept_unless_overwritten(tmp_path, corpus, change):
+def test_unfinished_work_with_other_settings_is_kept_without_overwrite(tmp_path, corpus, change):
     out = tmp_path / "v.parquet"
     cut_off(corpus, out)
     before = names(tmp_path / "v.parquet.partial")
@@ -369,7 +369,7 @@ def test_encoding_resumes_after_a_kill_between_two_renames(tmp_path, corpus):
     assert names(tmp_path) == ["docs.jsonl", "other.jsonl", "v"]
 
 
-def test_the_old_folder_is_removed_after_the_new_one_is_in_place(tmp_path, corpus, monkeypatch):
+def test_the_old_folder_is_removed_after_the_new_folder_is_in_place(tmp_path, corpus, monkeypatch):
     encode(write_corpus(tmp_path / "other.jsonl", 3), tmp_path / "v")
     removed = []
 
@@ -382,7 +382,7 @@ def test_the_old_folder_is_removed_after_the_new_one_is_in_place(tmp_path, corpu
     assert removed == [("v.old", 22)]
 
 
-def test_after_resuming_all_skipped_documents_are_reported(tmp_path, corpus):
+def test_a_resumed_run_reports_all_skipped_documents(tmp_path, corpus):
     lines = corpus.read_text().splitlines(keepends=True)
     corpus.write_text("".join(["oops\n", *lines[:10], "oops\n", *lines[10:], "oops\n"]))
     broken = Letters(at=text_of(14), what=RuntimeError("broken"))

@@ -1,4 +1,4 @@
-"""Separate towers for queries and documents, pruning during training, and target lengths."""
+"""Training supports separate towers for queries and documents, pruning, and target lengths."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_the_heaviest_weights_are_kept_with_their_gradient():
 
 
 @pytest.mark.parametrize("kind", ["encoded", "table"])
-def test_training_prunes_vectors_like_the_encoder(settings, tmp_path, kind):
+def test_training_prunes_vectors_as_the_encoder_does(settings, tmp_path, kind):
     queries = QuerySettings(kind, max_length=16, **({"top_k": 2} if kind == "encoded" else {}))
     settings = replace(settings, model=replace(settings.model, top_k=5), queries=queries)
     run = trainer(settings, tmp_path)
@@ -284,7 +284,7 @@ def test_documents_reach_the_target_length(settings, tmp_path, target):
     assert abs(lengths[0] - target) > 0.3 * target
 
 
-def test_the_pressure_is_part_of_a_checkpoint(settings, tmp_path):
+def test_the_state_of_a_target_length_is_part_of_a_checkpoint(settings, tmp_path):
     settings = replace(settings, documents_regularizer=RegularizerSettings("l1", weight=1e-3, target=4))
     run = trainer(settings, tmp_path)
     run.run()
@@ -314,7 +314,7 @@ def test_term_recall_equals_its_definition():
 
 @pytest.mark.parametrize(("kind", "sample"), [("encoded", 0), ("tokens", 0), ("tokens", 8)])
 def test_term_recall_of_a_batch_equals_that_of_its_texts(settings, triples, tmp_path, kind, sample):
-    """This also holds if the batch has columns only for a sample of terms."""
+    """The values are also equal if the batch has columns only for a sample of terms."""
     settings = replace(
         settings,
         model=replace(settings.model, head="deepct"),

@@ -1,4 +1,4 @@
-"""Settings of a training run: numbers have ranges, and all invalid or idle settings are reported at once."""
+"""Settings of a training run: numbers have ranges, and all settings that are invalid or idle are reported at once."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ SOME = ["the cat sat on the mat .", "dog", "abc def ghij " * 20]
 
 @pytest.fixture(scope="module")
 def triples(tmp_path_factory):
-    """A file of triples with a teacher's scores; a query's words are in its positive."""
+    """A file of triples with a teacher's scores. A query's words are in its positive."""
     draw = random.Random(3)
     path = tmp_path_factory.mktemp("data") / "triples.jsonl"
     with path.open("w") as file:
@@ -153,7 +153,7 @@ def test_every_head_is_saved_unchanged(settings, tmp_path, head, kind):
 
 
 def counted_idf(run, triples):
-    """IDF computed from the tokens of all positives; a repeated positive counts once."""
+    """IDF computed from the tokens of all positives. A repeated positive counts once."""
     texts = {json.loads(line)["positives"][0] for line in triples.read_text().splitlines()}
     rows = [set(row) for row in run.student.tokenizer.ids(list(texts), 20, special=False)]
     df = np.array([sum(term in row for row in rows) for term in range(run.student.model.n_terms)])
@@ -163,7 +163,7 @@ def counted_idf(run, triples):
 @pytest.mark.parametrize("penalty", ["flops", "idf_flops"])
 @pytest.mark.parametrize("kind", ["idf", "table", "tokens"])
 def test_each_kind_of_query_table_has_the_expected_scale(settings, triples, tmp_path, kind, penalty):
-    """Kind idf has plain IDF, to match published lambdas. Kind table starts with mean 1; kind tokens has all ones."""
+    """Kind `idf` has plain IDF, which suits published lambdas. Kind `table` has the mean 1. Kind `tokens` has ones."""
     settings = replace(
         settings,
         queries=QuerySettings(kind, max_length=16),
@@ -247,7 +247,7 @@ def decoder(checkpoint, tmp_path_factory):
     return folder
 
 
-def test_only_adapters_are_trained_and_merged_when_saved(settings, decoder, tmp_path):
+def test_only_adapters_are_trained_and_a_saved_model_merges_them(settings, decoder, tmp_path):
     pytest.importorskip("peft")
     settings = replace(
         settings,
@@ -266,7 +266,7 @@ def test_only_adapters_are_trained_and_merged_when_saved(settings, decoder, tmp_
     assert np.array_equal(live(resumed, SOME), live(run, SOME))
 
 
-def test_adapters_of_a_masked_language_model_are_merged_when_saved(settings, tmp_path):
+def test_a_saved_masked_language_model_merges_its_adapters(settings, tmp_path):
     pytest.importorskip("peft")
     settings = replace(
         settings, model=replace(settings.model, lora=2), optimizer=replace(settings.optimizer, steps=3, lr=1e-2)
@@ -376,7 +376,7 @@ def test_accumulated_batches_make_one_update(settings, steady, tmp_path):
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
         data=replace(settings.data, negatives=2),
-        losses=LossSettings(margin_mse=1.0),  # compares a query's own documents, whatever the batch size
+        losses=LossSettings(margin_mse=1.0),  # compares a query's own documents, with any batch size
         documents_regularizer=RegularizerSettings("l1", weight=0.01),
     )
     compare(
@@ -456,7 +456,7 @@ def test_a_batch_can_be_limited_to_one_source(settings, triples, tmp_path, monke
 
 @pytest.mark.parametrize("kind", ["flops", "l1", "idf_flops", "df_flops", "l0_flops", "group"])
 def test_two_batches_of_three_queries_equal_one_batch_of_six(settings, steady, make_checkpoint, tmp_path, kind):
-    """Checked for every loss and regularizer, with the gradient cache."""
+    """The test checks every loss and regularizer, with the gradient cache."""
     settings = replace(
         settings,
         model=replace(settings.model, checkpoint=str(steady)),
@@ -577,8 +577,8 @@ def test_models_and_example_scores_can_be_teachers_together():
     batch = Batch(["cat", "dog"], ["x" * 9, "x", "x" * 5], own, torch.eye(2, 3).bool(), brought)
     scores = torch.tensor([[0.3, 0.2, 0.9], [1.0, 0.5, 0.1]])
     raw, _ = ranking_loss(scores, batch, LossSettings(kl=1, scale=2), [Lengths()], examples=True)
-    # Each teacher's scores are scaled to 0 to 1, then both teachers are added. The first query has lengths 9, 1, 5 and
-    # example scores 1, 5, 1; the second has lengths 5, 1 and example scores 4, 4.
+    # Each teacher's scores are scaled to lie between 0 and 1, and then added. The first query has lengths 9, 1, 5 and
+    # example scores 1, 5, 1. The second query has lengths 5, 1 and example scores 4, 4.
     first = losses.kl(scores[:1], torch.tensor([[1 + 0, 0 + 1, 0.5 + 0]]))
     second = losses.kl(scores[1:, [2, 1]], torch.tensor([[1 + 0.5, 0 + 0.5]]))
     assert raw["kl"].item() == pytest.approx((first + second).item() / 2)
@@ -628,9 +628,9 @@ def test_distillation_needs_teachers(settings, triples, tmp_path, teachers):
     models = [Lengths() for teacher in teachers if not teacher.examples]
     settings = replace(settings, losses=LossSettings(kl=1.0), teachers=teachers)
     for some, told in (
-        (sources[:2], r"triples.jsonl has those of 1, .*none.jsonl has those of none\. Name models"),
-        (sources[1:2], "none.jsonl has those of none"),
-        (sources[::2], r"triples.jsonl has those of 1, .*two.jsonl has those of 2\."),
+        (sources[:2], r"triples.jsonl has 1, .*none.jsonl has none\. Name models"),
+        (sources[1:2], "none.jsonl has none"),
+        (sources[::2], r"triples.jsonl has 1, .*two.jsonl has 2\."),
     ):
         data = replace(settings.data, sources=tuple(some))
         with pytest.raises(TrainingError, match=told):
@@ -701,7 +701,7 @@ if "RANK" in os.environ:
 
 
 def child(settings, folder, until=-1, **environment):
-    """Start a process that trains and, if `until` is given, kills itself during that step."""
+    """Start a process that trains and, if `until` is given, kills itself during step `until`."""
     config = folder.parent / f"{folder.name}.yaml"
     config.write_text(json.dumps(asdict(settings)))
     command = [sys.executable, "-c", CHILD, str(config), str(folder), str(until)]
@@ -721,7 +721,7 @@ def test_a_killed_run_resumes_exactly(settings, tmp_path):
     assert killed.returncode == -signal.SIGKILL, said
     assert len(log(tmp_path / "killed")) == 4
     with (tmp_path / "killed" / "log.jsonl").open("a") as file:
-        file.write('{"step": 5, "lo')  # as if killed while a line was written
+        file.write('{"step": 5, "lo')  # as if the run was killed while it wrote a line
     run = trainer(settings, tmp_path / "killed")
     assert run.step == 3
     run.run()
@@ -730,7 +730,7 @@ def test_a_killed_run_resumes_exactly(settings, tmp_path):
     assert [json.loads(line)["step"] for line in lines if "loss" in line] == list(range(1, 9))
 
 
-def test_a_run_that_failed_in_a_step_resumes(settings, tmp_path, monkeypatch):
+def test_a_run_resumes_after_a_failure_in_a_step(settings, tmp_path, monkeypatch):
     settings = replace(settings, gradient_cache=True, optimizer=replace(settings.optimizer, accumulate=2))
     expected = whole_run(settings, tmp_path / "whole")
     run = trainer(settings, tmp_path / "failed")
@@ -749,7 +749,7 @@ def test_a_run_that_failed_in_a_step_resumes(settings, tmp_path, monkeypatch):
 
 
 def two_processes(settings, folder):
-    """Train with two processes, this one and a child; returns the run and the child's output."""
+    """Train with this process and a child process. Returns the run and the child's output."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -777,7 +777,7 @@ def sums(run):
 
 
 @pytest.mark.parametrize("way", ["encoded", "cached table"])
-def test_two_processes_equal_one_with_doubled_batches(settings, steady, tmp_path, capsys, way):
+def test_two_processes_equal_one_process_with_doubled_batches(settings, steady, tmp_path, capsys, way):
     """In-batch negatives, teachers' scores, FLOPS and the log cover the texts of both processes."""
     cached = way == "cached table"
     settings = replace(
@@ -839,7 +839,7 @@ def test_weights_that_are_not_finite_are_not_saved(settings, tmp_path, monkeypat
 
     def spoil():
         update()
-        if run.step == 5:  # the sixth update, after which a checkpoint is due; its loss is still finite
+        if run.step == 5:  # the sixth update, after which a checkpoint is due; the loss is still finite
             with torch.no_grad():
                 next(iter(run.student.names)).view(-1)[0] = torch.inf
 
@@ -867,7 +867,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(settings, tmp_path, monkeypatch
         with pytest.raises(OutputError, match=r"00000006: .*No space left.*checkpoint-00000003 is complete"):
             run.run()
     assert [path.name for path in (tmp_path / "run").glob("checkpoint*")] == ["checkpoint-00000003"]
-    (tmp_path / "run" / "checkpoint.partial").mkdir()  # as if left by a kill
+    (tmp_path / "run" / "checkpoint.partial").mkdir()  # a kill would leave this folder
     (tmp_path / "run" / "checkpoint.partial" / "state.json").write_text("{}")
     again = trainer(settings, tmp_path / "run")
     assert again.step == 3
@@ -969,7 +969,8 @@ def test_the_soup_is_the_mean_of_the_last_checkpoints(settings, tmp_path, capsys
     assert [path.is_file() for path in steps] == [True] * 3
     parts, compared = [load_file(path) for path in steps], 0
     last, soup = (load_file(next((tmp_path / "run" / name).rglob("*.safetensors"))) for name in ("last", "soup"))
-    for name, tensor in last.items():  # the names of weights differ from a checkpoint's, so they are matched by value
+    # A checkpoint has other names for the weights, so weights are matched by value.
+    for name, tensor in last.items():
         for key, value in parts[-1].items():
             if value.shape == tensor.shape and value.unique().numel() > 1 and torch.equal(value, tensor):
                 mean = sum(part[key].double() for part in parts) / 3
@@ -995,8 +996,8 @@ def test_a_soup_that_is_better_is_the_best_encoder(settings, tmp_path, better):
     assert "| m | " in (tmp_path / "soup" / "README.md").read_text()
 
 
-def test_encoders_before_the_end_of_the_ramp_are_not_the_best(settings, tmp_path, capsys):
-    """Vectors are long during the regularizer's ramp, so validation then selects no encoder and uses up no patience."""
+def test_encoders_before_the_end_of_the_ramp_are_not_the_best_encoder(settings, tmp_path, capsys):
+    """Vectors are long during the regularizer's ramp. Until it ends, validation selects no encoder."""
     settings = replace(
         settings,
         documents_regularizer=RegularizerSettings("flops", weight=0.01, ramp=5),
@@ -1031,7 +1032,7 @@ def test_the_best_encoder_respects_the_limit_of_terms(settings, tmp_path, capsys
     assert "no encoder had at most 50 terms a document, so there is only the last one" in capsys.readouterr().err
 
 
-def test_a_run_completes_after_a_kill_during_replacement_of_the_best_encoder(settings, tmp_path):
+def test_a_run_completes_after_a_kill_while_the_best_encoder_is_replaced(settings, tmp_path):
     settings = replace(settings, optimizer=replace(settings.optimizer, steps=2))
     (tmp_path / "best.old").mkdir()
     assert trainer(settings, tmp_path).run() == tmp_path / "best"
@@ -1157,10 +1158,10 @@ def test_negatives_and_best_encoders_of_other_settings_are_not_reused(mined, tmp
     stopped(settings, 3)
     assert (len(asked), (tmp_path / "run" / "best").is_dir()) == (1, True)
     stopped(settings, 3)
-    assert len(asked) == 1  # the same encoder, so its negatives are reused
+    assert len(asked) == 1  # the encoder is the same, so its negatives are reused
     changed = replace(settings, seed=9, validation=None)
     run = trainer(changed, tmp_path / "run", mine=mine)
-    assert run.run() == tmp_path / "run" / "last"  # not the best encoder of the other settings
+    assert run.run() == tmp_path / "run" / "last"  # the best encoder of the other settings isn't used
     assert len(asked) == 4
 
 

@@ -1,4 +1,4 @@
-"""Training data: all forms of sources, joins by id, refused input, and streams that resume anywhere."""
+"""Training data is read from all kinds of sources, joined by id, and streamed from any position."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ def jsonl(rows):
 
 @pytest.fixture
 def put(tmp_path):
-    """Returns a function that writes rows, or a text, to a file and returns its path as a string."""
+    """Returns a function that writes rows, or a text, to a file and returns the file's path as a string."""
 
     def write(name, rows):
         path = tmp_path / name
@@ -66,7 +66,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def refusal(load):
-    """Returns a function that opens a source that must be refused, and returns the message."""
+    """Returns a function that checks that a source is refused, and returns the message."""
 
     def message(source, **options):
         with pytest.raises(DataError) as error:
@@ -104,7 +104,7 @@ def test_candidate_lists_with_scores_are_read(load, put):
         ("b", ["p3"], 1),
         ("c", ["p4", "n1", "n2"], 1),
     ]
-    assert all(e.scores.dtype == np.float32 and e.scores.flags.writeable for e in examples)  # as torch needs them
+    assert all(e.scores.dtype == np.float32 and e.scores.flags.writeable for e in examples)  # torch needs such arrays
     assert examples[0].scores.tolist() == [[3, 2.5, 1]]
     np.testing.assert_equal(examples[2].scores, np.array([[3, np.nan, 1]], np.float32))
 
@@ -179,7 +179,7 @@ def ir_dataset(**parts):
 
 @pytest.fixture
 def datasets(monkeypatch):
-    """{name: dataset} that ir-datasets loads in place of its own."""
+    """{name: dataset} that ir-datasets loads in place of its own datasets."""
     known = {}
     ir_datasets = pytest.importorskip("ir_datasets")
     monkeypatch.setattr(ir_datasets, "load", known.__getitem__)
@@ -311,7 +311,7 @@ def test_missing_documents_are_named_for_every_join(refusal, put, documents, joi
     assert said.endswith("'gone'")
 
 
-def test_joins_need_ids(refusal, put, documents):
+def test_a_join_needs_ids(refusal, put, documents):
     run = put("run.trec", RUN)
     triples = put("t.jsonl", TRIPLES)
     assert "give `documents`, the collection" in refusal(triples, candidates=run)
@@ -491,7 +491,7 @@ def test_texts_are_memory_mapped(tmp_path):
     assert pa.total_allocated_bytes() - before < 1 << 20
 
 
-def test_looked_up_texts_are_a_sequence():
+def test_texts_that_are_looked_up_form_a_sequence():
     asked = []
 
     def get(row):
@@ -567,7 +567,7 @@ def test_mixed_sources_have_their_own_epochs(numbered):
 
 @pytest.mark.parametrize("start", [0, 5, 10, 20_478, 20_480, 41_000])
 def test_successive_examples_can_come_from_one_source(numbered, start):
-    """Each group has examples of one source, drawn by the sources' weights, and is the same from any start."""
+    """Each group comes from one source, which is drawn by weight. Groups are the same from any start."""
     data = numbered(100, 10, 1, weights=[1, 3, 0.5])
     whole = queries(data.stream(0, together=5), 42_000)
     groups = [{query.split(":")[0] for query in whole[i : i + 5]} for i in range(0, len(whole), 5)]

@@ -1,4 +1,4 @@
-"""Vectors on disk: round trips in Parquet and JSONL, and refusal of damaged and other files."""
+"""Vectors are read back from Parquet and JSONL files. Damaged files and files of other kinds are refused."""
 
 import base64
 import gzip
@@ -115,7 +115,7 @@ def test_a_file_of_another_tool_is_read(tmp_path):
     assert (vectors.fingerprint, vectors.vocabulary, vectors.encoder_files) == (Fingerprint(), None, {})
 
 
-def test_a_folder_of_parts_reads_like_one_file(tmp_path):
+def test_a_folder_of_parts_is_read_like_one_file(tmp_path):
     put(tmp_path / "part-00001.parquet", batch(documents=[Document(i, "") for i in "def"]))
     put(tmp_path / "part-00000.parquet")
     (tmp_path / "README").write_text("not a part")

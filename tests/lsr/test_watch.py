@@ -1,4 +1,4 @@
-"""Watching a training run: a page of curves, loggers, and the user's own functions."""
+"""A training run can be watched on a page of curves, by loggers, and by the user's own functions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def run(settings, folder, *watchers):
     return Trainer(settings, folder, open_training(settings.data.sources), helpers).run()
 
 
-def test_a_function_gets_every_line_of_the_log_as_it_is_written(settings, tmp_path):
+def test_a_function_gets_every_line_of_the_log_immediately(settings, tmp_path):
     seen, written = [], []
 
     def watch(line):
@@ -87,7 +87,7 @@ def test_the_model_card_has_the_validation_figures(settings, tmp_path):
         assert "| nDCG@10 | 0.5000 |\n| terms | 7.0000 |" in card
 
 
-def test_a_function_that_fails_ends_the_run(settings, tmp_path):
+def test_a_failing_function_ends_the_run(settings, tmp_path):
     def watch(line):
         raise KeyboardInterrupt if line["step"] == 2 else TypeError
 
@@ -146,7 +146,7 @@ def test_numbers_are_taken_from_a_log_line():
 
 
 def watch_lines(name, folder):
-    """Send the log lines of a run to the logger of this name."""
+    """Send the log lines of a run to the logger called `name`."""
     watch = open_watcher(name, folder, SETTINGS)
     for line in LINES:
         watch(line)
@@ -205,7 +205,7 @@ def test_mlflow_stores_settings_and_values(tmp_path, monkeypatch):
     assert found.data.params == {"optimizer.lr": "2e-05", "optimizer.steps": "2", "device": "cpu"}
 
 
-def test_the_error_of_a_logger_that_cannot_start_is_one_line(tmp_path, monkeypatch):
+def test_the_error_of_a_logger_that_cannot_start_has_one_line(tmp_path, monkeypatch):
     def init(**how):
         raise ValueError("No API key configured.\nmore")
 

@@ -219,8 +219,8 @@ def test_a_busy_cluster_is_reported(cluster, monkeypatch):
         taking.close()
 
 
-def test_without_a_worker_count_all_free_cores_are_used(cluster, monkeypatch):
-    """Skips cores that others use, and cores of lost machines that Ray still counts."""
+def test_all_free_cores_are_used_without_a_worker_count(cluster, monkeypatch):
+    """Cores that others use aren't free, and neither are cores of lost machines, which Ray still counts."""
     monkeypatch.setattr("lsr.distributed.ray_cluster._FREE", 0.5)
     taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3), "others")
     next(taking)
@@ -260,7 +260,7 @@ def files(folder):
 
 
 def test_a_cluster_writes_the_same_bytes_as_one_process(cluster, small_parts, tmp_path):
-    """Uses a shipped encoder, which is first fitted to the corpus."""
+    """The shipped encoder is first fitted to the corpus."""
     source = write_corpus(tmp_path / "docs.jsonl", 40)
     report = encode(source, tmp_path / "alone")
     assert encode(source, tmp_path / "one", cluster.address, count=1) == report
@@ -313,7 +313,7 @@ def test_a_killed_driver_resumes(cluster, small_parts, tmp_path, monkeypatch):
     assert files(tmp_path / "v") == files(tmp_path / "alone")
 
 
-def test_a_bad_line_is_reported_as_without_a_cluster(cluster, tmp_path, lsr_command):
+def test_a_bad_line_is_reported_with_and_without_a_cluster(cluster, tmp_path, lsr_command):
     source = write_corpus(tmp_path / "docs.jsonl", 5)
     source.write_text(source.read_text() + "no JSON\n")
     args = ["encode", source, "--encoder", "bm25", "--out", tmp_path / "v"]

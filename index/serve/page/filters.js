@@ -23,7 +23,7 @@ export function sharedColumns(indexes) {
     .sort(([, a], [, b]) => b.useful - a.useful || b.documents - a.documents || a.distinct - b.distinct);
 }
 
-// Columns with few distinct values, or numbers, are useful for narrowing a search.
+// Columns of numbers, and columns with few distinct values, are useful for narrowing a search.
 function isUseful(name, { kind, distinct, documents }) {
   if (PLACES.includes(name) || distinct < 2) return false;
   return kind.endsWith("number") || (distinct <= FEW && distinct * OFTEN <= documents) || distinct <= FIRST;
@@ -118,7 +118,7 @@ function range(name, column, where, counts, changed) {
   return field(name, pair);
 }
 
-// The orders to sort hits by, as [the server's `sort`, words]: by columns of numbers or dates.
+// The orders in which hits can be sorted, as [the server's `sort`, words]: by columns of numbers or dates.
 export function orders(columns) {
   const isDates = ({ kind, values }) => kind === "text" && values?.length > 0 && values.every((value) => /^\d{4}-\d\d/.test(value));
   return columns

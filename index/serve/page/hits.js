@@ -65,12 +65,12 @@ export class HitView {
     this.words = explanation && parts(explanation);
   }
 
-  // The bar's length is the score relative to the best hit's.
+  // The bar's length is the hit's score divided by the best hit's score.
   compareWith(best) {
     this.#part(".bar").style.width = `${best > 0 ? (100 * this.hit.score) / best : 0}%`;
   }
 
-  // Show the rank of this hit in the other ranking.
+  // Shows how the hit's rank differs from its rank in the other ranking.
   compare(text) {
     this.#part(".moved").textContent = text;
   }

@@ -27,7 +27,7 @@ export class Content {
     }
   }
 
-  // Includes combining characters (accents, for instance) after the last letter.
+  // Extends a place over combining characters (accents, for instance) after its last letter.
   #place([start, end], term, share, kind) {
     while (end < this.characters.length && /\p{M}/u.test(this.characters[end])) end += 1;
     return { start, end, term, share, kind };

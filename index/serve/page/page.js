@@ -32,7 +32,7 @@ function save(push = false) {
   });
   const fragment = `#${values}`;
   document.title = state.query ? `${state.query} · lsr` : "lsr";
-  // Typing replaces the newest history entry; a submitted search keeps its own.
+  // Typing replaces the newest history entry; a submitted search gets an entry of its own.
   if (push && fragment !== sent) history.pushState(null, "", (sent = fragment));
   else if (fragment !== (location.hash || "#")) history.replaceState(null, "", fragment);
 }

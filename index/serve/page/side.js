@@ -5,12 +5,12 @@ import { facts, skipped, vector } from "./details.js";
 import { copy, el, ms, some, termed } from "./dom.js";
 import { HitView } from "./hits.js";
 
-const TYPING = 90; // milliseconds without a key before a search
-const CALM = 300; // milliseconds without a key before slower requests: origins of expansions, counts, corrections
+const TYPING = 90; // milliseconds without a keystroke before a search
+const CALM = 300; // milliseconds between a search and slower requests: origins of expansions, counts, corrections
 const SHOWN = 100; // maximum number of hits, because the server doesn't explain more
 const OF_GROUP = 3; // maximum number of hits per document
-const NEAR = 0.5; // further hits of a document are shown if they have this share of its first hit's score
-const COUNTED = 12; // columns to count
+const NEAR = 0.5; // further hits of a document are shown if they have at least this share of its first hit's score
+const COUNTED = 12; // maximum number of columns whose values are counted
 export const DEFAULTS = { skip: "exact", alpha: 0.8, cut: 8, heap_factor: 1 };
 
 export const usualMode = (index) => (index.has_dense && index.takes_text ? "hybrid" : "sparse");
@@ -48,7 +48,7 @@ export class Side {
     return this.settings.skip === "exact" ? "exact" : "approximate";
   }
 
-  // The column to group hits by: documents of the same source become one result. Passages of a document always do.
+  // The column to group hits by: documents of the same source become one result. Passages of a document are always one result.
   get #group() {
     const { whole_documents, columns } = this.index;
     return columns.source?.kind === "text" && columns.source.distinct < 0.9 * whole_documents ? "source" : null;
@@ -106,7 +106,7 @@ export class Side {
 
   // --- searching ---
 
-  // A new search cancels the previous one. `now` doesn't wait for a pause in typing.
+  // A new search cancels the previous one. With `now`, it doesn't wait for a pause in typing.
   async search({ query, where, k, sort, detailed, columns }, now) {
     this.running?.abort();
     this.running = new AbortController();
@@ -162,7 +162,7 @@ export class Side {
     for (const { id, passage, explanation } of hits) views.get(passage ?? id)?.explain(explanation);
   }
 
-  // Counts the matching documents, in total and for each value. The counts of a filtered column ignore its own filter.
+  // Counts the matching documents, in total and for each value. The counts of a filtered column ignore the filter on this column.
   async #count(asked, where, columns, signal) {
     const names = columns.filter((name) => name in this.index.columns).slice(0, COUNTED);
     const own = names.filter((name) => where.has(name));

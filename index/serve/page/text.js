@@ -88,7 +88,7 @@ export function blocksOf(text, kind) {
     } else if (COMMANDS.test(line) || (kind === "rst" && UNDERLINE.test(line))) {
       close();
     } else if (kind === "markdown" && /^\s*\|?(\s*:?-{2,}:?\s*\|)+\s*(:?-{2,}:?)?\s*$/.test(line)) {
-      // between the head of a table and its body
+      // The line between the head of a table and its body isn't shown.
     } else if (kind === "markdown" && /^\s*\|.*\|\s*$/.test(line)) {
       close();
       begin("prose", start, end);
@@ -104,7 +104,7 @@ export function blocksOf(text, kind) {
       if (!open) begin("prose", start + quote, end);
       else if (!quote) last.end = end;
       else {
-        last.end += 1; // include the line break between them
+        last.end += 1; // include the line break between the parts
         open.parts.push({ start: start + quote, end });
       }
     }
@@ -125,7 +125,7 @@ function closingFence(lines) {
   const fences = lines.filter(({ text }) => FENCE.test(text));
   const isBare = (line) => /^\s*(`+|~+)\s*$/.test(line.text);
   let inside = false;
-  let wrong = false; // if the first fence opens code: whether code then opens within code, or is never closed
+  let wrong = false; // whether reading the first fence as an opening fence leads to nested code or to unclosed code
   for (const fence of fences) {
     wrong ||= inside && !isBare(fence);
     inside = isBare(fence) ? !inside : true;
@@ -204,7 +204,7 @@ function inline(text, { start, end }, kind, style) {
   return runs;
 }
 
-// Converts places from UTF-16 units to code points, which Python counts in.
+// Converts places from UTF-16 units to code points, because Python counts in code points.
 export function codePoints(text) {
   if (!/[\ud800-\udfff]/.test(text)) return (at) => at;
   const points = new Uint32Array(text.length + 1);

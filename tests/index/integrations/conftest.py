@@ -18,7 +18,7 @@ DOCUMENTS = [
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """The folder of an index of three documents."""
+    """The folder of an index with three documents."""
     path = tmp_path_factory.mktemp("integrations") / "idx"
     Index.build(path, DOCUMENTS, encoder="bm25")
     return path
@@ -35,7 +35,7 @@ def passages(tmp_path):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Run those tests that are coroutines, such as some of the libraries' own tests."""
+    """Run the tests that are coroutines, such as some of the libraries' own tests."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     asyncio.run(

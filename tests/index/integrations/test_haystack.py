@@ -1,4 +1,4 @@
-"""The document store and retriever for Haystack: in pipelines, and with Haystack's own tests."""
+"""The document store and the retriever for Haystack work in pipelines and pass Haystack's own tests."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_only_matching_documents_are_read(tmp_path, monkeypatch):
     assert len(read) == 2
 
 
-def test_filter_documents_returns_matching_documents(folder):
+def test_the_call_filter_documents_returns_matching_documents(folder):
     store = LsrDocumentStore(folder)
     assert store.count_documents() == 3
     assert [d.id for d in store.filter_documents()] == ["wing", "plate", "flutter"]
@@ -217,7 +217,7 @@ class TestStoreWithTestsOfHaystack(theirs.DocumentStoreBaseExtendedTests, theirs
 
     @staticmethod
     def assert_documents_are_equal(received, expected):
-        """Compare without embeddings, which the store doesn't keep."""
+        """Compare documents without their embeddings, which the store doesn't keep."""
         assert _plain(received) == _plain(expected)
 
     def test_write_documents(self, document_store):
@@ -252,7 +252,7 @@ class TestStoreWithAsyncTestsOfHaystack(
             await document_store.write_documents_async([document])
 
 
-def test_filters_of_a_run_replace_or_extend_those_of_the_retriever(folder):
+def test_filters_of_a_run_replace_or_extend_the_filters_of_the_retriever(folder):
     store = LsrDocumentStore(folder)
     swept = {"field": "meta.title", "operator": "==", "value": "Wings"}
     for policy, ids in (("replace", ["wing"]), ("merge", []), (FilterPolicy.MERGE, [])):
@@ -273,13 +273,13 @@ def test_options_work_in_sync_and_async_calls(folder):
     assert asyncio.run(pipeline.run_async({"retriever": {"query": "wing panel plate"}})) == {"retriever": found}
 
 
-def test_updates_of_documents_cut_into_passages_are_refused(passages):
+def test_updates_of_documents_with_passages_are_refused(passages):
     store = LsrDocumentStore(passages.path)
     with pytest.raises(ValueError, match="add them again"):
         store.update_by_filter({}, {"lang": "en"})
 
 
-def test_a_pipeline_writes_skips_and_overwrites_documents(tmp_path):
+def test_a_pipeline_can_write_skip_and_overwrite_documents(tmp_path):
     store = LsrDocumentStore(tmp_path / "idx", encoder="bm25")
     indexing = Pipeline()
     indexing.add_component("writer", DocumentWriter(store, policy=DuplicatePolicy.OVERWRITE))

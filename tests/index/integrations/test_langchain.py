@@ -1,4 +1,4 @@
-"""The retriever and the vector store for LangChain: in chains, and with LangChain's own tests."""
+"""The retriever and the vector store for LangChain work in chains and pass LangChain's own tests."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_callbacks_are_called(folder):
     assert handler.told == ("plates", ["plate"])
 
 
-def test_a_store_searches_filters_and_scores(folder):
+def test_a_store_can_search_filter_and_score(folder):
     store, index = LsrVectorStore(folder), Index.open(folder)
     hits = index.search("flutter of wings", k=2)
     found = store.similarity_search_with_score("flutter of wings", k=2)
@@ -248,7 +248,7 @@ def test_a_store_is_built_from_texts(tmp_path):
         store.delete()
 
 
-def test_langchains_indexing_adds_skips_and_cleans_up(tmp_path):
+def test_langchains_indexing_can_add_skip_and_clean_up(tmp_path):
     store = LsrVectorStore(Index.build(tmp_path / "idx", [], encoder="bm25"))
     records = InMemoryRecordManager("lsr")
     records.create_schema()

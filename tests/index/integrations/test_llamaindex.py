@@ -1,4 +1,4 @@
-"""The retriever for LlamaIndex, alone and in a query engine."""
+"""The retriever for LlamaIndex works alone and in a query engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lsr mcp`, tested with the client of the MCP SDK: in memory, over stdin and stdout, and over HTTP."""
+"""The MCP SDK's client talks to `lsr mcp` in memory, over stdin and stdout, and over HTTP."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_answers_stay_within_max_tokens(tmp_path, text, max_tokens):
         if max_tokens == 100_000:
             assert "left_out" not in found
             assert all(hit["span"] == [0, hit["length"]] for hit in found["hits"])
-        else:  # the text is complete, or has no room for another word
+        else:  # the text is complete, or the answer has no room for another word
             assert tokens(answers[1][2]) > max_tokens - 20 or answers[1][2]["span"][1] == answers[1][2]["length"]
 
 
@@ -292,8 +292,8 @@ def test_settings_apply_to_all_searches(index):
         mcp_server(index, alhpa=1)
 
 
-def test_the_command_serves_stdin_and_stdout(index):
-    """The test starts the command as a desktop client would."""
+def test_the_command_serves_over_stdin_and_stdout(index):
+    """The test starts the command as a desktop client does."""
 
     async def asked():
         command = StdioServerParameters(

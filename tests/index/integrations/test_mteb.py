@@ -100,7 +100,7 @@ def test_only_the_given_candidates_are_ranked():
     assert scores(model, ranked)["recall_at_1"] < 1
 
 
-def test_instructions_extend_queries_and_conversations_are_refused():
+def test_instructions_are_added_to_queries_but_conversations_are_refused():
     model = LsrModel("bm25")
     with pytest.raises(RuntimeError, match=r"call index\(\) first"):
         model.search([], top_k=1)

@@ -1,4 +1,4 @@
-"""Transformers and indexer for PyTerrier, in pipelines and experiments. Only Terrier itself needs Java."""
+"""The transformers and the indexer for PyTerrier work in pipelines and experiments. Only Terrier itself needs Java."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_results_equal_those_of_the_index(folder):
     assert "text" not in LsrRetriever(index, text=False)(TOPICS).columns
 
 
-def test_no_hits_give_an_empty_frame(folder):
+def test_a_search_without_hits_gives_an_empty_frame(folder):
     full = LsrRetriever(folder)(TOPICS)
     for topics in (TOPICS[:0], TOPICS[1:2]):
         empty = LsrRetriever(folder)(topics)
@@ -114,7 +114,7 @@ def test_frames_follow_pyterriers_conventions(folder, kind, monkeypatch):
     unittest.defaultTestLoader.loadTestsFromTestCase(case).run(outcome)
     offline = [
         trace for _, trace in outcome.errors if "URLError" in trace
-    ]  # to draw a pipeline, PyTerrier looks up its newest version on the internet
+    ]  # before PyTerrier draws a pipeline, it looks up its newest version on the internet
     assert (outcome.testsRun, len(outcome.errors), outcome.failures) == (2, len(offline), [])
     assert case.io_configs
 
@@ -166,7 +166,7 @@ def test_a_pipeline_of_two_stages_works_on_cranfield(tmp_path):
 
 
 def test_a_reranker_reorders_the_results_of_terrier(tmp_path):
-    """Terrier needs Java and jars that PyTerrier downloads. It runs in another process, as Java can't be unloaded."""
+    """Terrier needs Java and downloaded jars. Terrier runs in its own process, because Java can't be unloaded."""
     if find_spec("jnius") is None or not (shutil.which("java") or os.environ.get("JAVA_HOME")):
         pytest.skip('Terrier needs Java and pip install "pyterrier[java]"')
     code = f"""

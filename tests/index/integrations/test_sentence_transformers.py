@@ -1,4 +1,4 @@
-"""A SparseEncoder used as an encoder, and searches over its embeddings. The models are small and random."""
+"""A SparseEncoder serves as an encoder, and its embeddings can be searched. The models are small and random."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _model(kind, folder, seed=0):
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    """Returns a function that makes an encoder with a model of the given kind, and reuses it."""
+    """Returns a function that gives an encoder with a model of the given kind. Each encoder is made once."""
     import torch
 
     made, threads = {}, torch.get_num_threads()

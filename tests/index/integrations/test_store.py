@@ -1,4 +1,4 @@
-"""Common behaviour of all adapters: which extra each needs, and how they change an index."""
+"""Each adapter names the extra that it needs. All adapters change an index in the same way."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_store_accepts_an_index_or_its_folder(folder):
     assert opened_or_created(folder, "bm25").path == folder
 
 
-def test_stored_yields_all_documents(folder):
+def test_the_function_stored_yields_all_documents(folder):
     assert [(doc_id, title, about["year"]) for doc_id, title, _, about in stored(Index.open(folder))] == [
         ("wing", "Wings", 1958),
         ("plate", "", 1962),
@@ -85,7 +85,7 @@ def test_a_failed_call_keeps_earlier_pending_changes(tmp_path):
 
 
 def test_two_stores_may_create_the_index_at_once(tmp_path, monkeypatch):
-    """If two stores find no index and both create one, the second store opens the index of the first."""
+    """If two stores find no index and both try to create it, the second store opens the index of the first."""
     put(opened_or_created(tmp_path / "idx", "bm25"), [{"_id": "a", "text": "Cats sleep."}])
     monkeypatch.setattr("lsr.index.integrations.store.MANIFEST", "not yet")
     monkeypatch.setattr("lsr.index.write.builder.check_output_empty", _blind_at_first(builder.check_output_empty))

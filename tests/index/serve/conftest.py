@@ -48,7 +48,7 @@ class Asking:
         self.server, self.url, self.app = server, server.url, server.app
 
     def ask(self, method, path, values=None, headers=None):
-        """Send a request. The body is `values` as JSON, or unchanged if they are bytes."""
+        """Send a request. Its body is `values` as JSON; bytes are sent unchanged."""
         at = urlsplit(self.url)
         body = values if isinstance(values, bytes) or values is None else json.dumps(values).encode()
         connection = http.client.HTTPConnection(at.hostname, at.port, timeout=30)
@@ -72,7 +72,7 @@ class Asking:
 
 @pytest.fixture(scope="session")
 def client_of():
-    """The class `Asking`. It is a fixture, because test modules can't import it."""
+    """The class `Asking`, as a fixture because test modules can't import this file."""
     return Asking
 
 

@@ -1,4 +1,4 @@
-"""Access control: keys, roles, host names and cross-site requests. Keys are never shown or logged."""
+"""The server checks keys, roles, host names and cross-site requests. It never shows or logs keys."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_cross_site_requests_are_refused(asking, headers, status):
     assert asking.post("/v1/search", {"query": "wing"}, **headers).status == status
 
 
-def test_an_address_reachable_by_others_needs_keys():
+def test_an_address_that_others_can_reach_needs_keys():
     for host in ("0.0.0.0", "::", "192.168.0.7", "example.org"):
         assert not is_loopback(host)
         with pytest.raises(ValueError, match="give keys"):

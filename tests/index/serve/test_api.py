@@ -88,11 +88,12 @@ def test_encode_returns_the_vector_of_a_text(asking):
     encoded = asking.post("/v1/encode", {"text": "wing wing flutter the"}).json
     answers.Encoded.model_validate(encoded)
     assert list(encoded["vector"]) == ["wing", "flutter", "the"]
-    # "wing" and "flutter" are each in two of the four documents.
+    # "wing" and "flutter" are each in two of the four documents. "the" is in one document, and the weight of a stop
+    # word is multiplied by at most 0.3.
     assert encoded["vector"] == {
         "wing": pytest.approx(2 * math.log(2)),
         "flutter": pytest.approx(math.log(2)),
-        "the": pytest.approx(0.3 * math.log1p(3.5 / 1.5)),  # in one document; stop words get at most 0.3 of the weight
+        "the": pytest.approx(0.3 * math.log1p(3.5 / 1.5)),
     }
 
 
@@ -202,7 +203,7 @@ def test_a_metadata_key_of_mixed_kinds_is_not_a_column(living, serving):
         assert asking.post("/v1/merge", {}).status == 200
 
 
-def test_an_index_without_an_encoder_takes_no_text(tmp_path, serving):
+def test_an_index_without_an_encoder_refuses_texts(tmp_path, serving):
     index = Index.build(tmp_path / "v", SparseMatrix.from_dicts([{0: 1.0}, {1: 2.0}], 2))
     asking = serving(index)
     assert not asking.get("/v1/indexes").json["indexes"][0]["takes_text"]
@@ -270,7 +271,7 @@ def test_health_readiness_and_statistics_are_served(asking):
     assert "process_resident_memory_bytes" in text
 
 
-def test_head_equals_get_without_a_body(asking):
+def test_a_head_request_gets_the_response_of_get_without_its_body(asking):
     reply = asking.ask("HEAD", "/health")
     assert (reply.status, reply.body) == (200, b"")
 

@@ -29,7 +29,7 @@ def found(asking, query, **how):
 
 
 def until(true, seconds=10.0):
-    """Poll the condition `true` until it holds, for at most this many seconds."""
+    """Poll the condition `true` until it holds, for at most `seconds`."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"not true after {seconds} s"
@@ -176,7 +176,7 @@ def test_segments_are_merged_in_the_background(asking):
     assert asking.get("/v1/stats").json["documents"] == 18
 
 
-def test_stopping_rolls_back_pending_changes_with_a_warning(living, caplog):
+def test_a_server_that_stops_rolls_back_pending_changes_with_a_warning(living, caplog):
     caplog.set_level(logging.WARNING)
     with Server({"idx": living}, ServeSettings(port=0, writable=True)) as server:
         server.app.serving.indexes["idx"].add(schemas.Add(documents=[{"id": "x", "text": "wing"}], commit=False))

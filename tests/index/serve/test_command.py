@@ -1,4 +1,4 @@
-"""The command `lsr serve`."""
+"""`lsr serve` starts a server, and reports wrong arguments and missing packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server limits its load, slow clients and long requests, and keeps working. The last test is a short soak test."""
+"""The server keeps working under load, with slow clients and with long requests. The last test is a short soak test."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_one_caller_cannot_fill_the_queue():
     assert (refused.status, refused.headers["retry-after"]) == (429, "1")
 
 
-def test_one_key_cannot_starve_another(serving, small, monkeypatch):
+def test_one_key_cannot_starve_another_key(serving, small, monkeypatch):
     one, other = "one-key-0123456789", "other-key-0123456789"
     asking = serving(small, threads=1, waiting=3, keys=Keys({one: "reader", other: "reader"}))
     free = threading.Event()
@@ -145,7 +145,7 @@ def test_a_timed_out_job_is_answered_and_keeps_its_slot():
     asyncio.run(come())
 
 
-def test_checking_a_passed_deadline_raises():
+def test_a_check_after_the_deadline_raises_an_error():
     Deadline(10).check()
     with pytest.raises(Problem, match="longer than 1e-09 s"):
         Deadline(1e-9).check()
@@ -175,7 +175,7 @@ def test_an_incomplete_request_head_closes_the_connection(serving, small, sent):
 
 
 def trickle(sock, piece, pause, times):
-    """Send a piece repeatedly; raises a ConnectionError after the other end has closed."""
+    """Send a piece repeatedly. Sending raises a ConnectionError after the other end has closed."""
     for _ in range(times):
         sock.sendall(piece)
         time.sleep(pause)
@@ -272,7 +272,7 @@ def test_closed_connections_log_no_error(serving, small, caplog, size):
             sock.sendall(b"GET /page/big.js " + head + b"\r\nHost: localhost\r\n\r\n")
             assert len(sock.makefile("rb").read()) > size
     with connected(asking) as sock:
-        sock.sendall(b"GET /page/big.js HTTP/1.1\r\nHost: localhost\r\n\r\n")  # closes before the response
+        sock.sendall(b"GET /page/big.js HTTP/1.1\r\nHost: localhost\r\n\r\n")  # the client closes before the response
     assert asking.get("/health").status == 200
     assert caplog.text == ""
 
@@ -353,7 +353,7 @@ def test_repeated_invalid_requests_are_logged_at_most_once(serving, small, caplo
     assert sum("Invalid HTTP" in record.getMessage() for record in caplog.records) <= 1
 
 
-def test_stopping_finishes_running_requests(small, monkeypatch):
+def test_running_requests_are_finished_when_the_server_stops(small, monkeypatch):
     began, free, replies = threading.Event(), threading.Event(), []
     with Server({"idx": small}, ServeSettings(port=0)) as server:
         at = urlsplit(server.url)

@@ -81,7 +81,7 @@ def test_a_reranker_runs_in_the_client(client, one, how):
         client.search("wing", rerank=longest, diversity=0.5)
 
 
-def test_similar_equals_that_of_the_index(client, one):
+def test_similar_documents_equal_those_of_the_index(client, one):
     how = {"where": {"stars": {"<": 20}}, "offset": 1}
     found = client.similar("d4", 5, **how)
     assert told(found) == told(one.similar("d4", 5, **how))

@@ -168,11 +168,11 @@ def test_a_huge_body_is_refused(serving, small):
     body = json.dumps({"query": "x" * 1500}).encode()
     assert "1,000 bytes" in problem(asking.post("/v1/search", body), 413)["detail"]
     at = urlsplit(asking.url)
-    with socket.create_connection((at.hostname, at.port)) as sock:  # a client that asks before it sends the body
+    with socket.create_connection((at.hostname, at.port)) as sock:  # the client asks before it sends the body
         sock.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         sock.sendall(b"Expect: 100-continue\r\nContent-Length: 10000000\r\n\r\n")
         assert sock.makefile("rb").readline().split()[1] == b"413"
-    with socket.create_connection((at.hostname, at.port)) as sock:  # a body without a declared length
+    with socket.create_connection((at.hostname, at.port)) as sock:  # the body has no declared length
         sock.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         sock.sendall(b"Transfer-Encoding: chunked\r\n\r\n" + b"200\r\n" + b"x" * 512 + b"\r\n")
         sock.sendall(b"200\r\n" + b"x" * 512 + b"\r\n0\r\n\r\n")
@@ -260,7 +260,7 @@ NAMES = ["query", "vector", "k", "where", "settings", "explain", "plan", "hybrid
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=st.dictionaries(st.sampled_from(NAMES), values, max_size=4) | values)
-def test_no_body_causes_an_internal_error(asking, asked):
+def test_random_bodies_cause_no_internal_error(asking, asked):
     reply = asking.post("/v1/search", json.dumps(asked).encode())
     assert reply.status in (200, 400, 404, 422), reply.body
     assert reply.json is not None
@@ -275,6 +275,6 @@ def test_no_body_causes_an_internal_error(asking, asked):
         max_size=3,
     )
 )
-def test_no_filter_causes_an_internal_error(asking, where):
+def test_random_filters_cause_no_internal_error(asking, where):
     reply = asking.post("/v1/search", json.dumps({"query": "wing", "where": where}).encode())
     assert reply.status in (200, 400, 422), reply.body

@@ -12,7 +12,7 @@ from lsr.files.documents import read_documents
 
 
 def put(path, content):
-    """Write a file and its parent folders; returns the file's path."""
+    """Write a file and its parent folders, and return the file's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path

@@ -1,4 +1,4 @@
-"""Passages cut at blocks cover the whole text, have limited sizes, and carry headings and positions."""
+"""Passages that are cut at blocks cover the whole text, have limited sizes, and carry headings and positions."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ MARKUP = [
 
 
 def texts(words):
-    """Texts with lines of these words, and lines of markup."""
+    """Texts with lines of the given words, and lines of markup."""
     line = st.lists(st.sampled_from(words), min_size=1, max_size=30).map(" ".join)
     odd = st.sampled_from(["", "\f", "\x0b", "\u2028"])
     return st.lists(st.one_of(line, st.sampled_from(MARKUP), odd), max_size=40).map("\n".join)
 
 
 def document_of(text, ending):
-    """The document of a text, read as a file with the given suffix."""
+    """The document that is read from a file with this text and the suffix `ending`."""
     parsed = _TEXT[ending](text)
     return Document("d", parsed.text, parsed.title, None, blocks=tuple(parsed.blocks))
 
@@ -115,7 +115,7 @@ def test_a_passage_is_titled_with_its_headings(bm25):
         ("Guide > Two", "#two", 9),
         ("Guide > Two > Deep", "#deep", 13),
     ]
-    # A small section is joined with the next section. The passage has the headings that both share.
+    # A small section is joined with the next section. The passage has the headings that both sections share.
     assert (passages[0].title, passages[0].metadata["line"]) == ("Guide", 1)
     assert passages[0].text.startswith("intro\n\n# Guide\n\n## One\n\nword0")
 

@@ -1,4 +1,4 @@
-"""Folders as documents: which files are read, their ids, links and metadata, and messages about skipped files."""
+"""A folder's files are read as documents with ids, links and metadata. Skipped files are reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .conftest import epub, pdf, put
 
 
 def left_out(corpus):
-    """Read a corpus; returns its ids and the lines of its LeftOut warnings."""
+    """Read a corpus, and return its ids and the lines of its LeftOut warnings."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         ids = [document.id for document in corpus]
@@ -84,7 +84,7 @@ def test_hidden_and_ignored_files_are_skipped(tmp_path):
     put(tmp_path / "outside.md", "text")
     (root / "circle").symlink_to(root)
     (root / "file.md").symlink_to(tmp_path / "outside.md")
-    os.mkfifo(root / "pipe.md")  # reading a pipe would wait for ever
+    os.mkfifo(root / "pipe.md")  # a read from a pipe would wait forever
     corpus = read_documents(root)
     assert left_out(corpus) == (
         ["a.md"],
@@ -252,7 +252,7 @@ PATTERNS = st.lists(
     top=PATTERNS,
     below=PATTERNS,
 )
-def test_files_ignored_by_git_are_skipped(tmp_path_factory, files, top, below):
+def test_files_that_git_ignores_are_skipped(tmp_path_factory, files, top, below):
     root = tmp_path_factory.mktemp("repository")
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     put(root / ".gitignore", "\n".join(top))
@@ -355,7 +355,7 @@ def test_a_single_file_can_be_read(tmp_path, read):
     assert list(read(path)) == ["a.md"]
 
 
-def test_open_texts_opens_collections_and_returns_none_for_vectors(tmp_path):
+def test_the_function_open_texts_opens_collections_and_returns_none_for_vectors(tmp_path):
     put(tmp_path / "beir" / "corpus.jsonl", '{"_id": "x", "text": "t"}')
     assert [d.id for d in open_texts(tmp_path / "beir")] == ["x"]
     put(tmp_path / "rows.jsonl", '{"_id": "x", "text": "t"}')

@@ -1,4 +1,4 @@
-"""Readers of each kind of file: title, headings, anchors, lines, pages, metadata, and refused files."""
+"""Readers find a file's title, headings, anchors, lines, pages and metadata, and refuse bad files."""
 
 from __future__ import annotations
 
@@ -489,7 +489,7 @@ def test_the_encoding_of_short_texts_is_guessed(text, encoding):
     assert decoded(text.encode(encoding)) == (text, encoding)
 
 
-def test_the_encoding_declared_in_markup_is_used():
+def test_the_encoding_that_markup_declares_is_used():
     page = f'<html><head><meta charset="iso-8859-1"></head><body>{GERMAN} “quoted”</body></html>'
     assert decoded(page.encode("cp1252"), markup=True) == (page, "")
     japanese = '<?xml version="1.0" encoding="Shift_JIS"?><p>日本語の文書</p>'

@@ -1,4 +1,4 @@
-"""The page in headless chromium, driven by Playwright. Without chromium or Playwright, the tests are skipped."""
+"""Playwright opens the page in headless Chromium. The tests are skipped without Playwright or Chromium."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def visit(browser):
 
 @pytest.fixture
 def violations():
-    """Returns a function that lists the problems axe finds on a page. Open the page with bypass_csp=True."""
+    """Returns a function that lists the problems that axe finds on a page. Open the page with bypass_csp=True."""
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
     script = axe.AXE_FILE_PATH.read_text(encoding="utf-8")
 

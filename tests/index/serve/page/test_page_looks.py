@@ -1,4 +1,4 @@
-"""How the page looks on a desktop and on a phone: widths, contrast, motion."""
+"""On a desktop and on a phone, the page fits the window, has enough contrast and respects reduced motion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results on the page: texts without markup, snippets, links, groups, sorting, dense vectors."""
+"""The page shows results: texts without markup, snippets, links, groups, sorted hits and dense vectors."""
 
 from __future__ import annotations
 

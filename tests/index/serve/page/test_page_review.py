@@ -1,4 +1,4 @@
-"""The review page: its HTTP API, and its keys and buttons in headless chromium."""
+"""The review page works over its HTTP API, and by keys and buttons in headless Chromium."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOCAL = ServeSettings(port=0)
 
 
 def review(**settings):
-    """A review of twelve documents. The even-numbered documents share one term, and the odd-numbered another."""
+    """A review of twelve documents. Even-numbered documents share one term; odd-numbered documents share another."""
     vectors = SparseMatrix.from_dicts([{i % 2: 1.0, 2 + i: 0.5} for i in range(12)], 14)
     ids = [f"d{i}" for i in range(12)]
     return Review(ids, [vectors], ReviewSettings(**{"batch": 3, "rule": "budget", "budget": 8} | settings), [0, 1])
@@ -61,7 +61,7 @@ def test_answers_are_kept_until_the_review_is_complete(served):
     while not by_hand.stops():
         for number in by_hand.batch()[: 8 - len(by_hand.judged)]:
             by_hand.judge(number, by_hand.ids[number] in WINGS)
-    assert read == [by_hand.ids[number] for number in by_hand.judged]  # the same order as in a terminal
+    assert read == [by_hand.ids[number] for number in by_hand.judged]  # the order is the same as in a terminal
 
 
 def test_going_back_allows_a_different_answer(served):

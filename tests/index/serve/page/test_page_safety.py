@@ -1,4 +1,4 @@
-"""Safety of the page: hostile texts, the content security policy, server errors, and API keys."""
+"""The page is safe from hostile texts and injected code, reports server errors, and protects API keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searching on the page: hits, highlights, filters, settings, side-by-side comparison, addresses, keyboard."""
+"""The page searches, highlights, filters, compares indexes, keeps settings in its address, and works by keyboard."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUERY = "aircraft turbulence in the wind"
 # --- searching --------------------------------------------------------------------------------------------------------
 
 
-def test_hits_appear_while_typing(visit, served):
+def test_hits_appear_while_the_user_types(visit, served):
     page = visit(served)
     assert page.locator("#hints").is_visible()
     page.get_by_role("searchbox").press_sequentially(QUERY)
@@ -38,7 +38,7 @@ def test_matches_and_expansions_look_different(visit, served):
     page = visit(served)
     page.search(QUERY)
     hit = page.locator(".hit").first
-    assert hit.locator(".text mark.match").all_inner_texts() == ["wind"]  # stop words like "The" and "in" aren't marked
+    assert hit.locator(".text mark.match").all_inner_texts() == ["wind"]  # the stop words aren't marked
     assert {"aeroplane", "shook"} & set(hit.locator(".text mark.expansion").all_inner_texts())
     lines = {
         kind: hit.locator(f"mark.{kind}").first.evaluate("mark => getComputedStyle(mark).textDecorationStyle")
@@ -47,7 +47,7 @@ def test_matches_and_expansions_look_different(visit, served):
     assert lines == {"match": "solid", "expansion": "dotted"}
 
 
-def test_highlights_equal_those_of_python(visit, served):
+def test_the_page_and_python_highlight_the_same_parts(visit, served):
     chance = random.Random(5)
     cases, expected = [], []
     for _ in range(300):
@@ -87,7 +87,7 @@ def test_the_query_is_shown_as_words(visit, served):
     shown = page.locator(".vector li bdi").all_inner_texts()
     assert sorted(shown) == sorted(QUERY.split())
     page.search("Zeppelins")
-    assert page.locator(".vector li bdi").all_inner_texts() == ["Zeppelins"]  # the word, not a token such as "##lin"
+    assert page.locator(".vector li bdi").all_inner_texts() == ["Zeppelins"]  # a word, not a token such as "##lin"
 
 
 def test_an_outdated_search_is_cancelled(visit, served):
@@ -302,7 +302,7 @@ def test_the_page_works_after_an_invalid_fragment(visit, served, written):
     assert page.ids()[0] == "cats"
 
 
-def test_back_returns_to_the_last_submitted_search(visit, served):
+def test_the_back_button_returns_to_the_last_submitted_search(visit, served):
     page = visit(served)
     page.search("cats")
     page.get_by_role("searchbox").press("Enter")
