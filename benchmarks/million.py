@@ -62,7 +62,7 @@ def write_vectors(path: Path, n: int, seed: int) -> tuple[np.ndarray, np.random.
 
 def build(vectors: str, out: str, memory: int) -> None:
     """Build in this process and print seconds and peak memory as JSON."""
-    # The kernels are compiled on a toy index first, because this happens only once per machine.
+    # Compile the kernels on a toy index first: this happens only once per machine, so it shouldn't count as build time.
     toy = SparseMatrix.from_dicts([{i % 100: 1.0, i % 99 + 100: 0.5} for i in range(400)], N_TERMS)
     Index.build(out, toy, overwrite=True, order="bisection").search(toy[0])
     before = peak_memory()

@@ -67,8 +67,8 @@ def settings_grid(given: Mapping[str, Sequence[Any]], *, clusters: bool) -> list
         clusters: Whether the index has clusters.
 
     Raises:
-        ValueError: A value is out of range, or the index lacks the clusters that cut and heap_factor need; lists all
-            problems.
+        ValueError: A value is out of range (the message lists all such values), or the index lacks the clusters that
+            cut and heap_factor need.
     """
     chosen = {name: tuple(values) for name, values in given.items() if values}
     of_clusters: dict[str, Sequence[Any]] = {name: chosen[name] for name in ("cut", "heap_factor") if name in chosen}

@@ -58,7 +58,7 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
 
     Raises:
         DataError: A measure is unknown, a file is missing, a run has bad lines or no dataset, or a folder lacks a
-            system; lists all problems.
+            system; the message lists all problems.
     """
     problems, told = DataErrors(), [] if notes is None else notes
     parsed: list[Any] = []

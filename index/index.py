@@ -120,8 +120,9 @@ class Index(Reader):
         Args:
             path: The folder; or a URI, to which the index is uploaded from a temporary folder.
             source: Documents as mappings, data frame rows or an Arrow table, with "_id", "text", and optionally "title"
-                and metadata. If all of them have a "vector", {token: weight}, they aren't encoded. Other sources are
-                a corpus, vectors, a matrix, or a path or name of texts or vectors, as for `lsr index`. May be empty.
+                and metadata. If all of them have a "vector", {token: weight}, they aren't encoded. Or a `Corpus`,
+                `Vectors` or `SparseMatrix`; or what `lsr index` takes: the path of texts or vectors, or the name of
+                a dataset. May be empty.
             encoder: Encodes documents, and later queries; by default `lsr.encode.base.DEFAULT_ENCODER`. For vectors,
                 the encoder that made them. BM25, and lsr-mini's BM25 part, learn new words as documents are added, and
                 weight them by current document frequencies.
@@ -137,8 +138,8 @@ class Index(Reader):
                 The order doesn't change results.
             clusters: Also write clusters, for approximate search. The index then takes about twice the space, not
                 counting texts. Requires 8-bit impacts.
-            summary_mass: A cluster's summary keeps the largest impacts of its terms, up to this share of their sum;
-                above 0 and at most 1.
+            summary_mass: A cluster's summary keeps only the largest of its terms' impacts, until they reach this share
+                of the sum of all; above 0 and at most 1.
             hybrid: Also store the encoder's dense vectors, in 8 bits, for hybrid search; one forward pass makes both
                 kinds of vectors.
             report: Receives the encoding counts.
@@ -204,7 +205,7 @@ class Index(Reader):
         index = cls(path, latest_snapshot(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
-            # The fingerprint names no encoder, but the tokens may show that another encoder made the index.
+            # If the fingerprint doesn't name the encoder, the tokens may still show that another one made the index.
             if index.fingerprint.tokenizer is None and not encoder.living:
                 require_same_terms(index.vocabulary, encoder, f"the index {path}")
         return index
@@ -315,8 +316,9 @@ class Index(Reader):
         """Bring the index up to date with a folder of files, and commit.
 
         Files are compared by content. New and changed files are read and encoded; documents of deleted files are
-        deleted. A moved file counts as deleted and new. `sync` commits every 30 seconds; after an interruption, the
-        next call continues from the last commit. Documents that didn't come from files stay.
+        deleted. A moved file is encoded again, under its new name, and its old documents are deleted; the result counts
+        it only as moved. `sync` commits every 30 seconds; after an interruption, the next call continues from the last
+        commit. Documents that didn't come from files stay.
 
         Args:
             source: A folder or file, or the result of `lsr.files.documents.read_documents` with the same `url` as

@@ -111,8 +111,8 @@ def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[
         An instance of `schema`.
 
     Raises:
-        DataError: A key is unknown or missing, or a value has the wrong type or is out of range; lists all problems
-            with their lines.
+        DataError: A key is unknown or missing, or a value has the wrong type or is out of range; the message lists all
+            problems with their lines.
     """
     try:
         import yaml

@@ -41,7 +41,7 @@ def _look(results: Results, system: str) -> Look:
 
 
 def key(results: Results, names: list[str]) -> tuple[tuple[str, str], ...]:
-    """Return systems with their marks: a picture has room for only some names."""
+    """Return systems with their marks, for a key beside a picture, which has room for only some of the names."""
     return tuple((name, _look(results, name).swatch()) for name in names)
 
 
@@ -91,7 +91,7 @@ def recall(results: Results) -> Figure | None:
             some.append(Point(system.name, fast, reached, _look(results, system.name), (slow, 1.0)))
     k = results.experiment.k
     title = f"Recall at {k} against search time"
-    labels = (f"median search time, ms, k = {k}", f"recall of the exact {k}")
+    labels = (f"median search time, ms, k = {k}", f"recall of the exact top {k}")
     return _points_figure(title, some, labels, top=1.0, front=False) if some else None
 
 

@@ -36,7 +36,7 @@ def read_results(folder: Path) -> Results:
     """Read a result folder.
 
     Raises:
-        DataError: A file is missing, damaged or inconsistent; lists all problems of experiment.json.
+        DataError: A file is missing, damaged or inconsistent; the message lists all problems of experiment.json.
     """
     experiment = _read_experiment(folder / "experiment.json")
     strings = ("dataset", "system", "query", "measure")

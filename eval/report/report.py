@@ -233,9 +233,7 @@ def _approximate(results: Results) -> Iterator[Section]:
     figure, table = figures.recall(results), tables.approximate(results)
     if figure or table:
         k = results.experiment.k
-        legend = f"Share of the exact {k} best documents that are found. Circles: the exact system." + _mean_note(
-            results
-        )
+        legend = f"Share of the exact top {k} that is found. Circles: the exact system." + _mean_note(results)
         shown = ((figure,) if figure else (), (table,) if table else ())
         known = figures.key(results, [s.name for s in results.experiment.systems if results.beside_exact(s)])
         text = (

@@ -55,8 +55,8 @@ from lsr.index.cli.search import size_of
 @click.option(
     "--summary-mass",
     type=float,
-    help="A cluster's summary keeps the largest impacts of its terms, up to this share of their sum. A larger share "
-    "slows search down and finds more. [default: 0.6]",
+    help="A cluster's summary keeps only the largest of its terms' impacts, until they reach this share of the sum of "
+    "all. A larger share slows search down and finds more. [default: 0.6]",
 )
 @click.option(
     "--hybrid",

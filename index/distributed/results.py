@@ -77,7 +77,7 @@ class FoundDocuments:
         return self.places[doc].parent
 
     def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
-        """Return the ids of documents; with `parents`, a passage has the id of its document."""
+        """Return the ids of documents; with `parents`, the id of a passage's document instead of its own id."""
         places = [self.places[doc] for doc in docs]
         return [place.parent or place.id if parents else place.id for place in places]
 
@@ -186,7 +186,7 @@ class ShardRanking:
         return self.ranked.docs, self.ranked.scores
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column. `DOCUMENT` holds ids; a passage has the id of its document."""
+        """Return the documents' values of a column. `DOCUMENT` holds ids; for a passage, the id of its document."""
         if column == DOCUMENT:
             places = self.ranked.documents.places
             return [places[doc].parent or places[doc].id for doc in docs]

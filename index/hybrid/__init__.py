@@ -1,4 +1,4 @@
-"""lsr.index.hybrid: fuse several rankings of the same documents; dense vectors stored next to an index."""
+"""lsr.index.hybrid: fusion of several rankings of the same documents, and dense vectors stored next to an index."""
 
 from lsr._moved import names_of
 

@@ -1,10 +1,10 @@
 """Approximate search by clusters: runs of similar documents with a summary each, and a forward index by cluster.
 
-A summary holds the largest impact of each term in a cluster. Only the largest of these maxima are kept, up to a given
-share of their sum, so a summary estimates the scores of the cluster's documents without being an upper bound. Summaries
-are stored as lists by term. For the heaviest terms of a query, these lists are added up. The clusters with the highest
-sums are scored first, which gives a threshold; then all clusters whose sums reach `heap_factor` times the threshold are
-scored.
+A summary holds the largest impact of each term in a cluster. Only the largest of these maxima are kept, until they
+reach a given share of the sum of all, so a summary estimates the scores of the cluster's documents without being an
+upper bound. Summaries are stored as lists by term. For the heaviest terms of a query, these lists are added up. The
+clusters with the highest sums are scored first, which gives a threshold; then all clusters whose sums reach
+`heap_factor` times the threshold are scored.
 
 A cluster is scored exactly, with the whole query, in the same integers as in other algorithms: the query's terms are
 looked up among the cluster's terms, and their postings are added to the scores of its documents. Most of the cost is

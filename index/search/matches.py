@@ -233,7 +233,7 @@ class SnapshotRanking:
         return found.docs.tolist(), found.scores.tolist()
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column. `DOCUMENT` holds ids; a passage has the id of its document."""
+        """Return the documents' values of a column. `DOCUMENT` holds ids; for a passage, the id of its document."""
         documents = self._matcher.snapshot.documents
         if column == DOCUMENT:
             return [documents.parent(doc) or documents.id(doc) for doc in docs]

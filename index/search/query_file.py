@@ -60,7 +60,7 @@ def read_queries(source: str | Path, index: QueryEncoding, *, skip_bad: bool = F
 
     Raises:
         EncoderMismatch: The vectors come from another encoder than the index.
-        DataError: There is nothing to read, or a query is malformed.
+        DataError: The source can't be opened, or a query is malformed.
     """
     if not holds_vectors(source):
         corpus = open_corpus(source, queries=True, skip_bad=skip_bad)

@@ -27,7 +27,7 @@ class Ranking(Protocol):
         ...
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column. `DOCUMENT` holds ids; a passage has the id of its document."""
+        """Return the documents' values of a column. `DOCUMENT` holds ids; for a passage, the id of its document."""
         ...
 
     def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:

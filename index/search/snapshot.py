@@ -43,7 +43,7 @@ class Like(NamedTuple):
 
     Attributes:
         vectors: The document's vector, or the vectors of all its passages.
-        id: The id of the document, also if a passage was named.
+        id: The document's id, even if the search was given the id of a passage.
         content: Title and text of the document, or of its first passage.
         dense: (width,) float32, the document's dense vector, or the mean of its passages; None if the index has no
             dense vectors.
@@ -145,8 +145,8 @@ class Snapshot:
             path: The index's folder.
             before: An open snapshot; returned if it is still the latest.
             skip_damaged: As above.
-            same: If another index has replaced the index of `before`, refuse to open it. False for a copy of an index
-                in object storage, which others may replace.
+            same: Refuse to open the folder if it now holds another index than that of `before`. False for a local copy
+                of an index in object storage, because others may replace the original.
 
         Raises:
             IndexFormatError: Not an index, an unknown format, or another index.
@@ -329,7 +329,8 @@ class Snapshot:
         rolled_up = self.has_passages and not passages
         depth = self.depth(k) if rolled_up else k
         while True:
-            # The first passage of a document in the ranking is its best one, so the first k documents are exact.
+            # The ranking is by score, so a document's first passage in it is its best; the first k documents are
+            # therefore exact.
             docs, scores = first or self.searcher.search(terms, weights, depth, settings, mask, threshold)
             first = None
             last = len(docs) < depth or depth >= self.searcher.n_docs
@@ -382,7 +383,8 @@ class Snapshot:
         *,
         last: bool,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-        """Return the k documents whose best passages have the highest means; None if other documents could beat them.
+        """Return the k documents with the highest mean score of their best passages; None if documents not found yet
+        could beat them.
 
         Args:
             vector: The query.

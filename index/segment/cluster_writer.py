@@ -26,7 +26,8 @@ def write_clusters(segment: Segment, folder: Path, scratch: Path, mass: float) -
         segment: The segment, with 8-bit impacts.
         folder: Folder of the files.
         scratch: Folder of temporary files.
-        mass: A cluster's summary keeps the largest impacts of its terms, up to this share of their sum.
+        mass: A cluster's summary keeps only the largest of its terms' impacts, until they reach this share of the sum
+            of all.
     """
     columns = {"forward_terms": np.uint32, "forward_groups": np.uint32, "forward": np.uint16}
     counts = np.zeros(3, np.int64)

@@ -186,7 +186,9 @@ class Documents:
             raise CorruptIndex(f"{self._ids.path}: damaged: there is no document {doc}; {RESTORE}") from None
 
     def ids_of(self, docs: NDArray[np.int64], *, parents: bool = False) -> list[str]:
-        """Return the ids of documents; with `parents`, a passage has the id of its document, as in hits."""
+        """Return the ids of documents; with `parents`, the id of a passage's document instead of its own id, as in
+        hits.
+        """
         batches = docs // _ID_BATCH
         found = np.empty(len(docs), object)
         for number in np.unique(batches).tolist():
@@ -239,7 +241,7 @@ class Documents:
         return pa.chunked_array([self._id_batch(i).column(0) for i in range(self._ids.n_batches)], pa.string())
 
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:
-        """Iterate over all ids in document order; with `parents`, a passage has the id of its document, as in hits."""
+        """Iterate over all ids in document order; `parents` as for `ids_of`."""
         for i in range(self._ids.n_batches):
             ids, of = self._id_batch(i).columns
             yield from (pc.coalesce(of, ids) if parents else ids).to_pylist()
@@ -255,12 +257,12 @@ class Documents:
 
 
 def _rows_of(file: ArrowFile, size: int, first: int, end: int) -> pa.RecordBatch:
-    """Read rows first..end, at least one, of a file with batches of equal size."""
+    """Read rows first..end of a file whose batches have equal size. The range must not be empty."""
     with damage(file.path, f"damaged: documents {first} to {end}"):
         table = pa.Table.from_batches([file.batch(i) for i in range(first // size, -(-end // size))])
         (batch,) = table.slice(first % size, end - first).combine_chunks().to_batches()
         if len(batch) != end - first:
-            raise ValueError(f"there are {len(batch)}")
+            raise ValueError(f"found only {len(batch)} of {end - first}")
         return batch
 
 
@@ -315,7 +317,8 @@ class AllDocuments:
 
         Args:
             ids: Ids of documents or passages.
-            passages: Whether to join passages to their documents.
+            passages: For the id of a document that was cut, return the document, joined from its passages; otherwise
+                such an id is unknown.
         """
         found: list[Document | None] = []
         for doc_id, doc in zip(ids, self.find_all(ids).tolist(), strict=True):

@@ -50,7 +50,7 @@ class Quantizer:
         Args:
             largest: The largest weight.
             whole: Whether all weights are whole numbers.
-            step: A number that all weights are multiples of; None if unknown.
+            step: Every weight is a multiple of this number; None if unknown.
         """
         if whole and largest <= LEVELS:
             return cls(1.0, True)

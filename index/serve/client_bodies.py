@@ -43,7 +43,7 @@ class AnsweredDocuments:
         return str(row["id"]) if "passage" in row else None
 
     def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
-        """Return the ids of documents; with `parents`, a passage has the id of its document."""
+        """Return the ids of documents; with `parents`, the id of a passage's document instead of its own id."""
         return [self.parent(doc) or self.id(doc) if parents else self.id(doc) for doc in docs]
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
@@ -118,7 +118,7 @@ class AnsweredRanking:
         return list(range(len(rows))), [row["score"] for row in rows]
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Return the documents' values of a column. `DOCUMENT` holds ids; a passage has the id of its document."""
+        """Return the documents' values of a column. `DOCUMENT` holds ids; for a passage, the id of its document."""
         if column == DOCUMENT:
             return [self.answer["hits"][doc]["id"] for doc in docs]
         metadata = [self.answer["hits"][doc]["metadata"] for doc in docs]

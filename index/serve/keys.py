@@ -66,14 +66,18 @@ class Keys:
             match = _LINE.fullmatch(line)
             if match is None:
                 wrong.append(
-                    f"{where}:{number}: a line is reader KEY or writer KEY, with keys of printable ASCII characters"
+                    f"{where}:{number}: a line must be 'reader KEY' or 'writer KEY', where KEY is printable ASCII "
+                    "without spaces, commas or #"
                 )
             elif len(match[2]) < _SHORTEST:
-                wrong.append(f"{where}:{number}: a key has at least {_SHORTEST} characters: openssl rand -hex 32")
+                wrong.append(
+                    f"{where}:{number}: a key must have at least {_SHORTEST} characters; to make one: "
+                    "openssl rand -hex 32"
+                )
             else:
                 roles[match[2]] = "writer" if "writer" in (match[1], roles.get(match[2])) else "reader"
         if not (roles or wrong):
-            wrong.append(f"{where}: contains no key; a line is reader KEY or writer KEY")
+            wrong.append(f"{where}: contains no key; a line must be 'reader KEY' or 'writer KEY'")
         if wrong:
             raise DataError("\n".join(wrong))
         return cls(roles)

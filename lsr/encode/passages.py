@@ -171,8 +171,8 @@ AS_NEEDED = Passages()
 def _cuts(
     offsets: Sequence[tuple[int, int]], text: str, size: int, overlap: int, breaks: Sequence[Sequence[int]] = ()
 ) -> Iterator[tuple[int, int]]:
-    """Character ranges of passages. A passage starts with its first token and ends where the first token after it
-    starts.
+    """Character ranges of passages. A passage extends from the start of its first token to the start of the first token
+    after the passage.
 
     Args:
         offsets: (start, end) of the text's tokens.
@@ -191,7 +191,9 @@ def _cuts(
         return token + size >= len(offsets) or any(map(starts_word, range(last + 1, token + size + 1)))
 
     def word_start(token: int) -> int:
-        """The start of a token's word, including characters before its first token, such as a bracket."""
+        """Where a token starts. If it begins a word, characters of the word before the token, such as a bracket, are
+        included.
+        """
         start, before = offsets[token][0], offsets[token - 1][1]
         if starts_word(token):
             while start > before and not text[start - 1].isspace():
@@ -235,8 +237,8 @@ class _Section(_Part):
         self.title = " > ".join(self._path)
 
     def fit(self, left: int, whole: int, encoder: Encoder) -> None:
-        """Leave room for the title. A title that takes more than half is shortened or dropped, since the headings are
-        also in the text.
+        """Leave room for the title. If it takes more than half of the encoder's room for title and text, it is
+        shortened or dropped, since the headings are also in the text.
         """
         shorter = [*self._path[-1:], ""]
         while 2 * left < whole and shorter:
@@ -265,7 +267,7 @@ class _Section(_Part):
 
 
 def _path(title: str, blocks: list[Block]) -> list[str]:
-    """The document's title and the headings that some blocks have in common."""
+    """The document's title and the headings that all the given blocks share."""
     shared = blocks[0].headings
     for block in blocks[1:]:
         if block.headings[: len(shared)] != shared:

@@ -62,8 +62,8 @@ def write_ciff(
         path: The file, compressed if its name ends in .gz; it gets its name when it is complete.
         batches: Batches of vectors.
         vocabulary: Token of each term; complete after the last batch.
-        step: A number of which all weights are multiples; the multiples become impacts. Without it, whole weights below
-            65,536 become impacts as they are.
+        step: Every weight is a multiple of this number; weight / step becomes the impact. Without it, whole weights
+            below 65,536 become impacts as they are.
         levels: The largest impact; if an impact would be larger, all are scaled down. By default 255 for weights that
             have no step and aren't whole numbers below 65,536.
 

@@ -177,7 +177,7 @@ def write_jsonl(
         vocabulary: Token of each term; complete after the last batch.
         anserini: Write {"id", "contents", "vector"} instead of {"_id", "vector"}. The weights are then whole numbers of
             at least 1: impacts if `step` is given, else weights times 100, rounded, as in Anserini's own encoders.
-        step: A number of which all weights are multiples.
+        step: Every weight is a multiple of this number.
     """
     factor = 1 / step if step else _ANSERINI
     with new_text(path) as file:

@@ -55,7 +55,7 @@ class Vectors:
         encoder_files: {file name: content} of the query encoder; empty if the file has none.
         bad: Messages about lines that the latest pass skipped.
         count: Number of vectors; None if unknown before reading.
-        step: A number of which all weights are multiples, as with 8-bit impacts; None if unknown.
+        step: Every weight is a multiple of this number, as with 8-bit impacts; None if unknown.
     """
 
     def __init__(

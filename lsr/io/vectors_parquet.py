@@ -4,7 +4,7 @@ The Parquet file has the columns `id string`, `parent`, `title`, `text`, `metada
 null), `terms list<uint32>`, `weights list<float32>`. Its key-value metadata holds
 
     lsr.fingerprint    JSON of lsr.fingerprint.Fingerprint
-    lsr.step           a number of which all weights are multiples, if known
+    lsr.step           the step, if known: every weight is a multiple of it
     lsr.vocabulary     JSON list of the tokens in term order, if known
     lsr.encoder        JSON object {file name: base64 of the zlib-compressed file} of the query encoder
 
@@ -47,7 +47,7 @@ VECTOR_SCHEMA = pa.schema(
 )
 FIRST_PART = "lsr.first"
 PART_NAME = re.compile(r"part-[0-9]{5,9}\.parquet")
-_LARGEST_ROW = 1 << 22  # terms of a row; also about the number of terms in memory at a time
+_LARGEST_ROW = 1 << 22  # largest number of terms in a row; also, roughly, the number of terms held in memory at a time
 # A row group with more than _LARGEST_GROUP values may have at most _PACKED values per compressed byte.
 _LARGEST_GROUP, _PACKED = 1 << 24, 1000
 _ENCODER_LIMIT = 1 << 28  # largest unpacked size of a query encoder, in bytes
@@ -83,7 +83,9 @@ def part_files(folder: Path) -> list[Path]:
     names, wanted = [path.name for path in files], [part_name(number) for number in range(len(files))]
     if names != wanted and all(map(PART_NAME.fullmatch, names)):  # other writers use other names
         missing = next(name for name in wanted if name not in names)
-        raise DataError(f"{missing} isn't here, though later parts are: read the whole folder", str(folder))
+        raise DataError(
+            f"{missing} is missing, though later parts are present: restore it, or write the vectors again", str(folder)
+        )
     return files
 
 
@@ -99,7 +101,8 @@ def parquet_vectors(name: str, paths: list[Path]) -> Vectors:
         first = mine.get(FIRST_PART.encode())
         if first is not None and (metadata is None or paths[0].name.encode() != first):
             raise DataError(
-                f"its tokens are in {first.decode(errors='replace')!r}, which isn't here: read the whole folder",
+                f"its vocabulary is in {first.decode(errors='replace')!r}, which isn't among the files to read: give "
+                "the whole folder",
                 str(path),
             )
         its_fingerprint = Fingerprint.from_json(mine.get(b"lsr.fingerprint", b"{}"), str(path))
@@ -107,7 +110,7 @@ def parquet_vectors(name: str, paths: list[Path]) -> Vectors:
             metadata, fingerprint = mine, its_fingerprint
         fingerprint.require_same(its_fingerprint, str(paths[0]), str(path))
         if first is None and mine.get(b"lsr.vocabulary") != metadata.get(b"lsr.vocabulary"):
-            raise DataError(f"its terms stand for other tokens than those of {paths[0]}", str(path))
+            raise DataError(f"its vocabulary differs from that of {paths[0]}", str(path))
     assert metadata is not None  # there is at least one path
     where = str(paths[0])
     vocabulary = _json_metadata(metadata, b"lsr.vocabulary", list, where)
@@ -116,7 +119,7 @@ def parquet_vectors(name: str, paths: list[Path]) -> Vectors:
     packed = _json_metadata(metadata, b"lsr.encoder", dict, where) or {}
     step = _json_metadata(metadata, b"lsr.step", float, where)
     if step is not None and not 0 < step < BEYOND_FLOAT32:
-        raise DataError(f"lsr.step is {step}, which is not a weight", where)
+        raise DataError(f"lsr.step is {step}; it must be positive and fit into float32", where)
     return Vectors(
         name,
         lambda vectors: read_parquets(paths, vectors),
@@ -184,8 +187,8 @@ def _rows_at_once(metadata: Any, where: str) -> int:
     """How many rows of a Parquet file to read together in bounded memory.
 
     Raises:
-        DataError: Rows have more terms than any document, or values are compressed so much that a small file would fill
-            the memory (a row can't be read in parts).
+        DataError: Rows have more terms than are supported, or values are compressed so much that a small file would
+            fill the memory (a row can't be read in parts).
     """
     most = 1
     for number in range(metadata.num_row_groups):
@@ -199,9 +202,9 @@ def _rows_at_once(metadata: Any, where: str) -> int:
             if mean > _LARGEST_ROW or dense:
                 raise DataError(
                     f"{column.num_values:,} terms in {group.num_rows:,} rows and {column.total_compressed_size:,} "
-                    f"bytes: a row may have {_LARGEST_ROW:,} terms at most; if these are vectors, write them in "
-                    "smaller "
-                    "row groups",
+                    f"bytes: either the rows are too long (at most {_LARGEST_ROW:,} terms each are supported), or the "
+                    f"row group is compressed too strongly (at most {_PACKED:,} terms per byte); in the latter case, "
+                    "write the vectors in smaller row groups",
                     where,
                 )
             most = max(most, mean)

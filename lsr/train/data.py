@@ -219,8 +219,8 @@ def open_training(
         cache: Folder of the cache; by default `default_cache()`.
 
     Raises:
-        DataError: There is nothing to read, no example, bad lines, or unknown ids; the message lists all problems of
-            one kind.
+        DataError: A source can't be opened, contains no example, has bad lines, or refers to unknown ids; the message
+            lists the problems of one kind, up to a limit.
     """
     several = [sources] if isinstance(sources, str | TrainingSource) else list(sources)
     if not several:

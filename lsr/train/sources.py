@@ -88,8 +88,8 @@ def prepare(source: TrainingSource, cache: Path) -> tuple[Path, TextStore | None
         The folder of the Arrow file, and the store of the documents' texts (None if the source's lines have the texts).
 
     Raises:
-        DataError: There is nothing to read, no example, bad lines, or unknown ids; the message lists all problems of
-            one kind.
+        DataError: A source can't be opened, contains no example, has bad lines, or refers to unknown ids; the message
+            lists the problems of one kind, up to a limit.
     """
     origin = _origin(source)
     texts = open_texts(origin.texts, cache) if origin.texts else None

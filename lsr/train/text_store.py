@@ -1,6 +1,7 @@
 """TextStore: the texts of a collection by id, memory-mapped, so that millions of passages need no memory.
 
-texts.arrow    id, text           in the order of the corpus; text is the title and text that encoders read
+texts.arrow    id, text           in the order of the corpus; the column `text` holds a document's title and text,
+                                  joined as encoders read them
 order.arrow    digest, row        64-bit digests of the ids, ascending, and their rows: 12 bytes per document
 
 An id is looked up by its digest and then compared, so digest collisions do no harm.
@@ -146,7 +147,8 @@ def open_texts(source: str, cache: Path, *, queries: bool = False) -> TextStore:
         queries: Open the queries of a folder or dataset instead of its documents.
 
     Raises:
-        DataError: There is nothing to read, no text, or bad lines; the message lists these up to a limit.
+        DataError: The source can't be opened, contains no text, or has bad lines; the message lists the bad lines, up
+            to a limit.
     """
     corpus = open_corpus(source, queries=queries, skip_bad=True)
     # A dataset's queries and documents can have the same identity.
@@ -158,8 +160,8 @@ def write_texts(corpus: Corpus, folder: Path) -> None:
     """Write a corpus as a text store.
 
     Args:
-        corpus: The corpus. Bad documents are always an error; the message lists all of them with `skip_bad`, otherwise
-            only the first.
+        corpus: The corpus. Any bad document is an error. If the corpus was opened with `skip_bad`, the message lists
+            the bad documents, up to a limit; otherwise it has only the first.
         folder: An empty folder.
 
     Raises:

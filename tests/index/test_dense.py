@@ -75,11 +75,11 @@ def test_multi_vectors_may_have_one_vector_per_document(tmp_path, embed):
     assert len(dense) == 5
 
 
-def test_cosines_are_correct_for_very_long_vectors(tmp_path, embed):
-    def long(texts):
+def test_cosines_are_correct_for_vectors_with_a_huge_norm(tmp_path, embed):
+    def huge(texts):
         return np.array(embed(texts)) * 1e25
 
-    DenseVectors.build(tmp_path / "dense", documents(3), long)
+    DenseVectors.build(tmp_path / "dense", documents(3), huge)
     dense = DenseVectors.build(tmp_path / "short", documents(3), embed)
     found = DenseVectors(tmp_path / "dense", embed).search("aab", 3)
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in dense.search("aab", 3)])

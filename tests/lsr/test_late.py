@@ -57,7 +57,9 @@ def max_sim(query, document):
 
 
 def test_the_maximum_over_tokens_is_the_vector_of_the_text(documents):
-    """Terms that occur in the text have equal weights. Special tokens can raise the weights of other terms."""
+    """For terms that occur in the text, both give the same weight. For other terms, special tokens can make the text's
+    weight higher.
+    """
     model = load_encoder("lsr-tiny").learned.document
     texts = [doc.content for doc in documents[:5]]
     found = fused(LateEncoder(model, top_k=model.n_terms).token_vectors(texts), model.n_terms).to_dense()

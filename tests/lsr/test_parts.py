@@ -109,13 +109,11 @@ def test_parts_are_joined_into_one_file(tmp_path, corpus):
 
 def test_the_error_names_a_missing_part(tmp_path, corpus):
     encode(corpus, tmp_path / "v")
-    with pytest.raises(
-        DataError, match=r"tokens are in 'part-00000\.parquet', which isn't here: read the whole folder"
-    ):
+    with pytest.raises(DataError, match=r"vocabulary is in 'part-00000\.parquet', which isn't among the files to read"):
         read_vectors(tmp_path / "v" / "part-00002.parquet")
     for name in ("part-00002.parquet", "part-00000.parquet"):
         (tmp_path / "v" / name).unlink()
-        with pytest.raises(DataError, match=rf"v: {name} isn't here, though later parts are: read the whole folder"):
+        with pytest.raises(DataError, match=rf"v: {name} is missing, though later parts are present: restore it"):
             read_vectors(tmp_path / "v")
 
 

@@ -39,7 +39,7 @@ class LargestTensor(dispatch.TorchDispatchMode):
 
 
 def plain_weights(folder, texts, pool="max", saturation="log1p", max_length=24):
-    """The weights by the definition. The library transformers encodes one text at a time."""
+    """The weights by their definition, computed with the `transformers` library, one text at a time."""
     from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()
@@ -323,7 +323,7 @@ def test_truncation_settings_of_the_tokenizer_are_ignored(checkpoint, tmp_path):
     assert len(load_encoder(folder).spans("a b c d e f g")) == 7
 
 
-def test_a_checkpoint_may_have_only_a_vocabulary_file(checkpoint, texts, tmp_path):
+def test_a_checkpoint_may_have_vocab_txt_instead_of_tokenizer_json(checkpoint, texts, tmp_path):
     folder = Path(shutil.copytree(checkpoint, tmp_path / "old"))
     (folder / "tokenizer.json").unlink()
     tokens = load_encoder(checkpoint).vocabulary[:-3]

@@ -137,7 +137,7 @@ def test_parts_of_different_encoders_are_refused(tmp_path):
 def test_parts_of_different_vocabularies_are_refused(tmp_path):
     put(tmp_path / "part-0.parquet", metadata=pack_metadata(Fingerprint(), ["a", "b", "c"]))
     put(tmp_path / "part-1.parquet", metadata=pack_metadata(Fingerprint(), ["b", "a", "c"]))
-    with pytest.raises(DataError, match=r"part-1.parquet: its terms stand for other tokens than those of .*part-0"):
+    with pytest.raises(DataError, match=r"part-1.parquet: its vocabulary differs from that of .*part-0"):
         read_vectors(tmp_path)
 
 
@@ -271,8 +271,8 @@ def test_damaged_encoder_files_are_refused(tmp_path, content):
         ({"lsr.vocabulary": '["a", 1]'}, "lsr.vocabulary has something other than tokens"),
         ({"lsr.encoder": "[]"}, "lsr.encoder is not a dict"),
         ({"lsr.step": "1"}, "lsr.step is not a float"),
-        ({"lsr.step": "-0.5"}, "lsr.step is -0.5, which is not a weight"),
-        ({"lsr.step": "NaN"}, "lsr.step is nan, which is not a weight"),
+        ({"lsr.step": "-0.5"}, "lsr.step is -0.5; it must be positive"),
+        ({"lsr.step": "NaN"}, "lsr.step is nan; it must be positive"),
     ],
     ids=range(10),
 )

@@ -136,10 +136,10 @@ def test_keys_are_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
     [
         ("", "contains no key"),
         ("# nothing", "contains no key"),
-        (READER, ":1: a line is reader KEY"),
-        (f"reader {READER}\nadmin secret-that-is-long", ":2: a line is reader KEY"),
-        ("reader secret", ":1: a key has at least 16 characters"),
-        ("reader secret-wïth-umlauts-in-it", ":1: a line is"),
+        (READER, ":1: a line must be 'reader KEY'"),
+        (f"reader {READER}\nadmin secret-that-is-long", ":2: a line must be 'reader KEY'"),
+        ("reader secret", ":1: a key must have at least 16 characters"),
+        ("reader secret-wïth-umlauts-in-it", ":1: a line must be"),
     ],
 )
 def test_invalid_key_files_are_refused_without_showing_their_content(tmp_path, text, message):
