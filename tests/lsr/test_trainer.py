@@ -582,7 +582,7 @@ def test_models_and_example_scores_can_be_teachers_together():
     first = losses.kl(scores[:1], torch.tensor([[1 + 0, 0 + 1, 0.5 + 0]]))
     second = losses.kl(scores[1:, [2, 1]], torch.tensor([[1 + 0.5, 0 + 0.5]]))
     assert raw["kl"].item() == pytest.approx((first + second).item() / 2)
-    with pytest.raises(TrainingError, match="examples with scores"):
+    with pytest.raises(TrainingError, match="examples that all have scores"):
         ranking_loss(scores, replace(batch, scores=None), LossSettings(kl=1), [Lengths()], examples=True)
     with pytest.raises(ValueError, match="name one of encoder, dense, cross_encoder and examples"):
         TeacherSettings(encoder="bm25", examples=True)
