@@ -236,6 +236,7 @@ _EXACT = {
     "splade_index": "splade-index 0.2.0",
     "bmp safe": "BMP 0.2.8, safe, recall .97",
     "pisa_maxscore": "PISA 0.4.9, MaxScore",
+    "qdrant_edge": "Qdrant Edge 0.9.0",
 }
 
 
@@ -249,8 +250,8 @@ def engines() -> str:
         cells = []
         for engine in both:
             for k in (10, 100, 1000):
-                ms = engine[key][k]["latency_ms"]
-                cells.append(f"{_digits(ms['median'])} ({_digits(ms['mean'])})")
+                ms = engine[key][k]["latency_ms"] if key in engine else None
+                cells.append(f"{_digits(ms['median'])} ({_digits(ms['mean'])})" if ms else "")
         build = builds.get(key.split()[0]) if key != "lsr exhaustive" else None
         last = (f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB") if build else ("", "")
         rows.append((name, *cells, *last))
