@@ -250,8 +250,8 @@ def engines() -> str:
         cells = []
         for engine in both:
             for k in (10, 100, 1000):
-                ms = engine[key][k]["latency_ms"] if key in engine else None
-                cells.append(f"{_digits(ms['median'])} ({_digits(ms['mean'])})" if ms else "")
+                ms = engine[key][k]["latency_ms"]
+                cells.append(f"{_digits(ms['median'])} ({_digits(ms['mean'])})")
         build = builds.get(key.split()[0]) if key != "lsr exhaustive" else None
         last = (f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB") if build else ("", "")
         rows.append((name, *cells, *last))
