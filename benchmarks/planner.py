@@ -54,7 +54,7 @@ def build(folder: Path, matrix: SparseMatrix, shares: tuple[int, ...]) -> Index:
 
 
 def compare(index: Index, queries: SparseMatrix, k: int) -> dict[str, Any]:
-    """Measure latencies of the three algorithms, whose results must be equal."""
+    """Measure latencies of all algorithms, whose results must be equal."""
     searcher, rows = index.searcher, [queries.row(i) for i in range(len(queries))]
     rows = [(terms.astype(np.uint32), weights) for terms, weights in rows]
     ways = [SearchSettings(algorithm=name) for name in WAYS]  # type: ignore[arg-type]

@@ -240,11 +240,18 @@ _EXACT = {
 }
 
 
+def _build_cells(found: dict[str, Any], key: str) -> tuple[str, str]:
+    """Return the build time and the size of an engine's index; empty for another search of the same index."""
+    if key == "lsr exhaustive":
+        return "", ""
+    build = next(row for row in found["builds"] if row["engine"] == key.split()[0])
+    return f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB"
+
+
 def engines() -> str:
     """Exact search of all engines."""
     small, large = result("engines-100000-random"), result("engines-1000000-topic")
     both = [_engine_rows(small), _engine_rows(large)]
-    builds = {row["engine"]: row for row in large["builds"]}
     rows = []
     for key, name in _EXACT.items():
         cells = []
@@ -252,9 +259,7 @@ def engines() -> str:
             for k in (10, 100, 1000):
                 ms = engine[key][k]["latency_ms"]
                 cells.append(f"{_digits(ms['median'])} ({_digits(ms['mean'])})")
-        build = builds.get(key.split()[0]) if key != "lsr exhaustive" else None
-        last = (f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB") if build else ("", "")
-        rows.append((name, *cells, *last))
+        rows.append((name, *cells, *_build_cells(large, key)))
     header = ("median (mean), ms", *(f"{n}, k = {k}" for n in ("100,000", "1 million") for k in (10, 100, 1000)))
     return table((*header, "build, 1 million", "size"), rows) + caption(
         "python benchmarks/engines.py --data FOLDER", large
@@ -268,9 +273,8 @@ def engines_short() -> str:
     for key, name in _EXACT.items():
         if key != "lsr exhaustive":
             found = _engine_rows(large)[key]
-            build = next(row for row in large["builds"] if row["engine"] == key.split()[0])
             ms = [_digits(found[k]["latency_ms"]["median"]) for k in (10, 100, 1000)]
-            rows.append((name, *ms, f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB"))
+            rows.append((name, *ms, *_build_cells(large, key)))
     header = ("ms per query, median", "k = 10", "k = 100", "k = 1000", "build", "size")
     return table(header, rows) + caption("python benchmarks/engines.py --data FOLDER", large)
 
@@ -282,22 +286,18 @@ def _digits(ms: float) -> str:
 def engines_real() -> str:
     """Search of engines on real vectors: the exact ones, and approximate ones that reach a recall of .97 and .99."""
     found = result("engines-real")
-    engines, builds, rows = _engine_rows(found), {row["engine"]: row for row in found["builds"]}, []
+    engines, rows = _engine_rows(found), []
     for key, name in _EXACT.items():
         if key in engines:
             ms = [engines[key][k]["latency_ms"] for k in (10, 100, 1000)]
-            build = builds.get(key.split()[0]) if key != "lsr exhaustive" else None
-            last = (f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB") if build else ("", "")
             cells = (f"{_digits(one['median'])} ({_digits(one['mean'])})" for one in ms)
-            rows.append((name.removesuffix(", recall .97"), *cells, *last))
+            rows.append((name.removesuffix(", recall .97"), *cells, *_build_cells(found, key)))
     best = {(row["engine"], row["k"], row["recall_at_least"]): row["fastest"] for row in found["best_at_recall"]}
     for engine, name in (("seismic", "Seismic 0.5.4"), ("lsr_clusters", "lsr, clusters")):
         for recall in (0.97, 0.99):
             ms = [best[engine, k, recall]["latency_ms"] for k in (10, 100, 1000)]
-            build = builds[engine]
-            last = (f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB")
             cells = (f"{_digits(one['median'])} ({_digits(one['mean'])})" for one in ms)
-            rows.append((f"{name}, recall {recall:.2f}", *cells, *last))
+            rows.append((f"{name}, recall {recall:.2f}", *cells, *_build_cells(found, engine)))
     header = ("median (mean), ms", "k = 10", "k = 100", "k = 1000", "build", "size")
     return table(header, rows) + caption("python benchmarks/engines.py --data VECTORS", found)
 
@@ -331,13 +331,8 @@ def engine_goals() -> str:
     def million(way: str, k: int, index: str = "1 segment", percentile: str = "p50") -> float:
         return float(chosen["synthetic-1M", index, k][way][percentile])
 
-    def bytes_of(found: dict[str, float]) -> float:
-        own = ("ids.arrow", "keys.arrow", "places.arrow")
-        return sum(size for name, size in found.items() if name not in own)
-
     ten = "10 segments, as commits leave them"
-    orders = (("order-1000000", "ours"), ("order-176408", "bisection alone"))  # as `order="auto"` chooses them
-    stored = [bytes_of(result(name)[order]["bytes_per_posting"]) for name, order in orders]
+    stored = [_bytes_together(one) for one in _stored_bytes()]
     build = next(row["build_seconds"] for row in large["builds"] if row["engine"] == "lsr")
     approximate = {(row["engine"], row["recall_at_least"]): row for row in real["best_at_recall"] if row["k"] == 10}
     seismic = approximate["seismic", 0.99]["fastest"]["latency_ms"]["median"]
@@ -370,7 +365,7 @@ def engine_goals() -> str:
             "1.6x",
             f"{million('known', 10, ten) / million('known', 10):.1f}x",
         ),
-        ("bytes a posting, synthetic, real", "3.90", ", ".join(f"{size:.2f}" for size in stored), "2.6", ""),
+        ("bytes a posting, synthetic, real", "3.90", ", ".join(f"{size:.2f}" for size in reversed(stored)), "2.6", ""),
         ("real, k = 10, Seismic's time at a recall of .99 and lsr's, exact", "", f"{seismic / exact:.1f}x", "1x", ""),
         (
             "1,000 queries on two cores, one by one",
@@ -646,23 +641,36 @@ def order() -> str:
     return table(header, rows) + caption("python benchmarks/order.py --data FOLDER", found)
 
 
+_POSTING_FILES = {
+    "gaps": "longer lists, as gaps",
+    "postings": "short lists",
+    "dense": "rows of frequent terms",
+    "maxima": "block maxima",
+    "skips": "where to enter a list",
+    "lists": "positions of lists",
+    "terms": "terms",
+}
+
+
+def _stored_bytes() -> tuple[dict[str, float], dict[str, float]]:
+    """Return bytes per posting by file, for real and for synthetic documents, in the order that "auto" chooses."""
+    real, synthetic = result("order-176408"), result("order-1000000")
+    return real["bisection alone"]["bytes_per_posting"], synthetic["ours"]["bytes_per_posting"]
+
+
+def _bytes_together(sizes: dict[str, float]) -> float:
+    return sum(sizes[f"{name}.arrow"] for name in _POSTING_FILES)
+
+
 def bytes_per_posting() -> str:
     """Bytes per posting of each file."""
-    found, real = result("order-1000000"), result("order-176408")
-    files = {
-        "gaps": "longer lists, as gaps",
-        "postings": "short lists",
-        "dense": "rows of frequent terms",
-        "maxima": "block maxima",
-        "skips": "where to enter a list",
-        "lists": "positions of lists",
-        "terms": "terms",
-    }
-    sizes = real["bisection alone"]["bytes_per_posting"], found["ours"]["bytes_per_posting"]
-    rows = [(f"`{name}`", what, *(f"{one[f'{name}.arrow']:.2f}" for one in sizes)) for name, what in files.items()]
-    rows.append(("", "together", *(f"{sum(one[f'{name}.arrow'] for name in files):.2f}" for one in sizes)))
+    sizes = _stored_bytes()
+    rows = [
+        (f"`{name}`", what, *(f"{one[f'{name}.arrow']:.2f}" for one in sizes)) for name, what in _POSTING_FILES.items()
+    ]
+    rows.append(("", "together", *(f"{_bytes_together(one):.2f}" for one in sizes)))
     header = ("file", "", "176,408 real documents", "a million synthetic ones")
-    return table(header, rows) + caption("python benchmarks/order.py --data FOLDER", found)
+    return table(header, rows) + caption("python benchmarks/order.py --data FOLDER", result("order-1000000"))
 
 
 def rivals() -> str:
